@@ -1,0 +1,6 @@
+"""Scenarios: what is simulated, typed, frozen and validated."""
+
+from dsd_env.scenario.loader import ScenarioError, list_scenarios, load_scenario
+from dsd_env.scenario.schema import Scenario
+
+__all__ = ["Scenario", "ScenarioError", "list_scenarios", "load_scenario"]

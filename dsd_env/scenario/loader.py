@@ -1,0 +1,175 @@
+"""Loading scenarios from YAML: by name or by path, with variants, safely."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dsd_env.paths import config_dir
+from dsd_env.scenario.schema import Scenario
+
+_MAX_FILE_BYTES = 1_000_000
+_MAX_EXTENDS = 8
+
+
+class ScenarioError(ValueError):
+    """A scenario could not be found, read or validated; the message names file, key, value and range."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe loader that refuses duplicate keys (plain YAML lets the last one win in silence)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, (str, int, float, bool)):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def scenario_dir() -> Path:
+    """Return the folder of the shipped scenarios."""
+    return config_dir() / "scenarios"
+
+
+def list_scenarios() -> list[str]:
+    """Return the names of the shipped scenarios, sorted."""
+    return sorted(path.stem for path in scenario_dir().glob("*.yaml"))
+
+
+def load_scenario(scenario: str | Path | Scenario | Mapping[str, Any], **overrides: Any) -> Scenario:
+    """Load and validate a scenario.
+
+    Args:
+        scenario: Name of a shipped scenario (``"metro"``), path of a YAML file, a mapping with the
+            same keys, or a :class:`Scenario`, which is returned as it is.
+        **overrides: Values by dotted key with ``__`` for the dots, e.g. ``episode__requests=50``.
+
+    Returns:
+        The validated, frozen scenario.
+
+    Raises:
+        ScenarioError: Not found, not YAML, unknown key, impossible value or dangling reference.
+    """
+    if isinstance(scenario, Scenario):
+        if not overrides:
+            return scenario
+        return _validate(_with_overrides(scenario.model_dump(), overrides), scenario.name)
+    if isinstance(scenario, Mapping):
+        return _validate(_with_overrides(dict(scenario), overrides), "<mapping>")
+    path = _resolve(scenario)
+    if overrides:
+        return _validate(_with_overrides(_read(path), overrides), str(path))
+    return _load_file(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _load_file(path: Path, _mtime_ns: int) -> Scenario:
+    return _validate(_read(path), str(path))
+
+
+def _resolve(scenario: str | Path, beside: Path | None = None) -> Path:
+    text = str(scenario)
+    if isinstance(scenario, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
+        path = Path(text)
+        if beside is not None and not path.is_absolute():
+            path = beside / path
+        if path.is_file():
+            return path
+        raise ScenarioError(f"scenario file {str(path)!r} does not exist")
+    for folder in (beside, scenario_dir()):
+        if folder is not None and (folder / f"{text}.yaml").is_file():
+            return folder / f"{text}.yaml"
+    raise ScenarioError(f"unknown scenario {text!r}; shipped are {list_scenarios()}, or give the path of a YAML file")
+
+
+def _read(path: Path, depth: int = 0) -> dict[str, Any]:
+    if depth > _MAX_EXTENDS:
+        raise ScenarioError(f"{path}: `extends` goes deeper than {_MAX_EXTENDS} files; is it a circle?")
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise ScenarioError(f"{path}: larger than {_MAX_FILE_BYTES} bytes, not a scenario")
+    try:
+        # _StrictLoader is a SafeLoader.
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ScenarioError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ScenarioError(f"{path}: a scenario is a mapping of keys, this is {type(data).__name__}")
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str):
+        raise ScenarioError(f"{path}: extends = {parent!r} must be the name or path of a scenario")
+    return _merge(_read(_resolve(parent, beside=path.parent), depth + 1), data)
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``change`` on top; mappings merge key by key, ``null`` removes a key.
+
+    A mapping whose own choice key (``distribution``, ``kind``, ``source``) changes replaces the
+    old one whole, because the old keys belong to another type.
+    """
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            chooses = [tag for tag in ("distribution", "kind", "source") if tag in value]
+            if any(value[tag] != old.get(tag) for tag in chooses):
+                merged[key] = value
+            else:
+                merged[key] = _merge(old, value)
+        elif value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _with_overrides(data: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    for dotted, value in overrides.items():
+        change: dict[str, Any] = {}
+        inner = change
+        *parents, last = dotted.split("__")
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+        data = _merge(data, change)
+    return data
+
+
+def _validate(data: dict[str, Any], where: str) -> Scenario:
+    try:
+        return Scenario.model_validate(data)
+    except ValidationError as error:
+        raise ScenarioError(explain_validation_error(error, where)) from error
+
+
+def explain_validation_error(error: ValidationError, where: str) -> str:
+    """Return a message with one line per problem: file, key, value, and what is allowed.
+
+    Args:
+        error: What pydantic raised.
+        where: The file, or another name of the origin.
+    """
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key {key!r}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: key {key!r} is missing")
+        elif not key or isinstance(problem["input"], (dict, list, tuple)):
+            lines.append(f"{where}: {key + ': ' if key else ''}{message}")
+        else:
+            lines.append(f"{where}: {key} = {problem['input']!r}: {message}")
+    return "\n".join(lines)

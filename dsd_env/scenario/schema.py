@@ -1,0 +1,491 @@
+"""The scenario schema: every number a simulation depends on, with its unit and its allowed range.
+
+All models are frozen and reject unknown keys. Times are seconds, sizes bytes or tokens, rates per
+second, power watts, energy joules, money US dollars.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$", max_length=80)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+MAX_GAMMA = 64
+MAX_PLACEMENTS = 64
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Card(_Model):
+    """What a scenario stands for, in words and measured numbers."""
+
+    models: str = Field(description="The situation and the models it is about.")
+    regime: str = Field(description="What limits performance here, and what a scheduler can win.")
+    utilisation: str = Field(description="Measured utilisation and queueing, with the command that measured it.")
+    limits: str = Field(default="", description="What the scenario does not say.")
+
+
+class Power(_Model):
+    """Electrical power of a device or server (all its GPUs together)."""
+
+    idle_w: NonNegative
+    busy_w: NonNegative
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Power:
+        if self.busy_w < self.idle_w:
+            raise ValueError(f"busy_w ({self.busy_w}) must be at least idle_w ({self.idle_w})")
+        return self
+
+
+class SyntheticProfile(_Model):
+    """Coefficients of the iteration time given in the scenario itself, for theory and what-if studies.
+
+    t = t0 + (w^p + (c*m)^p)^(1/p) + k_bw * sum_kv + [any q > 1] * (k_multi * sum_kv + k_lat * max_kv); see
+    :mod:`dsd_env.latency.profile` for their meaning and for profiles fitted to measurements.
+    """
+
+    t0_s: NonNegative = 0.0
+    w_s: NonNegative = 0.0
+    c_s_per_token: NonNegative = 0.0
+    p: Annotated[float, Field(ge=1, le=64)] = 1.0
+    k_bw_s_per_token: NonNegative = 0.0
+    k_multi_s_per_token: NonNegative = 0.0
+    k_lat_s_per_token: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> SyntheticProfile:
+        if self.t0_s + self.w_s <= 0.0:
+            raise ValueError("t0_s + w_s must be > 0: an iteration has to take time")
+        return self
+
+
+Profile = Name | SyntheticProfile
+
+
+class Drafter(_Model):
+    """A draft model on a device or an edge server."""
+
+    model: Name = Field(description="Draft model; names an entry of `acceptance`.")
+    profile: Profile = Field(description="Latency profile of the model on this device.")
+    concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at the same time.")
+    kv_capacity_tokens: int = Field(
+        default=1_000_000, ge=1, description="Longest context the drafter can hold; beyond it, it cannot draft."
+    )
+
+
+class ColocatedDrafter(_Model):
+    """A draft model on the target's own server.
+
+    `shared` runs it on the target's GPUs: its steps lengthen the iteration for every sequence in it.
+    `dedicated` gives it `gpus` GPUs of its own: a queue beside the target, paid for in cost and energy.
+    """
+
+    model: Name
+    profile: Profile
+    mode: Literal["shared", "dedicated"] = "shared"
+    concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at once (dedicated).")
+    gpus: NonNegative = Field(default=0.0, description="GPUs of its own (dedicated).")
+    power: Power = Power(idle_w=0.0, busy_w=0.0)
+
+    @model_validator(mode="after")
+    def _dedicated_has_gpus(self) -> ColocatedDrafter:
+        if self.mode == "dedicated" and self.gpus == 0:
+            raise ValueError("mode 'dedicated' needs gpus > 0: the drafter's own GPUs are paid for")
+        return self
+
+
+class Jitter(_Model):
+    """Heavy-tailed one-way delay jitter: log-normal with the given median and shape."""
+
+    median_s: NonNegative = 0.0
+    sigma: Annotated[float, Field(ge=0, le=3)] = 0.0
+
+
+class Link(_Model):
+    """A point-to-point path between two sites; each direction is a FIFO of its own."""
+
+    one_way_s: NonNegative = Field(description="One-way propagation delay, each way.")
+    one_way_spread: tuple[Positive, Positive] = Field(
+        default=(1.0, 1.0),
+        description="Each device's delay is one_way_s times a factor uniform in this range.",
+    )
+    uplink_bits_per_s: Positive
+    downlink_bits_per_s: Positive
+    jitter: Jitter = Jitter()
+    loss_probability: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        default=0.0, description="Chance that a transmission is lost and repeated after `rto_s`."
+    )
+    rto_s: Positive = Field(default=0.2, description="Retransmission time-out.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Link:
+        if self.one_way_spread[0] > self.one_way_spread[1]:
+            raise ValueError(f"one_way_spread {self.one_way_spread} must be [low, high] with low <= high")
+        return self
+
+
+class DeviceClass(_Model):
+    """A class of client devices; every device has one user."""
+
+    count: Count
+    drafter: Drafter | None = None
+    link: Name = Field(description="Link to every target.")
+    edge_link: Name | None = Field(default=None, description="Link to every edge server.")
+    power: Power = Field(description="Power while idle and while drafting.")
+    radio_joules_per_byte: NonNegative = 0.0
+    speed_spread: tuple[Positive, Positive] = Field(
+        default=(1.0, 1.0), description="Each device's draft time is the profile's times a uniform factor."
+    )
+
+
+class EdgeServer(_Model):
+    """A shared drafter near the clients."""
+
+    count: Count = 1
+    drafter: Drafter
+    backhaul: Name = Field(description="Link to every target, shared by all that draft here.")
+    gpus: Positive = 1.0
+    price_usd_per_gpu_hour: NonNegative = 0.0
+    power: Power
+
+
+class Target(_Model):
+    """A verification server in the cloud: continuous batching with B as fill target and cap."""
+
+    count: Count = 1
+    profile: Profile
+    gpus: Positive
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 128
+    initial_batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=128, description="Batch size in force until a decision sets another."
+    )
+    max_batch_wait_s: NonNegative = Field(
+        default=0.004, description="Longest time that the oldest queued sequence waits for B to fill."
+    )
+    prefill_chunk_tokens: Annotated[int, Field(ge=16, le=65536)] = 512
+    order: Literal["decode_first", "prefill_first"] = "decode_first"
+    within_class: Literal["fifo", "shortest_first"] = "fifo"
+    colocated_drafter: ColocatedDrafter | None = None
+    iteration_noise_sigma: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Shape of the log-normal, mean-one factor on each iteration's time."
+    )
+    price_usd_per_gpu_hour: NonNegative = 0.0
+    power: Power
+
+    @model_validator(mode="after")
+    def _batch(self) -> Target:
+        if self.initial_batch_size > self.max_batch_size:
+            raise ValueError(
+                f"initial_batch_size ({self.initial_batch_size}) must not exceed max_batch_size ({self.max_batch_size})"
+            )
+        return self
+
+
+class Constant(_Model):
+    """A fixed number of tokens or seconds."""
+
+    distribution: Literal["constant"]
+    value: NonNegative
+
+
+class LogNormal(_Model):
+    """Log-normal by median and shape, clipped to [low, high]."""
+
+    distribution: Literal["lognormal"]
+    median: Positive
+    sigma: Annotated[float, Field(ge=0, le=4)]
+    low: NonNegative = 0.0
+    high: Positive = 1.0e9
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LogNormal:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
+        return self
+
+
+class Exponential(_Model):
+    """Exponential by mean."""
+
+    distribution: Literal["exponential"]
+    mean: Positive
+
+
+class Geometric(_Model):
+    """Geometric on 1, 2, 3, ... by mean."""
+
+    distribution: Literal["geometric"]
+    mean: Annotated[float, Field(ge=1)]
+
+
+Duration = Annotated[Constant | LogNormal | Exponential, Field(discriminator="distribution")]
+Length = Annotated[Constant | LogNormal | Geometric, Field(discriminator="distribution")]
+
+
+class ClosedLoop(_Model):
+    """Every client thinks, asks, waits for the whole answer, and thinks again."""
+
+    kind: Literal["closed_loop"]
+    think_s: Duration
+
+
+class Poisson(_Model):
+    """Open arrivals at `rate_per_s` for the whole system, each from a uniformly drawn client."""
+
+    kind: Literal["poisson"]
+    rate_per_s: Positive
+
+
+Arrivals = Annotated[ClosedLoop | Poisson, Field(discriminator="kind")]
+
+
+class LoadProfile(_Model):
+    """Periodic, piecewise-linear multiplier on the arrival rate (or on 1 / think time)."""
+
+    period_s: Positive = 60.0
+    points: tuple[tuple[Fraction, Positive], ...] = Field(
+        default=((0.0, 1.0),),
+        min_length=1,
+        description="(phase in [0, 1), multiplier), phases increasing; the last joins the first.",
+    )
+    random_phase: bool = Field(default=True, description="Start the episode at a phase drawn from the seed.")
+
+    @model_validator(mode="after")
+    def _increasing(self) -> LoadProfile:
+        phases = [phase for phase, _ in self.points]
+        if phases[0] != 0.0 or phases[-1] >= 1.0 or any(b <= a for a, b in pairwise(phases)):
+            raise ValueError(f"phases {phases} must start at 0, increase strictly and stay below 1")
+        return self
+
+
+class Slo(_Model):
+    """A service-level objective; a request meets it when it meets both bounds."""
+
+    ttft_s: Positive
+    tpot_s: Positive
+
+
+class RequestKind(_Model):
+    """One component of the request mix."""
+
+    weight: Positive
+    slo: Name
+    acceptance_kinds: tuple[str, ...] = Field(
+        default=(), description="Kinds of recorded request to replay; empty: any the source has."
+    )
+    prompt_tokens: Length
+    output_tokens: Length
+
+
+class Workload(_Model):
+    """Who asks when, for how much."""
+
+    arrivals: Arrivals
+    load: LoadProfile = LoadProfile()
+    kinds: dict[Name, RequestKind] = Field(min_length=1)
+    max_prompt_tokens: Count = 4096
+    max_output_tokens: Count = 1024
+
+
+class TraceAcceptance(_Model):
+    """Replay of a recorded trace set: exact for every speculation length."""
+
+    source: Literal["trace"]
+    trace: str = Field(min_length=1, description="Name of a shipped trace set, or a path.")
+    drafter: Name = Field(description="Which drafter of the recording.")
+
+
+class IidAcceptanceConfig(_Model):
+    """Every draft token is accepted with probability alpha, independently (synthetic)."""
+
+    source: Literal["iid"]
+    alpha: Fraction
+
+
+class MarkovAcceptanceConfig(_Model):
+    """Acceptance with memory: the chance of a match after a match and after a mismatch (synthetic)."""
+
+    source: Literal["markov"]
+    after_match: Fraction
+    after_mismatch: Fraction
+
+
+AcceptanceConfig = Annotated[
+    TraceAcceptance | IidAcceptanceConfig | MarkovAcceptanceConfig, Field(discriminator="source")
+]
+
+
+class Protocol(_Model):
+    """The coordinated execution protocol between drafter and target."""
+
+    kind: Literal["synchronous"] = "synchronous"
+    header_bytes: NonNegative = 64.0
+    bytes_per_token: NonNegative = 4.0
+    draft_probabilities: Literal["none", "scalar", "top_k"] = "none"
+    top_k: Annotated[int, Field(ge=1, le=4096)] = 16
+    bytes_per_probability: NonNegative = 2.0
+    plain_chunk_tokens: Annotated[int, Field(ge=1, le=1024)] = 8
+    confidence_stop: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Drafting ends after a token whose top-1 probability is below this; 0: never."
+    )
+    decision_latency_s: NonNegative = 0.0
+    telemetry_period_s: Positive = Field(default=0.05, description="How often servers publish their state.")
+    stats_window: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.2, description="Weight of the newest sample in running estimates (EMA)."
+    )
+
+    @property
+    def bytes_per_draft_token(self) -> float:
+        """Bytes that one draft token takes on the way to the target."""
+        if self.draft_probabilities == "none":
+            return self.bytes_per_token
+        if self.draft_probabilities == "scalar":
+            return self.bytes_per_token + self.bytes_per_probability
+        return self.bytes_per_token + self.top_k * (self.bytes_per_probability + self.bytes_per_token)
+
+
+class Actions(_Model):
+    """The lists that actions index into."""
+
+    gammas: tuple[Annotated[int, Field(ge=0, le=MAX_GAMMA)], ...] = tuple(range(17))
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    targets_offered: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=2, description="Targets in the candidate list: the current one and the least loaded others."
+    )
+
+    @model_validator(mode="after")
+    def _lists(self) -> Actions:
+        for key, values in (("gammas", self.gammas), ("batch_sizes", self.batch_sizes)):
+            if len(values) == 0 or any(b <= a for a, b in pairwise(values)):
+                raise ValueError(f"{key} {values} must be non-empty and strictly increasing")
+        if self.gammas[0] != 0:
+            raise ValueError(f"gammas {self.gammas} must begin with 0 (plain decoding), the fallback of every action")
+        return self
+
+
+class RewardWeights(_Model):
+    """Weights of the named reward terms; every term is a cost per reference unit (see docs)."""
+
+    latency: NonNegative = 1.0
+    tpot: NonNegative = 0.0
+    goodput: NonNegative = 0.0
+    slo_violation: NonNegative = 0.0
+    cloud_cost: NonNegative = 0.0
+    energy: NonNegative = 0.0
+    bytes: NonNegative = 0.0
+
+
+class Reward(_Model):
+    """Weights and the reference values that make returns comparable across scenarios."""
+
+    weights: RewardWeights = RewardWeights()
+    reference_e2e_s: Positive = Field(default=5.0, description="A usual request time here; one unit of latency cost.")
+    reference_usd_per_request: Positive = 1.0e-3
+    reference_joules_per_request: Positive = 1.0e3
+    reference_bytes_per_request: Positive = 1.0e4
+
+
+class Episode(_Model):
+    """When an episode ends, and what its metrics leave out."""
+
+    requests: Count = Field(default=300, description="Truncate when so many requests have completed.")
+    horizon_s: Positive = Field(default=3600.0, description="Truncate at this simulated time.")
+    warmup_requests: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Requests by order of arrival that metrics leave out."
+    )
+    total_requests: Count | None = Field(
+        default=None, description="Stop arrivals after so many; the episode then terminates when all are done."
+    )
+
+
+class Scenario(_Model):
+    """A complete, validated scenario. See ``configs/scenarios/`` for the shipped ones."""
+
+    name: Name
+    version: Annotated[int, Field(ge=1)] = 1
+    card: Card
+    devices: dict[Name, DeviceClass] = Field(min_length=1)
+    edge_servers: dict[Name, EdgeServer] = {}
+    targets: dict[Name, Target] = Field(min_length=1)
+    links: dict[Name, Link] = Field(min_length=1)
+    workload: Workload
+    slo: dict[Name, Slo] = Field(min_length=1)
+    acceptance: dict[Name, AcceptanceConfig] = {}
+    protocol: Protocol = Protocol()
+    actions: Actions = Actions()
+    reward: Reward = Reward()
+    episode: Episode = Episode()
+    egress_usd_per_gigabyte: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _references(self) -> Scenario:
+        def need(key: str, name: str | None, table: dict[str, object], what: str) -> None:
+            if name is not None and name not in table:
+                raise ValueError(f"{key} = {name!r} is not among the {what}: {sorted(table)}")
+
+        links, accept = dict[str, object](self.links), dict[str, object](self.acceptance)
+        for name, device in self.devices.items():
+            need(f"devices.{name}.link", device.link, links, "links")
+            need(f"devices.{name}.edge_link", device.edge_link, links, "links")
+            if device.drafter:
+                need(f"devices.{name}.drafter.model", device.drafter.model, accept, "acceptance sources")
+        for name, edge in self.edge_servers.items():
+            need(f"edge_servers.{name}.backhaul", edge.backhaul, links, "links")
+            need(f"edge_servers.{name}.drafter.model", edge.drafter.model, accept, "acceptance sources")
+        for name, target in self.targets.items():
+            if target.colocated_drafter:
+                model = target.colocated_drafter.model
+                need(f"targets.{name}.colocated_drafter.model", model, accept, "acceptance sources")
+        for name, kind in self.workload.kinds.items():
+            need(f"workload.kinds.{name}.slo", kind.slo, dict[str, object](self.slo), "SLO classes")
+        self._fits()
+        return self
+
+    def _fits(self) -> None:
+        needed = self.kv_reservation_tokens(self.workload.max_prompt_tokens)
+        for name, target in self.targets.items():
+            if target.kv_capacity_tokens < needed:
+                raise ValueError(
+                    f"targets.{name}.kv_capacity_tokens = {target.kv_capacity_tokens} cannot hold one longest request: "
+                    f"at least {needed} (max_prompt_tokens + max_output_tokens + largest gamma + 1)"
+                )
+        if self.n_placements > MAX_PLACEMENTS:
+            raise ValueError(
+                f"actions.targets_offered = {self.actions.targets_offered} makes {self.n_placements} placements; "
+                f"at most {MAX_PLACEMENTS}"
+            )
+
+    def kv_reservation_tokens(self, prompt_tokens: int) -> int:
+        """Return the KV tokens that a request reserves at its target for its whole stay."""
+        return prompt_tokens + self.workload.max_output_tokens + max(self.actions.gammas) + 1
+
+    @property
+    def n_targets(self) -> int:
+        """Number of target servers."""
+        return sum(target.count for target in self.targets.values())
+
+    @property
+    def n_edge_servers(self) -> int:
+        """Number of edge servers."""
+        return sum(edge.count for edge in self.edge_servers.values())
+
+    @property
+    def n_devices(self) -> int:
+        """Number of client devices."""
+        return sum(device.count for device in self.devices.values())
+
+    @property
+    def n_placements(self) -> int:
+        """Length of every request's candidate list."""
+        return min(self.actions.targets_offered, self.n_targets) * (2 + self.n_edge_servers)
