@@ -1,0 +1,29 @@
+"""What a scheduler sees and what it may answer: the contract between simulator and schedulers."""
+
+from dsd_env.control.actions import ActionSpace, Decision
+from dsd_env.control.encoding import Feature, ObservationEncoder
+from dsd_env.control.view import (
+    CandidateView,
+    DecisionView,
+    DrafterView,
+    LinkView,
+    RequestView,
+    Site,
+    SystemView,
+    TargetView,
+)
+
+__all__ = [
+    "ActionSpace",
+    "CandidateView",
+    "Decision",
+    "DecisionView",
+    "DrafterView",
+    "Feature",
+    "LinkView",
+    "ObservationEncoder",
+    "RequestView",
+    "Site",
+    "SystemView",
+    "TargetView",
+]

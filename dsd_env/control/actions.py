@@ -1,0 +1,122 @@
+"""Decisions, the lists that actions index into, and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.control.view import CandidateView, DecisionView
+from dsd_env.scenario.schema import Scenario
+
+
+class Decision(NamedTuple):
+    """One scheduling decision; it opens one round of one request.
+
+    Attributes:
+        gamma: Speculation length in tokens; 0 is plain decoding.
+        batch_size: Batch size that comes into force at the target concerned.
+        placement: Index into the request's candidate list.
+    """
+
+    gamma: int
+    batch_size: int
+    placement: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSpace:
+    """The action lists of a scenario and the translation between indices and decisions.
+
+    Attributes:
+        gammas: Speculation lengths, increasing, the first 0.
+        batch_sizes: Batch sizes, increasing.
+        n_placements: Length of the candidate list.
+    """
+
+    gammas: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    n_placements: int
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> ActionSpace:
+        """Return the action space of a scenario."""
+        return cls(scenario.actions.gammas, scenario.actions.batch_sizes, scenario.n_placements)
+
+    @property
+    def nvec(self) -> tuple[int, int, int]:
+        """Sizes of the three dimensions (speculation length, batch size, placement)."""
+        return len(self.gammas), len(self.batch_sizes), self.n_placements
+
+    def decode(self, action: Sequence[int] | NDArray[np.integer]) -> Decision:
+        """Return the decision of a MultiDiscrete action.
+
+        Args:
+            action: Three indices.
+
+        Raises:
+            ValueError: Not three indices, or one outside its dimension.
+        """
+        if len(action) != 3:
+            raise ValueError(f"an action has three indices (gamma, batch, placement), got {len(action)}")
+        gamma, batch, placement = (int(index) for index in action)
+        sizes = self.nvec
+        if not (0 <= gamma < sizes[0] and 0 <= batch < sizes[1] and 0 <= placement < sizes[2]):
+            raise ValueError(f"action {[gamma, batch, placement]} is outside MultiDiscrete({list(sizes)})")
+        return Decision(self.gammas[gamma], self.batch_sizes[batch], placement)
+
+    def encode(self, decision: Decision) -> NDArray[np.int64]:
+        """Return the MultiDiscrete action (int64, shape (3,)) of a decision on the lists.
+
+        Raises:
+            ValueError: The decision is not on the lists.
+        """
+        try:
+            gamma, batch = self.gammas.index(decision.gamma), self.batch_sizes.index(decision.batch_size)
+        except ValueError:
+            raise ValueError(
+                f"{decision} is not on the lists gammas={self.gammas}, batch_sizes={self.batch_sizes}"
+            ) from None
+        if not 0 <= decision.placement < self.n_placements:
+            raise ValueError(f"{decision}: placement must be in 0..{self.n_placements - 1}")
+        return np.array([gamma, batch, decision.placement], dtype=np.int64)
+
+    def mask(self, view: DecisionView) -> NDArray[np.bool_]:
+        """Return the concatenated mask (bool, shape (sum(nvec),)) of selectable indices.
+
+        A placement is masked when drafting there is impossible now; candidate 0 never is. Gamma is
+        masked down to 0 when no candidate can draft. Every batch size is selectable.
+        """
+        n_gamma, n_batch, _ = self.nvec
+        mask = np.ones(sum(self.nvec), dtype=np.bool_)
+        placements = [candidate.valid for candidate in view.candidates]
+        if not any(placements):
+            mask[1:n_gamma] = False
+        placements[0] = True
+        mask[n_gamma + n_batch :] = placements
+        return mask
+
+
+def snap(values: Sequence[int], wanted: float) -> int:
+    """Return the largest of the increasing ``values`` that is at most ``wanted`` (the first if none)."""
+    best = values[0]
+    for value in values:
+        if value <= wanted:
+            best = value
+    return best
+
+
+def snap_up(values: Sequence[int], wanted: float) -> int:
+    """Return the smallest of the increasing ``values`` that is at least ``wanted`` (the last if none)."""
+    for value in values:
+        if value >= wanted:
+            return value
+    return values[-1]
+
+
+def selectable(candidates: Sequence[CandidateView]) -> list[int]:
+    """Return the indices of candidates where drafting is possible now."""
+    return [index for index, candidate in enumerate(candidates) if candidate.valid]

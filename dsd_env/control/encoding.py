@@ -1,0 +1,248 @@
+"""The flat observation: a fixed, bounded, documented scaling of the typed view.
+
+Every open-ended quantity x ≥ 0 becomes x / (x + half), where `half` is the value that maps to 0.5:
+bounded in [0, 1), monotone, never saturated, and made of two IEEE operations, so that every engine
+computes the same float. Signed quantities use x / (|x| + half). Fractions and flags pass through.
+No running statistics: what a policy saw in training is what it sees when deployed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.control.view import RECENT_ROUNDS, CandidateView, DecisionView, Site, TargetView
+from dsd_env.scenario.schema import Scenario
+
+Scale = Literal["fraction", "squash", "signed"]
+
+
+class Feature(NamedTuple):
+    """One entry of the observation vector.
+
+    Attributes:
+        name: Unique, dotted by group.
+        unit: Unit of the raw value.
+        scale: ``fraction`` (passes through), ``squash`` (x / (x + half)) or ``signed``.
+        half: Raw value that maps to 0.5; 1 for fractions.
+        meaning: What it is.
+    """
+
+    name: str
+    unit: str
+    scale: Scale
+    half: float
+    meaning: str
+
+    @property
+    def low(self) -> float:
+        """Lower bound of the scaled feature."""
+        return -1.0 if self.scale == "signed" else 0.0
+
+
+def _flag(name: str, meaning: str) -> Feature:
+    return Feature(name, "0/1", "fraction", 1.0, meaning)
+
+
+def _share(name: str, meaning: str) -> Feature:
+    return Feature(name, "1", "fraction", 1.0, meaning)
+
+
+def _squash(name: str, unit: str, half: float, meaning: str) -> Feature:
+    return Feature(name, unit, "squash", half, meaning)
+
+
+_REQUEST = (
+    _flag("request.is_admission", "first decision: places the prompt"),
+    _flag("request.control_at_target", "the decision is taken at the target"),
+    _flag("request.control_at_device", "the decision is taken on the client device"),
+    _flag("request.control_at_edge_server", "the decision is taken on an edge server"),
+    _squash("request.prompt_tokens", "tokens", 512.0, "prompt length"),
+    _squash("request.committed_tokens", "tokens", 64.0, "output tokens committed"),
+    _squash("request.context_tokens", "tokens", 1024.0, "prompt and committed output"),
+    _squash("request.age_s", "s", 4.0, "time since arrival"),
+    _squash("request.slo_ttft_s", "s", 1.0, "bound on TTFT"),
+    _squash("request.slo_tpot_s", "s", 0.05, "bound on TPOT"),
+    Feature("request.ttft_slack", "1", "signed", 0.5, "1 - (TTFT or age before it) / bound"),
+    Feature("request.tpot_slack", "1", "signed", 0.5, "1 - TPOT so far / bound"),
+    _squash("request.rounds", "rounds", 16.0, "rounds executed"),
+    _share("request.acceptance_rate", "acceptance rate (EMA)"),
+    _squash("request.tokens_per_round", "tokens", 3.0, "committed tokens per draft round (EMA)"),
+    *(_squash(f"request.recent_gamma_{i}", "tokens", 4.0, f"drafted, {i} rounds ago") for i in range(RECENT_ROUNDS)),
+    *(
+        _squash(f"request.recent_accepted_{i}", "tokens", 4.0, f"accepted, {i} rounds ago")
+        for i in range(RECENT_ROUNDS)
+    ),
+    _share("request.last_confidence", "top-1 draft probability at the last drafted token"),
+)
+
+
+def _target_features(group: str) -> tuple[Feature, ...]:
+    return (
+        _squash(f"{group}.queued", "sequences", 16.0, "sequences waiting for an iteration"),
+        _squash(f"{group}.running", "sequences", 32.0, "sequences in the iteration under way"),
+        _squash(f"{group}.resident", "requests", 64.0, "requests with KV there"),
+        _squash(f"{group}.remaining_s", "s", 0.02, "expected rest of the iteration under way"),
+        _squash(f"{group}.iteration_s", "s", 0.04, "iteration time (EMA)"),
+        _share(f"{group}.kv_fraction", "share of the KV pool reserved"),
+        _squash(f"{group}.batch_size", "sequences", 16.0, "batch size in force"),
+        _squash(f"{group}.age_s", "s", 0.05, "age of this report"),
+    )
+
+
+_OWN = (
+    _flag("link.up", "own link believed up"),
+    _squash("link.rtt_s", "s", 0.03, "round-trip time (EMA)"),
+    _squash("link.rtt_deviation_s", "s", 0.005, "mean deviation of the round-trip time"),
+    _squash("link.uplink_bits_per_s", "bit/s", 2.0e7, "nominal uplink"),
+    _squash("link.downlink_bits_per_s", "bit/s", 1.0e8, "nominal downlink"),
+    _share("link.loss", "share of messages retransmitted"),
+    _squash("link.age_s", "s", 0.5, "age of the estimate"),
+    _flag("drafter.available", "own device can draft"),
+    _squash("drafter.step_s", "s", 0.01, "own draft step time"),
+    _squash("drafter.kv_lag_tokens", "tokens", 16.0, "own drafter's KV lag"),
+    _squash("drafter.jobs", "jobs", 1.0, "draft jobs on the own device"),
+)
+
+_SYSTEM = (
+    _squash("system.active_requests", "requests", 64.0, "requests at all targets"),
+    _squash("system.arrivals_per_s", "1/s", 8.0, "arrival rate (EMA)"),
+    _squash("system.tokens_per_s", "tokens/s", 2000.0, "rate of committed tokens (EMA)"),
+)
+
+
+def _candidate_features(index: int) -> tuple[Feature, ...]:
+    group = f"candidate_{index}"
+    return (
+        _flag(f"{group}.valid", "drafting there is possible now"),
+        _flag(f"{group}.is_current", "same site and target as the last round"),
+        _flag(f"{group}.same_target", "the request's KV is at its target"),
+        _flag(f"{group}.colocated", "drafts on the target's server"),
+        _flag(f"{group}.own_device", "drafts on the own device"),
+        _squash(f"{group}.draft_step_s", "s", 0.01, "draft step time"),
+        _squash(f"{group}.catch_up_s", "s", 0.02, "first draft step, with the KV lag"),
+        _squash(f"{group}.draft_wait_s", "s", 0.02, "expected wait for the drafter"),
+        _squash(f"{group}.rtt_s", "s", 0.03, "round trip between draft site and target"),
+        _squash(f"{group}.handover_s", "s", 0.02, "one-way delay to move control there"),
+        _squash(f"{group}.move_s", "s", 0.2, "time to prefill the context at another target"),
+        _squash(f"{group}.target_queued", "sequences", 16.0, "sequences waiting at its target"),
+        _squash(f"{group}.target_iteration_s", "s", 0.04, "iteration time of its target (EMA)"),
+    )
+
+
+class ObservationEncoder:
+    """Flattens a :class:`DecisionView` into the observation vector of a scenario.
+
+    The layout depends on the number of placements alone, so policies transfer between scenarios
+    with the same candidate list.
+
+    Attributes:
+        features: The table of features, in order.
+        low: float32 lower bounds, shape (n,).
+        high: float32 upper bounds, shape (n,).
+    """
+
+    def __init__(self, n_placements: int) -> None:
+        """Build the feature table for ``n_placements`` candidates."""
+        self.features: tuple[Feature, ...] = (
+            *_REQUEST,
+            *_target_features("target"),
+            *_OWN,
+            *(feature for index in range(n_placements) for feature in _candidate_features(index)),
+            *_SYSTEM,
+        )
+        self.low = np.array([feature.low for feature in self.features], dtype=np.float32)
+        self.high = np.ones(len(self.features), dtype=np.float32)
+        self._half = np.array([feature.half for feature in self.features])
+        self._squashes = np.array([0.0 if feature.scale == "fraction" else 1.0 for feature in self.features])
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> ObservationEncoder:
+        """Return the encoder of a scenario."""
+        return cls(scenario.n_placements)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features, in order."""
+        return tuple(feature.name for feature in self.features)
+
+    def encode(self, view: DecisionView) -> NDArray[np.float32]:
+        """Return the observation (float32, shape (n,), within ``[low, high]``)."""
+        raw = _raw_values(view)
+        values = np.array(raw)
+        return (values / (np.abs(values) * self._squashes + self._half)).astype(np.float32)
+
+
+def _raw_values(view: DecisionView) -> list[float]:
+    request, link, drafter, system = view.request, view.link, view.drafter, view.system
+    site = request.control_site
+    waited = request.ttft_s if request.ttft_s > 0.0 else request.age_s
+    raw = [
+        request.is_admission,
+        site == Site.COLOCATED,
+        site == Site.OWN_DEVICE,
+        site == Site.EDGE_SERVER,
+        request.prompt_tokens,
+        request.committed_tokens,
+        request.prompt_tokens + request.committed_tokens,
+        request.age_s,
+        request.slo_ttft_s,
+        request.slo_tpot_s,
+        1.0 - waited / request.slo_ttft_s,
+        1.0 - request.tpot_s / request.slo_tpot_s,
+        request.rounds,
+        request.acceptance_rate,
+        request.tokens_per_round,
+        *request.recent_gammas,
+        *request.recent_accepted,
+        request.last_confidence,
+        *_raw_target(view.target),
+        link.up,
+        link.rtt_s,
+        link.rtt_deviation_s,
+        link.uplink_bits_per_s,
+        link.downlink_bits_per_s,
+        link.loss,
+        link.age_s,
+        drafter.available,
+        drafter.step_s,
+        drafter.kv_lag_tokens,
+        drafter.jobs,
+    ]
+    for candidate in view.candidates:
+        raw += _raw_candidate(candidate)
+    raw += (system.active_requests, system.arrivals_per_s, system.tokens_per_s)
+    return raw
+
+
+def _raw_target(target: TargetView) -> tuple[float, ...]:
+    return (
+        target.queued,
+        target.running,
+        target.resident,
+        target.remaining_s,
+        target.iteration_s,
+        target.kv_fraction,
+        target.batch_size,
+        target.age_s,
+    )
+
+
+def _raw_candidate(candidate: CandidateView) -> tuple[float, ...]:
+    return (
+        candidate.valid,
+        candidate.is_current,
+        candidate.same_target,
+        candidate.site == Site.COLOCATED,
+        candidate.site == Site.OWN_DEVICE,
+        candidate.draft_step_s,
+        candidate.catch_up_s,
+        candidate.draft_wait_s,
+        candidate.rtt_s,
+        candidate.handover_s,
+        candidate.move_s,
+        candidate.target.queued,
+        candidate.target.iteration_s,
+    )

@@ -1,0 +1,223 @@
+"""The typed view of one decision: everything a real controller could know at that moment, no more.
+
+The simulator fills a :class:`DecisionView` from telemetry that is as old as the network makes it.
+Heuristics read it by name; :mod:`dsd_env.control.encoding` flattens it for neural policies.
+It holds no acceptance trace, no remaining output length and nothing of the future.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+RECENT_ROUNDS = 4
+"""How many past rounds of a request the view lists."""
+
+
+class Site(IntEnum):
+    """Where drafts are made."""
+
+    COLOCATED = 0
+    OWN_DEVICE = 1
+    EDGE_SERVER = 2
+
+
+@dataclass(slots=True)
+class RequestView:
+    """The request that needs a decision.
+
+    Attributes:
+        is_admission: True for the first decision, which places the prompt; its gamma only says
+            whether the drafter prefills (gamma > 0) or not.
+        control_site: Where the decision is taken: at the target, on the device or the edge server.
+        prompt_tokens: Length of the prompt.
+        committed_tokens: Output tokens committed so far.
+        age_s: Time since the request arrived.
+        slo_ttft_s: Bound on the time to first token.
+        slo_tpot_s: Bound on the mean time per output token.
+        ttft_s: Time to first token as far as known; 0 until then.
+        tpot_s: Mean time per output token so far; 0 before the second token.
+        rounds: Decisions executed so far (admission not counted).
+        acceptance_rate: Running acceptance rate (EMA over draft rounds; prior 0.6).
+        tokens_per_round: Running number of committed tokens per draft round (EMA; prior 2).
+        recent_gammas: Drafted tokens of the last rounds, newest first, zeros before the first.
+        recent_accepted: Accepted tokens of the last rounds, newest first.
+        last_confidence: Top-1 probability of the drafter at the last drafted token; 0 if unknown.
+    """
+
+    is_admission: bool
+    control_site: Site
+    prompt_tokens: int
+    committed_tokens: int
+    age_s: float
+    slo_ttft_s: float
+    slo_tpot_s: float
+    ttft_s: float
+    tpot_s: float
+    rounds: int
+    acceptance_rate: float
+    tokens_per_round: float
+    recent_gammas: tuple[int, ...]
+    recent_accepted: tuple[int, ...]
+    last_confidence: float
+
+
+@dataclass(slots=True)
+class TargetView:
+    """A target as the controller knows it: state at the last report that reached it.
+
+    Attributes:
+        index: Number of the target.
+        up: Whether it is believed to be up.
+        queued: Sequences waiting for an iteration.
+        running: Sequences in the iteration under way.
+        resident: Requests with KV there.
+        remaining_s: Expected remaining time of the iteration under way, at the report.
+        iteration_s: Running mean iteration time (EMA).
+        kv_fraction: Share of the KV pool reserved.
+        batch_size: Batch size in force.
+        max_batch_wait_s: Longest wait for the batch to fill.
+        token_s: Marginal time of one more new token in an iteration of the usual size, from the profile.
+        prefill_token_s: Time per prompt token when prefilling in chunks, from the latency profile.
+        age_s: Age of the report.
+    """
+
+    index: int
+    up: bool
+    queued: int
+    running: int
+    resident: int
+    remaining_s: float
+    iteration_s: float
+    kv_fraction: float
+    batch_size: int
+    max_batch_wait_s: float
+    token_s: float
+    prefill_token_s: float
+    age_s: float
+
+
+@dataclass(slots=True)
+class LinkView:
+    """The device's own link, as measured from its past rounds.
+
+    Attributes:
+        up: Whether the link is believed to be up.
+        rtt_s: Running mean round-trip time (EMA; nominal before the first sample).
+        rtt_deviation_s: Running mean absolute deviation of the round-trip time.
+        uplink_bits_per_s: Nominal uplink bandwidth.
+        downlink_bits_per_s: Nominal downlink bandwidth.
+        loss: Running share of messages that needed a retransmission.
+        age_s: Age of the estimate.
+    """
+
+    up: bool
+    rtt_s: float
+    rtt_deviation_s: float
+    uplink_bits_per_s: float
+    downlink_bits_per_s: float
+    loss: float
+    age_s: float
+
+
+@dataclass(slots=True)
+class DrafterView:
+    """The drafter on the request's own device.
+
+    Attributes:
+        available: The device has a drafter, it is up, and the context fits into it.
+        step_s: Time of one draft step.
+        kv_lag_tokens: Committed tokens that it has not processed (1 is normal).
+        jobs: Draft jobs running or queued there.
+    """
+
+    available: bool
+    step_s: float
+    kv_lag_tokens: int
+    jobs: int
+
+
+@dataclass(slots=True)
+class CandidateView:
+    """One placement: a draft site and a target.
+
+    Attributes:
+        site: Where drafts are made.
+        edge_server: Number of the edge server, or -1.
+        target: The target.
+        valid: Whether drafting there is possible now (candidate 0 is always selectable).
+        is_current: Same target, and same draft site as the last draft round.
+        same_target: The request's KV is at this target.
+        draft_step_s: Time of one draft step there.
+        catch_up_s: Time of the first draft step, which processes the KV lag.
+        draft_wait_s: Expected wait for the drafter.
+        rtt_s: Round-trip time between draft site and target (0 when co-located).
+        handover_s: Expected one-way delay to move control there from where it is now.
+        kv_lag_tokens: Committed tokens that its drafter has not processed.
+        move_s: Expected time to prefill the context anew at another target (0 at the current one).
+        shares_target: Draft steps run on the target's own GPUs and lengthen its iterations.
+    """
+
+    site: Site
+    edge_server: int
+    target: TargetView
+    valid: bool
+    is_current: bool
+    same_target: bool
+    draft_step_s: float
+    catch_up_s: float
+    draft_wait_s: float
+    rtt_s: float
+    handover_s: float
+    kv_lag_tokens: int
+    move_s: float
+    shares_target: bool
+
+
+@dataclass(slots=True)
+class SystemView:
+    """The whole system, from the targets' periodic reports.
+
+    Attributes:
+        active_requests: Requests resident or queued at all targets.
+        arrivals_per_s: Running arrival rate (EMA).
+        tokens_per_s: Running rate of committed tokens (EMA).
+    """
+
+    active_requests: int
+    arrivals_per_s: float
+    tokens_per_s: float
+
+
+@dataclass(slots=True)
+class DecisionView:
+    """Everything the controller knows when it opens a round.
+
+    Attributes:
+        now_s: Simulated time.
+        request_id: Number of the request (arrival order within the episode).
+        device: Number of the device.
+        counter: Number of this decision within the request; with `request_id` it addresses
+            the scheduler's own random draws.
+        request: The request.
+        target: Its current target.
+        link: Its device's link.
+        drafter: The drafter on its own device.
+        candidates: The placements on offer, fixed length; 0 is co-located with the current target.
+        system: The whole system.
+        gammas: Speculation lengths on offer, increasing, the first 0.
+        batch_sizes: Batch sizes on offer, increasing.
+    """
+
+    now_s: float
+    request_id: int
+    device: int
+    counter: int
+    request: RequestView
+    target: TargetView
+    link: LinkView
+    drafter: DrafterView
+    candidates: tuple[CandidateView, ...]
+    system: SystemView
+    gammas: tuple[int, ...]
+    batch_sizes: tuple[int, ...]

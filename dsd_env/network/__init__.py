@@ -1,0 +1,5 @@
+"""Links between sites."""
+
+from dsd_env.network.channel import Channel, duplex
+
+__all__ = ["Channel", "duplex"]

@@ -1,0 +1,460 @@
+"""The things that a simulation is made of: step timers, drafters, targets, devices and requests.
+
+They hold state and compute durations; what happens when is the engine's business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import simpy
+
+from dsd_env import rng
+from dsd_env.acceptance import AcceptanceRealisation, AcceptanceSource
+from dsd_env.control.view import RECENT_ROUNDS, Site
+from dsd_env.latency import LatencyProfile, StepCoefficients
+from dsd_env.network import Channel
+from dsd_env.rng import Stream
+from dsd_env.scenario.schema import Power, Target
+from dsd_env.workload import RequestSpec
+
+
+_SLOPE_TOKENS = 8
+"""Distance over which a target's marginal time per token is taken; its largest batch has more."""
+
+
+class StepTimer:
+    """A latency profile made fast: iteration times by table look-up.
+
+    Every engine reads the attention-free part from the same float64 table, so that all of them
+    compute the same iteration times to the last bit.
+
+    Attributes:
+        compute_s: Attention-free time by number of new tokens.
+        k_bw_s: Seconds per KV token read when every sequence has one new token.
+        k_multi_s: Seconds per KV token read when some sequence has more.
+        k_lat_s: Seconds per KV token of the longest sequence with more than one new token.
+    """
+
+    __slots__ = ("compute_s", "k_bw_s", "k_lat_s", "k_multi_s")
+
+    def __init__(self, profile: LatencyProfile | StepCoefficients, max_tokens: int) -> None:
+        """Tabulate a profile up to ``max_tokens`` new tokens."""
+        coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
+        self.compute_s: list[float] = [coefficients.compute_s(m) for m in range(max_tokens + 1)]
+        self.k_bw_s = coefficients.k_bw_s_per_token
+        self.k_multi_s = coefficients.k_bw_s_per_token + coefficients.k_multi_s_per_token
+        self.k_lat_s = coefficients.k_lat_s_per_token
+
+    def scaled(self, factor: float) -> StepTimer:
+        """Return a timer whose every time is ``factor`` times this one's."""
+        timer = object.__new__(StepTimer)
+        timer.compute_s = [time_s * factor for time_s in self.compute_s]
+        timer.k_bw_s = self.k_bw_s * factor
+        timer.k_multi_s = self.k_multi_s * factor
+        timer.k_lat_s = self.k_lat_s * factor
+        return timer
+
+    def step_s(self, new_tokens: int, kv_tokens: int, max_kv_multi_tokens: int) -> float:
+        """Return the time of one iteration; see :mod:`dsd_env.latency.profile` for the form."""
+        if max_kv_multi_tokens == 0:
+            return self.compute_s[new_tokens] + self.k_bw_s * kv_tokens
+        return self.compute_s[new_tokens] + (self.k_multi_s * kv_tokens + self.k_lat_s * max_kv_multi_tokens)
+
+    def draft_s(self, lag_tokens: int, context_tokens: int, gamma: int, active: int, active_kv_tokens: int) -> float:
+        """Return the time to process the KV lag and draft ``gamma`` tokens.
+
+        The first step processes every committed token the drafter has not seen and yields the first
+        draft; each further step processes one draft and yields the next. Other sequences drafted at
+        the same time add one token each to every step.
+
+        Args:
+            lag_tokens: Committed tokens not processed yet, the last one included (1 is normal).
+            context_tokens: Committed tokens, prompt included.
+            gamma: Drafts; 0 only processes the lag.
+            active: Sequences drafted at the same time, this one included.
+            active_kv_tokens: Their KV together, this one's included.
+        """
+        duration_s = self.step_s(lag_tokens + active - 1, active_kv_tokens, context_tokens if lag_tokens > 1 else 0)
+        if gamma > 1:
+            duration_s += (gamma - 1) * self.step_s(active, active_kv_tokens, 0)
+            duration_s += self.k_bw_s * (gamma * (gamma - 1) // 2)
+        return duration_s
+
+
+class JobKind(IntEnum):
+    """What a sequence wants from its target."""
+
+    PREFILL = 0
+    VERIFY = 1
+    PLAIN = 2
+    COLOCATED = 3
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request's work at a target, from the message that brings it until it is done.
+
+    Attributes:
+        request: The request.
+        kind: What is to be done once the KV is there.
+        gamma: Draft tokens to verify (VERIFY) or to draft and verify (COLOCATED).
+        chunk_tokens: Tokens still to decode (PLAIN).
+        prefill_tokens: Context tokens still to be prefilled before anything else.
+        warm_drafter: The co-located drafter prefills along.
+        done: Fires when the job is done.
+        station: Number of the drafter whose drafts are to be verified.
+        prefilled_tokens: Context tokens prefilled so far.
+        queued_s: When it joined the queue it is in.
+        sequence: Number of its joining; breaks ties.
+    """
+
+    request: Request
+    kind: JobKind
+    gamma: int
+    chunk_tokens: int
+    prefill_tokens: int
+    warm_drafter: bool
+    done: simpy.Event
+    station: int = -1
+    prefilled_tokens: int = 0
+    queued_s: float = 0.0
+    sequence: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """State of a target as it reports it.
+
+    Attributes:
+        time_s: When the report was made.
+        queued: Sequences waiting.
+        running: Sequences in the iteration under way.
+        resident: Requests with KV there or waiting for it.
+        remaining_s: Expected rest of the iteration.
+        iteration_s: Running mean iteration time.
+        kv_fraction: Share of the KV pool reserved.
+        batch_size: Batch size in force.
+        token_s: Marginal time of one more new token at the usual size of an iteration, from the profile.
+    """
+
+    time_s: float
+    queued: int
+    running: int
+    resident: int
+    remaining_s: float
+    iteration_s: float
+    kv_fraction: float
+    batch_size: int
+    token_s: float
+
+
+class TargetServer:
+    """A target: admission queue, ready queue, KV pool and the iteration under way."""
+
+    def __init__(
+        self, number: int, config: Target, timer: StepTimer, colocated: StepTimer | None, station: Station | None
+    ) -> None:
+        """Set up an idle target.
+
+        Args:
+            number: Number of the target.
+            config: Its configuration.
+            timer: Iteration times of the target model.
+            colocated: Step times of a drafter that shares its GPUs.
+            station: A drafter with GPUs of its own beside it.
+        """
+        self.number = number
+        self.config = config
+        self.timer = timer
+        self.colocated = colocated
+        self.station = station
+        self.batch_size = config.initial_batch_size
+        self.waiting: deque[Job] = deque()
+        self.ready: list[Job] = []
+        self.running: list[tuple[Job, int]] = []
+        self.kv_reserved_tokens = 0
+        self.resident = 0
+        self.iterations = 0
+        self.joined = 0
+        self.busy_s = 0.0
+        self.iteration_start_s = 0.0
+        self.iteration_end_s = 0.0
+        self.expected_end_s = 0.0
+        self.iteration_s = timer.step_s(1, 0, 0)
+        self.idle = True
+        self.check_s = math.inf
+        self.reports: deque[Report] = deque(maxlen=64)
+        self.iteration_tokens = 1.0
+        chunk = config.prefill_chunk_tokens
+        self.prefill_token_s = timer.compute_s[chunk] / chunk
+
+    @property
+    def has_drafter(self) -> bool:
+        """Whether drafts can be made at this target."""
+        return self.colocated is not None or self.station is not None
+
+    def compose(self) -> list[tuple[Job, int]]:
+        """Take the next batch from the ready queue: jobs with their number of new tokens.
+
+        At most `batch_size` sequences; prefill chunks share a budget of tokens. The job that has
+        waited longest always has a seat, so that neither class starves the other; the rest go by
+        class, and within a class first come first served or shortest first.
+        """
+        config = self.config
+        rank_of_prefill = 1 if config.order == "decode_first" else -1
+        shortest_first = config.within_class == "shortest_first"
+        oldest = min(self.ready, key=lambda job: (job.queued_s, job.sequence))
+
+        def key(job: Job) -> tuple[bool, int, int, float, int]:
+            size = (job.prefill_tokens or job.gamma) if shortest_first else 0
+            return job is not oldest, rank_of_prefill if job.prefill_tokens else 0, size, job.queued_s, job.sequence
+
+        seats = min(self.batch_size, config.max_batch_size)
+        budget = config.prefill_chunk_tokens
+        batch: list[tuple[Job, int]] = []
+        left: list[Job] = []
+        for job in sorted(self.ready, key=key):
+            if len(batch) == seats or (job.prefill_tokens and budget == 0):
+                left.append(job)
+            elif job.prefill_tokens:
+                tokens = min(job.prefill_tokens, budget)
+                budget -= tokens
+                batch.append((job, tokens))
+            else:
+                batch.append((job, job.gamma + 1))
+        self.ready = left
+        return batch
+
+    def report(self, now_s: float) -> Report:
+        """Return the state that the target would report now."""
+        rest_s = 0.0 if self.idle else self.expected_end_s - now_s
+        return Report(
+            now_s,
+            len(self.ready) + len(self.waiting),
+            len(self.running),
+            self.resident,
+            rest_s if rest_s > 0.0 else 0.0,
+            self.iteration_s,
+            self.kv_reserved_tokens / self.config.kv_capacity_tokens,
+            self.batch_size,
+            self._token_s(),
+        )
+
+    def _token_s(self) -> float:
+        table = self.timer.compute_s
+        tokens = min(int(self.iteration_tokens), len(table) - 1 - _SLOPE_TOKENS)
+        return (table[tokens + _SLOPE_TOKENS] - table[tokens]) / _SLOPE_TOKENS
+
+    def noise(self, seed: int) -> float:
+        """Return the random factor of the iteration about to run (log-normal, mean one)."""
+        sigma = self.config.iteration_noise_sigma
+        if sigma == 0.0:
+            return 1.0
+        z = rng.normal(
+            rng.uniform(seed, Stream.ITERATION_NOISE, self.number, 2 * self.iterations),
+            rng.uniform(seed, Stream.ITERATION_NOISE, self.number, 2 * self.iterations + 1),
+        )
+        return math.exp(sigma * z - 0.5 * sigma * sigma)
+
+
+class Station:
+    """A drafter on a device, on an edge server, or on GPUs of its own beside a target.
+
+    First come, first served, with a number of places; sequences drafted together share each step.
+
+    Attributes:
+        number: Number of the station; devices first, then edge servers, then targets.
+        lane: Its name in timelines.
+        timer: Step times.
+        concurrency: Number of places.
+        kv_capacity_tokens: Longest context.
+        power: Its power, for the energy of drafting.
+        gpus: GPUs that the operator pays for; 0 on a user's device.
+        price_usd_per_gpu_hour: Their price.
+        active: Jobs under way.
+        queue: Jobs waiting.
+        busy_s: Time with at least one job under way.
+        mean_job_s: Running mean of a job's time.
+        reports: Periodic reports (time, jobs, expected wait), newest last.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        lane: str,
+        timer: StepTimer,
+        concurrency: int,
+        kv_capacity_tokens: int,
+        power: Power,
+        gpus: float = 0.0,
+        price_usd_per_gpu_hour: float = 0.0,
+    ) -> None:
+        """Set up an idle drafter; see the class for the arguments' meaning."""
+        self.number = number
+        self.lane = lane
+        self.timer = timer
+        self.concurrency = concurrency
+        self.kv_capacity_tokens = kv_capacity_tokens
+        self.power = power
+        self.gpus = gpus
+        self.price_usd_per_gpu_hour = price_usd_per_gpu_hour
+        self.active: list[DraftJob] = []
+        self.queue: deque[DraftJob] = deque()
+        self.busy_s = 0.0
+        self.busy_since_s = 0.0
+        self.mean_job_s = timer.step_s(1, 0, 0)
+        self.reports: deque[tuple[float, int, float]] = deque(maxlen=64)
+
+    def report(self, now_s: float) -> tuple[float, int, float]:
+        """Return (time, jobs, expected wait) as the drafter would report them now."""
+        jobs = len(self.active) + len(self.queue)
+        wait_s = 0.0
+        if len(self.active) >= self.concurrency:
+            wait_s = self.mean_job_s * (len(self.queue) + 1) / self.concurrency
+        return now_s, jobs, wait_s
+
+
+@dataclass(slots=True, eq=False)
+class DraftJob:
+    """Drafting (or drafter prefill, gamma = 0) for one request at one station."""
+
+    request: Request
+    gamma: int
+    lag_tokens: int
+    context_tokens: int
+    done: simpy.Event
+    start_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Device:
+    """A client device: its user's requests, its link and perhaps its drafter.
+
+    Attributes:
+        number: Number of the device.
+        up: Channel towards the targets.
+        down: Channel from the targets.
+        edge_up: Channel towards the edge servers.
+        edge_down: Channel from the edge servers.
+        station: Its drafter.
+        radio_joules_per_byte: Energy of its radio.
+        rtt_s: Running mean round-trip time, as its controller measures it.
+        rtt_deviation_s: Running mean absolute deviation.
+        rtt_sample_s: When the newest sample was taken.
+        loss: Running share of messages that needed a retransmission.
+        uplink_bits_per_s: Nominal uplink bandwidth.
+        downlink_bits_per_s: Nominal downlink bandwidth.
+    """
+
+    number: int
+    up: Channel
+    down: Channel
+    edge_up: Channel | None
+    edge_down: Channel | None
+    station: Station | None
+    radio_joules_per_byte: float
+    rtt_s: float
+    uplink_bits_per_s: float
+    downlink_bits_per_s: float
+    rtt_deviation_s: float = 0.0
+    rtt_sample_s: float = -1.0
+    loss: float = 0.0
+
+    def measure(self, now_s: float, sample_s: float, weight: float) -> None:
+        """Take a round-trip sample into the running estimates."""
+        self.rtt_deviation_s += weight * (abs(sample_s - self.rtt_s) - self.rtt_deviation_s)
+        self.rtt_s += weight * (sample_s - self.rtt_s)
+        self.rtt_sample_s = now_s
+
+
+ACCEPTANCE_PRIOR = 0.6
+"""What a controller assumes of a request's acceptance rate before it has seen a round."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request and all that is known of it.
+
+    Attributes:
+        number: Order of arrival in the episode.
+        spec: What it is.
+        device: Where it comes from.
+        arrival_s: When it arrived.
+        acceptance: Realised acceptance by draft model.
+        committed: Output tokens committed at the target.
+        target: Target that holds its KV; -1 before admission.
+        control: Site and number (of device, edge server or target) where its decisions are taken.
+        drafted_at: Station number of the last draft round; -1 before the first.
+        drafter_valid: Tokens of its context that are right in each station's KV, by station number.
+        warming: Drafter prefills under way, by station number.
+        report: Newest report of its target that reached its controller.
+        own_jobs: Draft jobs on its own device as its controller last saw them.
+    """
+
+    number: int
+    spec: RequestSpec
+    device: Device
+    arrival_s: float
+    control: tuple[Site, int]
+    acceptance: dict[str, AcceptanceRealisation]
+    sources: dict[str, tuple[AcceptanceSource, str]]
+    committed: int = 0
+    target: int = -1
+    drafted_at: int = -1
+    drafter_valid: dict[int, int] = field(default_factory=dict)
+    warming: dict[int, simpy.Event] = field(default_factory=dict)
+    kv_reserved_tokens: int = 0
+    report: Report | None = None
+    own_jobs: int = 0
+    decisions: int = 0
+    rounds: int = 0
+    verifies: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    round_tokens: int = 0
+    first_commit_s: float = 0.0
+    last_commit_s: float = 0.0
+    delivery_s: list[float] = field(default_factory=list)
+    delivery_tokens: list[int] = field(default_factory=list)
+    completed_s: float = math.nan
+    acceptance_rate: float = ACCEPTANCE_PRIOR
+    tokens_per_round: float = 2.0
+    recent_gammas: tuple[int, ...] = (0,) * RECENT_ROUNDS
+    recent_accepted: tuple[int, ...] = (0,) * RECENT_ROUNDS
+    last_confidence: float = 0.0
+
+    def learn(self, drafted: int, accepted: int, committed: int, confidence: float, weight: float) -> None:
+        """Take the outcome of a draft round into the statistics that its controller keeps."""
+        self.recent_gammas = (drafted, *self.recent_gammas[:-1])
+        self.recent_accepted = (accepted, *self.recent_accepted[:-1])
+        self.acceptance_rate += weight * (accepted / drafted - self.acceptance_rate)
+        self.tokens_per_round += weight * (committed - self.tokens_per_round)
+        self.last_confidence = confidence
+
+    @property
+    def context_tokens(self) -> int:
+        """Prompt and committed output."""
+        return self.spec.prompt_tokens + self.committed
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its tokens are committed."""
+        return self.committed >= self.spec.output_tokens
+
+    def drafter_lag(self, station: int) -> int:
+        """Return the committed tokens that a drafter has not processed (at least 1: the newest)."""
+        return self.context_tokens - self.drafter_valid.get(station, 0)
+
+    def realise(self, seed: int, model: str) -> AcceptanceRealisation:
+        """Return what a draft model's proposals will meet, drawn at first use."""
+        realisation = self.acceptance.get(model)
+        if realisation is None:
+            source, drafter = self.sources[model]
+            spec = self.spec
+            realisation = source.realise(seed, spec.uid, spec.output_tokens, drafter, spec.acceptance_kinds or None)
+            self.acceptance[model] = realisation
+        return realisation

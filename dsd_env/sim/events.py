@@ -1,0 +1,79 @@
+"""The event log, and the order of events that happen at the same instant."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Order(IntEnum):
+    """Priority of event kinds at one instant; part of the contract between engines.
+
+    Work that ends comes before messages that arrive, those before decisions, and all decisions
+    before any server starts an iteration, so that a request can join the very next batch.
+    Events of one kind go by the number of their entity, then by sequence number.
+    """
+
+    TELEMETRY = 1
+    ITERATION_END = 2
+    DRAFT_END = 3
+    JOB_DONE = 4
+    DELIVERY = 5
+    ARRIVAL = 6
+    DECISION = 7
+    ITERATION_START = 8
+
+
+class EventKind(IntEnum):
+    """What the event log records."""
+
+    ARRIVAL = 1
+    DECISION = 2
+    DRAFT_START = 3
+    DRAFT_END = 4
+    SEND = 5
+    ENQUEUE = 6
+    ADMIT = 7
+    ITERATION_START = 8
+    ITERATION_END = 9
+    COMMIT = 10
+    COMPLETE = 11
+
+
+class Event(NamedTuple):
+    """One line of the event log.
+
+    Attributes:
+        time_s: When it happened.
+        kind: What happened.
+        entity: Number of the target, drafter or link concerned, by kind.
+        request: Number of the request; -1 where it concerns several.
+        value: ARRIVAL: prompt tokens; DECISION: gamma; DRAFT_START, DRAFT_END: tokens drafted;
+            SEND: time of arrival; ENQUEUE: new tokens asked for; ADMIT: KV tokens reserved;
+            ITERATION_START: sequences; ITERATION_END: new tokens; COMMIT: tokens committed;
+            COMPLETE: end-to-end latency.
+    """
+
+    time_s: float
+    kind: EventKind
+    entity: int
+    request: int
+    value: float
+
+
+class Span(NamedTuple):
+    """One bar of a timeline: something that occupied a lane for a while.
+
+    Attributes:
+        lane: ``device:3``, ``edge:0``, ``target:1``, ``up:3`` or ``down:3``.
+        kind: ``draft``, ``prefill``, ``verify``, ``plain``, ``colocated`` or ``message``.
+        start_s: Start.
+        end_s: End.
+        request: Number of the request; -1 for a batch.
+    """
+
+    lane: str
+    kind: str
+    start_s: float
+    end_s: float
+    request: int

@@ -1,0 +1,359 @@
+"""What a controller knows: periodic reports seen late, own measurements, nothing of the future."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from dsd_env.control.view import (
+    CandidateView,
+    DecisionView,
+    DrafterView,
+    LinkView,
+    RequestView,
+    Site,
+    SystemView,
+    TargetView,
+)
+from dsd_env.scenario.schema import Scenario
+from dsd_env.sim.entities import Device, Report, Request, Station, TargetServer
+from dsd_env.sim.world import World
+
+_RATE_TIME_CONSTANT_S = 2.0
+
+
+class Telemetry:
+    """Publishes the servers' state periodically and assembles the view of a decision.
+
+    A controller sees
+
+    * the target it is at: as it is now;
+    * its request's target from elsewhere: the report that came with the last result, or the newest
+      periodic report that can have reached it, whichever is newer;
+    * every other server: the newest periodic report that can have reached it;
+    * its device's link and drafter: as measured by the device's own past messages.
+    """
+
+    def __init__(self, scenario: Scenario, world: World) -> None:
+        """Prepare the telemetry of one episode."""
+        self._world = world
+        self._actions = scenario.actions
+        self._period_s = scenario.protocol.telemetry_period_s
+        self._weight = min(1.0, self._period_s / _RATE_TIME_CONSTANT_S)
+        self._n_offered = min(scenario.actions.targets_offered, scenario.n_targets)
+        self._gamma_max = max(scenario.actions.gammas)
+        self._colocated_base = len(world.devices) + len(world.edges)
+        self._arrivals = 0
+        self._tokens = 0
+        self._arrivals_per_s = 0.0
+        self._tokens_per_s = 0.0
+        self._rates: deque[tuple[float, float, float]] = deque(maxlen=64)
+
+    def count_arrival(self) -> None:
+        """Note that a prompt has reached a target."""
+        self._arrivals += 1
+
+    def count_tokens(self, tokens: int) -> None:
+        """Note that a target has committed tokens."""
+        self._tokens += tokens
+
+    def publish(self, now_s: float) -> None:
+        """Let every server publish its state."""
+        for target in self._world.targets:
+            target.reports.append(target.report(now_s))
+        for edge in self._world.edges:
+            edge.reports.append(edge.report(now_s))
+        if now_s > 0.0:
+            self._arrivals_per_s += self._weight * (self._arrivals / self._period_s - self._arrivals_per_s)
+            self._tokens_per_s += self._weight * (self._tokens / self._period_s - self._tokens_per_s)
+        self._rates.append((now_s, self._arrivals_per_s, self._tokens_per_s))
+        self._arrivals = 0
+        self._tokens = 0
+
+    def station_number(self, device: int, site: Site, edge_server: int, target: int) -> int:
+        """Return the number of the drafter at a site."""
+        if site == Site.OWN_DEVICE:
+            return device
+        if site == Site.EDGE_SERVER:
+            return len(self._world.devices) + edge_server
+        return self._colocated_base + target
+
+    def view(self, request: Request, now_s: float) -> DecisionView:
+        """Return what the controller of a request knows now."""
+        device = request.device
+        site, number = request.control
+        if site == Site.OWN_DEVICE:
+            delay_s = device.down.one_way_s
+        elif site == Site.EDGE_SERVER:
+            delay_s = self._world.backhauls[number][0][1].one_way_s
+        else:
+            delay_s = 0.0
+        offered = self._offered(request, now_s - delay_s)
+        reports = {target.number: self._report(target, request, now_s, delay_s) for target in offered}
+        views = {target.number: _target_view(target, reports[target.number], now_s) for target in offered}
+        if request.control[0] == Site.OWN_DEVICE:
+            request.own_jobs = _jobs(device.station)
+        _, arrivals_per_s, tokens_per_s = _newest(self._rates, now_s - delay_s)
+        active = sum(_newest_report(target, now_s - delay_s).resident for target in self._world.targets)
+        candidates = self._candidates(request, offered, views, now_s, delay_s)
+        return DecisionView(
+            now_s,
+            request.number,
+            device.number,
+            request.decisions,
+            _request_view(request, now_s),
+            views[offered[0].number],
+            _link_view(device, now_s),
+            self._drafter_view(request),
+            candidates,
+            SystemView(active, arrivals_per_s, tokens_per_s),
+            self._actions.gammas,
+            self._actions.batch_sizes,
+        )
+
+    def _offered(self, request: Request, visible_s: float) -> list[TargetServer]:
+        """Return the targets of the candidate list: the current one, then the least loaded."""
+        targets = self._world.targets
+        if len(targets) == 1:
+            return targets
+        current = request.target
+        if self._n_offered == 1 and current >= 0:
+            return [targets[current]]
+        loads = sorted(
+            (target.number != current, _newest_report(target, visible_s).resident, target.number)
+            for target in targets
+        )
+        return [targets[number] for _, _, number in loads[: self._n_offered]]
+
+    def _report(self, target: TargetServer, request: Request, now_s: float, delay_s: float) -> Report:
+        if request.control == (Site.COLOCATED, target.number):
+            return target.report(now_s)
+        newest = _newest_report(target, now_s - delay_s)
+        if request.target == target.number and request.report is not None and request.report.time_s > newest.time_s:
+            return request.report
+        return newest
+
+    def _candidates(
+        self,
+        request: Request,
+        offered: list[TargetServer],
+        views: dict[int, TargetView],
+        now_s: float,
+        delay_s: float,
+    ) -> tuple[CandidateView, ...]:
+        device = request.device
+        candidates = []
+        for target in offered:
+            view = views[target.number]
+            same_target = target.number == request.target
+            move_s = 0.0
+            if not same_target and request.target >= 0:
+                move_s = request.context_tokens * target.prefill_token_s
+            candidates.append(self._colocated_candidate(request, target, view, same_target, move_s))
+            candidates.append(self._own_candidate(request, device, view, same_target, move_s))
+            for number, edge in enumerate(self._world.edges):
+                candidates.append(
+                    self._edge_candidate(request, number, edge, view, same_target, move_s, now_s - delay_s)
+                )
+        return tuple(candidates)
+
+    def _colocated_candidate(
+        self, request: Request, target: TargetServer, view: TargetView, same_target: bool, move_s: float
+    ) -> CandidateView:
+        station = self._colocated_base + target.number
+        timer = target.colocated or (target.station.timer if target.station else None)
+        lag = request.drafter_lag(station)
+        step_s = catch_up_s = wait_s = 0.0
+        if timer is not None:
+            context = request.context_tokens
+            step_s = timer.step_s(1, context, 0)
+            catch_up_s = timer.step_s(lag, context, context if lag > 1 else 0)
+        if target.station is not None:
+            wait_s = target.station.report(0.0)[2]
+        return CandidateView(
+            Site.COLOCATED,
+            -1,
+            view,
+            target.has_drafter,
+            same_target and request.drafted_at == station,
+            same_target,
+            step_s,
+            catch_up_s,
+            wait_s,
+            0.0,
+            self._handover_s(request, Site.COLOCATED, target.number, -1),
+            lag,
+            move_s,
+            target.colocated is not None,
+        )
+
+    def _own_candidate(
+        self, request: Request, device: Device, view: TargetView, same_target: bool, move_s: float
+    ) -> CandidateView:
+        station = device.station
+        lag = request.drafter_lag(device.number)
+        step_s = catch_up_s = wait_s = 0.0
+        if station is not None:
+            context = request.context_tokens
+            step_s = station.timer.step_s(1, context, 0)
+            catch_up_s = station.timer.step_s(lag, context, context if lag > 1 else 0)
+            if request.own_jobs >= station.concurrency:
+                wait_s = station.mean_job_s * (request.own_jobs - station.concurrency + 1)
+        return CandidateView(
+            Site.OWN_DEVICE,
+            -1,
+            view,
+            self._fits(station, request),
+            same_target and request.drafted_at == device.number,
+            same_target,
+            step_s,
+            catch_up_s,
+            wait_s,
+            device.rtt_s,
+            self._handover_s(request, Site.OWN_DEVICE, device.number, -1),
+            lag,
+            move_s,
+            False,
+        )
+
+    def _edge_candidate(
+        self,
+        request: Request,
+        number: int,
+        edge: Station,
+        view: TargetView,
+        same_target: bool,
+        move_s: float,
+        visible_s: float,
+    ) -> CandidateView:
+        lag = request.drafter_lag(edge.number)
+        context = request.context_tokens
+        _, jobs, wait_s = _newest(edge.reports, visible_s)
+        together = min(jobs + 1, edge.concurrency)
+        backhaul = self._world.backhauls[number][view.index][0]
+        return CandidateView(
+            Site.EDGE_SERVER,
+            number,
+            view,
+            request.device.edge_up is not None and self._fits(edge, request),
+            same_target and request.drafted_at == edge.number,
+            same_target,
+            edge.timer.step_s(together, together * context, 0),
+            edge.timer.step_s(lag + together - 1, together * context, context if lag > 1 else 0),
+            wait_s,
+            2.0 * backhaul.one_way_s,
+            self._handover_s(request, Site.EDGE_SERVER, number, number),
+            lag,
+            move_s,
+            False,
+        )
+
+    def _handover_s(self, request: Request, site: Site, number: int, edge: int) -> float:
+        """Return the expected one-way delay of moving control to a place."""
+        at_site, at_number = request.control
+        if at_site == site and at_number == number:
+            return 0.0
+        device = request.device
+        half_rtt_s = 0.5 * device.rtt_s
+        if at_site == Site.EDGE_SERVER and site == Site.COLOCATED:
+            return self._world.backhauls[at_number][number][0].one_way_s
+        if at_site == Site.COLOCATED and site == Site.EDGE_SERVER:
+            return self._world.backhauls[edge][at_number][1].one_way_s
+        to_device_s = 0.0
+        if at_site == Site.COLOCATED:
+            to_device_s = half_rtt_s
+        elif at_site == Site.EDGE_SERVER and device.edge_down is not None:
+            to_device_s = device.edge_down.one_way_s
+        if site == Site.OWN_DEVICE:
+            return to_device_s
+        if site == Site.COLOCATED:
+            return to_device_s + half_rtt_s
+        return to_device_s + (device.edge_up.one_way_s if device.edge_up is not None else 0.0)
+
+    def _drafter_view(self, request: Request) -> DrafterView:
+        station = request.device.station
+        if station is None:
+            return DrafterView(False, 0.0, request.context_tokens, 0)
+        step_s = station.timer.step_s(1, request.context_tokens, 0)
+        lag = request.drafter_lag(station.number)
+        return DrafterView(self._fits(station, request), step_s, lag, request.own_jobs)
+
+    def _fits(self, station: Station | None, request: Request) -> bool:
+        return station is not None and request.context_tokens + self._gamma_max <= station.kv_capacity_tokens
+
+
+def _jobs(station: Station | None) -> int:
+    return 0 if station is None else len(station.active) + len(station.queue)
+
+
+def _newest_report(target: TargetServer, visible_s: float) -> Report:
+    """Return the newest periodic report made no later than ``visible_s`` (the first, if none was)."""
+    for report in reversed(target.reports):
+        if report.time_s <= visible_s:
+            return report
+    return target.reports[0]
+
+
+def _newest(
+    reports: deque[tuple[float, int, float]] | deque[tuple[float, float, float]], visible_s: float
+) -> tuple[float, float, float]:
+    for report in reversed(reports):
+        if report[0] <= visible_s:
+            return report
+    return reports[0]
+
+
+def _target_view(target: TargetServer, report: Report, now_s: float) -> TargetView:
+    return TargetView(
+        target.number,
+        True,
+        report.queued,
+        report.running,
+        report.resident,
+        report.remaining_s,
+        report.iteration_s,
+        report.kv_fraction,
+        report.batch_size,
+        target.config.max_batch_wait_s,
+        report.token_s,
+        target.prefill_token_s,
+        now_s - report.time_s,
+    )
+
+
+def _request_view(request: Request, now_s: float) -> RequestView:
+    spec = request.spec
+    ttft_s = tpot_s = 0.0
+    if request.committed > 0:
+        ttft_s = request.first_commit_s - request.arrival_s
+    if request.committed > 1:
+        tpot_s = (request.last_commit_s - request.first_commit_s) / (request.committed - 1)
+    return RequestView(
+        request.target < 0,
+        request.control[0],
+        spec.prompt_tokens,
+        request.committed,
+        now_s - request.arrival_s,
+        spec.slo_ttft_s,
+        spec.slo_tpot_s,
+        ttft_s,
+        tpot_s,
+        request.rounds,
+        request.acceptance_rate,
+        request.tokens_per_round,
+        request.recent_gammas,
+        request.recent_accepted,
+        request.last_confidence,
+    )
+
+
+def _link_view(device: Device, now_s: float) -> LinkView:
+    age_s = now_s - device.rtt_sample_s if device.rtt_sample_s >= 0.0 else now_s
+    return LinkView(
+        True,
+        device.rtt_s,
+        device.rtt_deviation_s,
+        device.uplink_bits_per_s,
+        device.downlink_bits_per_s,
+        device.loss,
+        age_s,
+    )

@@ -1,0 +1,207 @@
+"""Builds the entities of one episode from a scenario and a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsd_env import rng
+from dsd_env.acceptance import (
+    AcceptanceSource,
+    IidAcceptance,
+    MarkovAcceptance,
+    TraceReplay,
+    load_trace_set,
+)
+from dsd_env.latency import LatencyProfile, StepCoefficients, load_profile
+from dsd_env.network import Channel, duplex
+from dsd_env.rng import Stream
+from dsd_env.scenario.schema import (
+    AcceptanceConfig,
+    IidAcceptanceConfig,
+    MarkovAcceptanceConfig,
+    Profile,
+    Scenario,
+    SyntheticProfile,
+    TraceAcceptance,
+)
+from dsd_env.sim.entities import Device, Station, StepTimer, TargetServer
+
+
+@dataclass(frozen=True)
+class World:
+    """The entities of one episode.
+
+    Attributes:
+        devices: Client devices by number.
+        edges: Drafters of the edge servers by number.
+        targets: Target servers by number.
+        backhauls: (up, down) channels by edge server and target.
+        sources: Acceptance source and its drafter by draft model.
+        station_models: Draft model by station number.
+        idle_w: Idle power of all targets and edge servers together.
+    """
+
+    devices: list[Device]
+    edges: list[Station]
+    targets: list[TargetServer]
+    backhauls: list[list[tuple[Channel, Channel]]]
+    sources: dict[str, tuple[AcceptanceSource, str]]
+    station_models: dict[int, str]
+    idle_w: float
+
+    def colocated_number(self, target: int) -> int:
+        """Return the station number of the drafter at a target."""
+        return len(self.devices) + len(self.edges) + target
+
+
+def acceptance_source(config: AcceptanceConfig) -> tuple[AcceptanceSource, str]:
+    """Return the source that a configuration names, and the name of the drafter in it."""
+    match config:
+        case TraceAcceptance():
+            return TraceReplay(load_trace_set(config.trace)), config.drafter
+        case IidAcceptanceConfig():
+            return _only(IidAcceptance(config.alpha))
+        case MarkovAcceptanceConfig():
+            return _only(MarkovAcceptance(config.after_match, config.after_mismatch))
+
+
+def _only(source: AcceptanceSource) -> tuple[AcceptanceSource, str]:
+    """Return a synthetic source with the one drafter that it knows."""
+    return source, source.drafters[0]
+
+
+def latency_profile(profile: Profile) -> LatencyProfile | StepCoefficients:
+    """Return the profile that a scenario names, or the coefficients that it gives itself."""
+    if isinstance(profile, SyntheticProfile):
+        return StepCoefficients(**profile.model_dump())
+    return load_profile(profile)
+
+
+class WorldBuilder:
+    """Builds worlds of one scenario; what does not depend on the seed is built once."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        """Load the profiles and traces that the scenario names.
+
+        Raises:
+            ProfileError: A latency profile is missing or invalid.
+            TraceError: A trace set is missing or invalid.
+        """
+        self.scenario = scenario
+        self._sources = {model: acceptance_source(config) for model, config in scenario.acceptance.items()}
+        longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
+        gamma = max(scenario.actions.gammas)
+        self._draft_tokens = longest + 256
+        self._profiles: dict[int, LatencyProfile | StepCoefficients] = {}
+        self._target_timers: list[tuple[StepTimer, StepTimer | None]] = []
+        for target in scenario.targets.values():
+            most = target.prefill_chunk_tokens + target.max_batch_size * (gamma + 1)
+            timer = StepTimer(latency_profile(target.profile), most)
+            drafter = target.colocated_drafter
+            colocated = None
+            if drafter is not None:
+                # One draft pass can process the KV lag of a whole batch.
+                colocated = StepTimer(latency_profile(drafter.profile), max(most, 8 * longest))
+            self._target_timers.append((timer, colocated))
+        self._device_timers = [
+            StepTimer(latency_profile(device.drafter.profile), self._draft_tokens) if device.drafter else None
+            for device in scenario.devices.values()
+        ]
+        self._edge_timers = [
+            StepTimer(latency_profile(edge.drafter.profile), self._draft_tokens)
+            for edge in scenario.edge_servers.values()
+        ]
+
+    def build(self, seed: int) -> World:
+        """Return fresh entities for one episode seed."""
+        scenario = self.scenario
+        models: dict[int, str] = {}
+        devices: list[Device] = []
+        for config, base in zip(scenario.devices.values(), self._device_timers, strict=True):
+            for _ in range(config.count):
+                number = len(devices)
+                station = None
+                if config.drafter is not None and base is not None:
+                    low, high = config.speed_spread
+                    speed = low + (high - low) * rng.uniform(seed, Stream.DEVICE_SPREAD, number, 0)
+                    drafter = config.drafter
+                    station = Station(
+                        number,
+                        f"device:{number}",
+                        base.scaled(speed),
+                        drafter.concurrency,
+                        drafter.kv_capacity_tokens,
+                        config.power,
+                    )
+                    models[number] = drafter.model
+                link = scenario.links[config.link]
+                up, down = duplex(link, seed, 2 * number)
+                edge_up = edge_down = None
+                if config.edge_link is not None:
+                    edge_up, edge_down = duplex(scenario.links[config.edge_link], seed, 2 * number + 1)
+                devices.append(
+                    Device(
+                        number,
+                        up,
+                        down,
+                        edge_up,
+                        edge_down,
+                        station,
+                        config.radio_joules_per_byte,
+                        up.one_way_s + down.one_way_s,
+                        link.uplink_bits_per_s,
+                        link.downlink_bits_per_s,
+                    )
+                )
+        edges: list[Station] = []
+        for edge, timer in zip(scenario.edge_servers.values(), self._edge_timers, strict=True):
+            for _ in range(edge.count):
+                number = len(devices) + len(edges)
+                drafter = edge.drafter
+                edges.append(
+                    Station(
+                        number,
+                        f"edge:{len(edges)}",
+                        timer,
+                        drafter.concurrency,
+                        drafter.kv_capacity_tokens,
+                        edge.power,
+                        edge.gpus,
+                        edge.price_usd_per_gpu_hour,
+                    )
+                )
+                models[number] = drafter.model
+        targets: list[TargetServer] = []
+        for target, (timer, colocated) in zip(scenario.targets.values(), self._target_timers, strict=True):
+            for _ in range(target.count):
+                number = len(devices) + len(edges) + len(targets)
+                own = target.colocated_drafter
+                dedicated = None
+                if own is not None:
+                    models[number] = own.model
+                    if own.mode == "dedicated" and colocated is not None:
+                        dedicated = Station(
+                            number,
+                            f"draft:{len(targets)}",
+                            colocated,
+                            own.concurrency,
+                            1 << 30,
+                            own.power,
+                            own.gpus,
+                            target.price_usd_per_gpu_hour,
+                        )
+                shared = colocated if own is not None and own.mode == "shared" else None
+                targets.append(TargetServer(len(targets), target, timer, shared, dedicated))
+        idle_w = sum(edge.power.idle_w for edge in edges)
+        idle_w += sum(target.config.power.idle_w for target in targets)
+        idle_w += sum(target.station.power.idle_w for target in targets if target.station)
+        return World(devices, edges, targets, self._backhauls(seed, len(targets)), self._sources, models, idle_w)
+
+    def _backhauls(self, seed: int, n_targets: int) -> list[list[tuple[Channel, Channel]]]:
+        first = 2 * self.scenario.n_devices
+        rows: list[list[tuple[Channel, Channel]]] = []
+        for edge in self.scenario.edge_servers.values():
+            for _ in range(edge.count):
+                numbers = range(first + len(rows) * n_targets, first + (len(rows) + 1) * n_targets)
+                rows.append([duplex(self.scenario.links[edge.backhaul], seed, number) for number in numbers])
+        return rows

@@ -1,0 +1,92 @@
+"""Simulation without Gymnasium: a scenario, a scheduler, a seed, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.schedulers import Scheduler, make_scheduler
+from dsd_env.sim import Event, ReferenceSimulation
+from dsd_env.sim.world import WorldBuilder
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one simulation.
+
+    Attributes:
+        scenario: What was simulated.
+        scheduler: Name of the scheduler.
+        seed: Episode seed.
+        metrics: Every metric by name; NaN where nothing was observed. See :mod:`dsd_env.sim.metrics`.
+        requests: One column per property of the completed requests, by order of arrival.
+        decisions: Number of decisions taken.
+        resolved: Decisions that were not executed as given, by reason.
+        events: Event log, if asked for.
+    """
+
+    scenario: Scenario
+    scheduler: str
+    seed: int
+    metrics: dict[str, float]
+    requests: dict[str, NDArray[np.generic]]
+    decisions: int
+    resolved: dict[str, int]
+    events: list[Event]
+
+
+def simulate(
+    scenario: str | Path | Scenario | Mapping[str, Any],
+    scheduler: str | Scheduler,
+    seed: int = 0,
+    *,
+    requests: int | None = None,
+    record_events: bool = False,
+    builder: WorldBuilder | None = None,
+) -> Result:
+    """Simulate one episode to its end.
+
+    Args:
+        scenario: Name of a shipped scenario, path of a YAML file, mapping, or scenario.
+        scheduler: Name of a scheduler, e.g. ``"colocated_sd:4"`` or ``"policy:DIR"``, or an object.
+        seed: Episode seed. The same seed gives the same world to every scheduler.
+        requests: Number of requests to measure, instead of the scenario's own.
+        record_events: Keep the event log in the result.
+        builder: Builder of this scenario's worlds, to load profiles and traces only once.
+
+    Returns:
+        The metrics and a table of requests.
+
+    Raises:
+        ScenarioError: The scenario is not valid.
+        ValueError: The scheduler is unknown or decides something off the lists.
+
+    Example:
+        >>> simulate("single_lan", "colocated_sd:4", seed=1).metrics["e2e_s_mean"]
+    """
+    scenario = load_scenario(scenario)
+    if requests is not None:
+        scenario = load_scenario(scenario, episode__requests=requests)
+    policy = make_scheduler(scheduler)
+    policy.reset(scenario, seed)
+    simulation = ReferenceSimulation(scenario, seed, record_events=record_events, builder=builder)
+    decisions = 0
+    while (view := simulation.next_decision()) is not None:
+        simulation.decide(policy.decide(view))
+        decisions += 1
+    return Result(
+        scenario=scenario,
+        scheduler=policy.name,
+        seed=seed,
+        metrics=simulation.metrics(),
+        requests=simulation.requests_table(),
+        decisions=decisions,
+        resolved=dict(simulation.resolved),
+        events=simulation.events,
+    )
