@@ -1,0 +1,90 @@
+# Two commands do all the set-up on a machine with python3 (3.11 or newer), its venv module and make:
+#   make demo    make test
+# `make help` lists the others. Settings: PYTHON=python3.12 picks the interpreter, PYTEST_ARGS="-k name" passes
+# options to pytest, JOBS=4 sets pytest's worker processes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+# The first interpreter that is new enough; empty when there is none.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+
+EXTRAS_demo := train,export
+EXTRAS_test := train,export,record,calibrate,dev
+
+# An installation is current while neither the project's requirements nor the exact versions have changed in content.
+KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+STAMP_demo := $(VENV)/.installed-demo-$(KEY)
+STAMP_test := $(VENV)/.installed-test-$(KEY)
+
+.PHONY: help demo test test-slow benchmark lint format wheel-check constraints clean distclean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+demo: $(STAMP_demo) ## Train, evaluate, export and load a scheduler on the default scenario (some minutes)
+	$(BIN)/python scripts/demo.py $(DEMO_ARGS)
+
+test: $(STAMP_test) ## Run the tests, without the slow ones
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+test-slow: $(STAMP_test) ## Run the slow tests too (real models, minutes)
+	$(BIN)/python -m pytest -m "not benchmark" $(PYTEST_ARGS)
+
+benchmark: $(STAMP_test) ## Run the tests that measure speed (on an idle machine)
+	$(BIN)/python -m pytest -m benchmark $(PYTEST_ARGS)
+
+lint: $(STAMP_test) ## Check style, formatting and types
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+
+format: $(STAMP_test) ## Format the code and mend what ruff can mend
+	$(BIN)/python -m ruff check --fix
+	$(BIN)/python -m ruff format
+
+wheel-check: $(STAMP_test) ## Build the wheel and try it in a clean environment
+	PYTHON=$(BIN)/python scripts/check_wheel.sh
+
+constraints: $(STAMP_test) ## Write the installed versions into constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --all --exclude-editable \
+		| grep -vE '^pip==| @ |^-e ' | sed -E 's/\+[A-Za-z0-9.]+$$//'; } > constraints.txt.tmp
+	@mv constraints.txt.tmp constraints.txt
+
+clean: ## Remove caches and builds (not .venv, not your runs)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well
+	rm -rf $(VENV)
+
+# The build backend comes from constraints.txt too, so that nothing but the pinned versions takes part
+# (--no-build-isolation). torch goes first, as by far the largest download.
+$(VENV)/.installed-%-$(KEY): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.11 or newer found (tried python3, python3.13, python3.12, python3.11)." >&2; \
+		echo "Install one (Debian/Ubuntu: apt install python3 python3-venv) or name it: make PYTHON=/path/to/python3.12" >&2; \
+		exit 1; fi
+	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "PYTHON=$(PYTHON) does not start, or is older than Python 3.11." >&2; exit 1; fi
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "[1/3] Creating $(VENV) with $$($(PYTHON) --version)"; \
+		$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+			echo "Could not create $(VENV). On Debian/Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	else echo "[1/3] Using the existing $(VENV)"; fi
+	@echo "[2/3] Installing torch (a large download the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch hatchling editables
+	@echo "[3/3] Installing dsd-env with its extras: $(EXTRAS_$*)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--no-build-isolation --editable ".[$(EXTRAS_$*)]"
+	@rm -f $(VENV)/.installed-$*-*
+	@touch $@
