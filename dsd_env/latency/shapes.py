@@ -1,0 +1,115 @@
+"""Shapes of models and data-sheet facts of devices that latency tables are built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DEVICES", "MODELS", "DeviceSpec", "ModelShape"]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Dimensions of a dense decoder-only transformer with grouped-query attention and a gated MLP.
+
+    Attributes:
+        name: model name.
+        layers: number of layers.
+        hidden: width of the residual stream.
+        ffn: width of the gated MLP.
+        heads: query heads.
+        kv_heads: key/value heads.
+        head_dim: dimension of a head.
+        vocab: vocabulary size.
+        tied: whether the output projection shares the embedding's weights.
+        context_limit_tokens: longest context the model was made for.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+    context_limit_tokens: int
+
+    @property
+    def params(self) -> int:
+        """Number of weights."""
+        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        mlp = 3 * self.hidden * self.ffn
+        embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
+        return self.layers * (attention + mlp + 2 * self.hidden) + embeddings + self.hidden
+
+    def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
+        """Bytes of KV cache of one token over all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_value
+
+
+MODELS: dict[str, ModelShape] = {
+    m.name: m
+    for m in (
+        ModelShape("Llama-3-70B", 80, 8192, 28672, 64, 8, 128, 128256, False, 131072),
+        ModelShape("Llama-3-8B", 32, 4096, 14336, 32, 8, 128, 128256, False, 131072),
+        ModelShape("Llama-3.2-3B", 28, 3072, 8192, 24, 8, 128, 128256, True, 131072),
+        ModelShape("Llama-3.2-1B", 16, 2048, 8192, 32, 8, 64, 128256, True, 131072),
+    )
+}
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """Data-sheet facts of an accelerator.
+
+    Attributes:
+        name: device name as profiles spell it.
+        table: folder of the device in the kernel data base.
+        memory_bytes: device memory.
+        bandwidth_bytes_per_s: peak memory bandwidth.
+        sms: streaming multiprocessors.
+        splits_multi_token_attention: whether the attention kernel used for q > 1 packs grouped query heads
+            and splits long sequences over multiprocessors (FlashAttention-3 on Hopper) or not
+            (FlashAttention-2 through a block table).
+        tdp_w: board power limit.
+        idle_w: typical power with a context open and no work.
+        power_source: where the two powers come from.
+    """
+
+    name: str
+    table: str
+    memory_bytes: int
+    bandwidth_bytes_per_s: float
+    sms: int
+    splits_multi_token_attention: bool
+    tdp_w: float
+    idle_w: float
+    power_source: str
+
+
+_GIB = 1024**3
+_TDP = (
+    "busy: board power limit of the data sheet ({tdp:.0f} W a device), an upper bound for decoding; "
+    "idle: {idle:.0f} W a device, typical of an idle board with weights loaded, not measured by us"
+)
+
+
+def _device(
+    name: str, table: str, gib: int, bandwidth: float, sms: int, splits: bool, tdp: float, idle: float
+) -> DeviceSpec:
+    return DeviceSpec(
+        name, table, gib * _GIB, bandwidth, sms, splits, tdp, idle, _TDP.format(tdp=tdp, idle=idle)
+    )
+
+
+DEVICES: dict[str, DeviceSpec] = {
+    d.name: d
+    for d in (
+        _device("A100-SXM-80GB", "a100_sxm", 80, 2.039e12, 108, False, 400.0, 60.0),
+        _device("H100-SXM-80GB", "h100_sxm", 80, 3.352e12, 132, True, 700.0, 75.0),
+        _device("H200-SXM-141GB", "h200_sxm", 141, 4.8e12, 132, True, 700.0, 80.0),
+        _device("L40S-48GB", "l40s", 48, 0.864e12, 142, False, 350.0, 35.0),
+        _device("RTX-4090-24GB", "RTX4090", 24, 1.008e12, 128, False, 450.0, 25.0),
+    )
+}

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Fit latency profiles to measured tables and write them to ``configs/latency/NAME.yaml``.
+
+    python scripts/calibrate.py --data-dir DATA --all
+    python scripts/calibrate.py --data-dir DATA --profile llama-3-70b_h100-sxm_tp4 --plot
+    python scripts/calibrate.py --list
+
+The data folder (or ``DSD_DATA_DIR``) holds ``aiconfigurator/``, ``llmservingsim/``, ``splitwise-sim/`` and
+``edge_bench/`` as docs/calibration.md describes. Each profile is written atomically; interrupting leaves
+those already written in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import _checkout  # noqa: F401
+
+from dsd_env.latency import LatencyProfile, load_profile, save_profile
+from dsd_env.paths import config_dir
+
+if TYPE_CHECKING:
+    from dsd_env.latency.catalogue import Built
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--all", action="store_true", help="build every profile of the catalogue")
+    what.add_argument("--profile", action="append", metavar="NAME", help="build this one (may be repeated)")
+    what.add_argument("--list", action="store_true", help="list the catalogue and stop")
+    what.add_argument(
+        "--show", action="store_true", help="print the error table of the shipped profiles and stop"
+    )
+    parser.add_argument("--data-dir", type=Path, default=None, help="measured tables; default: DSD_DATA_DIR")
+    parser.add_argument("--out", type=Path, default=None, help="where to write; default: configs/latency")
+    parser.add_argument("--plot", action="store_true", help="also draw fit plots into --figures")
+    parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder of the plots")
+    parser.add_argument("--date", default=None, help="date to record (YYYY-MM-DD); default: today")
+    return parser.parse_args(argv)
+
+
+_HEADER = (
+    "profile",
+    "label",
+    "median %",
+    "p95 %",
+    "cells",
+    "B1 q1 ms",
+    "B32 q5 ms",
+    "checks: measured/profile",
+)
+
+
+def _row(p: LatencyProfile) -> tuple[str, ...]:
+    batched = f"{1e3 * p.step_s(160, 32 * 1029, 1029):.2f}" if p.label == "fitted" else "-"
+    checks = ", ".join(f"{c.ratio_median:.2f}" for c in p.external_checks) or "-"
+    e = p.error
+    return (
+        p.name,
+        p.label,
+        f"{e.heldout_median_pct:.1f}",
+        f"{e.heldout_p95_pct:.1f}",
+        str(e.cells),
+        f"{p.step_ms_b1:.2f}",
+        batched,
+        checks,
+    )
+
+
+def print_table(profiles: list[LatencyProfile]) -> None:
+    """Print one line a profile: held-out error and the step times at a context of 1,024."""
+    rows = [_row(p) for p in profiles]
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        widths = [max(len(r[i]) for r in [_HEADER, *rows]) for i in range(len(_HEADER))]
+        for r in [_HEADER, *rows]:
+            print("  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip())
+        return
+    table = Table(title="Latency profiles: error on held-out cells, step times at context 1,024")
+    for i, column in enumerate(_HEADER):
+        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=i == 0)
+    for r in rows:
+        table.add_row(*r)
+    # Piped output has no width of its own; a narrow default would cut the names.
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = _parse(argv)
+    try:
+        from dsd_env.latency.catalogue import CATALOGUE, build
+        from dsd_env.latency.tables import TableError
+    except ImportError as e:
+        print(f"calibrate: {e}; install the extra: pip install -e '.[calibrate]'", file=sys.stderr)
+        return 2
+    if args.list:
+        print("\n".join(CATALOGUE))
+        return 0
+    if args.show:
+        names = [n for n in CATALOGUE if (config_dir() / "latency" / f"{n}.yaml").is_file()]
+        print_table([load_profile(n) for n in names])
+        return 0
+
+    raw = args.data_dir or (Path(os.environ["DSD_DATA_DIR"]) if os.environ.get("DSD_DATA_DIR") else None)
+    if raw is None:
+        print(
+            "calibrate: say where the measured tables are: --data-dir DIR or DSD_DATA_DIR=DIR",
+            file=sys.stderr,
+        )
+        return 2
+    data_dir = raw.expanduser().resolve()
+    if not data_dir.is_dir():
+        print(f"calibrate: {raw}: no such folder", file=sys.stderr)
+        return 2
+    names = list(CATALOGUE) if args.all else list(args.profile)
+    unknown = [n for n in names if n not in CATALOGUE]
+    if unknown:
+        print(
+            f"calibrate: unknown profile(s) {', '.join(unknown)}; --list shows the catalogue", file=sys.stderr
+        )
+        return 2
+    date = args.date or datetime.date.today().isoformat()
+    out = args.out or config_dir() / "latency"
+
+    built: list[Built] = []
+    try:
+        for i, name in enumerate(names, start=1):
+            print(f"[{i}/{len(names)}] {name}", file=sys.stderr, flush=True)
+            # The folder differs from machine to machine and is no part of the recipe: record its variable.
+            command = f"python scripts/calibrate.py --data-dir $DSD_DATA_DIR --profile {name}"
+            one = build(name, data_dir, command, date)
+            save_profile(one.profile, out / f"{name}.yaml")
+            built.append(one)
+    except (TableError, RuntimeError, ValueError) as e:
+        print(f"calibrate: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"calibrate: interrupted; {len(built)} profile(s) written to {out}", file=sys.stderr)
+        return 130
+    if args.plot:
+        try:
+            from dsd_env.latency.plot import plot_fit, plot_overview
+        except ImportError as e:
+            print(f"calibrate: {e}; plots need matplotlib: pip install -e '.[calibrate]'", file=sys.stderr)
+            return 2
+        fitted = [b for b in built if b.fit is not None]
+        for b in fitted:
+            plot_fit(b, args.figures / f"latency_{b.profile.name}.png")
+        if len(fitted) > 1:
+            plot_overview(fitted, args.figures / "latency_overview.png")
+    print_table([b.profile for b in built])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
