@@ -1,0 +1,346 @@
+"""The recording itself: target runs, then drafters, each request in a shard file of its own.
+
+A work directory holds ``settings.json``, ``target/*.json`` and ``draft/*.json``. Every file is
+written to a temporary name and moved into place, so a recording can be interrupted at any time
+and started again with the same command: what is there is not computed twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsd_env.acceptance.recording.drafters import (
+    LOOKUP_ENTROPY_NATS,
+    LOOKUP_TOP1_PROB,
+    TextDrafter,
+    record_lookup,
+)
+from dsd_env.acceptance.recording.models import LanguageModel
+from dsd_env.acceptance.recording.prompts import PROMPT_SETS, Prompt
+from dsd_env.acceptance.recording.target import greedy_runs
+from dsd_env.acceptance.traceset import DrafterTrace, TraceSet
+
+LOOKUP = "prompt-lookup"
+
+
+class RecordingError(RuntimeError):
+    """A recording cannot go on."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What defines a recording; a work directory belongs to one of these.
+
+    Attributes:
+        target: Target as named on the command line.
+        drafter: Draft model as named on the command line.
+        dtype: Compute dtype of both.
+        max_tokens: Most starts recorded per request.
+        gamma_max: Longest run recorded; the target runs this much further than ``max_tokens``.
+        max_draft_tokens: Most tokens of its own that the draft model makes in one proposal.
+    """
+
+    target: str
+    drafter: str
+    dtype: str = "float32"
+    max_tokens: int = 128
+    gamma_max: int = 16
+    max_draft_tokens: int = 40
+
+
+@dataclass(frozen=True)
+class WorkDir:
+    """The files of a recording under way."""
+
+    root: Path
+
+    def open(self, settings: Settings) -> None:
+        """Create the directory or check that it belongs to the same settings.
+
+        Raises:
+            RecordingError: It belongs to other settings.
+        """
+        for part in ("target", "draft"):
+            (self.root / part).mkdir(parents=True, exist_ok=True)
+        path = self.root / "settings.json"
+        if not path.exists():
+            write_json(path, asdict(settings))
+        elif (found := json.loads(path.read_text())) != asdict(settings):
+            raise RecordingError(
+                f"{self.root} holds a recording with other settings ({found}); "
+                "give the same ones to go on with it, or another --work directory"
+            )
+
+    def shard(self, part: str, prompt: Prompt) -> Path:
+        """Return the shard of one request; its name is made of the request's id and text."""
+        text = f"{prompt.text}\0{prompt.reply_prefix}" if prompt.reply_prefix else prompt.text
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in prompt.id)
+        return self.root / part / f"{prompt.kind}__{safe}__{digest}.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: to a temporary name beside the file, then moved into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1 if path.name == "settings.json" else None))
+    os.replace(temporary, path)
+
+
+def select_prompts(
+    prompts: dict[str, list[Prompt]],
+    tokens_of: Callable[[str, str], Sequence[int]],
+    per_kind: int,
+    max_prompt_tokens: int,
+) -> list[Prompt]:
+    """Take the first ``per_kind`` prompts of every kind that are short enough, in file order."""
+    chosen: list[Prompt] = []
+    for rows in prompts.values():
+        taken = 0
+        for prompt in rows:
+            if taken == per_kind:
+                break
+            if len(tokens_of(prompt.text, prompt.reply_prefix)) <= max_prompt_tokens:
+                chosen.append(prompt)
+                taken += 1
+    return chosen
+
+
+def make_batches(lengths: Sequence[int], batch_size: int, batch_tokens: int, extra: int) -> list[list[int]]:
+    """Group requests of similar length such that a batch's KV cache stays within a budget.
+
+    Args:
+        lengths: Prompt lengths, tokens.
+        batch_size: Most requests in a batch.
+        batch_tokens: Most tokens in a batch, padding and output included.
+        extra: Output tokens added to every request.
+
+    Returns:
+        Lists of indices into ``lengths``.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches:
+            width = lengths[batches[-1][0]] + extra
+            size = len(batches[-1]) + 1
+            if size <= batch_size and size * width <= batch_tokens:
+                batches[-1].append(index)
+                continue
+        batches.append([index])
+    return batches
+
+
+def record_targets(
+    target: LanguageModel,
+    prompts: Sequence[Prompt],
+    work: WorkDir,
+    settings: Settings,
+    *,
+    batch_size: int = 32,
+    batch_tokens: int = 12_000,
+    progress: Callable[[int], None] = lambda _: None,
+    status: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Decode every prompt that has no target shard yet.
+
+    Args:
+        target: The target.
+        prompts: Requests to record.
+        work: Work directory.
+        settings: Settings of the recording.
+        batch_size: Most requests decoded together.
+        batch_tokens: Most tokens of KV cache in a batch.
+        progress: Called with the number of requests done.
+        status: Called after every forward pass with a few words on where it stands.
+    """
+    missing = [p for p in prompts if not work.shard("target", p).exists()]
+    progress(len(prompts) - len(missing))
+    limit = settings.max_tokens + settings.gamma_max
+    for kind in dict.fromkeys(p.kind for p in missing):
+        rows = [p for p in missing if p.kind == kind]
+        ids = [target.encode_chat(p.text, p.reply_prefix) for p in rows]
+        for batch in make_batches([len(i) for i in ids], batch_size, batch_tokens, limit):
+            runs = greedy_runs(target, [ids[i] for i in batch], limit, status)
+            for index, run in zip(batch, runs, strict=True):
+                prompt = rows[index]
+                write_json(
+                    work.shard("target", prompt),
+                    {"id": prompt.id, "kind": prompt.kind, **asdict(run)},
+                )
+            progress(len(batch))
+
+
+def record_drafters(
+    drafter: TextDrafter,
+    prompts: Sequence[Prompt],
+    work: WorkDir,
+    settings: Settings,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Record both drafters for every request that has a target shard and no draft shard yet."""
+    for prompt in prompts:
+        path = work.shard("draft", prompt)
+        if not path.exists():
+            run = json.loads(work.shard("target", prompt).read_text())
+            output = run["output_ids"]
+            n = min(len(output), settings.max_tokens)
+            records = {}
+            if n > 0:
+                records = {
+                    drafter.draft.name: drafter.record(prompt, output, n, settings.gamma_max),
+                    LOOKUP: record_lookup(run["prompt_ids"], output, n, settings.gamma_max),
+                }
+            write_json(
+                path,
+                {
+                    name: {
+                        "run_length": r.run_length.tolist(),
+                        "top1_prob": r.top1_prob.tolist(),
+                        "entropy_nats": r.entropy_nats.tolist(),
+                    }
+                    for name, r in records.items()
+                },
+            )
+        progress(1)
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions that decide the numbers of a recording."""
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("torch", "transformers", "tokenizers", "gguf", "numpy", "dsd-env"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return versions
+
+
+def assemble(
+    name: str,
+    prompts: Sequence[Prompt],
+    work: WorkDir,
+    settings: Settings,
+    target_card: dict[str, Any],
+    drafter_card: dict[str, Any],
+    drafter_name: str,
+    licence: str,
+) -> TraceSet:
+    """Make a trace set of every request whose shards are complete.
+
+    Raises:
+        RecordingError: Not one request is complete.
+    """
+    kinds: list[str] = []
+    kind_index: list[int] = []
+    prompt_tokens: list[int] = []
+    entries: list[str] = []
+    finished = 0
+    margins: list[float] = []
+    columns: dict[str, dict[str, list[Any]]] = {
+        d: {"run_length": [], "top1_prob": [], "entropy_nats": []} for d in (drafter_name, LOOKUP)
+    }
+    lengths: list[int] = []
+    for prompt in prompts:
+        paths = [work.shard(part, prompt) for part in ("target", "draft")]
+        if not all(p.exists() for p in paths):
+            continue
+        run, drafts = (json.loads(p.read_text()) for p in paths)
+        if not drafts:  # the target ended its turn at once
+            continue
+        if prompt.kind not in kinds:
+            kinds.append(prompt.kind)
+        kind_index.append(kinds.index(prompt.kind))
+        prompt_tokens.append(len(run["prompt_ids"]))
+        entries.append(prompt.id)
+        lengths.append(len(drafts[LOOKUP]["run_length"]))
+        finished += bool(run["finished"] and len(run["output_ids"]) <= settings.max_tokens)
+        margins += run["margins"][: lengths[-1]]
+        for d, column in columns.items():
+            for field, values in column.items():
+                values.extend(drafts[d][field])
+    if not entries:
+        raise RecordingError(f"{work.root}: no request is complete yet")
+    used = {p.split("/")[0] for p in entries}
+    known = {s.name for s in PROMPT_SETS}
+    card: dict[str, Any] = {
+        "label": "measured",
+        "description": "Run lengths at every output position of greedy runs of a real target.",
+        "gamma_max": settings.gamma_max,
+        "target": target_card,
+        "drafters": {
+            drafter_name: {
+                **drafter_card,
+                "form": "run_length",
+                "proposal": (
+                    "The drafter reads the message in its own chat template and the committed text, and "
+                    f"decodes greedily to the end of its turn or {settings.max_draft_tokens} of its tokens; "
+                    "that text, tokenised on its own by the target's tokenizer, is the proposal."
+                ),
+                "confidence": "top-1 probability and entropy (nats) of its first drafted token, "
+                "in its own vocabulary, at temperature 1",
+            },
+            LOOKUP: {
+                "model": "none (prompt look-up)",
+                "form": "run_length",
+                "proposal": "What followed the most recent earlier occurrence of the last n target tokens "
+                "in prompt and output, for the longest n of 3, 2, 1 that has one; nothing without.",
+                "confidence": "constants by n (0: no match)",
+                "top1_prob_by_n": {str(n): round(p, 6) for n, p in LOOKUP_TOP1_PROB.items()},
+                "entropy_nats_by_n": {str(n): round(h, 6) for n, h in LOOKUP_ENTROPY_NATS.items()},
+            },
+        },
+        "sampling": "greedy (argmax of the target; ties to the lowest token id)",
+        "max_tokens": settings.max_tokens,
+        "look_ahead_tokens": settings.gamma_max,
+        "requests": len(entries),
+        "ended_by_target": finished,
+        "target_logit_margin": {
+            "min": float(np.min(margins)),
+            "share_below_1e-3": float(np.mean(np.array(margins) < 1e-3)),
+        },
+        "prompts": [
+            {
+                "name": s.name,
+                "kind": s.kind,
+                "licence": s.licence,
+                "origin": s.origin,
+                "instruction": s.instruction,
+                "reply_prefix": s.reply_prefix,
+            }
+            for s in PROMPT_SETS
+            if s.name in used
+        ]
+        + [{"name": n, "licence": "not recorded", "origin": "user's file"} for n in sorted(used - known)],
+        "entries": entries,
+        "software": software_versions(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "licence": licence,
+    }
+    return TraceSet(
+        name=name,
+        kinds=tuple(kinds),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        kind=np.array(kind_index, np.uint8),
+        prompt_tokens=np.array(prompt_tokens, np.int32),
+        drafters={
+            d: DrafterTrace(
+                run_length=np.array(c["run_length"], np.uint8),
+                accept_prob=None,
+                top1_prob=np.array(c["top1_prob"], np.float16),
+                entropy_nats=np.array(c["entropy_nats"], np.float16),
+            )
+            for d, c in columns.items()
+        },
+        card=card,
+    )

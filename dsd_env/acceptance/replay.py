@@ -1,0 +1,134 @@
+"""Replay of recorded acceptance: exact for every speculation length, start and schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.acceptance.source import AcceptanceRealisation, Label, check_request, run_lengths
+from dsd_env.acceptance.traceset import TraceSet
+from dsd_env.rng import Stream, key, uniform_from_key, uniforms
+
+
+class TraceReplay:
+    """Gives every simulated request the acceptance of a recorded one.
+
+    The entry is picked by ``(seed, ACCEPTANCE_PICK, request)``, uniformly over the entries of the
+    wanted kinds, and not by drafter: all drafters see the same recorded request. A request starts
+    at its entry's first output token. One that needs more tokens than its entry holds goes on
+    with further entries *of the same kind*, picked by the next counters of the same stream and
+    never the same entry twice in a row where the kind has more than one.
+
+    **A run never crosses a seam**: where one entry ends and the next begins, the run ends too.
+    A recording may know that a run goes on beyond the last position of its entry; that knowledge
+    is cut off, which costs a long request a little acceptance (one shortened round per seam).
+
+    Prefix-only drafters (``accept_prob``) draw ``u`` once per position by
+    ``(seed, ACCEPTANCE_MATCH, request, position)``, again not by drafter; the position matches
+    iff ``u < accept_prob``.
+
+    Args:
+        trace: The recording.
+        kinds: Kinds to use; default all. ``realise`` may narrow them further.
+
+    Raises:
+        TraceError: The recording has no such kind.
+    """
+
+    def __init__(self, trace: TraceSet, kinds: Sequence[str] | None = None) -> None:
+        self._trace = trace
+        self._drafters = tuple(trace.drafters)
+        self._default = trace.entries_of(kinds)
+        self._kinds = tuple(trace.kinds[k] for k in np.unique(trace.kind[self._default]))
+        self._by_kinds: dict[tuple[str, ...], NDArray[np.int64]] = {}
+        self._by_kind_index = {
+            k: trace.entries_of([name]) for k, name in enumerate(trace.kinds) if name in self._kinds
+        }
+        self._run = {
+            d: None if t.run_length is None else t.run_length.astype(np.int32)
+            for d, t in trace.drafters.items()
+        }
+        self._accept = {d: t.accept_prob for d, t in trace.drafters.items()}
+        self._top1 = {d: t.top1_prob.astype(np.float32) for d, t in trace.drafters.items()}
+        self._entropy = {d: t.entropy_nats.astype(np.float32) for d, t in trace.drafters.items()}
+
+    @property
+    def trace(self) -> TraceSet:
+        """The recording replayed."""
+        return self._trace
+
+    @property
+    def label(self) -> Label:
+        """Label of the recording."""
+        label: Label = self._trace.card["label"]
+        return label
+
+    @property
+    def drafters(self) -> tuple[str, ...]:
+        """Drafters of the recording."""
+        return self._drafters
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of request replayed."""
+        return self._kinds
+
+    def entries(
+        self, seed: int, request: int, n_tokens: int, kinds: Sequence[str] | None = None
+    ) -> list[int]:
+        """Return the entries that a request is made of, in order (at least one).
+
+        Args:
+            seed: Episode seed.
+            request: Number of the request.
+            n_tokens: Output tokens of the request.
+            kinds: Kinds to draw from; default all of :attr:`kinds`.
+        """
+        pool = self._default
+        if kinds is not None:
+            wanted = tuple(kinds)
+            if wanted not in self._by_kinds:
+                self._by_kinds[wanted] = self._trace.entries_of(wanted)
+            pool = self._by_kinds[wanted]
+        stream = key(seed, Stream.ACCEPTANCE_PICK, request)
+        lengths = self._trace.lengths
+        first = int(pool[int(uniform_from_key(stream, 0) * len(pool))])
+        picked = [first]
+        have = int(lengths[first])
+        if have >= n_tokens:
+            return picked
+        same = self._by_kind_index[int(self._trace.kind[first])]
+        place = int(np.searchsorted(same, first))
+        while have < n_tokens:
+            u = uniform_from_key(stream, len(picked))
+            if len(same) > 1:  # skip over the entry just used
+                place = (place + 1 + int(u * (len(same) - 1))) % len(same)
+            picked.append(int(same[place]))
+            have += int(lengths[picked[-1]])
+        return picked
+
+    def realise(
+        self, seed: int, request: int, n_tokens: int, drafter: str, kinds: Sequence[str] | None = None
+    ) -> AcceptanceRealisation:
+        """See :meth:`dsd_env.acceptance.source.AcceptanceSource.realise`."""
+        check_request(self, n_tokens, drafter, kinds)
+        offsets = self._trace.offsets
+        bounds = [
+            (int(offsets[e]), int(offsets[e + 1])) for e in self.entries(seed, request, n_tokens, kinds)
+        ]
+        remaining = np.concatenate([np.arange(b - a, 0, -1, dtype=np.int32) for a, b in bounds])
+        recorded = self._run[drafter]
+        if recorded is not None:
+            run = np.concatenate([recorded[a:b] for a, b in bounds])
+        else:
+            accept = self._accept[drafter]
+            assert accept is not None  # a trace set has one of the two forms
+            u = uniforms(seed, Stream.ACCEPTANCE_MATCH, request, np.arange(len(remaining), dtype=np.int64))
+            run = run_lengths(u < np.concatenate([accept[a:b] for a, b in bounds]))
+        top1, entropy = (
+            np.concatenate([column[drafter][a:b] for a, b in bounds])[:n_tokens]
+            for column in (self._top1, self._entropy)
+        )
+        return AcceptanceRealisation(np.minimum(run, remaining)[:n_tokens], top1, entropy)

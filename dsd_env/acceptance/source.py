@@ -1,0 +1,108 @@
+"""What the simulator asks of a source of acceptance, whatever it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Label = Literal["measured", "fitted", "synthetic"]
+
+#: Longest run length any source returns; runs longer than this are reported as this.
+MAX_RUN_LENGTH = 255
+
+
+@dataclass(frozen=True)
+class AcceptanceRealisation:
+    """What one drafter would do at every output position of one request.
+
+    Position ``s`` (from 0) is the index of the *next* output token to commit. A round of ``gamma``
+    drafts that starts there accepts ``min(gamma, run_length[s])`` of them and commits one more.
+
+    Attributes:
+        run_length: int32 ``[n]``, accepted drafts of a round with unlimited drafts.
+        top1_prob: float32 ``[n]``, top-1 probability of the draft's distribution at the position.
+        entropy_nats: float32 ``[n]``, entropy of that distribution, nats.
+    """
+
+    run_length: NDArray[np.int32]
+    top1_prob: NDArray[np.float32]
+    entropy_nats: NDArray[np.float32]
+
+
+@runtime_checkable
+class AcceptanceSource(Protocol):
+    """A source of acceptance: a replayed recording or a random model.
+
+    Attributes:
+        label: ``measured``, ``fitted`` to a measurement, or ``synthetic``.
+        drafters: Names of the drafters it knows.
+        kinds: Kinds of request it distinguishes; empty if none.
+    """
+
+    @property
+    def label(self) -> Label: ...  # noqa: D102
+
+    @property
+    def drafters(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def kinds(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def realise(
+        self, seed: int, request: int, n_tokens: int, drafter: str, kinds: Sequence[str] | None = None
+    ) -> AcceptanceRealisation:
+        """Return what ``drafter`` would do for one request.
+
+        A pure function of its arguments. A longer realisation begins with the shorter one.
+
+        Args:
+            seed: Episode seed.
+            request: Number of the request.
+            n_tokens: Output tokens of the request.
+            drafter: One of :attr:`drafters`.
+            kinds: Kinds of request to draw from; default all.
+
+        Returns:
+            Arrays of length ``n_tokens``.
+
+        Raises:
+            AcceptanceError: Unknown drafter or kind, or a negative length.
+        """
+        ...
+
+
+class AcceptanceError(ValueError):
+    """A source was asked for what it has not, or was built from impossible parameters."""
+
+
+def check_request(source: AcceptanceSource, n_tokens: int, drafter: str, kinds: Sequence[str] | None) -> None:
+    """Raise :class:`AcceptanceError` for arguments of ``realise`` that a source cannot serve."""
+    if n_tokens < 0:
+        raise AcceptanceError(f"n_tokens is {n_tokens}; it must not be negative")
+    if drafter not in source.drafters:
+        raise AcceptanceError(f"unknown drafter {drafter!r}; this source has: {', '.join(source.drafters)}")
+    if kinds is not None:
+        if not kinds:
+            raise AcceptanceError("kinds is empty; give at least one kind, or None for all")
+        if source.kinds and (unknown := [k for k in kinds if k not in source.kinds]):
+            raise AcceptanceError(f"unknown kinds {unknown}; this source has: {', '.join(source.kinds)}")
+
+
+def run_lengths(matches: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return, per position, how many matches in a row begin there.
+
+    Args:
+        matches: bool ``[n]``, whether the draft's token at the position is the true one.
+
+    Returns:
+        int32 ``[n]``; the last run ends where the array ends.
+    """
+    n = len(matches)
+    index = np.arange(n, dtype=np.int32)
+    next_mismatch = np.where(matches, np.int32(n), index)
+    next_mismatch = np.minimum.accumulate(next_mismatch[::-1])[::-1]
+    return np.asarray(next_mismatch - index, dtype=np.int32)

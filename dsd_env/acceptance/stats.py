@@ -1,0 +1,200 @@
+"""What a recording amounts to: tokens per round, acceptance, saturation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dsd_env.acceptance.source import MAX_RUN_LENGTH
+from dsd_env.acceptance.traceset import DrafterTrace, TraceError, TraceSet
+
+
+def expected_tokens_iid(alpha: float, gamma: int) -> float:
+    """Return the tokens per round under i.i.d. acceptance, ``(1 - alpha^(gamma+1)) / (1 - alpha)``.
+
+    Leviathan et al., ICML 2023, equation 1; ``gamma + 1`` at ``alpha = 1``.
+    """
+    if gamma < 0 or not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"gamma {gamma} must not be negative and alpha {alpha} must be in 0..1")
+    return gamma + 1.0 if alpha == 1.0 else (1.0 - alpha ** (gamma + 1)) / (1.0 - alpha)
+
+
+def round_starts(run_length: ArrayLike, gamma: int, start: int = 0) -> list[int]:
+    """Return where the rounds of a request begin if every round has ``gamma`` drafts.
+
+    Each round commits ``min(gamma, L) + 1`` tokens, and the next begins after them.
+
+    Args:
+        run_length: Run lengths of one request, ``[n]``.
+        gamma: Speculation length.
+        start: Position of the first round.
+    """
+    runs = np.asarray(run_length).tolist()
+    starts = []
+    while start < len(runs):
+        starts.append(start)
+        start += min(gamma, runs[start]) + 1
+    return starts
+
+
+def tokens_per_round(run_length: ArrayLike, gamma: int, offsets: ArrayLike | None = None) -> float:
+    """Return tokens committed per round when every round has ``gamma`` drafts (block efficiency).
+
+    Rounds are walked as a decoder takes them, from the first position of each entry. Averaging
+    ``min(gamma, L_s) + 1`` over *all* starts instead gives more, because a long run is then counted
+    once for every position in it; see :func:`tokens_at_random_start`. An entry's last round counts
+    what it accepted, also where that goes beyond the recorded end.
+
+    Args:
+        run_length: Run lengths, flat over all entries.
+        gamma: Speculation length.
+        offsets: Bounds of the entries, ``[n+1]``; default one entry.
+    """
+    runs = np.asarray(run_length)
+    bounds = np.asarray([0, len(runs)] if offsets is None else offsets).tolist()
+    tokens = rounds = 0
+    for begin, end in pairwise(bounds):
+        entry = runs[begin:end]
+        starts = round_starts(entry, gamma)
+        tokens += int(np.minimum(entry[starts], gamma).sum()) + len(starts)
+        rounds += len(starts)
+    return tokens / rounds
+
+
+def tokens_at_random_start(run_length: ArrayLike, gamma: int) -> float:
+    """Return the mean of ``min(gamma, L_s) + 1`` over all starts ``s``."""
+    return float(np.minimum(np.asarray(run_length), gamma).mean()) + 1.0
+
+
+def acceptance_rate(run_length: ArrayLike, gamma: int, offsets: ArrayLike | None = None) -> float:
+    """Return accepted over drafted tokens when every round has ``gamma`` drafts, rounds walked."""
+    if gamma < 1:
+        raise ValueError(f"gamma is {gamma}; a round without drafts has no acceptance rate")
+    return (tokens_per_round(run_length, gamma, offsets) - 1.0) / gamma
+
+
+def saturation_share(run_length: ArrayLike, gamma_max: int) -> float:
+    """Return the share of starts whose run reached the longest the recording could see."""
+    return float((np.asarray(run_length) >= gamma_max).mean())
+
+
+def run_continuation_share(
+    run_length: ArrayLike, offsets: ArrayLike, gamma_max: int = MAX_RUN_LENGTH
+) -> float:
+    """Return how often ``L_{s+1} = L_s - 1`` after a start that accepts something.
+
+    It is 1 for drafters whose proposal depends on the true prefix alone. Saturated starts are
+    left out: the true run there is unknown.
+    """
+    runs = np.asarray(run_length, dtype=np.int64)
+    last = np.asarray(offsets, dtype=np.int64)[1:] - 1
+    usable = (runs > 0) & (runs < gamma_max)
+    usable[last] = False
+    here = np.flatnonzero(usable)
+    return float((runs[here + 1] == runs[here] - 1).mean()) if len(here) else float("nan")
+
+
+def expected_run_survival(accept_prob: NDArray[np.float32], places: int) -> NDArray[np.float64]:
+    """Return ``P(L_s >= j)`` of one prefix-only entry for each start and ``j = 1 .. places``.
+
+    Args:
+        accept_prob: ``[n]`` of one entry.
+        places: Number of places.
+
+    Returns:
+        float64 ``[n, places]``; zero where a run would leave the entry.
+    """
+    n = len(accept_prob)
+    padded = np.concatenate([accept_prob.astype(np.float64), np.zeros(places)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, places)[:n]
+    return np.asarray(np.cumprod(windows, axis=1))
+
+
+def _trace_of(trace: TraceSet, drafter: str) -> DrafterTrace:
+    if drafter not in trace.drafters:
+        raise TraceError(f"{trace.name}: unknown drafter {drafter!r}; it has: {', '.join(trace.drafters)}")
+    return trace.drafters[drafter]
+
+
+def _entries(trace: TraceSet, kinds: Sequence[str] | None) -> Iterable[slice]:
+    return [slice(int(trace.offsets[e]), int(trace.offsets[e + 1])) for e in trace.entries_of(kinds)]
+
+
+def hazards(
+    trace: TraceSet, drafter: str, kinds: Sequence[str] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how often each place of a round was examined and how often accepted, over all starts.
+
+    Place ``j`` (from 1) is examined where the places before it were accepted and the recording
+    could see it: not beyond ``gamma_max``, and not beyond the entry for prefix-only drafters.
+
+    Returns:
+        Two float64 arrays, one value per place.
+    """
+    values = _trace_of(trace, drafter)
+    places = trace.gamma_max or MAX_RUN_LENGTH
+    examined, accepted = np.zeros(places), np.zeros(places)
+    for part in _entries(trace, kinds):
+        if values.run_length is not None:
+            at_least = values.run_length[part][:, None] >= np.arange(places + 1)[None, :]
+            counts = at_least.sum(axis=0)
+            examined += counts[:-1]
+            accepted += counts[1:]
+        else:
+            assert values.accept_prob is not None  # a trace set has one of the two forms
+            accept = values.accept_prob[part]
+            survival = expected_run_survival(accept, places)
+            before = np.concatenate([np.ones((len(accept), 1)), survival[:, :-1]], axis=1)
+            inside = np.arange(len(accept))[:, None] + np.arange(places)[None, :] < len(accept)
+            examined += (before * inside).sum(axis=0)
+            accepted += survival.sum(axis=0)
+    seen = examined > 0
+    return examined[seen], accepted[seen]
+
+
+def first_draft_indicator(
+    trace: TraceSet, drafter: str, kinds: Sequence[str] | None = None
+) -> Iterator[NDArray[np.float64]]:
+    """Yield per entry the probability that the first draft from each start is accepted."""
+    values = _trace_of(trace, drafter)
+    for part in _entries(trace, kinds):
+        if values.run_length is not None:
+            yield (values.run_length[part] > 0).astype(np.float64)
+        else:
+            assert values.accept_prob is not None  # a trace set has one of the two forms
+            yield values.accept_prob[part].astype(np.float64)
+
+
+def summary(
+    trace: TraceSet,
+    drafter: str,
+    gammas: Sequence[int] = (1, 2, 4, 8, 16),
+    kinds: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Return the main figures of a run-length drafter over some kinds.
+
+    Returns:
+        ``requests``, ``positions``, ``tokens_per_round@G`` for every gamma, ``first_draft_accepted``,
+        ``saturated`` (share of starts; 0 without a limit) and ``continuation``.
+
+    Raises:
+        TraceError: Unknown kind or drafter, or a drafter recorded in the other form.
+    """
+    runs = _trace_of(trace, drafter).run_length
+    if runs is None:
+        raise TraceError(f"{trace.name}: {drafter!r} has no run lengths; replay it to get some")
+    entries = trace.entries_of(kinds)
+    chosen = runs[trace.positions_of(kinds)]
+    offsets = np.concatenate([[0], np.cumsum(trace.lengths[entries])])
+    gamma_max = trace.gamma_max or MAX_RUN_LENGTH
+    return {
+        "requests": float(len(entries)),
+        "positions": float(len(chosen)),
+        **{f"tokens_per_round@{g}": tokens_per_round(chosen, g, offsets) for g in gammas},
+        "first_draft_accepted": float((chosen > 0).mean()),
+        "saturated": saturation_share(chosen, gamma_max),
+        "continuation": run_continuation_share(chosen, offsets, gamma_max),
+    }

@@ -1,0 +1,178 @@
+"""The shipped recording against the real models that made it. Slow: 1.2 GB of weights, minutes of CPU.
+
+Weights come from the cache (``$DSD_CACHE_DIR``, default ``~/.cache/dsd_env``); what is missing is
+downloaded. Run with ``-m slow``.
+"""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra `record`")
+pytest.importorskip("transformers", reason="needs the extra `record`")
+
+import torch
+
+from dsd_env.acceptance import TraceReplay, load_trace_set
+from dsd_env.acceptance.recording.direct import speculative_decode
+from dsd_env.acceptance.recording.drafters import TextDrafter, lookup_proposal, record_lookup
+from dsd_env.acceptance.recording.models import load_language_model
+from dsd_env.acceptance.recording.prompts import Prompt, find_data_dir, read_prompts
+from dsd_env.acceptance.recording.record import (
+    LOOKUP,
+    Settings,
+    WorkDir,
+    assemble,
+    record_drafters,
+    record_targets,
+)
+from dsd_env.acceptance.recording.target import greedy_runs
+
+pytestmark = pytest.mark.slow
+
+NAME = "qwen2.5-coder-1.5b_smollm2-135m_greedy"
+#: Speculation length and first position of the direct runs.
+CASES = ((1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (4, 5), (8, 9))
+OWN_PROMPTS = [
+    Prompt("own/0", "code", "Write a Python function that returns the n-th Fibonacci number."),
+    Prompt("own/1", "maths", "A train covers 180 km in 2.5 hours. What is its mean speed in km/h?"),
+    Prompt(
+        "own/2",
+        "chat",
+        "Écris une phrase sur le café, puis un émoji 🙂 et une liste de trois boissons.",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def drafter():
+    torch.set_num_threads(os.cpu_count() or 1)
+    card = load_trace_set(NAME).card
+    draft = load_language_model("smollm2-135m", dtype=card["drafters"]["smollm2-135m"]["compute_dtype"])
+    target = load_language_model("qwen2.5-coder-1.5b", dtype=card["target"]["compute_dtype"])
+    assert target.card["sha256"] == card["target"]["sha256"]
+    assert draft.card["sha256"] == card["drafters"]["smollm2-135m"]["sha256"]
+    return TextDrafter(draft, target)
+
+
+def run_lengths_of(trace, name):
+    run_length = trace.drafters[name].run_length
+    assert run_length is not None
+    return run_length
+
+
+def recorded_prompts():
+    """Return the prompt of each of a few recorded requests: the first two of every kind."""
+    directory = find_data_dir()
+    if directory is None:
+        pytest.skip("needs the question files: set DSD_DATA_DIR to their folder")
+    trace = load_trace_set(NAME)
+    known = {p.id: p for rows in read_prompts(directory, trace.kinds).values() for p in rows}
+    entries = [int(e) for k in trace.kinds for e in trace.entries_of([k])[:2]]
+    return trace, [(e, known[trace.card["entries"][e]]) for e in entries]
+
+
+def test_recorded_positions_are_recomputed(drafter):
+    """Target, run lengths and confidence of the shipped recording, by the plain one-sequence path."""
+    trace, requests = recorded_prompts()
+    positions = 20
+    for entry, prompt in requests:
+        begin, length = int(trace.offsets[entry]), int(trace.lengths[entry])
+        prompt_ids = drafter.target.encode_chat(prompt.text, prompt.reply_prefix)
+        assert len(prompt_ids) == trace.prompt_tokens[entry]
+        output = greedy_runs(drafter.target, [prompt_ids], positions + 16)[0].output_ids
+        n = min(length, positions, len(output))
+        for s in range(0, n, 5):
+            recorded = trace.drafters[drafter.draft.name]
+            run_length = run_lengths_of(trace, drafter.draft.name)
+            truth = output[s : s + 16]
+            proposal = drafter.propose(prompt, output[:s], 16)
+            matches = np.cumprod([a == b for a, b in zip(proposal, truth, strict=False)]).sum()
+            assert matches == run_length[begin + s], (prompt.id, s)
+            context = [t for part in drafter.context_ids(prompt, output[:s]) for t in part]
+            with torch.inference_mode():
+                p = torch.softmax(drafter.draft.model(torch.tensor([context])).logits[0, -1].double(), -1)
+            assert float(p.max()) == pytest.approx(float(recorded.top1_prob[begin + s]), abs=1e-3)
+            entropy = float(-(p * p.clamp(min=1e-300).log()).sum())
+            assert entropy == pytest.approx(float(recorded.entropy_nats[begin + s]), abs=5e-3)
+        lookup = record_lookup(prompt_ids, output, n, 16)
+        np.testing.assert_array_equal(
+            lookup.run_length, run_lengths_of(trace, LOOKUP)[begin : begin + n], err_msg=prompt.id
+        )
+
+
+def check_replay_against_direct(drafter, prompt, prompt_ids, output, replayed, n, cases):
+    """Assert that direct speculative decoding accepts ``min(gamma, L)`` in every round; count the rounds.
+
+    Args:
+        drafter: The pair.
+        prompt: The request.
+        prompt_ids: Its target tokens.
+        output: The target's plain greedy output, at least ``n`` tokens.
+        replayed: Run lengths by drafter.
+        n: Tokens to decode.
+        cases: ``(gamma, start)`` pairs.
+    """
+    proposers = {
+        drafter.draft.name: lambda committed, gamma: drafter.propose(prompt, committed, gamma),
+        LOOKUP: lambda committed, gamma: lookup_proposal(prompt_ids + list(committed), gamma)[0],
+    }
+    rounds_checked = 0
+    for name, propose in proposers.items():
+        run = replayed[name]
+        for gamma, start in cases:
+            committed = output[:start]
+            got, rounds = speculative_decode(drafter.target, prompt_ids, propose, gamma, n, committed)
+            assert got[:n] == output[:n], (prompt.id, name, gamma, start)
+            accepted = [r.accepted for r in rounds]
+            expected = [min(gamma, int(run[r.start])) for r in rounds]
+            assert accepted == expected, (prompt.id, name, gamma, start)
+            rounds_checked += len(rounds)
+    return rounds_checked
+
+
+def test_direct_speculative_decoding_accepts_what_the_shipped_recording_says(drafter):
+    trace, requests = recorded_prompts()
+    rounds = 0
+    for entry, prompt in requests[::2]:  # one of every kind
+        begin = int(trace.offsets[entry])
+        prompt_ids = drafter.target.encode_chat(prompt.text, prompt.reply_prefix)
+        n = min(int(trace.lengths[entry]), 16)
+        output = greedy_runs(drafter.target, [prompt_ids], n)[0].output_ids
+        replayed = {
+            name: run_lengths_of(trace, name)[begin : begin + int(trace.lengths[entry])]
+            for name in trace.drafters
+        }
+        rounds += check_replay_against_direct(
+            drafter, prompt, prompt_ids, output, replayed, n, ((1, 0), (4, 0), (16, 0), (4, 7))
+        )
+    assert rounds > 100
+
+
+def test_replay_of_a_fresh_recording_equals_direct_speculative_decoding(drafter, tmp_path):
+    """Record, save, load and replay our own prompts, then decode directly at several gammas and starts."""
+    settings = Settings("qwen2.5-coder-1.5b", "smollm2-135m", max_tokens=24)
+    work = WorkDir(tmp_path / "work")
+    work.open(settings)
+    record_targets(drafter.target, OWN_PROMPTS, work, settings)
+    record_drafters(drafter, OWN_PROMPTS, work, settings)
+    cards = drafter.target.card, drafter.draft.card, drafter.draft.name
+    assemble("fresh", OWN_PROMPTS, work, settings, *cards, "Apache-2.0").save(tmp_path)
+    trace = load_trace_set(tmp_path / "fresh")
+    replay = TraceReplay(trace)
+    rounds = 0
+    for prompt in OWN_PROMPTS:
+        run = json.loads(work.shard("target", prompt).read_text())
+        n = int(trace.lengths[trace.kinds.index(prompt.kind)])
+        # Replay reads within the entry only; the recording looks further, as far as the target went.
+        assert replay.entries(0, 0, n, [prompt.kind]) == [trace.kinds.index(prompt.kind)]
+        replayed = {d: replay.realise(0, 0, n, d, [prompt.kind]).run_length for d in trace.drafters}
+        recorded = {d: run_lengths_of(trace, d)[trace.positions_of([prompt.kind])] for d in trace.drafters}
+        for d in trace.drafters:
+            np.testing.assert_array_equal(replayed[d], np.minimum(recorded[d], np.arange(n, 0, -1)))
+        rounds += check_replay_against_direct(
+            drafter, prompt, run["prompt_ids"], run["output_ids"], recorded, n, CASES
+        )
+    assert rounds > 150
