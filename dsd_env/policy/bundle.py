@@ -1,0 +1,379 @@
+"""Reading and writing policy bundles.
+
+A bundle is a directory with three files: ``manifest.json`` (schema, provenance, digests), ``policy.npz`` (the
+weights as plain arrays) and ``policy.onnx`` (the same network with its masked argmax as a graph). Reading one
+executes nothing that the bundle brings: JSON, arrays of known name, shape and type, and, if asked for, a
+graph of standard operators.
+
+The digests find damage and mix-ups. They are no signature: whoever can write the directory can rewrite the
+manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.control import ActionSpace, Decision, ObservationEncoder
+from dsd_env.policy.manifest import (
+    MANIFEST_FILE,
+    MAX_FILE_BYTES,
+    MAX_MANIFEST_BYTES,
+    NPZ_FILE,
+    ONNX_FILE,
+    FileEntry,
+    Manifest,
+    PolicyError,
+    explain_mismatch,
+)
+from dsd_env.policy.network import Float32, MlpActor, Real
+from dsd_env.scenario import Scenario
+
+Backend = Literal["auto", "numpy", "onnx"]
+_FLOAT32 = np.dtype("<f4")
+
+
+class Policy:
+    """A loaded policy: observation and mask in, decision out.
+
+    Not for use by several threads at once, because it computes in buffers of its own; :meth:`copy` gives
+    another one.
+
+    Attributes:
+        manifest: Schema and provenance.
+        actions: The lists that decisions come from.
+        backend: ``numpy`` or ``onnx``.
+    """
+
+    def __init__(self, manifest: Manifest, actor: MlpActor, session: Any | None = None) -> None:
+        """Wrap a checked network; use :func:`load`."""
+        self.manifest = manifest
+        self.actions: ActionSpace = manifest.action.space()
+        self.backend: Literal["numpy", "onnx"] = "numpy" if session is None else "onnx"
+        self._actor = actor
+        self._session = session
+        self._bounds = tuple(pairwise(accumulate(self.actions.nvec, initial=0)))
+        self._all = np.ones((1, actor.n_logits), dtype=np.bool_)
+
+    def __repr__(self) -> str:
+        training = self.manifest.training
+        return (
+            f"Policy({self.manifest.scenario.name}, {training.algorithm}, {training.steps} steps, "
+            f"layers {'-'.join(map(str, self.manifest.network.layers))}, backend {self.backend})"
+        )
+
+    def copy(self) -> Policy:
+        """Return a policy with the same weights that another thread can use."""
+        return Policy(self.manifest, self._actor.copy(), self._session)
+
+    def decide(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> Decision:
+        """Return the deterministic decision for one observation.
+
+        Args:
+            observation: float32, shape (n_features,), as :class:`~dsd_env.control.ObservationEncoder` makes
+                it.
+            mask: bool, shape (sum(nvec),), as :meth:`~dsd_env.control.ActionSpace.mask` makes it; None: all
+                selectable.
+
+        Raises:
+            ValueError: Wrong shapes, values that are not finite, or a dimension with nothing to select.
+        """
+        gamma, batch, placement = self.action(observation, mask)
+        return Decision(self.actions.gammas[gamma], self.actions.batch_sizes[batch], placement)
+
+    def action(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> list[int]:
+        """Return the MultiDiscrete action (three indices) that :meth:`decide` translates."""
+        if self._session is None:
+            return self._actor.action(observation, mask)
+        x = self._checked(observation)
+        allowed = self._all if mask is None else np.asarray(mask, dtype=np.bool_)
+        if allowed.size != self._all.size:
+            raise ValueError(f"the mask has shape {allowed.shape}, the policy needs ({self._all.size},)")
+        allowed = allowed.reshape(1, -1)
+        for dimension, (start, stop) in enumerate(self._bounds):
+            if not allowed[0, start:stop].any():
+                raise ValueError(f"the mask leaves nothing to select in dimension {dimension}")
+        actions: list[int] = self._session.run(["actions"], {"observation": x, "mask": allowed})[0][
+            0
+        ].tolist()
+        return actions
+
+    def logits(self, observation: Real) -> Float32:
+        """Return the logits before masking (float32, shape (sum(nvec),), a fresh array)."""
+        if self._session is None:
+            return self._actor.logits(observation).copy()
+        x = self._checked(observation)
+        logits: Float32 = self._session.run(["logits"], {"observation": x, "mask": self._all})[0][0]
+        return logits
+
+    def check_scenario(self, scenario: Scenario) -> None:
+        """Make sure that observation and actions of a scenario are those of the policy.
+
+        Raises:
+            PolicyError: They differ; the message says in what.
+        """
+        self.check_schema(
+            ObservationEncoder.of(scenario), ActionSpace.of(scenario), f"scenario {scenario.name!r}"
+        )
+
+    def check_schema(
+        self, encoder: ObservationEncoder, actions: ActionSpace, where: str = "the scenario"
+    ) -> None:
+        """Make sure that an encoder and an action space are those that the policy was trained with.
+
+        Raises:
+            PolicyError: They differ; the message says in what.
+        """
+        problem = explain_mismatch(self.manifest, encoder, actions)
+        if problem:
+            raise PolicyError(
+                f"the policy (trained on {self.manifest.scenario.name!r}) does not fit {where}: {problem}; "
+                "train a policy on a scenario with the same candidate and action lists"
+            )
+
+    def _checked(self, observation: Real) -> Float32:
+        x = np.asarray(observation, dtype=np.float32)
+        if x.shape != (self._actor.n_inputs,):
+            raise ValueError(
+                f"the observation has shape {x.shape}, the policy reads ({self._actor.n_inputs},)"
+            )
+        if not np.dot(x, x) < np.inf:
+            raise ValueError("the observation holds a value that is not finite")
+        return x.reshape(1, -1)
+
+
+def load(path: str | Path, backend: Backend = "auto") -> Policy:
+    """Load a policy bundle and verify all of it.
+
+    Args:
+        path: The bundle's directory.
+        backend: ``numpy``; ``onnx`` (needs the package onnxruntime); ``auto`` is ``numpy``, which is about as
+            fast on networks of this size and starts at once.
+
+    Raises:
+        PolicyError: Missing or oversized file, wrong digest, schema, shape, type or value, or no onnxruntime.
+    """
+    if backend not in ("auto", "numpy", "onnx"):
+        raise PolicyError(f"unknown backend {backend!r}; choose 'auto', 'numpy' or 'onnx'")
+    folder = Path(path)
+    if not folder.is_dir():
+        raise PolicyError(f"{folder}: no such directory; a policy bundle is a directory with {MANIFEST_FILE}")
+    manifest = Manifest.parse(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES), str(folder / MANIFEST_FILE))
+    contents = {}
+    for name in (NPZ_FILE, ONNX_FILE):
+        entry = dict(manifest.files).get(name)  # type: ignore[call-overload]
+        if entry is None:
+            raise PolicyError(f"{folder / MANIFEST_FILE}: files lacks {name!r}; export the policy again")
+        contents[name] = _read_verified(folder / name, entry)
+    actor = MlpActor(
+        _unpack(contents[NPZ_FILE], manifest, str(folder / NPZ_FILE)),
+        manifest.network.activation,
+        manifest.action.space().nvec,
+        manifest.network.normalisations,
+    )
+    session = (
+        _onnx_session(contents[ONNX_FILE], manifest, str(folder / ONNX_FILE)) if backend == "onnx" else None
+    )
+    return Policy(manifest, actor, session)
+
+
+def write_bundle(
+    path: str | Path,
+    manifest: Manifest,
+    arrays: Mapping[str, Float32],
+    onnx_bytes: bytes,
+    *,
+    overwrite: bool = False,
+) -> Manifest:
+    """Write a bundle: into a temporary directory beside it, then renamed, so no half one is ever seen.
+
+    Args:
+        path: The directory to make.
+        manifest: Without digests; they are filled in.
+        arrays: Weights by the names of :meth:`Manifest.array_shapes`.
+        onnx_bytes: The ONNX file.
+        overwrite: Replace an existing bundle (never a directory that is something else).
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        PolicyError: The path is taken, or the arrays are not those of the manifest.
+    """
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        replaceable = target.is_dir() and {p.name for p in target.iterdir()} <= {
+            MANIFEST_FILE,
+            NPZ_FILE,
+            ONNX_FILE,
+        }
+        if not replaceable:
+            raise PolicyError(f"{target}: exists and is not a policy bundle; choose another directory")
+        if not overwrite:
+            raise PolicyError(f"{target}: exists; choose another directory, or ask for it to be overwritten")
+    npz = _pack(arrays, manifest)
+    files = {
+        name: FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+        for name, content in ((NPZ_FILE, npz), (ONNX_FILE, onnx_bytes))
+    }
+    manifest = Manifest.model_validate({**manifest.model_dump(), "files": files})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        (new / NPZ_FILE).write_bytes(npz)
+        (new / ONNX_FILE).write_bytes(onnx_bytes)
+        (new / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+        if target.exists():
+            os.replace(target, Path(scratch) / "old")
+        os.replace(new, target)
+    return manifest
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """Return the content of a regular file of at most ``limit`` bytes."""
+    if path.is_symlink():
+        raise PolicyError(f"{path}: is a symbolic link; a bundle holds its files itself")
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read ({error.strerror}); is the bundle complete?") from error
+    if len(content) > limit:
+        raise PolicyError(f"{path}: larger than {limit} bytes, which no file of a bundle is")
+    return content
+
+
+def _read_verified(path: Path, entry: FileEntry) -> bytes:
+    content = _read(path, MAX_FILE_BYTES)
+    if len(content) != entry.bytes:
+        raise PolicyError(
+            f"{path}: {len(content)} bytes, the manifest says {entry.bytes}: truncated or replaced; "
+            "copy or export it again"
+        )
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise PolicyError(
+            f"{path}: SHA-256 differs from the manifest: damaged or tampered with; copy or export it again"
+        )
+    return content
+
+
+def _pack(arrays: Mapping[str, Float32], manifest: Manifest) -> bytes:
+    shapes = manifest.array_shapes()
+    if set(arrays) != set(shapes):
+        raise PolicyError(f"arrays {sorted(arrays)} are not those of the manifest, {sorted(shapes)}")
+    buffer = io.BytesIO()
+    # Not np.savez: it stamps the members with the time, and equal weights would have unequal digests.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, shape in shapes.items():
+            array = np.ascontiguousarray(arrays[name], dtype=_FLOAT32)
+            if array.shape != shape:
+                raise PolicyError(f"array {name!r} has shape {array.shape}, the manifest needs {shape}")
+            if not np.isfinite(array).all():
+                raise PolicyError(f"array {name!r} holds a value that is not finite: the training diverged")
+            member = io.BytesIO()
+            np.save(member, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
+    return buffer.getvalue()
+
+
+def _unpack(content: bytes, manifest: Manifest, where: str) -> list[tuple[Float32, Float32]]:
+    """Return the layers. Every array's header is compared with the manifest before its data are touched."""
+    shapes = manifest.array_shapes()
+    arrays: dict[str, Float32] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            names = [member.filename for member in members]
+            wanted = [f"{name}.npy" for name in shapes]
+            if sorted(names) != sorted(wanted):
+                extra, lacking = sorted(set(names) - set(wanted)), sorted(set(wanted) - set(names))
+                raise PolicyError(
+                    f"{where}: arrays are not those of the manifest: extra {extra}, missing {lacking}"
+                )
+            for member in members:
+                if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(content):
+                    raise PolicyError(
+                        f"{where}: {member.filename} is compressed; bundles store arrays plainly"
+                    )
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = _parse_npy(archive.read(member), shapes[name], f"{where}: {name}")
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError) as error:
+        raise PolicyError(f"{where}: not a readable npz file ({error}); copy or export it again") from error
+    n_layers = len(manifest.network.layers) - 1
+    return [(arrays[f"weight_{i}"], arrays[f"bias_{i}"]) for i in range(n_layers)]
+
+
+def _parse_npy(raw: bytes, shape: tuple[int, ...], where: str) -> Float32:
+    stream = io.BytesIO(raw)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise PolicyError(f"{where}: npy version {version}, expected (1, 0)")
+        got_shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    except PolicyError:
+        raise
+    except Exception as error:  # a damaged header raises many kinds
+        raise PolicyError(f"{where}: damaged array header ({error}); copy or export it again") from error
+    if dtype != _FLOAT32 or fortran:
+        raise PolicyError(
+            f"{where}: type {dtype}{', Fortran order' if fortran else ''}; expected float32 in C order"
+        )
+    if got_shape != shape:
+        raise PolicyError(f"{where}: shape {got_shape}, the manifest says {shape}")
+    if len(raw) - stream.tell() != _FLOAT32.itemsize * int(np.prod(shape)):
+        raise PolicyError(f"{where}: data of the wrong length; copy or export it again")
+    array = np.frombuffer(raw, dtype=_FLOAT32, offset=stream.tell()).reshape(shape).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise PolicyError(
+            f"{where}: holds a value that is not finite; the training diverged, export another checkpoint"
+        )
+    return array
+
+
+def _onnx_session(content: bytes, manifest: Manifest, where: str) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise PolicyError(
+            "backend 'onnx' needs the package onnxruntime: pip install onnxruntime, or use 'numpy'"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises many kinds
+        raise PolicyError(f"{where}: onnxruntime cannot load it ({error}); export it again") from error
+    if session.get_modelmeta().custom_metadata_map.get("manifest") != manifest.identity_json():
+        raise PolicyError(
+            f"{where}: carries another manifest than {MANIFEST_FILE}; files of two bundles were mixed"
+        )
+    widths = manifest.network.layers
+    ports = {
+        port.name: (port.shape[-1], port.type) for port in (*session.get_inputs(), *session.get_outputs())
+    }
+    expected = {
+        "observation": (widths[0], "tensor(float)"),
+        "mask": (widths[-1], "tensor(bool)"),
+        "actions": (3, "tensor(int64)"),
+        "logits": (widths[-1], "tensor(float)"),
+    }
+    if ports != expected:
+        raise PolicyError(f"{where}: inputs and outputs are {ports}, expected {expected}; export it again")
+    return session
+
+
+__all__ = ["Backend", "Policy", "load", "write_bundle"]

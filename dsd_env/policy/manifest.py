@@ -1,0 +1,220 @@
+"""The manifest of a policy bundle: what the network sees, what its outputs mean, where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dsd_env.control import ActionSpace, Feature, ObservationEncoder
+from dsd_env.scenario import Scenario
+from dsd_env.scenario.loader import explain_validation_error
+
+FORMAT = "dsd_env.policy"
+FORMAT_VERSION = 1
+"""Raised when a bundle of this format can no longer be read by older code."""
+
+NPZ_FILE = "policy.npz"
+ONNX_FILE = "policy.onnx"
+MANIFEST_FILE = "manifest.json"
+
+MAX_MANIFEST_BYTES = 1_000_000
+MAX_FILE_BYTES = 64 * 1024 * 1024
+
+_Text = Annotated[str, Field(max_length=2000)]
+_Word = Annotated[str, Field(min_length=1, max_length=200)]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Width = Annotated[int, Field(ge=1, le=4096)]
+
+
+class PolicyError(ValueError):
+    """A policy bundle cannot be used; the message says what is wrong and what to do."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class FeatureSpec(_Model):
+    """One input of the network, as :class:`dsd_env.control.Feature` without its description."""
+
+    name: _Word
+    unit: Annotated[str, Field(max_length=40)]
+    scale: Literal["fraction", "squash", "signed"]
+    half: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Actions(_Model):
+    """What the indices of the three action dimensions stand for."""
+
+    gammas: tuple[Annotated[int, Field(ge=0, le=4096)], ...] = Field(min_length=1, max_length=4096)
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = Field(min_length=1, max_length=4096)
+    n_placements: Annotated[int, Field(ge=1, le=4096)]
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Actions:
+        for key, values in (("gammas", self.gammas), ("batch_sizes", self.batch_sizes)):
+            if any(b <= a for a, b in pairwise(values)):
+                raise ValueError(f"{key} {values} must be strictly increasing")
+        return self
+
+    def space(self) -> ActionSpace:
+        """Return the same lists as an :class:`~dsd_env.control.ActionSpace`."""
+        return ActionSpace(self.gammas, self.batch_sizes, self.n_placements)
+
+
+class Network(_Model):
+    """Shape of the actor: a multilayer perceptron in float32.
+
+    `normalisations` counts how often the trainer's distribution normalises the logits (x - logsumexp(x),
+    rounded to float32) before it takes the argmax of their softmax: 1 for PPO, 2 for MaskablePPO. Rounding
+    can make the two best of several almost equal logits exactly equal, and then the first of them wins; see
+    :mod:`dsd_env.policy.network`.
+    """
+
+    layers: tuple[_Width, ...] = Field(
+        min_length=2, max_length=17, description="Widths from input to output."
+    )
+    activation: Literal["tanh", "relu"]
+    normalisations: Literal[1, 2]
+
+
+class ScenarioRef(_Model):
+    """The scenario a policy was trained on."""
+
+    name: _Word
+    version: int
+    sha256: _Sha256
+
+
+class Training(_Model):
+    """Where a policy came from."""
+
+    algorithm: _Word
+    seed: int
+    steps: Annotated[int, Field(ge=0)]
+    config_sha256: _Sha256 | None = None
+    warm_start: _Text | None = None
+    checkpoint: _Text | None = Field(default=None, description="Which checkpoint of the run was exported.")
+    versions: dict[_Word, _Text] = {}
+    git_commit: _Text | None = None
+    notes: _Text = ""
+
+
+class FileEntry(_Model):
+    """Digest and size of one file of the bundle."""
+
+    sha256: _Sha256
+    bytes: Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)]
+
+
+class Manifest(_Model):
+    """Everything about a bundle except the weights."""
+
+    format: Literal["dsd_env.policy"] = "dsd_env.policy"
+    format_version: Literal[1] = 1
+    created: _Text
+    observation: tuple[FeatureSpec, ...] = Field(min_length=1, max_length=4096)
+    action: Actions
+    network: Network
+    scenario: ScenarioRef
+    training: Training
+    files: dict[Literal["policy.npz", "policy.onnx"], FileEntry] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        names = [feature.name for feature in self.observation]
+        if len(set(names)) != len(names):
+            raise ValueError("observation: a feature's name occurs twice")
+        if self.network.layers[0] != len(names):
+            raise ValueError(
+                f"network.layers begins with {self.network.layers[0]}, but there are {len(names)} features"
+            )
+        n_logits = sum(self.action.space().nvec)
+        if self.network.layers[-1] != n_logits:
+            raise ValueError(
+                f"network.layers ends with {self.network.layers[-1]}, but the actions need {n_logits}"
+            )
+        return self
+
+    def array_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name and shape of every array in the npz file; all are little-endian float32."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, (inputs, outputs) in enumerate(pairwise(self.network.layers)):
+            shapes[f"weight_{index}"] = (outputs, inputs)
+            shapes[f"bias_{index}"] = (outputs,)
+        return shapes
+
+    def to_json(self) -> str:
+        """Return the text of ``manifest.json``."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    def identity_json(self) -> str:
+        """Return the manifest without digests, in canonical form; the ONNX file carries this text."""
+        return canonical_json(self.model_dump(mode="json", exclude={"files"}))
+
+    @classmethod
+    def parse(cls, text: str | bytes, where: str) -> Manifest:
+        """Validate the text of a manifest.
+
+        Raises:
+            PolicyError: Not JSON, another format or version, unknown or missing keys, impossible values.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PolicyError(f"{where}: not JSON ({error}); export the policy again") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise PolicyError(
+                f"{where}: not the manifest of a policy bundle (key 'format' must be {FORMAT!r})"
+            )
+        if data.get("format_version") != FORMAT_VERSION:
+            raise PolicyError(
+                f"{where}: format_version {data.get('format_version')!r} is not {FORMAT_VERSION}, the one "
+                "that this dsd_env reads; export the policy again, or install the version that wrote it"
+            )
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise PolicyError(explain_validation_error(error, where)) from error
+
+
+def feature_specs(features: tuple[Feature, ...]) -> tuple[FeatureSpec, ...]:
+    """Return the manifest's form of an observation table."""
+    return tuple(FeatureSpec(name=f.name, unit=f.unit, scale=f.scale, half=f.half) for f in features)
+
+
+def scenario_ref(scenario: Scenario) -> ScenarioRef:
+    """Return name, version and digest of a scenario."""
+    digest = hashlib.sha256(canonical_json(scenario.model_dump(mode="json")).encode()).hexdigest()
+    return ScenarioRef(name=scenario.name, version=scenario.version, sha256=digest)
+
+
+def explain_mismatch(manifest: Manifest, encoder: ObservationEncoder, actions: ActionSpace) -> str | None:
+    """Return in words how a scenario's observation or actions differ from the policy's; None: not at all."""
+    wanted, got = manifest.observation, feature_specs(encoder.features)
+    if len(wanted) != len(got):
+        return (
+            f"the policy reads {len(wanted)} features, the scenario gives {len(got)} "
+            "(another number of placements?)"
+        )
+    for index, (want, have) in enumerate(zip(wanted, got, strict=True)):
+        if want != have:
+            return f"feature {index} is {_describe(have)}, the policy reads {_describe(want)}"
+    space = manifest.action.space()
+    for key in ("gammas", "batch_sizes", "n_placements"):
+        if getattr(space, key) != getattr(actions, key):
+            return f"{key} are {getattr(actions, key)}, the policy was trained with {getattr(space, key)}"
+    return None
+
+
+def _describe(feature: FeatureSpec) -> str:
+    return f"{feature.name!r} ({feature.scale}, half {feature.half:g} {feature.unit})"
+
+
+def canonical_json(data: object) -> str:
+    """Return JSON with sorted keys and no spaces: equal data give equal text."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)

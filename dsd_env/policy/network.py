@@ -1,0 +1,212 @@
+"""The actor network in NumPy, float32, and the rule by which its logits become an action.
+
+The trainers (Stable-Baselines3's PPO, sb3-contrib's MaskablePPO) do not take the argmax of the logits. They
+normalise (x - logsumexp(x), in float32, once or twice), apply the mask, take the softmax, and then the
+first maximum. In exact arithmetic that is the same; in float32 it is not: normalised logits are around -3,
+where neighbouring floats are 2.4e-7 apart, while raw logits of a young network are around 0.01 and a
+hundred times finer. Two logits that differ by less than that spacing become *equal* after normalisation,
+and the first wins, though the second was the larger. Some thirty states in a million of an untrained
+network are such cases.
+
+So this module takes the plain masked argmax, and where an earlier index comes so close to the maximum that
+rounding could merge them, it repeats the trainer's own sequence of float32 operations for that dimension.
+
+What remains is the order in which the libraries add products and powers. It depends on the processor's
+vector width, so that two machines running the trainer itself may disagree too. It can matter only where two
+logits are within a few float32 spacings of each other *and* of a rounding boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MASKED_LOGIT = np.float32(-1e8)
+"""What sb3-contrib puts in the place of a masked logit."""
+
+Float32 = NDArray[np.float32]
+Real = NDArray[np.floating[Any]]
+"""What is converted to float32 on the way in."""
+
+
+class MlpActor:
+    """A multilayer perceptron with a masked argmax per action dimension.
+
+    It computes in buffers of its own: use one instance per thread (:meth:`copy` shares the weights).
+
+    Attributes:
+        nvec: Sizes of the action dimensions.
+        n_inputs: Length of the observation.
+        activation: Activation between the layers.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[Real, Real]],
+        activation: Literal["tanh", "relu"],
+        nvec: Sequence[int],
+        normalisations: Literal[1, 2] = 2,
+    ) -> None:
+        """Take the weights.
+
+        Args:
+            layers: (weight (out, in), bias (out,)) per layer, float32, from input to logits.
+            activation: Between the layers; the last one is linear.
+            nvec: Sizes of the action dimensions; they sum to the number of logits.
+            normalisations: How often the trainer normalises the logits, see
+                :class:`dsd_env.policy.manifest.Network`.
+
+        Raises:
+            ValueError: Shapes that do not fit each other.
+        """
+        self.nvec = tuple(int(n) for n in nvec)
+        self.activation = activation
+        self.normalisations = normalisations
+        self.layers = [
+            (np.ascontiguousarray(w, dtype=np.float32), np.asarray(b, dtype=np.float32)) for w, b in layers
+        ]
+        widths = [self.layers[0][0].shape[1]] + [w.shape[0] for w, _ in self.layers]
+        for index, (weight, bias) in enumerate(self.layers):
+            if weight.shape != (widths[index + 1], widths[index]) or bias.shape != (widths[index + 1],):
+                raise ValueError(f"layer {index}: weight {weight.shape} and bias {bias.shape} do not fit")
+        if sum(self.nvec) != widths[-1]:
+            raise ValueError(f"{widths[-1]} logits cannot serve action dimensions {self.nvec}")
+        self.n_inputs = widths[0]
+        self.n_logits = widths[-1]
+        self._bounds = tuple(pairwise(accumulate(self.nvec, initial=0)))
+        self._buffers = [np.empty(n, dtype=np.float32) for n in widths[1:]]
+        self._hidden = [(w, b, out) for (w, b), out in zip(self.layers[:-1], self._buffers[:-1], strict=True)]
+        self._last = (*self.layers[-1], self._buffers[-1])
+
+    def copy(self) -> MlpActor:
+        """Return an actor with the same weights and buffers of its own."""
+        return MlpActor(self.layers, self.activation, self.nvec, self.normalisations)
+
+    def logits(self, observation: Real) -> Float32:
+        """Return the logits of one observation, before masking.
+
+        Args:
+            observation: float32, shape (n_inputs,).
+
+        Returns:
+            float32, shape (sum(nvec),): a buffer that the next call overwrites.
+
+        Raises:
+            ValueError: Wrong shape, or a value that is not finite.
+        """
+        x = np.asarray(observation, dtype=np.float32)
+        if x.shape != (self.n_inputs,):
+            raise ValueError(f"the observation has shape {x.shape}, the policy reads ({self.n_inputs},)")
+        # Finite exactly if all entries are (and none is astronomically large); three times faster than
+        # isfinite().all().
+        if not np.dot(x, x) < np.inf:
+            raise ValueError("the observation holds a value that is not finite")
+        if self.activation == "tanh":
+            for weight, bias, out in self._hidden:
+                np.dot(weight, x, out=out)
+                np.add(out, bias, out=out)
+                x = np.tanh(out, out=out)
+        else:
+            for weight, bias, out in self._hidden:
+                np.dot(weight, x, out=out)
+                np.add(out, bias, out=out)
+                x = np.maximum(out, 0.0, out=out)
+        weight, bias, out = self._last
+        np.dot(weight, x, out=out)
+        return np.add(out, bias, out=out)
+
+    def action(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> list[int]:
+        """Return the deterministic action: one index per dimension.
+
+        Args:
+            observation: float32, shape (n_inputs,).
+            mask: bool, shape (sum(nvec),), True where selectable; None: everything.
+
+        Raises:
+            ValueError: Wrong shapes, values that are not finite, or a dimension with nothing to select.
+        """
+        logits = self.logits(observation)
+        return choose(logits, mask, self._bounds, self.normalisations)
+
+
+def choose(
+    logits: Float32,
+    mask: NDArray[np.bool_] | None,
+    bounds: tuple[tuple[int, int], ...],
+    normalisations: int,
+) -> list[int]:
+    """Return the index of the chosen entry of every dimension, with the trainer's treatment of ties.
+
+    Args:
+        logits: float32, shape (n,).
+        mask: bool, shape (n,); None: all True.
+        bounds: (start, stop) of every dimension within the logits.
+        normalisations: 1 (PPO) or 2 (MaskablePPO).
+
+    Raises:
+        ValueError: Wrong mask shape, or a dimension with nothing to select.
+    """
+    values = logits.tolist()
+    if mask is None:
+        allowed = [True] * len(values)
+    else:
+        if mask.shape != logits.shape:
+            raise ValueError(f"the mask has shape {mask.shape}, the policy needs {logits.shape}")
+        allowed = mask.tolist()
+    chosen: list[int] = []
+    # A loop over some thirty Python floats is faster here than NumPy calls on three short slices.
+    for start, stop in bounds:
+        best, top, earlier, masked = -1, -np.inf, -np.inf, -np.inf
+        for index in range(start, stop):
+            value = values[index]
+            if allowed[index]:
+                if value > top:
+                    earlier, top, best = top, value, index
+            elif value > masked:
+                masked = value
+        if best < 0:
+            raise ValueError(
+                f"the mask leaves nothing to select in dimension {len(chosen)}, or the logits are not finite"
+            )
+        # Normalised logits are of the size of `reach`; float32 spacing there is at most 1.2e-7 of it per
+        # rounding.
+        reach = 4.0 + abs(top) + max(masked - top, 0.0)
+        if top - earlier <= 1e-6 * reach:
+            part = np.asarray(allowed[start:stop], dtype=np.bool_)
+            chosen.append(_as_the_trainer(logits[start:stop], part, normalisations))
+        else:
+            chosen.append(best - start)
+    return chosen
+
+
+def _as_the_trainer(logits: Float32, mask: NDArray[np.bool_], normalisations: int) -> int:
+    """Return the first maximum of the softmax, computed by the trainer's float32 operations one by one."""
+    x = _normalise(logits)
+    if normalisations == 2:
+        x = _normalise(np.where(mask, x, _MASKED_LOGIT))
+    powers = _exp(x - x.max())
+    probabilities = powers / _sum(powers)
+    # PPO itself knows no mask; one that is given all the same must hold.
+    return int(np.argmax(np.where(mask, probabilities, np.float32(-1.0))))
+
+
+def _normalise(x: Float32) -> Float32:
+    top = x.max()
+    total = _sum(_exp(x - top))
+    normalised: Float32 = x - (np.float32(np.log(np.float64(total))) + top)
+    return normalised
+
+
+def _exp(x: Float32) -> Float32:
+    # Rounded once: NumPy's own float32 exp turns exp(-1.2e-7) into the wrong neighbour, which decides ties.
+    rounded: Float32 = np.exp(x.astype(np.float64)).astype(np.float32)
+    return rounded
+
+
+def _sum(x: Float32) -> np.float32:
+    # One after the other, as torch adds up to eight numbers; NumPy adds them in pairs.
+    return np.float32(np.add.accumulate(x)[-1])
