@@ -1,0 +1,14 @@
+"""Registration of the environments with Gymnasium."""
+
+from __future__ import annotations
+
+import gymnasium
+
+ENV_ID = "dsd_env/EdgeCloud-v0"
+"""Name of the environment for ``gymnasium.make``."""
+
+
+def register_envs() -> None:
+    """Register the environments; doing so again changes nothing."""
+    if ENV_ID not in gymnasium.registry:
+        gymnasium.register(id=ENV_ID, entry_point="dsd_env.envs.edge_cloud:EdgeCloudEnv")

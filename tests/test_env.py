@@ -1,0 +1,544 @@
+"""The Gymnasium environment: checkers, reproducibility, info, masks, rewards, rendering."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import pickle
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dsd_env
+from dsd_env.control import DecisionView, ObservationEncoder
+from dsd_env.envs import ENV_ID, REWARD_TERMS, EdgeCloudEnv, FlatActionWrapper, register_envs
+from dsd_env.envs.tables import observation_table
+from tests.scenarios import tiny
+
+
+def run_episode(env: gym.Env, seed: int | None, action_seed: int = 0, **reset: Any) -> list[tuple[Any, ...]]:
+    """Play one episode with random actions, masked ones included; return every step."""
+    observation, info = env.reset(seed=seed, **reset)
+    steps: list[tuple[Any, ...]] = [(observation, 0.0, False, False, info)]
+    rng = np.random.default_rng(action_seed)
+    while not (steps[-1][2] or steps[-1][3]):
+        steps.append(env.step(rng.integers(env.action_space.nvec)))  # type: ignore[attr-defined]
+    return steps
+
+
+# --- checkers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scenario", ["single_lan", "tiny"])
+def test_gymnasium_checker_passes_without_a_warning(scenario: str) -> None:
+    env = gym.make(ENV_ID, scenario=tiny() if scenario == "tiny" else scenario)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_stable_baselines_checker_passes_without_a_warning(flat: bool) -> None:
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    env: gym.Env = EdgeCloudEnv(tiny())
+    if flat:
+        env = FlatActionWrapper(env)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checker.check_env(env, warn=True)
+
+
+def test_passive_checker_finds_nothing_in_whole_episodes() -> None:
+    env = gym.make(ENV_ID, scenario=tiny(), disable_env_checker=False)
+    assert "PassiveEnvChecker" in str(env)
+    for seed in range(2):
+        steps = run_episode(env, seed)
+        assert all(env.observation_space.contains(step[0]) for step in steps)
+
+
+def test_sync_vector_env_runs_it() -> None:
+    envs = gym.make_vec(ENV_ID, num_envs=2, vectorization_mode="sync", scenario=tiny(episode__requests=3))
+    envs.reset(seed=1)
+    metrics = 0
+    for _ in range(300):
+        _, _, _, _, info = envs.step(envs.action_space.sample())
+        metrics += int(np.sum(info.get("_episode_metrics", False)))
+    envs.close()
+    assert metrics >= 2
+
+
+def test_registering_again_changes_nothing() -> None:
+    spec = gym.registry[ENV_ID]
+    register_envs()
+    assert gym.registry[ENV_ID] is spec
+
+
+# --- reproducibility -----------------------------------------------------------------------------
+
+
+def assert_same_steps(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> None:
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one[0].tobytes() == other[0].tobytes()
+        assert one[1:4] == other[1:4]
+        assert repr(one[4]) == repr(other[4])
+
+
+@pytest.mark.parametrize("seed", [0, 123])
+def test_two_environments_on_one_seed_are_identical(seed: int) -> None:
+    one, other = gym.make(ENV_ID, scenario=tiny()), gym.make(ENV_ID, scenario=tiny())
+    assert_same_steps(run_episode(one, seed), run_episode(other, seed))
+    # The next episodes of both, without a seed, go on alike and differ from the first.
+    again, same = run_episode(one, None), run_episode(other, None)
+    assert_same_steps(again, same)
+    assert again[0][4]["episode_seed"] != run_episode(one, seed)[0][4]["episode_seed"]
+
+
+def test_what_an_environment_did_before_does_not_matter() -> None:
+    used, fresh = EdgeCloudEnv(tiny()), EdgeCloudEnv(tiny())
+    run_episode(used, 5, action_seed=9)
+    used.reset(seed=8)
+    used.step(np.array([1, 1, 0]))
+    assert_same_steps(run_episode(used, 3), run_episode(fresh, 3))
+
+
+def test_interleaved_environments_do_not_touch_each_other() -> None:
+    alone = run_episode(EdgeCloudEnv(tiny()), 4)
+    one, other = EdgeCloudEnv(tiny()), EdgeCloudEnv(tiny())
+    rng = np.random.default_rng(0)
+    steps: list[tuple[Any, ...]] = [(*one.reset(seed=4), None)]
+    other.reset(seed=77)
+    for expected in alone[1:]:
+        action = rng.integers(one.action_space.nvec)
+        observation, reward, terminated, truncated, _ = one.step(action)
+        assert observation.tobytes() == expected[0].tobytes()
+        assert (reward, terminated, truncated) == expected[1:4]
+        if other.step(np.array([2, 2, 0]))[3]:
+            other.reset()
+    assert steps
+
+
+def test_an_episode_seed_repeats_an_episode_and_is_that_of_simulate() -> None:
+    scenario = tiny()
+    env = EdgeCloudEnv(scenario)
+    first = run_episode(env, 11)
+    seed = first[0][4]["episode_seed"]
+    assert_same_steps(first, run_episode(EdgeCloudEnv(scenario), None, options={"episode_seed": seed}))
+
+    scheduler = dsd_env.make_scheduler("edge_sd:4")
+    scheduler.reset(scenario, seed)
+    env.reset(options={"episode_seed": seed})
+    over, info = False, {}
+    while not over:
+        decision = scheduler.decide(env.view)
+        _, _, terminated, truncated, info = env.step(env.actions.encode(decision))
+        over = terminated or truncated
+    result = dsd_env.simulate(scenario, "edge_sd:4", seed)
+    assert list(info["episode_metrics"]) == list(result.metrics)
+    assert info["episode_metrics"] == pytest.approx(result.metrics, rel=1e-12, nan_ok=True)
+
+
+# --- arguments and misuse ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"engine": "warp"}, "engine = 'warp' is unknown; known are \\['reference'\\]"),
+        ({"render_mode": "human"}, "render_mode = 'human' is not one of"),
+        ({"discount_rate_per_s": -1.0}, "discount_rate_per_s = -1.0 must be at least 0"),
+        ({"discount_rate_per_s": math.nan}, "discount_rate_per_s = nan"),
+        ({"scenario": "nowhere"}, "unknown scenario 'nowhere'; shipped are"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        EdgeCloudEnv(**{"scenario": tiny(), **arguments})
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": 1}, {"episode_seed": "1"}, {"episode_seed": -1}, {"episode_seed": True}]
+)
+def test_wrong_reset_options_are_named(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="episode_seed"):
+        EdgeCloudEnv(tiny()).reset(options=options)
+
+
+def test_misuse_says_reset() -> None:
+    env = EdgeCloudEnv(tiny(episode__requests=1))
+    for use in (
+        env.action_masks,
+        lambda: env.step(np.array([0, 0, 0])),
+        lambda: env.view,
+        lambda: env.simulation,
+    ):
+        with pytest.raises(gym.error.ResetNeeded, match="reset"):
+            use()
+    run_episode(env, 0)
+    with pytest.raises(gym.error.ResetNeeded, match="reset"):
+        env.step(np.array([0, 0, 0]))
+
+
+@pytest.mark.parametrize("action", [[99, 0, 0], [0, -1, 0], [0, 0]])
+def test_actions_outside_the_space_are_refused_and_change_nothing(action: list[int]) -> None:
+    env, untouched = EdgeCloudEnv(tiny()), EdgeCloudEnv(tiny())
+    env.reset(seed=0)
+    untouched.reset(seed=0)
+    with pytest.raises(ValueError, match="action"):
+        env.step(np.array(action))
+    good = np.array([2, 2, 0])
+    assert env.step(good)[0].tobytes() == untouched.step(good)[0].tobytes()
+
+
+def test_a_horizon_before_the_first_request_is_explained() -> None:
+    with pytest.raises(RuntimeError, match="horizon_s = 1e-06"):
+        EdgeCloudEnv(tiny(episode__horizon_s=1e-6)).reset(seed=0)
+
+
+# --- info ----------------------------------------------------------------------------------------
+
+
+def test_info_describes_every_step() -> None:
+    env = EdgeCloudEnv(tiny(), discount_rate_per_s=0.5)
+    steps = run_episode(env, 2)
+    now_s = 0.0
+    for number, (_, _, _, _, info) in enumerate(steps):
+        assert info["dt_s"] >= 0.0
+        now_s += info["dt_s"]
+        assert info["now_s"] == pytest.approx(now_s, rel=1e-12)
+        if number > 0:
+            assert tuple(info["reward_terms"]) == REWARD_TERMS
+            assert info["discount"] == math.exp(-0.5 * info["dt_s"])
+    last = steps[-1][4]
+    assert "decision" not in last
+    assert all("episode_metrics" not in step[4] for step in steps[:-1])
+    assert last["episode_metrics"]["requests_completed"] >= 12
+    assert last["episode_metrics"]["duration_s"] == last["now_s"]
+    counters: dict[int, int] = {}
+    for _, _, _, _, info in steps[:-1]:
+        decision = info["decision"]
+        assert decision["counter"] == counters.get(decision["request_id"], 0)
+        assert decision["is_admission"] == (decision["counter"] == 0)
+        counters[decision["request_id"]] = decision["counter"] + 1
+    assert steps[-1][0].tobytes() == steps[-2][0].tobytes()
+
+
+def test_resolved_actions_are_explained_and_counted() -> None:
+    env = EdgeCloudEnv(tiny(episode__requests=30))
+    env.reset(seed=0)
+    expected, over = 0, False
+    reasons = set()
+    while not over:
+        view = env.view
+        wrong = next((index for index, candidate in enumerate(view.candidates) if not candidate.valid), 0)
+        _, _, terminated, truncated, info = env.step(np.array([3, 0, wrong]))
+        if not view.candidates[wrong].valid:
+            expected += 1
+            assert info["resolved"]
+            reasons.add(info["resolved"])
+        else:
+            assert info["resolved"] is None
+        assert info["invalid_actions"] == expected
+        over = terminated or truncated
+    assert expected > 10
+    assert reasons == {"no_drafter"}
+
+
+# --- masks and actions ---------------------------------------------------------------------------
+
+
+def test_masks_fit_the_space_and_valid_actions_are_executed_as_given() -> None:
+    env = EdgeCloudEnv(tiny(episode__requests=40))
+    env.reset(seed=1)
+    rng = np.random.default_rng(1)
+    sizes = env.action_space.nvec
+    over, masked = False, 0
+    while not over:
+        mask = env.action_masks()
+        assert mask.dtype == np.bool_
+        assert mask.shape == (sizes.sum(),)
+        parts = np.split(mask, np.cumsum(sizes)[:-1])
+        assert all(part.any() for part in parts)
+        assert parts[2][0]
+        masked += int((~parts[2]).sum())
+        placement = rng.choice(np.flatnonzero(parts[2]))
+        # Candidate 0 is selectable even where drafting is not: then only plain decoding is.
+        gamma = rng.choice(np.flatnonzero(parts[0])) if env.view.candidates[placement].valid else 0
+        batch = rng.integers(0, 4)
+        *_, terminated, truncated, info = env.step(np.array([gamma, batch, placement]))
+        assert info["resolved"] is None
+        over = terminated or truncated
+    assert masked > 0
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**31 - 1), data=st.data())
+def test_no_action_of_the_space_ever_raises(seed: int, data: st.DataObject) -> None:
+    env = EdgeCloudEnv(tiny(episode__requests=3))
+    env.reset(seed=seed)
+    drawn = data.draw(
+        st.lists(
+            st.tuples(*(st.integers(0, int(size) - 1) for size in env.action_space.nvec)),
+            min_size=1,
+            max_size=40,
+        )
+    )
+    over, step, invalid = False, 0, 0
+    while not over:
+        observation, reward, terminated, truncated, info = env.step(np.array(drawn[step % len(drawn)]))
+        assert env.observation_space.contains(observation)
+        assert math.isfinite(reward)
+        assert info["invalid_actions"] == invalid + (info["resolved"] is not None)
+        invalid = info["invalid_actions"]
+        step += 1
+        over = terminated or truncated
+    metrics = info["episode_metrics"]
+    assert metrics["requests_arrived"] == metrics["requests_completed"] + metrics["requests_active"]
+
+
+def test_flat_actions_enumerate_the_multidiscrete_ones() -> None:
+    env = FlatActionWrapper(EdgeCloudEnv(tiny()))
+    assert isinstance(env.action_space, gym.spaces.Discrete)
+    seen = {tuple(env.action(np.int64(index))) for index in range(env.action_space.n)}
+    assert len(seen) == env.action_space.n
+    for index in range(0, int(env.action_space.n), 7):
+        assert env.flat_action(env.action(np.int64(index))) == index
+
+
+def test_flat_mask_is_the_product_of_the_masks() -> None:
+    env = FlatActionWrapper(EdgeCloudEnv(tiny()))
+    env.reset(seed=1)
+    base = env.unwrapped
+    assert isinstance(base, EdgeCloudEnv)
+    for _ in range(60):
+        flat, mask = env.action_masks(), base.action_masks()
+        n_gamma, n_batch, _ = base.actions.nvec
+        for index, valid in enumerate(flat):
+            gamma, batch, placement = env.action(np.int64(index))
+            assert valid == (mask[gamma] and mask[n_gamma + batch] and mask[n_gamma + n_batch + placement])
+        if env.step(np.int64(np.flatnonzero(flat)[-1]))[3]:
+            env.reset()
+
+
+def test_flat_wrapper_steps_like_the_environment_it_wraps() -> None:
+    flat, plain = FlatActionWrapper(gym.make(ENV_ID, scenario=tiny())), EdgeCloudEnv(tiny())
+    flat.reset(seed=6)
+    plain.reset(seed=6)
+    rng = np.random.default_rng(6)
+    for _ in range(40):
+        action = rng.integers(plain.action_space.nvec)
+        one, other = flat.step(np.int64(flat.flat_action(action))), plain.step(action)
+        assert one[0].tobytes() == other[0].tobytes()
+        assert one[1:4] == other[1:4]
+
+
+def test_flat_wrapper_refuses_other_environments() -> None:
+    with pytest.raises(TypeError, match="EdgeCloudEnv, got CartPoleEnv"):
+        FlatActionWrapper(gym.make("CartPole-v1"))  # type: ignore[arg-type]
+
+
+# --- rewards -------------------------------------------------------------------------------------
+
+
+def finished_episode(**overrides: Any) -> tuple[EdgeCloudEnv, list[tuple[Any, ...]]]:
+    scenario = tiny(episode__total_requests=15, episode__requests=15, **overrides)
+    env = EdgeCloudEnv(scenario)
+    steps = run_episode(env, 21)
+    assert steps[-1][2]
+    assert not steps[-1][3]
+    return env, steps
+
+
+def total(steps: list[tuple[Any, ...]], term: str) -> float:
+    return math.fsum(step[4]["reward_terms"][term] for step in steps[1:])
+
+
+def test_latency_return_is_minus_the_sum_of_request_times() -> None:
+    # Little: the integral of the number in the system is the sum of the times in it.
+    env, steps = finished_episode()
+    table = env.simulation.requests_table()
+    assert len(table["e2e_s"]) == 15
+    assert total(steps, "latency") == pytest.approx(-table["e2e_s"].sum() / 2.0, rel=1e-9)
+
+
+def test_other_returns_are_what_they_say() -> None:
+    env, steps = finished_episode()
+    table = env.simulation.requests_table()
+    assert total(steps, "goodput") == table["slo_met"].sum()
+    assert total(steps, "slo_violation") == -(~table["slo_met"]).sum()
+    assert 0 < table["slo_met"].sum() < 15
+    expected = -np.nan_to_num(table["tpot_s"]).sum() / 0.04
+    assert total(steps, "tpot") == pytest.approx(expected, rel=1e-9)
+    totals = env.simulation.totals
+    assert total(steps, "cloud_cost") == pytest.approx(-totals.cloud_usd / 1e-3, rel=1e-9)
+    assert total(steps, "energy") == pytest.approx(-totals.energy_joules / 1e3, rel=1e-9)
+    assert total(steps, "bytes") == pytest.approx(-totals.network_bytes / 1e4, rel=1e-9)
+    assert min(totals.cloud_usd, totals.energy_joules, totals.network_bytes) > 0.0
+
+
+def test_reward_is_the_weighted_sum_of_its_terms() -> None:
+    env, steps = finished_episode()
+    weights = env.scenario.reward.weights.model_dump()
+    for _, reward, _, _, info in steps[1:]:
+        expected = sum(weights[name] * value for name, value in info["reward_terms"].items())
+        assert reward == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    terms = {name: total(steps, name) for name in REWARD_TERMS}
+    assert all(value <= 0.0 for name, value in terms.items() if name != "goodput")
+
+
+def test_default_weights_reward_latency_alone() -> None:
+    env = EdgeCloudEnv("single_lan")
+    steps = run_episode(env, 0)
+    assert all(step[1] == step[4]["reward_terms"]["latency"] for step in steps[1:])
+
+
+def test_truncation_by_requests_and_by_horizon() -> None:
+    steps = run_episode(EdgeCloudEnv(tiny(episode__requests=5)), 0)
+    assert steps[-1][2:4] == (False, True)
+    steps = run_episode(EdgeCloudEnv(tiny(episode__horizon_s=2.0, episode__requests=1000)), 0)
+    assert steps[-1][2:4] == (False, True)
+    assert steps[-1][4]["now_s"] == 2.0
+
+
+# --- documentation -------------------------------------------------------------------------------
+
+
+def test_observation_tables_are_those_of_the_encoder(checkout: Path) -> None:
+    table = observation_table()
+    where = "run `python -m dsd_env.envs.tables` and put its output into"
+    assert table in inspect.cleandoc(EdgeCloudEnv.__doc__ or ""), f"{where} the docstring of EdgeCloudEnv"
+    assert table in (checkout / "docs" / "environment.md").read_text(encoding="utf-8"), (
+        f"{where} docs/environment.md"
+    )
+
+
+@pytest.mark.parametrize("n_placements", [1, 3, 8])
+def test_table_numbers_every_feature_of_every_layout(n_placements: int) -> None:
+    encoder = ObservationEncoder(n_placements)
+    found: dict[int, str] = {}
+    for line in observation_table().splitlines()[2:]:
+        number, name, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        name = name.strip("`")
+        if "·i" in number:
+            first, width = (int(part) for part in number.removesuffix("·i").split(" + "))
+            for index in range(n_placements):
+                found[first + width * index] = name.replace("candidate_i", f"candidate_{index}")
+        else:
+            found[int(number) % len(encoder.features)] = name
+    assert tuple(found[index] for index in range(len(encoder.features))) == encoder.names
+
+
+def test_every_reward_term_and_info_key_is_documented(checkout: Path) -> None:
+    page = (checkout / "docs" / "environment.md").read_text(encoding="utf-8")
+    steps = run_episode(EdgeCloudEnv(tiny(), discount_rate_per_s=1.0), 0)
+    keys = {key for step in steps for key in step[4]}
+    for text in (EdgeCloudEnv.__doc__ or "", page):
+        for name in (*REWARD_TERMS, *keys):
+            assert f"`{name}`" in text, name
+
+
+# --- rendering -----------------------------------------------------------------------------------
+
+
+def test_text_shows_the_decision_that_is_due() -> None:
+    env = gym.make(ENV_ID, scenario=tiny(), render_mode="ansi")
+    env.reset(seed=0)
+    for _ in range(30):
+        env.step(np.array([3, 2, 0]))
+    view: DecisionView = env.unwrapped.view  # type: ignore[attr-defined]
+    text = env.render()
+    assert isinstance(text, str)
+    assert f"request {view.request_id} of device {view.device}" in text
+    assert text.count("co-located") == 2
+    assert text.count("edge server 0") == 2
+    assert len(text.splitlines()) == 5 + len(view.candidates)
+
+
+def test_image_is_a_timeline_of_fixed_size() -> None:
+    pytest.importorskip("matplotlib")
+    env = gym.make(ENV_ID, scenario=tiny(), render_mode="rgb_array")
+    env.reset(seed=0)
+    first = env.render()
+    for _ in range(60):
+        env.step(env.action_space.sample())
+    image = env.render()
+    assert isinstance(image, np.ndarray)
+    assert isinstance(first, np.ndarray)
+    assert image.dtype == np.uint8
+    assert image.shape == first.shape == (800, 1280, 3)
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > len(np.unique(first.reshape(-1, 3), axis=0)) > 1
+
+
+def test_rendering_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = EdgeCloudEnv(tiny(), render_mode="rgb_array")
+    env.reset(seed=0)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(gym.error.DependencyNotInstalled, match=r"dsd-env\[plot\]"):
+        env.render()
+
+
+def test_rendering_without_a_mode_warns() -> None:
+    env = EdgeCloudEnv(tiny())
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match="without specifying any render mode"):
+        assert env.render() is None
+
+
+def test_spans_are_recorded_for_pictures_only() -> None:
+    for mode, recorded in ((None, False), ("ansi", False), ("rgb_array", True)):
+        env = EdgeCloudEnv(tiny(), render_mode=mode)
+        env.reset(seed=0)
+        for _ in range(20):
+            env.step(np.array([3, 2, 0]))
+        assert bool(env.simulation.spans) == recorded
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.benchmark
+def test_overhead_of_a_step_is_small() -> None:
+    """The environment may add 30 microseconds to what the simulator takes."""
+    env = EdgeCloudEnv(tiny(episode__requests=200))
+    rng = np.random.default_rng(0)
+    actions = [rng.integers(env.action_space.nvec) for _ in range(20_000)]
+
+    def with_env() -> float:
+        env.reset(options={"episode_seed": 1})
+        start_s = time.perf_counter()
+        steps = 0
+        while not env.step(actions[steps])[3]:
+            steps += 1
+        return (time.perf_counter() - start_s) / steps
+
+    def without() -> float:
+        env.reset(options={"episode_seed": 1})
+        simulation = env.simulation
+        start_s = time.perf_counter()
+        steps = 0
+        while True:
+            simulation.decide(env.actions.decode(actions[steps]))
+            if simulation.next_decision() is None:
+                return (time.perf_counter() - start_s) / steps
+            steps += 1
+
+    overhead_s = min(with_env() for _ in range(5)) - min(without() for _ in range(5))
+    assert overhead_s < 30e-6
+
+
+def test_constructor_arguments_survive_a_spec_round_trip() -> None:
+    env = gym.make(ENV_ID, scenario="single_lan", discount_rate_per_s=0.1)
+    assert env.spec is not None
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    assert_same_steps(run_episode(env, 1), run_episode(again, 1))
+    # A fresh environment can be sent to a worker process.
+    assert pickle.loads(pickle.dumps(env.spec)) == env.spec

@@ -1,0 +1,224 @@
+"""Decision views built by hand, and a strategy that draws them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from dsd_env.control import (
+    CandidateView,
+    DecisionView,
+    DrafterView,
+    LinkView,
+    RequestView,
+    Site,
+    SystemView,
+    TargetView,
+)
+
+GAMMAS = tuple(range(17))
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def make_target(index: int = 0, **changes: Any) -> TargetView:
+    target = TargetView(
+        index=index,
+        up=True,
+        queued=0,
+        running=0,
+        resident=0,
+        remaining_s=0.0,
+        iteration_s=0.03,
+        kv_fraction=0.1,
+        batch_size=32,
+        max_batch_wait_s=0.004,
+        token_s=1e-5,
+        prefill_token_s=1e-4,
+        age_s=0.0,
+    )
+    return replace(target, **changes)
+
+
+def make_candidate(
+    site: Site = Site.COLOCATED, target: TargetView | None = None, **changes: Any
+) -> CandidateView:
+    colocated = site == Site.COLOCATED
+    candidate = CandidateView(
+        site=site,
+        edge_server=0 if site == Site.EDGE_SERVER else -1,
+        target=target or make_target(),
+        valid=True,
+        is_current=False,
+        same_target=True,
+        draft_step_s=0.003,
+        catch_up_s=0.003,
+        draft_wait_s=0.0,
+        rtt_s=0.0 if colocated else 0.02,
+        handover_s=0.0,
+        kv_lag_tokens=1,
+        move_s=0.0,
+        shares_target=colocated,
+    )
+    return replace(candidate, **changes)
+
+
+def make_request(**changes: Any) -> RequestView:
+    request = RequestView(
+        is_admission=False,
+        control_site=Site.COLOCATED,
+        prompt_tokens=200,
+        committed_tokens=20,
+        age_s=1.0,
+        slo_ttft_s=1.0,
+        slo_tpot_s=0.05,
+        ttft_s=0.3,
+        tpot_s=0.03,
+        rounds=5,
+        acceptance_rate=0.6,
+        tokens_per_round=2.5,
+        recent_gammas=(4, 4, 4, 4),
+        recent_accepted=(2, 3, 1, 4),
+        last_confidence=0.7,
+    )
+    return replace(request, **changes)
+
+
+def make_view(candidates: tuple[CandidateView, ...] | None = None, **changes: Any) -> DecisionView:
+    """One target with the three draft sites, unless ``candidates`` says otherwise."""
+    if candidates is None:
+        target = make_target()
+        candidates = tuple(make_candidate(site, target) for site in Site)
+    view = DecisionView(
+        now_s=10.0,
+        request_id=7,
+        device=2,
+        counter=6,
+        request=make_request(),
+        target=candidates[0].target,
+        link=LinkView(True, 0.02, 0.002, 2e7, 1e8, 0.0, 0.1),
+        drafter=DrafterView(True, 0.012, 1, 0),
+        candidates=candidates,
+        system=SystemView(12, 3.0, 800.0),
+        gammas=GAMMAS,
+        batch_sizes=BATCH_SIZES,
+    )
+    return replace(view, **changes)
+
+
+def _seconds(top: float = 1e4) -> st.SearchStrategy[float]:
+    return st.floats(0.0, top, allow_nan=False)
+
+
+def _count(top: int = 10**6) -> st.SearchStrategy[int]:
+    return st.integers(0, top)
+
+
+def _fraction() -> st.SearchStrategy[float]:
+    return st.floats(0.0, 1.0)
+
+
+def targets(index: int = 0) -> st.SearchStrategy[TargetView]:
+    return st.builds(
+        TargetView,
+        index=st.just(index),
+        up=st.booleans(),
+        queued=_count(),
+        running=_count(4096),
+        resident=_count(),
+        remaining_s=_seconds(),
+        iteration_s=_seconds(),
+        kv_fraction=_fraction(),
+        batch_size=st.integers(1, 4096),
+        max_batch_wait_s=_seconds(1.0),
+        token_s=_seconds(1.0),
+        prefill_token_s=_seconds(1.0),
+        age_s=_seconds(),
+    )
+
+
+def requests() -> st.SearchStrategy[RequestView]:
+    rounds = st.lists(st.tuples(st.integers(0, 64), st.integers(0, 64)), min_size=4, max_size=4)
+
+    def build(pairs: list[tuple[int, int]], request: RequestView) -> RequestView:
+        return replace(
+            request,
+            recent_gammas=tuple(drafted for drafted, _ in pairs),
+            recent_accepted=tuple(min(pair) for pair in pairs),
+        )
+
+    base = st.builds(
+        RequestView,
+        is_admission=st.booleans(),
+        control_site=st.sampled_from(Site),
+        prompt_tokens=_count(),
+        committed_tokens=_count(),
+        age_s=_seconds(1e6),
+        slo_ttft_s=st.floats(1e-3, 1e3),
+        slo_tpot_s=st.floats(1e-3, 1e3),
+        ttft_s=_seconds(1e6),
+        tpot_s=_seconds(1e6),
+        rounds=_count(),
+        acceptance_rate=_fraction(),
+        tokens_per_round=st.floats(0.0, 65.0),
+        recent_gammas=st.just((0, 0, 0, 0)),
+        recent_accepted=st.just((0, 0, 0, 0)),
+        last_confidence=_fraction(),
+    )
+    return st.builds(build, rounds, base)
+
+
+@st.composite
+def views(draw: st.DrawFn, n_targets: int = 2, n_edge_servers: int = 1) -> DecisionView:
+    """Any view that the types allow, in the layout of the candidate list."""
+    candidates: list[CandidateView] = []
+    for index in range(n_targets):
+        target = draw(targets(index))
+        sites = [Site.COLOCATED, Site.OWN_DEVICE, *([Site.EDGE_SERVER] * n_edge_servers)]
+        for position, site in enumerate(sites):
+            candidates.append(
+                CandidateView(
+                    site=site,
+                    edge_server=position - 2 if site == Site.EDGE_SERVER else -1,
+                    target=target,
+                    valid=draw(st.booleans()),
+                    is_current=draw(st.booleans()),
+                    same_target=index == 0,
+                    draft_step_s=draw(_seconds()),
+                    catch_up_s=draw(_seconds()),
+                    draft_wait_s=draw(_seconds()),
+                    rtt_s=draw(_seconds()),
+                    handover_s=draw(_seconds()),
+                    kv_lag_tokens=draw(_count()),
+                    move_s=draw(_seconds()),
+                    shares_target=site == Site.COLOCATED and draw(st.booleans()),
+                )
+            )
+    gammas = tuple(sorted({0} | draw(st.sets(st.integers(1, 64), max_size=8))))
+    batch_sizes = tuple(sorted(draw(st.sets(st.integers(1, 4096), min_size=1, max_size=8))))
+    return DecisionView(
+        now_s=draw(_seconds(1e6)),
+        request_id=draw(_count()),
+        device=draw(_count()),
+        counter=draw(_count()),
+        request=draw(requests()),
+        target=candidates[0].target,
+        link=draw(
+            st.builds(
+                LinkView,
+                st.booleans(),
+                _seconds(),
+                _seconds(),
+                st.floats(1.0, 1e12),
+                st.floats(1.0, 1e12),
+                _fraction(),
+                _seconds(1e6),
+            )
+        ),
+        drafter=draw(st.builds(DrafterView, st.booleans(), _seconds(), _count(), _count())),
+        candidates=tuple(candidates),
+        system=draw(st.builds(SystemView, _count(), _seconds(1e9), _seconds(1e9))),
+        gammas=gammas,
+        batch_sizes=batch_sizes,
+    )
