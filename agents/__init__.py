@@ -1,0 +1,1 @@
+"""Training, evaluating and exporting learned schedulers; used from a checkout, never installed."""

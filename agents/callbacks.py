@@ -1,0 +1,176 @@
+"""What happens during training besides learning: checkpoints, validation, progress."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
+
+from agents import checkpoints
+from agents.actors import actor_of
+from agents.config import CheckpointConfig, Validation
+from agents.environments import EnvFactory, reset_to
+from agents.seeds import validation_seeds
+from dsd_env.policy.network import MlpActor
+
+
+class CheckpointCallback(BaseCallback):
+    """Saves the learner before the first rollout after every `every_steps` steps, and keeps the newest few.
+
+    Between an update and the next rollout parameters, optimiser and counters belong together.
+    """
+
+    def __init__(self, run: Path, config: CheckpointConfig) -> None:
+        """Save into ``run``."""
+        super().__init__()
+        self._run, self._config = run, config
+
+    def _on_training_start(self) -> None:
+        self._due = self.num_timesteps + self._config.every_steps
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= self._due:
+            self.save()
+            self._due = self.num_timesteps + self._config.every_steps
+
+    def _on_step(self) -> bool:
+        return True
+
+    def save(self) -> None:
+        """Save the learner as it is."""
+        checkpoints.save(self.model, checkpoints.checkpoint_path(self._run, self.model.num_timesteps))  # type: ignore[arg-type]
+        checkpoints.prune(self._run, self._config.keep)
+
+
+def run_episodes(env: gym.Env[Any, Any], actor: MlpActor, seeds: Sequence[int]) -> dict[str, float]:
+    """Return the means of return and episode metrics of a deterministic actor over seeds.
+
+    Args:
+        env: The environment, with `action_masks()`.
+        actor: The policy.
+        seeds: One episode each.
+
+    Returns:
+        ``return`` and whatever ``info["episode_metrics"]`` holds; metrics that are NaN in every episode stay
+        NaN.
+    """
+    masks = env.get_wrapper_attr("action_masks")
+    rows: list[dict[str, float]] = []
+    for seed in seeds:
+        observation, info = reset_to(env, seed)
+        total, done = 0.0, False
+        while not done:
+            action = np.array(actor.action(observation, masks()), dtype=np.int64)
+            observation, reward, terminated, truncated, info = env.step(action)
+            total += float(reward)
+            done = terminated or truncated
+        rows.append({"return": total, **info.get("episode_metrics", {})})
+    means = {}
+    for name in rows[0]:
+        finite = [row[name] for row in rows if math.isfinite(row[name])]
+        means[name] = float(np.mean(finite)) if finite else math.nan
+    return means
+
+
+class ValidationCallback(BaseCallback):
+    """Runs episodes on validation seeds every so often, logs their metrics and keeps the best learner."""
+
+    def __init__(
+        self, run: Path, config: Validation, make: EnvFactory, nvec: Sequence[int], at_start: bool = False
+    ) -> None:
+        """Validate in an environment from ``make``; write into ``run``.
+
+        With ``at_start`` a new run is validated before its first step. That is for warm starts: an actor that
+        has learned nothing may keep the batch size at 1 and fill the whole horizon, which takes long and says
+        nothing.
+        """
+        super().__init__()
+        self._run, self._config, self._nvec = run, config, tuple(nvec)
+        self._at_start = at_start
+        self._env = make()
+        self._seeds = validation_seeds(config.episodes)
+        self.best: float | None = None
+        self._last_step = -1
+
+    def _on_training_start(self) -> None:
+        try:
+            self.best = checkpoints.read(self._run / checkpoints.BEST).score
+        except checkpoints.CheckpointError:
+            self.best = None
+        first = self._at_start and self.num_timesteps == 0
+        self._due = 0 if first else self.num_timesteps + self._config.every_steps
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= self._due:
+            self.validate()
+            self._due = self.num_timesteps + self._config.every_steps
+
+    def _on_step(self) -> bool:
+        return True
+
+    def validate(self) -> None:
+        """Validate the learner as it is; once per step count."""
+        if self._last_step == self.model.num_timesteps:
+            return
+        self._last_step = self.model.num_timesteps
+        means = run_episodes(self._env, actor_of(self.model, self._nvec), self._seeds)  # type: ignore[arg-type]
+        if self._config.select_by not in means:
+            raise ValueError(
+                f"validation.select_by = {self._config.select_by!r} is no episode metric; "
+                f"there are {sorted(means)}"
+            )
+        for name, value in means.items():
+            if math.isfinite(value):
+                self.logger.record(f"validation/{name}", value)
+        row = {name: value if math.isfinite(value) else None for name, value in means.items()}
+        with (self._run / "validation.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self._last_step, **row}) + "\n")
+        score = means[self._config.select_by]
+        better = math.isfinite(score) and (
+            self.best is None or (score > self.best if self._config.maximise else score < self.best)
+        )
+        if better:
+            self.best = score
+            checkpoints.save(self.model, self._run / checkpoints.BEST, score)  # type: ignore[arg-type]
+
+    def _on_training_end(self) -> None:
+        self.validate()
+
+    def close(self) -> None:
+        """Close the validation environment."""
+        self._env.close()
+
+
+class ProgressCallback(BaseCallback):
+    """A progress bar over the whole run, resumed steps included."""
+
+    def __init__(self, total: int) -> None:
+        """Count up to ``total`` steps."""
+        super().__init__()
+        self._total = total
+
+    def _on_training_start(self) -> None:
+        self._bar = tqdm(
+            total=self._total, initial=self.num_timesteps, desc="training", unit=" decisions", mininterval=0.5
+        )
+
+    def _on_step(self) -> bool:
+        self._bar.update(self.num_timesteps - self._bar.n)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        if returns:
+            self._bar.set_postfix_str(f"return {np.mean(returns):.3g}")
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if hasattr(self, "_bar"):
+            self._bar.close()

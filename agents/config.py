@@ -1,0 +1,227 @@
+"""The configuration of a training run: typed, frozen, validated, the whole of it saved beside the run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dsd_env.paths import config_dir
+from dsd_env.policy.manifest import canonical_json
+from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.scenario.loader import explain_validation_error
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=1, le=10**12)]
+Width = Annotated[int, Field(ge=1, le=4096)]
+
+
+class ConfigError(ValueError):
+    """A training configuration is wrong; the message names file, key, value and range."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Ppo(_Model):
+    """PPO's own settings, by the names of Stable-Baselines3.
+
+    The defaults take few, large minibatches: on networks this small that is some ten times faster than SB3's
+    own default (64 × 10), whose time goes into overhead per minibatch.
+    """
+
+    learning_rate: Positive = 3e-4
+    learning_rate_schedule: Literal["constant", "linear"] = Field(
+        default="linear", description="linear: falls to zero at the last step."
+    )
+    n_steps: Annotated[int, Field(ge=2)] = Field(
+        default=1024, description="Decisions per environment and update."
+    )
+    batch_size: Annotated[int, Field(ge=2)] = 4096
+    n_epochs: Annotated[int, Field(ge=1)] = 4
+    gamma: Fraction = 0.99
+    gae_lambda: Fraction = 0.95
+    clip_range: Positive = 0.2
+    ent_coef: NonNegative = 0.01
+    vf_coef: NonNegative = 0.5
+    max_grad_norm: Positive = 0.5
+    target_kl: Positive | None = None
+
+
+class NetworkConfig(_Model):
+    """Hidden layers of actor and critic, which share nothing."""
+
+    actor: tuple[Width, ...] = Field(default=(64, 64), max_length=15)
+    critic: tuple[Width, ...] = Field(default=(64, 64), max_length=15)
+    activation: Literal["tanh", "relu"] = "tanh"
+
+
+class CheckpointConfig(_Model):
+    """How often the run is saved; a killed run loses at most this many steps."""
+
+    every_steps: Steps = 50_000
+    keep: Annotated[int, Field(ge=1)] = 3
+
+
+class Validation(_Model):
+    """Episodes on validation seeds during training; the best model is kept."""
+
+    every_steps: Steps = 50_000
+    episodes: Annotated[int, Field(ge=1, le=1000)] = 3
+    select_by: str = Field(
+        default="return", min_length=1, description="'return', or the name of an episode metric."
+    )
+    direction: Literal["max", "min"] | None = Field(
+        default=None,
+        description="Whether more of it is better; may be left out for 'return' and times in seconds.",
+    )
+
+    @model_validator(mode="after")
+    def _known_direction(self) -> Validation:
+        if self.direction is None and self.select_by != "return" and "_s_" not in self.select_by:
+            raise ValueError(f"direction: say 'max' or 'min' for select_by = {self.select_by!r}")
+        return self
+
+    @property
+    def maximise(self) -> bool:
+        """Whether more is better."""
+        if self.direction is not None:
+            return self.direction == "max"
+        return self.select_by == "return"
+
+
+class Credit(_Model):
+    """Whom the consequences of a decision are credited to.
+
+    `step`: generalised advantage estimation over the environment's steps, as in any PPO. One step's reward
+        then mixes
+    all requests in the system. `request`: along each request's own decisions; the reward between two of them
+    is `own_weight` × (minus the elapsed time / the scenario's reference_e2e_s) + `global_weight` × (the
+    environment's reward meanwhile).
+    """
+
+    kind: Literal["step", "request"] = "step"
+    own_weight: NonNegative = 1.0
+    global_weight: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _something(self) -> Credit:
+        if self.kind == "request" and self.own_weight == 0 and self.global_weight == 0:
+            raise ValueError("own_weight and global_weight are both 0: there would be no reward")
+        return self
+
+
+class WarmStart(_Model):
+    """Imitation of a scheduler before PPO; declared here and in every exported policy's manifest."""
+
+    scheduler: str = Field(min_length=1, description="Whose decisions to imitate, e.g. jsq_goodput.")
+    decisions: Annotated[int, Field(ge=64, le=10**8)] = Field(
+        default=50_000, description="Decisions per round."
+    )
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 10
+    rounds: Annotated[int, Field(ge=1, le=20)] = Field(
+        default=2,
+        description="The first round visits the scheduler's states, later ones the learner's (DAgger).",
+    )
+    batch_size: Annotated[int, Field(ge=8)] = 512
+    learning_rate: Positive = 1e-3
+    critic: bool = Field(
+        default=True, description="Fit the critic to the discounted returns of the last round."
+    )
+
+
+class TrainConfig(_Model):
+    """One training run."""
+
+    algorithm: Literal["ppo", "maskable_ppo"] = "maskable_ppo"
+    scenario: str = Field(default="metro", min_length=1, description="Name or path of the scenario.")
+    overrides: dict[str, Any] = Field(
+        default={}, description="Changes of the scenario by dotted key, e.g. {episode.requests: 200}."
+    )
+    timesteps: Steps = 500_000
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    n_envs: Annotated[int, Field(ge=1, le=4096)] = 8
+    vec_env: Literal["dummy", "subproc"] = Field(
+        default="dummy", description="All environments in this process, or one process each."
+    )
+    torch_threads: Annotated[int, Field(ge=1, le=256)] = 1
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    ppo: Ppo = Ppo()
+    network: NetworkConfig = NetworkConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    validation: Validation | None = Validation()
+    credit: Credit = Credit()
+    warm_start: WarmStart | None = None
+
+    @model_validator(mode="after")
+    def _batches(self) -> TrainConfig:
+        rollout = self.ppo.n_steps * self.n_envs
+        if self.ppo.batch_size > rollout:
+            raise ValueError(
+                f"ppo.batch_size = {self.ppo.batch_size} exceeds the rollout, ppo.n_steps × n_envs = "
+                f"{rollout}: raise n_steps or n_envs, or lower batch_size"
+            )
+        if rollout % self.ppo.batch_size:
+            raise ValueError(
+                f"ppo.batch_size = {self.ppo.batch_size} does not divide the rollout, ppo.n_steps × n_envs = "
+                f"{rollout}: the last minibatch would be smaller and weigh more; change one of them"
+            )
+        return self
+
+    def load_scenario(self) -> Scenario:
+        """Return the scenario with the overrides.
+
+        Raises:
+            dsd_env.scenario.ScenarioError: It does not exist or is not valid.
+        """
+        return load_scenario(
+            self.scenario, **{key.replace(".", "__"): v for key, v in self.overrides.items()}
+        )
+
+    def sha256(self) -> str:
+        """Return the digest of the configuration; equal configurations have equal digests."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """Return the complete configuration, defaults included, as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(config: str | Path, **changes: Any) -> TrainConfig:
+    """Load a training configuration.
+
+    Args:
+        config: Path of a YAML file, or the name of a shipped one (``"metro"``).
+        **changes: Top-level keys that replace the file's; None changes nothing.
+
+    Raises:
+        ConfigError: Not found, not YAML, unknown key, or impossible value.
+    """
+    path = Path(config)
+    shipped = config_dir() / "train"
+    if not path.is_file():
+        path = shipped / f"{config}.yaml"
+    if not path.is_file():
+        names = sorted(p.stem for p in shipped.glob("*.yaml"))
+        raise ConfigError(
+            f"no training configuration {str(config)!r}; shipped are {names}, or give a YAML file's path"
+        )
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}: a training configuration is a mapping of keys, this is {type(data).__name__}"
+        )
+    data.update({key: value for key, value in changes.items() if value is not None})
+    try:
+        return TrainConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(explain_validation_error(error, str(path))) from error

@@ -1,0 +1,324 @@
+"""Paired evaluation: every scheduler on the same episodes, means with bootstrap intervals."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import dsd_env
+from agents.seeds import evaluation_seeds
+from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
+from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.schedulers import make_scheduler
+
+RESAMPLES = 10_000
+BOOTSTRAP_SEED = 0
+
+LOWER_IS_BETTER = ("_s_mean", "_s_p50", "_s_p95", "_s_p99", "_per_1k_tokens", "_per_1m_tokens", "_per_token")
+
+TABLE_METRICS = (
+    "e2e_s_mean",
+    "e2e_s_p95",
+    "ttft_s_mean",
+    "tpot_s_mean",
+    "throughput_tokens_per_s",
+    "goodput_requests_per_s",
+    "slo_attainment",
+    "acceptance_rate",
+    "block_efficiency",
+    "cost_usd_per_1m_tokens",
+    "utilisation_target",
+)
+"""What the terminal shows; the JSON file holds every metric."""
+
+
+class EvaluationError(RuntimeError):
+    """A simulation failed; the message names scenario, scheduler and seed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One simulation.
+
+    Attributes:
+        label: The scenario as the user named it.
+        scenario: Its content.
+        scheduler: Name of the scheduler.
+        seed: Episode seed.
+        key: Digest of all that the result depends on.
+    """
+
+    label: str
+    scenario: Scenario
+    scheduler: str
+    seed: int
+    key: str
+
+
+def plan(
+    scenarios: Sequence[str], schedulers: Sequence[str], seeds: int, requests: int | None = None
+) -> list[Task]:
+    """Return every simulation of an evaluation, seeds innermost.
+
+    Args:
+        scenarios: Names or paths.
+        schedulers: Names, e.g. ``jsq_goodput`` or ``policy:DIR``.
+        seeds: Number of evaluation seeds.
+        requests: Measured requests per episode, instead of the scenario's own.
+
+    Raises:
+        dsd_env.scenario.ScenarioError: A scenario is not valid.
+        ValueError: A scheduler is unknown, a policy cannot be loaded, or something is named twice.
+    """
+    for what, names in (("scenario", scenarios), ("scheduler", schedulers)):
+        if not names:
+            raise ValueError(f"name at least one {what}")
+        twice = sorted({name for name in names if list(names).count(name) > 1})
+        if twice:
+            raise ValueError(f"{what} named twice: {', '.join(twice)}")
+    tasks = []
+    for label in scenarios:
+        scenario = load_scenario(label)
+        if requests is not None:
+            scenario = load_scenario(scenario, episode__requests=requests)
+        for scheduler in schedulers:
+            # Complain about a wrong name or an unfit policy now, not after an hour.
+            make_scheduler(scheduler).reset(scenario, 0)
+            common = [
+                dsd_env.__version__,
+                scenario_ref(scenario).sha256,
+                scheduler,
+                _policy_digest(scheduler),
+            ]
+            for seed in evaluation_seeds(seeds):
+                key = hashlib.sha256(canonical_json([*common, seed]).encode()).hexdigest()
+                tasks.append(Task(label, scenario, scheduler, seed, key))
+    return tasks
+
+
+def _policy_digest(scheduler: str) -> str:
+    """Return the digest of a bundle's manifest, which vouches for its files; "" for other schedulers."""
+    name, _, path = scheduler.partition(":")
+    return hashlib.sha256((Path(path) / MANIFEST_FILE).read_bytes()).hexdigest() if name == "policy" else ""
+
+
+def run_task(task: Task) -> dict[str, float]:
+    """Return the metrics of one simulation.
+
+    Raises:
+        EvaluationError: It failed.
+    """
+    try:
+        return dsd_env.simulate(task.scenario, task.scheduler, task.seed).metrics
+    except Exception as error:
+        where = f"scenario {task.label!r}, scheduler {task.scheduler!r}, seed {task.seed}"
+        raise EvaluationError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _worker_setup() -> None:
+    # Ctrl-C goes to the whole process group; only the parent is to react.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run_all(tasks: Sequence[Task], jobs: int, on_result: Callable[[Task, dict[str, float]], None]) -> None:
+    """Run tasks, in this process or several, and hand over each result as it comes.
+
+    Args:
+        tasks: What to run.
+        jobs: Number of processes; 1 is this one.
+        on_result: Called in this process.
+
+    Raises:
+        EvaluationError: A simulation failed; the results before it have been handed over.
+    """
+    if jobs <= 1:
+        for task in tasks:
+            on_result(task, run_task(task))
+        return
+    # Thread pools of the numerical libraries would fight over the cores.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    context = multiprocessing.get_context("spawn")
+    waiting = iter(tasks)
+    running: dict[Future[dict[str, float]], Task] = {}
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_worker_setup) as pool:
+        try:
+            while True:
+                # Few at a time, so that an interrupt does not leave a queue to work off.
+                for task in itertools.islice(waiting, jobs + 1 - len(running)):
+                    running[pool.submit(run_task, task)] = task
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    on_result(running.pop(future), future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+
+
+class PartialResults:
+    """Finished simulations in a sidecar file, so that an interrupted evaluation loses nothing.
+
+    One JSON line each. Lines are found again by the digest of all they depend on: results of other settings
+    are not mistaken for these.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Read what is there; ``path`` None keeps results in memory only."""
+        self.path = path
+        self.results: dict[str, dict[str, float]] = {}
+        if path is not None and path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    data = json.loads(line)
+                    metrics = {str(name): _float(value) for name, value in data["metrics"].items()}
+                    self.results[str(data["key"])] = metrics
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    continue  # the line that an interrupt cut off
+
+    def add(self, task: Task, metrics: Mapping[str, float]) -> None:
+        """Keep a result, on disk before this returns."""
+        self.results[task.key] = dict(metrics)
+        if self.path is None:
+            return
+        line = json.dumps(
+            {"key": task.key, "metrics": {name: _json(value) for name, value in metrics.items()}}
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            # A line that an interrupt cut off must not swallow this one.
+            torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+            file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def discard(self) -> None:
+        """Delete the sidecar; the final file holds everything now."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def bootstrap_mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return mean and 95 % percentile bootstrap interval over seeds, deterministically.
+
+    Args:
+        values: One per seed; NaN (nothing observed) is left out.
+
+    Returns:
+        (mean, low, high); NaN where there is nothing, and no interval for fewer than two values.
+    """
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0:
+        return math.nan, math.nan, math.nan
+    if len(finite) == 1:
+        return float(finite[0]), math.nan, math.nan
+    means = finite[_resamples(len(finite))].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(finite.mean()), float(low), float(high)
+
+
+def bootstrap_ratio(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return mean(values) / mean(baseline) − 1 with its 95 % paired bootstrap interval.
+
+    Seeds are resampled as pairs, so what the seeds have in common cancels.
+
+    Args:
+        values: One per seed.
+        baseline: The same seeds under the other scheduler.
+
+    Returns:
+        (relative difference, low, high); NaN where a pair is missing throughout or the baseline's mean is 0.
+    """
+    both = np.isfinite(values) & np.isfinite(baseline)
+    x, y = values[both], baseline[both]
+    if len(x) == 0 or y.mean() == 0:
+        return math.nan, math.nan, math.nan
+    difference = float(x.mean() / y.mean() - 1.0)
+    if len(x) == 1:
+        return difference, math.nan, math.nan
+    rows = _resamples(len(x))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = x[rows].mean(axis=1) / y[rows].mean(axis=1) - 1.0
+    ratios = ratios[np.isfinite(ratios)]
+    low, high = np.quantile(ratios, (0.025, 0.975)) if len(ratios) else (math.nan, math.nan)
+    return difference, float(low), float(high)
+
+
+def _resamples(n: int) -> NDArray[np.int64]:
+    return np.random.default_rng(BOOTSTRAP_SEED).integers(n, size=(RESAMPLES, n))
+
+
+def summarise(
+    tasks: Sequence[Task], results: Mapping[str, Mapping[str, float]], metadata: Mapping[str, Any]
+) -> Any:
+    """Return the content of the JSON file: per scenario and scheduler every metric, mean and interval.
+
+    Args:
+        tasks: The evaluation's tasks.
+        results: Metrics by task key, complete.
+        metadata: What else to record.
+
+    Returns:
+        A JSON-ready dict; NaN has become null.
+    """
+    values: dict[str, dict[str, list[Mapping[str, float]]]] = {}
+    contents: dict[str, Scenario] = {}
+    for task in tasks:
+        contents[task.label] = task.scenario
+        values.setdefault(task.label, {}).setdefault(task.scheduler, []).append(results[task.key])
+    seeds = list(dict.fromkeys(task.seed for task in tasks))
+    summary: dict[str, Any] = {"metadata": {**metadata, "seeds": seeds, "ci95": CI_METHOD}, "scenarios": {}}
+    for label, by_scheduler in values.items():
+        first = next(iter(by_scheduler))
+        names = list(by_scheduler[first][0])
+        schedulers: dict[str, dict[str, Any]] = {}
+        for scheduler, rows in by_scheduler.items():
+            metrics, versus = {}, {}
+            for name in names:
+                own = np.array([row[name] for row in rows], dtype=np.float64)
+                mean, low, high = bootstrap_mean(own)
+                metrics[name] = {
+                    "mean": _json(mean),
+                    "ci95": [_json(low), _json(high)],
+                    "per_seed": [_json(x) for x in own.tolist()],
+                }
+                base = np.array([row[name] for row in by_scheduler[first]], dtype=np.float64)
+                change, low, high = bootstrap_ratio(own, base)
+                versus[name] = {"relative": _json(change), "ci95": [_json(low), _json(high)]}
+            schedulers[scheduler] = {"metrics": metrics}
+            if scheduler != first:
+                schedulers[scheduler]["versus"] = {"scheduler": first, "metrics": versus}
+        reference = scenario_ref(contents[label])
+        summary["scenarios"][label] = {
+            "scenario": reference.model_dump(),
+            "requests": contents[label].episode.requests,
+            "schedulers": schedulers,
+        }
+    return summary
+
+
+CI_METHOD = f"percentile bootstrap over seeds, {RESAMPLES} resamples, fixed generator seed; null if < 2 seeds"
+
+
+def _json(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)

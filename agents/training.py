@@ -1,0 +1,225 @@
+"""A training run: PPO or MaskablePPO on the environment, resumable, all of its circumstances on record."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents import checkpoints, provenance
+from agents.callbacks import CheckpointCallback, ProgressCallback, ValidationCallback
+from agents.config import ConfigError, TrainConfig, load_config
+from agents.credit import MaskableRequestRolloutBuffer, RequestCreditCallback, RequestRolloutBuffer
+from agents.environments import EnvFactory, ScenarioEnv, make_vec_env
+from agents.files import write_json, write_text
+from agents.warm_start import warm_start
+from dsd_env.control import ActionSpace
+from dsd_env.scenario import Scenario
+
+CONFIG_FILE = "config.yaml"
+SCENARIO_FILE = "scenario.json"
+RECORD_FILE = "run.json"
+
+_ACTIVATIONS: dict[str, type[th.nn.Module]] = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU}
+
+
+class RunError(ValueError):
+    """A run directory cannot be used as asked; the message says what to do."""
+
+
+def build_model(config: TrainConfig, scenario: Scenario, vec_env: VecEnv) -> OnPolicyAlgorithm:
+    """Return a fresh learner for a configuration."""
+    ppo = config.ppo
+    maskable = config.algorithm == "maskable_ppo"
+    buffer: dict[str, Any] = {}
+    if config.credit.kind == "request":
+        buffer = {
+            "rollout_buffer_class": MaskableRequestRolloutBuffer if maskable else RequestRolloutBuffer,
+            "rollout_buffer_kwargs": {
+                "own_weight": config.credit.own_weight,
+                "global_weight": config.credit.global_weight,
+                "reference_s": scenario.reward.reference_e2e_s,
+            },
+        }
+    linear = ppo.learning_rate_schedule == "linear"
+    algorithm: Callable[..., OnPolicyAlgorithm] = MaskablePPO if maskable else PPO
+    return algorithm(
+        "MlpPolicy",
+        vec_env,
+        learning_rate=LinearSchedule(ppo.learning_rate, 0.0, 1.0) if linear else ppo.learning_rate,
+        n_steps=ppo.n_steps,
+        batch_size=ppo.batch_size,
+        n_epochs=ppo.n_epochs,
+        gamma=ppo.gamma,
+        gae_lambda=ppo.gae_lambda,
+        clip_range=ppo.clip_range,
+        ent_coef=ppo.ent_coef,
+        vf_coef=ppo.vf_coef,
+        max_grad_norm=ppo.max_grad_norm,
+        target_kl=ppo.target_kl,
+        policy_kwargs={
+            "net_arch": {"pi": list(config.network.actor), "vf": list(config.network.critic)},
+            "activation_fn": _ACTIVATIONS[config.network.activation],
+        },
+        seed=config.seed,
+        device=config.device,
+        **buffer,
+    )
+
+
+def prepare_run(
+    config: TrainConfig, scenario: Scenario, run: Path, resume: bool
+) -> checkpoints.Checkpoint | None:
+    """Make the run's directory, or find where to resume; write configuration, scenario and circumstances.
+
+    Returns:
+        The checkpoint to continue from; None to begin.
+
+    Raises:
+        RunError: The directory is taken, holds another configuration, or there is nothing to resume.
+    """
+    if resume:
+        if not (run / CONFIG_FILE).is_file():
+            raise RunError(
+                f"{run}: no run to resume ({CONFIG_FILE} is missing); leave --resume out to begin one"
+            )
+        if load_config(run / CONFIG_FILE).model_copy(update={"timesteps": config.timesteps}) != config:
+            raise RunError(
+                f"{run}: was begun with another configuration, see {run / CONFIG_FILE}; resume with that one"
+            )
+        if json.loads((run / SCENARIO_FILE).read_text(encoding="utf-8")) != scenario.model_dump(mode="json"):
+            raise RunError(
+                f"{run}: scenario {scenario.name!r} has changed since the run began; begin a new run"
+            )
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise RunError(
+            f"{run}: exists and is not empty; give --resume to continue it, or choose another directory"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint = checkpoints.newest(run) if resume else None
+    write_text(run / CONFIG_FILE, config.to_yaml())
+    write_json(run / SCENARIO_FILE, scenario.model_dump(mode="json"))
+    record = _read_record(run) if resume else {"starts": []}
+    record["starts"].append(
+        {
+            "time": provenance.now_utc(),
+            "step": checkpoint.num_timesteps if checkpoint else 0,
+            "versions": provenance.versions(),
+            "git_commit": provenance.git_commit(Path(__file__).parent),
+            "arguments": sys.argv[1:],
+        }
+    )
+    write_json(run / RECORD_FILE, record)
+    return checkpoint
+
+
+def _read_record(run: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{run / RECORD_FILE}: not readable ({error}); restore it or begin a new run"
+        ) from error
+    return record
+
+
+def train(
+    config: TrainConfig,
+    run: str | Path,
+    *,
+    resume: bool = False,
+    make_env: EnvFactory | None = None,
+    progress: bool = True,
+) -> checkpoints.Checkpoint:
+    """Train a scheduler.
+
+    Args:
+        config: The configuration.
+        run: Directory of the run.
+        resume: Continue from the newest valid checkpoint (from the start if there is none yet).
+        make_env: Makes one environment; None: the registered one on the configured scenario.
+        progress: Show a progress bar.
+
+    Returns:
+        The last state, saved as ``final.zip``.
+
+    Raises:
+        RunError: The directory cannot be used.
+        dsd_env.scenario.ScenarioError: The scenario is not valid.
+        KeyboardInterrupt: Interrupted; the state has been saved as a checkpoint.
+    """
+    run = Path(run)
+    scenario = config.load_scenario()
+    nvec = ActionSpace.of(scenario).nvec
+    make = make_env or ScenarioEnv(scenario)
+    th.set_num_threads(config.torch_threads)
+    make().close()  # whatever is missing is missed before the directory is made
+    start = prepare_run(config, scenario, run, resume)
+    step = start.num_timesteps if start else 0
+    by_request = config.credit.kind == "request"
+    vec_env = make_vec_env(make, config.n_envs, config.vec_env, config.seed, step, by_request)
+    validation = (
+        ValidationCallback(run, config.validation, make, nvec, at_start=config.warm_start is not None)
+        if config.validation
+        else None
+    )
+    bar = ProgressCallback(config.timesteps)
+    try:
+        model = build_model(config, scenario, vec_env)
+        model.set_logger(configure(str(run / "tensorboard"), ["tensorboard"]))
+        if start:
+            checkpoints.restore(model, start)
+            # Not the numbers of the first time again: actions are sampled, minibatches shuffled.
+            model.set_random_seed((config.seed + step) % 2**31)
+        elif config.warm_start:
+            _warm_start(model, make, scenario, config, run)
+        saver = CheckpointCallback(run, config.checkpoint)
+        callbacks: list[BaseCallback] = [saver]
+        callbacks += [validation] if validation else []
+        callbacks += [RequestCreditCallback()] if by_request else []
+        callbacks += [bar] if progress else []
+        try:
+            model.learn(
+                max(0, config.timesteps - step),
+                callback=CallbackList(callbacks),
+                reset_num_timesteps=step == 0,
+            )
+        except KeyboardInterrupt:
+            saver.save()
+            raise
+        final = checkpoints.save(model, run / checkpoints.LAST)
+        saver.save()
+        return final
+    finally:
+        bar.close()
+        vec_env.close()
+        if validation:
+            validation.close()
+
+
+def _warm_start(
+    model: OnPolicyAlgorithm, make: EnvFactory, scenario: Scenario, config: TrainConfig, run: Path
+) -> None:
+    assert config.warm_start
+    env = make()
+    try:
+        figures = warm_start(model, env, scenario, config.warm_start, config.credit, config.seed)
+    finally:
+        env.close()
+    record = _read_record(run)
+    record["warm_start"] = {**config.warm_start.model_dump(mode="json"), "result": figures}
+    write_json(run / RECORD_FILE, record)
+
+
+__all__ = ["ConfigError", "RunError", "build_model", "prepare_run", "train"]

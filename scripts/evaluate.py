@@ -1,0 +1,114 @@
+"""Compare schedulers on the same episodes, which no training ever saw.
+
+    python scripts/evaluate.py --scenarios metro,single_lan --schedulers cloud_ar,jsq_goodput --seeds 5 --json
+    out.json
+
+Prints means with 95 % bootstrap intervals over seeds, and differences paired by seed against the first
+scheduler. With --json an interrupted evaluation continues where it stopped when started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import _checkout
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    from dsd_env.schedulers import scheduler_help
+
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="schedulers:\n" + scheduler_help().replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--scenarios", required=True, metavar="A,B", help="names, or paths of YAML files")
+    parser.add_argument("--schedulers", required=True, metavar="X,Y", help="names as below")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="episodes per pair (default 5)")
+    parser.add_argument(
+        "--requests", type=int, metavar="M", help="measured requests per episode, not the scenario's own"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every metric here")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default 1)")
+    parser.add_argument("--metrics", metavar="M,N", help="metrics to print (default: a selection)")
+    arguments = parser.parse_args()
+    for name in ("seeds", "requests", "jobs"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} {value}: must be at least 1")
+
+    try:
+        from rich.console import Console
+        from tqdm import tqdm
+
+        from agents import evaluation, provenance
+        from agents.files import write_json
+        from agents.report import print_tables
+    except ModuleNotFoundError as error:
+        print(
+            f"evaluate: {error.name} is not installed; run `make demo`, or pip install -e '.[train]'",
+            file=sys.stderr,
+        )
+        return 1
+
+    sidecar = arguments.json.with_name(arguments.json.name + ".partial") if arguments.json else None
+    shown = _names(arguments.metrics) if arguments.metrics else list(evaluation.TABLE_METRICS)
+    try:
+        tasks = evaluation.plan(
+            _names(arguments.scenarios), _names(arguments.schedulers), arguments.seeds, arguments.requests
+        )
+        partial = evaluation.PartialResults(sidecar)
+        open_tasks = [task for task in tasks if task.key not in partial.results]
+        if len(open_tasks) < len(tasks):
+            print(
+                f"{len(tasks) - len(open_tasks)} of {len(tasks)} simulations were finished before ({sidecar})"
+            )
+        with tqdm(
+            total=len(tasks), initial=len(tasks) - len(open_tasks), desc="evaluating", unit=" episodes"
+        ) as bar:
+
+            def done(task: evaluation.Task, metrics: dict[str, float]) -> None:
+                partial.add(task, metrics)
+                bar.update(1)
+
+            evaluation.run_all(open_tasks, arguments.jobs, done)
+    except KeyboardInterrupt:
+        hint = "the same command continues" if sidecar else "give --json FILE to be able to continue"
+        print(f"\ninterrupted; {hint}", file=sys.stderr)
+        return 130
+    except (evaluation.EvaluationError, ValueError, OSError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+
+    metadata: dict[str, Any] = {
+        "created": provenance.now_utc(),
+        "versions": provenance.versions(),
+        "git_commit": provenance.git_commit(_checkout.ROOT),
+        "requests": arguments.requests,
+        "command": ["scripts/evaluate.py", *sys.argv[1:]],
+    }
+    summary = evaluation.summarise(tasks, partial.results, metadata)
+    unknown = [name for name in shown if any(name not in metrics for metrics in partial.results.values())]
+    if unknown and arguments.metrics:
+        print(
+            f"evaluate: no metric {', '.join(unknown)}; there are "
+            + ", ".join(next(iter(partial.results.values())))
+        )
+    print_tables(summary, [name for name in shown if name not in unknown], Console())
+    if arguments.json:
+        write_json(arguments.json, summary)
+        partial.discard()
+        print(f"wrote {arguments.json}")
+    return 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

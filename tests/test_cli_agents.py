@@ -1,0 +1,171 @@
+"""The command lines of training, export and evaluation, as their users start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+scenario: single_lan
+overrides: {episode.requests: 2}
+timesteps: 128
+n_envs: 1
+ppo: {n_steps: 64, batch_size: 64, n_epochs: 1}
+network: {actor: [8], critic: [8]}
+checkpoint: {every_steps: 64}
+validation: {every_steps: 64, episodes: 1}
+"""
+
+
+def command(checkout: Path, name: str, *arguments) -> list[str]:
+    return [sys.executable, str(checkout / "scripts" / f"{name}.py"), *map(str, arguments)]
+
+
+def run(checkout: Path, name: str, *arguments, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.run(
+        command(checkout, name, *arguments),
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def steps_saved(run_dir: Path) -> list[int]:
+    """Return the steps of complete checkpoints (the JSON is written last)."""
+    return sorted(int(path.stem.split("_")[1]) for path in (run_dir / "checkpoints").glob("step_*.json"))
+
+
+def test_train_export_evaluate(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    trained = run(checkout, "train", "--config", "tiny.yaml", "--out", "run", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "trained 128 decisions" in trained.stdout
+    assert "training: 100%" in trained.stderr, "a progress bar"
+
+    again = run(checkout, "train", "--config", "tiny.yaml", "--out", "run", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "exists and is not empty; give --resume" in again.stderr
+    assert "Traceback" not in again.stderr
+
+    exported = run(checkout, "export", "--run", "run", "--out", "policy", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert sorted(p.name for p in (tmp_path / "policy").iterdir()) == [
+        "manifest.json",
+        "policy.npz",
+        "policy.onnx",
+    ]
+
+    arguments = ("--scenarios", "single_lan", "--schedulers", "cloud_ar,policy:policy", "--requests", "2")
+    evaluated = run(checkout, "evaluate", *arguments, "--seeds", "2", "--json", "out/e.json", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "vs cloud_ar, paired" in evaluated.stdout
+    schedulers = json.loads((tmp_path / "out" / "e.json").read_text())["scenarios"]["single_lan"][
+        "schedulers"
+    ]
+    assert schedulers["policy:policy"]["metrics"]["e2e_s_mean"]["mean"] > 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["e.json"], "the sidecar is gone"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("train", ("--config", "nope", "--out", "run"), "no training configuration 'nope'"),
+        ("train", ("--config", "wrong.yaml", "--out", "run"), "wrong.yaml: unknown key 'timestep'"),
+        ("train", ("--config", "lost.yaml", "--out", "run"), "unknown scenario 'atlantis'"),
+        ("train", ("--out", "run", "--resume"), "no run to resume"),
+        ("export", ("--run", "nowhere", "--out", "policy"), "config.yaml is missing"),
+        ("evaluate", ("--scenarios", "atlantis", "--schedulers", "cloud_ar"), "unknown scenario 'atlantis'"),
+        ("evaluate", ("--scenarios", "single_lan", "--schedulers", "magic"), "unknown scheduler 'magic'"),
+    ],
+)
+def test_mistakes_are_explained(name: str, arguments, message: str, checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("timestep: 5")
+    (tmp_path / "lost.yaml").write_text("scenario: atlantis")
+    result = run(checkout, name, *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_killed_training_resumes_from_its_newest_checkpoint(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(CONFIG.replace("timesteps: 128", "timesteps: 100000000"))
+    process = subprocess.Popen(
+        command(checkout, "train", "--config", "tiny.yaml", "--out", "run", "--quiet"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while len(steps_saved(tmp_path / "run")) < 2:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    newest = steps_saved(tmp_path / "run")[-1]
+
+    target = newest + 128
+    arguments = ("--out", "run", "--resume", "--timesteps", target)
+    resumed = run(checkout, "train", *arguments, "--quiet", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"trained {target} decisions" in resumed.stdout
+    starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, newest]
+    assert steps_saved(tmp_path / "run")[-1] == target
+
+
+def test_interrupted_evaluation_continues(checkout: Path, tmp_path: Path) -> None:
+    arguments = (
+        "--scenarios",
+        "single_lan",
+        "--schedulers",
+        "colocated_sd:2",
+        "--requests",
+        "20",
+        "--seeds",
+        "400",
+    )
+    process = subprocess.Popen(
+        command(checkout, "evaluate", *arguments, "--json", "e.json"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's Ctrl-C: not ignored, whatever started this test run.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    sidecar = tmp_path / "e.json.partial"
+    deadline = time.monotonic() + 60
+    while not sidecar.exists() or sidecar.read_text().count("\n") < 3:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted; the same command continues" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "e.json").exists()
+
+    finished = sidecar.read_text().count("\n")
+    fewer = (*arguments[:-1], 3)
+    result = run(checkout, "evaluate", *fewer, "--json", "e.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "3 of 3 simulations were finished before" in result.stdout
+    assert finished >= 3
+    assert (tmp_path / "e.json").is_file()
+    assert not sidecar.exists()

@@ -1,0 +1,179 @@
+"""Evaluation: pairing, bootstrap intervals, partial results, what goes into the JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from agents import evaluation
+from agents.evaluation import (
+    PartialResults,
+    bootstrap_mean,
+    bootstrap_ratio,
+    plan,
+    run_all,
+    run_task,
+    summarise,
+)
+from agents.report import print_tables
+from agents.seeds import EVALUATION_SEEDS
+from dsd_env.scenario import ScenarioError
+
+NAN = math.nan
+
+METRICS = {
+    *(
+        f"{name}_{how}"
+        for name in ("e2e_s", "ttft_s", "tpot_s", "itl_s")
+        for how in ("mean", "p50", "p95", "p99")
+    ),
+    "throughput_tokens_per_s",
+    "throughput_requests_per_s",
+    "goodput_requests_per_s",
+    "slo_attainment",
+    "acceptance_rate",
+    "block_efficiency",
+    "wasted_draft_tokens_per_token",
+    "gpu_s_per_1k_tokens",
+    "cost_usd_per_1m_tokens",
+    "energy_j_per_1k_tokens",
+    "bytes_per_token",
+    "utilisation_target",
+    "jain_fairness",
+}
+
+
+def small_plan(seeds: int = 2, schedulers=("cloud_ar", "colocated_sd:4")):
+    return plan(["single_lan"], schedulers, seeds, requests=2)
+
+
+def test_bootstrap_covers_and_is_deterministic() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        mean, low, high = bootstrap_mean(rng.normal(5.0, 1.0, 30))
+        assert low < mean < high
+        covered += low <= 5.0 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+    values = rng.normal(size=7)
+    assert bootstrap_mean(values) == bootstrap_mean(values)
+    assert bootstrap_mean(np.full(4, 2.5)) == (2.5, 2.5, 2.5)
+
+
+def test_bootstrap_leaves_out_what_was_not_observed() -> None:
+    assert bootstrap_mean(np.array([NAN, 1.0, 3.0])) == bootstrap_mean(np.array([1.0, 3.0]))
+    assert bootstrap_mean(np.array([NAN, 2.0]))[0] == 2.0
+    assert all(math.isnan(x) for x in bootstrap_mean(np.array([NAN, 2.0]))[1:]), "one seed has no interval"
+    assert all(math.isnan(x) for x in bootstrap_mean(np.array([NAN, NAN])))
+
+
+def test_pairing_removes_what_the_seeds_share() -> None:
+    rng = np.random.default_rng(1)
+    world = rng.uniform(1.0, 10.0, 10)
+    change, low, high = bootstrap_ratio(0.9 * world, world)
+    assert (change, low, high) == pytest.approx((-0.1, -0.1, -0.1))
+    _, loose_low, loose_high = bootstrap_ratio(0.9 * rng.permutation(world), world)
+    assert loose_high - loose_low > 0.1
+    assert all(math.isnan(x) for x in bootstrap_ratio(np.ones(3), np.zeros(3)))
+    assert bootstrap_ratio(np.array([NAN, 2.0, 4.0]), np.array([1.0, 1.0, 2.0]))[0] == pytest.approx(1.0)
+
+
+def test_every_scheduler_meets_the_same_evaluation_seeds() -> None:
+    tasks = small_plan(3)
+    by_scheduler = {
+        name: [t.seed for t in tasks if t.scheduler == name] for name in ("cloud_ar", "colocated_sd:4")
+    }
+    assert by_scheduler["cloud_ar"] == by_scheduler["colocated_sd:4"] == list(EVALUATION_SEEDS[:3])
+    assert len({task.key for task in tasks}) == 6
+    assert {task.scenario.episode.requests for task in tasks} == {2}
+    assert {t.key for t in tasks}.isdisjoint(t.key for t in plan(["single_lan"], ["cloud_ar"], 3, requests=3))
+
+
+@pytest.mark.parametrize(
+    ("scenarios", "schedulers", "message"),
+    [
+        (["nope"], ["cloud_ar"], "unknown scenario 'nope'"),
+        (["single_lan"], ["clod_ar"], "unknown scheduler 'clod_ar'; did you mean 'cloud_ar'"),
+        (["single_lan"], ["policy:/nowhere"], "no such directory"),
+        (["single_lan"], ["cloud_ar", "cloud_ar"], "scheduler named twice: cloud_ar"),
+        (["single_lan"], [], "at least one scheduler"),
+    ],
+)
+def test_wrong_names_are_found_before_anything_runs(scenarios, schedulers, message: str) -> None:
+    with pytest.raises((ValueError, ScenarioError), match=message):
+        plan(scenarios, schedulers, 1)
+
+
+def test_summary_has_every_metric_with_its_interval() -> None:
+    tasks = small_plan()
+    results = {task.key: run_task(task) for task in tasks}
+    summary = json.loads(json.dumps(summarise(tasks, results, {"note": 1}), allow_nan=False))
+    assert summary["metadata"]["seeds"] == list(EVALUATION_SEEDS[:2])
+    entry = summary["scenarios"]["single_lan"]["schedulers"]["colocated_sd:4"]
+    assert set(entry["metrics"]) >= METRICS
+    rows = [results[task.key] for task in tasks if task.scheduler == "colocated_sd:4"]
+    e2e = entry["metrics"]["e2e_s_mean"]
+    assert e2e["mean"] == pytest.approx(np.mean([row["e2e_s_mean"] for row in rows]))
+    assert e2e["ci95"][0] <= e2e["mean"] <= e2e["ci95"][1]
+    assert entry["versus"]["scheduler"] == "cloud_ar"
+    plain = summary["scenarios"]["single_lan"]["schedulers"]["cloud_ar"]
+    assert plain["metrics"]["acceptance_rate"] == {
+        "mean": None,
+        "ci95": [None, None],
+        "per_seed": [None, None],
+    }
+    assert "versus" not in plain
+
+
+def test_tables_show_means_intervals_and_differences() -> None:
+    tasks = small_plan()
+    summary = summarise(tasks, {task.key: run_task(task) for task in tasks}, {})
+    console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_tables(summary, ["e2e_s_mean", "acceptance_rate"], console)
+    text = console.export_text()
+    mean = summary["scenarios"]["single_lan"]["schedulers"]["cloud_ar"]["metrics"]["e2e_s_mean"]["mean"]
+    assert f"{mean:.4g}" in text
+    assert "vs cloud_ar, paired" in text
+    assert "–" in text, "a metric that was not observed"
+    console.file.close()
+
+
+def test_processes_give_the_same_results_as_one() -> None:
+    tasks = small_plan()
+    one: dict[str, dict[str, float]] = {}
+    two: dict[str, dict[str, float]] = {}
+    run_all(tasks, 1, lambda task, metrics: one.update({task.key: metrics}))
+    run_all(tasks, 2, lambda task, metrics: two.update({task.key: metrics}))
+    np.testing.assert_equal(two, one)
+
+
+def test_a_failing_simulation_is_named(monkeypatch) -> None:
+    def explode(*_arguments, **_options):
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr("dsd_env.simulate", explode)
+    with pytest.raises(
+        evaluation.EvaluationError,
+        match="'single_lan', scheduler 'cloud_ar', seed 2000000000: ZeroDivisionError",
+    ):
+        run_all(small_plan(1), 1, lambda *_: None)
+
+
+def test_partial_results_survive_and_torn_lines_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "out.json.partial"
+    first, second, third = plan(["single_lan"], ["cloud_ar"], 3)
+    PartialResults(path).add(first, {"a": 1.5, "b": NAN})
+    with path.open("a") as file:
+        file.write('{"key": "torn", "metr')
+    again = PartialResults(path)
+    np.testing.assert_equal(again.results, {first.key: {"a": 1.5, "b": NAN}})
+    again.add(second, {"a": 2.0, "b": 3.0})
+    again.add(third, {"a": 4.0, "b": 5.0})
+    assert PartialResults(path).results.keys() == {first.key, second.key, third.key}
+    again.discard()
+    assert not path.exists()
