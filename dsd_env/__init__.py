@@ -7,6 +7,7 @@
 Importing registers the environment and needs neither torch nor Stable-Baselines3.
 """
 
+from dsd_env import policy
 from dsd_env.control import Decision, DecisionView
 from dsd_env.envs.registration import register_envs
 from dsd_env.scenario import Scenario, ScenarioError, list_scenarios, load_scenario
@@ -28,6 +29,7 @@ __all__ = [
     "list_scenarios",
     "load_scenario",
     "make_scheduler",
+    "policy",
     "scheduler_names",
     "simulate",
 ]

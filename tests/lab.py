@@ -72,7 +72,8 @@ def lab(
         "acceptance": {"draft": {"source": "iid", "alpha": alpha}},
         "slo": {"any": {"ttft_s": 10.0, "tpot_s": 1.0}},
         "workload": {
-            "arrivals": arrivals or {"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 1.0}},
+            "arrivals": arrivals
+            or {"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 1.0}},
             "kinds": {
                 "question": {
                     "weight": 1.0,
@@ -85,7 +86,11 @@ def lab(
             "max_output_tokens": 2048,
         },
         "protocol": {"header_bytes": 0, "bytes_per_token": 0},
-        "actions": {"gammas": list(range(17)), "batch_sizes": [1, 2, 4, 8, 16, 32, 64], "targets_offered": targets},
+        "actions": {
+            "gammas": list(range(17)),
+            "batch_sizes": [1, 2, 4, 8, 16, 32, 64],
+            "targets_offered": targets,
+        },
         "episode": {"requests": requests, "horizon_s": 1.0e7},
     }
     return load_scenario(data, **changes)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab import lab
-from scenarios import TINY
 
 from dsd_env import Decision, ReferenceSimulation, load_scenario, make_scheduler, simulate
 from dsd_env.sim import Event, EventKind
+from tests.lab import lab
+from tests.scenarios import TINY
 
 
 def play(simulation: ReferenceSimulation, choose) -> list[float]:
@@ -26,7 +27,7 @@ def play(simulation: ReferenceSimulation, choose) -> list[float]:
 
 def check_log(simulation: ReferenceSimulation, events: list[Event]) -> None:
     """Check conservation of requests, tokens, batches and time on a whole event log."""
-    assert all(a.time_s <= b.time_s for a, b in zip(events, events[1:], strict=False))
+    assert all(a.time_s <= b.time_s for a, b in pairwise(events))
     committed: dict[int, float] = defaultdict(float)
     arrived: dict[int, float] = {}
     completed: dict[int, float] = {}
@@ -78,14 +79,18 @@ def test_nothing_is_lost_whatever_is_decided(data: st.DataObject, seed: int) -> 
 
     def choose(view) -> Decision:
         return Decision(
-            int(chooser.choice(view.gammas)), int(chooser.choice(view.batch_sizes)), int(chooser.integers(n_placements))
+            int(chooser.choice(view.gammas)),
+            int(chooser.choice(view.batch_sizes)),
+            int(chooser.integers(n_placements)),
         )
 
     play(simulation, choose)
     check_log(simulation, simulation.events)
 
 
-@pytest.mark.parametrize("name", ["cloud_ar", "colocated_sd:4", "edge_sd:4", "hf_heuristic", "jsq_goodput", "random"])
+@pytest.mark.parametrize(
+    "name", ["cloud_ar", "colocated_sd:4", "edge_sd:4", "hf_heuristic", "jsq_goodput", "random"]
+)
 def test_the_same_seed_gives_the_same_log(name: str) -> None:
     scenario = load_scenario(TINY)
     first = simulate(scenario, name, seed=5, record_events=True)
@@ -110,7 +115,10 @@ def test_interleaved_simulations_do_not_disturb_each_other() -> None:
             else:
                 simulation.decide(scheduler.decide(view))
     for simulation in together:
-        assert simulate(scenario, "edge_sd:3", seed=simulation.seed, record_events=True).events == simulation.events
+        assert (
+            simulate(scenario, "edge_sd:3", seed=simulation.seed, record_events=True).events
+            == simulation.events
+        )
 
 
 def test_schedulers_on_one_seed_meet_the_same_requests() -> None:
@@ -119,7 +127,12 @@ def test_schedulers_on_one_seed_meet_the_same_requests() -> None:
     for name in ("cloud_ar", "colocated_sd:4", "edge_sd:2", "random"):
         table = simulate(scenario, name, seed=3).requests
         for uid, *properties in zip(
-            table["uid"], table["device"], table["kind"], table["prompt_tokens"], table["output_tokens"], strict=True
+            table["uid"],
+            table["device"],
+            table["kind"],
+            table["prompt_tokens"],
+            table["output_tokens"],
+            strict=True,
         ):
             assert known.setdefault(int(uid), tuple(properties)) == tuple(properties)
 
@@ -151,7 +164,9 @@ def test_a_full_kv_pool_makes_requests_wait_and_loses_none() -> None:
     simulation = ReferenceSimulation(scenario, 1, record_events=True)
     most = 0
     while (view := simulation.next_decision()) is not None:
-        most = max(most, round(view.target.kv_fraction * scenario.targets["target"].kv_capacity_tokens / reserved))
+        most = max(
+            most, round(view.target.kv_fraction * scenario.targets["target"].kv_capacity_tokens / reserved)
+        )
         simulation.decide(Decision(4, 8, 0))
     assert most <= fits
     assert simulation.terminated

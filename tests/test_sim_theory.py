@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from lab import lab
 
 from dsd_env import simulate
+from tests.lab import lab
 
 
 def expected_tokens(alpha: float, gamma: int) -> float:
@@ -71,7 +71,9 @@ def test_one_client_pays_drafting_verification_and_the_round_trip(gamma: int) ->
     round_s = gamma * 0.007 + (0.03 + 1e-3 * (gamma + 1)) + 0.04
     # Every round costs the same, so the time is exact given the number of rounds.
     first_s = result.requests["ttft_s"]
-    assert result.requests["e2e_s"] - first_s == pytest.approx(result.requests["verifies"] * round_s, rel=1e-9)
+    assert result.requests["e2e_s"] - first_s == pytest.approx(
+        result.requests["verifies"] * round_s, rel=1e-9
+    )
 
 
 def test_colocated_drafting_pays_no_round_trip() -> None:

@@ -70,12 +70,15 @@ _REQUEST = (
     _squash("request.rounds", "rounds", 16.0, "rounds executed"),
     _share("request.acceptance_rate", "acceptance rate (EMA)"),
     _squash("request.tokens_per_round", "tokens", 3.0, "committed tokens per draft round (EMA)"),
-    *(_squash(f"request.recent_gamma_{i}", "tokens", 4.0, f"drafted, {i} rounds ago") for i in range(RECENT_ROUNDS)),
+    *(
+        _squash(f"request.recent_gamma_{i}", "tokens", 4.0, f"drafted, {i} rounds ago")
+        for i in range(RECENT_ROUNDS)
+    ),
     *(
         _squash(f"request.recent_accepted_{i}", "tokens", 4.0, f"accepted, {i} rounds ago")
         for i in range(RECENT_ROUNDS)
     ),
-    _share("request.last_confidence", "top-1 draft probability at the last drafted token"),
+    _share("request.last_confidence", "top-1 draft probability at the last token drafted on the true path"),
 )
 
 

@@ -42,7 +42,8 @@ class RequestView:
         tokens_per_round: Running number of committed tokens per draft round (EMA; prior 2).
         recent_gammas: Drafted tokens of the last rounds, newest first, zeros before the first.
         recent_accepted: Accepted tokens of the last rounds, newest first.
-        last_confidence: Top-1 probability of the drafter at the last drafted token; 0 if unknown.
+        last_confidence: Top-1 probability of the drafter at the last token that it drafted on the true
+            path (the first rejected one, if any was); 0 if unknown.
     """
 
     is_admission: bool

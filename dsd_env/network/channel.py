@@ -110,7 +110,9 @@ def duplex(link: Link, seed: int, number: int) -> tuple[Channel, Channel]:
     low, high = link.one_way_spread
     factor = low + (high - low) * rng.uniform(seed, Stream.LINK_SPREAD, number, 0)
     one_way_s = link.one_way_s * factor
-    up = Channel(link, link.uplink_bits_per_s, one_way_s, seed, number, Stream.UPLINK_JITTER, Stream.UPLINK_LOSS)
+    up = Channel(
+        link, link.uplink_bits_per_s, one_way_s, seed, number, Stream.UPLINK_JITTER, Stream.UPLINK_LOSS
+    )
     down = Channel(
         link, link.downlink_bits_per_s, one_way_s, seed, number, Stream.DOWNLINK_JITTER, Stream.DOWNLINK_LOSS
     )

@@ -29,9 +29,13 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, (str, int, float, bool)):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain word", key_node.start_mark
+                )
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate key {key!r}", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -89,7 +93,9 @@ def _resolve(scenario: str | Path, beside: Path | None = None) -> Path:
     for folder in (beside, scenario_dir()):
         if folder is not None and (folder / f"{text}.yaml").is_file():
             return folder / f"{text}.yaml"
-    raise ScenarioError(f"unknown scenario {text!r}; shipped are {list_scenarios()}, or give the path of a YAML file")
+    raise ScenarioError(
+        f"unknown scenario {text!r}; shipped are {list_scenarios()}, or give the path of a YAML file"
+    )
 
 
 def _read(path: Path, depth: int = 0) -> dict[str, Any]:
@@ -99,7 +105,7 @@ def _read(path: Path, depth: int = 0) -> dict[str, Any]:
         raise ScenarioError(f"{path}: larger than {_MAX_FILE_BYTES} bytes, not a scenario")
     try:
         # _StrictLoader is a SafeLoader.
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ScenarioError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(data, dict):

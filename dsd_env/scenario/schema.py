@@ -30,7 +30,9 @@ class Card(_Model):
 
     models: str = Field(description="The situation and the models it is about.")
     regime: str = Field(description="What limits performance here, and what a scheduler can win.")
-    utilisation: str = Field(description="Measured utilisation and queueing, with the command that measured it.")
+    utilisation: str = Field(
+        description="Measured utilisation and queueing, with the command that measured it."
+    )
     limits: str = Field(default="", description="What the scenario does not say.")
 
 
@@ -79,7 +81,9 @@ class Drafter(_Model):
     profile: Profile = Field(description="Latency profile of the model on this device.")
     concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at the same time.")
     kv_capacity_tokens: int = Field(
-        default=1_000_000, ge=1, description="Longest context the drafter can hold; beyond it, it cannot draft."
+        default=1_000_000,
+        ge=1,
+        description="Longest context the drafter can hold; beyond it, it cannot draft.",
     )
 
 
@@ -337,7 +341,8 @@ class Protocol(_Model):
     bytes_per_probability: NonNegative = 2.0
     plain_chunk_tokens: Annotated[int, Field(ge=1, le=1024)] = 8
     confidence_stop: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="Drafting ends after a token whose top-1 probability is below this; 0: never."
+        default=0.0,
+        description="Drafting ends after a token whose top-1 probability is below this; 0: never.",
     )
     decision_latency_s: NonNegative = 0.0
     telemetry_period_s: Positive = Field(default=0.05, description="How often servers publish their state.")
@@ -370,7 +375,9 @@ class Actions(_Model):
             if len(values) == 0 or any(b <= a for a, b in pairwise(values)):
                 raise ValueError(f"{key} {values} must be non-empty and strictly increasing")
         if self.gammas[0] != 0:
-            raise ValueError(f"gammas {self.gammas} must begin with 0 (plain decoding), the fallback of every action")
+            raise ValueError(
+                f"gammas {self.gammas} must begin with 0 (plain decoding), the fallback of every action"
+            )
         return self
 
 
@@ -390,7 +397,9 @@ class Reward(_Model):
     """Weights and the reference values that make returns comparable across scenarios."""
 
     weights: RewardWeights = RewardWeights()
-    reference_e2e_s: Positive = Field(default=5.0, description="A usual request time here; one unit of latency cost.")
+    reference_e2e_s: Positive = Field(
+        default=5.0, description="A usual request time here; one unit of latency cost."
+    )
     reference_usd_per_request: Positive = 1.0e-3
     reference_joules_per_request: Positive = 1.0e3
     reference_bytes_per_request: Positive = 1.0e4
@@ -405,7 +414,8 @@ class Episode(_Model):
         default=0, description="Requests by order of arrival that metrics leave out."
     )
     total_requests: Count | None = Field(
-        default=None, description="Stop arrivals after so many; the episode then terminates when all are done."
+        default=None,
+        description="Stop arrivals after so many; the episode then terminates when all are done.",
     )
 
 
@@ -462,8 +472,8 @@ class Scenario(_Model):
                 )
         if self.n_placements > MAX_PLACEMENTS:
             raise ValueError(
-                f"actions.targets_offered = {self.actions.targets_offered} makes {self.n_placements} placements; "
-                f"at most {MAX_PLACEMENTS}"
+                f"actions.targets_offered = {self.actions.targets_offered} makes {self.n_placements} "
+                f"placements; at most {MAX_PLACEMENTS} are supported"
             )
 
     def kv_reservation_tokens(self, prompt_tokens: int) -> int:

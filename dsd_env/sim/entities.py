@@ -21,7 +21,6 @@ from dsd_env.rng import Stream
 from dsd_env.scenario.schema import Power, Target
 from dsd_env.workload import RequestSpec
 
-
 _SLOPE_TOKENS = 8
 """Distance over which a target's marginal time per token is taken; its largest batch has more."""
 
@@ -64,7 +63,9 @@ class StepTimer:
             return self.compute_s[new_tokens] + self.k_bw_s * kv_tokens
         return self.compute_s[new_tokens] + (self.k_multi_s * kv_tokens + self.k_lat_s * max_kv_multi_tokens)
 
-    def draft_s(self, lag_tokens: int, context_tokens: int, gamma: int, active: int, active_kv_tokens: int) -> float:
+    def draft_s(
+        self, lag_tokens: int, context_tokens: int, gamma: int, active: int, active_kv_tokens: int
+    ) -> float:
         """Return the time to process the KV lag and draft ``gamma`` tokens.
 
         The first step processes every committed token the drafter has not seen and yields the first
@@ -78,7 +79,9 @@ class StepTimer:
             active: Sequences drafted at the same time, this one included.
             active_kv_tokens: Their KV together, this one's included.
         """
-        duration_s = self.step_s(lag_tokens + active - 1, active_kv_tokens, context_tokens if lag_tokens > 1 else 0)
+        duration_s = self.step_s(
+            lag_tokens + active - 1, active_kv_tokens, context_tokens if lag_tokens > 1 else 0
+        )
         if gamma > 1:
             duration_s += (gamma - 1) * self.step_s(active, active_kv_tokens, 0)
             duration_s += self.k_bw_s * (gamma * (gamma - 1) // 2)
@@ -156,7 +159,12 @@ class TargetServer:
     """A target: admission queue, ready queue, KV pool and the iteration under way."""
 
     def __init__(
-        self, number: int, config: Target, timer: StepTimer, colocated: StepTimer | None, station: Station | None
+        self,
+        number: int,
+        config: Target,
+        timer: StepTimer,
+        colocated: StepTimer | None,
+        station: Station | None,
     ) -> None:
         """Set up an idle target.
 
@@ -211,7 +219,13 @@ class TargetServer:
 
         def key(job: Job) -> tuple[bool, int, int, float, int]:
             size = (job.prefill_tokens or job.gamma) if shortest_first else 0
-            return job is not oldest, rank_of_prefill if job.prefill_tokens else 0, size, job.queued_s, job.sequence
+            return (
+                job is not oldest,
+                rank_of_prefill if job.prefill_tokens else 0,
+                size,
+                job.queued_s,
+                job.sequence,
+            )
 
         seats = min(self.batch_size, config.max_batch_size)
         budget = config.prefill_chunk_tokens
@@ -455,6 +469,8 @@ class Request:
         if realisation is None:
             source, drafter = self.sources[model]
             spec = self.spec
-            realisation = source.realise(seed, spec.uid, spec.output_tokens, drafter, spec.acceptance_kinds or None)
+            realisation = source.realise(
+                seed, spec.uid, spec.output_tokens, drafter, spec.acceptance_kinds or None
+            )
             self.acceptance[model] = realisation
         return realisation

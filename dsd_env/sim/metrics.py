@@ -113,7 +113,9 @@ def tpot_s(request: Request, empty: float = math.nan) -> float:
 
 def meets_slo(request: Request) -> bool:
     """Return whether a completed request met both bounds of its SLO."""
-    return ttft_s(request) <= request.spec.slo_ttft_s and tpot_s(request, empty=0.0) <= request.spec.slo_tpot_s
+    return (
+        ttft_s(request) <= request.spec.slo_ttft_s and tpot_s(request, empty=0.0) <= request.spec.slo_tpot_s
+    )
 
 
 def itl_s(requests: list[Request]) -> NDArray[np.float64]:
@@ -166,7 +168,9 @@ def episode_metrics(
 
     drafted, accepted = b.drafted - a.drafted, b.accepted - a.accepted
     metrics["acceptance_rate"] = _ratio(accepted, drafted)
-    metrics["block_efficiency"] = _ratio(b.round_tokens - a.round_tokens, b.verified_rounds - a.verified_rounds)
+    metrics["block_efficiency"] = _ratio(
+        b.round_tokens - a.round_tokens, b.verified_rounds - a.verified_rounds
+    )
     metrics["speculated_token_share"] = _ratio(b.round_tokens - a.round_tokens, tokens)
     metrics["wasted_draft_tokens_per_token"] = _ratio(drafted - accepted, tokens)
 

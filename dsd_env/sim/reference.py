@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simpy
@@ -44,7 +45,8 @@ class _Environment(simpy.Environment):
             event = simpy.Event(self)
         event._ok = True
         event._value = None
-        heapq.heappush(self._queue, (time_s, (order << 40) + entity, next(self._eid), event))
+        queue: list[Any] = self._queue
+        heapq.heappush(queue, (time_s, (order << 40) + entity, next(self._eid), event))
         return event
 
 
@@ -147,20 +149,23 @@ class ReferenceSimulation:
         Raises:
             RuntimeError: The decision before has not been answered.
         """
-        if self._pending is not None:
+        if self._due_view() is not None:
             raise RuntimeError("answer the pending decision with decide() before asking for the next")
         horizon_s = self.scenario.episode.horizon_s
         env = self._env
-        while self._pending is None:
-            if self.terminated or self.truncated:
-                return None
+        while not (self.terminated or self.truncated):
             if env.peek() > horizon_s:
                 self.truncated = True
                 self._accrue(horizon_s)
                 env._now = horizon_s
-                return None
+                break
             env.step()
-        return self._pending[2]
+            if (view := self._due_view()) is not None:
+                return view
+        return None
+
+    def _due_view(self) -> DecisionView | None:
+        return None if self._pending is None else self._pending[2]
 
     def decide(self, decision: Decision) -> Resolution:
         """Answer the pending decision.
@@ -206,7 +211,9 @@ class ReferenceSimulation:
             self.resolved[reason] = self.resolved.get(reason, 0) + 1
         station = -1
         if gamma > 0:
-            station = self._telemetry.station_number(view.device, candidate.site, candidate.edge_server, target)
+            station = self._telemetry.station_number(
+                view.device, candidate.site, candidate.edge_server, target
+            )
         return Resolution(gamma, batch_size, candidate.site, station, candidate.edge_server, target, reason)
 
     # ------------------------------------------------------------------ results
@@ -220,9 +227,13 @@ class ReferenceSimulation:
     def metrics(self) -> dict[str, float]:
         """Return every metric of the episode so far, by name; NaN where nothing was observed."""
         self._accrue(self.now_s)
-        cohort = [r for r in self._completed if self.scenario.episode.warmup_requests <= r.number < self._cohort]
+        cohort = [
+            r for r in self._completed if self.scenario.episode.warmup_requests <= r.number < self._cohort
+        ]
         end = Window(self.now_s, self._totals, [target.busy_s for target in self._world.targets])
-        return episode_metrics(self.scenario, cohort, self._window_start, end, self._arrived, len(self._completed))
+        return episode_metrics(
+            self.scenario, cohort, self._window_start, end, self._arrived, len(self._completed)
+        )
 
     def requests_table(self) -> dict[str, NDArray[np.generic]]:
         """Return one column per property of the completed requests, in order of arrival."""
@@ -264,7 +275,9 @@ class ReferenceSimulation:
             arrival_s = self._workload.open_arrival_s(ordinal, arrival_s)
             yield self._env.at(arrival_s, Order.ARRIVAL, ordinal)
             device = self._world.devices[self._workload.open_device(ordinal)]
-            self._env.process(self._request(device, self._workload.request(device.number, asked[device.number])))
+            self._env.process(
+                self._request(device, self._workload.request(device.number, asked[device.number]))
+            )
             asked[device.number] += 1
             ordinal += 1
             if self._arrivals_are_over(before=1):
@@ -420,9 +433,7 @@ class ReferenceSimulation:
         target = self._world.targets[resolution.target]
         yield from self._serve(request, target, JobKind.PLAIN, resolution, prefill=prefill)
 
-    def _reach_target(
-        self, request: Request, resolution: Resolution
-    ) -> Generator[simpy.Event, object, int]:
+    def _reach_target(self, request: Request, resolution: Resolution) -> Generator[simpy.Event, object, int]:
         """Bring control to the target; return the context tokens to prefill there first."""
         place = (Site.COLOCATED, resolution.target)
         moves = resolution.target != request.target
@@ -525,7 +536,9 @@ class ReferenceSimulation:
         request.drafted += drafted
         request.accepted += accepted
         request.round_tokens = committed
-        confidence = float(realisation.top1_prob[min(start + drafted, len(realisation.top1_prob)) - 1])
+        # Later drafts were made on a wrong path; the recorded confidence there is of the true one's future.
+        last = min(start + min(accepted, drafted - 1), len(realisation.top1_prob) - 1)
+        confidence = float(realisation.top1_prob[last])
         request.learn(drafted, accepted, committed, confidence, self._protocol.stats_window)
         self._totals.verified(drafted, accepted, committed)
         self._commit(request, committed)
@@ -578,7 +591,9 @@ class ReferenceSimulation:
         self._count_bytes(size, device)
         return self._trace_message(f"lan:{device.number}", request, 2 * device.number + 1, arrives_s)
 
-    def _send_backhaul(self, edge: int, target: int, up: bool, payload_bytes: float, request: Request) -> float:
+    def _send_backhaul(
+        self, edge: int, target: int, up: bool, payload_bytes: float, request: Request
+    ) -> float:
         channel = self._world.backhauls[edge][target][0 if up else 1]
         size = self._protocol.header_bytes + payload_bytes
         arrives_s = channel.send(self.now_s, size)
@@ -608,7 +623,9 @@ class ReferenceSimulation:
         assert station is not None
         return station
 
-    def _draft_job(self, request: Request, station: Station, gamma: int, lag: int, context: int) -> simpy.Event:
+    def _draft_job(
+        self, request: Request, station: Station, gamma: int, lag: int, context: int
+    ) -> simpy.Event:
         """Queue a draft at a station; the event returned happens when it ends."""
         job = DraftJob(request, gamma, lag, context, self._env.event())
         station.queue.append(job)

@@ -128,7 +128,11 @@ class Telemetry:
         if request.control == (Site.COLOCATED, target.number):
             return target.report(now_s)
         newest = _newest_report(target, now_s - delay_s)
-        if request.target == target.number and request.report is not None and request.report.time_s > newest.time_s:
+        if (
+            request.target == target.number
+            and request.report is not None
+            and request.report.time_s > newest.time_s
+        ):
             return request.report
         return newest
 
@@ -228,7 +232,7 @@ class Telemetry:
         lag = request.drafter_lag(edge.number)
         context = request.context_tokens
         _, jobs, wait_s = _newest(edge.reports, visible_s)
-        together = min(jobs + 1, edge.concurrency)
+        together = min(int(jobs) + 1, edge.concurrency)
         backhaul = self._world.backhauls[number][view.index][0]
         return CandidateView(
             Site.EDGE_SERVER,

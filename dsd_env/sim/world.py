@@ -15,6 +15,7 @@ from dsd_env.acceptance import (
 from dsd_env.latency import LatencyProfile, StepCoefficients, load_profile
 from dsd_env.network import Channel, duplex
 from dsd_env.rng import Stream
+from dsd_env.scenario import ScenarioError
 from dsd_env.scenario.schema import (
     AcceptanceConfig,
     IidAcceptanceConfig,
@@ -70,6 +71,27 @@ def _only(source: AcceptanceSource) -> tuple[AcceptanceSource, str]:
     return source, source.drafters[0]
 
 
+def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, str]]) -> None:
+    """Check what the scenario asks of its recordings; only here are both known.
+
+    Raises:
+        ScenarioError: A drafter or a kind of request is not in the recording.
+    """
+    for model, (source, drafter) in sources.items():
+        if drafter not in source.drafters:
+            raise ScenarioError(
+                f"scenario {scenario.name!r}: acceptance.{model}.drafter = {drafter!r} is not in the recording, "
+                f"which has {list(source.drafters)}"
+            )
+        for name, kind in scenario.workload.kinds.items():
+            unknown = [recorded for recorded in kind.acceptance_kinds if recorded not in source.kinds]
+            if source.kinds and unknown:
+                raise ScenarioError(
+                    f"scenario {scenario.name!r}: workload.kinds.{name}.acceptance_kinds = {unknown} is not in the "
+                    f"recording of {model!r}, which has {list(source.kinds)}"
+                )
+
+
 def latency_profile(profile: Profile) -> LatencyProfile | StepCoefficients:
     """Return the profile that a scenario names, or the coefficients that it gives itself."""
     if isinstance(profile, SyntheticProfile):
@@ -86,9 +108,11 @@ class WorldBuilder:
         Raises:
             ProfileError: A latency profile is missing or invalid.
             TraceError: A trace set is missing or invalid.
+            ScenarioError: The scenario asks for what a trace set does not have.
         """
         self.scenario = scenario
         self._sources = {model: acceptance_source(config) for model, config in scenario.acceptance.items()}
+        _check_kinds(scenario, self._sources)
         longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
         gamma = max(scenario.actions.gammas)
         self._draft_tokens = longest + 256
@@ -195,7 +219,9 @@ class WorldBuilder:
         idle_w = sum(edge.power.idle_w for edge in edges)
         idle_w += sum(target.config.power.idle_w for target in targets)
         idle_w += sum(target.station.power.idle_w for target in targets if target.station)
-        return World(devices, edges, targets, self._backhauls(seed, len(targets)), self._sources, models, idle_w)
+        return World(
+            devices, edges, targets, self._backhauls(seed, len(targets)), self._sources, models, idle_w
+        )
 
     def _backhauls(self, seed: int, n_targets: int) -> list[list[tuple[Channel, Channel]]]:
         first = 2 * self.scenario.n_devices

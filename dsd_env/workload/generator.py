@@ -55,7 +55,9 @@ class WorkloadGenerator:
         self._slo = scenario.slo
         self._kinds = list(scenario.workload.kinds.values())
         total = sum(kind.weight for kind in self._kinds)
-        self._cumulative = [sum(kind.weight for kind in self._kinds[: i + 1]) / total for i in range(len(self._kinds))]
+        self._cumulative = [
+            sum(kind.weight for kind in self._kinds[: i + 1]) / total for i in range(len(self._kinds))
+        ]
         self._seed = seed
         self._n_devices = scenario.n_devices
         load = scenario.workload.load
@@ -94,7 +96,9 @@ class WorkloadGenerator:
         """Return the ``ordinal``-th request of a device."""
         uid = device * _ORDINALS + ordinal
         u = rng.uniform(self._seed, Stream.REQUEST_CLASS, uid, 0)
-        number = next(i for i, bound in enumerate(self._cumulative) if u <= bound or i == len(self._kinds) - 1)
+        number = next(
+            i for i, bound in enumerate(self._cumulative) if u <= bound or i == len(self._kinds) - 1
+        )
         kind = self._kinds[number]
         prompt = _draw(kind.prompt_tokens, self._seed, Stream.LENGTH, uid, 0)
         output = _draw(kind.output_tokens, self._seed, Stream.LENGTH, uid, 3)

@@ -1,0 +1,252 @@
+"""Sweep static choices of (speculation length, batch size, placement), by load and by device class.
+
+    python scripts/sweep_static.py --scenario metro --seeds 3 --out docs/figures/metro_sweep
+
+Answers what a scenario has to teach: which single static choice is best, whether that differs between a
+quiet and a busy system and between device classes, and how much latency choosing well would save.
+
+The load profile is replaced by a constant load (quiet or busy), or kept (mixed). The choice per device
+class is found by coordinate descent from the best single choice: class by class, the best choice given
+the others'. Writes OUT.json, OUT.md and OUT.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import _checkout  # noqa: F401  (finds agents/ beside scripts/)
+import numpy as np
+from tqdm import tqdm
+
+from agents.files import write_json, write_text
+from dsd_env import Scenario, load_scenario, simulate
+
+GAMMAS = (1, 2, 3, 4, 6, 8)
+PLACES = ("colocated", "own", "edge")
+BATCHES = (4, 16, 32, 64, 128)
+REPORTED = ("e2e_s_mean", "ttft_s_mean", "utilisation_target", "requests_in_system_mean", "slo_attainment")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the load profile, simulated as constant load.
+
+    Attributes:
+        name: ``quiet``, ``busy`` or ``mixed``.
+        multiplier: Constant load multiplier; None keeps the scenario's profile.
+    """
+
+    name: str
+    multiplier: float | None
+
+    def apply(self, scenario: Scenario) -> Scenario:
+        """Return the scenario under this phase's load."""
+        if self.multiplier is None:
+            return scenario
+        load = {"period_s": 60.0, "points": [[0.0, self.multiplier]], "random_phase": False}
+        return load_scenario(scenario, workload__load=load)
+
+
+def evaluate(task: tuple[Scenario, str, int, int]) -> dict[str, float]:
+    """Simulate one (scenario, scheduler, seed, requests) and return the reported metrics."""
+    scenario, scheduler, seed, requests = task
+    metrics = simulate(scenario, scheduler, seed, requests=requests).metrics
+    return {name: metrics[name] for name in REPORTED}
+
+
+class Sweep:
+    """Runs static choices on paired seeds and remembers every result."""
+
+    def __init__(self, pool: ProcessPoolExecutor, seeds: int, requests: int) -> None:
+        """Set up an empty sweep."""
+        self._pool = pool
+        self._seeds = range(seeds)
+        self._requests = requests
+        self.results: dict[tuple[str, str], dict[str, float]] = {}
+
+    def run(self, phase: Phase, scenario: Scenario, schedulers: list[str]) -> None:
+        """Simulate the schedulers that have not been simulated in this phase yet."""
+        new = [name for name in dict.fromkeys(schedulers) if (phase.name, name) not in self.results]
+        loaded = phase.apply(scenario)
+        tasks = [(loaded, name, seed, self._requests) for name in new for seed in self._seeds]
+        bar = tqdm(self._pool.map(evaluate, tasks), total=len(tasks), desc=phase.name, leave=False)
+        rows = list(bar)
+        for index, name in enumerate(new):
+            mine = rows[index * len(self._seeds) : (index + 1) * len(self._seeds)]
+            self.results[phase.name, name] = {
+                key: float(np.mean([row[key] for row in mine])) for key in REPORTED
+            }
+
+    def latency_s(self, phase: Phase, scheduler: str) -> float:
+        """Return the mean request time of a scheduler in a phase."""
+        return self.results[phase.name, scheduler]["e2e_s_mean"]
+
+    def best(self, phase: Phase, schedulers: list[str]) -> str:
+        """Return the scheduler with the least mean request time."""
+        return min(schedulers, key=lambda name: self.latency_s(phase, name))
+
+
+def static_names(batches: tuple[int, ...] | None = None) -> list[str]:
+    """Return the single static choices of the sweep; without ``batches``, at the adaptive batch size."""
+    sizes = ["auto"] if batches is None else [str(batch) for batch in batches]
+    names = [f"static:0:{size}:plain" for size in sizes]
+    names += [f"static:{gamma}:{size}:{place}" for place in PLACES for gamma in GAMMAS for size in sizes]
+    return names
+
+
+def per_class(
+    sweep: Sweep, phase: Phase, scenario: Scenario, start: str, passes: int
+) -> tuple[str, dict[str, str]]:
+    """Improve a single static choice device class by device class.
+
+    Returns:
+        The best scheduler found and its choice per device class.
+    """
+    _, gamma, batch, place = start.split(":")
+    choice = dict.fromkeys(scenario.devices, f"{gamma}/{batch}/{place}")
+    options = [f"0/{batch}/plain"] + [f"{g}/{batch}/{where}" for where in PLACES for g in GAMMAS]
+
+    def name(choices: dict[str, str]) -> str:
+        return "static_map:" + "+".join(f"{device}={option}" for device, option in choices.items())
+
+    for _ in range(passes):
+        before = dict(choice)
+        for device in scenario.devices:
+            candidates = {name({**choice, device: option}): option for option in options}
+            sweep.run(phase, scenario, list(candidates))
+            choice[device] = candidates[sweep.best(phase, list(candidates))]
+        if choice == before:
+            break
+    return name(choice), choice
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenario", default="metro")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=300, help="measured requests per episode")
+    parser.add_argument(
+        "--quiet", type=float, default=0.6, help="constant load multiplier of the quiet phase"
+    )
+    parser.add_argument("--busy", type=float, default=1.6, help="constant load multiplier of the busy phase")
+    parser.add_argument(
+        "--passes", type=int, default=1, help="rounds of coordinate descent over device classes"
+    )
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True, help="path without suffix")
+    arguments = parser.parse_args()
+
+    scenario = load_scenario(arguments.scenario)
+    phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
+    singles = static_names()
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        sweep = Sweep(pool, arguments.seeds, arguments.requests)
+        chosen: dict[str, dict[str, object]] = {}
+        for phase in phases:
+            sweep.run(phase, scenario, singles)
+            best = sweep.best(phase, singles)
+            _, gamma, _, place = best.split(":")
+            sizes = [f"static:{gamma}:{batch}:{place}" for batch in BATCHES]
+            sweep.run(phase, scenario, sizes)
+            mapped, choice = per_class(sweep, phase, scenario, best, arguments.passes)
+            chosen[phase.name] = {
+                "best_single": best,
+                "best_single_e2e_s": sweep.latency_s(phase, best),
+                "batch_sizes_e2e_s": {name: sweep.latency_s(phase, name) for name in sizes},
+                "best_per_class": choice,
+                "best_per_class_e2e_s": sweep.latency_s(phase, mapped),
+            }
+        # What the best choice of one phase costs in the others.
+        winners = [str(chosen[phase.name]["best_single"]) for phase in phases]
+        for phase in phases:
+            sweep.run(phase, scenario, winners)
+            chosen[phase.name]["others_best_e2e_s"] = {name: sweep.latency_s(phase, name) for name in winners}
+
+    command = f"python scripts/sweep_static.py --scenario {arguments.scenario} --seeds {arguments.seeds}"
+    command += f" --requests {arguments.requests} --quiet {arguments.quiet} --busy {arguments.busy}"
+    report = {"scenario": scenario.name, "command": command, "phases": chosen}
+    rows = [
+        {"phase": phase, "scheduler": name, **metrics} for (phase, name), metrics in sweep.results.items()
+    ]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.out.with_suffix(".json"), {**report, "results": rows})
+    markdown = table(sweep, phases, singles, chosen, command)
+    write_text(arguments.out.with_suffix(".md"), markdown)
+    plot(sweep, phases, arguments.out.with_suffix(".png"), scenario.name)
+    print(markdown)
+    return 0
+
+
+def table(
+    sweep: Sweep, phases: list[Phase], singles: list[str], chosen: dict[str, dict[str, object]], command: str
+) -> str:
+    """Return the report as Markdown."""
+    lines = [
+        f"<!-- {command} -->",
+        "",
+        "Mean request time (s) of single static choices, utilisation in brackets:",
+        "",
+    ]
+    lines += [
+        "| gamma | place | " + " | ".join(phase.name for phase in phases) + " |",
+        "|---|---|" + "---|" * len(phases),
+    ]
+    for name in singles:
+        _, gamma, _, place = name.split(":")
+        cells = []
+        for phase in phases:
+            row = sweep.results[phase.name, name]
+            text = f"{row['e2e_s_mean']:.2f} ({row['utilisation_target']:.2f})"
+            cells.append(f"**{text}**" if chosen[phase.name]["best_single"] == name else text)
+        lines.append(f"| {gamma} | {place} | " + " | ".join(cells) + " |")
+    lines += ["", "Best choice per device class, and what it gains over the best single choice:", ""]
+    for phase in phases:
+        row = chosen[phase.name]
+        single, mapped = float(str(row["best_single_e2e_s"])), float(str(row["best_per_class_e2e_s"]))
+        choice = row["best_per_class"]
+        assert isinstance(choice, dict)
+        words = ", ".join(f"{device} {option.replace('/auto/', ' ')}" for device, option in choice.items())
+        saved = 100 * (1 - mapped / single)
+        lines.append(f"- **{phase.name}**: {single:.2f} s -> {mapped:.2f} s ({saved:.1f} % saved): {words}")
+    lines += ["", "The best single choice of each phase, in every phase (s):", ""]
+    for phase in phases:
+        others = chosen[phase.name]["others_best_e2e_s"]
+        assert isinstance(others, dict)
+        lines.append(
+            f"- **{phase.name}**: " + ", ".join(f"{name} {value:.2f}" for name, value in others.items())
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(sweep: Sweep, phases: list[Phase], path: Path, title: str) -> None:
+    """Draw mean request time against speculation length, one panel per phase, one line per place."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(phases), figsize=(4.2 * len(phases), 3.6), layout="constrained")
+    for axis, phase in zip(axes, phases, strict=True):
+        plain = sweep.latency_s(phase, "static:0:auto:plain")
+        for place in PLACES:
+            values = [sweep.latency_s(phase, f"static:{gamma}:auto:{place}") for gamma in GAMMAS]
+            axis.plot((0, *GAMMAS), (plain, *values), marker="o", markersize=4, label=place)
+        axis.set(title=f"{title}, {phase.name}", xlabel="speculation length (tokens)", yscale="log")
+        axis.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel("mean request time (s)")
+    axes[0].legend(title="drafts at", frameon=False)
+    temporary = path.with_name(path.name + ".tmp.png")
+    figure.savefig(temporary, dpi=110)
+    temporary.replace(path)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

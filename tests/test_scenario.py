@@ -1,0 +1,134 @@
+"""Scenarios: loading, inheritance, and errors that name file, key, value and range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dsd_env import Scenario, ScenarioError, list_scenarios, load_scenario
+from tests.lab import lab
+
+SHIPPED = list_scenarios()
+
+
+def variant(tmp_path: Path, change: dict[str, Any] | str, name: str = "variant.yaml") -> Path:
+    path = tmp_path / name
+    text = change if isinstance(change, str) else yaml.safe_dump({"extends": "single_lan", **change})
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_scenario_loads_and_says_what_it_is(name: str) -> None:
+    scenario = load_scenario(name)
+    assert scenario.name == name
+    assert "not measured" not in scenario.card.utilisation
+    assert load_scenario(scenario.model_dump(mode="json")) == scenario
+
+
+def test_the_first_five_are_there() -> None:
+    assert {"single_lan", "metro", "heavy_draft", "wan", "overload"} <= set(SHIPPED)
+
+
+def test_variants_change_what_they_name_and_nothing_else(tmp_path: Path) -> None:
+    path = variant(tmp_path, {"name": "far", "links": {"lan": {"one_way_s": 0.1}}})
+    far, near = load_scenario(path), load_scenario("single_lan")
+    assert far.links["lan"].one_way_s == 0.1
+    assert far.links["lan"].uplink_bits_per_s == near.links["lan"].uplink_bits_per_s
+    assert far.devices == near.devices
+
+
+def test_a_changed_kind_replaces_the_whole_mapping(tmp_path: Path) -> None:
+    change = {"workload": {"arrivals": {"kind": "poisson", "rate_per_s": 2.0}}}
+    assert load_scenario(variant(tmp_path, change)).workload.arrivals.kind == "poisson"
+
+
+def test_null_removes_an_optional_part(tmp_path: Path) -> None:
+    change = {"targets": {"target": {"colocated_drafter": None}}}
+    assert load_scenario(variant(tmp_path, change)).targets["target"].colocated_drafter is None
+
+
+def test_overrides_by_dotted_key() -> None:
+    assert load_scenario("single_lan", episode__requests=7).episode.requests == 7
+    with pytest.raises(ScenarioError, match=r"episode\.requests = 0"):
+        load_scenario("single_lan", episode__requests=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"protocol": {"gamma": 4}}, ["unknown key 'protocol.gamma'"]),
+        ({"links": {"lan": {"one_way_s": -1}}}, ["links.lan.one_way_s = -1", "greater than or equal to 0"]),
+        ({"links": {"lan": {"uplink_bits_per_s": 0}}}, ["links.lan.uplink_bits_per_s = 0", "greater than 0"]),
+        (
+            {"acceptance": {"draft": {"source": "iid", "alpha": 1.5}}},
+            ["alpha = 1.5", "less than or equal to 1"],
+        ),
+        ({"acceptance": {"draft": {"source": "magic"}}}, ["source", "magic"]),
+        ({"devices": {"workstation": {"link": "lte"}}}, ["devices.workstation.link = 'lte'", "['lan']"]),
+        ({"devices": {"workstation": {"count": 0}}}, ["devices.workstation.count = 0"]),
+        ({"workload": {"kinds": {"question": {"slo": "gold"}}}}, ["workload.kinds.question.slo = 'gold'"]),
+        ({"actions": {"gammas": [1, 2]}}, ["gammas", "must begin with 0"]),
+        ({"actions": {"gammas": [0, 2, 2]}}, ["strictly increasing"]),
+        ({"targets": {"target": {"kv_capacity_tokens": 100}}}, ["kv_capacity_tokens = 100", "at least"]),
+        ({"targets": {"target": {"initial_batch_size": 99}}}, ["initial_batch_size (99)"]),
+        ({"slo": {"interactive": {"ttft_s": float("nan")}}}, ["slo.interactive.ttft_s"]),
+        ({"devices": {"workstation": {"power": {"idle_w": 9, "busy_w": 1}}}}, ["busy_w (1.0)"]),
+        ({"workload": {"load": {"points": [[0.5, 1.0]]}}}, ["must start at 0"]),
+    ],
+)
+def test_errors_name_file_key_value_and_range(
+    tmp_path: Path, change: dict[str, Any], words: list[str]
+) -> None:
+    path = variant(tmp_path, change)
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(path)
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: [", "not readable as YAML"),
+        ("- a\n- b", "a scenario is a mapping"),
+        ("name: a\nname: b", "duplicate key 'name'"),
+        ("extends: 7", "extends = 7"),
+        ("extends: nowhere", "unknown scenario 'nowhere'"),
+        ("extends: variant.yaml", "goes deeper"),
+        ("x: !!python/object/apply:os.system ['true']", "not readable as YAML"),
+        ("? [a, b]\n: c", "a key must be a plain word"),
+    ],
+)
+def test_hostile_and_broken_files_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ScenarioError, match=words.replace("[", r"\[")):
+        load_scenario(variant(tmp_path, text))
+
+
+def test_unknown_names_list_what_there_is() -> None:
+    with pytest.raises(ScenarioError, match="metro"):
+        load_scenario("metropolis")
+    with pytest.raises(ScenarioError, match="does not exist"):
+        load_scenario("no/such/file.yaml")
+
+
+def test_scenarios_are_frozen() -> None:
+    scenario: Scenario = lab()
+    with pytest.raises(ValueError, match="frozen"):
+        scenario.name = "other"  # type: ignore[misc]
+
+
+def test_probabilities_on_the_wire_cost_bytes() -> None:
+    none = lab(protocol__bytes_per_token=4).protocol
+    scalar = lab(protocol__bytes_per_token=4, protocol__draft_probabilities="scalar").protocol
+    top_k = lab(
+        protocol__bytes_per_token=4, protocol__draft_probabilities="top_k", protocol__top_k=8
+    ).protocol
+    assert (none.bytes_per_draft_token, scalar.bytes_per_draft_token, top_k.bytes_per_draft_token) == (
+        4,
+        6,
+        52,
+    )
