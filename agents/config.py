@@ -102,18 +102,19 @@ class Credit(_Model):
     `step`: generalised advantage estimation over the environment's steps, as in any PPO. One step's reward
         then mixes
     all requests in the system. `request`: along each request's own decisions; the reward between two of them
-    is `own_weight` × (minus the elapsed time / the scenario's reference_e2e_s) + `global_weight` × (the
-    environment's reward meanwhile).
+    is − `own_weight` × elapsed time − `price_weight` × delay caused to others, both in units of the scenario's
+    reference_e2e_s, + `global_weight` × the environment's reward meanwhile.
     """
 
     kind: Literal["step", "request"] = "step"
     own_weight: NonNegative = 1.0
+    price_weight: NonNegative = 0.0
     global_weight: NonNegative = 0.0
 
     @model_validator(mode="after")
     def _something(self) -> Credit:
-        if self.kind == "request" and self.own_weight == 0 and self.global_weight == 0:
-            raise ValueError("own_weight and global_weight are both 0: there would be no reward")
+        if self.kind == "request" and self.own_weight == self.price_weight == self.global_weight == 0:
+            raise ValueError("own_weight, price_weight and global_weight are all 0: there would be no reward")
         return self
 
 

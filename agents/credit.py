@@ -6,14 +6,18 @@ advantage estimation therefore credits a decision with what other requests' deci
 trajectory of a decision is the sequence of decisions *of the same request*: k-th decision at time t_k in
 state s_k,
 
-    r_k = own_weight · −(t_{k+1} − t_k) / reference_s + global_weight · Σ rewards of the environment meanwhile
+    r_k = −own_weight · (t_{k+1} − t_k) / reference_s
+          −price_weight · (delay caused to others by the request meanwhile) / reference_s
+          +global_weight · Σ rewards of the environment meanwhile
     δ_k = r_k + γ V(s_{k+1}) − V(s_k)                                   (V = 0 after the request's completion)
     A_k = δ_k + γ λ A_{k+1}
 
 With `own_weight` alone the return of a request is minus its time in the system in units of `reference_s` (at
 γ = 1), whose mean is what Little's law makes of the global `latency` term; what is left out is how a request
-slows down *others*. `global_weight` brings that back, with its noise. γ and λ act per decision of a request,
-not per step.
+slows down *others*. `price_weight` charges for that, as computed by the simulator from what each iteration would
+cost without the request (`dsd_env.sim.iteration`): a difference reward in the sense of Wolpert & Tumer
+("Optimal payoff functions for members of collectives", 2001), or a Pigouvian tax. `global_weight` brings the
+common reward back as it is, with its noise. γ and λ act per decision of a request, not per step.
 
 A decision whose successor lies beyond the rollout (or beyond a truncated episode) has no known consequence:
 it is left out of the update. Choose `n_steps` at least ten times the number of requests that are active at
@@ -34,8 +38,8 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 Float64 = NDArray[np.float64]
-Completions = Mapping[tuple[int, int], tuple[float, int]]
-"""(episode, request) -> (time of completion in s, step whose transition reported it)."""
+Completions = Mapping[tuple[int, int], tuple[float, float, int]]
+"""(episode, request) -> (time of completion in s, delay caused to others in s, step that reported it)."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,13 @@ class CreditWeights:
 
     Attributes:
         own: Weight of minus the own elapsed time in units of `reference_s`.
+        price: Weight of minus the delay caused to others, in the same units.
         shared: Weight of the environment's reward meanwhile.
         reference_s: Unit of time.
     """
 
     own: float
+    price: float
     shared: float
     reference_s: float
 
@@ -57,6 +63,7 @@ def request_advantages(
     request_ids: NDArray[np.int64],
     episodes: NDArray[np.int64],
     times_s: Float64,
+    delays_s: Float64,
     rewards: Float64,
     values: Float64,
     completions: Completions,
@@ -70,6 +77,7 @@ def request_advantages(
         request_ids: Whose decision, shape (T,).
         episodes: Number of the episode, shape (T,); request numbers repeat between episodes.
         times_s: Simulated time of the decision, shape (T,).
+        delays_s: Delay that the request had caused to others by then, shape (T,).
         rewards: Reward of the environment's step that the decision began, shape (T,).
         values: V(s) at the decision, shape (T,).
         completions: Requests that completed, see :data:`Completions`.
@@ -90,27 +98,29 @@ def request_advantages(
         later = following.get(request)
         following[request] = t
         if later is not None:
-            end_s, end_step = times_s[later], later
+            end_s, end_delay_s, end_step = times_s[later], delays_s[later], later
             value, carried = values[later], advantages[later]
         elif request in completions:
-            end_s, reported = completions[request]
+            end_s, end_delay_s, reported = completions[request]
             end_step, value, carried = reported + 1, 0.0, 0.0
         else:
             continue
         reward = -weights.own * (end_s - times_s[t]) / weights.reference_s
+        reward -= weights.price * (end_delay_s - delays_s[t]) / weights.reference_s
         reward += weights.shared * (before[end_step] - before[t])
         advantages[t] = reward + gamma * value - values[t] + gamma * gae_lambda * carried
         known[t] = True
     return advantages, known
 
 
-def decision_of(info: Mapping[str, Any]) -> tuple[int, float]:
-    """Return request number and time of the decision that an ``info`` announces."""
-    return int(info["decision"]["request_id"]), float(info["now_s"])
+def decision_of(info: Mapping[str, Any]) -> tuple[int, float, float]:
+    """Return request, time and delay caused so far of the decision that an ``info`` announces."""
+    decision = info["decision"]
+    return int(decision["request_id"]), float(info["now_s"]), float(decision.get("delay_caused_s", 0.0))
 
 
-def completions_in(info: Mapping[str, Any]) -> Iterable[tuple[int, float]]:
-    """Return (request, time in s) of the requests that completed during the step of an ``info``."""
+def completions_in(info: Mapping[str, Any]) -> Iterable[tuple[int, float, float]]:
+    """Return (request, time in s, delay caused in s) of those that completed during the step of an ``info``."""
     return info["completed"]  # type: ignore[no-any-return]
 
 
@@ -118,10 +128,16 @@ class _RequestCredit(RolloutBuffer):
     """The part that both buffers share; see the module's docstring."""
 
     def __init__(
-        self, *args: Any, own_weight: float, global_weight: float, reference_s: float, **kwargs: Any
+        self,
+        *args: Any,
+        own_weight: float,
+        price_weight: float,
+        global_weight: float,
+        reference_s: float,
+        **kwargs: Any,
     ) -> None:
         """Take the weights of :class:`CreditWeights` besides the usual arguments."""
-        self.weights = CreditWeights(own_weight, global_weight, reference_s)
+        self.weights = CreditWeights(own_weight, price_weight, global_weight, reference_s)
         super().__init__(*args, **kwargs)
 
     def reset(self) -> None:
@@ -130,9 +146,12 @@ class _RequestCredit(RolloutBuffer):
         self.request_ids = np.full(shape, -1, dtype=np.int64)
         self.episodes = np.zeros(shape, dtype=np.int64)
         self.times_s = np.zeros(shape)
+        self.delays_s = np.zeros(shape)
         self.step_rewards = np.zeros(shape)
         self.known = np.zeros(shape, dtype=np.bool_)
-        self.completions: list[dict[tuple[int, int], tuple[float, int]]] = [{} for _ in range(self.n_envs)]
+        self.completions: list[dict[tuple[int, int], tuple[float, float, int]]] = [
+            {} for _ in range(self.n_envs)
+        ]
         super().reset()
 
     def record(
@@ -141,8 +160,9 @@ class _RequestCredit(RolloutBuffer):
         request: int,
         episode: int,
         time_s: float,
+        delay_s: float,
         reward: float,
-        done: Iterable[tuple[int, float]],
+        done: Iterable[tuple[int, float, float]],
     ) -> None:
         """Note whose decision the transition about to be added belongs to.
 
@@ -151,15 +171,17 @@ class _RequestCredit(RolloutBuffer):
             request: Number of the request.
             episode: Number of the episode in this environment.
             time_s: Simulated time of the decision.
+            delay_s: Delay that the request had caused to others by then.
             reward: The step's reward, without any bootstrap for truncation.
-            done: (request, time) of those that completed during the step.
+            done: (request, time, delay caused) of those that completed during the step.
         """
         self.request_ids[self.pos, env] = request
         self.episodes[self.pos, env] = episode
         self.times_s[self.pos, env] = time_s
+        self.delays_s[self.pos, env] = delay_s
         self.step_rewards[self.pos, env] = reward
-        for finished, finished_s in done:
-            self.completions[env][episode, int(finished)] = (float(finished_s), self.pos)
+        for finished, finished_s, caused_s in done:
+            self.completions[env][episode, int(finished)] = (float(finished_s), float(caused_s), self.pos)
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: NDArray[Any]) -> None:
         """Fill advantages and returns; the arguments are not needed, no trajectory ends with the rollout."""
@@ -170,6 +192,7 @@ class _RequestCredit(RolloutBuffer):
                 self.request_ids[:, env],
                 self.episodes[:, env],
                 self.times_s[:, env],
+                self.delays_s[:, env],
                 self.step_rewards[:, env],
                 self.values[:, env].astype(np.float64),
                 self.completions[env],
@@ -213,7 +236,8 @@ class RequestCreditCallback(BaseCallback):
     """Tells a request-credit buffer whose decision each transition was.
 
     The environment's ``info`` must hold ``decision.request_id`` and ``now_s`` of the decision that is due
-    next, and ``completed``, the (request, time) pairs of the requests that completed during the step.
+    next (with a price, also ``decision.delay_caused_s``), and ``completed``, (request, time, delay caused) of
+    the requests that completed during the step.
     """
 
     def _on_training_start(self) -> None:
@@ -225,8 +249,10 @@ class RequestCreditCallback(BaseCallback):
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
         steps = zip(self.locals["infos"], self.locals["rewards"], self.locals["dones"], strict=True)
         for env, (info, reward, done) in enumerate(steps):
-            request, time_s = self._due[env]
-            buffer.record(env, request, self._episodes[env], time_s, float(reward), completions_in(info))
+            request, time_s, delay_s = self._due[env]
+            buffer.record(
+                env, request, self._episodes[env], time_s, delay_s, float(reward), completions_in(info)
+            )
             if done:
                 self._episodes[env] += 1
                 self._due[env] = decision_of(self.training_env.unwrapped.reset_infos[env])

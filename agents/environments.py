@@ -46,60 +46,33 @@ class TrainingSeeds(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.get_wrapper_attr("action_masks")()
 
 
-class Completions(gym.Wrapper[Any, Any, Any, Any]):
-    """Adds ``info["completed"]``: (request, time in s) of those that completed during the step."""
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        self._seen: set[int] = set()
-        return self.env.reset(**kwargs)
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step, and look which requests are new among the completed ones."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if "completed" not in info:
-            info["completed"] = self._newly_completed()
-        return observation, reward, terminated, truncated, info
-
-    def _newly_completed(self) -> list[tuple[int, float]]:
-        simulation: Any = self.env.get_wrapper_attr("simulation")
-        if simulation.totals.completed == len(self._seen):
-            return []
-        table = simulation.requests_table()
-        pairs = zip(table["request"].tolist(), table["completed_s"].tolist(), strict=True)
-        new = [(request, time_s) for request, time_s in pairs if request not in self._seen]
-        self._seen.update(request for request, _ in new)
-        return new
-
-
 class _Factory:
     """A picklable environment constructor, for subprocesses."""
 
-    def __init__(self, make: EnvFactory, completions: bool, address: tuple[int, int, int]) -> None:
-        self.make, self.completions, self.address = make, completions, address
+    def __init__(self, make: EnvFactory, address: tuple[int, int, int]) -> None:
+        self.make, self.address = make, address
 
     def __call__(self) -> gym.Env[Any, Any]:
-        env = self.make()
-        return TrainingSeeds(Completions(env) if self.completions else env, *self.address)
+        return TrainingSeeds(self.make(), *self.address)
 
 
 class ScenarioEnv:
     """Makes the registered environment for one scenario (picklable)."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        """Remember the scenario."""
-        self.scenario = scenario
+    def __init__(self, scenario: Scenario, *, price_delays: bool = False) -> None:
+        """Remember the scenario, and whether the delay that requests cause to others is accounted."""
+        self.scenario, self.price_delays = scenario, price_delays
 
     def __call__(self) -> gym.Env[Any, Any]:
         """Return a new environment."""
         import dsd_env  # noqa: F401
 
-        return gym.make(ENV_ID, scenario=self.scenario, disable_env_checker=True)
+        return gym.make(
+            ENV_ID, scenario=self.scenario, price_delays=self.price_delays, disable_env_checker=True
+        )
 
 
-def make_vec_env(
-    make: EnvFactory, n_envs: int, kind: str, run_seed: int, start_step: int, completions: bool = False
-) -> VecEnv:
+def make_vec_env(make: EnvFactory, n_envs: int, kind: str, run_seed: int, start_step: int) -> VecEnv:
     """Return the vectorised training environment.
 
     Args:
@@ -108,11 +81,8 @@ def make_vec_env(
         kind: ``dummy`` (this process) or ``subproc`` (one process each).
         run_seed: Seed of the run.
         start_step: Global step at which this process starts.
-        completions: Whether ``info["completed"]`` is needed.
     """
-    factories: list[EnvFactory] = [
-        _Factory(make, completions, (run_seed, worker, start_step)) for worker in range(n_envs)
-    ]
+    factories: list[EnvFactory] = [_Factory(make, (run_seed, worker, start_step)) for worker in range(n_envs)]
     vec_env: VecEnv = (
         SubprocVecEnv(factories, start_method="spawn") if kind == "subproc" else DummyVecEnv(factories)
     )

@@ -48,6 +48,7 @@ def build_model(config: TrainConfig, scenario: Scenario, vec_env: VecEnv) -> OnP
             "rollout_buffer_class": MaskableRequestRolloutBuffer if maskable else RequestRolloutBuffer,
             "rollout_buffer_kwargs": {
                 "own_weight": config.credit.own_weight,
+                "price_weight": config.credit.price_weight,
                 "global_weight": config.credit.global_weight,
                 "reference_s": scenario.reward.reference_e2e_s,
             },
@@ -162,13 +163,13 @@ def train(
     run = Path(run)
     scenario = config.load_scenario()
     nvec = ActionSpace.of(scenario).nvec
-    make = make_env or ScenarioEnv(scenario)
+    make = make_env or ScenarioEnv(scenario, price_delays=config.credit.price_weight > 0)
     th.set_num_threads(config.torch_threads)
     make().close()  # whatever is missing is missed before the directory is made
     start = prepare_run(config, scenario, run, resume)
     step = start.num_timesteps if start else 0
     by_request = config.credit.kind == "request"
-    vec_env = make_vec_env(make, config.n_envs, config.vec_env, config.seed, step, by_request)
+    vec_env = make_vec_env(make, config.n_envs, config.vec_env, config.seed, step)
     validation = (
         ValidationCallback(run, config.validation, make, nvec, at_start=config.warm_start is not None)
         if config.validation

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from agents.actors import actor_of
 from agents.config import Credit, WarmStart
 from agents.credit import CreditWeights, completions_in, decision_of, request_advantages
-from agents.environments import Completions, reset_to
+from agents.environments import reset_to
 from agents.seeds import DEMONSTRATION_SEEDS
 from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
@@ -70,7 +70,6 @@ def collect(
         credit: Along what the returns are computed.
     """
     scheduler = make_scheduler(scheduler_name)
-    env = Completions(env)
     base: Any = env.unwrapped
     rows: list[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]] = []
     returns: list[NDArray[np.float32]] = []
@@ -105,14 +104,16 @@ class _Episode:
     def __init__(self) -> None:
         self.requests: list[int] = []
         self.times_s: list[float] = []
+        self.delays_s: list[float] = []
         self.rewards: list[float] = []
-        self.completions: dict[tuple[int, int], tuple[float, int]] = {}
+        self.completions: dict[tuple[int, int], tuple[float, float, int]] = {}
 
-    def add(self, due: tuple[int, float], reward: float, info: dict[str, Any]) -> None:
-        for request, time_s in completions_in(info):
-            self.completions[0, int(request)] = (float(time_s), len(self.rewards))
+    def add(self, due: tuple[int, float, float], reward: float, info: dict[str, Any]) -> None:
+        for request, time_s, delay_s in completions_in(info):
+            self.completions[0, int(request)] = (float(time_s), float(delay_s), len(self.rewards))
         self.requests.append(due[0])
         self.times_s.append(due[1])
+        self.delays_s.append(due[2])
         self.rewards.append(reward)
 
     def returns(
@@ -122,12 +123,13 @@ class _Episode:
         result = np.zeros(n)
         if credit.kind == "request":
             zeros = np.zeros(n)
-            weights = CreditWeights(credit.own_weight, credit.global_weight, reference_s)
+            weights = CreditWeights(credit.own_weight, credit.price_weight, credit.global_weight, reference_s)
             # With V = 0 and λ = 1 the advantage is the return; a chain that breaks off has none.
             result, known = request_advantages(
                 np.array(self.requests),
                 np.zeros(n, dtype=np.int64),
                 np.array(self.times_s),
+                np.array(self.delays_s),
                 np.array(self.rewards),
                 zeros,
                 self.completions,

@@ -25,9 +25,9 @@ from tqdm import tqdm
 from agents.files import write_json, write_text
 from dsd_env import Scenario, load_scenario, simulate
 
-GAMMAS = (1, 2, 3, 4, 6, 8)
+GAMMAS = (1, 2, 4, 8)
 PLACES = ("colocated", "own", "edge")
-BATCHES = (4, 16, 32, 64, 128)
+BATCHES = (8, 32, 64, 128)
 REPORTED = ("e2e_s_mean", "ttft_s_mean", "utilisation_target", "requests_in_system_mean", "slo_attainment")
 
 

@@ -18,7 +18,7 @@ import yaml
 from agents import checkpoints
 from agents.callbacks import run_episodes
 from agents.config import ConfigError, TrainConfig, load_config
-from agents.environments import Completions, ScenarioEnv, TrainingSeeds, reset_to
+from agents.environments import ScenarioEnv, TrainingSeeds, reset_to
 from agents.export import export_run, find_checkpoint
 from agents.files import sha256_of
 from agents.seeds import (
@@ -328,13 +328,13 @@ def test_collected_returns_are_the_discounted_rewards() -> None:
 
 def test_completions_are_reported_once_each() -> None:
     scenario = tiny(overrides={"episode.requests": 4}).load_scenario()
-    env = Completions(ScenarioEnv(scenario)())
+    env = ScenarioEnv(scenario)()
     _, info = reset_to(env, 0)
     found, done = [], False
     while not done:
         _, _, terminated, truncated, info = env.step(np.array([1, 0, 0]))
-        assert all(time_s <= info["now_s"] for _, time_s in info["completed"])
-        found += info["completed"]
+        assert all(time_s <= info["now_s"] for _, time_s, _ in info["completed"])
+        found += [(request, time_s) for request, time_s, _ in info["completed"]]
         done = terminated or truncated
     table = env.get_wrapper_attr("simulation").requests_table()
     assert sorted(found) == sorted(zip(table["request"].tolist(), table["completed_s"].tolist(), strict=True))

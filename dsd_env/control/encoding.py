@@ -175,7 +175,8 @@ class ObservationEncoder:
         """Return the observation (float32, shape (n,), within ``[low, high]``)."""
         raw = _raw_values(view)
         values = np.array(raw)
-        return (values / (np.abs(values) * self._squashes + self._half)).astype(np.float32)
+        scaled: NDArray[np.float64] = values / (np.abs(values) * self._squashes + self._half)
+        return scaled.astype(np.float32)
 
 
 def _raw_values(view: DecisionView) -> list[float]:

@@ -96,7 +96,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 20 | `request.recent_accepted_1` | tokens | x / (x + 4) | [0, 1] | accepted, 1 rounds ago |
     | 21 | `request.recent_accepted_2` | tokens | x / (x + 4) | [0, 1] | accepted, 2 rounds ago |
     | 22 | `request.recent_accepted_3` | tokens | x / (x + 4) | [0, 1] | accepted, 3 rounds ago |
-    | 23 | `request.last_confidence` | 1 | x | [0, 1] | top-1 draft probability at the last drafted token |
+    | 23 | `request.last_confidence` | 1 | x | [0, 1] | top-1 draft probability at the last token drafted on the true path |
     | 24 | `target.queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting for an iteration |
     | 25 | `target.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
     | 26 | `target.resident` | requests | x / (x + 64) | [0, 1] | requests with KV there |
@@ -173,12 +173,14 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     |-------------------|-----------|--------------------------------------------------------------------------------|
     | `now_s`           | always    | Simulated time.                                                                |
     | `dt_s`            | always    | Simulated time since the decision before.                                      |
-    | `decision`        | not last  | The decision now due: `request_id`, `device`, `counter`, `is_admission`.       |
+    | `decision`        | not last  | The decision now due: `request_id`, `device`, `counter`, `is_admission`,       |
+    |                   |           | and with `price_delays` `delay_caused_s`.                                      |
     | `episode_seed`    | reset     | Seed of the episode; `reset(options={"episode_seed": …})` repeats it.          |
     | `reward_terms`    | step      | The terms by name, unweighted.                                                 |
     | `resolved`        | step      | Why the action was changed by rule; `None` if it was not.                      |
     | `invalid_actions` | step      | How many were so far in this episode.                                          |
     | `discount`        | step      | exp(−`discount_rate_per_s` · dt), if that argument is given.                   |
+    | `completed`       | step      | Requests that completed: (`request_id`, time in s, `delay_caused_s`).          |
     | `episode_metrics` | last step | Every metric by name (docs/simulator.md).                                      |
 
     ## Arguments
@@ -200,6 +202,11 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | `render_mode`         | **str** or None                      | `None`        | `"ansi"`, `"rgb_array"`: timeline |
     | `engine`              | **str**                              | `"reference"` | The simulator                     |
     | `discount_rate_per_s` | **float** or None                    | `None`        | Adds `info["discount"]`           |
+    | `price_delays`        | **bool**                             | `False`       | Accounts `delay_caused_s`         |
+
+    With `price_delays` the simulation accounts to every request the time by which its work and its batch sizes
+    delay others, and `info["decision"]["delay_caused_s"]` tells the due request's sum so far. It is no part of the
+    observation; learners may use it to credit decisions with what they do to others.
 
     On reset, `options={"episode_seed": int}` sets the episode's seed itself: the episode is then the one that
     `dsd_env.simulate(scenario, scheduler, seed)` runs with that seed.
@@ -217,6 +224,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         render_mode: str | None = None,
         engine: str = "reference",
         discount_rate_per_s: float | None = None,
+        price_delays: bool = False,
     ) -> None:
         if engine not in _ENGINES:
             raise ValueError(f"engine = {engine!r} is unknown; known are {sorted(_ENGINES)}")
@@ -233,6 +241,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._new_simulation = _ENGINES[engine]
         self._builder = WorldBuilder(self.scenario)
         self._discount_rate_per_s = discount_rate_per_s
+        self._price_delays = price_delays
         self._factors, self._weighted = _reward_factors(self.scenario)
         self._simulation: ReferenceSimulation | None = None
         self._view: DecisionView | None = None
@@ -288,6 +297,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             self.scenario,
             episode_seed,
             record_spans=self.render_mode == "rgb_array",
+            price_delays=self._price_delays,
             builder=self._builder,
         )
         view = simulation.next_decision()
@@ -301,7 +311,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._invalid_actions = 0
         dt_s = self._now_s = simulation.now_s
         self._observation = self.encoder.encode(view)
-        info = {"now_s": dt_s, "dt_s": dt_s, "decision": _describe(view), "episode_seed": episode_seed}
+        info = {"now_s": dt_s, "dt_s": dt_s, "decision": self._describe(view), "episode_seed": episode_seed}
         return self._observation, info
 
     def step(
@@ -340,6 +350,10 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             "reward_terms": dict(zip(REWARD_TERMS, terms, strict=True)),
             "resolved": resolution.reason,
             "invalid_actions": self._invalid_actions,
+            "completed": [
+                (request.number, request.completed_s, request.delay_caused_s)
+                for request in simulation.newly_completed
+            ],
         }
         if self._discount_rate_per_s is not None:
             info["discount"] = math.exp(-self._discount_rate_per_s * dt_s)
@@ -347,12 +361,24 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         if view is not None:
             self._view = view
             self._observation = self.encoder.encode(view)
-            info["decision"] = _describe(view)
+            info["decision"] = self._describe(view)
             return self._observation, reward, False, False, info
         self._over = True
         info["episode_metrics"] = simulation.metrics()
         # No decision is due any more: the last observation stands in, as a copy that is the caller's own.
         return self._observation.copy(), reward, simulation.terminated, simulation.truncated, info
+
+    def _describe(self, view: DecisionView) -> dict[str, Any]:
+        described: dict[str, Any] = {
+            "request_id": view.request_id,
+            "device": view.device,
+            "counter": view.counter,
+            "is_admission": view.request.is_admission,
+        }
+        request = self.simulation.due_request
+        if self._price_delays and request is not None:
+            described["delay_caused_s"] = request.delay_caused_s
+        return described
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the valid indices, concatenated over the dimensions (bool, shape (sum(nvec),)).
@@ -410,15 +436,6 @@ def _running_totals(simulation: ReferenceSimulation) -> tuple[float, ...]:
         totals.energy_joules,
         totals.network_bytes,
     )
-
-
-def _describe(view: DecisionView) -> dict[str, Any]:
-    return {
-        "request_id": view.request_id,
-        "device": view.device,
-        "counter": view.counter,
-        "is_admission": view.request.is_admission,
-    }
 
 
 def _episode_seed(options: Mapping[str, Any]) -> int | None:

@@ -122,15 +122,15 @@ def render_timeline(
     shown = [span for span in spans if span.end_s > start_s and span.start_s < now_s]
     figure = Figure(figsize=(_WIDTH_PX / _DPI, _HEIGHT_PX / _DPI), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.09, 0.075, 0.895, 0.80))
-    _draw(axes, _rows(scenario, view, shown), shown, view.request_id)
+    axes = figure.add_axes((0.105, 0.075, 0.88, 0.80))
+    _draw(axes, scenario, _rows(scenario, view, shown), shown, view.request_id)
     axes.set_xlim(start_s, start_s + window_s)
     axes.axvline(now_s, color="#333333", linewidth=1.0)
     axes.set_xlabel("simulated time in s")
     title = (
         f"{scenario.name}: t = {now_s:.2f} s, request {view.request_id} of device {view.device} to be decided"
     )
-    figure.text(0.09, 0.955, title, fontsize=13, fontweight="bold", color="#222222")
+    figure.text(0.105, 0.955, title, fontsize=13, fontweight="bold", color="#222222")
     system = view.system
     figure.text(
         0.985,
@@ -145,13 +145,22 @@ def render_timeline(
 
 
 def _rows(scenario: Scenario, view: DecisionView, shown: Sequence[Span]) -> list[str]:
-    """Return the servers' lanes and those of the busiest devices, the deciding one always among them."""
+    """Return the servers' lanes and those of the busiest devices, the deciding one always among them.
+
+    The classes take turns, because otherwise the slowest devices, always busy, would crowd out the rest.
+    """
     busy: dict[int, float] = {}
     for span in shown:
         kind, _, number = span.lane.partition(":")
-        if kind in ("device", "up", "down"):
+        if kind in ("device", "up", "down", "lan"):
             busy[int(number)] = busy.get(int(number), 0.0) + span.end_s - span.start_s
-    devices = sorted(busy, key=lambda device: (-busy[device], device))[:MAX_DEVICES]
+    ranks: dict[str, int] = {}
+    turns: list[tuple[int, int]] = []
+    for device in sorted(busy, key=lambda device: (-busy[device], device)):
+        name = _class_name(scenario, device)
+        ranks[name] = ranks.get(name, 0) + 1
+        turns.append((ranks[name], device))
+    devices = [device for _, device in sorted(turns)][:MAX_DEVICES]
     if view.device not in devices:
         devices = [*devices[: MAX_DEVICES - 1], view.device]
     rows = [f"target:{number}" for number in range(scenario.n_targets)]
@@ -160,18 +169,37 @@ def _rows(scenario: Scenario, view: DecisionView, shown: Sequence[Span]) -> list
     return rows
 
 
-def _draw(axes: Axes, rows: Sequence[str], shown: Sequence[Span], request_id: int) -> None:
+def _class_name(scenario: Scenario, device: int) -> str:
+    last = 0
+    for name, device_class in scenario.devices.items():
+        last += device_class.count
+        if device < last:
+            return name
+    return "device"
+
+
+def _label(scenario: Scenario, lane: str) -> str:
+    kind, _, number = lane.partition(":")
+    return f"{_class_name(scenario, int(number)) if kind == 'device' else kind} {number}"
+
+
+def _draw(
+    axes: Axes, scenario: Scenario, rows: Sequence[str], shown: Sequence[Span], request_id: int
+) -> None:
     from matplotlib.collections import PolyCollection
     from matplotlib.patches import Patch
 
-    # A device's row has three parts: drafting in the middle, its uplink above, its downlink below.
+    # A device's row has three parts: drafting in the middle, messages from it above, to it below.
     places: dict[str, tuple[float, float]] = {}
     for position, lane in enumerate(rows):
         kind, _, number = lane.partition(":")
         if kind == "device":
             places[lane] = (position - 0.14, position + 0.14)
-            places[f"up:{number}"] = (position - 0.40, position - 0.20)
+            places[f"up:{number}"] = places[f"lan:{number}"] = (position - 0.40, position - 0.20)
             places[f"down:{number}"] = (position + 0.20, position + 0.40)
+        elif kind == "edge":
+            places[lane] = (position - 0.18, position + 0.40)
+            places[f"backhaul:{number}"] = (position - 0.40, position - 0.24)
         else:
             places[lane] = (position - 0.40, position + 0.40)
     boxes: dict[tuple[str, bool], list[list[tuple[float, float]]]] = {}
@@ -197,7 +225,7 @@ def _draw(axes: Axes, rows: Sequence[str], shown: Sequence[Span], request_id: in
         if position % 2 == 0:
             axes.axhspan(position - 0.5, position + 0.5, color="#F4F5F7", zorder=0)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [lane.replace(":", " ") for lane in rows], fontsize=10)
+    axes.set_yticks(range(len(rows)), [_label(scenario, lane) for lane in rows], fontsize=10)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6, zorder=1)
     axes.set_axisbelow(True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +12,7 @@ Observation = NDArray[np.float32]
 
 
 class FlatActionWrapper(
-    gym.Wrapper[Observation, np.int64, Observation, NDArray[np.int64]], gym.utils.RecordConstructorArgs
+    gym.ActionWrapper[Observation, np.int64, NDArray[np.int64]], gym.utils.RecordConstructorArgs
 ):
     """One `Discrete` action for algorithms without `MultiDiscrete`, such as DQN.
 
@@ -30,7 +28,7 @@ class FlatActionWrapper(
 
     def __init__(self, env: gym.Env[Observation, NDArray[np.int64]]) -> None:
         gym.utils.RecordConstructorArgs.__init__(self)
-        gym.Wrapper.__init__(self, env)
+        gym.ActionWrapper.__init__(self, env)
         base = env.unwrapped
         if not isinstance(base, EdgeCloudEnv):
             raise TypeError(f"FlatActionWrapper wraps EdgeCloudEnv, got {type(base).__name__}")
@@ -54,8 +52,3 @@ class FlatActionWrapper(
         gamma, batch, placement = np.split(mask, (n_gamma, n_gamma + n_batch))
         valid: NDArray[np.bool_] = gamma[:, None, None] & batch[None, :, None] & placement[None, None, :]
         return valid.ravel()
-
-    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Step with a flat action."""
-        observation, reward, terminated, truncated, info = self.env.step(self.action(action))
-        return observation, float(reward), terminated, truncated, info

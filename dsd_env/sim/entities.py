@@ -181,6 +181,7 @@ class TargetServer:
         self.colocated = colocated
         self.station = station
         self.batch_size = config.initial_batch_size
+        self.batch_set_by: Request | None = None
         self.waiting: deque[Job] = deque()
         self.ready: list[Job] = []
         self.running: list[tuple[Job, int]] = []
@@ -407,6 +408,7 @@ class Request:
         warming: Drafter prefills under way, by station number.
         report: Newest report of its target that reached its controller.
         own_jobs: Draft jobs on its own device as its controller last saw them.
+        delay_caused_s: Time by which it has delayed others, summed over them (if it is accounted).
     """
 
     number: int
@@ -424,6 +426,7 @@ class Request:
     kv_reserved_tokens: int = 0
     report: Report | None = None
     own_jobs: int = 0
+    delay_caused_s: float = 0.0
     decisions: int = 0
     rounds: int = 0
     verifies: int = 0

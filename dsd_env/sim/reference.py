@@ -24,6 +24,7 @@ from dsd_env.control.view import DecisionView, Site
 from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.entities import Device, DraftJob, Job, JobKind, Request, Station, TargetServer
 from dsd_env.sim.events import Event, EventKind, Order, Span
+from dsd_env.sim.iteration import IterationCost, Share
 from dsd_env.sim.metrics import Totals, Window, episode_metrics, requests_table
 from dsd_env.sim.telemetry import Telemetry
 from dsd_env.sim.world import World, WorldBuilder
@@ -90,6 +91,7 @@ class ReferenceSimulation:
         events: Event log, if recorded.
         spans: Timeline bars, if recorded.
         resolved: Decisions that were not executed as given, by reason.
+        newly_completed: Requests that completed since the last decision was answered.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class ReferenceSimulation:
         *,
         record_events: bool = False,
         record_spans: bool = False,
+        price_delays: bool = False,
         builder: WorldBuilder | None = None,
     ) -> None:
         """Set up an episode at time 0.
@@ -108,6 +111,7 @@ class ReferenceSimulation:
             seed: Episode seed; all randomness follows from it.
             record_events: Keep the event log.
             record_spans: Keep timeline bars for rendering.
+            price_delays: Account to each request how long it makes others wait (`delay_caused_s`).
             builder: Builder of this scenario's worlds, to load profiles and traces only once.
         """
         self.scenario = scenario
@@ -119,6 +123,7 @@ class ReferenceSimulation:
         self.resolved: dict[str, int] = {}
         self._record_events = record_events
         self._record_spans = record_spans
+        self._price_delays = price_delays
         self._protocol = scenario.protocol
         self._workload = WorkloadGenerator(scenario, seed)
         self._world: World = (builder or WorldBuilder(scenario)).build(seed)
@@ -127,6 +132,7 @@ class ReferenceSimulation:
         self._pending: tuple[Request, simpy.Event, DecisionView] | None = None
         self._active: dict[int, Request] = {}
         self._completed: list[Request] = []
+        self.newly_completed: list[Request] = []
         self._arrived = 0
         self._in_system = 0
         self._cohort = scenario.episode.warmup_requests + scenario.episode.requests
@@ -188,6 +194,7 @@ class ReferenceSimulation:
         _, answer, view = self._pending
         resolution = self._resolve(view, decision)
         self._pending = None
+        self.newly_completed.clear()
         answer.succeed(resolution)
         return resolution
 
@@ -217,6 +224,11 @@ class ReferenceSimulation:
         return Resolution(gamma, batch_size, candidate.site, station, candidate.edge_server, target, reason)
 
     # ------------------------------------------------------------------ results
+
+    @property
+    def due_request(self) -> Request | None:
+        """The request whose decision is due."""
+        return None if self._pending is None else self._pending[0]
 
     @property
     def totals(self) -> Totals:
@@ -499,6 +511,7 @@ class ReferenceSimulation:
         self._in_system -= 1
         del self._active[request.number]
         self._completed.append(request)
+        self.newly_completed.append(request)
         self._totals.complete(request)
         self._log(EventKind.COMPLETE, request.device.number, request, now_s - request.arrival_s)
         if request.number < self._cohort:
@@ -692,6 +705,7 @@ class ReferenceSimulation:
         chunk = self._protocol.plain_chunk_tokens
         job = Job(request, kind, gamma, chunk, prefill, warm, self._env.event(), resolution.station)
         target.batch_size = resolution.batch_size
+        target.batch_set_by = request
         if request.target != target.number:
             if request.target >= 0:
                 self._release(request)
@@ -765,8 +779,12 @@ class ReferenceSimulation:
     def _start_iteration(self, target: TargetServer) -> None:
         now_s = self.now_s
         batch = target.compose()
-        expected_s = self._iteration_s(target, batch)
+        shares = self._shares(target, batch)
+        cost = IterationCost(target.timer, target.colocated, shares)
+        expected_s = cost.duration_s
         duration_s = expected_s * target.noise(self.seed)
+        if self._price_delays:
+            self._charge(target, batch, shares, cost)
         target.running = batch
         target.idle = False
         target.iterations += 1
@@ -777,43 +795,47 @@ class ReferenceSimulation:
         assert event.callbacks is not None
         event.callbacks.append(lambda _event: self._end_iteration(target))
 
-    def _iteration_s(self, target: TargetServer, batch: list[tuple[Job, int]]) -> float:
-        """Return the expected time of an iteration, the shared drafter's steps included."""
-        new_tokens = kv_tokens = longest = 0
-        drafting: list[tuple[int, int]] = []
-        lag_tokens = lag_kv = lag_longest = 0
-        colocated = self._colocated_base + target.number
+    def _charge(
+        self, target: TargetServer, batch: list[tuple[Job, int]], shares: list[Share], cost: IterationCost
+    ) -> None:
+        """Account to requests the time by which they delay others.
+
+        A sequence delays everybody else at a busy target by what the iteration would be shorter without
+        it. Whoever set the batch size in force delays those that it leaves out by a whole iteration, and
+        those that were ready by the time for which the batch waited to fill.
+        """
+        others = target.resident - 1
+        for (job, _), share in zip(batch, shares, strict=True):
+            job.request.delay_caused_s += cost.caused_s(share) * others
+        setter = target.batch_set_by
+        if setter is not None:
+            ready_s = min(job.queued_s for job, _ in batch)
+            waited_s = self.now_s - max(ready_s, target.iteration_end_s)
+            setter.delay_caused_s += len(target.ready) * cost.duration_s + len(batch) * waited_s
+
+    def _shares(self, target: TargetServer, batch: list[tuple[Job, int]]) -> list[Share]:
+        """Return what each sequence of a batch brings into the iteration."""
+        shares = []
+        station = self._colocated_base + target.number
         for job, tokens in batch:
             request = job.request
+            context = request.context_tokens
             if job.prefill_tokens:
                 kv = job.prefilled_tokens + tokens
-                if job.warm_drafter and target.colocated is not None:
-                    lag_tokens += tokens
-                    lag_kv += kv
-                    lag_longest = max(lag_longest, kv)
+                along = tokens if job.warm_drafter and target.colocated is not None else 0
+                shares.append(Share(tokens, kv, along, kv if along else 0))
+            elif job.kind == JobKind.COLOCATED:
+                lag = request.drafter_lag(station)
+                shares.append(Share(tokens, context + tokens - 1, lag, context, job.gamma))
             else:
-                kv = request.context_tokens + tokens - 1
-                if job.kind == JobKind.COLOCATED:
-                    lag = request.drafter_lag(colocated)
-                    context = request.context_tokens
-                    lag_tokens += lag
-                    lag_kv += context
-                    if lag > 1:
-                        lag_longest = max(lag_longest, context)
-                    drafting.append((job.gamma, context))
-            new_tokens += tokens
-            kv_tokens += kv
-            if tokens > 1 and kv > longest:
-                longest = kv
-        duration_s = target.timer.step_s(new_tokens, kv_tokens, longest)
-        if lag_tokens and target.colocated is not None:
-            duration_s += _shared_draft_s(target, lag_tokens, lag_kv, lag_longest, drafting)
-        return duration_s
+                shares.append(Share(tokens, context + tokens - 1))
+        return shares
 
     def _end_iteration(self, target: TargetServer) -> None:
         now_s = self.now_s
         duration_s = now_s - target.iteration_start_s
         batch, target.running = target.running, []
+        target.iteration_end_s = now_s
         target.idle = True
         target.busy_s += duration_s
         target.iteration_s += self._protocol.stats_window * (duration_s - target.iteration_s)
@@ -871,22 +893,3 @@ class ReferenceSimulation:
         if self._record_events:
             number = -1 if request is None else request.number
             self.events.append(Event(self.now_s, kind, entity, number, float(value)))
-
-
-def _shared_draft_s(
-    target: TargetServer, lag_tokens: int, lag_kv: int, lag_longest: int, drafting: list[tuple[int, int]]
-) -> float:
-    """Return the time of the draft steps that run on the target's GPUs before it verifies.
-
-    The first step processes everybody's KV lag (and the prompts that the drafter prefills along);
-    step j >= 2 has one token of every sequence that drafts at least j tokens.
-    """
-    timer = target.colocated
-    assert timer is not None
-    duration_s = timer.step_s(lag_tokens, lag_kv, lag_longest)
-    longest = max((gamma for gamma, _ in drafting), default=0)
-    for step in range(2, longest + 1):
-        contexts = [context for gamma, context in drafting if gamma >= step]
-        kv_tokens = sum(contexts) + len(contexts) * (step - 1)
-        duration_s += timer.step_s(len(contexts), kv_tokens, 0)
-    return duration_s

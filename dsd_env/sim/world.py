@@ -80,15 +80,15 @@ def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, 
     for model, (source, drafter) in sources.items():
         if drafter not in source.drafters:
             raise ScenarioError(
-                f"scenario {scenario.name!r}: acceptance.{model}.drafter = {drafter!r} is not in the recording, "
-                f"which has {list(source.drafters)}"
+                f"scenario {scenario.name!r}: acceptance.{model}.drafter = {drafter!r} is not in the "
+                f"recording, which has {list(source.drafters)}"
             )
         for name, kind in scenario.workload.kinds.items():
             unknown = [recorded for recorded in kind.acceptance_kinds if recorded not in source.kinds]
             if source.kinds and unknown:
                 raise ScenarioError(
-                    f"scenario {scenario.name!r}: workload.kinds.{name}.acceptance_kinds = {unknown} is not in the "
-                    f"recording of {model!r}, which has {list(source.kinds)}"
+                    f"scenario {scenario.name!r}: workload.kinds.{name}.acceptance_kinds = {unknown} is not "
+                    f"in the recording of {model!r}, which has {list(source.kinds)}"
                 )
 
 

@@ -1,0 +1,313 @@
+"""Join the shortest queue, then maximise expected tokens per expected time.
+
+The rule of SmartSpec/TurboSpec (arXiv 2406.14066) and of SGLang's `throughput_aware` mode, carried over
+to several draft sites: for every draft site and speculation length it estimates how long the round will
+take and how many tokens it will commit, and takes the best ratio. Speculation length 0 (plain decoding)
+competes on equal terms. It knows what a real controller knows: its view, and the calibrated latency
+profiles of the targets. ``docs/schedulers.md`` derives the formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from dsd_env.control import CandidateView, Decision, DecisionView, RequestView, Site, TargetView
+from dsd_env.latency import LatencyProfile
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers.base import SchedulerError
+from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route
+from dsd_env.sim.world import latency_profile
+
+_LOWEST_ACCEPTANCE = 0.01
+_HIGHEST_ACCEPTANCE = 0.99
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "load_weight": (0.0, 1e3),
+    "horizon_tokens": (1.0, 1e6),
+    "prior_acceptance": (0.0, 1.0),
+    "prior_trials": (0.0, 1e6),
+    "shared_trials": (0.0, 1e6),
+    "busy_phase": (0.0, 1.0),
+    "batch_size": (0.0, 4096.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GoodputParameters:
+    """Constants of the rule.
+
+    Attributes:
+        load_weight: Weight of the time by which the round's tokens delay everybody else in the
+            iteration; 0 looks at the own request alone, 1 counts a delayed neighbour like oneself.
+        horizon_tokens: Tokens over which the one-off costs of a draft site (KV catch-up, handover of
+            control) are spread: a controller cannot know how many are to come.
+        prior_acceptance: Acceptance rate expected of an unknown request.
+        prior_trials: Weight of the prior in a request's own acceptance rate, in draft tokens.
+        shared_trials: The same where draft steps are shared by a whole batch: the length must suit
+            everybody in it, so a single request's luck counts little.
+        busy_phase: Share of an iteration that a message from outside waits at a busy target.
+        batch_size: Batch size to put in force; 0 for the adaptive rule.
+    """
+
+    load_weight: float = 1.0
+    horizon_tokens: float = 64.0
+    prior_acceptance: float = 0.65
+    prior_trials: float = 16.0
+    shared_trials: float = 400.0
+    busy_phase: float = 0.5
+    batch_size: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            SchedulerError: A value is outside its range.
+        """
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise SchedulerError(f"jsq_goodput: {name} = {value:g} must be in [{low:g}, {high:g}]")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of the parameters."""
+        return tuple(field.name for field in fields(cls))
+
+
+class GoodputScheduler:
+    """Argmax over speculation length and draft site of expected tokens per expected time.
+
+    The target is chosen at admission, the one with the fewest requests, and kept: moving a running
+    request prefills its context again, and requests that chase the shorter queue by late telemetry
+    all move at once.
+
+    Attributes:
+        name: Canonical specification.
+        parameters: Its constants.
+    """
+
+    def __init__(self, name: str, parameters: GoodputParameters) -> None:
+        """Build the rule."""
+        self.name = name
+        self.parameters = parameters
+        self._chunk_tokens = 1
+        self._tables: list[tuple[float, ...]] = []
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        """Take the targets' profiles, and how many tokens a plain decision decodes."""
+        self._chunk_tokens = scenario.protocol.plain_chunk_tokens
+        self._tables = []
+        longest = max(scenario.actions.gammas)
+        for target in scenario.targets.values():
+            profile = latency_profile(target.profile)
+            coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
+            most = target.max_batch_size * (longest + 1)
+            table = tuple(coefficients.compute_s(tokens) for tokens in range(most + 2))
+            self._tables += [table] * target.count
+
+    def decide(self, view: DecisionView) -> Decision:
+        """Return the decision with the least expected time per token."""
+        parameters, request = self.parameters, view.request
+        number = stay_or_route(view)
+        table = self._tables[number]
+        acceptance = estimate_acceptance(request, parameters.prior_acceptance, parameters.prior_trials)
+        tokens = expected_tokens(acceptance, view.gammas)
+        # The prompt's prefill is the time to warm a drafter up, so admission never asks for plain decoding.
+        warm_up = request.is_admission
+        best_cost_s = float("inf")
+        best_gamma, best_placement = 0, plain_placement(view, number)
+        for index, candidate in enumerate(view.candidates):
+            if candidate.target.index != number:
+                continue
+            if candidate.site == Site.COLOCATED and not warm_up:
+                # Plain decoding runs at the target, so its co-located candidate stands for it.
+                cost_s = plain_token_s(candidate, view, table, self._chunk_tokens, parameters)
+                if cost_s < best_cost_s:
+                    best_cost_s, best_gamma, best_placement = cost_s, 0, index
+            if not candidate.valid:
+                continue
+            base_s, slope_s, longest = round_line_s(candidate, view, table, parameters)
+            one_off_s = one_off_token_s(candidate, request, parameters)
+            for gamma, expected in zip(view.gammas, tokens, strict=True):
+                if 0 < gamma <= longest:
+                    cost_s = one_off_s + (base_s + slope_s * gamma) / expected
+                    if cost_s < best_cost_s:
+                        best_cost_s, best_gamma, best_placement = cost_s, gamma, index
+        target = view.candidates[best_placement].target
+        batch_size = batch_size_for(view, target, parameters.batch_size or None)
+        return Decision(best_gamma, batch_size, best_placement)
+
+
+def estimate_acceptance(request: RequestView, prior: float, prior_trials: float) -> float:
+    """Return the chance that a draft token is accepted, given that those before it were.
+
+    Maximum likelihood over the rounds in view, shrunk to the prior: a round with `a` accepted of `g`
+    drafted shows `a` successes and, if ``a < g``, one failure (drafts after it say nothing).
+
+    Args:
+        request: The request.
+        prior: Acceptance rate expected of an unknown request.
+        prior_trials: Weight of the prior, in draft tokens.
+
+    Returns:
+        A value in [0.01, 0.99].
+    """
+    successes, trials = prior * prior_trials, prior_trials
+    for drafted, accepted in zip(request.recent_gammas, request.recent_accepted, strict=True):
+        successes += accepted
+        trials += accepted + (accepted < drafted)
+    rate = successes / trials if trials > 0.0 else prior
+    return min(_HIGHEST_ACCEPTANCE, max(_LOWEST_ACCEPTANCE, rate))
+
+
+def expected_tokens(acceptance: float, gammas: Sequence[int]) -> list[float]:
+    """Return the expected tokens of a round for each speculation length.
+
+    ``(1 - a^(gamma + 1)) / (1 - a)``: accepted drafts and the correction or bonus token
+    (Leviathan et al., arXiv 2211.17192).
+    """
+    scale = 1.0 / (1.0 - acceptance)
+    return [(1.0 - acceptance ** (gamma + 1)) * scale for gamma in gammas]
+
+
+def others_at(target: TargetView) -> int:
+    """Return how many other sequences an iteration at this target is expected to hold.
+
+    Those that run or wait. At the target itself, between two iterations, requests that decide at the
+    same instant are neither yet: there the resident ones stand in.
+    """
+    if target.age_s == 0.0 and target.running == 0:
+        return max(target.queued, target.resident - 1, 0)
+    return target.running + target.queued
+
+
+def target_wait_s(target: TargetView, largest_batch: int, *, arrives_later: bool, busy_phase: float) -> float:
+    """Return the expected wait for an iteration at a target.
+
+    What is left of the iteration under way counts as reported if the job is there at once, and as
+    `busy_phase` of an iteration if it comes later, when another one will be under way. Sequences beyond
+    the largest batch need whole iterations of their own.
+
+    Args:
+        target: The target.
+        largest_batch: Largest batch size on offer; the one in force will be set to hold everybody.
+        arrives_later: The job is not at the target yet, or the report is of the past.
+        busy_phase: See :class:`GoodputParameters`.
+    """
+    wait_s = target.queued // largest_batch * target.iteration_s
+    if not arrives_later:
+        return wait_s + target.remaining_s
+    if target.running + target.queued > 0:
+        wait_s += busy_phase * target.iteration_s
+    return wait_s
+
+
+def token_price_s(table: Sequence[float], others: int, tokens_each: int, load_weight: float) -> float:
+    """Return what one more token in the iteration costs: its own delay, and the weighted one of others.
+
+    Args:
+        table: Iteration time by number of new tokens.
+        others: Other sequences in the iteration.
+        tokens_each: Tokens that each of them is taken to have in it.
+        load_weight: Weight of the others' delay.
+    """
+    tokens = min((others + 1) * tokens_each, len(table) - 2)
+    return (table[tokens + 1] - table[tokens]) * (1.0 + load_weight * others)
+
+
+def one_off_token_s(candidate: CandidateView, request: RequestView, parameters: GoodputParameters) -> float:
+    """Return the one-off cost of drafting at a candidate, spread over the horizon.
+
+    Handover of control, and KV catch-up beyond the usual one token. At admission neither is due: the
+    prompt goes to the target in any case, and the drafter prefills while the target does.
+    """
+    if request.is_admission:
+        return 0.0
+    lag_s = max(0.0, candidate.catch_up_s - candidate.draft_step_s)
+    return (candidate.handover_s + lag_s) / parameters.horizon_tokens
+
+
+def plain_token_s(
+    candidate: CandidateView,
+    view: DecisionView,
+    table: Sequence[float],
+    chunk_tokens: int,
+    parameters: GoodputParameters,
+) -> float:
+    """Return the expected time per token of plain decoding: an iteration each, one wait per chunk."""
+    target = candidate.target
+    later = candidate.handover_s > 0.0 or target.age_s > 0.0
+    wait_s = target_wait_s(
+        target, view.batch_sizes[-1], arrives_later=later, busy_phase=parameters.busy_phase
+    )
+    token_s = token_price_s(table, others_at(target), 1, parameters.load_weight)
+    handover_s = candidate.handover_s / parameters.horizon_tokens
+    return target.iteration_s + token_s + wait_s / chunk_tokens + handover_s
+
+
+def round_line_s(
+    candidate: CandidateView, view: DecisionView, table: Sequence[float], parameters: GoodputParameters
+) -> tuple[float, float, int]:
+    """Return (base, slope, longest): a round of gamma drafts takes ``base + slope * gamma``.
+
+    Draft steps, the way to the target and back, the wait there, and its iteration with gamma + 1 more
+    tokens. Draft steps on the target's own GPUs are taken by the whole batch at once, as many as its
+    longest draft has. There no request drafts more than pays for the batch (:func:`shared_length`), up
+    to that length steps cost it nothing extra, and joining makes the iteration at least as long as a
+    batch that drafts so takes.
+    """
+    target = candidate.target
+    others = others_at(target)
+    later = candidate.site != Site.COLOCATED or candidate.handover_s > 0.0 or target.age_s > 0.0
+    wait_s = target_wait_s(
+        target, view.batch_sizes[-1], arrives_later=later, busy_phase=parameters.busy_phase
+    )
+    base_s = candidate.draft_wait_s + candidate.rtt_s + wait_s + target.iteration_s
+    step_s, longest = candidate.draft_step_s, view.gammas[-1]
+    if candidate.shares_target:
+        acceptance = estimate_acceptance(view.request, parameters.prior_acceptance, parameters.shared_trials)
+        pooled = expected_tokens(acceptance, view.gammas)
+        longest = shared_length(table, others + 1, step_s, view.gammas, pooled, target.iteration_s)
+        base_s += max(0.0, batch_s(table, others + 1, longest, step_s) - target.iteration_s)
+        step_s = 0.0
+    token_s = token_price_s(table, others, min(longest, 4) + 1, parameters.load_weight)
+    return base_s + token_s, step_s + token_s, longest
+
+
+def batch_s(table: Sequence[float], sequences: int, gamma: int, step_s: float) -> float:
+    """Return the time of an iteration in which every sequence drafts gamma tokens and has them verified."""
+    return table[min(len(table) - 1, sequences * (gamma + 1))] + gamma * step_s
+
+
+def shared_length(
+    table: Sequence[float],
+    sequences: int,
+    step_s: float,
+    gammas: Sequence[int],
+    tokens: Sequence[float],
+    iteration_s: float,
+) -> int:
+    """Return the speculation length that suits a batch which drafts on its target's own GPUs.
+
+    SmartSpec's goodput, argmax over gamma of tokens(gamma) / T(batch, gamma). Plain decoding is weighed
+    against the best of them with what iterations take beyond the profile (prompts being prefilled, KV
+    reads), because drafting spreads that over more tokens.
+
+    Args:
+        table: Iteration time by number of new tokens.
+        sequences: Sequences in the batch.
+        step_s: Time of one draft step of the batch.
+        gammas: Speculation lengths on offer, the first 0.
+        tokens: Expected tokens per round for each of them.
+        iteration_s: Iteration time as observed.
+    """
+    best, best_cost_s, best_tokens = 0, float("inf"), 1.0
+    for gamma, expected in zip(gammas[1:], tokens[1:], strict=True):
+        cost_s = batch_s(table, sequences, gamma, step_s) / expected
+        if cost_s < best_cost_s:
+            best, best_cost_s, best_tokens = gamma, cost_s, expected
+    excess_s = max(0.0, iteration_s - batch_s(table, sequences, best, step_s))
+    if batch_s(table, sequences, 0, step_s) + excess_s <= best_cost_s + excess_s / best_tokens:
+        return 0
+    return best

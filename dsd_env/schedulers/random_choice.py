@@ -1,0 +1,44 @@
+"""Uniformly random valid decisions: the floor of every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dsd_env.control import ActionSpace, Decision, DecisionView
+from dsd_env.rng import Stream, key, uniform_from_key
+from dsd_env.scenario import Scenario
+
+
+class RandomScheduler:
+    """Draws every dimension uniformly from what the mask allows, from its own counter-based stream.
+
+    Attributes:
+        name: ``random``.
+    """
+
+    name = "random"
+
+    def __init__(self) -> None:
+        """Build the scheduler; `reset` gives it its seed."""
+        self._seed = 0
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        """Take the episode's seed."""
+        self._seed = seed
+
+    def decide(self, view: DecisionView) -> Decision:
+        """Return a uniform draw from the valid actions."""
+        space = ActionSpace(view.gammas, view.batch_sizes, len(view.candidates))
+        mask = space.mask(view).tolist()
+        stream = key(self._seed, Stream.SCHEDULER, view.request_id)
+        indices: list[int] = []
+        start = 0
+        for dimension, size in enumerate(space.nvec):
+            allowed = [index for index in range(size) if mask[start + index]]
+            indices.append(_pick(allowed, uniform_from_key(stream, 3 * view.counter + dimension)))
+            start += size
+        return Decision(view.gammas[indices[0]], view.batch_sizes[indices[1]], indices[2])
+
+
+def _pick(values: Sequence[int], u: float) -> int:
+    return values[min(int(u * len(values)), len(values) - 1)]

@@ -1,0 +1,245 @@
+"""Schedulers by name, as they are given on the command line and in configuration files.
+
+Arguments hold no comma, so that lists of schedulers can be separated by commas.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dsd_env.control import Site
+from dsd_env.schedulers.base import Scheduler, SchedulerError
+from dsd_env.schedulers.goodput import GoodputParameters, GoodputScheduler
+from dsd_env.schedulers.hf import HfHeuristicScheduler
+from dsd_env.schedulers.policy import PolicyScheduler
+from dsd_env.schedulers.random_choice import RandomScheduler
+from dsd_env.schedulers.rules import SITES
+from dsd_env.schedulers.static import (
+    EDGE_FIRST,
+    StaticChoice,
+    StaticMapScheduler,
+    StaticScheduler,
+    format_batch,
+)
+
+MAX_BATCH_SIZE = 4096
+MAX_GAMMA = 64
+DEFAULT_GAMMA = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerEntry:
+    """One name of the registry.
+
+    Attributes:
+        usage: How to write it, e.g. ``colocated_sd:G[:B]``.
+        help: What it does, in one sentence.
+        build: Builds the scheduler from what follows the first colon ("" if nothing does).
+    """
+
+    usage: str
+    help: str
+    build: Callable[[str], Scheduler]
+
+
+def make_scheduler(spec: str | Scheduler) -> Scheduler:
+    """Return the scheduler of a specification.
+
+    Args:
+        spec: ``NAME`` or ``NAME:ARGUMENTS`` (see :func:`scheduler_help`), or a scheduler, which is
+            returned as it is.
+
+    Raises:
+        SchedulerError: Unknown name or wrong argument; the message lists what is known.
+    """
+    if not isinstance(spec, str):
+        if isinstance(spec, Scheduler):
+            return spec
+        raise SchedulerError(
+            "a scheduler is a specification such as 'colocated_sd:4', or an object with name, reset and "
+            f"decide; got {type(spec).__name__}"
+        )
+    name, _, arguments = spec.strip().partition(":")
+    entry = _ENTRIES.get(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, _ENTRIES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        known = ", ".join(entry.usage for entry in _ENTRIES.values())
+        raise SchedulerError(f"unknown scheduler {name!r}{hint} Known are: {known}")
+    return entry.build(arguments)
+
+
+def scheduler_names() -> tuple[str, ...]:
+    """Return the names of all schedulers."""
+    return tuple(_ENTRIES)
+
+
+def scheduler_help() -> str:
+    """Return one line per scheduler: how to write it and what it does."""
+    width = max(len(entry.usage) for entry in _ENTRIES.values())
+    return "\n".join(f"{entry.usage:<{width}}  {entry.help}" for entry in _ENTRIES.values())
+
+
+def _split(name: str, arguments: str, most: int) -> list[str]:
+    parts = arguments.split(":") if arguments else []
+    if len(parts) > most:
+        raise SchedulerError(f"{name}: too many arguments in {arguments!r}; write {_ENTRIES[name].usage}")
+    return parts
+
+
+def _integer(name: str, what: str, text: str, low: int, high: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise SchedulerError(f"{name}: {what} = {text!r} must be a whole number in {low}..{high}")
+    return value
+
+
+def _gamma(name: str, text: str, low: int = 1) -> int:
+    return _integer(name, "speculation length G", text, low, MAX_GAMMA)
+
+
+def _batch(name: str, text: str) -> int | None:
+    return None if text == "auto" else _integer(name, "batch size B", text, 1, MAX_BATCH_SIZE)
+
+
+def _no_arguments(name: str, arguments: str) -> None:
+    _split(name, arguments, 0)
+
+
+def _build_random(arguments: str) -> Scheduler:
+    _no_arguments("random", arguments)
+    return RandomScheduler()
+
+
+def _build_cloud_ar(arguments: str) -> Scheduler:
+    parts = _split("cloud_ar", arguments, 1)
+    batch = _batch("cloud_ar", parts[0]) if parts else None
+    return StaticScheduler(f"cloud_ar{format_batch(batch)}", StaticChoice(0, batch, ()))
+
+
+def _gamma_and_batch(name: str, arguments: str) -> tuple[int, int | None]:
+    parts = _split(name, arguments, 2)
+    gamma = _gamma(name, parts[0]) if parts else DEFAULT_GAMMA
+    return gamma, _batch(name, parts[1]) if len(parts) > 1 else None
+
+
+def _build_colocated(arguments: str) -> Scheduler:
+    gamma, batch = _gamma_and_batch("colocated_sd", arguments)
+    name = f"colocated_sd:{gamma}{format_batch(batch)}"
+    return StaticScheduler(name, StaticChoice(gamma, batch, (Site.COLOCATED,)))
+
+
+def _build_edge(arguments: str) -> Scheduler:
+    gamma, batch = _gamma_and_batch("edge_sd", arguments)
+    return StaticScheduler(f"edge_sd:{gamma}{format_batch(batch)}", StaticChoice(gamma, batch, EDGE_FIRST))
+
+
+def _site(name: str, text: str) -> Site:
+    if text not in SITES:
+        raise SchedulerError(f"{name}: draft site {text!r} is not one of {', '.join(SITES)}")
+    return SITES[text]
+
+
+def _build_hf(arguments: str) -> Scheduler:
+    parts = _split("hf_heuristic", arguments, 2)
+    word = parts[0] if parts else "colocated"
+    site = _site("hf_heuristic", word)
+    batch = _batch("hf_heuristic", parts[1]) if len(parts) > 1 else None
+    sites = (site,) if site == Site.COLOCATED else (site, *(s for s in EDGE_FIRST if s != site))
+    return HfHeuristicScheduler(f"hf_heuristic:{word}{format_batch(batch)}", sites, batch)
+
+
+def _build_goodput(arguments: str) -> Scheduler:
+    values: dict[str, float] = {}
+    for part in filter(None, arguments.split("+")):
+        key, equals, text = part.partition("=")
+        if not equals:
+            key, text = "load_weight", part
+        if key not in GoodputParameters.names():
+            raise SchedulerError(
+                f"jsq_goodput: unknown parameter {key!r}; known are {', '.join(GoodputParameters.names())}"
+            )
+        if key in values:
+            raise SchedulerError(f"jsq_goodput: parameter {key!r} is given twice in {arguments!r}")
+        try:
+            values[key] = float(text)
+        except ValueError:
+            raise SchedulerError(f"jsq_goodput: {key} = {text!r} is not a number") from None
+    if "batch_size" in values:
+        batch = values["batch_size"]
+        if not batch.is_integer():
+            raise SchedulerError(f"jsq_goodput: batch_size = {batch:g} must be a whole number")
+    canonical = "+".join(f"{key}={value:g}" for key, value in sorted(values.items()))
+    batch_size = int(values.pop("batch_size", 0))
+    parameters = GoodputParameters(**values, batch_size=batch_size)
+    return GoodputScheduler(f"jsq_goodput:{canonical}" if canonical else "jsq_goodput", parameters)
+
+
+def _place(name: str, gamma: int, batch: int | None, place: str) -> StaticChoice:
+    if place == "plain":
+        return StaticChoice(0, batch, ())
+    if place not in SITES:
+        raise SchedulerError(f"{name}: placement {place!r} is not one of {', '.join((*SITES, 'plain'))}")
+    return StaticChoice(gamma, batch, (SITES[place],))
+
+
+def _build_static(arguments: str) -> Scheduler:
+    parts = _split("static", arguments, 3)
+    if len(parts) != 3:
+        raise SchedulerError(f"static: {arguments!r} is incomplete; write {_ENTRIES['static'].usage}")
+    gamma, batch = _gamma("static", parts[0], 0), _batch("static", parts[1])
+    return StaticScheduler(f"static:{arguments}", _place("static", gamma, batch, parts[2]))
+
+
+def _build_static_map(arguments: str) -> Scheduler:
+    choices: dict[str, StaticChoice] = {}
+    for part in filter(None, arguments.split("+")):
+        device, equals, choice = part.partition("=")
+        fields = choice.split("/")
+        if not equals or len(fields) != 3:
+            raise SchedulerError(f"static_map: {part!r} is not CLASS=G/B/PLACE")
+        if device in choices:
+            raise SchedulerError(f"static_map: device class {device!r} is given twice")
+        gamma, batch = _gamma("static_map", fields[0], 0), _batch("static_map", fields[1])
+        choices[device] = _place("static_map", gamma, batch, fields[2])
+    if not choices:
+        raise SchedulerError(f"static_map: names no device class; write {_ENTRIES['static_map'].usage}")
+    return StaticMapScheduler(f"static_map:{arguments}", choices)
+
+
+def _build_policy(arguments: str) -> Scheduler:
+    if not arguments:
+        raise SchedulerError("policy: needs the folder of an exported policy; write policy:PATH")
+    return PolicyScheduler(arguments)
+
+
+_ENTRIES: dict[str, SchedulerEntry] = {
+    "random": SchedulerEntry("random", "uniform over the valid actions", _build_random),
+    "cloud_ar": SchedulerEntry("cloud_ar[:B]", "plain decoding at the target", _build_cloud_ar),
+    "colocated_sd": SchedulerEntry(
+        "colocated_sd:G[:B]", "speculation length G, drafts on the target's server", _build_colocated
+    ),
+    "edge_sd": SchedulerEntry(
+        "edge_sd:G[:B]", "speculation length G, drafts on the own device, else edge server", _build_edge
+    ),
+    "hf_heuristic": SchedulerEntry(
+        "hf_heuristic[:SITE[:B]]", "all accepted: k += 2, else k = max(1, k - 1)", _build_hf
+    ),
+    "jsq_goodput": SchedulerEntry(
+        "jsq_goodput[:W][+KEY=VALUE...]",
+        "argmax over placement and length of expected tokens per expected time",
+        _build_goodput,
+    ),
+    "static": SchedulerEntry(
+        "static:G:B:PLACE", "the same everywhere; PLACE is colocated, own, edge or plain", _build_static
+    ),
+    "static_map": SchedulerEntry(
+        "static_map:CLASS=G/B/PLACE+...", "a static choice per device class", _build_static_map
+    ),
+    "policy": SchedulerEntry("policy:PATH", "a trained policy, exported as a bundle", _build_policy),
+}

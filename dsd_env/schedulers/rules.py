@@ -1,0 +1,90 @@
+"""Rules that several schedulers share: which target, which draft site, which batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dsd_env.control import DecisionView, Site, TargetView
+from dsd_env.control.actions import snap, snap_up
+
+SITES: dict[str, Site] = {"colocated": Site.COLOCATED, "own": Site.OWN_DEVICE, "edge": Site.EDGE_SERVER}
+"""Words for draft sites in scheduler specifications."""
+
+
+def adaptive_batch_size(batch_sizes: Sequence[int], target: TargetView) -> int:
+    """Return the listed batch size that suits the number n of sequences that may be in an iteration.
+
+    n is the number of requests with KV at the target, or of those that wait, run and are added now if
+    that is more. A batch size above n makes an idle server wait `max_batch_wait_s` for sequences that do
+    not come; one below leaves some behind for a whole iteration. The largest size of at most n is taken
+    if leaving the rest behind costs less on average than waiting, else the smallest of at least n.
+    """
+    n = max(target.queued + target.running + 1, target.resident)
+    below = snap(batch_sizes, n)
+    left_behind_s = (n - below) / n * target.iteration_s
+    return below if below <= n and left_behind_s < target.max_batch_wait_s else snap_up(batch_sizes, n)
+
+
+def batch_size_for(view: DecisionView, target: TargetView, fixed: int | None) -> int:
+    """Return the batch size to put in force at ``target``.
+
+    Args:
+        view: The decision.
+        target: The target concerned.
+        fixed: A batch size (the smallest listed one that is at least this is taken), or None for
+            :func:`adaptive_batch_size`.
+    """
+    if fixed is None:
+        return adaptive_batch_size(view.batch_sizes, target)
+    return snap_up(view.batch_sizes, fixed)
+
+
+def least_loaded_target(view: DecisionView) -> int:
+    """Return the number of the offered target with the fewest requests, those that wait for KV included.
+
+    Ties go to the shorter iteration time, then to the lower number. Down targets are taken only if
+    there is no other.
+    """
+    best = min(
+        (candidate.target for candidate in view.candidates),
+        key=lambda target: (not target.up, target.resident, target.iteration_s, target.index),
+    )
+    return best.index
+
+
+def stay_or_route(view: DecisionView) -> int:
+    """Return the request's target: routed at admission by load, kept from then on.
+
+    Moving later would prefill the whole context again, which simple rules never do.
+    """
+    return least_loaded_target(view) if view.request.is_admission else view.target.index
+
+
+def placement_of(view: DecisionView, site: Site, target: int) -> int | None:
+    """Return the first selectable placement that drafts at ``site`` for ``target``, or None.
+
+    Of several edge servers the one with the shortest expected wait is taken.
+    """
+    best: int | None = None
+    best_wait_s = 0.0
+    for index, candidate in enumerate(view.candidates):
+        if not candidate.valid or candidate.site != site or candidate.target.index != target:
+            continue
+        if best is None or candidate.draft_wait_s < best_wait_s:
+            best, best_wait_s = index, candidate.draft_wait_s
+    return best
+
+
+def plain_placement(view: DecisionView, target: int) -> int:
+    """Return a placement at ``target`` for plain decoding: co-located if offered, else the first there.
+
+    Plain decoding uses no drafter, so the candidate need not be able to draft.
+    """
+    fallback = 0
+    for index in range(len(view.candidates) - 1, -1, -1):
+        candidate = view.candidates[index]
+        if candidate.target.index == target:
+            if candidate.site == Site.COLOCATED:
+                return index
+            fallback = index
+    return fallback

@@ -1,0 +1,106 @@
+"""Rules with a fixed speculation length: plain decoding, single-node and edge speculative decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from dsd_env.control import Decision, DecisionView, Site
+from dsd_env.control.actions import snap
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers.base import SchedulerError
+from dsd_env.schedulers.rules import batch_size_for, placement_of, plain_placement, stay_or_route
+
+
+class StaticChoice(NamedTuple):
+    """What a static rule does.
+
+    Attributes:
+        gamma: Speculation length; the largest listed one that is at most this is used.
+        batch_size: Batch size, or None for the adaptive rule.
+        sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
+    """
+
+    gamma: int
+    batch_size: int | None
+    sites: tuple[Site, ...]
+
+
+class StaticScheduler:
+    """The same choice for every decision of every request.
+
+    The request is routed at admission to the offered target with the fewest requests and stays there.
+
+    Attributes:
+        name: Canonical specification.
+        choice: What it does.
+    """
+
+    def __init__(self, name: str, choice: StaticChoice) -> None:
+        """Build the rule ``choice`` under ``name``."""
+        self.name = name
+        self.choice = choice
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        """Do nothing: the rule has no state."""
+
+    def decide(self, view: DecisionView) -> Decision:
+        """Return the fixed choice, or plain decoding where none of its sites can draft."""
+        return apply_static(view, self.choice)
+
+
+class StaticMapScheduler:
+    """A static choice per device class.
+
+    Attributes:
+        name: Canonical specification.
+        choices: Choice by name of the device class.
+    """
+
+    def __init__(self, name: str, choices: Mapping[str, StaticChoice]) -> None:
+        """Build the rule from choices by device class."""
+        self.name = name
+        self.choices = dict(choices)
+        self._by_device: list[StaticChoice] = []
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        """Look up the class of every device; devices are numbered class by class in the scenario's order.
+
+        Raises:
+            SchedulerError: A class is missing or unknown in this scenario.
+        """
+        if set(self.choices) != set(scenario.devices):
+            raise SchedulerError(
+                f"static_map names the device classes {sorted(self.choices)}, "
+                f"but scenario {scenario.name!r} has {sorted(scenario.devices)}; name each of them once"
+            )
+        self._by_device = [
+            self.choices[name] for name, device in scenario.devices.items() for _ in range(device.count)
+        ]
+
+    def decide(self, view: DecisionView) -> Decision:
+        """Return the choice of the device's class."""
+        return apply_static(view, self._by_device[view.device])
+
+
+def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
+    """Return the decision of a static choice in this view."""
+    target = stay_or_route(view)
+    gamma = snap(view.gammas, choice.gamma)
+    if gamma > 0:
+        for site in choice.sites:
+            placement = placement_of(view, site, target)
+            if placement is not None:
+                batch = batch_size_for(view, view.candidates[placement].target, choice.batch_size)
+                return Decision(gamma, batch, placement)
+    placement = plain_placement(view, target)
+    return Decision(0, batch_size_for(view, view.candidates[placement].target, choice.batch_size), placement)
+
+
+def format_batch(batch_size: int | None) -> str:
+    """Return the ``:B`` part of a canonical specification; nothing for the adaptive rule."""
+    return "" if batch_size is None else f":{batch_size}"
+
+
+EDGE_FIRST: tuple[Site, ...] = (Site.OWN_DEVICE, Site.EDGE_SERVER, Site.COLOCATED)
+"""Order of preference of edge drafting: own device, edge server, and the target's own drafter at last."""

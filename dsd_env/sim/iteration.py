@@ -1,0 +1,116 @@
+"""What one iteration of a target costs, and what each sequence in it adds to that.
+
+Pure functions of the batch: no time, no state. The shared co-located drafter's steps come first and count
+into the iteration of everybody in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dsd_env.sim.entities import StepTimer
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one sequence brings into an iteration.
+
+    Attributes:
+        new_tokens: New tokens for the target: a prefill chunk, gamma + 1, or 1.
+        kv_tokens: KV tokens it reads there, its new ones included.
+        lag_tokens: Tokens that the shared drafter processes in its first pass; 0 if it does not draft.
+        draft_kv_tokens: Their KV tokens in that pass.
+        gamma: Drafts that the shared drafter makes.
+    """
+
+    new_tokens: int
+    kv_tokens: int
+    lag_tokens: int = 0
+    draft_kv_tokens: int = 0
+    gamma: int = 0
+
+
+class IterationCost:
+    """The expected time of an iteration and the part of it that each sequence causes.
+
+    Attributes:
+        duration_s: Expected time of the iteration.
+    """
+
+    __slots__ = ("_by_step", "_drafter", "_kv", "_lag", "_lag_kv", "_lag_longest", "_longest", "_new", "_target",
+                 "duration_s")  # fmt: skip
+
+    def __init__(self, target: StepTimer, drafter: StepTimer | None, shares: Sequence[Share]) -> None:
+        """Add up a batch.
+
+        Args:
+            target: Iteration times of the target.
+            drafter: Step times of the drafter on the same GPUs, if there is one.
+            shares: The batch.
+        """
+        self._target, self._drafter = target, drafter
+        self._new = self._kv = self._lag = self._lag_kv = 0
+        # The two longest, so that the longest of the others is known for each.
+        self._longest = [0, 0]
+        self._lag_longest = [0, 0]
+        self._by_step: list[tuple[int, int]] = []
+        for share in shares:
+            self._new += share.new_tokens
+            self._kv += share.kv_tokens
+            if share.new_tokens > 1:
+                _insert(self._longest, share.kv_tokens)
+            if share.lag_tokens:
+                self._lag += share.lag_tokens
+                self._lag_kv += share.draft_kv_tokens
+                if share.lag_tokens > 1:
+                    _insert(self._lag_longest, share.draft_kv_tokens)
+        longest_draft = max((share.gamma for share in shares), default=0)
+        for step in range(2, longest_draft + 1):
+            contexts = [share.draft_kv_tokens for share in shares if share.gamma >= step]
+            self._by_step.append((len(contexts), sum(contexts) + len(contexts) * (step - 1)))
+        self.duration_s = target.step_s(self._new, self._kv, self._longest[0]) + self._drafting_s()
+
+    def _drafting_s(self) -> float:
+        """Return the time of the shared drafter's passes.
+
+        The first processes everybody's KV lag (and the prompts that it prefills along); pass j >= 2 has
+        one token of every sequence that drafts at least j.
+        """
+        if self._drafter is None or self._lag == 0:
+            return 0.0
+        time_s = self._drafter.step_s(self._lag, self._lag_kv, self._lag_longest[0])
+        for sequences, kv_tokens in self._by_step:
+            time_s += self._drafter.step_s(sequences, kv_tokens, 0)
+        return time_s
+
+    def caused_s(self, share: Share) -> float:
+        """Return by how much the iteration would be shorter without one of its sequences."""
+        target, widest = self._target, self._longest
+        longest = widest[1] if share.new_tokens > 1 and share.kv_tokens == widest[0] else widest[0]
+        caused_s = target.step_s(self._new, self._kv, widest[0])
+        if self._new > share.new_tokens:
+            caused_s -= target.step_s(self._new - share.new_tokens, self._kv - share.kv_tokens, longest)
+        drafter = self._drafter
+        if drafter is None or share.lag_tokens == 0:
+            return caused_s
+        caused_s += drafter.step_s(self._lag, self._lag_kv, self._lag_longest[0])
+        if self._lag > share.lag_tokens:
+            widest = self._lag_longest
+            longest = widest[1] if share.lag_tokens > 1 and share.draft_kv_tokens == widest[0] else widest[0]
+            caused_s -= drafter.step_s(
+                self._lag - share.lag_tokens, self._lag_kv - share.draft_kv_tokens, longest
+            )
+        for step, (sequences, kv_tokens) in enumerate(self._by_step[: max(0, share.gamma - 1)], start=2):
+            caused_s += drafter.step_s(sequences, kv_tokens, 0)
+            if sequences > 1:
+                others_kv = kv_tokens - share.draft_kv_tokens - (step - 1)
+                caused_s -= drafter.step_s(sequences - 1, others_kv, 0)
+        return caused_s
+
+
+def _insert(two_largest: list[int], value: int) -> None:
+    if value > two_largest[0]:
+        two_largest[0], two_largest[1] = value, two_largest[0]
+    elif value > two_largest[1]:
+        two_largest[1] = value

@@ -1,0 +1,87 @@
+"""What an iteration costs, what each sequence adds to it, and who is charged for whose delay."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsd_env import Decision, ReferenceSimulation
+from dsd_env.latency import StepCoefficients
+from dsd_env.sim.entities import StepTimer
+from dsd_env.sim.iteration import IterationCost, Share
+from tests.lab import lab
+
+TARGET = StepTimer(
+    StepCoefficients(
+        t0_s=1e-3, w_s=0.01, c_s_per_token=1e-4, p=3.0, k_bw_s_per_token=1e-7, k_lat_s_per_token=1e-6
+    ),
+    2000,
+)
+DRAFTER = StepTimer(
+    StepCoefficients(t0_s=5e-4, w_s=2e-3, c_s_per_token=1e-5, p=2.0, k_lat_s_per_token=1e-7), 2000
+)
+
+shares = st.lists(
+    st.one_of(
+        st.builds(Share, st.integers(1, 17), st.integers(20, 4000)),
+        st.builds(
+            Share,
+            st.integers(2, 17),
+            st.integers(20, 4000),
+            lag_tokens=st.integers(1, 50),
+            draft_kv_tokens=st.integers(20, 4000),
+            gamma=st.integers(1, 16),
+        ),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(shares)
+def test_what_a_sequence_causes_is_the_difference_that_it_makes(batch: list[Share]) -> None:
+    cost = IterationCost(TARGET, DRAFTER, batch)
+    for index, share in enumerate(batch):
+        others = batch[:index] + batch[index + 1 :]
+        without_s = IterationCost(TARGET, DRAFTER, others).duration_s if others else 0.0
+        assert cost.caused_s(share) == pytest.approx(cost.duration_s - without_s, rel=1e-9, abs=1e-12)
+
+
+def test_shared_drafting_lengthens_the_iteration_step_by_step() -> None:
+    """One pass for all lags, then one per draft position with the sequences that go that far."""
+    step = StepTimer(StepCoefficients(t0_s=0.001, w_s=0.0, c_s_per_token=0.01, p=1.0), 100)
+    verify = StepTimer(StepCoefficients(t0_s=1.0, w_s=0.0, c_s_per_token=0.0, p=1.0), 100)
+    batch = [Share(4, 100, 1, 97, 3), Share(2, 50, 5, 49, 1), Share(1, 30)]
+    # Lags 1 + 5 together; then position 2 and 3 for the first sequence alone.
+    assert IterationCost(verify, step, batch).duration_s == pytest.approx(1.0 + 0.061 + 0.011 + 0.011)
+
+
+def test_a_lonely_request_delays_nobody() -> None:
+    simulation = ReferenceSimulation(lab(clients=1, requests=3), 1, price_delays=True)
+    while simulation.next_decision() is not None:
+        simulation.decide(Decision(4, 1, 0))
+        assert all(request.delay_caused_s == 0.0 for request in simulation.newly_completed)
+
+
+def test_long_drafts_on_shared_gpus_are_charged_for_what_they_cost_others() -> None:
+    """Two requests in lockstep: the one that drafts 8 tokens pays for the other's wait, and not the reverse."""
+    scenario = lab(
+        clients=2,
+        requests=2,
+        alpha=0.0,
+        colocated_s=0.01,
+        arrivals={"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 1e-9}},
+        episode__total_requests=2,
+    )
+    simulation = ReferenceSimulation(scenario, 1, price_delays=True)
+    charges: dict[int, float] = {}
+    while (view := simulation.next_decision()) is not None:
+        simulation.decide(Decision(8 if view.request_id == 0 else 1, 2, 0))
+        for request in simulation._active.values():
+            charges[request.number] = request.delay_caused_s
+    table = simulation.requests_table()
+    assert table["verifies"].tolist() == [100, 100]
+    # Each of the 100 common iterations is 7 draft steps of 10 ms longer for the other.
+    assert charges[0] == pytest.approx(100 * 0.07, rel=0.05)
+    assert charges[1] < 0.1 * charges[0]
