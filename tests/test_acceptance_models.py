@@ -17,7 +17,12 @@ import torch
 
 from dsd_env.acceptance import TraceReplay, load_trace_set
 from dsd_env.acceptance.recording.direct import speculative_decode
-from dsd_env.acceptance.recording.drafters import TextDrafter, lookup_proposal, record_lookup
+from dsd_env.acceptance.recording.drafters import (
+    TextDrafter,
+    common_prefix_length,
+    lookup_proposal,
+    record_lookup,
+)
 from dsd_env.acceptance.recording.models import load_language_model
 from dsd_env.acceptance.recording.prompts import Prompt, find_data_dir, read_prompts
 from dsd_env.acceptance.recording.record import (
@@ -33,6 +38,8 @@ from dsd_env.acceptance.recording.target import greedy_runs
 pytestmark = pytest.mark.slow
 
 NAME = "qwen2.5-coder-1.5b_smollm2-135m_greedy"
+#: Output positions looked at in each request of the shipped recording.
+POSITIONS = 20
 #: Speculation length and first position of the direct runs.
 CASES = ((1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (4, 5), (8, 9))
 OWN_PROMPTS = [
@@ -63,44 +70,46 @@ def run_lengths_of(trace, name):
     return run_length
 
 
-def recorded_prompts():
-    """Return the prompt of each of a few recorded requests: the first two of every kind."""
+@pytest.fixture(scope="module")
+def recorded(drafter):
+    """Return the shipped recording and, for its first two requests of every kind, the target's run anew.
+
+    Yields ``(trace, [(entry, prompt, run)])``. All runs are one batch, to read the weights once for all.
+    """
     directory = find_data_dir()
     if directory is None:
         pytest.skip("needs the question files: set DSD_DATA_DIR to their folder")
     trace = load_trace_set(NAME)
     known = {p.id: p for rows in read_prompts(directory, trace.kinds).values() for p in rows}
     entries = [int(e) for k in trace.kinds for e in trace.entries_of([k])[:2]]
-    return trace, [(e, known[trace.card["entries"][e]]) for e in entries]
+    prompts = [known[trace.card["entries"][e]] for e in entries]
+    ids = [drafter.target.encode_chat(p.text, p.reply_prefix) for p in prompts]
+    runs = greedy_runs(drafter.target, ids, POSITIONS + 16)
+    return trace, list(zip(entries, prompts, runs, strict=True))
 
 
-def test_recorded_positions_are_recomputed(drafter):
+def test_recorded_positions_are_recomputed(drafter, recorded):
     """Target, run lengths and confidence of the shipped recording, by the plain one-sequence path."""
-    trace, requests = recorded_prompts()
-    positions = 20
-    for entry, prompt in requests:
-        begin, length = int(trace.offsets[entry]), int(trace.lengths[entry])
-        prompt_ids = drafter.target.encode_chat(prompt.text, prompt.reply_prefix)
-        assert len(prompt_ids) == trace.prompt_tokens[entry]
-        output = greedy_runs(drafter.target, [prompt_ids], positions + 16)[0].output_ids
-        n = min(length, positions, len(output))
+    trace, requests = recorded
+    values = trace.drafters[drafter.draft.name]
+    run_length, lookup_runs = run_lengths_of(trace, drafter.draft.name), run_lengths_of(trace, LOOKUP)
+    for entry, prompt, run in requests:
+        begin, length, output = int(trace.offsets[entry]), int(trace.lengths[entry]), run.output_ids
+        assert len(run.prompt_ids) == trace.prompt_tokens[entry]
+        assert len(output) == length or min(len(output), length) >= POSITIONS
+        n = min(length, POSITIONS)
         for s in range(0, n, 5):
-            recorded = trace.drafters[drafter.draft.name]
-            run_length = run_lengths_of(trace, drafter.draft.name)
-            truth = output[s : s + 16]
             proposal = drafter.propose(prompt, output[:s], 16)
-            matches = np.cumprod([a == b for a, b in zip(proposal, truth, strict=False)]).sum()
+            matches = common_prefix_length(proposal, output[s : s + 16])
             assert matches == run_length[begin + s], (prompt.id, s)
             context = [t for part in drafter.context_ids(prompt, output[:s]) for t in part]
             with torch.inference_mode():
                 p = torch.softmax(drafter.draft.model(torch.tensor([context])).logits[0, -1].double(), -1)
-            assert float(p.max()) == pytest.approx(float(recorded.top1_prob[begin + s]), abs=1e-3)
+            assert float(p.max()) == pytest.approx(float(values.top1_prob[begin + s]), abs=1e-3)
             entropy = float(-(p * p.clamp(min=1e-300).log()).sum())
-            assert entropy == pytest.approx(float(recorded.entropy_nats[begin + s]), abs=5e-3)
-        lookup = record_lookup(prompt_ids, output, n, 16)
-        np.testing.assert_array_equal(
-            lookup.run_length, run_lengths_of(trace, LOOKUP)[begin : begin + n], err_msg=prompt.id
-        )
+            assert entropy == pytest.approx(float(values.entropy_nats[begin + s]), abs=5e-3)
+        lookup = record_lookup(run.prompt_ids, output, n, 16)
+        np.testing.assert_array_equal(lookup.run_length, lookup_runs[begin : begin + n], err_msg=prompt.id)
 
 
 def check_replay_against_direct(drafter, prompt, prompt_ids, output, replayed, n, cases):
@@ -133,22 +142,19 @@ def check_replay_against_direct(drafter, prompt, prompt_ids, output, replayed, n
     return rounds_checked
 
 
-def test_direct_speculative_decoding_accepts_what_the_shipped_recording_says(drafter):
-    trace, requests = recorded_prompts()
+def test_direct_speculative_decoding_accepts_what_the_shipped_recording_says(drafter, recorded):
+    trace, requests = recorded
     rounds = 0
-    for entry, prompt in requests[::2]:  # one of every kind
-        begin = int(trace.offsets[entry])
-        prompt_ids = drafter.target.encode_chat(prompt.text, prompt.reply_prefix)
-        n = min(int(trace.lengths[entry]), 16)
-        output = greedy_runs(drafter.target, [prompt_ids], n)[0].output_ids
-        replayed = {
-            name: run_lengths_of(trace, name)[begin : begin + int(trace.lengths[entry])]
-            for name in trace.drafters
-        }
+    for entry, prompt, run in requests[::2]:  # one of every kind
+        begin, end = int(trace.offsets[entry]), int(trace.offsets[entry + 1])
+        replayed = {name: run_lengths_of(trace, name)[begin:end] for name in trace.drafters}
+        n = min(end - begin, 16)
+        cases = ((1, 0), (4, 0), (16, 0), (4, 7))
         rounds += check_replay_against_direct(
-            drafter, prompt, prompt_ids, output, replayed, n, ((1, 0), (4, 0), (16, 0), (4, 7))
+            drafter, prompt, run.prompt_ids, run.output_ids, replayed, n, cases
         )
     assert rounds > 100
+    print(f"{rounds} rounds compared")
 
 
 def test_replay_of_a_fresh_recording_equals_direct_speculative_decoding(drafter, tmp_path):
@@ -176,3 +182,4 @@ def test_replay_of_a_fresh_recording_equals_direct_speculative_decoding(drafter,
             drafter, prompt, run["prompt_ids"], run["output_ids"], recorded, n, CASES
         )
     assert rounds > 150
+    print(f"{rounds} rounds compared")

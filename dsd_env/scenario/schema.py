@@ -191,7 +191,8 @@ class Target(_Model):
     def _batch(self) -> Target:
         if self.initial_batch_size > self.max_batch_size:
             raise ValueError(
-                f"initial_batch_size ({self.initial_batch_size}) must not exceed max_batch_size ({self.max_batch_size})"
+                f"initial_batch_size ({self.initial_batch_size}) must not exceed "
+                f"max_batch_size ({self.max_batch_size})"
             )
         return self
 
@@ -467,7 +468,7 @@ class Scenario(_Model):
         for name, target in self.targets.items():
             if target.kv_capacity_tokens < needed:
                 raise ValueError(
-                    f"targets.{name}.kv_capacity_tokens = {target.kv_capacity_tokens} cannot hold one longest request: "
+                    f"targets.{name}.kv_capacity_tokens = {target.kv_capacity_tokens} cannot hold the longest request: "
                     f"at least {needed} (max_prompt_tokens + max_output_tokens + largest gamma + 1)"
                 )
         if self.n_placements > MAX_PLACEMENTS:

@@ -38,8 +38,18 @@ class IterationCost:
         duration_s: Expected time of the iteration.
     """
 
-    __slots__ = ("_by_step", "_drafter", "_kv", "_lag", "_lag_kv", "_lag_longest", "_longest", "_new", "_target",
-                 "duration_s")  # fmt: skip
+    __slots__ = (
+        "_by_step",
+        "_drafter",
+        "_kv",
+        "_lag",
+        "_lag_kv",
+        "_lag_longest",
+        "_longest",
+        "_new",
+        "_target",
+        "duration_s",
+    )
 
     def __init__(self, target: StepTimer, drafter: StepTimer | None, shares: Sequence[Share]) -> None:
         """Add up a batch.

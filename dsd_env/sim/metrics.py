@@ -8,7 +8,7 @@ the end of the episode, and count everything that happened in it.
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import math
 from dataclasses import dataclass
 
@@ -61,7 +61,21 @@ class Totals:
 
     def copy(self) -> Totals:
         """Return a copy."""
-        return dataclasses.replace(self)
+        return copy.copy(self)
+
+    def accrue(self, now_s: float, in_system: int, idle_w: float) -> None:
+        """Bring the totals that grow with time up to ``now_s``.
+
+        Args:
+            now_s: Time.
+            in_system: Requests in the system since the time accrued last.
+            idle_w: Idle power of all servers.
+        """
+        elapsed_s = now_s - self.time_s
+        if elapsed_s > 0.0:
+            self.request_seconds += in_system * elapsed_s
+            self.energy_joules += idle_w * elapsed_s
+            self.time_s = now_s
 
     def verified(self, drafted: int, accepted: int, committed: int) -> None:
         """Count a verified draft round."""

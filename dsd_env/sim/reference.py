@@ -232,17 +232,21 @@ class ReferenceSimulation:
 
     @property
     def totals(self) -> Totals:
-        """Cumulative totals from the start of the episode until now."""
-        self._accrue(self.now_s)
-        return self._totals
+        """Cumulative totals from the start of the episode until now, as a copy.
+
+        Looking does not change what is summed later: an observed episode has the same metrics to the
+        last bit as one that nobody looked at.
+        """
+        totals = self._totals.copy()
+        totals.accrue(self.now_s, self._in_system, self._world.idle_w)
+        return totals
 
     def metrics(self) -> dict[str, float]:
         """Return every metric of the episode so far, by name; NaN where nothing was observed."""
-        self._accrue(self.now_s)
         cohort = [
             r for r in self._completed if self.scenario.episode.warmup_requests <= r.number < self._cohort
         ]
-        end = Window(self.now_s, self._totals, [target.busy_s for target in self._world.targets])
+        end = Window(self.now_s, self.totals, [target.busy_s for target in self._world.targets])
         return episode_metrics(
             self.scenario, cohort, self._window_start, end, self._arrived, len(self._completed)
         )
@@ -847,8 +851,8 @@ class ReferenceSimulation:
         self._totals.energy_joules += duration_s * (config.power.busy_w - config.power.idle_w)
         self._log(EventKind.ITERATION_END, target.number, None, new_tokens)
         if self._record_spans:
-            kind = "prefill" if all(job.prefill_tokens for job, _ in batch) else "verify"
-            self.spans.append(Span(f"target:{target.number}", kind, target.iteration_start_s, now_s, -1))
+            lane = f"target:{target.number}"
+            self.spans.append(Span(lane, _kind_of(batch), target.iteration_start_s, now_s, -1))
         for job, tokens in batch:
             self._advance(target, job, tokens)
         self._poke(target)
@@ -883,13 +887,19 @@ class ReferenceSimulation:
 
     def _accrue(self, now_s: float) -> None:
         """Bring the totals that grow with time up to now."""
-        elapsed_s = now_s - self._totals.time_s
-        if elapsed_s > 0.0:
-            self._totals.request_seconds += self._in_system * elapsed_s
-            self._totals.energy_joules += self._world.idle_w * elapsed_s
-            self._totals.time_s = now_s
+        self._totals.accrue(now_s, self._in_system, self._world.idle_w)
 
     def _log(self, kind: EventKind, entity: int, request: Request | None, value: float) -> None:
         if self._record_events:
             number = -1 if request is None else request.number
             self.events.append(Event(self.now_s, kind, entity, number, float(value)))
+
+
+def _kind_of(batch: list[tuple[Job, int]]) -> str:
+    """Return the word for an iteration in a timeline: what most defines its length."""
+    kinds = {JobKind.PREFILL if job.prefill_tokens else job.kind for job, _ in batch}
+    if JobKind.COLOCATED in kinds:
+        return "colocated"
+    if JobKind.VERIFY in kinds:
+        return "verify"
+    return "plain" if JobKind.PLAIN in kinds else "prefill"

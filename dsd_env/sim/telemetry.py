@@ -60,6 +60,8 @@ class Telemetry:
         """Let every server publish its state."""
         for target in self._world.targets:
             target.reports.append(target.report(now_s))
+            if target.station is not None:
+                target.station.reports.append(target.station.report(now_s))
         for edge in self._world.edges:
             edge.reports.append(edge.report(now_s))
         if now_s > 0.0:
@@ -152,7 +154,10 @@ class Telemetry:
             move_s = 0.0
             if not same_target and request.target >= 0:
                 move_s = request.context_tokens * target.prefill_token_s
-            candidates.append(self._colocated_candidate(request, target, view, same_target, move_s))
+            visible_s = now_s - delay_s
+            candidates.append(
+                self._colocated_candidate(request, target, view, same_target, move_s, visible_s)
+            )
             candidates.append(self._own_candidate(request, device, view, same_target, move_s))
             for number, edge in enumerate(self._world.edges):
                 candidates.append(
@@ -161,7 +166,13 @@ class Telemetry:
         return tuple(candidates)
 
     def _colocated_candidate(
-        self, request: Request, target: TargetServer, view: TargetView, same_target: bool, move_s: float
+        self,
+        request: Request,
+        target: TargetServer,
+        view: TargetView,
+        same_target: bool,
+        move_s: float,
+        visible_s: float,
     ) -> CandidateView:
         station = self._colocated_base + target.number
         timer = target.colocated or (target.station.timer if target.station else None)
@@ -172,7 +183,9 @@ class Telemetry:
             step_s = timer.step_s(1, context, 0)
             catch_up_s = timer.step_s(lag, context, context if lag > 1 else 0)
         if target.station is not None:
-            wait_s = target.station.report(0.0)[2]
+            here = request.control == (Site.COLOCATED, target.number)
+            seen = target.station.report(visible_s) if here else _newest(target.station.reports, visible_s)
+            wait_s = seen[2]
         return CandidateView(
             Site.COLOCATED,
             -1,
