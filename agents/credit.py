@@ -14,10 +14,11 @@ state s_k,
 
 With `own_weight` alone the return of a request is minus its time in the system in units of `reference_s` (at
 γ = 1), whose mean is what Little's law makes of the global `latency` term; what is left out is how a request
-slows down *others*. `price_weight` charges for that, as computed by the simulator from what each iteration would
-cost without the request (`dsd_env.sim.iteration`): a difference reward in the sense of Wolpert & Tumer
-("Optimal payoff functions for members of collectives", 2001), or a Pigouvian tax. `global_weight` brings the
-common reward back as it is, with its noise. γ and λ act per decision of a request, not per step.
+slows down *others*. `price_weight` charges for that: for the target's time that the request uses, times the
+others that wait meanwhile, as the simulator accounts it (`dsd_env.sim.iteration`). It is a Pigouvian tax, or
+a difference reward in the sense of Wolpert & Tumer ("Optimal payoff functions for members of collectives",
+2001). `global_weight` brings the common reward back as it is, with its noise. γ and λ act per decision of a
+request, not per step.
 
 A decision whose successor lies beyond the rollout (or beyond a truncated episode) has no known consequence:
 it is left out of the update. Choose `n_steps` at least ten times the number of requests that are active at
@@ -120,7 +121,7 @@ def decision_of(info: Mapping[str, Any]) -> tuple[int, float, float]:
 
 
 def completions_in(info: Mapping[str, Any]) -> Iterable[tuple[int, float, float]]:
-    """Return (request, time in s, delay caused in s) of those that completed during the step of an ``info``."""
+    """Return (request, time in s, delay caused in s) of those completed during the step of an ``info``."""
     return info["completed"]  # type: ignore[no-any-return]
 
 

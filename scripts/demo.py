@@ -136,16 +136,13 @@ def verdict(schedulers: dict[str, Any], learned: str) -> str:
         word = "shorter" if change < 0 else "longer"
         sure = "" if high < 0 or low > 0 else ", which may be chance"
         mark = "  <- the best baseline" if name == best else ""
-        lines.append(
-            f"  {name:16} {100 * abs(change):5.1f} % {word} (95 % interval {100 * low:+.1f} to {100 * high:+.1f} %){sure}{mark}"
-        )
+        interval = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f} %"
+        lines.append(f"  {name:16} {100 * abs(change):5.1f} % {word} ({interval}){sure}{mark}")
     change, low, high = bootstrap_ratio(per_seed(learned), per_seed(best))
     if high < 0:
         lines.append(f"The learned policy beats every baseline here; the closest is {best}.")
     elif low > 0:
-        lines.append(
-            f"The learned policy LOSES to {best} here, by {100 * change:.1f} %. Longer training may change that."
-        )
+        lines.append(f"The learned policy LOSES to {best} here, by {100 * change:.1f} %.")
     else:
         lines.append(f"The learned policy and {best} cannot be told apart on these episodes.")
     return "\n".join(lines)
@@ -207,7 +204,8 @@ def ask(bundle: Path, scenario: str, repeats: int = 2000) -> str:
     quantiles = statistics.quantiles(durations, n=100)
     return (
         f"{loaded}\nthe last of {len(states)} decisions: {decision}\n"
-        f"one decision takes {1e6 * quantiles[49]:.1f} µs (median), {1e6 * quantiles[98]:.1f} µs (99th percentile)"
+        f"one decision takes {1e6 * quantiles[49]:.1f} µs (median), "
+        f"{1e6 * quantiles[98]:.1f} µs (99th percentile)"
     )
 
 

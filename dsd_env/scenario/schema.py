@@ -468,8 +468,8 @@ class Scenario(_Model):
         for name, target in self.targets.items():
             if target.kv_capacity_tokens < needed:
                 raise ValueError(
-                    f"targets.{name}.kv_capacity_tokens = {target.kv_capacity_tokens} cannot hold the longest request: "
-                    f"at least {needed} (max_prompt_tokens + max_output_tokens + largest gamma + 1)"
+                    f"targets.{name}.kv_capacity_tokens = {target.kv_capacity_tokens} cannot hold the "
+                    f"longest request: at least {needed} (max_prompt_tokens + max_output_tokens + largest gamma + 1)"
                 )
         if self.n_placements > MAX_PLACEMENTS:
             raise ValueError(
