@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from agents.credit import CreditWeights
 from dsd_env.paths import config_dir
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.scenario import Scenario, load_scenario
@@ -110,12 +111,21 @@ class Credit(_Model):
     own_weight: NonNegative = 1.0
     price_weight: NonNegative = 0.0
     global_weight: NonNegative = 0.0
+    per_token: bool = Field(
+        default=False, description="Rewards relative to the mean cost per token; allows a short horizon."
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Credit:
         if self.kind == "request" and self.own_weight == self.price_weight == self.global_weight == 0:
             raise ValueError("own_weight, price_weight and global_weight are all 0: there would be no reward")
         return self
+
+    def weights(self, reference_s: float) -> CreditWeights:
+        """Return the mix in the form that the buffers take."""
+        return CreditWeights(
+            self.own_weight, self.price_weight, self.global_weight, reference_s, self.per_token
+        )
 
 
 class WarmStart(_Model):

@@ -9,6 +9,7 @@ state s_k,
     r_k = −own_weight · (t_{k+1} − t_k) / reference_s
           −price_weight · (delay caused to others by the request meanwhile) / reference_s
           +global_weight · Σ rewards of the environment meanwhile
+          +token_value · (tokens committed meanwhile)
     δ_k = r_k + γ V(s_{k+1}) − V(s_k)                                   (V = 0 after the request's completion)
     A_k = δ_k + γ λ A_{k+1}
 
@@ -20,6 +21,12 @@ a difference reward in the sense of Wolpert & Tumer ("Optimal payoff functions f
 2001). `global_weight` brings the common reward back as it is, with its noise. γ and λ act per decision of a
 request, not per step.
 
+How long an answer will be is nobody's merit, yet it makes most of the variance of a request's time. With
+`per_token` the value of a token is set, at every rollout, to what tokens cost on average, so that rewards are
+what a round gains or loses against the present cost per token. Minimising a ratio of expectations that way is
+Dinkelbach's method ("On nonlinear fractional programming", 1967), or the average-reward criterion of
+renewal theory; it allows a short horizon γ. Without it the value of a token is 0.
+
 A decision whose successor lies beyond the rollout (or beyond a truncated episode) has no known consequence:
 it is left out of the update. Choose `n_steps` at least ten times the number of requests that are active at
 once, so that few are.
@@ -27,9 +34,9 @@ once, so that few are.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -39,169 +46,211 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 Float64 = NDArray[np.float64]
-Completions = Mapping[tuple[int, int], tuple[float, float, int]]
-"""(episode, request) -> (time of completion in s, delay caused to others in s, step that reported it)."""
+
+
+class Moment(NamedTuple):
+    """What is known of a request at one of its decisions, or at its completion.
+
+    Attributes:
+        request: Its number.
+        time_s: Simulated time.
+        delay_s: Delay that it has caused to others so far.
+        tokens: Output tokens committed so far.
+    """
+
+    request: int
+    time_s: float
+    delay_s: float
+    tokens: int
+
+
+Completions = Mapping[tuple[int, int], tuple[Moment, int]]
+"""(episode, request) -> (its completion, step whose transition reported it)."""
 
 
 @dataclass(frozen=True)
 class CreditWeights:
-    """How a request's own time and the environment's reward mix.
+    """How a request's own time, the delay that it causes and the environment's reward mix.
 
     Attributes:
         own: Weight of minus the own elapsed time in units of `reference_s`.
         price: Weight of minus the delay caused to others, in the same units.
         shared: Weight of the environment's reward meanwhile.
         reference_s: Unit of time.
+        per_token: Whether rewards are relative to the mean cost per token.
     """
 
     own: float
     price: float
     shared: float
     reference_s: float
+    per_token: bool = False
 
 
-def request_advantages(
-    request_ids: NDArray[np.int64],
+@dataclass(frozen=True)
+class Chains:
+    """The decisions of one environment, each linked to its request's next decision or completion.
+
+    Attributes:
+        following: Step of the next decision of the same request, shape (T,); -1 if it completed, -2 if
+            what follows is not known.
+        rewards: Reward until then, shape (T,); 0 where that is not known.
+        tokens: Tokens committed until then, shape (T,).
+    """
+
+    following: NDArray[np.int64]
+    rewards: Float64
+    tokens: Float64
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Decisions whose consequence is known, shape (T,)."""
+        return self.following >= -1
+
+
+def link(
+    moments: Sequence[Moment],
     episodes: NDArray[np.int64],
-    times_s: Float64,
-    delays_s: Float64,
     rewards: Float64,
-    values: Float64,
     completions: Completions,
     weights: CreditWeights,
-    gamma: float,
-    gae_lambda: float,
-) -> tuple[Float64, NDArray[np.bool_]]:
-    """Return the advantage of every decision of one environment along its own request.
+) -> Chains:
+    """Link every decision to what follows for its request, and add up its reward until then.
 
     Args:
-        request_ids: Whose decision, shape (T,).
+        moments: The decisions, in order of steps.
         episodes: Number of the episode, shape (T,); request numbers repeat between episodes.
-        times_s: Simulated time of the decision, shape (T,).
-        delays_s: Delay that the request had caused to others by then, shape (T,).
         rewards: Reward of the environment's step that the decision began, shape (T,).
-        values: V(s) at the decision, shape (T,).
-        completions: Requests that completed, see :data:`Completions`.
+        completions: Requests that completed.
         weights: The mix.
-        gamma: Discount per decision of a request.
-        gae_lambda: λ per decision of a request.
-
-    Returns:
-        Advantages (float64, shape (T,), 0 where unknown) and a bool mask (T,) of the known ones.
     """
-    n = len(request_ids)
-    advantages = np.zeros(n)
-    known = np.zeros(n, dtype=np.bool_)
+    n = len(moments)
+    following = np.full(n, -2, dtype=np.int64)
+    own, tokens = np.zeros(n), np.zeros(n)
     before = np.concatenate(([0.0], np.cumsum(rewards)))
-    following: dict[tuple[int, int], int] = {}
+    later_steps: dict[tuple[int, int], int] = {}
     for t in range(n - 1, -1, -1):
-        request = (int(episodes[t]), int(request_ids[t]))
-        later = following.get(request)
-        following[request] = t
+        now = moments[t]
+        address = (int(episodes[t]), now.request)
+        later = later_steps.get(address)
+        later_steps[address] = t
         if later is not None:
-            end_s, end_delay_s, end_step = times_s[later], delays_s[later], later
-            value, carried = values[later], advantages[later]
-        elif request in completions:
-            end_s, end_delay_s, reported = completions[request]
-            end_step, value, carried = reported + 1, 0.0, 0.0
+            end, end_step, following[t] = moments[later], later, later
+        elif address in completions:
+            end, reported = completions[address]
+            end_step, following[t] = reported + 1, -1
         else:
             continue
-        reward = -weights.own * (end_s - times_s[t]) / weights.reference_s
-        reward -= weights.price * (end_delay_s - delays_s[t]) / weights.reference_s
-        reward += weights.shared * (before[end_step] - before[t])
-        advantages[t] = reward + gamma * value - values[t] + gamma * gae_lambda * carried
-        known[t] = True
-    return advantages, known
+        own[t] = -weights.own * (end.time_s - now.time_s) / weights.reference_s
+        own[t] -= weights.price * (end.delay_s - now.delay_s) / weights.reference_s
+        own[t] += weights.shared * (before[end_step] - before[t])
+        tokens[t] = end.tokens - now.tokens
+    return Chains(following, own, tokens)
 
 
-def decision_of(info: Mapping[str, Any]) -> tuple[int, float, float]:
-    """Return request, time and delay caused so far of the decision that an ``info`` announces."""
+def token_value(chains: Sequence[Chains], weights: CreditWeights) -> float:
+    """Return the mean cost per token over the chains, or 0 if rewards are not relative to it."""
+    tokens = sum(float(chain.tokens.sum()) for chain in chains)
+    if not weights.per_token or tokens == 0.0:
+        return 0.0
+    return -sum(float(chain.rewards.sum()) for chain in chains) / tokens
+
+
+def advantages(
+    chains: Chains, values: Float64, value_of_token: float, gamma: float, gae_lambda: float
+) -> Float64:
+    """Return the advantage of every decision along its own request; 0 where it is not known.
+
+    Args:
+        chains: From :func:`link`.
+        values: V(s) at the decision, shape (T,).
+        value_of_token: From :func:`token_value`.
+        gamma: Discount per decision of a request.
+        gae_lambda: λ per decision of a request.
+    """
+    rewards = chains.rewards + value_of_token * chains.tokens
+    result = np.zeros(len(values))
+    for t in range(len(values) - 1, -1, -1):
+        later = int(chains.following[t])
+        if later == -2:
+            continue
+        value, carried = (values[later], result[later]) if later >= 0 else (0.0, 0.0)
+        result[t] = rewards[t] + gamma * value - values[t] + gamma * gae_lambda * carried
+    return result
+
+
+def decision_of(info: Mapping[str, Any]) -> Moment:
+    """Return the decision that an ``info`` announces."""
     decision = info["decision"]
-    return int(decision["request_id"]), float(info["now_s"]), float(decision.get("delay_caused_s", 0.0))
+    return Moment(
+        int(decision["request_id"]),
+        float(info["now_s"]),
+        float(decision.get("delay_caused_s", 0.0)),
+        int(decision["committed_tokens"]),
+    )
 
 
-def completions_in(info: Mapping[str, Any]) -> Iterable[tuple[int, float, float]]:
-    """Return (request, time in s, delay caused in s) of those completed during the step of an ``info``."""
-    return info["completed"]  # type: ignore[no-any-return]
+def completions_in(info: Mapping[str, Any]) -> list[Moment]:
+    """Return the requests that completed during the step of an ``info``."""
+    return [
+        Moment(int(request), float(time_s), float(delay_s), int(tokens))
+        for request, time_s, delay_s, tokens in info["completed"]
+    ]
 
 
 class _RequestCredit(RolloutBuffer):
     """The part that both buffers share; see the module's docstring."""
 
-    def __init__(
-        self,
-        *args: Any,
-        own_weight: float,
-        price_weight: float,
-        global_weight: float,
-        reference_s: float,
-        **kwargs: Any,
-    ) -> None:
-        """Take the weights of :class:`CreditWeights` besides the usual arguments."""
-        self.weights = CreditWeights(own_weight, price_weight, global_weight, reference_s)
+    def __init__(self, *args: Any, weights: CreditWeights, **kwargs: Any) -> None:
+        """Take the mix besides the usual arguments."""
+        self.weights = weights
         super().__init__(*args, **kwargs)
 
     def reset(self) -> None:
         """Empty the buffer."""
         shape = (self.buffer_size, self.n_envs)
-        self.request_ids = np.full(shape, -1, dtype=np.int64)
+        self.moments: list[list[Moment]] = [[] for _ in range(self.n_envs)]
         self.episodes = np.zeros(shape, dtype=np.int64)
-        self.times_s = np.zeros(shape)
-        self.delays_s = np.zeros(shape)
         self.step_rewards = np.zeros(shape)
         self.known = np.zeros(shape, dtype=np.bool_)
-        self.completions: list[dict[tuple[int, int], tuple[float, float, int]]] = [
-            {} for _ in range(self.n_envs)
-        ]
+        self.completions: list[dict[tuple[int, int], tuple[Moment, int]]] = [{} for _ in range(self.n_envs)]
         super().reset()
 
-    def record(
-        self,
-        env: int,
-        request: int,
-        episode: int,
-        time_s: float,
-        delay_s: float,
-        reward: float,
-        done: Iterable[tuple[int, float, float]],
-    ) -> None:
+    def record(self, env: int, episode: int, moment: Moment, reward: float, done: Iterable[Moment]) -> None:
         """Note whose decision the transition about to be added belongs to.
 
         Args:
             env: Number of the environment.
-            request: Number of the request.
             episode: Number of the episode in this environment.
-            time_s: Simulated time of the decision.
-            delay_s: Delay that the request had caused to others by then.
+            moment: The decision.
             reward: The step's reward, without any bootstrap for truncation.
-            done: (request, time, delay caused) of those that completed during the step.
+            done: Completions during the step.
         """
-        self.request_ids[self.pos, env] = request
+        self.moments[env].append(moment)
         self.episodes[self.pos, env] = episode
-        self.times_s[self.pos, env] = time_s
-        self.delays_s[self.pos, env] = delay_s
         self.step_rewards[self.pos, env] = reward
-        for finished, finished_s, caused_s in done:
-            self.completions[env][episode, int(finished)] = (float(finished_s), float(caused_s), self.pos)
+        for completion in done:
+            self.completions[env][episode, completion.request] = (completion, self.pos)
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: NDArray[Any]) -> None:
         """Fill advantages and returns; the arguments are not needed, no trajectory ends with the rollout."""
-        if (self.request_ids < 0).any():
+        if any(len(moments) != self.buffer_size for moments in self.moments):
             raise RuntimeError("a transition was added without its request: RequestCreditCallback is missing")
-        for env in range(self.n_envs):
-            advantages, self.known[:, env] = request_advantages(
-                self.request_ids[:, env],
+        chains = [
+            link(
+                self.moments[env],
                 self.episodes[:, env],
-                self.times_s[:, env],
-                self.delays_s[:, env],
                 self.step_rewards[:, env],
-                self.values[:, env].astype(np.float64),
                 self.completions[env],
                 self.weights,
-                self.gamma,
-                self.gae_lambda,
             )
-            self.advantages[:, env] = advantages
+            for env in range(self.n_envs)
+        ]
+        value = token_value(chains, self.weights)
+        for env, chain in enumerate(chains):
+            values = self.values[:, env].astype(np.float64)
+            self.known[:, env] = chain.known
+            self.advantages[:, env] = advantages(chain, values, value, self.gamma, self.gae_lambda)
         self.returns = self.advantages + self.values
         if self.known.sum() < 2:
             raise ValueError(
@@ -236,9 +285,9 @@ class MaskableRequestRolloutBuffer(_RequestCredit, MaskableRolloutBuffer):
 class RequestCreditCallback(BaseCallback):
     """Tells a request-credit buffer whose decision each transition was.
 
-    The environment's ``info`` must hold ``decision.request_id`` and ``now_s`` of the decision that is due
-    next (with a price, also ``decision.delay_caused_s``), and ``completed``, (request, time, delay caused) of
-    the requests that completed during the step.
+    The environment's ``info`` must hold ``now_s`` and ``decision.request_id``, ``.committed_tokens`` (with a
+    price, also ``.delay_caused_s``) of the decision that is due next, and ``completed``: (request, time,
+    delay caused, tokens) of the requests that completed during the step.
     """
 
     def _on_training_start(self) -> None:
@@ -250,10 +299,7 @@ class RequestCreditCallback(BaseCallback):
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
         steps = zip(self.locals["infos"], self.locals["rewards"], self.locals["dones"], strict=True)
         for env, (info, reward, done) in enumerate(steps):
-            request, time_s, delay_s = self._due[env]
-            buffer.record(
-                env, request, self._episodes[env], time_s, delay_s, float(reward), completions_in(info)
-            )
+            buffer.record(env, self._episodes[env], self._due[env], float(reward), completions_in(info))
             if done:
                 self._episodes[env] += 1
                 self._due[env] = decision_of(self.training_env.unwrapped.reset_infos[env])

@@ -46,12 +46,7 @@ def build_model(config: TrainConfig, scenario: Scenario, vec_env: VecEnv) -> OnP
     if config.credit.kind == "request":
         buffer = {
             "rollout_buffer_class": MaskableRequestRolloutBuffer if maskable else RequestRolloutBuffer,
-            "rollout_buffer_kwargs": {
-                "own_weight": config.credit.own_weight,
-                "price_weight": config.credit.price_weight,
-                "global_weight": config.credit.global_weight,
-                "reference_s": scenario.reward.reference_e2e_s,
-            },
+            "rollout_buffer_kwargs": {"weights": config.credit.weights(scenario.reward.reference_e2e_s)},
         }
     linear = ppo.learning_rate_schedule == "linear"
     algorithm: Callable[..., OnPolicyAlgorithm] = MaskablePPO if maskable else PPO

@@ -22,7 +22,14 @@ from tqdm import tqdm
 
 from agents.actors import actor_of
 from agents.config import Credit, WarmStart
-from agents.credit import CreditWeights, completions_in, decision_of, request_advantages
+from agents.credit import (
+    Moment,
+    advantages,
+    completions_in,
+    decision_of,
+    link,
+    token_value,
+)
 from agents.environments import reset_to
 from agents.seeds import DEMONSTRATION_SEEDS
 from dsd_env.policy.network import MlpActor
@@ -102,18 +109,14 @@ class _Episode:
     """What the returns of one episode are computed from."""
 
     def __init__(self) -> None:
-        self.requests: list[int] = []
-        self.times_s: list[float] = []
-        self.delays_s: list[float] = []
+        self.moments: list[Moment] = []
         self.rewards: list[float] = []
-        self.completions: dict[tuple[int, int], tuple[float, float, int]] = {}
+        self.completions: dict[tuple[int, int], tuple[Moment, int]] = {}
 
-    def add(self, due: tuple[int, float, float], reward: float, info: dict[str, Any]) -> None:
-        for request, time_s, delay_s in completions_in(info):
-            self.completions[0, int(request)] = (float(time_s), float(delay_s), len(self.rewards))
-        self.requests.append(due[0])
-        self.times_s.append(due[1])
-        self.delays_s.append(due[2])
+    def add(self, due: Moment, reward: float, info: dict[str, Any]) -> None:
+        for completion in completions_in(info):
+            self.completions[0, completion.request] = (completion, len(self.rewards))
+        self.moments.append(due)
         self.rewards.append(reward)
 
     def returns(
@@ -122,23 +125,13 @@ class _Episode:
         n = len(self.rewards)
         result = np.zeros(n)
         if credit.kind == "request":
-            zeros = np.zeros(n)
-            weights = CreditWeights(credit.own_weight, credit.price_weight, credit.global_weight, reference_s)
+            weights = credit.weights(reference_s)
+            zeros = np.zeros(n, dtype=np.int64)
+            chains = link(self.moments, zeros, np.array(self.rewards), self.completions, weights)
             # With V = 0 and λ = 1 the advantage is the return; a chain that breaks off has none.
-            result, known = request_advantages(
-                np.array(self.requests),
-                np.zeros(n, dtype=np.int64),
-                np.array(self.times_s),
-                np.array(self.delays_s),
-                np.array(self.rewards),
-                zeros,
-                self.completions,
-                weights,
-                gamma,
-                1.0,
-            )
-            complete = np.array([(0, request) in self.completions for request in self.requests])
-            result[~(known & complete)] = np.nan
+            result = advantages(chains, np.zeros(n), token_value([chains], weights), gamma, 1.0)
+            complete = np.array([(0, moment.request) in self.completions for moment in self.moments])
+            result[~(chains.known & complete)] = np.nan
             return result.astype(np.float32)
         total = 0.0
         for t in range(n - 1, -1, -1):

@@ -190,7 +190,7 @@ def ask(bundle: Path, scenario: str, repeats: int = 2000) -> str:
     content = load_scenario(scenario)
     encoder, actions = ObservationEncoder.of(content), ActionSpace.of(content)
     simulation = ReferenceSimulation(content, seed=0)
-    states = []
+    states: list[tuple[np.ndarray, np.ndarray]] = []
     decision = None
     while len(states) < 200 and (view := simulation.next_decision()) is not None:
         states.append((encoder.encode(view), actions.mask(view)))

@@ -238,7 +238,7 @@ def test_completed_requests_are_told_once_when_they_complete() -> None:
     told: dict[int, float] = {}
     before_s = 0.0
     for _, _, _, _, info in steps[1:]:
-        for request, time_s, delay_caused_s in info["completed"]:
+        for request, time_s, delay_caused_s, _ in info["completed"]:
             assert request not in told
             assert before_s <= time_s <= info["now_s"]
             assert delay_caused_s >= 0.0
@@ -423,7 +423,7 @@ def test_reward_is_the_weighted_sum_of_its_terms() -> None:
         expected = sum(weights[name] * value for name, value in info["reward_terms"].items())
         assert reward == pytest.approx(expected, rel=1e-12, abs=1e-12)
     terms = {name: total(steps, name) for name in REWARD_TERMS}
-    assert all(value <= 0.0 for name, value in terms.items() if name != "goodput")
+    assert all(value <= 0.0 for name, value in terms.items() if name not in ("goodput", "progress"))
 
 
 def test_default_weights_reward_latency_alone() -> None:

@@ -78,7 +78,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         ("algorithm: dqn", r"x\.yaml: algorithm = 'dqn'"),
         ("n_envs: 1\nppo: {n_steps: 8, batch_size: 64}", "exceeds the rollout"),
         ("n_envs: 1\nppo: {n_steps: 9, batch_size: 8}", "does not divide the rollout"),
-        ("credit: {kind: request, own_weight: 0}", "both 0"),
+        ("credit: {kind: request, own_weight: 0}", "all 0"),
         ("validation: {select_by: slo_attainment}", "say 'max' or 'min'"),
         ("warm_start: {decisions: 100}", "'warm_start.scheduler' is missing"),
         ("- 1", "a mapping of keys"),
@@ -333,8 +333,8 @@ def test_completions_are_reported_once_each() -> None:
     found, done = [], False
     while not done:
         _, _, terminated, truncated, info = env.step(np.array([1, 0, 0]))
-        assert all(time_s <= info["now_s"] for _, time_s, _ in info["completed"])
-        found += [(request, time_s) for request, time_s, _ in info["completed"]]
+        assert all(time_s <= info["now_s"] for _, time_s, *_ in info["completed"])
+        found += [(request, time_s) for request, time_s, *_ in info["completed"]]
         done = terminated or truncated
     table = env.get_wrapper_attr("simulation").requests_table()
     assert sorted(found) == sorted(zip(table["request"].tolist(), table["completed_s"].tolist(), strict=True))

@@ -15,45 +15,62 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from agents.credit import (
     CreditWeights,
     MaskableRequestRolloutBuffer,
+    Moment,
     RequestCreditCallback,
     RequestRolloutBuffer,
-    request_advantages,
+    advantages,
+    link,
+    token_value,
 )
 
 OWN = CreditWeights(own=1.0, price=0.0, shared=0.0, reference_s=2.0)
 
 
-def advantages(
-    requests, times, *, delays=None, rewards=None, values=None, done=None, episodes=None, **options
+def credit(
+    requests,
+    times,
+    *,
+    delays=None,
+    tokens=None,
+    rewards=None,
+    values=None,
+    done=None,
+    episodes=None,
+    weights=OWN,
+    gamma=1.0,
+    gae_lambda=1.0,
 ):
     n = len(requests)
-    arguments = {"weights": OWN, "gamma": 1.0, "gae_lambda": 1.0, **options}
-    return request_advantages(
-        np.array(requests),
+    columns = zip(requests, times, delays or [0.0] * n, tokens or [0] * n, strict=True)
+    completions = {
+        (episode, request): (Moment(request, *what), step)
+        for (episode, request), (*what, step) in (done or {}).items()
+    }
+    chains = link(
+        [Moment(*column) for column in columns],
         np.zeros(n, dtype=np.int64) if episodes is None else np.array(episodes),
-        np.array(times, dtype=float),
-        np.zeros(n) if delays is None else np.array(delays, dtype=float),
         np.zeros(n) if rewards is None else np.array(rewards, dtype=float),
-        np.zeros(n) if values is None else np.array(values, dtype=float),
-        done or {},
-        **arguments,
+        completions,
+        weights,
     )
+    known_values = np.zeros(n) if values is None else np.array(values, dtype=float)
+    return advantages(chains, known_values, token_value([chains], weights), gamma, gae_lambda), chains.known
 
 
 def test_own_time_of_interleaved_requests() -> None:
     # Request 7 decides at 0, 3, 4 and completes at 10; request 8 decides at 1 and 6 and goes on.
-    got, known = advantages([7, 8, 7, 7, 8], [0, 1, 3, 4, 6], done={(0, 7): (10.0, 0.0, 4)})
+    got, known = credit([7, 8, 7, 7, 8], [0, 1, 3, 4, 6], done={(0, 7): (10.0, 0.0, 0, 4)})
     np.testing.assert_allclose(got, [-10 / 2, -5 / 2, -7 / 2, -6 / 2, 0.0])
     assert known.tolist() == [True, True, True, True, False]
 
 
 def test_discount_lambda_and_values_follow_the_own_chain() -> None:
     values = [0.5, 9.0, -1.0, 9.0, 2.0]
-    got, known = advantages(
+    got, known = credit(
         [1, 2, 1, 3, 1],
         [0, 1, 4, 5, 6],
         values=values,
-        done={(0, 1): (8.0, 0.0, 4)},
+        done={(0, 1): (8.0, 0.0, 0, 4)},
         gamma=0.9,
         gae_lambda=0.5,
     )
@@ -67,11 +84,11 @@ def test_discount_lambda_and_values_follow_the_own_chain() -> None:
 
 def test_shared_reward_is_what_the_environment_paid_meanwhile() -> None:
     shared = CreditWeights(own=0.0, price=0.0, shared=0.25, reference_s=1.0)
-    got, _ = advantages(
+    got, _ = credit(
         [1, 2, 2, 1],
         [0, 1, 2, 3],
         rewards=[4, 8, 16, 32],
-        done={(0, 1): (9.0, 0.0, 3), (0, 2): (9.0, 0.0, 2)},
+        done={(0, 1): (9.0, 0.0, 0, 3), (0, 2): (9.0, 0.0, 0, 2)},
         weights=shared,
     )
     np.testing.assert_allclose(got, [15.0, 6.0, 4.0, 8.0])
@@ -79,15 +96,24 @@ def test_shared_reward_is_what_the_environment_paid_meanwhile() -> None:
 
 def test_the_price_is_the_delay_caused_meanwhile() -> None:
     priced = CreditWeights(own=0.0, price=0.5, shared=0.0, reference_s=2.0)
-    got, _ = advantages(
-        [1, 2, 1], [0, 1, 2], delays=[0.0, 0.0, 4.0], done={(0, 1): (9.0, 10.0, 2)}, weights=priced
+    got, _ = credit(
+        [1, 2, 1], [0, 1, 2], delays=[0.0, 0.0, 4.0], done={(0, 1): (9.0, 10.0, 0, 2)}, weights=priced
     )
     # 4 s of others' time between its two decisions, 6 s after the second.
     np.testing.assert_allclose(got, [-0.5 * 10 / 2, 0.0, -0.5 * 6 / 2])
 
 
+def test_rewards_relative_to_the_mean_cost_per_token_sum_to_nothing() -> None:
+    relative = CreditWeights(own=1.0, price=0.0, shared=0.0, reference_s=1.0, per_token=True)
+    # 2 s for 1 token, then 4 s for 5 tokens: 1 s per token on average.
+    got, _ = credit(
+        [1, 1], [0, 2], tokens=[0, 1], done={(0, 1): (6.0, 0.0, 6, 1)}, weights=relative, gamma=0.0
+    )
+    np.testing.assert_allclose(got, [-2 + 1, -4 + 5])
+
+
 def test_equal_request_numbers_of_two_episodes_are_two_requests() -> None:
-    got, known = advantages([1, 1, 1], [5, 0, 2], episodes=[0, 1, 1], done={(1, 1): (3.0, 0.0, 2)})
+    got, known = credit([1, 1, 1], [5, 0, 2], episodes=[0, 1, 1], done={(1, 1): (3.0, 0.0, 0, 2)})
     np.testing.assert_allclose(got, [0.0, -1.5, -0.5])
     assert known.tolist() == [False, True, True]
 
@@ -115,7 +141,7 @@ class Toy(gym.Env):
 
     def _info(self, completed=()):
         return {
-            "decision": {"request_id": self.due[0][1]},
+            "decision": {"request_id": self.due[0][1], "committed_tokens": self.rounds - self.due[0][2]},
             "now_s": self.due[0][0],
             "completed": list(completed),
         }
@@ -131,7 +157,7 @@ class Toy(gym.Env):
         if left > 1:
             self.due.append((later, request, left - 1))
         else:
-            completed.append((request, later, 0.0))
+            completed.append((request, later, 0.0, self.rounds))
             self.due.append((later + 1e-3, self.next_request, self.rounds))
             self.next_request += 1
         self.due.sort()
@@ -146,7 +172,9 @@ class Spy(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        for name in ("request_ids", "times_s", "known", "advantages", "actions", "values", "episodes"):
+        self.request_ids = np.array([[m.request for m in moments] for moments in buffer.moments]).T
+        self.times_s = np.array([[m.time_s for m in moments] for moments in buffer.moments]).T
+        for name in ("known", "advantages", "actions", "values", "episodes"):
             setattr(self, name, getattr(buffer, name).copy())
 
 
@@ -160,12 +188,7 @@ def run(algorithm, buffer, n_steps: int, **options):
         n_epochs=1,
         seed=0,
         rollout_buffer_class=buffer,
-        rollout_buffer_kwargs={
-            "own_weight": 1.0,
-            "price_weight": 0.0,
-            "global_weight": 0.0,
-            "reference_s": 1.0,
-        },
+        rollout_buffer_kwargs={"weights": CreditWeights(1.0, 0.0, 0.0, 1.0)},
         policy_kwargs={"net_arch": [8]},
         **options,
     )
@@ -234,12 +257,7 @@ def test_forgotten_callback_is_noticed() -> None:
         n_steps=8,
         batch_size=8,
         rollout_buffer_class=RequestRolloutBuffer,
-        rollout_buffer_kwargs={
-            "own_weight": 1.0,
-            "price_weight": 0.0,
-            "global_weight": 0.0,
-            "reference_s": 1.0,
-        },
+        rollout_buffer_kwargs={"weights": CreditWeights(1.0, 0.0, 0.0, 1.0)},
     )
     with pytest.raises(RuntimeError, match="RequestCreditCallback is missing"):
         model.learn(8)

@@ -17,7 +17,7 @@ from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.sim import ReferenceSimulation
 from dsd_env.sim.world import WorldBuilder
 
-REWARD_TERMS = ("latency", "tpot", "goodput", "slo_violation", "cloud_cost", "energy", "bytes")
+REWARD_TERMS = ("latency", "tpot", "goodput", "slo_violation", "cloud_cost", "energy", "bytes", "progress")
 """Names of the reward terms, in the order of the scenario's weights."""
 
 _ENGINES: dict[str, Callable[..., ReferenceSimulation]] = {"reference": ReferenceSimulation}
@@ -151,9 +151,12 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | `cloud_cost`    | − dollars (target and edge servers' GPUs, egress) / `reference_usd_per_request`            |
     | `energy`        | − joules (servers, devices, radio) / `reference_joules_per_request`                        |
     | `bytes`         | − bytes over the network / `reference_bytes_per_request`                                   |
+    | `progress`      | output tokens committed / `reference_output_tokens`                                        |
 
     By Little's law the undiscounted `latency` return of an episode that terminates is minus the sum of all
-    end-to-end times over `reference_e2e_s`: maximising it minimises the mean request time.
+    end-to-end times over `reference_e2e_s`: maximising it minimises the mean request time. `progress` adds up to a
+    constant over a finished workload, so it does not change what is optimal; weighted with about the cost of a
+    request it pays for tokens when they come, which lets a learner with a short horizon see what a round was good for.
 
     ## Starting State
 
@@ -174,13 +177,13 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | `now_s`           | always    | Simulated time.                                                                |
     | `dt_s`            | always    | Simulated time since the decision before.                                      |
     | `decision`        | not last  | The decision now due: `request_id`, `device`, `counter`, `is_admission`,       |
-    |                   |           | and with `price_delays` `delay_caused_s`.                                      |
+    |                   |           | `committed_tokens`, and with `price_delays` `delay_caused_s`.                  |
     | `episode_seed`    | reset     | Seed of the episode; `reset(options={"episode_seed": …})` repeats it.          |
     | `reward_terms`    | step      | The terms by name, unweighted.                                                 |
     | `resolved`        | step      | Why the action was changed by rule; `None` if it was not.                      |
     | `invalid_actions` | step      | How many were so far in this episode.                                          |
     | `discount`        | step      | exp(−`discount_rate_per_s` · dt), if that argument is given.                   |
-    | `completed`       | step      | Requests that completed: (`request_id`, time in s, `delay_caused_s`).          |
+    | `completed`       | step      | Requests that completed: (`request_id`, time in s, `delay_caused_s`, tokens).  |
     | `episode_metrics` | last step | Every metric by name (docs/simulator.md).                                      |
 
     ## Arguments
@@ -351,7 +354,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             "resolved": resolution.reason,
             "invalid_actions": self._invalid_actions,
             "completed": [
-                (request.number, request.completed_s, request.delay_caused_s)
+                (request.number, request.completed_s, request.delay_caused_s, request.committed)
                 for request in simulation.newly_completed
             ],
         }
@@ -374,6 +377,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             "device": view.device,
             "counter": view.counter,
             "is_admission": view.request.is_admission,
+            "committed_tokens": view.request.committed_tokens,
         }
         request = self.simulation.due_request
         if self._price_delays and request is not None:
@@ -418,6 +422,7 @@ def _reward_factors(scenario: Scenario) -> tuple[tuple[float, ...], tuple[tuple[
         "cloud_cost": -1.0 / reward.reference_usd_per_request,
         "energy": -1.0 / reward.reference_joules_per_request,
         "bytes": -1.0 / reward.reference_bytes_per_request,
+        "progress": 1.0 / reward.reference_output_tokens,
     }
     weights = reward.weights.model_dump()
     weighted = [(index, float(weights[name])) for index, name in enumerate(REWARD_TERMS) if weights[name]]
@@ -435,6 +440,7 @@ def _running_totals(simulation: ReferenceSimulation) -> tuple[float, ...]:
         totals.cloud_usd,
         totals.energy_joules,
         totals.network_bytes,
+        totals.output_tokens,
     )
 
 

@@ -392,6 +392,7 @@ class RewardWeights(_Model):
     cloud_cost: NonNegative = 0.0
     energy: NonNegative = 0.0
     bytes: NonNegative = 0.0
+    progress: NonNegative = 0.0
 
 
 class Reward(_Model):
@@ -404,6 +405,7 @@ class Reward(_Model):
     reference_usd_per_request: Positive = 1.0e-3
     reference_joules_per_request: Positive = 1.0e3
     reference_bytes_per_request: Positive = 1.0e4
+    reference_output_tokens: Positive = 150.0
 
 
 class Episode(_Model):
@@ -469,7 +471,8 @@ class Scenario(_Model):
             if target.kv_capacity_tokens < needed:
                 raise ValueError(
                     f"targets.{name}.kv_capacity_tokens = {target.kv_capacity_tokens} cannot hold the "
-                    f"longest request: at least {needed} (max_prompt_tokens + max_output_tokens + largest gamma + 1)"
+                    f"longest request: at least {needed} "
+                    "(max_prompt_tokens + max_output_tokens + largest gamma + 1)"
                 )
         if self.n_placements > MAX_PLACEMENTS:
             raise ValueError(
