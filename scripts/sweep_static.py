@@ -212,9 +212,9 @@ def table(
         lines.append(f"| {gamma} | {place} | " + " | ".join(cells) + " |")
     lines += ["", "Best choice per device class, and what it gains over the best single choice:", ""]
     for phase in phases:
-        row = chosen[phase.name]
-        single, mapped = row["best_single_e2e_s"], row["best_per_class_e2e_s"]
-        choice = row["best_per_class"].items()
+        found = chosen[phase.name]
+        single, mapped = found["best_single_e2e_s"], found["best_per_class_e2e_s"]
+        choice = found["best_per_class"].items()
         words = ", ".join(f"{device} {option.replace('/auto/', ' ')}" for device, option in choice)
         saved = 100 * (1 - mapped / single)
         lines.append(f"- **{phase.name}**: {single:.2f} s -> {mapped:.2f} s ({saved:.1f} % saved): {words}")

@@ -48,12 +48,6 @@ def test_what_a_sequence_causes_is_the_difference_that_it_makes(batch: list[Shar
         assert cost.caused_s(share) == pytest.approx(cost.duration_s - without_s, rel=1e-9, abs=1e-12)
 
 
-@given(shares)
-def test_attributed_parts_add_up_to_the_iteration(batch: list[Share]) -> None:
-    cost = IterationCost(TARGET, DRAFTER, batch)
-    assert sum(cost.attribute_s(batch)) == pytest.approx(cost.duration_s)
-
-
 def test_shared_drafting_lengthens_the_iteration_step_by_step() -> None:
     """One pass for all lags, then one per draft position with the sequences that go that far."""
     step = StepTimer(StepCoefficients(t0_s=0.001, w_s=0.0, c_s_per_token=0.01, p=1.0), 100)
@@ -88,7 +82,6 @@ def test_long_drafts_on_shared_gpus_are_charged_for_what_they_cost_others() -> N
             charges[request.number] = request.delay_caused_s
     table = simulation.requests_table()
     assert table["verifies"].tolist() == [100, 100]
-    # Each of the 100 common iterations is 7 draft steps of 10 ms longer for the other; the first draft step
-    # and the verification, 40 ms, serve both.
-    assert charges[0] == pytest.approx(100 * (0.07 + 0.02), rel=0.05)
-    assert charges[1] == pytest.approx(100 * 0.02, rel=0.05)
+    # Each of the 100 common iterations is 7 draft steps of 10 ms longer for the other.
+    assert charges[0] == pytest.approx(100 * 0.07, rel=0.05)
+    assert charges[1] < 0.1 * charges[0]

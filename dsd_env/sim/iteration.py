@@ -94,16 +94,6 @@ class IterationCost:
             time_s += self._drafter.step_s(sequences, kv_tokens, 0)
         return time_s
 
-    def attribute_s(self, shares: Sequence[Share]) -> list[float]:
-        """Return the duration divided among the sequences that cause it; the parts add up to it.
-
-        Each gets what the iteration would be shorter without it, and what is left (the weights are read
-        once, for all) in equal parts.
-        """
-        caused_s = [self.caused_s(share) for share in shares]
-        rest_s = (self.duration_s - sum(caused_s)) / len(caused_s)
-        return [part_s + rest_s for part_s in caused_s]
-
     def caused_s(self, share: Share) -> float:
         """Return by how much the iteration would be shorter without one of its sequences."""
         target, widest = self._target, self._longest

@@ -804,13 +804,15 @@ class ReferenceSimulation:
     ) -> None:
         """Account to requests the time by which they delay others.
 
-        A sequence delays everybody else at a busy target by its part of the iteration's time. Whoever set
-        the batch size in force delays those that it leaves out by a whole iteration, and those that were
-        ready by the time for which the batch waited to fill.
+        A sequence delays everybody else at a busy target by what the iteration would be shorter without
+        it. (Dividing the whole iteration among its sequences instead, the reading of the weights included,
+        made policies leave the targets' own drafters, and everybody slower.) Whoever set the batch size in
+        force delays those that it leaves out by a whole iteration, and those that were ready by the time
+        for which the batch waited to fill.
         """
         others = target.resident - 1
-        for (job, _), part_s in zip(batch, cost.attribute_s(shares), strict=True):
-            job.request.delay_caused_s += part_s * others
+        for (job, _), share in zip(batch, shares, strict=True):
+            job.request.delay_caused_s += cost.caused_s(share) * others
         setter = target.batch_set_by
         if setter is not None:
             ready_s = min(job.queued_s for job, _ in batch)
