@@ -61,7 +61,7 @@ def main() -> int:
 
     manifest = export_run(run, bundle, "best", overwrite=True)
     for name, entry in manifest.files.items():
-        console.print(f"{bundle / name}: {entry.bytes:,} bytes", highlight=False)
+        print(f"{bundle / name}: {entry.bytes:,} bytes")
 
     console.rule("3. Evaluate: episodes that training never saw, the same for every scheduler")
     learned = f"policy:{bundle}"
@@ -71,14 +71,14 @@ def main() -> int:
 
     print_tables(summary, METRICS, console)
     schedulers = summary["scenarios"][config.scenario]["schedulers"]
-    console.print(verdict(schedulers, learned), highlight=False)
+    print(verdict(schedulers, learned))
     figure = arguments.out / "comparison.png"
     plot(schedulers, learned, config.scenario, figure)
-    console.print(f"figure: {figure}", highlight=False)
+    print(f"figure: {figure}")
 
     console.rule("4. Load it as a serving system would, and ask")
-    console.print(ask(bundle, config.scenario), highlight=False)
-    console.print(f"\nall of it took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)
+    print(ask(bundle, config.scenario))
+    print(f"\nall of it took {(time.monotonic() - started) / 60:.1f} minutes")
     return 0
 
 

@@ -1,0 +1,36 @@
+"""The demonstration, small: the whole way from training to a decision of the exported policy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "demo.py"
+
+
+def test_the_whole_way_on_the_smallest_scenario(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    options = ["--seeds", "2", "--requests", "4", "--jobs", "1"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--config", "smoke", "--out", str(out), *options],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (out / "comparison.png").stat().st_size > 10_000
+    schedulers = json.loads((out / "evaluation.json").read_text())["scenarios"]["single_lan"]["schedulers"]
+    learned = f"policy:{out / 'policy'}"
+    assert learned in schedulers and "jsq_goodput" in schedulers
+    # The words follow from the numbers: some baseline is the best, and the policy is compared with it.
+    best = min(
+        (name for name in schedulers if name != learned),
+        key=lambda name: schedulers[name]["metrics"]["e2e_s_mean"]["mean"],
+    )
+    verdict = done.stdout[done.stdout.index("Mean request time of the learned policy") :]
+    marked = next(line for line in verdict.splitlines() if "the best baseline" in line)
+    assert marked.split()[0] == best
+    assert "one decision takes" in done.stdout
