@@ -41,7 +41,7 @@ NAME = "qwen2.5-coder-1.5b_smollm2-135m_greedy"
 #: Output positions looked at in each request of the shipped recording.
 POSITIONS = 20
 #: Speculation length and first position of the direct runs.
-CASES = ((1, 0), (2, 3), (4, 0), (8, 5), (16, 0))
+CASES = ((2, 0), (8, 3), (16, 0))
 OWN_PROMPTS = [
     Prompt("own/0", "code", "Write a Python function that returns the n-th Fibonacci number."),
     Prompt("own/1", "maths", "A train covers 180 km in 2.5 hours. What is its mean speed in km/h?"),
@@ -159,7 +159,7 @@ def test_direct_speculative_decoding_accepts_what_the_shipped_recording_says(dra
 
 def test_replay_of_a_fresh_recording_equals_direct_speculative_decoding(drafter, tmp_path):
     """Record, save, load and replay our own prompts, then decode directly at several gammas and starts."""
-    settings = Settings("qwen2.5-coder-1.5b", "smollm2-135m", max_tokens=16)
+    settings = Settings("qwen2.5-coder-1.5b", "smollm2-135m", max_tokens=12)
     work = WorkDir(tmp_path / "work")
     work.open(settings)
     record_targets(drafter.target, OWN_PROMPTS, work, settings)
@@ -181,5 +181,5 @@ def test_replay_of_a_fresh_recording_equals_direct_speculative_decoding(drafter,
         rounds += check_replay_against_direct(
             drafter, prompt, run["prompt_ids"], run["output_ids"], recorded, n, CASES
         )
-    assert rounds > 80
+    assert rounds > 50
     print(f"{rounds} rounds compared")

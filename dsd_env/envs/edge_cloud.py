@@ -166,7 +166,8 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     ## Episode End
 
     1. Termination: the workload is finished (the scenario sets `episode.total_requests`, and all are done).
-    2. Truncation: `episode.requests` requests have completed, or `episode.horizon_s` has passed.
+    2. Truncation: the first `episode.warmup_requests + episode.requests` requests by arrival have completed, or
+       `episode.horizon_s` has passed.
 
     The observation returned with the last step is that of the last decision, as no further one is due.
 
