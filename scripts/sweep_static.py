@@ -7,8 +7,9 @@ quiet and a busy system and between device classes, and how much latency choosin
 
 The load profile is replaced by a constant load (quiet or busy), or kept (mixed). The choice per device
 class is found by coordinate descent: class by class, the best choice given the others'. It starts from the
-best single choice, and again from plain decoding everywhere, because drafting at the targets pays when all
-do it or none: the draft steps of one lengthen the iterations of all. Writes OUT.json, OUT.md and OUT.png.
+best single choice, and with --from-plain again from plain decoding everywhere: drafting at the targets pays
+when all do it or none, because the draft steps of one lengthen the iterations of all. Writes OUT.json,
+OUT.md and OUT.png.
 """
 
 from __future__ import annotations
@@ -144,11 +145,13 @@ def main() -> int:
     parser.add_argument(
         "--passes", type=int, default=1, help="rounds of coordinate descent over device classes"
     )
+    parser.add_argument("--from-plain", action="store_true", help="descend from plain decoding too")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True, help="path without suffix")
     arguments = parser.parse_args()
 
     scenario = load_scenario(arguments.scenario)
+    starts = ["static:0:auto:plain"] if arguments.from_plain else []
     phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
     singles = static_names()
     with ProcessPoolExecutor(arguments.jobs) as pool:
@@ -162,7 +165,7 @@ def main() -> int:
             sweep.run(phase, scenario, sizes)
             found = [
                 per_class(sweep, phase, scenario, start, arguments.class_gammas, arguments.passes)
-                for start in dict.fromkeys((best, "static:0:auto:plain"))
+                for start in dict.fromkeys((best, *starts))
             ]
             mapped, choice = min(found, key=lambda pair: sweep.latency_s(phase, pair[0]))
             chosen[phase.name] = {
