@@ -2088,12 +2088,12 @@ def _totals(kf, f, s, totals):
         totals[0] += s[WI_IN_SYSTEM] * elapsed_s
         totals[5] += kf[KF_IDLE_W] * elapsed_s
     totals[1], totals[2], totals[3] = f[WF_TPOT_COST], s[WI_GOOD], s[WI_VIOLATIONS]
-    totals[4], totals[6] = f[WF_CLOUD_USD], f[WF_BYTES]
+    totals[4], totals[6], totals[7] = f[WF_CLOUD_USD], f[WF_BYTES], s[WI_OUTPUT_TOKENS]
 
 
 @_jit
-def _begin(kf, ki, f, s, seed, observation, mask, totals, clock):
-    _reset(kf, ki, f, s, seed, 0, 0)
+def _begin(kf, ki, f, s, seed, price, observation, mask, totals, clock):
+    _reset(kf, ki, f, s, seed, 0, price)
     status = _run(kf, ki, f, s)
     totals[:] = 0.0
     clock[0] = f[WF_NOW]
@@ -2110,13 +2110,15 @@ def _step(kf, ki, f, s, action, factors, weights, observation, mask, totals, ter
     )
     status = _run(kf, ki, f, s)
     reward = 0.0
-    for i in range(7):
+    for i in range(len(totals)):
         terms[i] = totals[i]
     _totals(kf, f, s, totals)
-    for i in range(7):
+    for i in range(len(totals)):
         terms[i] = factors[i] * (totals[i] - terms[i])
         if weights[i] != 0.0:
             reward += weights[i] * terms[i]
+    # Decisions that were not executed as given, so far.
+    s[WI_INVALID] += 1 if s[WI_REASON] != 0 else 0
     clock[1] = f[WF_NOW] - clock[0]
     clock[0] = f[WF_NOW]
     if status == DUE:
@@ -2126,11 +2128,11 @@ def _step(kf, ki, f, s, action, factors, weights, observation, mask, totals, ter
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def begin_worlds(kf, ki, fs, ss, which, seeds, observations, masks, totals, clocks):
+def begin_worlds(kf, ki, fs, ss, which, seeds, price, observations, masks, totals, clocks):
     """Set worlds up and run each to its first decision; `which` numbers them."""
     for i in range(len(which)):
         w = which[i]
-        _begin(kf, ki, fs[w], ss[w], seeds[i], observations[w], masks[w], totals[w], clocks[w])
+        _begin(kf, ki, fs[w], ss[w], seeds[i], price, observations[w], masks[w], totals[w], clocks[w])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

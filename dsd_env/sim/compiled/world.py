@@ -81,6 +81,15 @@ class NewlyCompleted:
     number: int
     completed_s: float
     delay_caused_s: float
+    committed: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueRequest:
+    """The request whose decision is due."""
+
+    number: int
+    delay_caused_s: float
 
 
 class WorldReader:
@@ -255,7 +264,19 @@ class WorldReader:
             q = int(self.s[o[la.O_NEWLY] + i])
             number = int(self.s[o[la.O_REQ_I] + q * o[la.K_R_STRIDE] + la.RI_NUMBER])
             delay_s = float(self.f[o[la.O_REQ_F] + q * la.RF_STRIDE + la.RF_DELAY_CAUSED])
-            yield NewlyCompleted(number, self._completed_s(number), delay_s)
+            committed = int(self.s[o[la.O_REQ_I] + q * o[la.K_R_STRIDE] + la.RI_COMMITTED])
+            yield NewlyCompleted(number, self._completed_s(number), delay_s, committed)
+
+    def due_request(self) -> DueRequest | None:
+        """Return the request whose decision is due."""
+        q = int(self.s[la.WI_PENDING])
+        if q < 0:
+            return None
+        o = self._offset
+        return DueRequest(
+            int(self.s[o[la.O_REQ_I] + q * o[la.K_R_STRIDE] + la.RI_NUMBER]),
+            float(self.f[o[la.O_REQ_F] + q * la.RF_STRIDE + la.RF_DELAY_CAUSED]),
+        )
 
     def _completed_s(self, number: int) -> float:
         o = self._offset
@@ -418,6 +439,11 @@ class CompiledSimulation:
     def newly_completed(self) -> list[NewlyCompleted]:
         """Requests that completed since the last decision was answered."""
         return list(self._reader.newly_completed())
+
+    @property
+    def due_request(self) -> DueRequest | None:
+        """The request whose decision is due."""
+        return self._reader.due_request()
 
     @property
     def totals(self) -> Totals:
