@@ -20,7 +20,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from dsd_env.rng import Stream
 from dsd_env.sim.compiled.layout import *  # noqa: F403
@@ -95,6 +97,21 @@ _TO_UNIT = 2.0**-53
 
 # Division as IEEE has it: nothing here divides by zero.
 _jit = njit(error_model="numpy")
+
+
+@intrinsic
+def _pointer(typing_context, array):
+    """Return the address of an array's first element.
+
+    Inside the kernel the four arrays travel as bare pointers: an array is seven words, so that a call with four
+    of them would cost more than most functions here do. The entry points hold the arrays meanwhile.
+    """
+
+    def generate(context, builder, signature, arguments):
+        return cgutils.create_struct_proxy(array)(context, builder, value=arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
 
 # ---------------------------------------------------------------------- randomness: dsd_env.rng, bit for bit
 
@@ -1907,8 +1924,10 @@ def _mask(ki, f, mask):
 
 @_jit
 def _reset(kf, ki, f, s, seed, record, price):
-    f[: ki[O_TABLE_F]] = 0.0
-    s[: ki[O_TABLE_I]] = 0
+    for i in range(ki[O_TABLE_F]):
+        f[i] = 0.0
+    for i in range(ki[O_TABLE_I]):
+        s[i] = 0
     s[WI_SEED], s[WI_RECORD], s[WI_PRICE] = seed, record, price
     s[WI_PENDING], s[WI_ANSWERED] = -1, -1
     s[WI_COHORT_LEFT] = ki[K_COHORT]
@@ -2057,26 +2076,26 @@ def _run(kf, ki, f, s):
 @njit(cache=True, nogil=True, error_model="numpy")
 def reset_world(kf, ki, f, s, seed, record, price):
     """Set a world up at time 0."""
-    _reset(kf, ki, f, s, seed, record, price)
+    _reset(_pointer(kf), _pointer(ki), _pointer(f), _pointer(s), seed, record, price)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def answer_world(ki, f, s, gamma, batch, placement):
     """Answer the due decision of a world; nothing happens before :func:`run_world`."""
-    _answer(ki, f, s, gamma, batch, placement)
+    _answer(_pointer(ki), _pointer(f), _pointer(s), gamma, batch, placement)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def run_world(kf, ki, f, s):
     """Advance a world to its next due decision or its end; return its status."""
-    return _run(kf, ki, f, s)
+    return _run(_pointer(kf), _pointer(ki), _pointer(f), _pointer(s))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def observe_world(kf, ki, f, observation, mask):
     """Write the observation and the mask of the due decision."""
-    _encode(kf, ki, f, observation)
-    _mask(ki, f, mask)
+    _encode(_pointer(kf), _pointer(ki), _pointer(f), _pointer(observation))
+    _mask(_pointer(ki), _pointer(f), mask)
 
 
 @_jit
@@ -2098,7 +2117,7 @@ def _begin(kf, ki, f, s, seed, price, observation, mask, totals, clock):
     totals[:] = 0.0
     clock[0] = f[WF_NOW]
     if status == DUE:
-        _encode(kf, ki, f, observation)
+        _encode(kf, ki, f, _pointer(observation))
         _mask(ki, f, mask)
     return status
 
@@ -2122,7 +2141,7 @@ def _step(kf, ki, f, s, action, factors, weights, observation, mask, totals, ter
     clock[1] = f[WF_NOW] - clock[0]
     clock[0] = f[WF_NOW]
     if status == DUE:
-        _encode(kf, ki, f, observation)
+        _encode(kf, ki, f, _pointer(observation))
         _mask(ki, f, mask)
     return reward
 
@@ -2132,7 +2151,8 @@ def begin_worlds(kf, ki, fs, ss, which, seeds, price, observations, masks, total
     """Set worlds up and run each to its first decision; `which` numbers them."""
     for i in range(len(which)):
         w = which[i]
-        _begin(kf, ki, fs[w], ss[w], seeds[i], price, observations[w], masks[w], totals[w], clocks[w])
+        f, s = _pointer(fs[w]), _pointer(ss[w])
+        _begin(_pointer(kf), _pointer(ki), f, s, seeds[i], price, observations[w], masks[w], totals[w], clocks[w])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -2142,10 +2162,10 @@ def step_worlds(
     """Answer every world's due decision and run it to the next; results are written in place."""
     for w in range(len(actions)):
         rewards[w] = _step(
-            kf,
-            ki,
-            fs[w],
-            ss[w],
+            _pointer(kf),
+            _pointer(ki),
+            _pointer(fs[w]),
+            _pointer(ss[w]),
             actions[w],
             factors,
             weights,
@@ -2165,10 +2185,10 @@ def step_worlds_parallel(
     """:func:`step_worlds` on all threads of Numba."""
     for w in prange(len(actions)):
         rewards[w] = _step(
-            kf,
-            ki,
-            fs[w],
-            ss[w],
+            _pointer(kf),
+            _pointer(ki),
+            _pointer(fs[w]),
+            _pointer(ss[w]),
             actions[w],
             factors,
             weights,

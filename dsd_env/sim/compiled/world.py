@@ -175,8 +175,8 @@ class WorldReader:
         """
         o = self._offset
         n = int(self.s[la.WI_TABLE_N])
-        whole = self.s[o[la.O_TABLE_I] : o[la.O_TABLE_I] + n * la.XI_STRIDE].reshape(n, -1).tolist()
-        real = self.f[o[la.O_TABLE_F] : o[la.O_TABLE_F] + n * la.XF_STRIDE].reshape(n, -1).tolist()
+        whole = self.s[o[la.O_TABLE_I] : o[la.O_TABLE_I] + n * la.XI_STRIDE].reshape(n, la.XI_STRIDE).tolist()
+        real = self.f[o[la.O_TABLE_F] : o[la.O_TABLE_F] + n * la.XF_STRIDE].reshape(n, la.XF_STRIDE).tolist()
         log = self._deliveries() if deliveries else {}
         requests = []
         for i, x in zip(whole, real, strict=True):
