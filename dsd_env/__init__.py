@@ -41,7 +41,6 @@ __all__ = [
 ]
 
 
-
 def make_sb3_vec_env(
     scenario: Any = "metro", n_envs: int = 8, seed: int | None = None, **options: Any
 ) -> "CompiledVecEnv":

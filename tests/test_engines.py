@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-import dsd_env  # noqa: E402
-from dsd_env.scenario import load_scenario  # noqa: E402
-from dsd_env.sim.compiled import CompiledSimulation, EngineError, compile_scenario  # noqa: E402
-from tests.engines import assert_engines_agree, small_scenario  # noqa: E402
-from tests.scenarios import tiny  # noqa: E402
+import dsd_env
+from dsd_env.scenario import load_scenario
+from dsd_env.sim.compiled import CompiledSimulation, EngineError, compile_scenario
+from tests.engines import assert_engines_agree, small_scenario
+from tests.scenarios import tiny
 
 _CONSTANT_ARRIVALS = {"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 0.25}}
 _NOISE_FREE = {"iteration_noise_sigma": 0.0}
@@ -37,7 +37,10 @@ CHOICES = st.fixed_dictionaries(
             [
                 _CONSTANT_ARRIVALS,
                 {"kind": "closed_loop", "think_s": {"distribution": "exponential", "mean": 0.3}},
-                {"kind": "closed_loop", "think_s": {"distribution": "lognormal", "median": 0.5, "sigma": 0.5}},
+                {
+                    "kind": "closed_loop",
+                    "think_s": {"distribution": "lognormal", "median": 0.5, "sigma": 0.5},
+                },
                 {"kind": "poisson", "rate_per_s": 5.0},
                 {"kind": "poisson", "rate_per_s": 30.0},
             ]

@@ -206,7 +206,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     |-----------------------|--------------------------------------|---------------|-----------------------------------|
     | `scenario`            | **str**, **Path**, Scenario, mapping | `"metro"`     | Name, file or content             |
     | `render_mode`         | **str** or None                      | `None`        | `"ansi"`, `"rgb_array"`: timeline |
-    | `engine`              | **str**                              | `"reference"` | The simulator                     |
+    | `engine`              | **str**                              | `"reference"` | Or `"compiled"`: same, but faster |
     | `discount_rate_per_s` | **float** or None                    | `None`        | Adds `info["discount"]`           |
     | `price_delays`        | **bool**                             | `False`       | Accounts `delay_caused_s`         |
 
@@ -412,7 +412,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
 
 def _simulation_maker(engine: str, scenario: Scenario) -> Callable[..., Any]:
-    """Return what makes the simulation of an episode from its seed; what does not depend on it is built once."""
+    """Return what makes an episode's simulation from its seed; the rest is built once."""
     builder = WorldBuilder(scenario)
     if engine == "reference":
         return functools.partial(ReferenceSimulation, scenario, builder=builder)

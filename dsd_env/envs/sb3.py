@@ -29,10 +29,10 @@ EpisodeSeeds = Callable[[int, int], int]
 class CompiledVecEnv(VecEnv):
     """Environments of one scenario that step together in compiled code.
 
-    World ``i`` is :class:`dsd_env.envs.EdgeCloudEnv` seeded with ``seed + i``: the same episodes, observations,
-    rewards and masks, however many worlds there are. Episodes begin anew at once when they end, and the infos of
-    the last step then hold ``terminal_observation``, ``TimeLimit.truncated``, ``episode`` (``r``, ``l``, ``t`` as
-    Stable-Baselines3's ``Monitor`` gives them) and ``episode_metrics``.
+    World ``i`` is :class:`dsd_env.envs.EdgeCloudEnv` seeded with ``seed + i``: the same episodes,
+    observations, rewards and masks, however many worlds there are. Episodes begin anew at once when they end,
+    and the infos of the last step then hold ``terminal_observation``, ``TimeLimit.truncated``, ``episode``
+    (``r``, ``l``, ``t`` as Stable-Baselines3's ``Monitor`` gives them) and ``episode_metrics``.
 
     ``env_method("action_masks")`` gives the masks, as sb3-contrib's ``MaskablePPO`` asks for them.
     """
@@ -67,7 +67,9 @@ class CompiledVecEnv(VecEnv):
         for index, weight in weighted:
             weights[index] = weight
         layout = compile_scenario(self.scenario)
-        self.worlds = WorldVector(layout, n_envs, factors, weights, price_delays=price_delays, threads=threads)
+        self.worlds = WorldVector(
+            layout, n_envs, factors, weights, price_delays=price_delays, threads=threads
+        )
         self._price_delays = price_delays
         self._full_infos = full_infos
         self._episode_seeds = episode_seeds

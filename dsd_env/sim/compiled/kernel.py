@@ -2,22 +2,24 @@
 
 The same simulation as :mod:`dsd_env.sim.reference`, which is the definition, on flat arrays. A request is a
 row with a *program counter* (`PC_...`) that says where in its protocol it waits; every function here is named
-after the method of the reference that it repeats, in the same order of effects, since the order of messages on
-a link, of sums of floats and of events at one instant is part of the meaning.
+after the method of the reference that it repeats, in the same order of effects, since the order of messages
+on a link, of sums of floats and of events at one instant is part of the meaning.
 
 SimPy's own events (a process that begins, an answer that arrives) come before all others of their instant and
 are taken at once here: the reference creates at most one chain of them at a time, so their order is the same.
 
 Arguments everywhere: `kf`, `ki` constants; `f`, `s` the row of one world; see
-:mod:`dsd_env.sim.compiled.layout`. A request is given by its slot `q` or by the offsets `r` (integers) and `g`
-(floats) of its row.
+:mod:`dsd_env.sim.compiled.layout`. A request is given by its slot `q` or by the offsets `r` (integers) and
+`g` (floats) of its row.
 """
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
-# ruff: noqa: D103
+# The columns of the layout are this module's vocabulary, hence the star (F405).
+# ruff: noqa: F405, SIM109, SIM110
 
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 from numba import njit, prange, types
@@ -99,12 +101,30 @@ _TO_UNIT = 2.0**-53
 _jit = njit(error_model="numpy")
 
 
+def _entry(**options):
+    """Compile an entry point and keep it in Numba's cache, where one can be written."""
+
+    def decorate(function):
+        try:
+            return njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        except RuntimeError as error:  # a read-only installation without a cache folder of the user's
+            warnings.warn(
+                f"the compiled engine cannot be cached ({error}) and is compiled anew in every process; "
+                "set NUMBA_CACHE_DIR to a folder that can be written",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return njit(nogil=True, error_model="numpy", **options)(function)
+
+    return decorate
+
+
 @intrinsic
 def _pointer(typing_context, array):
     """Return the address of an array's first element.
 
-    Inside the kernel the four arrays travel as bare pointers: an array is seven words, so that a call with four
-    of them would cost more than most functions here do. The entry points hold the arrays meanwhile.
+    Inside the kernel the four arrays travel as bare pointers: an array is seven words, so that a call with
+    four of them would cost more than most functions here do. The entry points hold the arrays meanwhile.
     """
 
     def generate(context, builder, signature, arguments):
@@ -294,9 +314,7 @@ def _draft_step_s(kf, ki, f, s, station, new, kv, longest):
 @_jit
 def _draft_s(kf, ki, f, s, station, lag, context, gamma, active, active_kv):
     """``StepTimer.draft_s``."""
-    duration_s = _draft_step_s(
-        kf, ki, f, s, station, lag + active - 1, active_kv, context if lag > 1 else 0
-    )
+    duration_s = _draft_step_s(kf, ki, f, s, station, lag + active - 1, active_kv, context if lag > 1 else 0)
     if gamma > 1:
         duration_s += (gamma - 1) * _draft_step_s(kf, ki, f, s, station, active, active_kv, 0)
         duration_s += f[ki[O_STA_F] + station * SF_STRIDE + SF_K_BW] * (gamma * (gamma - 1) // 2)
@@ -872,11 +890,7 @@ def _drafting_at(ki, s, target, n, step):
     sequences = kv = 0
     for i in range(n):
         r = _r(ki, s[run + 2 * i])
-        if (
-            s[r + RI_JOB_PREFILL] == 0
-            and s[r + RI_JOB_KIND] == JOB_COLOCATED
-            and s[r + RI_JOB_GAMMA] >= step
-        ):
+        if s[r + RI_JOB_PREFILL] == 0 and s[r + RI_JOB_KIND] == JOB_COLOCATED and s[r + RI_JOB_GAMMA] >= step:
             sequences += 1
             kv += s[r + RI_PROMPT] + s[r + RI_COMMITTED]
     return sequences, kv + sequences * (step - 1)
@@ -898,9 +912,7 @@ def _caused_s(kf, ki, f, s, target, n, q, tokens, whole, draft):
     caused_s += _draft_step_s(kf, ki, f, s, station, lag, lag_kv, lag_longest)
     if lag > share_lag:
         others = lag_longest_2 if share_lag > 1 and share_draft_kv == lag_longest else lag_longest
-        caused_s -= _draft_step_s(
-            kf, ki, f, s, station, lag - share_lag, lag_kv - share_draft_kv, others
-        )
+        caused_s -= _draft_step_s(kf, ki, f, s, station, lag - share_lag, lag_kv - share_draft_kv, others)
     for step in range(2, gamma + 1):
         sequences, step_kv = _drafting_at(ki, s, target, n, step)
         caused_s += _draft_step_s(kf, ki, f, s, station, sequences, step_kv, 0)
@@ -961,10 +973,7 @@ def _advance(kf, ki, f, s, target, q, tokens):
         s[r + RI_JOB_PREFILL] -= tokens
         s[r + RI_JOB_PREFILLED] += tokens
         station = _base(ki) + target
-        if (
-            s[r + RI_JOB_WARM] != 0
-            and ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_SHARED
-        ):
+        if s[r + RI_JOB_WARM] != 0 and ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_SHARED:
             s[_valid(ki, r, station)] = s[r + RI_JOB_PREFILLED]
         if s[r + RI_JOB_PREFILL] != 0 or kind != JOB_PREFILL:
             _append_ready(ki, s, target, q)
@@ -1342,9 +1351,7 @@ def _act(kf, ki, f, s, q):
     site = s[r + RI_RES_SITE]
     if s[r + RI_GAMMA] == 0 or site == COLOCATED:
         after = AFTER_PLAIN if s[r + RI_GAMMA] == 0 else AFTER_COLOCATED
-        _move_control(
-            kf, ki, f, s, q, COLOCATED, s[r + RI_RES_TARGET], context if moves else 0, after
-        )
+        _move_control(kf, ki, f, s, q, COLOCATED, s[r + RI_RES_TARGET], context if moves else 0, after)
         return
     place = s[r + RI_DEVICE] if site == OWN_DEVICE else s[r + RI_EDGE]
     lag = _lag(ki, s, r, s[r + RI_STATION])
@@ -1811,9 +1818,7 @@ def _candidates(kf, ki, f, s, r, context, i, c, newest):
             wait_s = f[at + 1]
             together = min(int(f[at]) + 1, _places(ki, station))
             step_s = _draft_step_s(kf, ki, f, s, station, together, together * context, 0)
-            catch_up_s = _draft_step_s(
-                kf, ki, f, s, station, lag + together - 1, together * context, longest
-            )
+            catch_up_s = _draft_step_s(kf, ki, f, s, station, lag + together - 1, together * context, longest)
             rtt_s = 2.0 * _one_way_s(ki, f, _backhaul(ki, edge, target))
             has_edge_link = ki[ki[O_DKI] + device * DKI_STRIDE + DKI_HAS_EDGE_LINK] != 0
             valid = has_edge_link and _fits(ki, station, context)
@@ -2073,25 +2078,25 @@ def _run(kf, ki, f, s):
 # ---------------------------------------------------------------------- entry points
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@_entry()
 def reset_world(kf, ki, f, s, seed, record, price):
     """Set a world up at time 0."""
     _reset(_pointer(kf), _pointer(ki), _pointer(f), _pointer(s), seed, record, price)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@_entry()
 def answer_world(ki, f, s, gamma, batch, placement):
     """Answer the due decision of a world; nothing happens before :func:`run_world`."""
     _answer(_pointer(ki), _pointer(f), _pointer(s), gamma, batch, placement)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@_entry()
 def run_world(kf, ki, f, s):
     """Advance a world to its next due decision or its end; return its status."""
     return _run(_pointer(kf), _pointer(ki), _pointer(f), _pointer(s))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@_entry()
 def observe_world(kf, ki, f, observation, mask):
     """Write the observation and the mask of the due decision."""
     _encode(_pointer(kf), _pointer(ki), _pointer(f), _pointer(observation))
@@ -2124,9 +2129,7 @@ def _begin(kf, ki, f, s, seed, price, observation, mask, totals, clock):
 
 @_jit
 def _step(kf, ki, f, s, action, factors, weights, observation, mask, totals, terms, clock):
-    _answer(
-        ki, f, s, ki[ki[O_GAMMAS] + action[0]], ki[ki[O_BATCHES] + action[1]], action[2]
-    )
+    _answer(ki, f, s, ki[ki[O_GAMMAS] + action[0]], ki[ki[O_BATCHES] + action[1]], action[2])
     status = _run(kf, ki, f, s)
     reward = 0.0
     for i in range(len(totals)):
@@ -2146,16 +2149,18 @@ def _step(kf, ki, f, s, action, factors, weights, observation, mask, totals, ter
     return reward
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@_entry()
 def begin_worlds(kf, ki, fs, ss, which, seeds, price, observations, masks, totals, clocks):
     """Set worlds up and run each to its first decision; `which` numbers them."""
     for i in range(len(which)):
         w = which[i]
         f, s = _pointer(fs[w]), _pointer(ss[w])
-        _begin(_pointer(kf), _pointer(ki), f, s, seeds[i], price, observations[w], masks[w], totals[w], clocks[w])
+        _begin(
+            _pointer(kf), _pointer(ki), f, s, seeds[i], price, observations[w], masks[w], totals[w], clocks[w]
+        )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@_entry()
 def step_worlds(
     kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, statuses
 ):
@@ -2178,7 +2183,7 @@ def step_worlds(
         statuses[w] = ss[w, WI_STATUS]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+@_entry(parallel=True)
 def step_worlds_parallel(
     kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, statuses
 ):

@@ -1,13 +1,14 @@
 """Flat arrays of the compiled engine: their columns, and the compilation of a scenario into them.
 
 Four arrays hold everything: `kf` and `ki` (float64, int64) hold the constants of a scenario and are shared by
-all worlds; a row of `f` and of `s` (float64, int64) holds the state of one world. Each begins with a header of
-named entries; blocks of rows follow, at offsets that the header of `ki` names. So every function of the kernel
-takes four plain arrays, and a world is copied by copying two rows.
+all worlds; a row of `f` and of `s` (float64, int64) holds the state of one world. Each begins with a header
+of named entries; blocks of rows follow, at offsets that the header of `ki` names. So every function of the
+kernel takes four plain arrays, and a world is copied by copying two rows.
 
-Naming: `K_` header of `ki`, `KF_` header of `kf`, `O_` offsets of blocks (in the header of `ki`), `WF_` and `WI_`
-header of a world; then by entity: `R` request, `J` draft job, `D` device, `S` station (drafter), `T` target,
-`C` channel, `M` acceptance model, `V` view; with `I` for integers and `F` for floats, `K` for constants.
+Naming: `K_` header of `ki`, `KF_` header of `kf`, `O_` offsets of blocks (in the header of `ki`), `WF_` and
+`WI_` header of a world; then by entity: `R` request, `J` draft job, `D` device, `S` station (drafter), `T`
+target, `C` channel, `M` acceptance model, `V` view; with `I` for integers and `F` for floats, `K` for
+constants.
 """
 
 from __future__ import annotations
@@ -727,9 +728,7 @@ class _Compiler:
                 integers.append([NO_DRAFTER, 0, 0, 1, 0, 0])
                 floats.append([0.0] * SKF_STRIDE)
                 return
-            integers.append(
-                [mode, self._table(timer), len(timer.compute_s), places, kv, self.models[model]]
-            )
+            integers.append([mode, self._table(timer), len(timer.compute_s), places, kv, self.models[model]])
             floats.append([timer.k_bw_s, timer.k_multi_s, timer.k_lat_s, *numbers])
 
         bases = self.builder._device_timers
@@ -882,7 +881,9 @@ class _Compiler:
                 floats.append([0.0] * MKF_STRIDE)
             elif isinstance(source, IidAcceptance):
                 integers.append([IID] + [0] * (MKI_STRIDE - 1))
-                floats.append([source.alpha, source.alpha, source.alpha, 0.0, float(np.float32(source.alpha))])
+                floats.append(
+                    [source.alpha, source.alpha, source.alpha, 0.0, float(np.float32(source.alpha))]
+                )
             elif isinstance(source, MarkovAcceptance):
                 low, high = sorted((source.after_match, source.after_mismatch))
                 integers.append([MARKOV] + [0] * (MKI_STRIDE - 1))

@@ -17,8 +17,8 @@ from dsd_env.sim.compiled.world import WorldReader
 class WorldVector:
     """Worlds that stand at their due decisions.
 
-    A world's rows are independent of how many worlds there are and of the others: world ``w`` with a seed is the
-    :class:`~dsd_env.sim.compiled.CompiledSimulation` of that seed.
+    A world's rows are independent of how many worlds there are and of the others: world ``w`` with a seed is
+    the :class:`~dsd_env.sim.compiled.CompiledSimulation` of that seed.
 
     Attributes:
         layout: The compiled scenario.

@@ -238,7 +238,14 @@ class WorldReader:
             if o[la.K_WARMUP] <= request.number < o[la.K_COHORT]
         ]
         arrived, completed = int(self.s[la.WI_ARRIVED]), int(self.s[la.WI_COMPLETED])
-        metrics = episode_metrics(self.scenario, cohort, start, end, arrived, completed)  # type: ignore[arg-type]
+        metrics = episode_metrics(
+            self.scenario,
+            cohort,  # type: ignore[arg-type]
+            start,
+            end,
+            arrived,
+            completed,
+        )
         if o[la.K_DELIVERY_CAP] == 0:
             metrics.update({name: float("nan") for name in metrics if name.startswith("itl_s")})
         return metrics
@@ -255,7 +262,8 @@ class WorldReader:
                 "use engine='reference' for the whole table"
             )
         requests = self.completed(deliveries=False)
-        return requests_table(sorted(requests, key=lambda request: request.number))  # type: ignore[arg-type, return-value]
+        requests.sort(key=lambda request: request.number)
+        return requests_table(requests)  # type: ignore[arg-type]
 
     def newly_completed(self) -> Iterator[NewlyCompleted]:
         """Yield the requests that completed since the last decision was answered."""
@@ -332,8 +340,8 @@ class CompiledSimulation:
             record_spans: Not possible here.
             price_delays: Account to each request how long it makes others wait (`delay_caused_s`).
             builder: Builder of this scenario's worlds, to load profiles and traces only once.
-            layout: The scenario as compiled before, to do so only once. With `record_events`, it must have been
-                compiled with room for them.
+            layout: The scenario as compiled before, to do so only once. With `record_events`, it must have
+                been compiled with room for them.
             log_events: Room for recorded events between two decisions.
 
         Raises:
