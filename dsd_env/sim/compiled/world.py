@@ -211,6 +211,8 @@ class WorldReader:
         """Return when which tokens arrived, by request."""
         o = self._offset
         n = int(self.s[la.WI_DELIVERIES])
+        if n == 0:
+            return {}
         pairs = self.s[o[la.O_DELIVERY_I] : o[la.O_DELIVERY_I] + 2 * n].reshape(n, 2)
         times = self.f[o[la.O_DELIVERY_F] : o[la.O_DELIVERY_F] + n]
         order = np.argsort(pairs[:, 0], kind="stable")
