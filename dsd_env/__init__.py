@@ -7,6 +7,8 @@
 Importing registers the environment and needs neither torch nor Stable-Baselines3.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from dsd_env import policy
 from dsd_env.control import Decision, DecisionView
 from dsd_env.envs.registration import register_envs
@@ -14,6 +16,9 @@ from dsd_env.scenario import Scenario, ScenarioError, list_scenarios, load_scena
 from dsd_env.schedulers import Scheduler, make_scheduler, scheduler_names
 from dsd_env.sim import ReferenceSimulation
 from dsd_env.simulate import Result, simulate
+
+if TYPE_CHECKING:
+    from dsd_env.envs.sb3 import CompiledVecEnv
 
 __version__ = "0.1.0"
 
@@ -28,10 +33,31 @@ __all__ = [
     "__version__",
     "list_scenarios",
     "load_scenario",
+    "make_sb3_vec_env",
     "make_scheduler",
     "policy",
     "scheduler_names",
     "simulate",
 ]
+
+
+def make_sb3_vec_env(
+    scenario: Any = "metro", n_envs: int = 8, seed: int | None = None, **options: Any
+) -> "CompiledVecEnv":
+    """Return many environments on the compiled engine as one Stable-Baselines3 ``VecEnv``.
+
+    Args:
+        scenario: Name, file or content of a scenario.
+        n_envs: Number of worlds.
+        seed: World ``i`` is the environment seeded with ``seed + i``.
+        **options: See :class:`dsd_env.envs.sb3.CompiledVecEnv`.
+
+    Raises:
+        ImportError: Stable-Baselines3 or Numba is not installed.
+    """
+    from dsd_env.envs.sb3 import CompiledVecEnv
+
+    return CompiledVecEnv(scenario, n_envs, seed, **options)
+
 
 register_envs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,8 +21,10 @@ from dsd_env.sim.world import WorldBuilder
 REWARD_TERMS = ("latency", "tpot", "goodput", "slo_violation", "cloud_cost", "energy", "bytes", "progress")
 """Names of the reward terms, in the order of the scenario's weights."""
 
-_ENGINES: dict[str, Callable[..., ReferenceSimulation]] = {"reference": ReferenceSimulation}
-_MAX_SEED = 2**63 - 1
+ENGINES = ("compiled", "reference")
+"""Simulators to choose from: the same episodes, the first far faster, the second with timelines."""
+MAX_SEED = 2**63 - 1
+"""Episode seeds are drawn below this."""
 
 
 class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
@@ -204,7 +207,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     |-----------------------|--------------------------------------|---------------|-----------------------------------|
     | `scenario`            | **str**, **Path**, Scenario, mapping | `"metro"`     | Name, file or content             |
     | `render_mode`         | **str** or None                      | `None`        | `"ansi"`, `"rgb_array"`: timeline |
-    | `engine`              | **str**                              | `"reference"` | The simulator                     |
+    | `engine`              | **str**                              | `"reference"` | Or `"compiled"`: same, but faster |
     | `discount_rate_per_s` | **float** or None                    | `None`        | Adds `info["discount"]`           |
     | `price_delays`        | **bool**                             | `False`       | Accounts `delay_caused_s`         |
 
@@ -230,8 +233,8 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         discount_rate_per_s: float | None = None,
         price_delays: bool = False,
     ) -> None:
-        if engine not in _ENGINES:
-            raise ValueError(f"engine = {engine!r} is unknown; known are {sorted(_ENGINES)}")
+        if engine not in ENGINES:
+            raise ValueError(f"engine = {engine!r} is unknown; known are {list(ENGINES)}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode = {render_mode!r} is not one of {self.metadata['render_modes']}")
         if discount_rate_per_s is not None and not 0.0 <= discount_rate_per_s < math.inf:
@@ -242,11 +245,10 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self.encoder = ObservationEncoder.of(self.scenario)
         self.action_space = gym.spaces.MultiDiscrete(list(self.actions.nvec))
         self.observation_space = gym.spaces.Box(self.encoder.low, self.encoder.high, dtype=np.float32)
-        self._new_simulation = _ENGINES[engine]
-        self._builder = WorldBuilder(self.scenario)
+        self._new_simulation = _simulation_maker(engine, self.scenario)
         self._discount_rate_per_s = discount_rate_per_s
         self._price_delays = price_delays
-        self._factors, self._weighted = _reward_factors(self.scenario)
+        self._factors, self._weighted = reward_factors(self.scenario)
         self._simulation: ReferenceSimulation | None = None
         self._view: DecisionView | None = None
         self._over = True
@@ -296,13 +298,11 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         super().reset(seed=seed)
         episode_seed = _episode_seed(options or {})
         if episode_seed is None:
-            episode_seed = int(self.np_random.integers(_MAX_SEED))
+            episode_seed = int(self.np_random.integers(MAX_SEED))
         simulation = self._new_simulation(
-            self.scenario,
             episode_seed,
             record_spans=self.render_mode == "rgb_array",
             price_delays=self._price_delays,
-            builder=self._builder,
         )
         view = simulation.next_decision()
         if view is None:
@@ -412,7 +412,19 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         return rendering.render_timeline(self.scenario, view, simulation.spans, simulation.now_s)
 
 
-def _reward_factors(scenario: Scenario) -> tuple[tuple[float, ...], tuple[tuple[int, float], ...]]:
+def _simulation_maker(engine: str, scenario: Scenario) -> Callable[..., Any]:
+    """Return what makes an episode's simulation from its seed; the rest is built once."""
+    builder = WorldBuilder(scenario)
+    if engine == "reference":
+        return functools.partial(ReferenceSimulation, scenario, builder=builder)
+    # Numba is imported only by those who use it.
+    from dsd_env.sim.compiled import CompiledSimulation, compile_scenario
+
+    layout = compile_scenario(scenario, builder)
+    return functools.partial(CompiledSimulation, scenario, layout=layout)
+
+
+def reward_factors(scenario: Scenario) -> tuple[tuple[float, ...], tuple[tuple[int, float], ...]]:
     """Return the factor from total to term by term, and (index, weight) of the terms that count."""
     reward = scenario.reward
     factors = {

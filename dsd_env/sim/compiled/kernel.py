@@ -1,0 +1,2206 @@
+"""The event loop of the compiled engine.
+
+The same simulation as :mod:`dsd_env.sim.reference`, which is the definition, on flat arrays. A request is a
+row with a *program counter* (`PC_...`) that says where in its protocol it waits; every function here is named
+after the method of the reference that it repeats, in the same order of effects, since the order of messages
+on a link, of sums of floats and of events at one instant is part of the meaning.
+
+SimPy's own events (a process that begins, an answer that arrives) come before all others of their instant and
+are taken at once here: the reference creates at most one chain of them at a time, so their order is the same.
+
+Arguments everywhere: `kf`, `ki` constants; `f`, `s` the row of one world; see
+:mod:`dsd_env.sim.compiled.layout`. A request is given by its slot `q` or by the offsets `r` (integers) and
+`g` (floats) of its row.
+"""
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+# The columns of the layout are this module's vocabulary, hence the star (F405).
+# ruff: noqa: F405, SIM109, SIM110
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from dsd_env.rng import Stream
+from dsd_env.sim.compiled.layout import *  # noqa: F403
+from dsd_env.sim.events import EventKind, Order
+
+# Enumerations as plain integers, which the compiler takes as constants.
+COLOCATED, OWN_DEVICE, EDGE_SERVER = 0, 1, 2
+JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = 0, 1, 2, 3
+AT_TELEMETRY = int(Order.TELEMETRY)
+AT_ITERATION_END = int(Order.ITERATION_END)
+AT_DRAFT_END = int(Order.DRAFT_END)
+AT_JOB_DONE = int(Order.JOB_DONE)
+AT_DELIVERY = int(Order.DELIVERY)
+AT_ARRIVAL = int(Order.ARRIVAL)
+AT_DECISION = int(Order.DECISION)
+AT_ITERATION_START = int(Order.ITERATION_START)
+LOG_ARRIVAL = int(EventKind.ARRIVAL)
+LOG_DECISION = int(EventKind.DECISION)
+LOG_DRAFT_START = int(EventKind.DRAFT_START)
+LOG_DRAFT_END = int(EventKind.DRAFT_END)
+LOG_SEND = int(EventKind.SEND)
+LOG_ENQUEUE = int(EventKind.ENQUEUE)
+LOG_ADMIT = int(EventKind.ADMIT)
+LOG_ITERATION_START = int(EventKind.ITERATION_START)
+LOG_ITERATION_END = int(EventKind.ITERATION_END)
+LOG_COMMIT = int(EventKind.COMMIT)
+LOG_COMPLETE = int(EventKind.COMPLETE)
+ARRIVAL = int(Stream.ARRIVAL)
+THINK = int(Stream.THINK)
+LENGTH = int(Stream.LENGTH)
+REQUEST_CLASS = int(Stream.REQUEST_CLASS)
+ACCEPTANCE_PICK = int(Stream.ACCEPTANCE_PICK)
+ACCEPTANCE_MATCH = int(Stream.ACCEPTANCE_MATCH)
+UPLINK_JITTER = int(Stream.UPLINK_JITTER)
+DOWNLINK_JITTER = int(Stream.DOWNLINK_JITTER)
+UPLINK_LOSS = int(Stream.UPLINK_LOSS)
+DOWNLINK_LOSS = int(Stream.DOWNLINK_LOSS)
+ITERATION_NOISE = int(Stream.ITERATION_NOISE)
+DEVICE_SPREAD = int(Stream.DEVICE_SPREAD)
+LOAD_PHASE = int(Stream.LOAD_PHASE)
+ROUTING = int(Stream.ROUTING)
+LINK_SPREAD = int(Stream.LINK_SPREAD)
+ORDINALS = 1 << 24
+SLOPE_TOKENS = 8
+
+# Where a request waits.
+(
+    PC_DECISION,
+    PC_LATENCY,
+    PC_PROMPT_UP,
+    PC_PREFILLED,
+    PC_FIRST_TOKEN,
+    PC_MOVE,
+    PC_WARM,
+    PC_EDGE_DRAFTED,
+    PC_EDGE_UP,
+    PC_EDGE_VERIFIED,
+    PC_BACK_DEVICE,
+    PC_BACK_EDGE,
+    PC_DEDICATED_DRAFTED,
+    PC_SERVED,
+    PC_LAST_TOKEN,
+) = range(15)
+# What it does after control has moved.
+AFTER_PREFILL, AFTER_EDGE, AFTER_COLOCATED, AFTER_PLAIN = 0, 1, 2, 3
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+_TO_UNIT = 2.0**-53
+
+# Division as IEEE has it: nothing here divides by zero.
+_jit = njit(error_model="numpy")
+
+
+def _entry(**options):
+    """Compile an entry point and keep it in Numba's cache, where one can be written."""
+
+    def decorate(function):
+        try:
+            return njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        except RuntimeError as error:  # a read-only installation without a cache folder of the user's
+            warnings.warn(
+                f"the compiled engine cannot be cached ({error}) and is compiled anew in every process; "
+                "set NUMBA_CACHE_DIR to a folder that can be written",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return njit(nogil=True, error_model="numpy", **options)(function)
+
+    return decorate
+
+
+@intrinsic
+def _pointer(typing_context, array):
+    """Return the address of an array's first element.
+
+    Inside the kernel the four arrays travel as bare pointers: an array is seven words, so that a call with
+    four of them would cost more than most functions here do. The entry points hold the arrays meanwhile.
+    """
+
+    def generate(context, builder, signature, arguments):
+        return cgutils.create_struct_proxy(array)(context, builder, value=arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+# ---------------------------------------------------------------------- randomness: dsd_env.rng, bit for bit
+
+
+@_jit
+def _mix(z):
+    z = (z ^ (z >> _S30)) * _MIX_1
+    z = (z ^ (z >> _S27)) * _MIX_2
+    return z ^ (z >> _S31)
+
+
+@_jit
+def _key(seed, stream, entity):
+    h = _mix(np.uint64(seed) + _GOLDEN)
+    h = _mix(h ^ (np.uint64(stream) * _GOLDEN))
+    return _mix(h ^ (np.uint64(entity + 1) * _GOLDEN))
+
+
+@_jit
+def _from_key(key, counter):
+    h = _mix(key ^ (np.uint64(counter + 1) * _GOLDEN))
+    return (np.float64(h >> _S11) + 0.5) * _TO_UNIT
+
+
+@_jit
+def _uniform(seed, stream, entity, counter):
+    return _from_key(_key(seed, stream, entity), counter)
+
+
+@_jit
+def _normal(u_radius, u_angle):
+    return math.sqrt(-2.0 * math.log(u_radius)) * math.cos(2.0 * math.pi * u_angle)
+
+
+# ---------------------------------------------------------------------- event queue: a binary heap
+
+
+@_jit
+def _push(ki, f, s, time_s, order, entity, arg):
+    """Schedule an event; events of one time, order and entity happen as scheduled."""
+    position = s[WI_HEAP_N]
+    if position >= ki[K_HEAP_CAP]:
+        s[WI_ERROR] = HEAP_FULL
+        return
+    s[WI_HEAP_N] = position + 1
+    sequence = s[WI_SEQUENCE]
+    s[WI_SEQUENCE] = sequence + 1
+    place = (order << 40) + entity
+    hf, hi = ki[O_HEAP_F], ki[O_HEAP_I]
+    while position > 0:
+        parent = (position - 1) >> 1
+        parent_s = f[hf + parent]
+        at = hi + 3 * parent
+        if parent_s < time_s or (parent_s == time_s and s[at] <= place):
+            break
+        f[hf + position] = parent_s
+        to = hi + 3 * position
+        s[to], s[to + 1], s[to + 2] = s[at], s[at + 1], s[at + 2]
+        position = parent
+    f[hf + position] = time_s
+    to = hi + 3 * position
+    s[to], s[to + 1], s[to + 2] = place, sequence, arg
+
+
+@_jit
+def _drop_first(ki, f, s):
+    """Remove the first event of the queue."""
+    n = s[WI_HEAP_N] - 1
+    s[WI_HEAP_N] = n
+    if n == 0:
+        return
+    hf, hi = ki[O_HEAP_F], ki[O_HEAP_I]
+    time_s = f[hf + n]
+    last = hi + 3 * n
+    place, sequence, arg = s[last], s[last + 1], s[last + 2]
+    position = 0
+    while True:
+        child = 2 * position + 1
+        if child >= n:
+            break
+        child_s = f[hf + child]
+        at = hi + 3 * child
+        if child + 1 < n:
+            other_s = f[hf + child + 1]
+            b = at + 3
+            if other_s < child_s or (
+                other_s == child_s and (s[b] < s[at] or (s[b] == s[at] and s[b + 1] < s[at + 1]))
+            ):
+                child, child_s, at = child + 1, other_s, b
+        if time_s < child_s or (
+            time_s == child_s and (place < s[at] or (place == s[at] and sequence < s[at + 1]))
+        ):
+            break
+        f[hf + position] = child_s
+        to = hi + 3 * position
+        s[to], s[to + 1], s[to + 2] = s[at], s[at + 1], s[at + 2]
+        position = child
+    f[hf + position] = time_s
+    to = hi + 3 * position
+    s[to], s[to + 1], s[to + 2] = place, sequence, arg
+
+
+@_jit
+def _log(ki, f, s, kind, entity, number, value):
+    if s[WI_RECORD] == 0:
+        return
+    n = s[WI_EVENTS]
+    if n >= ki[K_EVENT_CAP]:
+        s[WI_ERROR] = EVENTS_FULL
+        return
+    at = ki[O_EVENTS] + EVENT * n
+    f[at], f[at + 1], f[at + 2], f[at + 3], f[at + 4] = f[WF_NOW], kind, entity, number, value
+    s[WI_EVENTS] = n + 1
+
+
+# ---------------------------------------------------------------------- rows
+
+
+@_jit
+def _r(ki, q):
+    return ki[O_REQ_I] + q * ki[K_R_STRIDE]
+
+
+@_jit
+def _g(ki, q):
+    return ki[O_REQ_F] + q * RF_STRIDE
+
+
+@_jit
+def _valid(ki, r, station):
+    """Return where a request's valid tokens at a drafter stand."""
+    devices = ki[K_DEVICES]
+    return r + ki[K_R_VALID] + (0 if station < devices else 1 + station - devices)
+
+
+@_jit
+def _lag(ki, s, r, station):
+    return s[r + RI_PROMPT] + s[r + RI_COMMITTED] - s[_valid(ki, r, station)]
+
+
+@_jit
+def _base(ki):
+    return ki[K_DEVICES] + ki[K_EDGES]
+
+
+@_jit
+def _places(ki, station):
+    return ki[ki[O_SKI] + station * SKI_STRIDE + SKI_PLACES]
+
+
+# ---------------------------------------------------------------------- step times
+
+
+@_jit
+def _target_step_s(kf, ki, s, target, new, kv, longest):
+    """``StepTimer.step_s`` of a target."""
+    ti, tf = ki[O_TKI] + target * TKI_STRIDE, ki[O_TKF] + target * TKF_STRIDE
+    if new >= ki[ti + TKI_LENGTH]:
+        s[WI_ERROR] = TABLE_RANGE
+        return 1.0
+    compute_s = kf[ki[ti + TKI_TABLE] + new]
+    if longest == 0:
+        return compute_s + kf[tf + TKF_K_BW] * kv
+    return compute_s + (kf[tf + TKF_K_MULTI] * kv + kf[tf + TKF_K_LAT] * longest)
+
+
+@_jit
+def _draft_step_s(kf, ki, f, s, station, new, kv, longest):
+    """``StepTimer.step_s`` of a drafter, at the speed of its device."""
+    i, x = ki[O_SKI] + station * SKI_STRIDE, ki[O_STA_F] + station * SF_STRIDE
+    if new >= ki[i + SKI_LENGTH]:
+        s[WI_ERROR] = TABLE_RANGE
+        return 1.0
+    compute_s = kf[ki[i + SKI_TABLE] + new] * f[x + SF_FACTOR]
+    if longest == 0:
+        return compute_s + f[x + SF_K_BW] * kv
+    return compute_s + (f[x + SF_K_MULTI] * kv + f[x + SF_K_LAT] * longest)
+
+
+@_jit
+def _draft_s(kf, ki, f, s, station, lag, context, gamma, active, active_kv):
+    """``StepTimer.draft_s``."""
+    duration_s = _draft_step_s(kf, ki, f, s, station, lag + active - 1, active_kv, context if lag > 1 else 0)
+    if gamma > 1:
+        duration_s += (gamma - 1) * _draft_step_s(kf, ki, f, s, station, active, active_kv, 0)
+        duration_s += f[ki[O_STA_F] + station * SF_STRIDE + SF_K_BW] * (gamma * (gamma - 1) // 2)
+    return duration_s
+
+
+# ---------------------------------------------------------------------- links
+
+
+@_jit
+def _send(kf, ki, f, s, channel, size):
+    """``Channel.send``."""
+    c, x = ki[O_CHAN_I] + channel * CI_STRIDE, ki[O_CHAN_F] + channel * CF_STRIDE
+    k = ki[O_CKF] + channel * CKF_STRIDE
+    now_s, free_s = f[WF_NOW], f[x + CF_FREE]
+    start_s = now_s if now_s > free_s else free_s
+    free_s = start_s + size * kf[k + CKF_S_PER_BYTE]
+    f[x + CF_FREE] = free_s
+    messages = s[c + CI_MESSAGES]
+    lost = 0
+    if kf[k + CKF_LOSS] != 0.0:
+        u = _from_key(np.uint64(s[c + CI_LOSS_KEY]), messages)
+        lost = int(math.log(u) / kf[k + CKF_LOG_LOSS])
+    jitter_s = kf[k + CKF_MEDIAN]
+    if jitter_s != 0.0 and kf[k + CKF_SIGMA] != 0.0:
+        key = np.uint64(s[c + CI_JITTER_KEY])
+        z = _normal(_from_key(key, 2 * messages), _from_key(key, 2 * messages + 1))
+        jitter_s = jitter_s * math.exp(kf[k + CKF_SIGMA] * z)
+    arrival_s = free_s + f[x + CF_ONE_WAY] + jitter_s + lost * kf[k + CKF_RTO]
+    if arrival_s < f[x + CF_LAST]:
+        arrival_s = f[x + CF_LAST]
+    f[x + CF_LAST] = arrival_s
+    s[c + CI_MESSAGES] = messages + 1
+    s[c + CI_LOST] = lost
+    return arrival_s
+
+
+@_jit
+def _one_way_s(ki, f, channel):
+    return f[ki[O_CHAN_F] + channel * CF_STRIDE + CF_ONE_WAY]
+
+
+@_jit
+def _backhaul(ki, edge, target):
+    return 4 * ki[K_DEVICES] + 2 * (edge * ki[K_TARGETS] + target)
+
+
+@_jit
+def _count_bytes(kf, ki, f, size, device):
+    f[WF_BYTES] += size
+    f[WF_ENERGY] += size * kf[ki[O_DKF] + device * DKF_STRIDE + DKF_RADIO]
+
+
+@_jit
+def _sent(kf, ki, f, s, device, channel, size):
+    lost = s[ki[O_CHAN_I] + channel * CI_STRIDE + CI_LOST]
+    at = ki[O_DEV_F] + device * DF_STRIDE + DF_LOSS
+    f[at] += kf[KF_WEIGHT] * ((1.0 if lost != 0 else 0.0) - f[at])
+    _count_bytes(kf, ki, f, size, device)
+
+
+@_jit
+def _own_jobs(ki, s, device):
+    """Return the jobs at a device's drafter (none, if it has none)."""
+    at = ki[O_STA_I] + device * SI_STRIDE
+    return s[at + SI_ACTIVE] + s[at + SI_QUEUED]
+
+
+@_jit
+def _send_up(kf, ki, f, s, r, payload):
+    device = s[r + RI_DEVICE]
+    size = kf[KF_HEADER_BYTES] + payload
+    arrives_s = _send(kf, ki, f, s, 4 * device, size)
+    _sent(kf, ki, f, s, device, 4 * device, size)
+    s[r + RI_OWN_JOBS] = _own_jobs(ki, s, device)
+    _log(ki, f, s, LOG_SEND, 2 * device, s[r + RI_NUMBER], arrives_s)
+    return arrives_s
+
+
+@_jit
+def _send_down(kf, ki, f, s, r, payload):
+    device = s[r + RI_DEVICE]
+    size = kf[KF_HEADER_BYTES] + payload
+    arrives_s = _send(kf, ki, f, s, 4 * device + 1, size)
+    _sent(kf, ki, f, s, device, 4 * device + 1, size)
+    f[WF_CLOUD_USD] += size * 1e-9 * kf[KF_EGRESS]
+    _log(ki, f, s, LOG_SEND, 2 * device, s[r + RI_NUMBER], arrives_s)
+    return arrives_s
+
+
+@_jit
+def _send_edge(kf, ki, f, s, r, down, payload):
+    device = s[r + RI_DEVICE]
+    size = kf[KF_HEADER_BYTES] + payload
+    arrives_s = _send(kf, ki, f, s, 4 * device + 2 + down, size)
+    _count_bytes(kf, ki, f, size, device)
+    _log(ki, f, s, LOG_SEND, 2 * device + 1, s[r + RI_NUMBER], arrives_s)
+    return arrives_s
+
+
+@_jit
+def _send_backhaul(kf, ki, f, s, r, edge, target, down, payload):
+    channel = _backhaul(ki, edge, target) + down
+    size = kf[KF_HEADER_BYTES] + payload
+    arrives_s = _send(kf, ki, f, s, channel, size)
+    f[WF_BYTES] += size
+    number = ki[ki[O_CKI] + channel * CKI_STRIDE + CKI_NUMBER]
+    _log(ki, f, s, LOG_SEND, number, s[r + RI_NUMBER], arrives_s)
+    return arrives_s
+
+
+@_jit
+def _deliver_at(ki, f, s, q, time_s, pc):
+    """Let a request wait for a message."""
+    r = _r(ki, q)
+    s[r + RI_PC] = pc
+    _push(ki, f, s, time_s, AT_DELIVERY, s[r + RI_NUMBER], 2 * q)
+
+
+# ---------------------------------------------------------------------- acceptance
+
+
+@_jit
+def _place_of(ki, at, n, entry):
+    low, high = 0, n
+    while low < high:
+        middle = (low + high) >> 1
+        if ki[at + middle] < entry:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@_jit
+def _locate(ki, s, r, model, position, keep):
+    """Return the recorded entry that holds an output position, and its first position.
+
+    With `keep` the request remembers it; positions kept must not fall.
+    """
+    m = ki[O_MKI] + model * MKI_STRIDE
+    chain = r + RI_CHAIN + CHAIN * model
+    offsets = ki[m + MKI_OFFSETS]
+    entry, start, picks = s[chain], s[chain + 1], s[chain + 2]
+    if picks == 0:
+        pool = ki[m + MKI_POOLS] + 2 * s[r + RI_KIND]
+        u = _uniform(s[WI_SEED], ACCEPTANCE_PICK, s[r + RI_UID], 0)
+        entry, start, picks = ki[ki[pool] + int(u * ki[pool + 1])], 0, 1
+    length = ki[offsets + entry + 1] - ki[offsets + entry]
+    while position >= start + length:
+        pair = ki[m + MKI_SAME] + 2 * ki[ki[m + MKI_KIND] + entry]
+        same, n = ki[pair], ki[pair + 1]
+        if n > 1:
+            u = _uniform(s[WI_SEED], ACCEPTANCE_PICK, s[r + RI_UID], picks)
+            place = _place_of(ki, same, n, entry)
+            entry = ki[same + (place + 1 + int(u * (n - 1))) % n]
+        start += length
+        picks += 1
+        length = ki[offsets + entry + 1] - ki[offsets + entry]
+    if keep:
+        s[chain], s[chain + 1], s[chain + 2] = entry, start, picks
+    return entry, start
+
+
+@_jit
+def _run_length(kf, ki, s, r, model, start, limit):
+    """Return ``min(run_length[start], limit)`` of a request's realisation."""
+    m = ki[O_MKI] + model * MKI_STRIDE
+    kind = ki[m + MKI_TYPE]
+    if kind == TRACE_RUNS:
+        entry, first = _locate(ki, s, r, model, start, True)
+        begin = ki[ki[m + MKI_OFFSETS] + entry]
+        rest = ki[ki[m + MKI_OFFSETS] + entry + 1] - begin - (start - first)
+        return min(ki[ki[m + MKI_RUNS] + begin + start - first], rest, limit)
+    key = _key(s[WI_SEED], ACCEPTANCE_MATCH, s[r + RI_UID])
+    run = 0
+    if kind == TRACE_MATCHES:
+        entry, first = _locate(ki, s, r, model, start, True)
+        begin = ki[ki[m + MKI_OFFSETS] + entry]
+        rest = ki[ki[m + MKI_OFFSETS] + entry + 1] - begin - (start - first)
+        limit = min(limit, rest)
+        at = ki[m + MKI_ACCEPT] + begin + start - first
+        while run < limit and _from_key(key, start + run) < kf[at + run]:
+            run += 1
+        return run
+    x = ki[O_MKF] + model * MKF_STRIDE
+    low, high = kf[x + MKF_LOW], kf[x + MKF_HIGH]
+    if kind == IID:
+        while run < limit and _from_key(key, start + run) < low:
+            run += 1
+        return run
+    flip = kf[x + MKF_FLIP] != 0.0
+    position = start
+    while position > 0:  # the last position that decides for itself
+        u = _from_key(key, position)
+        if u < low or u >= high:
+            break
+        position -= 1
+    u = _from_key(key, position)
+    match = u < (low if position > 0 else kf[x + MKF_FIRST])
+    if flip and (start - position) % 2 == 1:
+        match = not match
+    while match and run < limit:
+        run += 1
+        u = _from_key(key, start + run)
+        if u >= high:
+            match = False
+        elif u >= low:
+            match = not flip
+    return run
+
+
+@_jit
+def _top1(kf, ki, s, r, model, position):
+    m = ki[O_MKI] + model * MKI_STRIDE
+    if ki[m + MKI_TYPE] >= IID:
+        return kf[ki[O_MKF] + model * MKF_STRIDE + MKF_CONFIDENCE]
+    entry, first = _locate(ki, s, r, model, position, False)
+    return kf[ki[m + MKI_TOP1] + ki[ki[m + MKI_OFFSETS] + entry] + position - first]
+
+
+@_jit
+def _confident_drafts(kf, ki, s, r, station, gamma):
+    threshold = kf[KF_CONFIDENCE]
+    if threshold == 0.0:
+        return gamma
+    model = ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODEL]
+    start = s[r + RI_COMMITTED]
+    for drafted in range(1, gamma):
+        position = start + drafted - 1
+        if position >= s[r + RI_OUTPUT] or _top1(kf, ki, s, r, model, position) < threshold:
+            return drafted
+    return gamma
+
+
+# ---------------------------------------------------------------------- drafters
+
+
+@_jit
+def _draft_job(kf, ki, f, s, q, warm, station, gamma, lag, context):
+    """Queue a draft (or, with `warm`, the drafter's prefill) at a station."""
+    job = 2 * q + warm
+    j = ki[O_JOB_I] + job * JI_STRIDE
+    s[j + JI_GAMMA], s[j + JI_LAG], s[j + JI_CONTEXT] = gamma, lag, context
+    s[j + JI_STATION], s[j + JI_NEXT] = station, -1
+    x = ki[O_STA_I] + station * SI_STRIDE
+    if s[x + SI_QUEUED] == 0:
+        s[x + SI_HEAD] = job
+    else:
+        s[ki[O_JOB_I] + s[x + SI_TAIL] * JI_STRIDE + JI_NEXT] = job
+    s[x + SI_TAIL] = job
+    s[x + SI_QUEUED] += 1
+    _start_drafts(kf, ki, f, s, station)
+
+
+@_jit
+def _start_drafts(kf, ki, f, s, station):
+    x, y = ki[O_STA_I] + station * SI_STRIDE, ki[O_STA_F] + station * SF_STRIDE
+    places = _places(ki, station)
+    now_s = f[WF_NOW]
+    while s[x + SI_QUEUED] > 0 and s[x + SI_ACTIVE] < places:
+        job = s[x + SI_HEAD]
+        j = ki[O_JOB_I] + job * JI_STRIDE
+        s[x + SI_HEAD] = s[j + JI_NEXT]
+        s[x + SI_QUEUED] -= 1
+        if s[x + SI_ACTIVE] == 0:
+            f[y + SF_BUSY_SINCE] = now_s
+        s[x + SI_ACTIVE] += 1
+        s[x + SI_CONTEXT] += s[j + JI_CONTEXT]
+        gamma = s[j + JI_GAMMA]
+        duration_s = _draft_s(
+            kf,
+            ki,
+            f,
+            s,
+            station,
+            s[j + JI_LAG],
+            s[j + JI_CONTEXT],
+            gamma,
+            s[x + SI_ACTIVE],
+            s[x + SI_CONTEXT],
+        )
+        f[ki[O_JOB_F] + job] = now_s
+        _log(ki, f, s, LOG_DRAFT_START, station, s[_r(ki, job >> 1) + RI_NUMBER], gamma)
+        _push(ki, f, s, now_s + duration_s, AT_DRAFT_END, station, job)
+
+
+@_jit
+def _draft_ended(kf, ki, f, s, job):
+    j = ki[O_JOB_I] + job * JI_STRIDE
+    station = s[j + JI_STATION]
+    x, y = ki[O_STA_I] + station * SI_STRIDE, ki[O_STA_F] + station * SF_STRIDE
+    k = ki[O_SKF] + station * SKF_STRIDE
+    now_s = f[WF_NOW]
+    duration_s = now_s - f[ki[O_JOB_F] + job]
+    s[x + SI_ACTIVE] -= 1
+    s[x + SI_CONTEXT] -= s[j + JI_CONTEXT]
+    if s[x + SI_ACTIVE] == 0:
+        busy_s = now_s - f[y + SF_BUSY_SINCE]
+        f[WF_ENERGY] += (kf[k + SKF_BUSY_W] - kf[k + SKF_IDLE_W]) * busy_s
+        f[WF_GPU_S] += busy_s * kf[k + SKF_GPUS]
+        f[WF_CLOUD_USD] += busy_s * kf[k + SKF_GPUS] * kf[k + SKF_PRICE] / 3600.0
+    f[y + SF_MEAN_JOB] += kf[KF_WEIGHT] * (duration_s - f[y + SF_MEAN_JOB])
+    _log(ki, f, s, LOG_DRAFT_END, station, s[_r(ki, job >> 1) + RI_NUMBER], s[j + JI_GAMMA])
+    _start_drafts(kf, ki, f, s, station)
+
+
+# ---------------------------------------------------------------------- targets
+
+
+@_jit
+def _join(ki, f, s, target, q):
+    r, t = _r(ki, q), ki[O_TGT_I] + target * TI_STRIDE
+    f[_g(ki, q) + RF_QUEUED] = f[WF_NOW]
+    s[r + RI_JOB_SEQUENCE] = s[t + TI_JOINED]
+    s[t + TI_JOINED] += 1
+    _append_ready(ki, s, target, q)
+    _log(ki, f, s, LOG_ENQUEUE, target, s[r + RI_NUMBER], s[r + RI_JOB_GAMMA] + 1)
+
+
+@_jit
+def _append_ready(ki, s, target, q):
+    t = ki[O_TGT_I] + target * TI_STRIDE
+    s[ki[O_READY] + target * ki[K_SLOTS] + s[t + TI_READY]] = q
+    s[t + TI_READY] += 1
+
+
+@_jit
+def _admit(ki, f, s, target):
+    t = ki[O_TGT_I] + target * TI_STRIDE
+    capacity = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_KV]
+    while s[t + TI_WAITING] > 0:
+        q = s[t + TI_WAIT_HEAD]
+        r = _r(ki, q)
+        need = s[r + RI_PROMPT] + ki[K_MAX_OUTPUT] + ki[K_GAMMA_MAX] + 1
+        if s[t + TI_KV] + need > capacity:
+            return
+        s[t + TI_WAIT_HEAD] = s[r + RI_NEXT]
+        s[t + TI_WAITING] -= 1
+        s[t + TI_KV] += need
+        s[r + RI_KV_RESERVED] = need
+        _log(ki, f, s, LOG_ADMIT, target, s[r + RI_NUMBER], need)
+        _join(ki, f, s, target, q)
+
+
+@_jit
+def _release(kf, ki, f, s, r):
+    target = s[r + RI_TARGET]
+    t = ki[O_TGT_I] + target * TI_STRIDE
+    s[t + TI_KV] -= s[r + RI_KV_RESERVED]
+    s[r + RI_KV_RESERVED] = 0
+    s[t + TI_RESIDENT] -= 1
+    _admit(ki, f, s, target)
+    _poke(kf, ki, f, s, target)
+
+
+@_jit
+def _serve(kf, ki, f, s, q, target, kind, gamma, prefill, warm, pc):
+    """Queue a job at a target; its end wakes the request at `pc`."""
+    r, t = _r(ki, q), ki[O_TGT_I] + target * TI_STRIDE
+    s[r + RI_JOB_KIND], s[r + RI_JOB_GAMMA], s[r + RI_JOB_CHUNK] = kind, gamma, ki[K_CHUNK]
+    s[r + RI_JOB_PREFILL], s[r + RI_JOB_PREFILLED], s[r + RI_JOB_WARM] = prefill, 0, warm
+    s[r + RI_PC] = pc
+    s[t + TI_BATCH] = s[r + RI_BATCH]
+    s[t + TI_SETTER], s[t + TI_SETTER_NUMBER] = q, s[r + RI_NUMBER]
+    if s[r + RI_TARGET] != target:
+        if s[r + RI_TARGET] >= 0:
+            _release(kf, ki, f, s, r)
+        s[r + RI_TARGET] = target
+        s[t + TI_RESIDENT] += 1
+        s[r + RI_NEXT] = -1
+        if s[t + TI_WAITING] == 0:
+            s[t + TI_WAIT_HEAD] = q
+        else:
+            s[_r(ki, s[t + TI_WAIT_TAIL]) + RI_NEXT] = q
+        s[t + TI_WAIT_TAIL] = q
+        s[t + TI_WAITING] += 1
+        _admit(ki, f, s, target)
+    else:
+        _join(ki, f, s, target, q)
+    s[r + RI_SITE], s[r + RI_AT] = COLOCATED, target
+    _poke(kf, ki, f, s, target)
+
+
+@_jit
+def _oldest_s(ki, f, s, target):
+    ready = ki[O_READY] + target * ki[K_SLOTS]
+    oldest_s = math.inf
+    for i in range(s[ki[O_TGT_I] + target * TI_STRIDE + TI_READY]):
+        queued_s = f[_g(ki, s[ready + i]) + RF_QUEUED]
+        oldest_s = min(oldest_s, queued_s)
+    return oldest_s
+
+
+@_jit
+def _poke(kf, ki, f, s, target):
+    t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
+    if s[t + TI_IDLE] == 0 or s[t + TI_READY] == 0:
+        return
+    check_s = f[WF_NOW]
+    if s[t + TI_READY] < s[t + TI_BATCH]:
+        wait_s = kf[ki[O_TKF] + target * TKF_STRIDE + TKF_WAIT]
+        check_s = max(check_s, _oldest_s(ki, f, s, target) + wait_s)
+    if check_s < f[x + TF_CHECK]:
+        f[x + TF_CHECK] = check_s
+        _push(ki, f, s, check_s, AT_ITERATION_START, target, target)
+
+
+@_jit
+def _check(kf, ki, f, s, target):
+    t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
+    if f[x + TF_CHECK] == f[WF_NOW]:
+        f[x + TF_CHECK] = math.inf
+    if s[t + TI_IDLE] == 0 or s[t + TI_READY] == 0:
+        return
+    if s[t + TI_READY] < s[t + TI_BATCH]:
+        wait_s = kf[ki[O_TKF] + target * TKF_STRIDE + TKF_WAIT]
+        if f[WF_NOW] < _oldest_s(ki, f, s, target) + wait_s:
+            _poke(kf, ki, f, s, target)
+            return
+    _start_iteration(kf, ki, f, s, target)
+
+
+@_jit
+def _goes_before(ki, f, s, prefill_first, shortest, a, b):
+    """Return whether one ready job goes before another (the oldest of all apart)."""
+    ra, rb = _r(ki, a), _r(ki, b)
+    pa, pb = s[ra + RI_JOB_PREFILL], s[rb + RI_JOB_PREFILL]
+    if (pa != 0) != (pb != 0):
+        return (pa != 0) == prefill_first
+    if shortest:
+        size_a = pa if pa != 0 else s[ra + RI_JOB_GAMMA]
+        size_b = pb if pb != 0 else s[rb + RI_JOB_GAMMA]
+        if size_a != size_b:
+            return size_a < size_b
+    queued_a, queued_b = f[_g(ki, a) + RF_QUEUED], f[_g(ki, b) + RF_QUEUED]
+    if queued_a != queued_b:
+        return queued_a < queued_b
+    return s[ra + RI_JOB_SEQUENCE] < s[rb + RI_JOB_SEQUENCE]
+
+
+@_jit
+def _compose(ki, f, s, target):
+    """``TargetServer.compose``: fill the running list, leave the rest ready; return the batch's size."""
+    t, k = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TKI] + target * TKI_STRIDE
+    ready = ki[O_READY] + target * ki[K_SLOTS]
+    run = ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
+    n = s[t + TI_READY]
+    prefill_first, shortest = ki[k + TKI_PREFILL_FIRST] != 0, ki[k + TKI_SHORTEST] != 0
+    oldest = 0
+    for i in range(1, n):
+        a, b = s[ready + i], s[ready + oldest]
+        queued_a, queued_b = f[_g(ki, a) + RF_QUEUED], f[_g(ki, b) + RF_QUEUED]
+        if queued_a < queued_b or (
+            queued_a == queued_b and s[_r(ki, a) + RI_JOB_SEQUENCE] < s[_r(ki, b) + RI_JOB_SEQUENCE]
+        ):
+            oldest = i
+    first = s[ready + oldest]
+    s[ready + oldest] = s[ready]
+    s[ready] = first
+    for i in range(2, n):  # ready lists are nearly in order: insertion sort
+        q = s[ready + i]
+        at = i
+        while at > 1 and _goes_before(ki, f, s, prefill_first, shortest, q, s[ready + at - 1]):
+            s[ready + at] = s[ready + at - 1]
+            at -= 1
+        s[ready + at] = q
+    seats = min(s[t + TI_BATCH], ki[k + TKI_MAX_BATCH])
+    budget = ki[k + TKI_CHUNK]
+    size = left = 0
+    for i in range(n):
+        q = s[ready + i]
+        r = _r(ki, q)
+        prefill = s[r + RI_JOB_PREFILL]
+        if size == seats or (prefill != 0 and budget == 0):
+            s[ready + left] = q
+            left += 1
+            continue
+        tokens = s[r + RI_JOB_GAMMA] + 1
+        if prefill != 0:
+            tokens = min(prefill, budget)
+            budget -= tokens
+        s[run + 2 * size], s[run + 2 * size + 1] = q, tokens
+        size += 1
+    s[t + TI_READY], s[t + TI_RUNNING] = left, size
+    return size
+
+
+@_jit
+def _share(ki, s, target, q, tokens):
+    """``ReferenceSimulation._shares`` for one job: (kv, lag, kv of the draft, gamma)."""
+    r = _r(ki, q)
+    context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
+    station = _base(ki) + target
+    if s[r + RI_JOB_PREFILL] != 0:
+        kv = s[r + RI_JOB_PREFILLED] + tokens
+        shared = ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_SHARED
+        if s[r + RI_JOB_WARM] != 0 and shared:
+            return kv, tokens, kv, 0
+        return kv, 0, 0, 0
+    if s[r + RI_JOB_KIND] == JOB_COLOCATED:
+        return context + tokens - 1, _lag(ki, s, r, station), context, s[r + RI_JOB_GAMMA]
+    return context + tokens - 1, 0, 0, 0
+
+
+@_jit
+def _start_iteration(kf, ki, f, s, target):
+    t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
+    run = ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
+    station = _base(ki) + target
+    now_s = f[WF_NOW]
+    n = _compose(ki, f, s, target)
+    new = kv = lag = lag_kv = 0
+    longest = longest_2 = lag_longest = lag_longest_2 = 0
+    most = 0
+    for i in range(n):
+        tokens = s[run + 2 * i + 1]
+        share_kv, share_lag, share_draft_kv, gamma = _share(ki, s, target, s[run + 2 * i], tokens)
+        new += tokens
+        kv += share_kv
+        if tokens > 1:
+            if share_kv > longest:
+                longest, longest_2 = share_kv, longest
+            elif share_kv > longest_2:
+                longest_2 = share_kv
+        if share_lag != 0:
+            lag += share_lag
+            lag_kv += share_draft_kv
+            if share_lag > 1:
+                if share_draft_kv > lag_longest:
+                    lag_longest, lag_longest_2 = share_draft_kv, lag_longest
+                elif share_draft_kv > lag_longest_2:
+                    lag_longest_2 = share_draft_kv
+            most = max(most, gamma)
+    expected_s = _target_step_s(kf, ki, s, target, new, kv, longest)
+    if lag > 0:
+        drafting_s = _draft_step_s(kf, ki, f, s, station, lag, lag_kv, lag_longest)
+        for step in range(2, most + 1):
+            sequences, step_kv = _drafting_at(ki, s, target, n, step)
+            drafting_s += _draft_step_s(kf, ki, f, s, station, sequences, step_kv, 0)
+        expected_s = expected_s + drafting_s
+    sigma = kf[ki[O_TKF] + target * TKF_STRIDE + TKF_SIGMA]
+    duration_s = expected_s
+    if sigma != 0.0:
+        key = _key(s[WI_SEED], ITERATION_NOISE, target)
+        iterations = s[t + TI_ITERATIONS]
+        z = _normal(_from_key(key, 2 * iterations), _from_key(key, 2 * iterations + 1))
+        duration_s = expected_s * math.exp(sigma * z - 0.5 * sigma * sigma)
+    if s[WI_PRICE] != 0:
+        _charge(
+            kf,
+            ki,
+            f,
+            s,
+            target,
+            n,
+            expected_s,
+            (new, kv, longest, longest_2),
+            (lag, lag_kv, lag_longest, lag_longest_2),
+        )
+    s[t + TI_IDLE] = 0
+    s[t + TI_ITERATIONS] += 1
+    f[x + TF_START] = now_s
+    f[x + TF_EXPECTED_END] = now_s + expected_s
+    _log(ki, f, s, LOG_ITERATION_START, target, -1, n)
+    _push(ki, f, s, now_s + duration_s, AT_ITERATION_END, target, target)
+
+
+@_jit
+def _drafting_at(ki, s, target, n, step):
+    """Return how many sequences of the batch draft at least `step` tokens, and the KV they read then."""
+    run = ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
+    sequences = kv = 0
+    for i in range(n):
+        r = _r(ki, s[run + 2 * i])
+        if s[r + RI_JOB_PREFILL] == 0 and s[r + RI_JOB_KIND] == JOB_COLOCATED and s[r + RI_JOB_GAMMA] >= step:
+            sequences += 1
+            kv += s[r + RI_PROMPT] + s[r + RI_COMMITTED]
+    return sequences, kv + sequences * (step - 1)
+
+
+@_jit
+def _caused_s(kf, ki, f, s, target, n, q, tokens, whole, draft):
+    """``IterationCost.caused_s``."""
+    new, kv, longest, longest_2 = whole
+    lag, lag_kv, lag_longest, lag_longest_2 = draft
+    share_kv, share_lag, share_draft_kv, gamma = _share(ki, s, target, q, tokens)
+    others = longest_2 if tokens > 1 and share_kv == longest else longest
+    caused_s = _target_step_s(kf, ki, s, target, new, kv, longest)
+    if new > tokens:
+        caused_s -= _target_step_s(kf, ki, s, target, new - tokens, kv - share_kv, others)
+    if share_lag == 0:
+        return caused_s
+    station = _base(ki) + target
+    caused_s += _draft_step_s(kf, ki, f, s, station, lag, lag_kv, lag_longest)
+    if lag > share_lag:
+        others = lag_longest_2 if share_lag > 1 and share_draft_kv == lag_longest else lag_longest
+        caused_s -= _draft_step_s(kf, ki, f, s, station, lag - share_lag, lag_kv - share_draft_kv, others)
+    for step in range(2, gamma + 1):
+        sequences, step_kv = _drafting_at(ki, s, target, n, step)
+        caused_s += _draft_step_s(kf, ki, f, s, station, sequences, step_kv, 0)
+        if sequences > 1:
+            others_kv = step_kv - share_draft_kv - (step - 1)
+            caused_s -= _draft_step_s(kf, ki, f, s, station, sequences - 1, others_kv, 0)
+    return caused_s
+
+
+@_jit
+def _charge(kf, ki, f, s, target, n, duration_s, whole, draft):
+    t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
+    run = ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
+    others = s[t + TI_RESIDENT] - 1
+    ready_s = math.inf
+    for i in range(n):
+        q, tokens = s[run + 2 * i], s[run + 2 * i + 1]
+        caused_s = _caused_s(kf, ki, f, s, target, n, q, tokens, whole, draft)
+        f[_g(ki, q) + RF_DELAY_CAUSED] += caused_s * others
+        ready_s = min(ready_s, f[_g(ki, q) + RF_QUEUED])
+    setter = s[t + TI_SETTER]
+    if setter >= 0 and s[_r(ki, setter) + RI_NUMBER] == s[t + TI_SETTER_NUMBER]:
+        waited_s = f[WF_NOW] - max(ready_s, f[x + TF_END])
+        f[_g(ki, setter) + RF_DELAY_CAUSED] += s[t + TI_READY] * duration_s + n * waited_s
+
+
+@_jit
+def _end_iteration(kf, ki, f, s, target):
+    t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
+    k = ki[O_TKF] + target * TKF_STRIDE
+    run = ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
+    now_s = f[WF_NOW]
+    duration_s = now_s - f[x + TF_START]
+    n = s[t + TI_RUNNING]
+    s[t + TI_RUNNING] = 0
+    f[x + TF_END] = now_s
+    s[t + TI_IDLE] = 1
+    f[x + TF_BUSY] += duration_s
+    f[x + TF_ITERATION] += kf[KF_WEIGHT] * (duration_s - f[x + TF_ITERATION])
+    new = 0
+    for i in range(n):
+        new += s[run + 2 * i + 1]
+    f[x + TF_TOKENS] += kf[KF_WEIGHT] * (new - f[x + TF_TOKENS])
+    f[WF_GPU_S] += duration_s * kf[k + TKF_GPUS]
+    f[WF_CLOUD_USD] += duration_s * kf[k + TKF_GPUS] * kf[k + TKF_PRICE] / 3600.0
+    f[WF_ENERGY] += duration_s * (kf[k + TKF_BUSY_W] - kf[k + TKF_IDLE_W])
+    _log(ki, f, s, LOG_ITERATION_END, target, -1, new)
+    for i in range(n):
+        _advance(kf, ki, f, s, target, s[run + 2 * i], s[run + 2 * i + 1])
+    _poke(kf, ki, f, s, target)
+
+
+@_jit
+def _advance(kf, ki, f, s, target, q, tokens):
+    r = _r(ki, q)
+    kind = s[r + RI_JOB_KIND]
+    if s[r + RI_JOB_PREFILL] != 0:
+        s[r + RI_JOB_PREFILL] -= tokens
+        s[r + RI_JOB_PREFILLED] += tokens
+        station = _base(ki) + target
+        if s[r + RI_JOB_WARM] != 0 and ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_SHARED:
+            s[_valid(ki, r, station)] = s[r + RI_JOB_PREFILLED]
+        if s[r + RI_JOB_PREFILL] != 0 or kind != JOB_PREFILL:
+            _append_ready(ki, s, target, q)
+            return
+        _commit(kf, ki, f, s, q, 1)
+    elif kind == JOB_PLAIN:
+        _commit(kf, ki, f, s, q, 1)
+        s[r + RI_JOB_CHUNK] -= 1
+        if s[r + RI_JOB_CHUNK] > 0 and s[r + RI_COMMITTED] < s[r + RI_OUTPUT]:
+            _join(ki, f, s, target, q)
+            return
+        _remember(s, r, 0, 0)
+    elif kind == JOB_COLOCATED:
+        _verified(kf, ki, f, s, q, _base(ki) + target, s[r + RI_JOB_GAMMA])
+    else:
+        _verified(kf, ki, f, s, q, s[r + RI_STATION], s[r + RI_JOB_GAMMA])
+    _push(ki, f, s, f[WF_NOW], AT_JOB_DONE, s[r + RI_NUMBER], q)
+
+
+# ---------------------------------------------------------------------- requests
+
+
+@_jit
+def _remember(s, r, drafted, accepted):
+    for i in range(RI_CHAIN - RI_RECENT_ACCEPTED - 1, 0, -1):
+        s[r + RI_RECENT_GAMMA + i] = s[r + RI_RECENT_GAMMA + i - 1]
+        s[r + RI_RECENT_ACCEPTED + i] = s[r + RI_RECENT_ACCEPTED + i - 1]
+    s[r + RI_RECENT_GAMMA] = drafted
+    s[r + RI_RECENT_ACCEPTED] = accepted
+
+
+@_jit
+def _verified(kf, ki, f, s, q, station, drafted):
+    r, g = _r(ki, q), _g(ki, q)
+    model = ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODEL]
+    start = s[r + RI_COMMITTED]
+    left = s[r + RI_OUTPUT] - start
+    accepted = _run_length(kf, ki, s, r, model, start, min(drafted, left))
+    committed = min(accepted + 1, left)
+    s[_valid(ki, r, station)] = s[r + RI_PROMPT] + start + min(drafted - 1, accepted)
+    s[r + RI_DRAFTED_AT] = station
+    s[r + RI_VERIFIES] += 1
+    s[r + RI_DRAFTED] += drafted
+    s[r + RI_ACCEPTED] += accepted
+    s[r + RI_ROUND_TOKENS] = committed
+    last = min(start + min(accepted, drafted - 1), s[r + RI_OUTPUT] - 1)
+    f[g + RF_CONFIDENCE] = _top1(kf, ki, s, r, model, last)
+    _remember(s, r, drafted, accepted)
+    weight = kf[KF_WEIGHT]
+    f[g + RF_ACCEPTANCE] += weight * (accepted / drafted - f[g + RF_ACCEPTANCE])
+    f[g + RF_TOKENS_PER_ROUND] += weight * (committed - f[g + RF_TOKENS_PER_ROUND])
+    s[WI_DRAFTED] += drafted
+    s[WI_ACCEPTED] += accepted
+    s[WI_VERIFIED] += 1
+    s[WI_ROUND_TOKENS] += committed
+    _commit(kf, ki, f, s, q, committed)
+
+
+@_jit
+def _commit(kf, ki, f, s, q, tokens):
+    r, g = _r(ki, q), _g(ki, q)
+    now_s = f[WF_NOW]
+    first = s[r + RI_COMMITTED] == 0
+    if first:
+        f[g + RF_FIRST_COMMIT] = now_s
+    f[g + RF_LAST_COMMIT] = now_s
+    s[r + RI_COMMITTED] += tokens
+    s[WI_OUTPUT_TOKENS] += tokens
+    s[WI_TOKENS_SEEN] += tokens
+    number = s[r + RI_NUMBER]
+    _log(ki, f, s, LOG_COMMIT, s[r + RI_TARGET], number, tokens)
+    arrives_s = _send_down(kf, ki, f, s, r, tokens * kf[KF_BYTES_PER_TOKEN])
+    if first:
+        f[g + RF_FIRST_DELIVERY] = arrives_s
+    f[g + RF_LAST_DELIVERY] = arrives_s
+    if ki[K_DELIVERY_CAP] > 0 and ki[K_WARMUP] <= number < ki[K_COHORT]:
+        n = s[WI_DELIVERIES]
+        if n >= ki[K_DELIVERY_CAP]:
+            s[WI_ERROR] = DELIVERIES_FULL
+        else:
+            f[ki[O_DELIVERY_F] + n] = arrives_s
+            at = ki[O_DELIVERY_I] + 2 * n
+            s[at], s[at + 1] = number, tokens
+            s[WI_DELIVERIES] = n + 1
+    if s[r + RI_COMMITTED] >= s[r + RI_OUTPUT]:
+        _release(kf, ki, f, s, r)
+
+
+@_jit
+def _measure(kf, ki, f, s, r, round_trip_s):
+    device = s[r + RI_DEVICE]
+    d = ki[O_DEV_F] + device * DF_STRIDE
+    weight = kf[KF_WEIGHT]
+    f[d + DF_DEVIATION] += weight * (abs(round_trip_s - f[d + DF_RTT]) - f[d + DF_DEVIATION])
+    f[d + DF_RTT] += weight * (round_trip_s - f[d + DF_RTT])
+    f[d + DF_SAMPLE] = f[WF_NOW]
+    s[r + RI_OWN_JOBS] = _own_jobs(ki, s, device)
+
+
+@_jit
+def _accrue(kf, f, s, now_s):
+    elapsed_s = now_s - f[WF_ACCRUED]
+    if elapsed_s > 0.0:
+        f[WF_REQUEST_SECONDS] += s[WI_IN_SYSTEM] * elapsed_s
+        f[WF_ENERGY] += kf[KF_IDLE_W] * elapsed_s
+        f[WF_ACCRUED] = now_s
+
+
+@_jit
+def _arrivals_are_over(ki, s, before):
+    return ki[K_TOTAL] >= 0 and s[WI_ARRIVED] + before >= ki[K_TOTAL]
+
+
+@_jit
+def _keep_window(ki, f, s):
+    """Note the totals at the start of the measurement window."""
+    at = ki[O_WINDOW]
+    f[at] = f[WF_NOW]
+    f[at + 1] = f[WF_ACCRUED]
+    f[at + 2] = f[WF_REQUEST_SECONDS]
+    f[at + 3] = s[WI_OUTPUT_TOKENS]
+    f[at + 4] = s[WI_COMPLETED]
+    f[at + 5] = s[WI_GOOD]
+    f[at + 6] = s[WI_VIOLATIONS]
+    f[at + 7] = f[WF_TPOT_COST]
+    f[at + 8] = s[WI_DRAFTED]
+    f[at + 9] = s[WI_ACCEPTED]
+    f[at + 10] = s[WI_VERIFIED]
+    f[at + 11] = s[WI_ROUND_TOKENS]
+    f[at + 12] = f[WF_GPU_S]
+    f[at + 13] = f[WF_CLOUD_USD]
+    f[at + 14] = f[WF_ENERGY]
+    f[at + 15] = f[WF_BYTES]
+    for target in range(ki[K_TARGETS]):
+        f[at + 1 + N_TOTALS + target] = f[ki[O_TGT_F] + target * TF_STRIDE + TF_BUSY]
+
+
+@_jit
+def _variate(kf, s, law, at, seed, stream, entity, counter):
+    """``workload.generator._draw``."""
+    if law == LAW_CONSTANT:
+        return kf[at]
+    key = _key(seed, stream, entity)
+    u = _from_key(key, counter)
+    if law == LAW_EXPONENTIAL:
+        return kf[at] * -math.log(u)
+    if law == LAW_GEOMETRIC:
+        return 1.0 if kf[at] == 1.0 else 1.0 + math.floor(math.log(u) / kf[at + 1])
+    z = _normal(u, _from_key(key, counter + 1))
+    return min(max(kf[at] * math.exp(kf[at + 1] * z), kf[at + 2]), kf[at + 3])
+
+
+@_jit
+def _tokens(value, most):
+    """Round half to even, within 1 and `most`."""
+    whole = math.floor(value)
+    rest = value - whole
+    n = int(whole)
+    if rest > 0.5 or (rest == 0.5 and n % 2 == 1):
+        n += 1
+    return min(max(1, n), most)
+
+
+@_jit
+def _load_advance(kf, ki, f, now_s, amount):
+    """``LoadClock.advance``."""
+    load = ki[O_LOAD]
+    last = ki[K_LOAD_POINTS] - 1
+    position_s = np.fmod(now_s + f[WF_LOAD_OFFSET], kf[KF_LOAD_PERIOD])
+    segment = last - 1
+    while kf[load + 2 * segment] > position_s:
+        segment -= 1
+    elapsed_s = 0.0
+    while True:
+        at = load + 2 * segment
+        start_s, low, end_s, high = kf[at], kf[at + 1], kf[at + 2], kf[at + 3]
+        slope = (high - low) / (end_s - start_s)
+        value = low + slope * (position_s - start_s)
+        rest_s = end_s - position_s
+        area = rest_s * (value + 0.5 * slope * rest_s)
+        if area >= amount:
+            if slope == 0.0:
+                return now_s + elapsed_s + amount / value
+            root = math.sqrt(max(0.0, value * value + 2.0 * slope * amount))
+            return now_s + elapsed_s + 2.0 * amount / (value + root)
+        amount -= area
+        elapsed_s += rest_s
+        segment += 1
+        position_s = end_s
+        if segment == last:
+            segment, position_s = 0, 0.0
+
+
+@_jit
+def _think(kf, ki, f, s, device):
+    """A client begins to think: schedule its next question."""
+    d = ki[O_DEV_I] + device * DI_STRIDE
+    ordinal = s[d + DI_ORDINAL]
+    seed = s[WI_SEED]
+    think_s = _variate(kf, s, ki[K_THINK_LAW], KF_THINK, seed, THINK, device, 3 * ordinal)
+    if ordinal == 0:
+        think_s *= _uniform(seed, THINK, device, 2)
+    asks_s = _load_advance(kf, ki, f, f[WF_NOW], think_s)
+    _push(ki, f, s, asks_s, AT_ARRIVAL, device, device)
+
+
+@_jit
+def _next_open_arrival(kf, ki, f, s):
+    gap_s = -math.log(_uniform(s[WI_SEED], ARRIVAL, 0, s[WI_ORDINAL])) / kf[KF_RATE_PER_S]
+    f[WF_OPEN_ARRIVAL] = _load_advance(kf, ki, f, f[WF_OPEN_ARRIVAL], gap_s)
+    _push(ki, f, s, f[WF_OPEN_ARRIVAL], AT_ARRIVAL, s[WI_ORDINAL], s[WI_ORDINAL])
+
+
+@_jit
+def _arrival(kf, ki, f, s, arg):
+    """A client asks."""
+    if ki[K_CLOSED] != 0:
+        if not _arrivals_are_over(ki, s, 0):
+            _arrive(kf, ki, f, s, arg)
+        return
+    device = int(_uniform(s[WI_SEED], ROUTING, 0, arg) * ki[K_DEVICES])
+    s[WI_ORDINAL] = arg + 1
+    if not _arrivals_are_over(ki, s, 1):
+        _next_open_arrival(kf, ki, f, s)
+    _arrive(kf, ki, f, s, device)
+
+
+@_jit
+def _arrive(kf, ki, f, s, device):
+    now_s = f[WF_NOW]
+    if s[WI_FREE_N] == 0:
+        s[WI_ERROR] = SLOTS_FULL
+        return
+    s[WI_FREE_N] -= 1
+    q = s[ki[O_FREE] + s[WI_FREE_N]]
+    r, g = _r(ki, q), _g(ki, q)
+    d = ki[O_DEV_I] + device * DI_STRIDE
+    for i in range(ki[K_R_STRIDE]):
+        s[r + i] = 0
+    for i in range(RF_STRIDE):
+        f[g + i] = 0.0
+    ordinal = s[d + DI_ORDINAL]
+    s[d + DI_ORDINAL] = ordinal + 1
+    uid = device * ORDINALS + ordinal
+    seed = s[WI_SEED]
+    u = _uniform(seed, REQUEST_CLASS, uid, 0)
+    kind = 0
+    while kind < ki[K_KINDS] - 1 and u > kf[ki[O_KINDF] + kind * KINDF_STRIDE + KINDF_BOUND]:
+        kind += 1
+    laws, x = ki[O_KINDI] + kind * KINDI_STRIDE, ki[O_KINDF] + kind * KINDF_STRIDE
+    prompt = _variate(kf, s, ki[laws + KINDI_PROMPT_LAW], x + KINDF_PROMPT, seed, LENGTH, uid, 0)
+    output = _variate(kf, s, ki[laws + KINDI_OUTPUT_LAW], x + KINDF_OUTPUT, seed, LENGTH, uid, 3)
+    number = s[WI_ARRIVED]
+    s[r + RI_NUMBER], s[r + RI_UID], s[r + RI_DEVICE], s[r + RI_KIND] = number, uid, device, kind
+    s[r + RI_PROMPT] = _tokens(prompt, ki[K_MAX_PROMPT])
+    s[r + RI_OUTPUT] = _tokens(output, ki[K_MAX_OUTPUT])
+    s[r + RI_TARGET], s[r + RI_DRAFTED_AT], s[r + RI_WARMING] = -1, -1, -1
+    s[r + RI_SITE], s[r + RI_AT] = OWN_DEVICE, device
+    f[g + RF_ARRIVAL], f[g + RF_ACCEPTANCE], f[g + RF_TOKENS_PER_ROUND] = now_s, 0.6, 2.0
+    f[g + RF_SLO_TTFT], f[g + RF_SLO_TPOT] = kf[x + KINDF_TTFT], kf[x + KINDF_TPOT]
+    _accrue(kf, f, s, now_s)
+    if number == ki[K_WARMUP]:
+        _keep_window(ki, f, s)
+    s[WI_ARRIVED] += 1
+    s[WI_IN_SYSTEM] += 1
+    _log(ki, f, s, LOG_ARRIVAL, device, number, s[r + RI_PROMPT])
+    _ask(ki, f, s, q)
+
+
+@_jit
+def _ask(ki, f, s, q):
+    """A request waits for its turn among the decisions of the instant."""
+    r = _r(ki, q)
+    s[r + RI_PC] = PC_DECISION
+    _push(ki, f, s, f[WF_NOW], AT_DECISION, s[r + RI_NUMBER], q)
+
+
+@_jit
+def _next_round(ki, f, s, q):
+    """Open the next round, or wait for the last token to arrive."""
+    r = _r(ki, q)
+    if s[r + RI_COMMITTED] >= s[r + RI_OUTPUT]:
+        _deliver_at(ki, f, s, q, f[_g(ki, q) + RF_LAST_DELIVERY], PC_LAST_TOKEN)
+    else:
+        _ask(ki, f, s, q)
+
+
+@_jit
+def _complete(kf, ki, f, s, q):
+    r, g = _r(ki, q), _g(ki, q)
+    now_s = f[WF_NOW]
+    _accrue(kf, f, s, now_s)
+    s[WI_IN_SYSTEM] -= 1
+    number, tokens = s[r + RI_NUMBER], s[r + RI_OUTPUT]
+    arrival_s, first_s, last_s = f[g + RF_ARRIVAL], f[g + RF_FIRST_DELIVERY], f[g + RF_LAST_DELIVERY]
+    tpot_s = (last_s - first_s) / (tokens - 1) if tokens > 1 else 0.0
+    s[WI_COMPLETED] += 1
+    if first_s - arrival_s <= f[g + RF_SLO_TTFT] and tpot_s <= f[g + RF_SLO_TPOT]:
+        s[WI_GOOD] += 1
+    else:
+        s[WI_VIOLATIONS] += 1
+    f[WF_TPOT_COST] += tpot_s / f[g + RF_SLO_TPOT]
+    s[r + RI_DONE] = s[r + RI_IS_NEW] = 1
+    s[ki[O_NEWLY] + s[WI_NEWLY_N]] = q
+    s[WI_NEWLY_N] += 1
+    _keep_row(ki, f, s, r, g)
+    device = s[r + RI_DEVICE]
+    _log(ki, f, s, LOG_COMPLETE, device, number, now_s - arrival_s)
+    if number < ki[K_COHORT]:
+        s[WI_COHORT_LEFT] -= 1
+        if s[WI_COHORT_LEFT] == 0:
+            s[WI_STATUS] = TRUNCATED
+    if _arrivals_are_over(ki, s, 0) and s[WI_IN_SYSTEM] == 0:
+        s[WI_STATUS] = TERMINATED
+    if ki[K_CLOSED] != 0:
+        _think(kf, ki, f, s, device)
+
+
+@_jit
+def _keep_row(ki, f, s, r, g):
+    """Put a completed request into the table; the cohort's always have room."""
+    n = s[WI_TABLE_N]
+    # What the cohort may still need is kept free.
+    if s[r + RI_NUMBER] >= ki[K_COHORT] and n + s[WI_COHORT_LEFT] >= ki[K_TABLE_CAP]:
+        s[WI_TABLE_DROPPED] += 1
+        return
+    s[WI_TABLE_N] = n + 1
+    a, b = ki[O_TABLE_I] + n * XI_STRIDE, ki[O_TABLE_F] + n * XF_STRIDE
+    s[a + XI_NUMBER], s[a + XI_UID] = s[r + RI_NUMBER], s[r + RI_UID]
+    s[a + XI_DEVICE], s[a + XI_KIND] = s[r + RI_DEVICE], s[r + RI_KIND]
+    s[a + XI_PROMPT], s[a + XI_OUTPUT] = s[r + RI_PROMPT], s[r + RI_OUTPUT]
+    s[a + XI_DELIVERED], s[a + XI_ROUNDS] = s[r + RI_COMMITTED], s[r + RI_ROUNDS]
+    s[a + XI_VERIFIES], s[a + XI_DRAFTED] = s[r + RI_VERIFIES], s[r + RI_DRAFTED]
+    s[a + XI_ACCEPTED] = s[r + RI_ACCEPTED]
+    f[b + XF_ARRIVAL], f[b + XF_FIRST] = f[g + RF_ARRIVAL], f[g + RF_FIRST_DELIVERY]
+    f[b + XF_LAST], f[b + XF_COMPLETED] = f[g + RF_LAST_DELIVERY], f[WF_NOW]
+    f[b + XF_SLO_TTFT], f[b + XF_SLO_TPOT] = f[g + RF_SLO_TTFT], f[g + RF_SLO_TPOT]
+
+
+@_jit
+def _free(ki, s, q):
+    """Give a completed request's slot back, unless its drafter's prefill still runs."""
+    r = _r(ki, q)
+    if s[r + RI_DONE] != 0 and s[r + RI_IS_NEW] == 0 and s[r + RI_WARMING] < 0:
+        s[ki[O_FREE] + s[WI_FREE_N]] = q
+        s[WI_FREE_N] += 1
+        s[r + RI_NUMBER] = -1
+
+
+# ---------------------------------------------------------------------- protocol of a request
+
+
+@_jit
+def _decided(kf, ki, f, s, q):
+    """The answer to a decision has come."""
+    r = _r(ki, q)
+    s[r + RI_DECISIONS] += 1
+    _log(ki, f, s, LOG_DECISION, s[r + RI_RES_TARGET], s[r + RI_NUMBER], s[r + RI_GAMMA])
+    if kf[KF_LATENCY] > 0.0:
+        _deliver_at(ki, f, s, q, f[WF_NOW] + kf[KF_LATENCY], PC_LATENCY)
+    else:
+        _act(kf, ki, f, s, q)
+
+
+@_jit
+def _act(kf, ki, f, s, q):
+    r = _r(ki, q)
+    if s[r + RI_DECISIONS] == 1:
+        _prefill(kf, ki, f, s, q)
+        return
+    s[r + RI_ROUNDS] += 1
+    moves = s[r + RI_RES_TARGET] != s[r + RI_TARGET]
+    s[r + RI_MOVES] = 1 if moves else 0
+    context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
+    site = s[r + RI_RES_SITE]
+    if s[r + RI_GAMMA] == 0 or site == COLOCATED:
+        after = AFTER_PLAIN if s[r + RI_GAMMA] == 0 else AFTER_COLOCATED
+        _move_control(kf, ki, f, s, q, COLOCATED, s[r + RI_RES_TARGET], context if moves else 0, after)
+        return
+    place = s[r + RI_DEVICE] if site == OWN_DEVICE else s[r + RI_EDGE]
+    lag = _lag(ki, s, r, s[r + RI_STATION])
+    _move_control(kf, ki, f, s, q, site, place, min(lag, context), AFTER_EDGE)
+
+
+@_jit
+def _prefill(kf, ki, f, s, q):
+    r, g = _r(ki, q), _g(ki, q)
+    f[g + RF_SENT] = f[WF_NOW]
+    prompt = s[r + RI_PROMPT]
+    arrives_s = _send_up(kf, ki, f, s, r, prompt * kf[KF_BYTES_PER_TOKEN])
+    _deliver_at(ki, f, s, q, arrives_s, PC_PROMPT_UP)
+    if s[r + RI_GAMMA] > 0 and s[r + RI_RES_SITE] != COLOCATED:
+        _warm_up(kf, ki, f, s, q)
+
+
+@_jit
+def _warm_up(kf, ki, f, s, q):
+    r = _r(ki, q)
+    station = s[r + RI_STATION]
+    s[r + RI_WARMING] = station
+    prompt = s[r + RI_PROMPT]
+    if s[r + RI_RES_SITE] == EDGE_SERVER:
+        device = s[r + RI_DEVICE]
+        size = kf[KF_HEADER_BYTES] + prompt * kf[KF_BYTES_PER_TOKEN]
+        arrives_s = _send(kf, ki, f, s, 4 * device + 2, size)
+        _count_bytes(kf, ki, f, size, device)
+        _push(ki, f, s, arrives_s, AT_DELIVERY, s[r + RI_NUMBER], 2 * q + 1)
+    else:
+        _draft_job(kf, ki, f, s, q, 1, station, 0, prompt, prompt)
+
+
+@_jit
+def _warmed(kf, ki, f, s, q):
+    r = _r(ki, q)
+    s[_valid(ki, r, s[r + RI_WARMING])] = s[r + RI_PROMPT]
+    s[r + RI_WARMING] = -1
+    if s[r + RI_WAITS_WARM] != 0:
+        s[r + RI_WAITS_WARM] = 0
+        _edge_draft(kf, ki, f, s, q)
+    _free(ki, s, q)
+
+
+@_jit
+def _edge_draft(kf, ki, f, s, q):
+    r = _r(ki, q)
+    station = s[r + RI_STATION]
+    if s[r + RI_WARMING] == station:
+        s[r + RI_WAITS_WARM] = 1
+        s[r + RI_PC] = PC_WARM
+        return
+    context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
+    drafted = _confident_drafts(kf, ki, s, r, station, s[r + RI_GAMMA])
+    s[r + RI_DRAFTS] = drafted
+    s[r + RI_PC] = PC_EDGE_DRAFTED
+    _draft_job(kf, ki, f, s, q, 0, station, drafted, _lag(ki, s, r, station), context)
+
+
+@_jit
+def _edge_drafted(kf, ki, f, s, q):
+    r = _r(ki, q)
+    target = s[r + RI_RES_TARGET]
+    size = s[r + RI_DRAFTS] * kf[KF_BYTES_PER_DRAFT]
+    if s[r + RI_MOVES] != 0:
+        size += (s[r + RI_PROMPT] + s[r + RI_COMMITTED]) * kf[KF_BYTES_PER_TOKEN]
+    f[_g(ki, q) + RF_SENT] = f[WF_NOW]
+    if s[r + RI_RES_SITE] == OWN_DEVICE:
+        arrives_s = _send_up(kf, ki, f, s, r, size)
+    else:
+        arrives_s = _send_backhaul(kf, ki, f, s, r, s[r + RI_EDGE], target, 0, size)
+    _deliver_at(ki, f, s, q, arrives_s, PC_EDGE_UP)
+
+
+@_jit
+def _at_target(kf, ki, f, s, q, after):
+    """Control has reached the target: a co-located or a plain round."""
+    r = _r(ki, q)
+    target = s[r + RI_RES_TARGET]
+    context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
+    prefill = context - 1 if s[r + RI_MOVES] != 0 else 0
+    if after == AFTER_PLAIN:
+        _serve(kf, ki, f, s, q, target, JOB_PLAIN, 0, prefill, 0, PC_SERVED)
+        return
+    station = _base(ki) + target
+    if ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_SHARED:
+        _serve(kf, ki, f, s, q, target, JOB_COLOCATED, s[r + RI_GAMMA], prefill, 0, PC_SERVED)
+        return
+    drafted = _confident_drafts(kf, ki, s, r, station, s[r + RI_GAMMA])
+    s[r + RI_DRAFTS] = drafted
+    s[r + RI_PC] = PC_DEDICATED_DRAFTED
+    _draft_job(kf, ki, f, s, q, 0, station, drafted, _lag(ki, s, r, station), context)
+
+
+@_jit
+def _move_control(kf, ki, f, s, q, site, number, tokens, after):
+    """Begin to bring control to a place; go on at once if it is there."""
+    r = _r(ki, q)
+    s[r + RI_TO_SITE], s[r + RI_TO], s[r + RI_AFTER] = site, number, after
+    f[_g(ki, q) + RF_MOVE_SIZE] = tokens * kf[KF_BYTES_PER_TOKEN]
+    _move_on(kf, ki, f, s, q)
+
+
+@_jit
+def _move_on(kf, ki, f, s, q):
+    r = _r(ki, q)
+    site, number = s[r + RI_SITE], s[r + RI_AT]
+    to_site, to = s[r + RI_TO_SITE], s[r + RI_TO]
+    if site == to_site and number == to:
+        after = s[r + RI_AFTER]
+        if after == AFTER_PREFILL:
+            _next_round(ki, f, s, q)
+        elif after == AFTER_EDGE:
+            _edge_draft(kf, ki, f, s, q)
+        else:
+            _at_target(kf, ki, f, s, q, after)
+        return
+    size = f[_g(ki, q) + RF_MOVE_SIZE]
+    hop_site, hop = to_site, to
+    if site == COLOCATED and to_site == EDGE_SERVER:
+        arrives_s = _send_backhaul(kf, ki, f, s, r, to, number, 1, size)
+    elif site == EDGE_SERVER and to_site == COLOCATED:
+        arrives_s = _send_backhaul(kf, ki, f, s, r, number, to, 0, size)
+    elif site == COLOCATED:
+        arrives_s = _send_down(kf, ki, f, s, r, size)
+        hop_site, hop = OWN_DEVICE, s[r + RI_DEVICE]
+    elif site == EDGE_SERVER:
+        arrives_s = _send_edge(kf, ki, f, s, r, 1, size)
+        hop_site, hop = OWN_DEVICE, s[r + RI_DEVICE]
+    elif to_site == COLOCATED:
+        arrives_s = _send_up(kf, ki, f, s, r, size)
+    else:
+        arrives_s = _send_edge(kf, ki, f, s, r, 0, size)
+    s[r + RI_HOP_SITE], s[r + RI_HOP] = hop_site, hop
+    _deliver_at(ki, f, s, q, arrives_s, PC_MOVE)
+
+
+@_jit
+def _delivered(kf, ki, f, s, q):
+    """A message that a request waited for has arrived."""
+    r, g = _r(ki, q), _g(ki, q)
+    pc = s[r + RI_PC]
+    target = s[r + RI_RES_TARGET]
+    now_s = f[WF_NOW]
+    if pc == PC_MOVE:
+        s[r + RI_SITE], s[r + RI_AT] = s[r + RI_HOP_SITE], s[r + RI_HOP]
+        _move_on(kf, ki, f, s, q)
+    elif pc == PC_EDGE_UP:
+        s[r + RI_SITE], s[r + RI_AT] = COLOCATED, target
+        f[g + RF_SERVED] = now_s
+        context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
+        prefill = context - 1 if s[r + RI_MOVES] != 0 else 0
+        _serve(kf, ki, f, s, q, target, JOB_VERIFY, s[r + RI_DRAFTS], prefill, 0, PC_EDGE_VERIFIED)
+    elif pc == PC_BACK_DEVICE or pc == PC_FIRST_TOKEN:
+        _measure(kf, ki, f, s, r, (now_s - f[g + RF_SENT]) - f[g + RF_SERVED])
+        s[r + RI_SITE], s[r + RI_AT] = OWN_DEVICE, s[r + RI_DEVICE]
+        _next_round(ki, f, s, q)
+    elif pc == PC_BACK_EDGE:
+        s[r + RI_SITE], s[r + RI_AT] = EDGE_SERVER, s[r + RI_EDGE]
+        _next_round(ki, f, s, q)
+    elif pc == PC_LAST_TOKEN:
+        _complete(kf, ki, f, s, q)
+    elif pc == PC_PROMPT_UP:
+        s[WI_ARRIVALS_SEEN] += 1
+        f[g + RF_SERVED] = now_s
+        warm = 1 if s[r + RI_GAMMA] > 0 and s[r + RI_RES_SITE] == COLOCATED else 0
+        _serve(kf, ki, f, s, q, target, JOB_PREFILL, 0, s[r + RI_PROMPT], warm, PC_PREFILLED)
+    else:
+        _act(kf, ki, f, s, q)
+
+
+@_jit
+def _job_done(kf, ki, f, s, q):
+    """A target has done a request's job."""
+    r, g = _r(ki, q), _g(ki, q)
+    _report(kf, ki, f, s, s[r + RI_TARGET], g + RF_REPORT)
+    s[r + RI_HAS_REPORT] = 1
+    pc = s[r + RI_PC]
+    finished = s[r + RI_COMMITTED] >= s[r + RI_OUTPUT]
+    if pc == PC_SERVED or finished:
+        _next_round(ki, f, s, q)
+        return
+    f[g + RF_SERVED] = f[WF_NOW] - f[g + RF_SERVED]
+    if pc == PC_EDGE_VERIFIED:
+        if s[r + RI_RES_SITE] == OWN_DEVICE:
+            _deliver_at(ki, f, s, q, f[g + RF_LAST_DELIVERY], PC_BACK_DEVICE)
+            return
+        size = s[r + RI_ROUND_TOKENS] * kf[KF_BYTES_PER_TOKEN]
+        back_s = _send_backhaul(kf, ki, f, s, r, s[r + RI_EDGE], s[r + RI_RES_TARGET], 1, size)
+        _deliver_at(ki, f, s, q, back_s, PC_BACK_EDGE)
+        return
+    site = s[r + RI_RES_SITE]
+    if s[r + RI_GAMMA] > 0 and site == OWN_DEVICE:
+        _deliver_at(ki, f, s, q, f[g + RF_LAST_DELIVERY], PC_FIRST_TOKEN)
+    elif s[r + RI_GAMMA] > 0 and site == EDGE_SERVER:
+        _move_control(kf, ki, f, s, q, EDGE_SERVER, s[r + RI_EDGE], 1, AFTER_PREFILL)
+    else:
+        _next_round(ki, f, s, q)
+
+
+@_jit
+def _draft_end(kf, ki, f, s, job):
+    """A draft has ended: the station first, then the request."""
+    _draft_ended(kf, ki, f, s, job)
+    q = job >> 1
+    if job & 1:
+        _warmed(kf, ki, f, s, q)
+    elif s[_r(ki, q) + RI_PC] == PC_EDGE_DRAFTED:
+        _edge_drafted(kf, ki, f, s, q)
+    else:
+        r = _r(ki, q)
+        context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
+        prefill = context - 1 if s[r + RI_MOVES] != 0 else 0
+        target = s[r + RI_RES_TARGET]
+        _serve(kf, ki, f, s, q, target, JOB_VERIFY, s[r + RI_DRAFTS], prefill, 0, PC_SERVED)
+
+
+# ---------------------------------------------------------------------- telemetry
+
+
+@_jit
+def _report(kf, ki, f, s, target, at):
+    """``TargetServer.report``, written to `at`."""
+    t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
+    k = ki[O_TKI] + target * TKI_STRIDE
+    now_s = f[WF_NOW]
+    rest_s = 0.0 if s[t + TI_IDLE] != 0 else f[x + TF_EXPECTED_END] - now_s
+    f[at + P_TIME] = now_s
+    f[at + P_QUEUED] = s[t + TI_READY] + s[t + TI_WAITING]
+    f[at + P_RUNNING] = s[t + TI_RUNNING]
+    f[at + P_RESIDENT] = s[t + TI_RESIDENT]
+    f[at + P_REMAINING] = rest_s if rest_s > 0.0 else 0.0
+    f[at + P_ITERATION] = f[x + TF_ITERATION]
+    f[at + P_KV] = s[t + TI_KV] / ki[k + TKI_KV]
+    f[at + P_BATCH] = s[t + TI_BATCH]
+    tokens = min(int(f[x + TF_TOKENS]), ki[k + TKI_LENGTH] - 1 - SLOPE_TOKENS)
+    table = ki[k + TKI_TABLE]
+    f[at + P_TOKEN] = (kf[table + tokens + SLOPE_TOKENS] - kf[table + tokens]) / SLOPE_TOKENS
+
+
+@_jit
+def _station_wait_s(ki, f, s, station):
+    """The expected wait of ``Station.report``."""
+    x = ki[O_STA_I] + station * SI_STRIDE
+    places = _places(ki, station)
+    if s[x + SI_ACTIVE] < places:
+        return 0.0
+    return f[ki[O_STA_F] + station * SF_STRIDE + SF_MEAN_JOB] * (s[x + SI_QUEUED] + 1) / places
+
+
+@_jit
+def _publish(kf, ki, f, s):
+    now_s = f[WF_NOW]
+    ring = s[WI_TICKS] % RING
+    for target in range(ki[K_TARGETS]):
+        _report(kf, ki, f, s, target, ki[O_REPORTS] + (target * RING + ring) * REPORT)
+    devices = ki[K_DEVICES]
+    for i in range(ki[K_EDGES] + ki[K_TARGETS]):
+        station = devices + i
+        if ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_ALONE:
+            at = ki[O_STATION_REPORTS] + (i * RING + ring) * 2
+            x = ki[O_STA_I] + station * SI_STRIDE
+            f[at] = s[x + SI_ACTIVE] + s[x + SI_QUEUED]
+            f[at + 1] = _station_wait_s(ki, f, s, station)
+    if now_s > 0.0:
+        weight, period_s = kf[KF_RATE_WEIGHT], kf[KF_PERIOD]
+        f[WF_ARRIVAL_RATE] += weight * (s[WI_ARRIVALS_SEEN] / period_s - f[WF_ARRIVAL_RATE])
+        f[WF_TOKEN_RATE] += weight * (s[WI_TOKENS_SEEN] / period_s - f[WF_TOKEN_RATE])
+    at = ki[O_RATES] + ring * 3
+    f[at], f[at + 1], f[at + 2] = now_s, f[WF_ARRIVAL_RATE], f[WF_TOKEN_RATE]
+    s[WI_ARRIVALS_SEEN] = 0
+    s[WI_TOKENS_SEEN] = 0
+    s[WI_TICKS] += 1
+    _push(ki, f, s, s[WI_TICKS] * kf[KF_PERIOD], AT_TELEMETRY, 0, 0)
+
+
+@_jit
+def _newest(ki, f, s, visible_s):
+    """Return the place in the rings of the newest reports made no later than `visible_s`."""
+    ticks = s[WI_TICKS]
+    first = max(0, ticks - RING)
+    for tick in range(ticks - 1, first, -1):
+        if f[ki[O_RATES] + (tick % RING) * 3] <= visible_s:
+            return tick % RING
+    return first % RING
+
+
+# ---------------------------------------------------------------------- the view of a decision
+
+
+@_jit
+def _fits(ki, station, context):
+    k = ki[O_SKI] + station * SKI_STRIDE
+    return ki[k + SKI_MODE] == DRAFTS_ALONE and context + ki[K_GAMMA_MAX] <= ki[k + SKI_KV]
+
+
+@_jit
+def _handover_s(ki, f, s, r, site, number, edge):
+    at_site, at = s[r + RI_SITE], s[r + RI_AT]
+    if at_site == site and at == number:
+        return 0.0
+    device = s[r + RI_DEVICE]
+    half_rtt_s = 0.5 * f[ki[O_DEV_F] + device * DF_STRIDE + DF_RTT]
+    if at_site == EDGE_SERVER and site == COLOCATED:
+        return _one_way_s(ki, f, _backhaul(ki, at, number))
+    if at_site == COLOCATED and site == EDGE_SERVER:
+        return _one_way_s(ki, f, _backhaul(ki, edge, at) + 1)
+    has_edge_link = ki[ki[O_DKI] + device * DKI_STRIDE + DKI_HAS_EDGE_LINK] != 0
+    to_device_s = 0.0
+    if at_site == COLOCATED:
+        to_device_s = half_rtt_s
+    elif at_site == EDGE_SERVER and has_edge_link:
+        to_device_s = _one_way_s(ki, f, 4 * device + 3)
+    if site == OWN_DEVICE:
+        return to_device_s
+    if site == COLOCATED:
+        return to_device_s + half_rtt_s
+    return to_device_s + (_one_way_s(ki, f, 4 * device + 2) if has_edge_link else 0.0)
+
+
+@_jit
+def _is_offered(f, v, n, target):
+    for i in range(n):
+        if f[v + V_TARGETS + i * VT_STRIDE + VT_INDEX] == target:
+            return True
+    return False
+
+
+@_jit
+def _offer_targets(ki, f, s, r, v, newest):
+    """Write the targets of the candidate list: the current one, then the least loaded."""
+    offered, n_targets, current = ki[K_OFFERED], ki[K_TARGETS], s[r + RI_TARGET]
+    n = 0
+    if current >= 0:
+        f[v + V_TARGETS + VT_INDEX] = current
+        n = 1
+    while n < offered:
+        best, best_load = -1, math.inf
+        for target in range(n_targets):
+            load = f[ki[O_REPORTS] + (target * RING + newest) * REPORT + P_RESIDENT]
+            if load < best_load and not _is_offered(f, v, n, target):
+                best, best_load = target, load
+        f[v + V_TARGETS + n * VT_STRIDE + VT_INDEX] = best
+        n += 1
+
+
+@_jit
+def _view_target(kf, ki, f, s, r, g, at, newest):
+    """Complete the view of an offered target."""
+    target = int(f[at + VT_INDEX])
+    now_s = f[WF_NOW]
+    p = ki[O_REPORTS] + (target * RING + newest) * REPORT
+    if s[r + RI_TARGET] == target and s[r + RI_HAS_REPORT] != 0 and f[g + RF_REPORT + P_TIME] > f[p + P_TIME]:
+        p = g + RF_REPORT
+    if s[r + RI_SITE] == COLOCATED and s[r + RI_AT] == target:
+        p = ki[O_SCRATCH]
+        _report(kf, ki, f, s, target, p)
+    _copy_report(kf, ki, f, at, p, target, now_s)
+
+
+@_jit
+def _copy_report(kf, ki, f, at, p, target, now_s):
+    k = ki[O_TKF] + target * TKF_STRIDE
+    f[at + VT_QUEUED] = f[p + P_QUEUED]
+    f[at + VT_RUNNING] = f[p + P_RUNNING]
+    f[at + VT_RESIDENT] = f[p + P_RESIDENT]
+    f[at + VT_REMAINING] = f[p + P_REMAINING]
+    f[at + VT_ITERATION] = f[p + P_ITERATION]
+    f[at + VT_KV] = f[p + P_KV]
+    f[at + VT_BATCH] = f[p + P_BATCH]
+    f[at + VT_WAIT] = kf[k + TKF_WAIT]
+    f[at + VT_TOKEN] = f[p + P_TOKEN]
+    f[at + VT_PREFILL_TOKEN] = kf[k + TKF_PREFILL_TOKEN]
+    f[at + VT_AGE] = now_s - f[p + P_TIME]
+
+
+@_jit
+def _view(kf, ki, f, s, q):
+    """``Telemetry.view``, written to the view block."""
+    r, g, v = _r(ki, q), _g(ki, q), ki[O_VIEW]
+    now_s = f[WF_NOW]
+    device = s[r + RI_DEVICE]
+    d, k = ki[O_DEV_F] + device * DF_STRIDE, ki[O_DKF] + device * DKF_STRIDE
+    site, at = s[r + RI_SITE], s[r + RI_AT]
+    delay_s = 0.0
+    if site == OWN_DEVICE:
+        delay_s = _one_way_s(ki, f, 4 * device + 1)
+    elif site == EDGE_SERVER:
+        delay_s = _one_way_s(ki, f, _backhaul(ki, at, 0) + 1)
+    newest = _newest(ki, f, s, now_s - delay_s)
+    _offer_targets(ki, f, s, r, v, newest)
+    offered = ki[K_OFFERED]
+    for i in range(offered):
+        _view_target(kf, ki, f, s, r, g, v + V_TARGETS + i * VT_STRIDE, newest)
+    if site == OWN_DEVICE:
+        s[r + RI_OWN_JOBS] = _own_jobs(ki, s, device)
+    committed = s[r + RI_COMMITTED]
+    context = s[r + RI_PROMPT] + committed
+    f[v + V_NOW], f[v + V_REQUEST], f[v + V_DEVICE] = now_s, s[r + RI_NUMBER], device
+    f[v + V_COUNTER] = s[r + RI_DECISIONS]
+    f[v + V_ADMISSION] = 1.0 if s[r + RI_TARGET] < 0 else 0.0
+    f[v + V_SITE], f[v + V_PROMPT], f[v + V_COMMITTED] = site, s[r + RI_PROMPT], committed
+    f[v + V_AGE] = now_s - f[g + RF_ARRIVAL]
+    f[v + V_SLO_TTFT], f[v + V_SLO_TPOT] = f[g + RF_SLO_TTFT], f[g + RF_SLO_TPOT]
+    f[v + V_TTFT] = f[g + RF_FIRST_COMMIT] - f[g + RF_ARRIVAL] if committed > 0 else 0.0
+    f[v + V_TPOT] = 0.0
+    if committed > 1:
+        f[v + V_TPOT] = (f[g + RF_LAST_COMMIT] - f[g + RF_FIRST_COMMIT]) / (committed - 1)
+    f[v + V_ROUNDS] = s[r + RI_ROUNDS]
+    f[v + V_ACCEPTANCE] = f[g + RF_ACCEPTANCE]
+    f[v + V_TOKENS_PER_ROUND] = f[g + RF_TOKENS_PER_ROUND]
+    for i in range(V_CONFIDENCE - V_RECENT_ACCEPTED):
+        f[v + V_RECENT_GAMMA + i] = s[r + RI_RECENT_GAMMA + i]
+        f[v + V_RECENT_ACCEPTED + i] = s[r + RI_RECENT_ACCEPTED + i]
+    f[v + V_CONFIDENCE] = f[g + RF_CONFIDENCE]
+    f[v + V_RTT], f[v + V_DEVIATION] = f[d + DF_RTT], f[d + DF_DEVIATION]
+    f[v + V_UP], f[v + V_DOWN] = kf[k + DKF_UP], kf[k + DKF_DOWN]
+    f[v + V_LOSS] = f[d + DF_LOSS]
+    f[v + V_LINK_AGE] = now_s - f[d + DF_SAMPLE] if f[d + DF_SAMPLE] >= 0.0 else now_s
+    has_drafter = ki[ki[O_SKI] + device * SKI_STRIDE + SKI_MODE] != NO_DRAFTER
+    f[v + V_AVAILABLE] = 1.0 if _fits(ki, device, context) else 0.0
+    f[v + V_STEP], f[v + V_LAG], f[v + V_JOBS] = 0.0, context, 0.0
+    if has_drafter:
+        f[v + V_STEP] = _draft_step_s(kf, ki, f, s, device, 1, context, 0)
+        f[v + V_LAG] = _lag(ki, s, r, device)
+        f[v + V_JOBS] = s[r + RI_OWN_JOBS]
+    rates = ki[O_RATES] + newest * 3
+    f[v + V_ARRIVALS], f[v + V_TOKENS] = f[rates + 1], f[rates + 2]
+    active = 0.0
+    for target in range(ki[K_TARGETS]):
+        active += f[ki[O_REPORTS] + (target * RING + newest) * REPORT + P_RESIDENT]
+    f[v + V_ACTIVE] = active
+    c = v + V_TARGETS + offered * VT_STRIDE
+    for i in range(offered):
+        c = _candidates(kf, ki, f, s, r, context, i, c, newest)
+
+
+@_jit
+def _candidates(kf, ki, f, s, r, context, i, c, newest):
+    """Write the candidates at one offered target; return where the next ones go."""
+    v = ki[O_VIEW]
+    target = int(f[v + V_TARGETS + i * VT_STRIDE + VT_INDEX])
+    device = s[r + RI_DEVICE]
+    same = s[r + RI_TARGET] == target
+    drafted_at = s[r + RI_DRAFTED_AT]
+    move_s = 0.0
+    if not same and s[r + RI_TARGET] >= 0:
+        move_s = context * kf[ki[O_TKF] + target * TKF_STRIDE + TKF_PREFILL_TOKEN]
+    for place in range(2 + ki[K_EDGES]):
+        site, edge, station = COLOCATED, -1, _base(ki) + target
+        number = target
+        if place == 1:
+            site, station, number = OWN_DEVICE, device, device
+        elif place > 1:
+            site, edge = EDGE_SERVER, place - 2
+            station, number = ki[K_DEVICES] + edge, edge
+        mode = ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE]
+        lag = _lag(ki, s, r, station)
+        longest = context if lag > 1 else 0
+        step_s = catch_up_s = wait_s = rtt_s = 0.0
+        valid = mode != NO_DRAFTER
+        if site == EDGE_SERVER:
+            at = ki[O_STATION_REPORTS] + (edge * RING + newest) * 2
+            wait_s = f[at + 1]
+            together = min(int(f[at]) + 1, _places(ki, station))
+            step_s = _draft_step_s(kf, ki, f, s, station, together, together * context, 0)
+            catch_up_s = _draft_step_s(kf, ki, f, s, station, lag + together - 1, together * context, longest)
+            rtt_s = 2.0 * _one_way_s(ki, f, _backhaul(ki, edge, target))
+            has_edge_link = ki[ki[O_DKI] + device * DKI_STRIDE + DKI_HAS_EDGE_LINK] != 0
+            valid = has_edge_link and _fits(ki, station, context)
+        else:
+            if mode != NO_DRAFTER:
+                step_s = _draft_step_s(kf, ki, f, s, station, 1, context, 0)
+                catch_up_s = _draft_step_s(kf, ki, f, s, station, lag, context, longest)
+            if site == OWN_DEVICE:
+                rtt_s = f[ki[O_DEV_F] + device * DF_STRIDE + DF_RTT]
+                valid = _fits(ki, station, context)
+                jobs, places = s[r + RI_OWN_JOBS], _places(ki, station)
+                if mode != NO_DRAFTER and jobs >= places:
+                    mean_s = f[ki[O_STA_F] + station * SF_STRIDE + SF_MEAN_JOB]
+                    wait_s = mean_s * (jobs - places + 1)
+            elif mode == DRAFTS_ALONE:
+                if s[r + RI_SITE] == COLOCATED and s[r + RI_AT] == target:
+                    wait_s = _station_wait_s(ki, f, s, station)
+                else:
+                    wait_s = f[ki[O_STATION_REPORTS] + ((ki[K_EDGES] + target) * RING + newest) * 2 + 1]
+        f[c + VC_SITE], f[c + VC_EDGE], f[c + VC_OFFERED] = site, edge, i
+        f[c + VC_VALID] = 1.0 if valid else 0.0
+        f[c + VC_CURRENT] = 1.0 if same and drafted_at == station else 0.0
+        f[c + VC_SAME] = 1.0 if same else 0.0
+        f[c + VC_STEP], f[c + VC_CATCH_UP], f[c + VC_WAIT] = step_s, catch_up_s, wait_s
+        f[c + VC_RTT] = rtt_s
+        f[c + VC_HANDOVER] = _handover_s(ki, f, s, r, site, number, edge)
+        f[c + VC_LAG], f[c + VC_MOVE] = lag, move_s
+        f[c + VC_SHARES] = 1.0 if site == COLOCATED and mode == DRAFTS_SHARED else 0.0
+        c += VC_STRIDE
+    return c
+
+
+@_jit
+def _put(kf, ki, observation, n, value):
+    scaled = value / (abs(value) * kf[ki[O_SQUASH] + n] + kf[ki[O_HALF] + n])
+    observation[n] = np.float32(scaled)
+    return n + 1
+
+
+@_jit
+def _encode(kf, ki, f, observation):
+    """``ObservationEncoder.encode`` of the view block."""
+    v = ki[O_VIEW]
+    site = f[v + V_SITE]
+    n = _put(kf, ki, observation, 0, f[v + V_ADMISSION])
+    n = _put(kf, ki, observation, n, 1.0 if site == COLOCATED else 0.0)
+    n = _put(kf, ki, observation, n, 1.0 if site == OWN_DEVICE else 0.0)
+    n = _put(kf, ki, observation, n, 1.0 if site == EDGE_SERVER else 0.0)
+    n = _put(kf, ki, observation, n, f[v + V_PROMPT])
+    n = _put(kf, ki, observation, n, f[v + V_COMMITTED])
+    n = _put(kf, ki, observation, n, f[v + V_PROMPT] + f[v + V_COMMITTED])
+    n = _put(kf, ki, observation, n, f[v + V_AGE])
+    n = _put(kf, ki, observation, n, f[v + V_SLO_TTFT])
+    n = _put(kf, ki, observation, n, f[v + V_SLO_TPOT])
+    waited_s = f[v + V_TTFT] if f[v + V_TTFT] > 0.0 else f[v + V_AGE]
+    n = _put(kf, ki, observation, n, 1.0 - waited_s / f[v + V_SLO_TTFT])
+    n = _put(kf, ki, observation, n, 1.0 - f[v + V_TPOT] / f[v + V_SLO_TPOT])
+    for i in range(V_ROUNDS, V_CONFIDENCE + 1):
+        n = _put(kf, ki, observation, n, f[v + i])
+    n = _encode_target(kf, ki, f, observation, n, v + V_TARGETS)
+    n = _put(kf, ki, observation, n, 1.0)
+    for i in range(V_RTT, V_JOBS + 1):
+        n = _put(kf, ki, observation, n, f[v + i])
+    c = v + V_TARGETS + ki[K_OFFERED] * VT_STRIDE
+    for _ in range(ki[K_PLACES]):
+        n = _put(kf, ki, observation, n, f[c + VC_VALID])
+        n = _put(kf, ki, observation, n, f[c + VC_CURRENT])
+        n = _put(kf, ki, observation, n, f[c + VC_SAME])
+        n = _put(kf, ki, observation, n, 1.0 if f[c + VC_SITE] == COLOCATED else 0.0)
+        n = _put(kf, ki, observation, n, 1.0 if f[c + VC_SITE] == OWN_DEVICE else 0.0)
+        for i in range(VC_STEP, VC_HANDOVER + 1):
+            n = _put(kf, ki, observation, n, f[c + i])
+        n = _put(kf, ki, observation, n, f[c + VC_MOVE])
+        at = v + V_TARGETS + int(f[c + VC_OFFERED]) * VT_STRIDE
+        n = _put(kf, ki, observation, n, f[at + VT_QUEUED])
+        n = _put(kf, ki, observation, n, f[at + VT_ITERATION])
+        c += VC_STRIDE
+    n = _put(kf, ki, observation, n, f[v + V_ACTIVE])
+    n = _put(kf, ki, observation, n, f[v + V_ARRIVALS])
+    _put(kf, ki, observation, n, f[v + V_TOKENS])
+
+
+@_jit
+def _encode_target(kf, ki, f, observation, n, at):
+    for i in range(VT_QUEUED, VT_BATCH + 1):
+        n = _put(kf, ki, observation, n, f[at + i])
+    return _put(kf, ki, observation, n, f[at + VT_AGE])
+
+
+@_jit
+def _mask(ki, f, mask):
+    """``ActionSpace.mask`` of the view block."""
+    gammas, batches, places = ki[K_GAMMAS], ki[K_BATCHES], ki[K_PLACES]
+    c = ki[O_VIEW] + V_TARGETS + ki[K_OFFERED] * VT_STRIDE
+    some = False
+    for i in range(places):
+        valid = f[c + i * VC_STRIDE + VC_VALID] != 0.0
+        some = some or valid
+        mask[gammas + batches + i] = valid or i == 0
+    for i in range(gammas):
+        mask[i] = some or i == 0
+    for i in range(batches):
+        mask[gammas + i] = True
+
+
+# ---------------------------------------------------------------------- one world
+
+
+@_jit
+def _reset(kf, ki, f, s, seed, record, price):
+    for i in range(ki[O_TABLE_F]):
+        f[i] = 0.0
+    for i in range(ki[O_TABLE_I]):
+        s[i] = 0
+    s[WI_SEED], s[WI_RECORD], s[WI_PRICE] = seed, record, price
+    s[WI_PENDING], s[WI_ANSWERED] = -1, -1
+    s[WI_COHORT_LEFT] = ki[K_COHORT]
+    for q in range(ki[K_SLOTS]):
+        s[ki[O_FREE] + q] = ki[K_SLOTS] - 1 - q
+        s[_r(ki, q) + RI_NUMBER] = -1
+    s[WI_FREE_N] = ki[K_SLOTS]
+    phase = _uniform(seed, LOAD_PHASE, 0, 0) if ki[K_RANDOM_PHASE] != 0 else 0.0
+    f[WF_LOAD_OFFSET] = phase * kf[KF_LOAD_PERIOD]
+    devices, targets = ki[K_DEVICES], ki[K_TARGETS]
+    for channel in range(4 * devices + 2 * ki[K_EDGES] * targets):
+        number = ki[ki[O_CKI] + channel * CKI_STRIDE + CKI_NUMBER]
+        k = ki[O_CKF] + channel * CKF_STRIDE
+        low, high = kf[k + CKF_LOW], kf[k + CKF_HIGH]
+        factor = low + (high - low) * _uniform(seed, LINK_SPREAD, number, 0)
+        f[ki[O_CHAN_F] + channel * CF_STRIDE + CF_ONE_WAY] = kf[k + CKF_ONE_WAY] * factor
+        c = ki[O_CHAN_I] + channel * CI_STRIDE
+        down = channel % 2
+        s[c + CI_JITTER_KEY] = np.int64(_key(seed, DOWNLINK_JITTER if down else UPLINK_JITTER, number))
+        s[c + CI_LOSS_KEY] = np.int64(_key(seed, DOWNLINK_LOSS if down else UPLINK_LOSS, number))
+    for station in range(devices + ki[K_EDGES] + targets):
+        k, x = ki[O_SKF] + station * SKF_STRIDE, ki[O_STA_F] + station * SF_STRIDE
+        speed = 1.0
+        if station < devices:
+            low, high = kf[k + SKF_LOW], kf[k + SKF_HIGH]
+            speed = low + (high - low) * _uniform(seed, DEVICE_SPREAD, station, 0)
+        f[x + SF_FACTOR] = speed
+        f[x + SF_K_BW] = kf[k + SKF_K_BW] * speed
+        f[x + SF_K_MULTI] = kf[k + SKF_K_MULTI] * speed
+        f[x + SF_K_LAT] = kf[k + SKF_K_LAT] * speed
+        if ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] != NO_DRAFTER:
+            f[x + SF_MEAN_JOB] = _draft_step_s(kf, ki, f, s, station, 1, 0, 0)
+    for target in range(targets):
+        t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
+        s[t + TI_BATCH] = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_INITIAL_BATCH]
+        s[t + TI_SETTER], s[t + TI_IDLE] = -1, 1
+        f[x + TF_CHECK], f[x + TF_TOKENS] = math.inf, 1.0
+        f[x + TF_ITERATION] = _target_step_s(kf, ki, s, target, 1, 0, 0)
+    for device in range(devices):
+        d = ki[O_DEV_F] + device * DF_STRIDE
+        f[d + DF_RTT] = _one_way_s(ki, f, 4 * device) + _one_way_s(ki, f, 4 * device + 1)
+        f[d + DF_SAMPLE] = -1.0
+    if ki[K_CLOSED] != 0:
+        for device in range(devices):
+            _think(kf, ki, f, s, device)
+    elif not _arrivals_are_over(ki, s, 0):
+        _next_open_arrival(kf, ki, f, s)
+    _publish(kf, ki, f, s)
+
+
+@_jit
+def _answer(ki, f, s, gamma, batch, placement):
+    """``ReferenceSimulation.decide``: note how the due decision will be executed."""
+    q = s[WI_PENDING]
+    r = _r(ki, q)
+    v = ki[O_VIEW]
+    c = v + V_TARGETS + ki[K_OFFERED] * VT_STRIDE + placement * VC_STRIDE
+    site, edge = int(f[c + VC_SITE]), int(f[c + VC_EDGE])
+    target = int(f[v + V_TARGETS + int(f[c + VC_OFFERED]) * VT_STRIDE + VT_INDEX])
+    reason = 0
+    if gamma > 0 and f[c + VC_VALID] == 0.0:
+        gamma, reason = 0, 1
+    limit = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_MAX_BATCH]
+    if batch > limit:
+        batch = limit
+        if reason == 0:
+            reason = 2
+    if reason == 1:
+        s[WI_NO_DRAFTER] += 1
+    elif reason == 2:
+        s[WI_CLIPPED] += 1
+    station = -1
+    if gamma > 0:
+        if site == OWN_DEVICE:
+            station = s[r + RI_DEVICE]
+        elif site == EDGE_SERVER:
+            station = ki[K_DEVICES] + edge
+        else:
+            station = _base(ki) + target
+    s[r + RI_GAMMA], s[r + RI_BATCH], s[r + RI_RES_SITE] = gamma, batch, site
+    s[r + RI_STATION], s[r + RI_EDGE], s[r + RI_RES_TARGET] = station, edge, target
+    s[WI_REASON] = reason
+    s[WI_PENDING], s[WI_ANSWERED] = -1, q
+    s[WI_DECISIONS] += 1
+    for i in range(s[WI_NEWLY_N]):
+        done = s[ki[O_NEWLY] + i]
+        s[_r(ki, done) + RI_IS_NEW] = 0
+        _free(ki, s, done)
+    s[WI_NEWLY_N] = 0
+
+
+@_jit
+def _run(kf, ki, f, s):
+    """Advance to the next due decision (`DUE`) or to the end; return the status."""
+    hf, hi = ki[O_HEAP_F], ki[O_HEAP_I]
+    if s[WI_STATUS] != DUE:
+        return s[WI_STATUS]
+    if s[WI_ANSWERED] >= 0:
+        q = s[WI_ANSWERED]
+        s[WI_ANSWERED] = -1
+        _decided(kf, ki, f, s, q)
+    while s[WI_STATUS] == DUE:
+        if s[WI_ERROR] != OK:
+            s[WI_STATUS] = FAILED
+            break
+        if s[WI_HEAP_N] == 0 or f[hf] > kf[KF_HORIZON]:
+            s[WI_STATUS] = TRUNCATED
+            _accrue(kf, f, s, kf[KF_HORIZON])
+            f[WF_NOW] = kf[KF_HORIZON]
+            break
+        order, arg = s[hi] >> 40, s[hi + 2]
+        f[WF_NOW] = f[hf]
+        s[WI_EVENTS_DONE] += 1
+        _drop_first(ki, f, s)
+        if order == AT_DELIVERY:
+            if arg & 1:
+                r = _r(ki, arg >> 1)
+                prompt = s[r + RI_PROMPT]
+                _draft_job(kf, ki, f, s, arg >> 1, 1, s[r + RI_WARMING], 0, prompt, prompt)
+            else:
+                _delivered(kf, ki, f, s, arg >> 1)
+        elif order == AT_DECISION:
+            s[WI_PENDING] = arg
+            _view(kf, ki, f, s, arg)
+            if s[WI_ERROR] != OK:
+                s[WI_STATUS] = FAILED
+            break
+        elif order == AT_JOB_DONE:
+            _job_done(kf, ki, f, s, arg)
+        elif order == AT_DRAFT_END:
+            _draft_end(kf, ki, f, s, arg)
+        elif order == AT_ITERATION_START:
+            _check(kf, ki, f, s, arg)
+        elif order == AT_ITERATION_END:
+            _end_iteration(kf, ki, f, s, arg)
+        elif order == AT_TELEMETRY:
+            _publish(kf, ki, f, s)
+        else:
+            _arrival(kf, ki, f, s, arg)
+    return s[WI_STATUS]
+
+
+# ---------------------------------------------------------------------- entry points
+
+
+@_entry()
+def reset_world(kf, ki, f, s, seed, record, price):
+    """Set a world up at time 0."""
+    _reset(_pointer(kf), _pointer(ki), _pointer(f), _pointer(s), seed, record, price)
+
+
+@_entry()
+def answer_world(ki, f, s, gamma, batch, placement):
+    """Answer the due decision of a world; nothing happens before :func:`run_world`."""
+    _answer(_pointer(ki), _pointer(f), _pointer(s), gamma, batch, placement)
+
+
+@_entry()
+def run_world(kf, ki, f, s):
+    """Advance a world to its next due decision or its end; return its status."""
+    return _run(_pointer(kf), _pointer(ki), _pointer(f), _pointer(s))
+
+
+@_entry()
+def observe_world(kf, ki, f, observation, mask):
+    """Write the observation and the mask of the due decision."""
+    _encode(_pointer(kf), _pointer(ki), _pointer(f), _pointer(observation))
+    _mask(_pointer(ki), _pointer(f), mask)
+
+
+@_jit
+def _totals(kf, f, s, totals):
+    """Write the totals behind the reward terms, accrued until now."""
+    elapsed_s = f[WF_NOW] - f[WF_ACCRUED]
+    totals[0], totals[5] = f[WF_REQUEST_SECONDS], f[WF_ENERGY]
+    if elapsed_s > 0.0:
+        totals[0] += s[WI_IN_SYSTEM] * elapsed_s
+        totals[5] += kf[KF_IDLE_W] * elapsed_s
+    totals[1], totals[2], totals[3] = f[WF_TPOT_COST], s[WI_GOOD], s[WI_VIOLATIONS]
+    totals[4], totals[6], totals[7] = f[WF_CLOUD_USD], f[WF_BYTES], s[WI_OUTPUT_TOKENS]
+
+
+@_jit
+def _begin(kf, ki, f, s, seed, price, observation, mask, totals, clock):
+    _reset(kf, ki, f, s, seed, 0, price)
+    status = _run(kf, ki, f, s)
+    totals[:] = 0.0
+    clock[0] = f[WF_NOW]
+    if status == DUE:
+        _encode(kf, ki, f, _pointer(observation))
+        _mask(ki, f, mask)
+    return status
+
+
+@_jit
+def _step(kf, ki, f, s, action, factors, weights, observation, mask, totals, terms, clock):
+    _answer(ki, f, s, ki[ki[O_GAMMAS] + action[0]], ki[ki[O_BATCHES] + action[1]], action[2])
+    status = _run(kf, ki, f, s)
+    reward = 0.0
+    for i in range(len(totals)):
+        terms[i] = totals[i]
+    _totals(kf, f, s, totals)
+    for i in range(len(totals)):
+        terms[i] = factors[i] * (totals[i] - terms[i])
+        if weights[i] != 0.0:
+            reward += weights[i] * terms[i]
+    # Decisions that were not executed as given, so far.
+    s[WI_INVALID] += 1 if s[WI_REASON] != 0 else 0
+    clock[1] = f[WF_NOW] - clock[0]
+    clock[0] = f[WF_NOW]
+    if status == DUE:
+        _encode(kf, ki, f, _pointer(observation))
+        _mask(ki, f, mask)
+    return reward
+
+
+@_entry()
+def begin_worlds(kf, ki, fs, ss, which, seeds, price, observations, masks, totals, clocks):
+    """Set worlds up and run each to its first decision; `which` numbers them."""
+    for i in range(len(which)):
+        w = which[i]
+        f, s = _pointer(fs[w]), _pointer(ss[w])
+        _begin(
+            _pointer(kf), _pointer(ki), f, s, seeds[i], price, observations[w], masks[w], totals[w], clocks[w]
+        )
+
+
+@_entry()
+def step_worlds(
+    kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, statuses
+):
+    """Answer every world's due decision and run it to the next; results are written in place."""
+    for w in range(len(actions)):
+        rewards[w] = _step(
+            _pointer(kf),
+            _pointer(ki),
+            _pointer(fs[w]),
+            _pointer(ss[w]),
+            actions[w],
+            factors,
+            weights,
+            observations[w],
+            masks[w],
+            totals[w],
+            terms[w],
+            clocks[w],
+        )
+        statuses[w] = ss[w, WI_STATUS]
+
+
+@_entry(parallel=True)
+def step_worlds_parallel(
+    kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, statuses
+):
+    """:func:`step_worlds` on all threads of Numba."""
+    for w in prange(len(actions)):
+        rewards[w] = _step(
+            _pointer(kf),
+            _pointer(ki),
+            _pointer(fs[w]),
+            _pointer(ss[w]),
+            actions[w],
+            factors,
+            weights,
+            observations[w],
+            masks[w],
+            totals[w],
+            terms[w],
+            clocks[w],
+        )
+        statuses[w] = ss[w, WI_STATUS]

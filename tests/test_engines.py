@@ -1,0 +1,180 @@
+"""Both engines are one simulation: event for event, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("numba")
+
+import dsd_env
+from dsd_env.scenario import load_scenario
+from dsd_env.sim.compiled import CompiledSimulation, EngineError, compile_scenario
+from tests.engines import assert_engines_agree, small_scenario
+from tests.scenarios import tiny
+
+_CONSTANT_ARRIVALS = {"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 0.25}}
+_NOISE_FREE = {"iteration_noise_sigma": 0.0}
+_DEDICATED = {
+    "model": "draft",
+    "profile": {"t0_s": 0.003, "c_s_per_token": 1e-5, "k_bw_s_per_token": 1e-8},
+    "mode": "dedicated",
+    "gpus": 1,
+    "concurrency": 2,
+    "power": {"idle_w": 20.0, "busy_w": 90.0},
+}
+_SHARED = {
+    "model": "draft",
+    "profile": {"t0_s": 0.002, "c_s_per_token": 1e-5, "k_bw_s_per_token": 1e-8, "k_lat_s_per_token": 1e-9},
+}
+
+CHOICES = st.fixed_dictionaries(
+    {
+        "arrivals": st.sampled_from(
+            [
+                _CONSTANT_ARRIVALS,
+                {"kind": "closed_loop", "think_s": {"distribution": "exponential", "mean": 0.3}},
+                {
+                    "kind": "closed_loop",
+                    "think_s": {"distribution": "lognormal", "median": 0.5, "sigma": 0.5},
+                },
+                {"kind": "poisson", "rate_per_s": 5.0},
+                {"kind": "poisson", "rate_per_s": 30.0},
+            ]
+        ),
+        "load": st.sampled_from(
+            [{}, {"period_s": 3.0, "points": [[0.0, 0.5], [0.4, 2.0], [0.7, 2.0]], "random_phase": True}]
+        ),
+        "lengths": st.sampled_from(
+            [
+                {},
+                {"output_tokens": {"distribution": "constant", "value": 1}},
+                {"output_tokens": {"distribution": "geometric", "mean": 4}},
+                {
+                    "prompt_tokens": {"distribution": "constant", "value": 300},
+                    "output_tokens": {"distribution": "constant", "value": 24},
+                },
+            ]
+        ),
+        "acceptance": st.sampled_from(
+            [
+                {"source": "iid", "alpha": 0.0},
+                {"source": "iid", "alpha": 0.7},
+                {"source": "iid", "alpha": 1.0},
+                {"source": "markov", "after_match": 0.9, "after_mismatch": 0.3},
+                {"source": "markov", "after_match": 0.2, "after_mismatch": 0.9},
+                {
+                    "source": "trace",
+                    "trace": "qwen2.5-coder-1.5b_smollm2-135m_greedy",
+                    "drafter": "smollm2-135m",
+                },
+            ]
+        ),
+        "protocol": st.fixed_dictionaries(
+            {
+                "confidence_stop": st.sampled_from([0.0, 0.5]),
+                "decision_latency_s": st.sampled_from([0.0, 0.003]),
+                "plain_chunk_tokens": st.sampled_from([1, 3, 8]),
+                "telemetry_period_s": st.sampled_from([0.01, 0.05, 0.5]),
+                "draft_probabilities": st.sampled_from(["none", "top_k"]),
+            }
+        ),
+        "actions": st.fixed_dictionaries(
+            {
+                "gammas": st.sampled_from([(0, 1, 2, 4), (0,), (0, 8)]),
+                "batch_sizes": st.sampled_from([(1, 2, 4, 16), (64,)]),
+                "targets_offered": st.sampled_from([1, 2]),
+            }
+        ),
+        "big": st.fixed_dictionaries(
+            {
+                "colocated_drafter": st.sampled_from([None, _SHARED, _DEDICATED]),
+                "order": st.sampled_from(["decode_first", "prefill_first"]),
+                "within_class": st.sampled_from(["fifo", "shortest_first"]),
+                "kv_capacity_tokens": st.sampled_from([1300, 4000, 50000]),
+                "max_batch_wait_s": st.sampled_from([0.0, 0.004, 0.1]),
+                "prefill_chunk_tokens": st.sampled_from([16, 256]),
+                "iteration_noise_sigma": st.sampled_from([0.0, 0.2]),
+                "profile": st.sampled_from(
+                    [
+                        {"t0_s": 0.02},
+                        {
+                            "t0_s": 0.005,
+                            "w_s": 0.01,
+                            "c_s_per_token": 2e-4,
+                            "p": 2.0,
+                            "k_bw_s_per_token": 1e-7,
+                            "k_multi_s_per_token": 1e-7,
+                            "k_lat_s_per_token": 1e-6,
+                        },
+                    ]
+                ),
+            }
+        ),
+        "small": st.sampled_from([{}, {"colocated_drafter": _SHARED}, {"colocated_drafter": _DEDICATED}]),
+        "two_targets": st.booleans(),
+        "edge": st.booleans(),
+        "perfect_links": st.booleans(),
+        "equal_devices": st.booleans(),
+        "warmup": st.sampled_from([0, 3]),
+        "total": st.sampled_from([None, 4, 9]),
+        "horizon_s": st.sampled_from([1.5, 1000.0]),
+    }
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(choices=CHOICES, seed=st.integers(0, 2**62), price_delays=st.booleans())
+def test_random_scenarios(choices: dict[str, Any], seed: int, price_delays: bool) -> None:
+    assert_engines_agree(small_scenario(choices), "indices", seed, price_delays=price_delays, decisions=600)
+
+
+@pytest.mark.parametrize("name", dsd_env.list_scenarios())
+@pytest.mark.parametrize("scheduler", ["indices", "jsq_goodput", "edge_sd:4"])
+def test_shipped_scenarios(name: str, scheduler: str) -> None:
+    scenario = load_scenario(name, episode__requests=20, episode__warmup_requests=5)
+    assert assert_engines_agree(scenario, scheduler, 5, price_delays=True, decisions=1500) > 1000
+
+
+@pytest.mark.parametrize("scheduler", ["random", "colocated_sd:4", "cloud_ar", "hf_heuristic"])
+def test_tiny_to_the_end(scheduler: str) -> None:
+    assert_engines_agree(tiny(), scheduler, 3, price_delays=True)
+
+
+def test_saved_world_goes_on_as_if_never_left() -> None:
+    simulation = CompiledSimulation(tiny(), 4)
+    assert simulation.advance()
+    state = simulation.save()
+    futures = []
+    for _ in range(2):
+        trail = []
+        while True:
+            simulation.decide(dsd_env.Decision(4, 2, len(trail) % 3))
+            if not simulation.advance():
+                break
+            trail.append((simulation.now_s, simulation.observe()[0].tobytes()))
+        futures.append((trail, simulation.metrics()["e2e_s_mean"]))
+        simulation.restore(state)
+    assert futures[0] == futures[1]
+    assert len(futures[0][0]) > 10
+
+
+def test_full_table_says_what_to_do() -> None:
+    layout = compile_scenario(tiny(), max_active_requests=1)
+    simulation = CompiledSimulation(tiny(), 1, layout=layout)
+    with pytest.raises(EngineError, match="max_active_requests"):
+        while simulation.advance():
+            simulation.decide(dsd_env.Decision(0, 1, 0))
+    layout = compile_scenario(tiny(), heap_events=8)
+    simulation = CompiledSimulation(tiny(), 1, layout=layout)
+    with pytest.raises(EngineError, match="heap_events"):
+        while simulation.advance():
+            simulation.decide(dsd_env.Decision(4, 1, 0))
+
+
+def test_spans_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match="reference"):
+        CompiledSimulation(tiny(), 1, record_spans=True)
