@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -542,12 +543,12 @@ class _Pool:
     """Appends blocks of numbers and remembers where each begins."""
 
     def __init__(self, header: int, dtype: type) -> None:
-        self._blocks = [np.zeros(header, dtype=dtype)]
+        self._blocks: list[NDArray[Any]] = [np.zeros(header, dtype=dtype)]
         self._dtype = dtype
         self.size = header
 
     def add(self, values: object) -> int:
-        block = np.asarray(values, dtype=self._dtype).ravel()
+        block: NDArray[Any] = np.asarray(values, dtype=self._dtype).ravel()
         at = self.size
         self._blocks.append(block)
         self.size += len(block)
