@@ -101,10 +101,9 @@ class Credit(_Model):
     """Whom the consequences of a decision are credited to.
 
     `step`: generalised advantage estimation over the environment's steps, as in any PPO. One step's reward
-        then mixes
-    all requests in the system. `request`: along each request's own decisions; the reward between two of them
-    is − `own_weight` × elapsed time − `price_weight` × delay caused to others, both in units of the
-    scenario's reference_e2e_s, + `global_weight` × the environment's reward meanwhile.
+    then mixes all requests in the system. `request`: along each request's own decisions; the reward between
+    two of them is − `own_weight` × elapsed time − `price_weight` × delay caused to others, both in units of
+    the scenario's reference_e2e_s, + `global_weight` × the environment's reward meanwhile.
     """
 
     kind: Literal["step", "request"] = "step"

@@ -8,6 +8,7 @@ Everything goes through the same functions as the other scripts; see them for ea
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import statistics
 import sys
@@ -27,6 +28,18 @@ METRICS = (
     "slo_attainment",
     "throughput_tokens_per_s",
 )
+COMPARED = (
+    ("e2e_s_p95", True),
+    ("ttft_s_mean", True),
+    ("tpot_s_mean", True),
+    ("slo_attainment", False),
+    ("throughput_tokens_per_s", False),
+    ("gpu_s_per_1k_tokens", True),
+    ("energy_j_per_1k_tokens", True),
+    ("bytes_per_token", True),
+    ("jain_fairness", False),
+)
+"""Metrics of the verdict, and whether less of them is better."""
 
 
 def main() -> int:
@@ -72,6 +85,7 @@ def main() -> int:
     print_tables(summary, METRICS, console)
     schedulers = summary["scenarios"][config.scenario]["schedulers"]
     print(verdict(schedulers, learned))
+    print(origin(run))
     figure = arguments.out / "comparison.png"
     plot(schedulers, learned, config.scenario, figure)
     print(f"figure: {figure}")
@@ -117,34 +131,56 @@ def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace
     return summary
 
 
+def origin(run: Path) -> str:
+    """Return in plain words where the exported policy comes from."""
+    validations = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+    chosen = json.loads((run / "best.json").read_text())["num_timesteps"]
+    first = validations[0]
+    best = min(validations, key=lambda line: line["e2e_s_mean"])
+    words = (
+        f"The exported policy is the state after {chosen:,} decisions, the best on the validation episodes"
+    )
+    if first["step"] == 0:
+        words += (
+            f":\n{best['e2e_s_mean']:.3f} s, where imitating the rule that it started from had reached "
+            f"{first['e2e_s_mean']:.3f} s. So much of what it can do was imitated, the rest was learned."
+        )
+    return words
+
+
 def verdict(schedulers: dict[str, Any], learned: str) -> str:
-    """Return in plain words what the learned policy gained or lost against each baseline.
+    """Return in plain words what the learned policy gained and lost.
 
     A difference counts if the 95 % bootstrap interval of the paired differences excludes zero.
     """
     from agents.evaluation import bootstrap_ratio
 
-    def per_seed(name: str) -> np.ndarray:
-        return np.array(schedulers[name]["metrics"]["e2e_s_mean"]["per_seed"], dtype=np.float64)
+    def per_seed(name: str, metric: str) -> np.ndarray:
+        return np.array(schedulers[name]["metrics"][metric]["per_seed"], dtype=np.float64)
 
+    def compare(name: str, metric: str, lower_is_better: bool = True) -> str:
+        change, low, high = bootstrap_ratio(per_seed(learned, metric), per_seed(name, metric))
+        interval = f"{100 * change:+6.1f} %  (95 % interval {100 * low:+.1f} to {100 * high:+.1f} %)"
+        if not (high < 0 or low > 0):
+            return f"{interval}  may be chance"
+        return f"{interval}  {'BETTER' if (change < 0) == lower_is_better else 'WORSE'}"
+
+    others = [name for name in schedulers if name != learned]
+    best = min(others, key=lambda name: per_seed(name, "e2e_s_mean").mean())
     lines = ["Mean request time of the learned policy, episode by episode against:"]
-    best = min((name for name in schedulers if name != learned), key=lambda name: per_seed(name).mean())
-    for name in schedulers:
-        if name == learned:
-            continue
-        change, low, high = bootstrap_ratio(per_seed(learned), per_seed(name))
-        word = "shorter" if change < 0 else "longer"
-        sure = "" if high < 0 or low > 0 else ", which may be chance"
+    for name in others:
         mark = "  <- the best baseline" if name == best else ""
-        interval = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f} %"
-        lines.append(f"  {name:16} {100 * abs(change):5.1f} % {word} ({interval}){sure}{mark}")
-    change, low, high = bootstrap_ratio(per_seed(learned), per_seed(best))
+        lines.append(f"  {name:16} {compare(name, 'e2e_s_mean')}{mark}")
+    lines.append(f"Everything else against {best}:")
+    for metric, lower_is_better in COMPARED:
+        lines.append(f"  {metric:28} {compare(best, metric, lower_is_better)}")
+    change, low, high = bootstrap_ratio(per_seed(learned, "e2e_s_mean"), per_seed(best, "e2e_s_mean"))
     if high < 0:
-        lines.append(f"The learned policy beats every baseline here; the closest is {best}.")
+        lines.append(f"In mean request time the learned policy beats every baseline; the closest is {best}.")
     elif low > 0:
-        lines.append(f"The learned policy LOSES to {best} here, by {100 * change:.1f} %.")
+        lines.append(f"In mean request time the learned policy LOSES to {best}, by {100 * change:.1f} %.")
     else:
-        lines.append(f"The learned policy and {best} cannot be told apart on these episodes.")
+        lines.append(f"In mean request time the learned policy and {best} cannot be told apart here.")
     return "\n".join(lines)
 
 
