@@ -43,6 +43,10 @@ class Stream(IntEnum):
     SCHEDULER = 14
     ROUTING = 15
     LINK_SPREAD = 16
+    FAULT = 17
+    BANDWIDTH = 18
+    OUTAGE = 19
+    DELAY = 20
 
 
 def _mix(z: int) -> int:

@@ -178,6 +178,16 @@ class Target(_Model):
         default=0.004, description="Longest time that the oldest queued sequence waits for B to fill."
     )
     prefill_chunk_tokens: Annotated[int, Field(ge=16, le=65536)] = 512
+    kv_policy: Literal["reserve", "preempt"] = Field(
+        default="reserve",
+        description="reserve: a request is admitted when its worst case fits. preempt: when its prompt "
+        "fits; if the pool overflows later, whoever was admitted last loses its KV and is prefilled again.",
+    )
+    graph_batch_tokens: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
+        default=(),
+        description="Captured sizes (CUDA graphs): an iteration without prefill takes the time of the next "
+        "captured number of new tokens; beyond the largest, and if empty, its own.",
+    )
     order: Literal["decode_first", "prefill_first"] = "decode_first"
     within_class: Literal["fifo", "shortest_first"] = "fifo"
     colocated_drafter: ColocatedDrafter | None = None
@@ -189,6 +199,9 @@ class Target(_Model):
 
     @model_validator(mode="after")
     def _batch(self) -> Target:
+        sizes = self.graph_batch_tokens
+        if any(b <= a for a, b in pairwise(sizes)):
+            raise ValueError(f"graph_batch_tokens {sizes} must increase strictly")
         if self.initial_batch_size > self.max_batch_size:
             raise ValueError(
                 f"initial_batch_size ({self.initial_batch_size}) must not exceed "
@@ -334,7 +347,11 @@ AcceptanceConfig = Annotated[
 class Protocol(_Model):
     """The coordinated execution protocol between drafter and target."""
 
-    kind: Literal["synchronous"] = "synchronous"
+    kind: Literal["synchronous", "pipelined"] = Field(
+        default="synchronous",
+        description="pipelined: while a window is verified, its drafter goes on as if all of it and its own "
+        "guess of the token after it were accepted.",
+    )
     header_bytes: NonNegative = 64.0
     bytes_per_token: NonNegative = 4.0
     draft_probabilities: Literal["none", "scalar", "top_k"] = "none"
@@ -346,6 +363,18 @@ class Protocol(_Model):
         description="Drafting ends after a token whose top-1 probability is below this; 0: never.",
     )
     decision_latency_s: NonNegative = 0.0
+    patience_s: Positive | None = Field(
+        default=None,
+        description="A target that gets no draft for so long after it sent a result decodes on alone.",
+    )
+    client_timeout_s: Positive | None = Field(
+        default=None,
+        description="A device that hears nothing for so long after it sent drafts sends them again, then "
+        "waits twice as long.",
+    )
+    crash_detection_s: Positive = Field(
+        default=0.25, description="Time until a crashed target's clients are being told."
+    )
     telemetry_period_s: Positive = Field(default=0.05, description="How often servers publish their state.")
     stats_window: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.2, description="Weight of the newest sample in running estimates (EMA)."
@@ -359,6 +388,37 @@ class Protocol(_Model):
         if self.draft_probabilities == "scalar":
             return self.bytes_per_token + self.bytes_per_probability
         return self.bytes_per_token + self.top_k * (self.bytes_per_probability + self.bytes_per_token)
+
+
+class Fault(_Model):
+    """Something that fails now and then, and comes back.
+
+    Every member of the class fails on its own: at the times in `at_s`, and after exponential times in
+    service with mean `mean_interval_s`.
+    """
+
+    kind: Literal["link_outage", "bandwidth_collapse", "device_crash", "edge_crash", "target_crash"]
+    of: Name = Field(
+        description="The class that fails: of targets (target_crash), of edge servers (edge_crash), of "
+        "devices (device_crash), of one of the two (link_outage, bandwidth_collapse: all its links)."
+    )
+    member: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="The only member of the class that fails, from 0; without it, each does."
+    )
+    at_s: tuple[NonNegative, ...] = Field(default=(), description="Scheduled beginnings, increasing.")
+    mean_interval_s: Positive | None = Field(default=None, description="Mean time in service between faults.")
+    duration_s: Duration
+    bandwidth_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="What is left of the bandwidth (bandwidth_collapse)."
+    )
+
+    @model_validator(mode="after")
+    def _happens(self) -> Fault:
+        if any(b <= a for a, b in pairwise(self.at_s)):
+            raise ValueError(f"at_s {self.at_s} must increase strictly")
+        if (len(self.at_s) == 0) == (self.mean_interval_s is None):
+            raise ValueError("give either at_s (scheduled) or mean_interval_s (random)")
+        return self
 
 
 class Actions(_Model):
@@ -436,6 +496,7 @@ class Scenario(_Model):
     slo: dict[Name, Slo] = Field(min_length=1)
     acceptance: dict[Name, AcceptanceConfig] = {}
     protocol: Protocol = Protocol()
+    faults: dict[Name, Fault] = {}
     actions: Actions = Actions()
     reward: Reward = Reward()
     episode: Episode = Episode()
@@ -462,6 +523,20 @@ class Scenario(_Model):
                 need(f"targets.{name}.colocated_drafter.model", model, accept, "acceptance sources")
         for name, kind in self.workload.kinds.items():
             need(f"workload.kinds.{name}.slo", kind.slo, dict[str, object](self.slo), "SLO classes")
+        sites: dict[str, dict[str, object]] = {
+            "target_crash": {**self.targets},
+            "edge_crash": {**self.edge_servers},
+            "device_crash": {**self.devices},
+        }
+        either: dict[str, object] = {**self.devices, **self.edge_servers}
+        for name, fault in self.faults.items():
+            table = sites.get(fault.kind, either)
+            need(f"faults.{name}.of", fault.of, table, f"classes that a {fault.kind} can hit")
+            count = getattr(table[fault.of], "count")  # noqa: B009
+            if fault.member is not None and fault.member >= count:
+                raise ValueError(
+                    f"faults.{name}.member = {fault.member} must be below the count of {fault.of!r}, {count}"
+                )
         self._fits()
         return self
 

@@ -9,19 +9,22 @@ from typing import NamedTuple
 class Order(IntEnum):
     """Priority of event kinds at one instant; part of the contract between engines.
 
-    Work that ends comes before messages that arrive, those before decisions, and all decisions
-    before any server starts an iteration, so that a request can join the very next batch.
+    What breaks or comes back does so first. Work that ends comes before messages that arrive, those before
+    whoever ran out of patience for them, those before decisions, and all decisions before any server starts
+    an iteration, so that a request can join the very next batch.
     Events of one kind go by the number of their entity, then by sequence number.
     """
 
-    TELEMETRY = 1
-    ITERATION_END = 2
-    DRAFT_END = 3
-    JOB_DONE = 4
-    DELIVERY = 5
-    ARRIVAL = 6
-    DECISION = 7
-    ITERATION_START = 8
+    FAULT = 1
+    TELEMETRY = 2
+    ITERATION_END = 3
+    DRAFT_END = 4
+    JOB_DONE = 5
+    DELIVERY = 6
+    ARRIVAL = 7
+    TIMEOUT = 8
+    DECISION = 9
+    ITERATION_START = 10
 
 
 class EventKind(IntEnum):
@@ -38,6 +41,13 @@ class EventKind(IntEnum):
     ITERATION_END = 9
     COMMIT = 10
     COMPLETE = 11
+    FAULT = 12
+    RETURN = 13
+    TAKEOVER = 14
+    LATE = 15
+    DUPLICATE = 16
+    ROLLBACK = 17
+    PREEMPT = 18
 
 
 class Event(NamedTuple):
@@ -51,7 +61,8 @@ class Event(NamedTuple):
         value: ARRIVAL: prompt tokens; DECISION: gamma; DRAFT_START, DRAFT_END: tokens drafted;
             SEND: time of arrival; ENQUEUE: new tokens asked for; ADMIT: KV tokens reserved;
             ITERATION_START: sequences; ITERATION_END: new tokens; COMMIT: tokens committed;
-            COMPLETE: end-to-end latency.
+            COMPLETE: end-to-end latency; FAULT, RETURN: number of the fault's member; TAKEOVER: patience;
+            LATE, DUPLICATE: 0; ROLLBACK: tokens drafted ahead in vain; PREEMPT: KV tokens lost.
     """
 
     time_s: float

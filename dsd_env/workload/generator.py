@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from dsd_env import rng
 from dsd_env.rng import Stream
-from dsd_env.scenario.schema import (
-    ClosedLoop,
-    Constant,
-    Exponential,
-    Geometric,
-    LogNormal,
-    Scenario,
-)
+from dsd_env.scenario.schema import ClosedLoop, Scenario
+from dsd_env.scenario.variates import draw
 from dsd_env.workload.load import LoadClock
 
 _ORDINALS = 1 << 24
@@ -76,7 +69,7 @@ class WorkloadGenerator:
         """
         arrivals = self._workload.arrivals
         assert isinstance(arrivals, ClosedLoop)
-        think = _draw(arrivals.think_s, self._seed, Stream.THINK, device, 3 * ordinal)
+        think = draw(arrivals.think_s, self._seed, Stream.THINK, device, 3 * ordinal)
         if ordinal == 0:
             think *= rng.uniform(self._seed, Stream.THINK, device, 2)
         return self.clock.advance(now_s, think)
@@ -100,8 +93,8 @@ class WorkloadGenerator:
             i for i, bound in enumerate(self._cumulative) if u <= bound or i == len(self._kinds) - 1
         )
         kind = self._kinds[number]
-        prompt = _draw(kind.prompt_tokens, self._seed, Stream.LENGTH, uid, 0)
-        output = _draw(kind.output_tokens, self._seed, Stream.LENGTH, uid, 3)
+        prompt = draw(kind.prompt_tokens, self._seed, Stream.LENGTH, uid, 0)
+        output = draw(kind.output_tokens, self._seed, Stream.LENGTH, uid, 3)
         slo = self._slo[kind.slo]
         return RequestSpec(
             uid=uid,
@@ -113,18 +106,3 @@ class WorkloadGenerator:
             slo_tpot_s=slo.tpot_s,
             acceptance_kinds=kind.acceptance_kinds,
         )
-
-
-def _draw(
-    law: Constant | LogNormal | Exponential | Geometric, seed: int, stream: Stream, entity: int, counter: int
-) -> float:
-    """Return one variate; it uses the draws ``counter`` and ``counter + 1``."""
-    if isinstance(law, Constant):
-        return law.value
-    u = rng.uniform(seed, stream, entity, counter)
-    if isinstance(law, Exponential):
-        return law.mean * rng.exponential(u)
-    if isinstance(law, Geometric):
-        return 1.0 if law.mean == 1.0 else 1.0 + math.floor(math.log(u) / math.log(1.0 - 1.0 / law.mean))
-    z = rng.normal(u, rng.uniform(seed, stream, entity, counter + 1))
-    return min(max(law.median * math.exp(law.sigma * z), law.low), law.high)

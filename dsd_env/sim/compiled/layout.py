@@ -582,10 +582,10 @@ def compile_scenario(
     Raises:
         NotImplementedError: The scenario uses what only the reference engine simulates.
     """
-    if scenario.protocol.kind != "synchronous":
+    for missing in _not_simulated(scenario):
         raise NotImplementedError(
-            f"scenario {scenario.name!r}: the compiled engine knows protocol.kind = 'synchronous' only, not "
-            f"{scenario.protocol.kind!r}; use engine='reference'"
+            f"scenario {scenario.name!r}: the compiled engine does not simulate {missing}; "
+            "use engine='reference'"
         )
     return _Compiler(
         scenario,
@@ -595,6 +595,20 @@ def compile_scenario(
         log_events,
         keep_deliveries,
     ).layout()
+
+
+def _not_simulated(scenario: Scenario) -> list[str]:
+    """Return what the scenario uses and only the reference engine simulates."""
+    protocol, targets = scenario.protocol, scenario.targets.values()
+    uses = {
+        "protocol.kind = 'pipelined'": protocol.kind != "synchronous",
+        "protocol.patience_s": protocol.patience_s is not None,
+        "protocol.client_timeout_s": protocol.client_timeout_s is not None,
+        "faults": bool(scenario.faults),
+        "kv_policy = 'preempt'": any(target.kv_policy != "reserve" for target in targets),
+        "graph_batch_tokens": any(target.graph_batch_tokens for target in targets),
+    }
+    return [name for name, used in uses.items() if used]
 
 
 class _Compiler:
