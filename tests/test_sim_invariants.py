@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsd_env import Decision, ReferenceSimulation, load_scenario, make_scheduler, simulate
+from dsd_env.network import fault_members
 from dsd_env.sim import Event, EventKind
 from tests.lab import lab
 from tests.scenarios import TINY
@@ -32,6 +33,7 @@ def check_log(simulation: ReferenceSimulation, events: list[Event]) -> None:
     arrived: dict[int, float] = {}
     completed: dict[int, float] = {}
     iterating: dict[int, float] = {}
+    members = fault_members(simulation.scenario)
     for event in events:
         match event.kind:
             case EventKind.ARRIVAL:
@@ -49,6 +51,9 @@ def check_log(simulation: ReferenceSimulation, events: list[Event]) -> None:
                 iterating[event.entity] = event.value
             case EventKind.ITERATION_END:
                 del iterating[event.entity]
+            case EventKind.FAULT:
+                if members[int(event.value)].site == "target":
+                    iterating.pop(event.entity, None)
             case EventKind.SEND:
                 assert event.value >= event.time_s, "nothing arrives before it is sent"
     table = simulation.requests_table()

@@ -79,6 +79,7 @@ _REQUEST = (
         for i in range(RECENT_ROUNDS)
     ),
     _share("request.last_confidence", "top-1 draft probability at the last token drafted on the true path"),
+    _squash("request.head_start_tokens", "tokens", 4.0, "drafts of the next window made ahead"),
 )
 
 
@@ -202,6 +203,7 @@ def _raw_values(view: DecisionView) -> list[float]:
         *request.recent_gammas,
         *request.recent_accepted,
         request.last_confidence,
+        request.head_start_tokens,
         *_raw_target(view.target),
         link.up,
         link.rtt_s,

@@ -44,6 +44,7 @@ class RequestView:
         recent_accepted: Accepted tokens of the last rounds, newest first.
         last_confidence: Top-1 probability of the drafter at the last token that it drafted on the true
             path (the first rejected one, if any was); 0 if unknown.
+        head_start_tokens: Drafts of the next window that its last drafter has made ahead (pipelined).
     """
 
     is_admission: bool
@@ -61,6 +62,7 @@ class RequestView:
     recent_gammas: tuple[int, ...]
     recent_accepted: tuple[int, ...]
     last_confidence: float
+    head_start_tokens: int
 
 
 @dataclass(slots=True)

@@ -67,7 +67,8 @@ def fault_members(scenario: Scenario) -> list[FaultMember]:
             site, numbers = "edge", _numbers(scenario.edge_servers, fault.of)
         if fault.member is not None:
             numbers = numbers[fault.member : fault.member + 1]
-        members.extend(FaultMember(len(members) + i, fault, site, number) for i, number in enumerate(numbers))
+        first = len(members)
+        members += [FaultMember(first + i, fault, site, number) for i, number in enumerate(numbers)]
     return members
 
 

@@ -142,6 +142,7 @@ class Report:
         kv_fraction: Share of the KV pool reserved.
         batch_size: Batch size in force.
         token_s: Marginal time of one more new token at the usual size of an iteration, from the profile.
+        up: It runs. Of one that is down, monitoring reports just that.
     """
 
     time_s: float
@@ -153,6 +154,7 @@ class Report:
     kv_fraction: float
     batch_size: int
     token_s: float
+    up: bool
 
 
 class TargetServer:
@@ -195,6 +197,8 @@ class TargetServer:
         self.expected_end_s = 0.0
         self.iteration_s = timer.step_s(1, 0, 0)
         self.idle = True
+        self.down = 0
+        self.end: simpy.Event | None = None
         self.check_s = math.inf
         self.reports: deque[Report] = deque(maxlen=64)
         self.iteration_tokens = 1.0
@@ -257,6 +261,7 @@ class TargetServer:
             self.kv_reserved_tokens / self.config.kv_capacity_tokens,
             self.batch_size,
             self._token_s(),
+            self.down == 0,
         )
 
     def _token_s(self) -> float:
@@ -294,7 +299,8 @@ class Station:
         queue: Jobs waiting.
         busy_s: Time with at least one job under way.
         mean_job_s: Running mean of a job's time.
-        reports: Periodic reports (time, jobs, expected wait), newest last.
+        down: Faults that keep it down; 0 while it is up.
+        reports: Periodic reports (time, jobs, expected wait, up), newest last.
     """
 
     def __init__(
@@ -322,27 +328,132 @@ class Station:
         self.busy_s = 0.0
         self.busy_since_s = 0.0
         self.mean_job_s = timer.step_s(1, 0, 0)
-        self.reports: deque[tuple[float, int, float]] = deque(maxlen=64)
+        self.down = 0
+        self.reports: deque[tuple[float, int, float, bool]] = deque(maxlen=64)
 
-    def report(self, now_s: float) -> tuple[float, int, float]:
-        """Return (time, jobs, expected wait) as the drafter would report them now."""
+    def report(self, now_s: float) -> tuple[float, int, float, bool]:
+        """Return (time, jobs, expected wait, up) as the drafter would report them now."""
         jobs = len(self.active) + len(self.queue)
         wait_s = 0.0
         if len(self.active) >= self.concurrency:
             wait_s = self.mean_job_s * (len(self.queue) + 1) / self.concurrency
-        return now_s, jobs, wait_s
+        return now_s, jobs, wait_s, self.down == 0
+
+
+@dataclass(frozen=True, slots=True)
+class HeadStart:
+    """What a drafter has drafted ahead on a guess that has turned out right.
+
+    Attributes:
+        station: Number of the drafter.
+        context_tokens: Context from which it went on: committed tokens and the window under verification.
+        done_s: Time that it has spent on it.
+        tokens: Tokens that are complete, the guess of the token after the window included.
+    """
+
+    station: int
+    context_tokens: int
+    done_s: float
+    tokens: int
+
+    @property
+    def drafts(self) -> int:
+        """Complete drafts of the window to come."""
+        return max(0, self.tokens - 1)
+
+
+class JobState(IntEnum):
+    """What has become of a draft job."""
+
+    QUEUED = 0
+    ACTIVE = 1
+    ENDED = 2
 
 
 @dataclass(slots=True, eq=False)
 class DraftJob:
-    """Drafting (or drafter prefill, gamma = 0) for one request at one station."""
+    """Drafting (or drafter prefill, gamma = 0) for one request at one station.
+
+    Attributes:
+        request: The request.
+        station: The drafter.
+        gamma: Tokens to draft.
+        lag_tokens: Committed tokens to process first, the newest included.
+        context_tokens: Context from which it drafts.
+        done: Happens when it has ended.
+        timer: Its end, as long as nothing interferes.
+        is_ahead: It is drafted ahead of a verification, on a guess.
+        head_start: What was drafted ahead of this window.
+        state: Whether it waits, runs or has ended.
+        start_s: When it started.
+        duration_s: How long it takes.
+        first_s: How long its first token takes.
+    """
 
     request: Request
+    station: Station
     gamma: int
     lag_tokens: int
     context_tokens: int
     done: simpy.Event
+    timer: simpy.Event | None = None
+    is_ahead: bool = False
+    head_start: HeadStart | None = None
+    state: JobState = JobState.QUEUED
     start_s: float = 0.0
+    duration_s: float = 0.0
+    first_s: float = 0.0
+
+    def start(self, now_s: float) -> None:
+        """Take a place at the drafter, of which it is one of the active jobs already.
+
+        A draft with a head start goes on where the drafter is, if that is faster than to begin anew from
+        the committed tokens.
+        """
+        station, timer = self.station, self.station.timer
+        active = len(station.active)
+        kv_tokens = sum(job.context_tokens for job in station.active)
+        duration_s = timer.draft_s(self.lag_tokens, self.context_tokens, self.gamma, active, kv_tokens)
+        head = self.head_start
+        if head is not None:
+            whole_s = timer.draft_s(1, head.context_tokens, self.gamma + 1, active, kv_tokens)
+            duration_s = min(duration_s, max(0.0, whole_s - head.done_s))
+        self.state = JobState.ACTIVE
+        self.start_s = now_s
+        self.duration_s = duration_s
+        self.first_s = min(
+            duration_s, timer.draft_s(self.lag_tokens, self.context_tokens, 1, active, kv_tokens)
+        )
+
+    def begin_anew(self) -> None:
+        """Wait again, with everything to do: the drafter has lost its KV."""
+        if self.timer is not None and self.timer.callbacks is not None:
+            self.timer.callbacks.clear()
+        if self.gamma > 0:
+            self.request.chain_start = self.request.committed
+        self.state = JobState.QUEUED
+        self.lag_tokens = self.context_tokens
+        self.head_start = None
+
+    def done_s(self, now_s: float) -> float:
+        """Return the time spent on it until now."""
+        if self.state == JobState.QUEUED:
+            return 0.0
+        return self.duration_s if self.state == JobState.ENDED else now_s - self.start_s
+
+    def tokens_after(self, done_s: float) -> int:
+        """Return how many of its tokens are complete after so much time."""
+        if self.state == JobState.QUEUED:
+            return 0
+        if self.state == JobState.ENDED or done_s >= self.duration_s:
+            return self.gamma
+        if self.head_start is not None:
+            ready = min(self.gamma, self.head_start.drafts)
+            return ready + int((self.gamma - ready) * (done_s / self.duration_s))
+        if done_s < self.first_s or self.gamma == 0:
+            return 0
+        later = (self.gamma - 1) * (done_s - self.first_s) / (self.duration_s - self.first_s)
+        return min(self.gamma, 1 + int(later))
 
 
 @dataclass(slots=True)
@@ -361,6 +472,7 @@ class Device:
         rtt_deviation_s: Running mean absolute deviation.
         rtt_sample_s: When the newest sample was taken.
         loss: Running share of messages that needed a retransmission.
+        down_faults: Faults that keep it down; 0 while it is up.
         uplink_bits_per_s: Nominal uplink bandwidth.
         downlink_bits_per_s: Nominal downlink bandwidth.
     """
@@ -378,6 +490,7 @@ class Device:
     rtt_deviation_s: float = 0.0
     rtt_sample_s: float = -1.0
     loss: float = 0.0
+    down_faults: int = 0
 
     def measure(self, now_s: float, sample_s: float, weight: float) -> None:
         """Take a round-trip sample into the running estimates."""
@@ -406,6 +519,15 @@ class Request:
         drafted_at: Station number of the last draft round; -1 before the first.
         drafter_valid: Tokens of its context that are right in each station's KV, by station number.
         warming: Drafter prefills under way, by station number.
+        process: The process that lives its life.
+        draft: Its round's draft job under way.
+        ahead: Its job drafted ahead of a verification.
+        head_start: What was drafted ahead, once the guess has turned out right.
+        guessed: The last window and the guess of the token after it were right.
+        chain_start: Position where its drafter began to propose without a break.
+        in_flight: Arrival of its message that is on its way to a target.
+        served: Jobs brought to targets, and recoveries: what patience waits to see change.
+        exchange: Windows sent and results received: what a client's time-out waits to see change.
         report: Newest report of its target that reached its controller.
         own_jobs: Draft jobs on its own device as its controller last saw them.
         delay_caused_s: Time by which it has delayed others, summed over them (if it is accounted).
@@ -423,6 +545,15 @@ class Request:
     drafted_at: int = -1
     drafter_valid: dict[int, int] = field(default_factory=dict)
     warming: dict[int, simpy.Event] = field(default_factory=dict)
+    process: simpy.Process | None = None
+    draft: DraftJob | None = None
+    ahead: DraftJob | None = None
+    head_start: HeadStart | None = None
+    guessed: bool = False
+    chain_start: int = 0
+    in_flight: simpy.Event | None = None
+    served: int = 0
+    exchange: int = 0
     kv_reserved_tokens: int = 0
     report: Report | None = None
     own_jobs: int = 0

@@ -41,6 +41,11 @@ class Totals:
         cloud_usd: Their price, and egress.
         energy_joules: Idle and busy energy of servers, drafting energy of devices, radio energy.
         network_bytes: Bytes sent on all links.
+        discarded: Draft tokens made and never verified: drafted ahead in vain, or given up.
+        takeovers: Rounds that targets ended because no draft came.
+        interruptions: Requests that lost their target in a crash.
+        late_messages: Messages that came to a target after their round was over.
+        duplicate_messages: Messages that came to a target twice.
     """
 
     time_s: float = 0.0
@@ -58,6 +63,11 @@ class Totals:
     cloud_usd: float = 0.0
     energy_joules: float = 0.0
     network_bytes: float = 0.0
+    discarded: int = 0
+    takeovers: int = 0
+    interruptions: int = 0
+    late_messages: int = 0
+    duplicate_messages: int = 0
 
     def copy(self) -> Totals:
         """Return a copy."""
@@ -186,7 +196,9 @@ def episode_metrics(
         b.round_tokens - a.round_tokens, b.verified_rounds - a.verified_rounds
     )
     metrics["speculated_token_share"] = _ratio(b.round_tokens - a.round_tokens, tokens)
-    metrics["wasted_draft_tokens_per_token"] = _ratio(drafted - accepted, tokens)
+    discarded = b.discarded - a.discarded
+    metrics["wasted_draft_tokens_per_token"] = _ratio(drafted - accepted + discarded, tokens)
+    metrics["discarded_draft_tokens_per_token"] = _ratio(discarded, tokens)
 
     metrics["gpu_s_per_1k_tokens"] = _ratio(1e3 * (b.gpu_s - a.gpu_s), tokens)
     provisioned_usd = _provisioned_usd_per_s(scenario) * elapsed_s
@@ -198,6 +210,11 @@ def episode_metrics(
     metrics["utilisation_target"] = _ratio(sum(busy), elapsed_s * len(busy))
     metrics["requests_in_system_mean"] = _ratio(b.request_seconds - a.request_seconds, elapsed_s)
     metrics["jain_fairness"] = jain(_speed_by_device(cohort))
+
+    metrics["takeovers"] = float(b.takeovers - a.takeovers)
+    metrics["interruptions"] = float(b.interruptions - a.interruptions)
+    metrics["late_messages"] = float(b.late_messages - a.late_messages)
+    metrics["duplicate_messages"] = float(b.duplicate_messages - a.duplicate_messages)
 
     metrics["requests_arrived"] = float(arrived)
     metrics["requests_completed"] = float(completed)

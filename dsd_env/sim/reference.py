@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,19 @@ from numpy.typing import NDArray
 
 from dsd_env.control.actions import Decision
 from dsd_env.control.view import DecisionView, Site
+from dsd_env.network import FaultMember, FaultWindows, fault_members
 from dsd_env.scenario.schema import Scenario
-from dsd_env.sim.entities import Device, DraftJob, Job, JobKind, Request, Station, TargetServer
+from dsd_env.sim.entities import (
+    Device,
+    DraftJob,
+    HeadStart,
+    Job,
+    JobKind,
+    JobState,
+    Request,
+    Station,
+    TargetServer,
+)
 from dsd_env.sim.events import Event, EventKind, Order, Span
 from dsd_env.sim.iteration import IterationCost, Share
 from dsd_env.sim.metrics import Totals, Window, episode_metrics, requests_table
@@ -49,6 +61,17 @@ class _Environment(simpy.Environment):
         queue: list[Any] = self._queue
         heapq.heappush(queue, (time_s, (order << 40) + entity, next(self._eid), event))
         return event
+
+
+class Interruption(Enum):
+    """Why a request leaves off what it is at."""
+
+    TAKEOVER = auto()
+    TARGET_LOST = auto()
+
+
+class _TargetDownError(Exception):
+    """A message has come to a target that is down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +163,7 @@ class ReferenceSimulation:
         self._totals = Totals()
         self._window_start = Window(0.0, Totals(), [0.0] * len(self._world.targets))
         self._colocated_base = len(self._world.devices) + len(self._world.edges)
+        self._back: dict[tuple[Site, int], simpy.Event] = {}
         self._start_processes()
 
     # ------------------------------------------------------------------ stepping
@@ -178,8 +202,9 @@ class ReferenceSimulation:
 
         Args:
             decision: Speculation length, batch size and placement. What cannot be done is resolved:
-                drafting where no drafter is available becomes plain decoding at that candidate's
-                target (``no_drafter``); a batch size above the target's limit is clipped
+                a target believed down is replaced by the first on offer that is believed up
+                (``target_down``); drafting where no drafter is available becomes plain decoding at that
+                candidate's target (``no_drafter``); a batch size above the target's limit is clipped
                 (``batch_clipped``).
 
         Returns:
@@ -207,10 +232,16 @@ class ReferenceSimulation:
         if not 0 <= placement < len(view.candidates):
             raise ValueError(f"placement = {placement} is outside 0..{len(view.candidates) - 1}")
         candidate = view.candidates[placement]
-        target = candidate.target.index
         reason = None
+        if not candidate.target.up:
+            place = (candidate.site, candidate.edge_server)
+            for other in view.candidates:
+                if other.target.up and (other.site, other.edge_server) == place:
+                    candidate, reason = other, "target_down"
+                    break
+        target = candidate.target.index
         if gamma > 0 and not candidate.valid:
-            gamma, reason = 0, "no_drafter"
+            gamma, reason = 0, reason or "no_drafter"
         limit = self._world.targets[target].config.max_batch_size
         if batch_size > limit:
             batch_size, reason = limit, reason or "batch_clipped"
@@ -270,6 +301,9 @@ class ReferenceSimulation:
         else:
             env.process(self._open_arrivals())
         env.process(self._publish())
+        for member in fault_members(self.scenario):
+            if member.crashes:
+                env.process(self._fault(member))
 
     def _client(self, device: Device) -> Process:
         """A user who thinks, asks, reads the whole answer, and thinks again."""
@@ -315,22 +349,43 @@ class ReferenceSimulation:
     def _request(self, device: Device, spec: RequestSpec) -> Process:
         """The life of one request."""
         request = self._arrive(device, spec)
-        resolution = yield from self._decision(request)
-        yield from self._prefill(request, resolution)
+        request.process = self._env.active_process
+        doing = self._turn(request)
         while not request.finished:
-            resolution = yield from self._decision(request)
-            request.rounds += 1
-            if resolution.gamma == 0:
-                yield from self._plain_round(request, resolution)
-            elif resolution.site == Site.COLOCATED:
-                yield from self._colocated_round(request, resolution)
-            else:
-                yield from self._edge_round(request, resolution)
+            try:
+                yield from doing
+                doing = self._turn(request)
+            except simpy.Interrupt as interrupt:
+                if interrupt.cause is Interruption.TAKEOVER:
+                    doing = self._decode_alone(request)
+                else:
+                    doing = self._reconnect(request)
+            except _TargetDownError:
+                self._abandon(request)
+                doing = self._reconnect(request)
         yield self._env.at(request.delivery_s[-1], Order.DELIVERY, request.number)
         self._complete(request)
 
+    def _turn(self, request: Request) -> Process:
+        """One decision and what it opens: the prefill, or a round."""
+        resolution = yield from self._decision(request)
+        if request.committed == 0:
+            yield from self._prefill(request, resolution)
+            return
+        request.rounds += 1
+        if request.head_start is not None and request.head_start.station != resolution.station:
+            self._discard_head_start(request)
+        if resolution.gamma == 0:
+            yield from self._plain_round(request, resolution)
+        elif resolution.site == Site.COLOCATED:
+            yield from self._colocated_round(request, resolution)
+        else:
+            yield from self._edge_round(request, resolution)
+
     def _decision(self, request: Request) -> Generator[simpy.Event, object, Resolution]:
         """Wait for this request's turn among the decisions of the instant, and for the answer."""
+        while self._is_down(request.control):
+            yield self._back.setdefault(request.control, self._env.event())
         yield self._env.at(self.now_s, Order.DECISION, request.number)
         answer = self._env.event()
         view = self._telemetry.view(request, self.now_s)
@@ -350,22 +405,35 @@ class ReferenceSimulation:
         prompt = request.spec.prompt_tokens
         sent_s = self.now_s
         colocated = resolution.gamma > 0 and resolution.site == Site.COLOCATED
-        if resolution.gamma > 0 and not colocated:
+        if resolution.gamma > 0 and not colocated and self._is_cold(request, resolution.station):
             self._env.process(self._warm_up(request, resolution))
         arrives_s = self._send_up(device, prompt * self._protocol.bytes_per_token, request)
-        yield self._env.at(arrives_s, Order.DELIVERY, request.number)
+        yield from self._travel(request, arrives_s)
         self._telemetry.count_arrival()
         served_s = self.now_s
         yield from self._serve(request, target, JobKind.PREFILL, resolution, prefill=prompt, warm=colocated)
         served_s = self.now_s - served_s
         if request.finished:
             return
+        if resolution.gamma > 0 and resolution.site != Site.COLOCATED:
+            self._expect_drafts(request)
         if resolution.gamma > 0 and resolution.site == Site.OWN_DEVICE:
             yield self._env.at(request.delivery_s[-1], Order.DELIVERY, request.number)
             self._measure(request, (self.now_s - sent_s) - served_s)
             request.control = (Site.OWN_DEVICE, device.number)
         elif resolution.gamma > 0 and resolution.site == Site.EDGE_SERVER:
             yield from self._move_control(request, (Site.EDGE_SERVER, resolution.edge_server), tokens=1)
+
+    def _travel(self, request: Request, arrives_s: float) -> Process:
+        """Wait for a message of this request to arrive; if the request gives it up, it comes too late."""
+        request.in_flight = self._env.at(arrives_s, Order.DELIVERY, request.number)
+        yield request.in_flight
+        request.in_flight = None
+
+    @staticmethod
+    def _is_cold(request: Request, station: int) -> bool:
+        """Return whether a drafter has nothing of the request and nothing on the way."""
+        return station not in request.warming and request.drafter_valid.get(station, 0) == 0
 
     def _warm_up(self, request: Request, resolution: Resolution) -> Process:
         """The drafter prefills the prompt while the target does."""
@@ -380,7 +448,7 @@ class ReferenceSimulation:
             self._count_bytes(size, request.device)
             yield self._env.at(arrives_s, Order.DELIVERY, request.number)
         prompt = request.spec.prompt_tokens
-        yield self._draft_job(request, station, gamma=0, lag=prompt, context=prompt)
+        yield self._draft_job(DraftJob(request, station, 0, prompt, prompt, self._env.event()))
         request.drafter_valid[station.number] = prompt
         del request.warming[station.number]
         warmed.succeed()
@@ -397,7 +465,7 @@ class ReferenceSimulation:
             yield request.warming[station.number]
         context = request.context_tokens
         drafted = self._confident_drafts(request, station.number, resolution.gamma)
-        yield self._draft_job(request, station, drafted, request.drafter_lag(station.number), context)
+        yield self._draft(request, station, drafted)
 
         target = self._world.targets[resolution.target]
         moves = resolution.target != request.target
@@ -407,9 +475,11 @@ class ReferenceSimulation:
         sent_s = self.now_s
         if on_device:
             arrives_s = self._send_up(request.device, size, request)
+            self._expect_result(request, size)
         else:
             arrives_s = self._send_backhaul(resolution.edge_server, resolution.target, True, size, request)
-        yield self._env.at(arrives_s, Order.DELIVERY, request.number)
+        self._draft_ahead(request, station, drafted)
+        yield from self._travel(request, arrives_s)
         request.control = (Site.COLOCATED, resolution.target)
         served_s = self.now_s
         yield from self._serve(
@@ -418,14 +488,17 @@ class ReferenceSimulation:
         served_s = self.now_s - served_s
         if request.finished:
             return
+        self._expect_drafts(request)
         if on_device:
             yield self._env.at(request.delivery_s[-1], Order.DELIVERY, request.number)
+            request.exchange += 1
             self._measure(request, (self.now_s - sent_s) - served_s)
         else:
             result = request.round_tokens * self._protocol.bytes_per_token
             back_s = self._send_backhaul(resolution.edge_server, resolution.target, False, result, request)
             yield self._env.at(back_s, Order.DELIVERY, request.number)
         request.control = place
+        self._settle_ahead(request)
 
     def _colocated_round(self, request: Request, resolution: Resolution) -> Process:
         """Draft and verify at the target: no round trip; tokens stream down."""
@@ -438,10 +511,11 @@ class ReferenceSimulation:
             return
         station = target.station
         drafted = self._confident_drafts(request, station.number, resolution.gamma)
-        yield self._draft_job(
-            request, station, drafted, request.drafter_lag(station.number), request.context_tokens
-        )
+        yield self._draft(request, station, drafted)
+        self._draft_ahead(request, station, drafted)
         yield from self._serve(request, target, JobKind.VERIFY, resolution, gamma=drafted, prefill=prefill)
+        if not request.finished:
+            self._settle_ahead(request)
 
     def _plain_round(self, request: Request, resolution: Resolution) -> Process:
         """The target decodes a chunk of tokens alone, streaming."""
@@ -455,6 +529,8 @@ class ReferenceSimulation:
         moves = resolution.target != request.target
         if request.control != place:
             yield from self._move_control(request, place, tokens=request.context_tokens if moves else 0)
+        if self._world.targets[resolution.target].down:
+            raise _TargetDownError
         return request.context_tokens - 1 if moves else 0
 
     def _move_control(self, request: Request, place: tuple[Site, int], tokens: int) -> Process:
@@ -482,8 +558,199 @@ class ReferenceSimulation:
             else:
                 arrives_s = self._send_edge(device, True, size, request)
                 hop = place
-            yield self._env.at(arrives_s, Order.DELIVERY, request.number)
+            yield from self._travel(request, arrives_s)
             request.control = hop
+
+    # ------------------------------------------------------------------ what goes wrong
+
+    def _fault(self, member: FaultMember) -> Process:
+        """One entity that crashes and comes back."""
+        windows = FaultWindows(member, self.seed)
+        while windows.start_s < float("inf"):
+            yield self._env.at(windows.start_s, Order.FAULT, member.number)
+            self._log(EventKind.FAULT, member.entity, None, member.number)
+            self._crash(member)
+            yield self._env.at(windows.end_s, Order.FAULT, member.number)
+            self._log(EventKind.RETURN, member.entity, None, member.number)
+            self._come_back(member)
+            windows.advance()
+
+    def _crash(self, member: FaultMember) -> None:
+        if member.site == "target":
+            target = self._world.targets[member.entity]
+            target.down += 1
+            if target.down == 1:
+                self._crash_target(target)
+        elif member.site == "edge":
+            self._crash_station(self._world.edges[member.entity])
+        else:
+            device = self._world.devices[member.entity]
+            device.down_faults += 1
+            if device.station is not None:
+                self._crash_station(device.station)
+
+    def _come_back(self, member: FaultMember) -> None:
+        if member.site == "target":
+            target = self._world.targets[member.entity]
+            target.down -= 1
+            if target.down == 0 and target.station is not None:
+                self._station_returns(target.station)
+            return
+        if member.site == "edge":
+            place = (Site.EDGE_SERVER, member.entity)
+            self._station_returns(self._world.edges[member.entity])
+        else:
+            place = (Site.OWN_DEVICE, member.entity)
+            device = self._world.devices[member.entity]
+            device.down_faults -= 1
+            if device.station is not None:
+                self._station_returns(device.station)
+        if not self._is_down(place) and place in self._back:
+            self._back.pop(place).succeed()
+
+    def _is_down(self, place: tuple[Site, int]) -> bool:
+        """Return whether nobody can decide at a place now. Decisions at a target are its front end's."""
+        site, number = place
+        if site == Site.OWN_DEVICE:
+            return self._world.devices[number].down_faults > 0
+        return site == Site.EDGE_SERVER and self._world.edges[number].down > 0
+
+    def _crash_target(self, target: TargetServer) -> None:
+        """A target loses its KV, its queue and the iteration under way; its clients are told.
+
+        What was committed has left: a front end that survives holds the connections.
+        """
+        if not target.idle:
+            self._iteration_over(target)
+            assert target.end is not None and target.end.callbacks is not None
+            target.end.callbacks.clear()
+        target.ready.clear()
+        target.waiting.clear()
+        target.kv_reserved_tokens = 0
+        target.resident = 0
+        target.check_s = float("inf")
+        target.batch_size = target.config.initial_batch_size
+        target.batch_set_by = None
+        for request in list(self._active.values()):
+            if request.target == target.number and not request.finished:
+                request.target = -1
+                request.kv_reserved_tokens = 0
+                self._totals.interruptions += 1
+                self._interrupt(request, Interruption.TARGET_LOST)
+        self._lose_drafter_kv(self._colocated_base + target.number)
+        if target.station is not None:
+            self._crash_station(target.station)
+
+    def _crash_station(self, station: Station) -> None:
+        """A drafter loses its KV. Its drafts begin anew when it is back; those drafted ahead are lost."""
+        station.down += 1
+        if station.down > 1:
+            return
+        self._lose_drafter_kv(station.number)
+        for job in [*station.active, *station.queue]:
+            if job.is_ahead:
+                self._roll_back(job)
+                job.request.ahead = None
+        if station.active:
+            station.queue.extendleft(reversed(station.active))
+            station.active.clear()
+            self._drafting_over(station)
+        for job in station.queue:
+            job.begin_anew()
+
+    def _station_returns(self, station: Station) -> None:
+        station.down -= 1
+        self._start_drafts(station)
+
+    def _lose_drafter_kv(self, station: int) -> None:
+        for request in self._active.values():
+            request.drafter_valid.pop(station, None)
+            if request.head_start is not None and request.head_start.station == station:
+                self._discard_head_start(request)
+
+    def _interrupt(self, request: Request, cause: Interruption) -> None:
+        """Let a request leave off what it is at; its process goes on with what the cause asks for."""
+        self._abandon(request)
+        assert request.process is not None
+        request.process.interrupt(cause)
+
+    def _abandon(self, request: Request) -> None:
+        """Give up a request's drafts and messages under way. A message already sent will come too late."""
+        request.served += 1
+        request.exchange += 1
+        if request.in_flight is not None:
+            callbacks = request.in_flight.callbacks
+            assert callbacks is not None
+            callbacks.append(lambda _event: self._late(request))
+            request.in_flight = None
+        if request.draft is not None:
+            self._totals.discarded += self._withdraw(request.draft)
+            request.draft = None
+        if request.ahead is not None:
+            self._roll_back(request.ahead)
+            request.ahead = None
+        if request.head_start is not None:
+            self._discard_head_start(request)
+
+    def _late(self, request: Request) -> None:
+        self._totals.late_messages += 1
+        self._log(EventKind.LATE, request.device.number, request, 0)
+
+    def _reconnect(self, request: Request) -> Process:
+        """The front end finds the target down and tells the client, who decides anew."""
+        detected_s = self.now_s + self._protocol.crash_detection_s
+        yield self._env.at(detected_s, Order.DELIVERY, request.number)
+        arrives_s = self._send_down(request.device, 0.0, request)
+        yield self._env.at(arrives_s, Order.DELIVERY, request.number)
+        request.control = (Site.OWN_DEVICE, request.device.number)
+
+    def _expect_drafts(self, request: Request) -> None:
+        """The target has sent a result and waits for the next window, but not for ever."""
+        patience_s = self._protocol.patience_s
+        if patience_s is not None:
+            served = request.served
+            timer = self._env.at(self.now_s + patience_s, Order.TIMEOUT, 2 * request.number)
+            assert timer.callbacks is not None
+            timer.callbacks.append(lambda _event: self._patience_ends(request, served))
+
+    def _patience_ends(self, request: Request, served: int) -> None:
+        if request.served == served and not request.finished:
+            self._totals.takeovers += 1
+            self._log(EventKind.TAKEOVER, request.target, request, float(self._protocol.patience_s or 0.0))
+            self._interrupt(request, Interruption.TAKEOVER)
+
+    def _decode_alone(self, request: Request) -> Process:
+        """The target goes on by plain decoding; the next decision is taken there."""
+        target = self._world.targets[request.target]
+        request.control = (Site.COLOCATED, target.number)
+        yield from self._serve(request, target, JobKind.PLAIN, None)
+
+    def _expect_result(self, request: Request, size_bytes: float) -> None:
+        """The device has sent its drafts and waits for the result; it sends them again after a time-out."""
+        request.exchange += 1
+        if self._protocol.client_timeout_s is not None:
+            self._send_again_after(request, size_bytes, self._protocol.client_timeout_s, request.exchange)
+
+    def _send_again_after(self, request: Request, payload_bytes: float, wait_s: float, exchange: int) -> None:
+        timer = self._env.at(self.now_s + wait_s, Order.TIMEOUT, 2 * request.number + 1)
+
+        def send_again(_event: simpy.Event) -> None:
+            if request.exchange != exchange or request.finished:
+                return
+            if request.device.down_faults == 0:
+                arrives_s = self._send_up(request.device, payload_bytes, request)
+                duplicate = self._env.at(arrives_s, Order.DELIVERY, request.number)
+                assert duplicate.callbacks is not None
+                duplicate.callbacks.append(lambda _event: self._duplicate(request))
+            self._send_again_after(request, payload_bytes, 2.0 * wait_s, exchange)
+
+        assert timer.callbacks is not None
+        timer.callbacks.append(send_again)
+
+    def _duplicate(self, request: Request) -> None:
+        """The target has seen this round's number before and ignores the message."""
+        self._totals.duplicate_messages += 1
+        self._log(EventKind.DUPLICATE, request.device.number, request, 0)
 
     # ------------------------------------------------------------------ requests
 
@@ -511,6 +778,9 @@ class ReferenceSimulation:
     def _complete(self, request: Request) -> None:
         now_s = self.now_s
         self._accrue(now_s)
+        if request.ahead is not None:
+            self._roll_back(request.ahead)
+            request.ahead = None
         request.completed_s = now_s
         self._in_system -= 1
         del self._active[request.number]
@@ -544,8 +814,11 @@ class ReferenceSimulation:
         realisation = request.realise(self.seed, self._world.station_models[station])
         start = request.committed
         left = request.spec.output_tokens - start
-        accepted = min(drafted, int(realisation.run_length[start]), left)
+        chain = request.chain_start
+        run = int(realisation.run_length[chain]) - (start - chain)
+        accepted = min(drafted, run, left)
         committed = min(accepted + 1, left)
+        request.guessed = run > drafted
         # The drafter has processed its own drafts but the last; those accepted are right.
         request.drafter_valid[station] = request.context_tokens + min(drafted - 1, accepted)
         request.drafted_at = station
@@ -640,53 +913,123 @@ class ReferenceSimulation:
         assert station is not None
         return station
 
-    def _draft_job(
-        self, request: Request, station: Station, gamma: int, lag: int, context: int
-    ) -> simpy.Event:
-        """Queue a draft at a station; the event returned happens when it ends."""
-        job = DraftJob(request, gamma, lag, context, self._env.event())
-        station.queue.append(job)
-        self._start_drafts(station)
+    def _draft(self, request: Request, station: Station, drafted: int) -> simpy.Event:
+        """Draft a window, from where the drafter is; the event returned happens when it is complete."""
+        head, request.head_start = request.head_start, None
+        if head is None:
+            request.chain_start = request.committed
+        else:
+            self._totals.discarded += max(0, head.drafts - drafted)
+        lag = request.drafter_lag(station.number)
+        done = self._env.event()
+        request.draft = DraftJob(
+            request, station, drafted, lag, request.context_tokens, done, head_start=head
+        )
+        return self._draft_job(request.draft)
+
+    def _draft_ahead(self, request: Request, station: Station, drafted: int) -> None:
+        """Go on drafting while a window is verified: a guess of the token after it, and as many again."""
+        context = request.context_tokens + drafted
+        if self._protocol.kind != "pipelined" or context + drafted + 1 > station.kv_capacity_tokens:
+            return
+        done = self._env.event()
+        request.ahead = DraftJob(request, station, drafted + 1, 1, context, done, is_ahead=True)
+        self._draft_job(request.ahead)
+
+    def _settle_ahead(self, request: Request) -> None:
+        """The result has come to the drafter: it keeps what it drafted ahead, or rolls it back."""
+        job, request.ahead = request.ahead, None
+        if job is None:
+            return
+        done_s = job.done_s(self.now_s)
+        tokens = job.tokens_after(done_s)
+        if tokens > 0 and request.context_tokens == job.context_tokens + 1:
+            # The whole window was right, and the drafter has processed all of it.
+            request.drafter_valid[job.station.number] = job.context_tokens
+        if request.guessed and done_s > 0.0:
+            self._withdraw(job)
+            request.head_start = HeadStart(job.station.number, job.context_tokens, done_s, tokens)
+        else:
+            self._roll_back(job)
+
+    def _roll_back(self, job: DraftJob) -> None:
+        """What was drafted ahead is worth nothing."""
+        tokens = self._withdraw(job)
+        self._totals.discarded += tokens
+        self._log(EventKind.ROLLBACK, job.station.number, job.request, tokens)
+
+    def _discard_head_start(self, request: Request) -> None:
+        """The next window is not drafted where one was begun ahead, or what was begun is lost."""
+        head, request.head_start = request.head_start, None
+        assert head is not None
+        self._totals.discarded += head.tokens
+        self._log(EventKind.ROLLBACK, head.station, request, head.tokens)
+
+    def _withdraw(self, job: DraftJob) -> int:
+        """Take a job off its drafter; return its tokens that are complete."""
+        station, now_s = job.station, self.now_s
+        tokens = job.tokens_after(job.done_s(now_s))
+        if job.state == JobState.QUEUED:
+            station.queue.remove(job)
+        elif job.state == JobState.ACTIVE:
+            assert job.timer is not None and job.timer.callbacks is not None
+            job.timer.callbacks.clear()
+            self._leave(job, tokens)
+        return tokens
+
+    def _draft_job(self, job: DraftJob) -> simpy.Event:
+        """Queue a job at its drafter; the event returned happens when it ends."""
+        job.station.queue.append(job)
+        self._start_drafts(job.station)
         return job.done
 
     def _start_drafts(self, station: Station) -> None:
+        if station.down:
+            return
         now_s = self.now_s
         while station.queue and len(station.active) < station.concurrency:
             job = station.queue.popleft()
             if not station.active:
                 station.busy_since_s = now_s
             station.active.append(job)
-            kv_tokens = sum(other.context_tokens for other in station.active)
-            duration_s = station.timer.draft_s(
-                job.lag_tokens, job.context_tokens, job.gamma, len(station.active), kv_tokens
-            )
-            job.start_s = now_s
+            job.start(now_s)
             self._log(EventKind.DRAFT_START, station.number, job.request, job.gamma)
-            # The station takes note of the end before the request goes on.
-            callbacks = job.done.callbacks
-            assert callbacks is not None
-            callbacks.insert(0, self._draft_ended(station, job))
-            self._env.at(now_s + duration_s, Order.DRAFT_END, station.number, job.done)
+            job.timer = self._env.at(now_s + job.duration_s, Order.DRAFT_END, station.number)
+            assert job.timer.callbacks is not None
+            job.timer.callbacks.append(self._draft_ended(job))
 
-    def _draft_ended(self, station: Station, job: DraftJob) -> Callable[[simpy.Event], None]:
+    def _draft_ended(self, job: DraftJob) -> Callable[[simpy.Event], None]:
         def ended(_event: simpy.Event) -> None:
-            now_s = self.now_s
-            duration_s = now_s - job.start_s
-            station.active.remove(job)
-            if not station.active:
-                station.busy_s += now_s - station.busy_since_s
-                self._totals.energy_joules += (station.power.busy_w - station.power.idle_w) * (
-                    now_s - station.busy_since_s
-                )
-                self._drafter_cost(station, now_s - station.busy_since_s)
+            station = job.station
+            duration_s = self.now_s - job.start_s
             station.mean_job_s += self._protocol.stats_window * (duration_s - station.mean_job_s)
-            self._log(EventKind.DRAFT_END, station.number, job.request, job.gamma)
-            if self._record_spans:
-                kind = "draft" if job.gamma else "prefill"
-                self.spans.append(Span(station.lane, kind, job.start_s, now_s, job.request.number))
-            self._start_drafts(station)
+            if job.request.draft is job:
+                job.request.draft = None
+            # The station takes note of the end before the request goes on.
+            self._leave(job, job.gamma)
+            job.done.succeed()
 
         return ended
+
+    def _leave(self, job: DraftJob, tokens: int) -> None:
+        """A job leaves its drafter, complete or not, and makes room for the next."""
+        station, now_s = job.station, self.now_s
+        job.state = JobState.ENDED
+        station.active.remove(job)
+        if not station.active:
+            self._drafting_over(station)
+        self._log(EventKind.DRAFT_END, station.number, job.request, tokens)
+        if self._record_spans:
+            kind = "draft" if job.gamma else "prefill"
+            self.spans.append(Span(station.lane, kind, job.start_s, now_s, job.request.number))
+        self._start_drafts(station)
+
+    def _drafting_over(self, station: Station) -> None:
+        """A drafter has become idle: book what it cost."""
+        busy_s = self.now_s - station.busy_since_s
+        station.busy_s += busy_s
+        self._totals.energy_joules += (station.power.busy_w - station.power.idle_w) * busy_s
+        self._drafter_cost(station, busy_s)
 
     def _drafter_cost(self, station: Station, busy_s: float) -> None:
         self._totals.gpu_s += busy_s * station.gpus
@@ -699,17 +1042,22 @@ class ReferenceSimulation:
         request: Request,
         target: TargetServer,
         kind: JobKind,
-        resolution: Resolution,
+        resolution: Resolution | None,
         *,
         gamma: int = 0,
         prefill: int = 0,
         warm: bool = False,
     ) -> Process:
-        """Queue a job at a target and wait until it is done."""
+        """Queue a job at a target and wait until it is done; without a resolution its batch size stays."""
+        if target.down:
+            raise _TargetDownError
+        request.served += 1
         chunk = self._protocol.plain_chunk_tokens
-        job = Job(request, kind, gamma, chunk, prefill, warm, self._env.event(), resolution.station)
-        target.batch_size = resolution.batch_size
-        target.batch_set_by = request
+        job = Job(request, kind, gamma, chunk, prefill, warm, self._env.event())
+        if resolution is not None:
+            job.station = resolution.station
+            target.batch_size = resolution.batch_size
+            target.batch_set_by = request
         if request.target != target.number:
             if request.target >= 0:
                 self._release(request)
@@ -795,9 +1143,9 @@ class ReferenceSimulation:
         target.iteration_start_s = now_s
         target.expected_end_s = now_s + expected_s
         self._log(EventKind.ITERATION_START, target.number, None, len(batch))
-        event = self._env.at(now_s + duration_s, Order.ITERATION_END, target.number)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _event: self._end_iteration(target))
+        target.end = self._env.at(now_s + duration_s, Order.ITERATION_END, target.number)
+        assert target.end.callbacks is not None
+        target.end.callbacks.append(lambda _event: self._end_iteration(target))
 
     def _charge(
         self, target: TargetServer, batch: list[tuple[Job, int]], shares: list[Share], cost: IterationCost
@@ -839,18 +1187,11 @@ class ReferenceSimulation:
 
     def _end_iteration(self, target: TargetServer) -> None:
         now_s = self.now_s
-        duration_s = now_s - target.iteration_start_s
-        batch, target.running = target.running, []
-        target.iteration_end_s = now_s
-        target.idle = True
-        target.busy_s += duration_s
+        batch = target.running
+        duration_s = self._iteration_over(target)
         target.iteration_s += self._protocol.stats_window * (duration_s - target.iteration_s)
         new_tokens = sum(tokens for _, tokens in batch)
         target.iteration_tokens += self._protocol.stats_window * (new_tokens - target.iteration_tokens)
-        config = target.config
-        self._totals.gpu_s += duration_s * config.gpus
-        self._totals.cloud_usd += duration_s * config.gpus * config.price_usd_per_gpu_hour / 3600.0
-        self._totals.energy_joules += duration_s * (config.power.busy_w - config.power.idle_w)
         self._log(EventKind.ITERATION_END, target.number, None, new_tokens)
         if self._record_spans:
             lane = f"target:{target.number}"
@@ -858,6 +1199,19 @@ class ReferenceSimulation:
         for job, tokens in batch:
             self._advance(target, job, tokens)
         self._poke(target)
+
+    def _iteration_over(self, target: TargetServer) -> float:
+        """A target has become idle: book what the iteration cost; return how long it ran."""
+        duration_s = self.now_s - target.iteration_start_s
+        target.running = []
+        target.idle = True
+        target.iteration_end_s = self.now_s
+        target.busy_s += duration_s
+        config = target.config
+        self._totals.gpu_s += duration_s * config.gpus
+        self._totals.cloud_usd += duration_s * config.gpus * config.price_usd_per_gpu_hour / 3600.0
+        self._totals.energy_joules += duration_s * (config.power.busy_w - config.power.idle_w)
+        return duration_s
 
     def _advance(self, target: TargetServer, job: Job, tokens: int) -> None:
         """Take what one iteration did for one job."""
@@ -880,6 +1234,7 @@ class ReferenceSimulation:
             request.recent_gammas = (0, *request.recent_gammas[:-1])
             request.recent_accepted = (0, *request.recent_accepted[:-1])
         elif job.kind == JobKind.COLOCATED:
+            request.chain_start = request.committed
             self._verified(request, self._colocated_base + target.number, job.gamma)
         else:
             self._verified(request, job.station, job.gamma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TypeVar
 
 from dsd_env.control.view import (
     CandidateView,
@@ -19,6 +20,7 @@ from dsd_env.sim.entities import Device, Report, Request, Station, TargetServer
 from dsd_env.sim.world import World
 
 _RATE_TIME_CONSTANT_S = 2.0
+Row = TypeVar("Row", bound=tuple[float, ...])
 
 
 class Telemetry:
@@ -120,11 +122,12 @@ class Telemetry:
         current = request.target
         if self._n_offered == 1 and current >= 0:
             return [targets[current]]
-        loads = sorted(
-            (target.number != current, _newest_report(target, visible_s).resident, target.number)
-            for target in targets
-        )
-        return [targets[number] for _, _, number in loads[: self._n_offered]]
+        loads = []
+        for target in targets:
+            report = _newest_report(target, visible_s)
+            loads.append((target.number != current, not report.up, report.resident, target.number))
+        loads.sort()
+        return [targets[number] for *_, number in loads[: self._n_offered]]
 
     def _report(self, target: TargetServer, request: Request, now_s: float, delay_s: float) -> Report:
         if request.control == (Site.COLOCATED, target.number):
@@ -190,7 +193,7 @@ class Telemetry:
             Site.COLOCATED,
             -1,
             view,
-            target.has_drafter,
+            target.has_drafter and view.up,
             same_target and request.drafted_at == station,
             same_target,
             step_s,
@@ -219,7 +222,7 @@ class Telemetry:
             Site.OWN_DEVICE,
             -1,
             view,
-            self._fits(station, request),
+            view.up and self._fits(station, request),
             same_target and request.drafted_at == device.number,
             same_target,
             step_s,
@@ -244,14 +247,14 @@ class Telemetry:
     ) -> CandidateView:
         lag = request.drafter_lag(edge.number)
         context = request.context_tokens
-        _, jobs, wait_s = _newest(edge.reports, visible_s)
+        _, jobs, wait_s, up = _newest(edge.reports, visible_s)
         together = min(int(jobs) + 1, edge.concurrency)
         backhaul = self._world.backhauls[number][view.index][0]
         return CandidateView(
             Site.EDGE_SERVER,
             number,
             view,
-            request.device.edge_up is not None and self._fits(edge, request),
+            up and view.up and request.device.edge_up is not None and self._fits(edge, request),
             same_target and request.drafted_at == edge.number,
             same_target,
             edge.timer.step_s(together, together * context, 0),
@@ -310,9 +313,7 @@ def _newest_report(target: TargetServer, visible_s: float) -> Report:
     return target.reports[0]
 
 
-def _newest(
-    reports: deque[tuple[float, int, float]] | deque[tuple[float, float, float]], visible_s: float
-) -> tuple[float, float, float]:
+def _newest(reports: deque[Row], visible_s: float) -> Row:
     for report in reversed(reports):
         if report[0] <= visible_s:
             return report
@@ -322,7 +323,7 @@ def _newest(
 def _target_view(target: TargetServer, report: Report, now_s: float) -> TargetView:
     return TargetView(
         target.number,
-        True,
+        report.up,
         report.queued,
         report.running,
         report.resident,
@@ -360,6 +361,7 @@ def _request_view(request: Request, now_s: float) -> RequestView:
         request.recent_gammas,
         request.recent_accepted,
         request.last_confidence,
+        0 if request.head_start is None else request.head_start.drafts,
     )
 
 
