@@ -98,6 +98,7 @@ def small_scenario(choices: dict[str, Any]) -> Scenario:
         "acceptance": {"draft": choices["acceptance"]},
         "protocol": choices["protocol"],
         "actions": choices["actions"],
+        "faults": {name: fault for name, fault in choices["faults"].items() if fault is not None},
     }
     if choices["total"] is not None:
         overrides["episode"]["total_requests"] = choices["total"]
@@ -113,6 +114,9 @@ def small_scenario(choices: dict[str, Any]) -> Scenario:
     overrides["targets"] = targets if choices["two_targets"] else {"big": big}
     if not choices["edge"]:
         overrides["edge_servers"] = {}
+        overrides["faults"].pop("edge", None)
+    if not choices["two_targets"]:
+        overrides["faults"].pop("other_target", None)
     if choices["perfect_links"]:
         link = {"one_way_s": 0.01, "uplink_bits_per_s": 1e9, "downlink_bits_per_s": 1e9}
         overrides["links"] = {name: link for name in TINY["links"]}
@@ -120,4 +124,5 @@ def small_scenario(choices: dict[str, Any]) -> Scenario:
         # Equal devices on equal links do things at the same instant, which tests the order of ties.
         phone = {key: value for key, value in TINY["devices"]["workstation"].items() if key != "name"}
         overrides["devices"] = {"workstation": {**phone, "count": 5}}
+        overrides["faults"].pop("phone", None)
     return load_scenario({**data, **overrides})

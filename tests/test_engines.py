@@ -31,6 +31,33 @@ _SHARED = {
     "profile": {"t0_s": 0.002, "c_s_per_token": 1e-5, "k_bw_s_per_token": 1e-8, "k_lat_s_per_token": 1e-9},
 }
 
+
+def _fault(kind: str, of: str) -> st.SearchStrategy[dict[str, Any] | None]:
+    """Return nothing, random faults, or faults at fixed times that meet, overlap or last no time."""
+    often = {"mean_interval_s": 0.6, "duration_s": {"distribution": "exponential", "mean": 0.2}}
+    fixed = {"at_s": (0.0, 0.5, 1.0), "duration_s": {"distribution": "constant", "value": 0.5}}
+    brief = {"at_s": (0.75,), "duration_s": {"distribution": "constant", "value": 0.0}}
+    law = {"distribution": "lognormal", "median": 0.3, "sigma": 1.0}
+    rare = {"mean_interval_s": 3.0, "duration_s": law}
+    return st.one_of(
+        st.none(),
+        st.sampled_from([{"kind": kind, "of": of, **times} for times in (often, fixed, brief, rare)]),
+    )
+
+
+FAULTS = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries(
+        {
+            "target": _fault("target_crash", "big"),
+            "again": _fault("target_crash", "big"),
+            "other_target": _fault("target_crash", "small"),
+            "edge": _fault("edge_crash", "box"),
+            "phone": _fault("device_crash", "phone"),
+            "workstation": _fault("device_crash", "workstation"),
+        }
+    ),
+)
 CHOICES = st.fixed_dictionaries(
     {
         "arrivals": st.sampled_from(
@@ -80,8 +107,13 @@ CHOICES = st.fixed_dictionaries(
                 "plain_chunk_tokens": st.sampled_from([1, 3, 8]),
                 "telemetry_period_s": st.sampled_from([0.01, 0.05, 0.5]),
                 "draft_probabilities": st.sampled_from(["none", "top_k"]),
+                "kind": st.sampled_from(["synchronous", "pipelined"]),
+                "patience_s": st.sampled_from([None, 0.02, 0.1]),
+                "client_timeout_s": st.sampled_from([None, 0.03, 0.1]),
+                "crash_detection_s": st.sampled_from([0.02, 0.5]),
             }
         ),
+        "faults": FAULTS,
         "actions": st.fixed_dictionaries(
             {
                 "gammas": st.sampled_from([(0, 1, 2, 4), (0,), (0, 8)]),

@@ -432,8 +432,8 @@ class ReferenceSimulation:
 
     @staticmethod
     def _is_cold(request: Request, station: int) -> bool:
-        """Return whether a drafter has nothing of the request and nothing on the way."""
-        return station not in request.warming and request.drafter_valid.get(station, 0) == 0
+        """Return whether a drafter has nothing of the request, and none is being warmed up."""
+        return not request.warming and request.drafter_valid.get(station, 0) == 0
 
     def _warm_up(self, request: Request, resolution: Resolution) -> Process:
         """The drafter prefills the prompt while the target does."""
@@ -694,7 +694,7 @@ class ReferenceSimulation:
 
     def _late(self, request: Request) -> None:
         self._totals.late_messages += 1
-        self._log(EventKind.LATE, request.device.number, request, 0)
+        self._log(EventKind.LATE, -1, request, 0)
 
     def _reconnect(self, request: Request) -> Process:
         """The front end finds the target down and tells the client, who decides anew."""
@@ -750,7 +750,7 @@ class ReferenceSimulation:
     def _duplicate(self, request: Request) -> None:
         """The target has seen this round's number before and ignores the message."""
         self._totals.duplicate_messages += 1
-        self._log(EventKind.DUPLICATE, request.device.number, request, 0)
+        self._log(EventKind.DUPLICATE, -1, request, 0)
 
     # ------------------------------------------------------------------ requests
 

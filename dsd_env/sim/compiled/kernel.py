@@ -33,12 +33,14 @@ from dsd_env.sim.events import EventKind, Order
 # Enumerations as plain integers, which the compiler takes as constants.
 COLOCATED, OWN_DEVICE, EDGE_SERVER = 0, 1, 2
 JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = 0, 1, 2, 3
+AT_FAULT = int(Order.FAULT)
 AT_TELEMETRY = int(Order.TELEMETRY)
 AT_ITERATION_END = int(Order.ITERATION_END)
 AT_DRAFT_END = int(Order.DRAFT_END)
 AT_JOB_DONE = int(Order.JOB_DONE)
 AT_DELIVERY = int(Order.DELIVERY)
 AT_ARRIVAL = int(Order.ARRIVAL)
+AT_TIMEOUT = int(Order.TIMEOUT)
 AT_DECISION = int(Order.DECISION)
 AT_ITERATION_START = int(Order.ITERATION_START)
 LOG_ARRIVAL = int(EventKind.ARRIVAL)
@@ -52,6 +54,12 @@ LOG_ITERATION_START = int(EventKind.ITERATION_START)
 LOG_ITERATION_END = int(EventKind.ITERATION_END)
 LOG_COMMIT = int(EventKind.COMMIT)
 LOG_COMPLETE = int(EventKind.COMPLETE)
+LOG_FAULT = int(EventKind.FAULT)
+LOG_RETURN = int(EventKind.RETURN)
+LOG_TAKEOVER = int(EventKind.TAKEOVER)
+LOG_LATE = int(EventKind.LATE)
+LOG_DUPLICATE = int(EventKind.DUPLICATE)
+LOG_ROLLBACK = int(EventKind.ROLLBACK)
 ARRIVAL = int(Stream.ARRIVAL)
 THINK = int(Stream.THINK)
 LENGTH = int(Stream.LENGTH)
@@ -67,6 +75,7 @@ DEVICE_SPREAD = int(Stream.DEVICE_SPREAD)
 LOAD_PHASE = int(Stream.LOAD_PHASE)
 ROUTING = int(Stream.ROUTING)
 LINK_SPREAD = int(Stream.LINK_SPREAD)
+FAULT = int(Stream.FAULT)
 ORDINALS = 1 << 24
 SLOPE_TOKENS = 8
 
@@ -87,7 +96,15 @@ SLOPE_TOKENS = 8
     PC_DEDICATED_DRAFTED,
     PC_SERVED,
     PC_LAST_TOKEN,
-) = range(15)
+    PC_PLACE_DOWN,
+    PC_DETECTED,
+    PC_NOTICE,
+) = range(18)
+# What the event of a request is, in its argument beside the slot and the epoch. A request's epoch counts how
+# often it gave up what it was at; an event of an earlier epoch is nobody's any more.
+IS_WAIT, IS_WARM_UP, IS_MESSAGE, IS_DUPLICATE = 0, 1, 2, 3
+SLOT_BITS, KIND_BITS = 20, 3
+SLOT_MASK, KIND_MASK, ENTITY_MASK = (1 << 20) - 1, (1 << 3) - 1, (1 << 40) - 1
 # What it does after control has moved.
 AFTER_PREFILL, AFTER_EDGE, AFTER_COLOCATED, AFTER_PLAIN = 0, 1, 2, 3
 
@@ -428,10 +445,30 @@ def _send_backhaul(kf, ki, f, s, r, edge, target, down, payload):
 
 @_jit
 def _deliver_at(ki, f, s, q, time_s, pc):
-    """Let a request wait for a message."""
+    """Let a request wait for a time."""
     r = _r(ki, q)
     s[r + RI_PC] = pc
-    _push(ki, f, s, time_s, AT_DELIVERY, s[r + RI_NUMBER], 2 * q)
+    _push(ki, f, s, time_s, AT_DELIVERY, s[r + RI_NUMBER], _tag(s, r, q, IS_WAIT))
+
+
+@_jit
+def _travel(ki, f, s, q, time_s, pc):
+    """Let a request wait for its message to arrive; if it gives the message up, that comes too late."""
+    r = _r(ki, q)
+    s[r + RI_PC] = pc
+    _push(ki, f, s, time_s, AT_DELIVERY, s[r + RI_NUMBER], _tag(s, r, q, IS_MESSAGE))
+
+
+@_jit
+def _tag(s, r, q, kind):
+    return (((s[r + RI_EPOCH] << KIND_BITS) | kind) << SLOT_BITS) | q
+
+
+@_jit
+def _is_live(ki, s, place, tag):
+    """Return whether the request of an event still waits for it."""
+    r = _r(ki, tag & SLOT_MASK)
+    return s[r + RI_NUMBER] == place & ENTITY_MASK and s[r + RI_EPOCH] == tag >> (SLOT_BITS + KIND_BITS)
 
 
 # ---------------------------------------------------------------------- acceptance
@@ -554,12 +591,11 @@ def _confident_drafts(kf, ki, s, r, station, gamma):
 
 
 @_jit
-def _draft_job(kf, ki, f, s, q, warm, station, gamma, lag, context):
-    """Queue a draft (or, with `warm`, the drafter's prefill) at a station."""
-    job = 2 * q + warm
+def _draft_job(kf, ki, f, s, job, station, gamma, lag, context):
+    """Queue a job at a station."""
     j = ki[O_JOB_I] + job * JI_STRIDE
     s[j + JI_GAMMA], s[j + JI_LAG], s[j + JI_CONTEXT] = gamma, lag, context
-    s[j + JI_STATION], s[j + JI_NEXT] = station, -1
+    s[j + JI_STATION], s[j + JI_NEXT], s[j + JI_STATE] = station, -1, JOB_QUEUED
     x = ki[O_STA_I] + station * SI_STRIDE
     if s[x + SI_QUEUED] == 0:
         s[x + SI_HEAD] = job
@@ -571,8 +607,142 @@ def _draft_job(kf, ki, f, s, q, warm, station, gamma, lag, context):
 
 
 @_jit
+def _draft(kf, ki, f, s, q, station, drafted):
+    """Draft a window, from where the drafter is."""
+    r = _r(ki, q)
+    job = JOBS * q + ROUND_JOB
+    j = ki[O_JOB_I] + job * JI_STRIDE
+    s[j + JI_HEAD_CONTEXT] = 0
+    if s[r + RI_HEAD_STATION] < 0:
+        s[r + RI_CHAIN_START] = s[r + RI_COMMITTED]
+    else:
+        drafts = max(0, s[r + RI_HEAD_TOKENS] - 1)
+        s[WI_DISCARDED] += max(0, drafts - drafted)
+        s[j + JI_HEAD_CONTEXT], s[j + JI_HEAD_DRAFTS] = s[r + RI_HEAD_CONTEXT], drafts
+        f[ki[O_JOB_F] + job * JF_STRIDE + JF_HEAD_DONE] = f[_g(ki, q) + RF_HEAD_DONE]
+        s[r + RI_HEAD_STATION] = -1
+    s[r + RI_DRAFTS] = drafted
+    context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
+    _draft_job(kf, ki, f, s, job, station, drafted, _lag(ki, s, r, station), context)
+
+
+@_jit
+def _draft_ahead(kf, ki, f, s, q, station, drafted):
+    """Go on drafting while a window is verified: a guess of the token after it, and as many again."""
+    r = _r(ki, q)
+    context = s[r + RI_PROMPT] + s[r + RI_COMMITTED] + drafted
+    if ki[K_PIPELINED] == 0 or context + drafted + 1 > ki[ki[O_SKI] + station * SKI_STRIDE + SKI_KV]:
+        return
+    job = JOBS * q + AHEAD_JOB
+    s[ki[O_JOB_I] + job * JI_STRIDE + JI_HEAD_CONTEXT] = 0
+    s[r + RI_AHEAD] = 1
+    _draft_job(kf, ki, f, s, job, station, drafted + 1, 1, context)
+
+
+@_jit
+def _done_s(ki, f, s, job):
+    """``DraftJob.done_s``."""
+    state, y = s[ki[O_JOB_I] + job * JI_STRIDE + JI_STATE], ki[O_JOB_F] + job * JF_STRIDE
+    if state == JOB_QUEUED:
+        return 0.0
+    return f[y + JF_DURATION] if state == JOB_ENDED else f[WF_NOW] - f[y + JF_START]
+
+
+@_jit
+def _tokens_after(ki, f, s, job, done_s):
+    """``DraftJob.tokens_after``."""
+    j, y = ki[O_JOB_I] + job * JI_STRIDE, ki[O_JOB_F] + job * JF_STRIDE
+    gamma = s[j + JI_GAMMA]
+    if s[j + JI_STATE] == JOB_QUEUED:
+        return 0
+    if s[j + JI_STATE] == JOB_ENDED or done_s >= f[y + JF_DURATION]:
+        return gamma
+    if s[j + JI_HEAD_CONTEXT] > 0:
+        ready = min(gamma, s[j + JI_HEAD_DRAFTS])
+        return ready + int((gamma - ready) * (done_s / f[y + JF_DURATION]))
+    if done_s < f[y + JF_FIRST] or gamma == 0:
+        return 0
+    later = (gamma - 1) * (done_s - f[y + JF_FIRST]) / (f[y + JF_DURATION] - f[y + JF_FIRST])
+    return min(gamma, 1 + int(later))
+
+
+@_jit
+def _settle_ahead(kf, ki, f, s, q):
+    """The result has come to the drafter: it keeps what it drafted ahead, or rolls it back."""
+    r = _r(ki, q)
+    if s[r + RI_AHEAD] == 0:
+        return
+    s[r + RI_AHEAD] = 0
+    job = JOBS * q + AHEAD_JOB
+    j = ki[O_JOB_I] + job * JI_STRIDE
+    done_s = _done_s(ki, f, s, job)
+    tokens = _tokens_after(ki, f, s, job, done_s)
+    station, context = s[j + JI_STATION], s[j + JI_CONTEXT]
+    if tokens > 0 and s[r + RI_PROMPT] + s[r + RI_COMMITTED] == context + 1:
+        s[_valid(ki, r, station)] = context
+    if s[r + RI_GUESSED] != 0 and done_s > 0.0:
+        _withdraw(kf, ki, f, s, job)
+        s[r + RI_HEAD_STATION], s[r + RI_HEAD_CONTEXT], s[r + RI_HEAD_TOKENS] = station, context, tokens
+        f[_g(ki, q) + RF_HEAD_DONE] = done_s
+    else:
+        _roll_back(kf, ki, f, s, q)
+
+
+@_jit
+def _roll_back(kf, ki, f, s, q):
+    """What was drafted ahead is worth nothing."""
+    r = _r(ki, q)
+    s[r + RI_AHEAD] = 0
+    job = JOBS * q + AHEAD_JOB
+    tokens = _withdraw(kf, ki, f, s, job)
+    s[WI_DISCARDED] += tokens
+    station = s[ki[O_JOB_I] + job * JI_STRIDE + JI_STATION]
+    _log(ki, f, s, LOG_ROLLBACK, station, s[r + RI_NUMBER], tokens)
+
+
+@_jit
+def _discard_head_start(ki, f, s, r):
+    s[WI_DISCARDED] += s[r + RI_HEAD_TOKENS]
+    _log(ki, f, s, LOG_ROLLBACK, s[r + RI_HEAD_STATION], s[r + RI_NUMBER], s[r + RI_HEAD_TOKENS])
+    s[r + RI_HEAD_STATION] = -1
+
+
+@_jit
+def _withdraw(kf, ki, f, s, job):
+    """Take a job off its drafter; return its tokens that are complete."""
+    j = ki[O_JOB_I] + job * JI_STRIDE
+    tokens = _tokens_after(ki, f, s, job, _done_s(ki, f, s, job))
+    if s[j + JI_STATE] == JOB_QUEUED:
+        _unlink(ki, s, job)
+        s[j + JI_STATE] = JOB_ENDED
+    elif s[j + JI_STATE] == JOB_ACTIVE:
+        s[j + JI_RUN] += 1
+        _leave(kf, ki, f, s, job, tokens)
+    return tokens
+
+
+@_jit
+def _unlink(ki, s, job):
+    """Remove a job from the queue of its drafter."""
+    j = ki[O_JOB_I] + job * JI_STRIDE
+    x = ki[O_STA_I] + s[j + JI_STATION] * SI_STRIDE
+    s[x + SI_QUEUED] -= 1
+    if s[x + SI_HEAD] == job:
+        s[x + SI_HEAD] = s[j + JI_NEXT]
+        return
+    before = s[x + SI_HEAD]
+    while s[ki[O_JOB_I] + before * JI_STRIDE + JI_NEXT] != job:
+        before = s[ki[O_JOB_I] + before * JI_STRIDE + JI_NEXT]
+    s[ki[O_JOB_I] + before * JI_STRIDE + JI_NEXT] = s[j + JI_NEXT]
+    if s[x + SI_TAIL] == job:
+        s[x + SI_TAIL] = before
+
+
+@_jit
 def _start_drafts(kf, ki, f, s, station):
     x, y = ki[O_STA_I] + station * SI_STRIDE, ki[O_STA_F] + station * SF_STRIDE
+    if s[x + SI_DOWN] > 0:
+        return
     places = _places(ki, station)
     now_s = f[WF_NOW]
     while s[x + SI_QUEUED] > 0 and s[x + SI_ACTIVE] < places:
@@ -584,42 +754,61 @@ def _start_drafts(kf, ki, f, s, station):
             f[y + SF_BUSY_SINCE] = now_s
         s[x + SI_ACTIVE] += 1
         s[x + SI_CONTEXT] += s[j + JI_CONTEXT]
-        gamma = s[j + JI_GAMMA]
-        duration_s = _draft_s(
-            kf,
-            ki,
-            f,
-            s,
-            station,
-            s[j + JI_LAG],
-            s[j + JI_CONTEXT],
-            gamma,
-            s[x + SI_ACTIVE],
-            s[x + SI_CONTEXT],
-        )
-        f[ki[O_JOB_F] + job] = now_s
-        _log(ki, f, s, LOG_DRAFT_START, station, s[_r(ki, job >> 1) + RI_NUMBER], gamma)
-        _push(ki, f, s, now_s + duration_s, AT_DRAFT_END, station, job)
+        s[j + JI_STATE], s[j + JI_ORDER] = JOB_ACTIVE, s[x + SI_STARTS]
+        s[x + SI_STARTS] += 1
+        duration_s = _job_s(kf, ki, f, s, station, job)
+        _log(ki, f, s, LOG_DRAFT_START, station, s[_r(ki, job // JOBS) + RI_NUMBER], s[j + JI_GAMMA])
+        _push(ki, f, s, now_s + duration_s, AT_DRAFT_END, station, (s[j + JI_RUN] << SLOT_BITS) | job)
+
+
+@_jit
+def _job_s(kf, ki, f, s, station, job):
+    """``DraftJob.start``: note when a job starts, and how long it takes."""
+    x, j, y = ki[O_STA_I] + station * SI_STRIDE, ki[O_JOB_I] + job * JI_STRIDE, ki[O_JOB_F] + job * JF_STRIDE
+    active, kv, gamma = s[x + SI_ACTIVE], s[x + SI_CONTEXT], s[j + JI_GAMMA]
+    lag, context = s[j + JI_LAG], s[j + JI_CONTEXT]
+    duration_s = _draft_s(kf, ki, f, s, station, lag, context, gamma, active, kv)
+    if s[j + JI_HEAD_CONTEXT] > 0:
+        whole_s = _draft_s(kf, ki, f, s, station, 1, s[j + JI_HEAD_CONTEXT], gamma + 1, active, kv)
+        duration_s = min(duration_s, max(0.0, whole_s - f[y + JF_HEAD_DONE]))
+    f[y + JF_START], f[y + JF_DURATION] = f[WF_NOW], duration_s
+    if ki[K_PIPELINED] != 0 or ki[K_CRASHERS] > 0 or kf[KF_PATIENCE] > 0.0:
+        first_s = _draft_s(kf, ki, f, s, station, lag, context, 1, active, kv)
+        f[y + JF_FIRST] = min(duration_s, first_s)
+    return duration_s
 
 
 @_jit
 def _draft_ended(kf, ki, f, s, job):
+    y = ki[O_STA_F] + s[ki[O_JOB_I] + job * JI_STRIDE + JI_STATION] * SF_STRIDE
+    duration_s = f[WF_NOW] - f[ki[O_JOB_F] + job * JF_STRIDE + JF_START]
+    f[y + SF_MEAN_JOB] += kf[KF_WEIGHT] * (duration_s - f[y + SF_MEAN_JOB])
+    _leave(kf, ki, f, s, job, s[ki[O_JOB_I] + job * JI_STRIDE + JI_GAMMA])
+
+
+@_jit
+def _leave(kf, ki, f, s, job, tokens):
+    """A job leaves its drafter, complete or not, and makes room for the next."""
     j = ki[O_JOB_I] + job * JI_STRIDE
     station = s[j + JI_STATION]
-    x, y = ki[O_STA_I] + station * SI_STRIDE, ki[O_STA_F] + station * SF_STRIDE
-    k = ki[O_SKF] + station * SKF_STRIDE
-    now_s = f[WF_NOW]
-    duration_s = now_s - f[ki[O_JOB_F] + job]
+    x = ki[O_STA_I] + station * SI_STRIDE
+    s[j + JI_STATE] = JOB_ENDED
     s[x + SI_ACTIVE] -= 1
     s[x + SI_CONTEXT] -= s[j + JI_CONTEXT]
     if s[x + SI_ACTIVE] == 0:
-        busy_s = now_s - f[y + SF_BUSY_SINCE]
-        f[WF_ENERGY] += (kf[k + SKF_BUSY_W] - kf[k + SKF_IDLE_W]) * busy_s
-        f[WF_GPU_S] += busy_s * kf[k + SKF_GPUS]
-        f[WF_CLOUD_USD] += busy_s * kf[k + SKF_GPUS] * kf[k + SKF_PRICE] / 3600.0
-    f[y + SF_MEAN_JOB] += kf[KF_WEIGHT] * (duration_s - f[y + SF_MEAN_JOB])
-    _log(ki, f, s, LOG_DRAFT_END, station, s[_r(ki, job >> 1) + RI_NUMBER], s[j + JI_GAMMA])
+        _drafting_over(kf, ki, f, station)
+    _log(ki, f, s, LOG_DRAFT_END, station, s[_r(ki, job // JOBS) + RI_NUMBER], tokens)
     _start_drafts(kf, ki, f, s, station)
+
+
+@_jit
+def _drafting_over(kf, ki, f, station):
+    """A drafter has become idle: book what it cost."""
+    k = ki[O_SKF] + station * SKF_STRIDE
+    busy_s = f[WF_NOW] - f[ki[O_STA_F] + station * SF_STRIDE + SF_BUSY_SINCE]
+    f[WF_ENERGY] += (kf[k + SKF_BUSY_W] - kf[k + SKF_IDLE_W]) * busy_s
+    f[WF_GPU_S] += busy_s * kf[k + SKF_GPUS]
+    f[WF_CLOUD_USD] += busy_s * kf[k + SKF_GPUS] * kf[k + SKF_PRICE] / 3600.0
 
 
 # ---------------------------------------------------------------------- targets
@@ -673,13 +862,25 @@ def _release(kf, ki, f, s, r):
 
 @_jit
 def _serve(kf, ki, f, s, q, target, kind, gamma, prefill, warm, pc):
-    """Queue a job at a target; its end wakes the request at `pc`."""
+    """Queue a job at a target, unless that is down; its end wakes the request at `pc`."""
     r, t = _r(ki, q), ki[O_TGT_I] + target * TI_STRIDE
+    if s[t + TI_DOWN] > 0:
+        _abandon(kf, ki, f, s, q)
+        _reconnect(kf, ki, f, s, q)
+        return
+    s[t + TI_BATCH] = s[r + RI_BATCH]
+    s[t + TI_SETTER], s[t + TI_SETTER_NUMBER] = q, s[r + RI_NUMBER]
+    _queue_at(kf, ki, f, s, q, target, kind, gamma, prefill, warm, pc)
+
+
+@_jit
+def _queue_at(kf, ki, f, s, q, target, kind, gamma, prefill, warm, pc):
+    """Queue a job at a target that is up; the batch size in force stays."""
+    r, t = _r(ki, q), ki[O_TGT_I] + target * TI_STRIDE
+    s[r + RI_SERVED] += 1
     s[r + RI_JOB_KIND], s[r + RI_JOB_GAMMA], s[r + RI_JOB_CHUNK] = kind, gamma, ki[K_CHUNK]
     s[r + RI_JOB_PREFILL], s[r + RI_JOB_PREFILLED], s[r + RI_JOB_WARM] = prefill, 0, warm
     s[r + RI_PC] = pc
-    s[t + TI_BATCH] = s[r + RI_BATCH]
-    s[t + TI_SETTER], s[t + TI_SETTER_NUMBER] = q, s[r + RI_NUMBER]
     if s[r + RI_TARGET] != target:
         if s[r + RI_TARGET] >= 0:
             _release(kf, ki, f, s, r)
@@ -880,7 +1081,8 @@ def _start_iteration(kf, ki, f, s, target):
     f[x + TF_START] = now_s
     f[x + TF_EXPECTED_END] = now_s + expected_s
     _log(ki, f, s, LOG_ITERATION_START, target, -1, n)
-    _push(ki, f, s, now_s + duration_s, AT_ITERATION_END, target, target)
+    run_tag = (s[t + TI_ITERATIONS] << SLOT_BITS) | target
+    _push(ki, f, s, now_s + duration_s, AT_ITERATION_END, target, run_tag)
 
 
 @_jit
@@ -940,25 +1142,32 @@ def _charge(kf, ki, f, s, target, n, duration_s, whole, draft):
 
 
 @_jit
-def _end_iteration(kf, ki, f, s, target):
+def _iteration_over(kf, ki, f, s, target):
+    """A target has become idle: book what the iteration cost; return how long it ran."""
     t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
     k = ki[O_TKF] + target * TKF_STRIDE
-    run = ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
-    now_s = f[WF_NOW]
-    duration_s = now_s - f[x + TF_START]
-    n = s[t + TI_RUNNING]
+    duration_s = f[WF_NOW] - f[x + TF_START]
     s[t + TI_RUNNING] = 0
-    f[x + TF_END] = now_s
     s[t + TI_IDLE] = 1
+    f[x + TF_END] = f[WF_NOW]
     f[x + TF_BUSY] += duration_s
+    f[WF_GPU_S] += duration_s * kf[k + TKF_GPUS]
+    f[WF_CLOUD_USD] += duration_s * kf[k + TKF_GPUS] * kf[k + TKF_PRICE] / 3600.0
+    f[WF_ENERGY] += duration_s * (kf[k + TKF_BUSY_W] - kf[k + TKF_IDLE_W])
+    return duration_s
+
+
+@_jit
+def _end_iteration(kf, ki, f, s, target):
+    t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
+    run = ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
+    n = s[t + TI_RUNNING]
+    duration_s = _iteration_over(kf, ki, f, s, target)
     f[x + TF_ITERATION] += kf[KF_WEIGHT] * (duration_s - f[x + TF_ITERATION])
     new = 0
     for i in range(n):
         new += s[run + 2 * i + 1]
     f[x + TF_TOKENS] += kf[KF_WEIGHT] * (new - f[x + TF_TOKENS])
-    f[WF_GPU_S] += duration_s * kf[k + TKF_GPUS]
-    f[WF_CLOUD_USD] += duration_s * kf[k + TKF_GPUS] * kf[k + TKF_PRICE] / 3600.0
-    f[WF_ENERGY] += duration_s * (kf[k + TKF_BUSY_W] - kf[k + TKF_IDLE_W])
     _log(ki, f, s, LOG_ITERATION_END, target, -1, new)
     for i in range(n):
         _advance(kf, ki, f, s, target, s[run + 2 * i], s[run + 2 * i + 1])
@@ -987,10 +1196,11 @@ def _advance(kf, ki, f, s, target, q, tokens):
             return
         _remember(s, r, 0, 0)
     elif kind == JOB_COLOCATED:
+        s[r + RI_CHAIN_START] = s[r + RI_COMMITTED]
         _verified(kf, ki, f, s, q, _base(ki) + target, s[r + RI_JOB_GAMMA])
     else:
         _verified(kf, ki, f, s, q, s[r + RI_STATION], s[r + RI_JOB_GAMMA])
-    _push(ki, f, s, f[WF_NOW], AT_JOB_DONE, s[r + RI_NUMBER], q)
+    _push(ki, f, s, f[WF_NOW], AT_JOB_DONE, s[r + RI_NUMBER], _tag(s, r, q, IS_WAIT))
 
 
 # ---------------------------------------------------------------------- requests
@@ -1011,7 +1221,10 @@ def _verified(kf, ki, f, s, q, station, drafted):
     model = ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODEL]
     start = s[r + RI_COMMITTED]
     left = s[r + RI_OUTPUT] - start
-    accepted = _run_length(kf, ki, s, r, model, start, min(drafted, left))
+    before = start - s[r + RI_CHAIN_START]
+    run = _run_length(kf, ki, s, r, model, start - before, before + min(drafted + 1, left)) - before
+    accepted = min(drafted, run, left)
+    s[r + RI_GUESSED] = 1 if run > drafted else 0
     committed = min(accepted + 1, left)
     s[_valid(ki, r, station)] = s[r + RI_PROMPT] + start + min(drafted - 1, accepted)
     s[r + RI_DRAFTED_AT] = station
@@ -1107,6 +1320,11 @@ def _keep_window(ki, f, s):
     f[at + 13] = f[WF_CLOUD_USD]
     f[at + 14] = f[WF_ENERGY]
     f[at + 15] = f[WF_BYTES]
+    f[at + 16] = s[WI_DISCARDED]
+    f[at + 17] = s[WI_TAKEOVERS]
+    f[at + 18] = s[WI_INTERRUPTIONS]
+    f[at + 19] = s[WI_LATE]
+    f[at + 20] = s[WI_DUPLICATES]
     for target in range(ki[K_TARGETS]):
         f[at + 1 + N_TOTALS + target] = f[ki[O_TGT_F] + target * TF_STRIDE + TF_BUSY]
 
@@ -1231,6 +1449,8 @@ def _arrive(kf, ki, f, s, device):
     s[r + RI_PROMPT] = _tokens(prompt, ki[K_MAX_PROMPT])
     s[r + RI_OUTPUT] = _tokens(output, ki[K_MAX_OUTPUT])
     s[r + RI_TARGET], s[r + RI_DRAFTED_AT], s[r + RI_WARMING] = -1, -1, -1
+    s[r + RI_HEAD_STATION] = -1
+    f[g + RF_RESEND_TIMER] = math.inf
     s[r + RI_SITE], s[r + RI_AT] = OWN_DEVICE, device
     f[g + RF_ARRIVAL], f[g + RF_ACCEPTANCE], f[g + RF_TOKENS_PER_ROUND] = now_s, 0.6, 2.0
     f[g + RF_SLO_TTFT], f[g + RF_SLO_TPOT] = kf[x + KINDF_TTFT], kf[x + KINDF_TPOT]
@@ -1245,10 +1465,13 @@ def _arrive(kf, ki, f, s, device):
 
 @_jit
 def _ask(ki, f, s, q):
-    """A request waits for its turn among the decisions of the instant."""
+    """A request waits for its turn among the decisions of the instant, where somebody is up to decide."""
     r = _r(ki, q)
+    if _is_down(ki, s, s[r + RI_SITE], s[r + RI_AT]):
+        s[r + RI_PC] = PC_PLACE_DOWN
+        return
     s[r + RI_PC] = PC_DECISION
-    _push(ki, f, s, f[WF_NOW], AT_DECISION, s[r + RI_NUMBER], q)
+    _push(ki, f, s, f[WF_NOW], AT_DECISION, s[r + RI_NUMBER], _tag(s, r, q, IS_WAIT))
 
 
 @_jit
@@ -1266,6 +1489,8 @@ def _complete(kf, ki, f, s, q):
     r, g = _r(ki, q), _g(ki, q)
     now_s = f[WF_NOW]
     _accrue(kf, f, s, now_s)
+    if s[r + RI_AHEAD] != 0:
+        _roll_back(kf, ki, f, s, q)
     s[WI_IN_SYSTEM] -= 1
     number, tokens = s[r + RI_NUMBER], s[r + RI_OUTPUT]
     arrival_s, first_s, last_s = f[g + RF_ARRIVAL], f[g + RF_FIRST_DELIVERY], f[g + RF_LAST_DELIVERY]
@@ -1341,10 +1566,12 @@ def _decided(kf, ki, f, s, q):
 @_jit
 def _act(kf, ki, f, s, q):
     r = _r(ki, q)
-    if s[r + RI_DECISIONS] == 1:
+    if s[r + RI_COMMITTED] == 0:
         _prefill(kf, ki, f, s, q)
         return
     s[r + RI_ROUNDS] += 1
+    if s[r + RI_HEAD_STATION] >= 0 and s[r + RI_HEAD_STATION] != s[r + RI_STATION]:
+        _discard_head_start(ki, f, s, r)
     moves = s[r + RI_RES_TARGET] != s[r + RI_TARGET]
     s[r + RI_MOVES] = 1 if moves else 0
     context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
@@ -1364,8 +1591,9 @@ def _prefill(kf, ki, f, s, q):
     f[g + RF_SENT] = f[WF_NOW]
     prompt = s[r + RI_PROMPT]
     arrives_s = _send_up(kf, ki, f, s, r, prompt * kf[KF_BYTES_PER_TOKEN])
-    _deliver_at(ki, f, s, q, arrives_s, PC_PROMPT_UP)
-    if s[r + RI_GAMMA] > 0 and s[r + RI_RES_SITE] != COLOCATED:
+    _travel(ki, f, s, q, arrives_s, PC_PROMPT_UP)
+    elsewhere = s[r + RI_GAMMA] > 0 and s[r + RI_RES_SITE] != COLOCATED
+    if elsewhere and s[r + RI_WARMING] < 0 and s[_valid(ki, r, s[r + RI_STATION])] == 0:
         _warm_up(kf, ki, f, s, q)
 
 
@@ -1380,9 +1608,9 @@ def _warm_up(kf, ki, f, s, q):
         size = kf[KF_HEADER_BYTES] + prompt * kf[KF_BYTES_PER_TOKEN]
         arrives_s = _send(kf, ki, f, s, 4 * device + 2, size)
         _count_bytes(kf, ki, f, size, device)
-        _push(ki, f, s, arrives_s, AT_DELIVERY, s[r + RI_NUMBER], 2 * q + 1)
+        _push(ki, f, s, arrives_s, AT_DELIVERY, s[r + RI_NUMBER], _tag(s, r, q, IS_WARM_UP))
     else:
-        _draft_job(kf, ki, f, s, q, 1, station, 0, prompt, prompt)
+        _draft_job(kf, ki, f, s, JOBS * q + WARM_JOB, station, 0, prompt, prompt)
 
 
 @_jit
@@ -1404,26 +1632,27 @@ def _edge_draft(kf, ki, f, s, q):
         s[r + RI_WAITS_WARM] = 1
         s[r + RI_PC] = PC_WARM
         return
-    context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
     drafted = _confident_drafts(kf, ki, s, r, station, s[r + RI_GAMMA])
-    s[r + RI_DRAFTS] = drafted
     s[r + RI_PC] = PC_EDGE_DRAFTED
-    _draft_job(kf, ki, f, s, q, 0, station, drafted, _lag(ki, s, r, station), context)
+    _draft(kf, ki, f, s, q, station, drafted)
 
 
 @_jit
 def _edge_drafted(kf, ki, f, s, q):
     r = _r(ki, q)
     target = s[r + RI_RES_TARGET]
+    s[r + RI_MOVES] = 1 if target != s[r + RI_TARGET] else 0
     size = s[r + RI_DRAFTS] * kf[KF_BYTES_PER_DRAFT]
     if s[r + RI_MOVES] != 0:
         size += (s[r + RI_PROMPT] + s[r + RI_COMMITTED]) * kf[KF_BYTES_PER_TOKEN]
     f[_g(ki, q) + RF_SENT] = f[WF_NOW]
     if s[r + RI_RES_SITE] == OWN_DEVICE:
         arrives_s = _send_up(kf, ki, f, s, r, size)
+        _expect_result(kf, ki, f, s, q, size)
     else:
         arrives_s = _send_backhaul(kf, ki, f, s, r, s[r + RI_EDGE], target, 0, size)
-    _deliver_at(ki, f, s, q, arrives_s, PC_EDGE_UP)
+    _draft_ahead(kf, ki, f, s, q, s[r + RI_STATION], s[r + RI_DRAFTS])
+    _travel(ki, f, s, q, arrives_s, PC_EDGE_UP)
 
 
 @_jit
@@ -1433,6 +1662,10 @@ def _at_target(kf, ki, f, s, q, after):
     target = s[r + RI_RES_TARGET]
     context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
     prefill = context - 1 if s[r + RI_MOVES] != 0 else 0
+    if s[ki[O_TGT_I] + target * TI_STRIDE + TI_DOWN] > 0:
+        _abandon(kf, ki, f, s, q)
+        _reconnect(kf, ki, f, s, q)
+        return
     if after == AFTER_PLAIN:
         _serve(kf, ki, f, s, q, target, JOB_PLAIN, 0, prefill, 0, PC_SERVED)
         return
@@ -1440,10 +1673,8 @@ def _at_target(kf, ki, f, s, q, after):
     if ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_SHARED:
         _serve(kf, ki, f, s, q, target, JOB_COLOCATED, s[r + RI_GAMMA], prefill, 0, PC_SERVED)
         return
-    drafted = _confident_drafts(kf, ki, s, r, station, s[r + RI_GAMMA])
-    s[r + RI_DRAFTS] = drafted
     s[r + RI_PC] = PC_DEDICATED_DRAFTED
-    _draft_job(kf, ki, f, s, q, 0, station, drafted, _lag(ki, s, r, station), context)
+    _draft(kf, ki, f, s, q, station, _confident_drafts(kf, ki, s, r, station, s[r + RI_GAMMA]))
 
 
 @_jit
@@ -1486,7 +1717,7 @@ def _move_on(kf, ki, f, s, q):
     else:
         arrives_s = _send_edge(kf, ki, f, s, r, 0, size)
     s[r + RI_HOP_SITE], s[r + RI_HOP] = hop_site, hop
-    _deliver_at(ki, f, s, q, arrives_s, PC_MOVE)
+    _travel(ki, f, s, q, arrives_s, PC_MOVE)
 
 
 @_jit
@@ -1506,11 +1737,20 @@ def _delivered(kf, ki, f, s, q):
         prefill = context - 1 if s[r + RI_MOVES] != 0 else 0
         _serve(kf, ki, f, s, q, target, JOB_VERIFY, s[r + RI_DRAFTS], prefill, 0, PC_EDGE_VERIFIED)
     elif pc == PC_BACK_DEVICE or pc == PC_FIRST_TOKEN:
+        if pc == PC_BACK_DEVICE:
+            s[r + RI_EXCHANGE] += 1
         _measure(kf, ki, f, s, r, (now_s - f[g + RF_SENT]) - f[g + RF_SERVED])
         s[r + RI_SITE], s[r + RI_AT] = OWN_DEVICE, s[r + RI_DEVICE]
+        _settle_ahead(kf, ki, f, s, q)
         _next_round(ki, f, s, q)
     elif pc == PC_BACK_EDGE:
         s[r + RI_SITE], s[r + RI_AT] = EDGE_SERVER, s[r + RI_EDGE]
+        _settle_ahead(kf, ki, f, s, q)
+        _next_round(ki, f, s, q)
+    elif pc == PC_DETECTED:
+        _deliver_at(ki, f, s, q, _send_down(kf, ki, f, s, r, 0.0), PC_NOTICE)
+    elif pc == PC_NOTICE:
+        s[r + RI_SITE], s[r + RI_AT] = OWN_DEVICE, s[r + RI_DEVICE]
         _next_round(ki, f, s, q)
     elif pc == PC_LAST_TOKEN:
         _complete(kf, ki, f, s, q)
@@ -1531,11 +1771,14 @@ def _job_done(kf, ki, f, s, q):
     s[r + RI_HAS_REPORT] = 1
     pc = s[r + RI_PC]
     finished = s[r + RI_COMMITTED] >= s[r + RI_OUTPUT]
+    if pc == PC_SERVED and not finished:
+        _settle_ahead(kf, ki, f, s, q)
     if pc == PC_SERVED or finished:
         _next_round(ki, f, s, q)
         return
     f[g + RF_SERVED] = f[WF_NOW] - f[g + RF_SERVED]
     if pc == PC_EDGE_VERIFIED:
+        _expect_drafts(kf, ki, f, s, q)
         if s[r + RI_RES_SITE] == OWN_DEVICE:
             _deliver_at(ki, f, s, q, f[g + RF_LAST_DELIVERY], PC_BACK_DEVICE)
             return
@@ -1544,6 +1787,8 @@ def _job_done(kf, ki, f, s, q):
         _deliver_at(ki, f, s, q, back_s, PC_BACK_EDGE)
         return
     site = s[r + RI_RES_SITE]
+    if s[r + RI_GAMMA] > 0 and site != COLOCATED:
+        _expect_drafts(kf, ki, f, s, q)
     if s[r + RI_GAMMA] > 0 and site == OWN_DEVICE:
         _deliver_at(ki, f, s, q, f[g + RF_LAST_DELIVERY], PC_FIRST_TOKEN)
     elif s[r + RI_GAMMA] > 0 and site == EDGE_SERVER:
@@ -1553,12 +1798,17 @@ def _job_done(kf, ki, f, s, q):
 
 
 @_jit
-def _draft_end(kf, ki, f, s, job):
-    """A draft has ended: the station first, then the request."""
+def _draft_end(kf, ki, f, s, tag):
+    """A draft has ended, unless it was given up: the station first, then the request."""
+    job = tag & SLOT_MASK
+    if s[ki[O_JOB_I] + job * JI_STRIDE + JI_RUN] != tag >> SLOT_BITS:
+        return
     _draft_ended(kf, ki, f, s, job)
-    q = job >> 1
-    if job & 1:
+    q, which = job // JOBS, job % JOBS
+    if which == WARM_JOB:
         _warmed(kf, ki, f, s, q)
+    elif which == AHEAD_JOB:
+        return
     elif s[_r(ki, q) + RI_PC] == PC_EDGE_DRAFTED:
         _edge_drafted(kf, ki, f, s, q)
     else:
@@ -1566,7 +1816,373 @@ def _draft_end(kf, ki, f, s, job):
         context = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
         prefill = context - 1 if s[r + RI_MOVES] != 0 else 0
         target = s[r + RI_RES_TARGET]
+        _draft_ahead(kf, ki, f, s, q, s[r + RI_STATION], s[r + RI_DRAFTS])
         _serve(kf, ki, f, s, q, target, JOB_VERIFY, s[r + RI_DRAFTS], prefill, 0, PC_SERVED)
+
+
+# ---------------------------------------------------------------------- what goes wrong
+
+
+@_jit
+def _is_down(ki, s, site, number):
+    """Return whether nobody can decide at a place now."""
+    if site == OWN_DEVICE:
+        return s[ki[O_DEV_I] + number * DI_STRIDE + DI_DOWN] > 0
+    return site == EDGE_SERVER and s[ki[O_STA_I] + (ki[K_DEVICES] + number) * SI_STRIDE + SI_DOWN] > 0
+
+
+@_jit
+def _next_window(kf, ki, f, s, n):
+    """``FaultWindows.advance``: schedule the next crash of one that crashes."""
+    i, x = ki[O_XKI] + n * XKI_STRIDE, ki[O_XKF] + n * XKF_STRIDE
+    c, y = ki[O_CRASH_I] + n * CRASH_STRIDE, ki[O_CRASH_F] + n * CRASH_END
+    index, number = s[c + CRASH_INDEX], ki[i + XKI_NUMBER]
+    s[c + CRASH_INDEX] = index + 1
+    seed = s[WI_SEED]
+    if ki[i + XKI_N_TIMES] == 0:
+        u = _uniform(seed, FAULT, number, 3 * index)
+        start_s = f[y] + kf[x + XKF_INTERVAL] * -math.log(u)
+    elif index < ki[i + XKI_N_TIMES]:
+        start_s = max(kf[ki[i + XKI_TIMES] + index], f[y])
+    else:
+        return
+    f[y] = start_s + _variate(kf, s, ki[i + XKI_LAW], x + XKF_DURATION, seed, FAULT, number, 3 * index + 1)
+    _push(ki, f, s, start_s, AT_FAULT, number, n)
+
+
+@_jit
+def _fault(kf, ki, f, s, n):
+    """One that crashes goes down, or comes back."""
+    i, c = ki[O_XKI] + n * XKI_STRIDE, ki[O_CRASH_I] + n * CRASH_STRIDE
+    number, site, entity = ki[i + XKI_NUMBER], ki[i + XKI_SITE], ki[i + XKI_ENTITY]
+    if s[c + CRASH_DOWN] == 0:
+        s[c + CRASH_DOWN] = 1
+        _log(ki, f, s, LOG_FAULT, entity, -1, number)
+        _crash(kf, ki, f, s, site, entity)
+        _push(ki, f, s, f[ki[O_CRASH_F] + n * CRASH_END], AT_FAULT, number, n)
+    else:
+        s[c + CRASH_DOWN] = 0
+        _log(ki, f, s, LOG_RETURN, entity, -1, number)
+        _come_back(kf, ki, f, s, site, entity)
+        _next_window(kf, ki, f, s, n)
+
+
+@_jit
+def _crash(kf, ki, f, s, site, entity):
+    if site == SITE_TARGET:
+        t = ki[O_TGT_I] + entity * TI_STRIDE
+        s[t + TI_DOWN] += 1
+        if s[t + TI_DOWN] == 1:
+            _crash_target(kf, ki, f, s, entity)
+    elif site == SITE_EDGE:
+        _crash_station(kf, ki, f, s, ki[K_DEVICES] + entity)
+    else:
+        s[ki[O_DEV_I] + entity * DI_STRIDE + DI_DOWN] += 1
+        if ki[ki[O_SKI] + entity * SKI_STRIDE + SKI_MODE] != NO_DRAFTER:
+            _crash_station(kf, ki, f, s, entity)
+
+
+@_jit
+def _come_back(kf, ki, f, s, site, entity):
+    if site == SITE_TARGET:
+        t, station = ki[O_TGT_I] + entity * TI_STRIDE, _base(ki) + entity
+        s[t + TI_DOWN] -= 1
+        if s[t + TI_DOWN] == 0 and ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_ALONE:
+            _station_returns(kf, ki, f, s, station)
+        return
+    if site == SITE_EDGE:
+        place = EDGE_SERVER
+        _station_returns(kf, ki, f, s, ki[K_DEVICES] + entity)
+    else:
+        place = OWN_DEVICE
+        s[ki[O_DEV_I] + entity * DI_STRIDE + DI_DOWN] -= 1
+        if ki[ki[O_SKI] + entity * SKI_STRIDE + SKI_MODE] != NO_DRAFTER:
+            _station_returns(kf, ki, f, s, entity)
+    if _is_down(ki, s, place, entity):
+        return
+    for q in range(ki[K_SLOTS]):
+        r = _r(ki, q)
+        waits = s[r + RI_NUMBER] >= 0 and s[r + RI_PC] == PC_PLACE_DOWN
+        if waits and s[r + RI_SITE] == place and s[r + RI_AT] == entity:
+            _ask(ki, f, s, q)
+
+
+@_jit
+def _station_returns(kf, ki, f, s, station):
+    s[ki[O_STA_I] + station * SI_STRIDE + SI_DOWN] -= 1
+    _start_drafts(kf, ki, f, s, station)
+
+
+@_jit
+def _crash_target(kf, ki, f, s, target):
+    """A target loses its KV, its queue and the iteration under way; its clients are told."""
+    t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
+    if s[t + TI_IDLE] == 0:
+        _iteration_over(kf, ki, f, s, target)
+    s[t + TI_READY] = s[t + TI_WAITING] = s[t + TI_KV] = s[t + TI_RESIDENT] = 0
+    f[x + TF_CHECK] = math.inf
+    s[t + TI_BATCH] = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_INITIAL_BATCH]
+    s[t + TI_SETTER] = -1
+    number = -1
+    while True:
+        q = _next_victim(ki, s, target, number)
+        if q < 0:
+            break
+        r = _r(ki, q)
+        number = s[r + RI_NUMBER]
+        s[r + RI_TARGET], s[r + RI_KV_RESERVED] = -1, 0
+        s[WI_INTERRUPTIONS] += 1
+        _abandon(kf, ki, f, s, q)
+        _reconnect(kf, ki, f, s, q)
+    station = _base(ki) + target
+    _lose_drafter_kv(ki, f, s, station)
+    if ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_ALONE:
+        _crash_station(kf, ki, f, s, station)
+
+
+@_jit
+def _next_victim(ki, s, target, number):
+    """Return the slot of the first request after `number` that is at a target; -1 if there is none."""
+    best, best_number = -1, -1
+    for q in range(ki[K_SLOTS]):
+        r = _r(ki, q)
+        other = s[r + RI_NUMBER]
+        if other <= number or s[r + RI_DONE] != 0 or s[r + RI_TARGET] != target:
+            continue
+        if s[r + RI_COMMITTED] < s[r + RI_OUTPUT] and (best < 0 or other < best_number):
+            best, best_number = q, other
+    return best
+
+
+@_jit
+def _crash_station(kf, ki, f, s, station):
+    """A drafter loses its KV. Its drafts begin anew when it is back; those drafted ahead are lost."""
+    x = ki[O_STA_I] + station * SI_STRIDE
+    s[x + SI_DOWN] += 1
+    if s[x + SI_DOWN] > 1:
+        return
+    _lose_drafter_kv(ki, f, s, station)
+    order = -1
+    while True:
+        job = _next_active(ki, s, station, order)
+        if job < 0:
+            break
+        order = s[ki[O_JOB_I] + job * JI_STRIDE + JI_ORDER]
+        if job % JOBS == AHEAD_JOB:
+            _roll_back(kf, ki, f, s, job // JOBS)
+    left, job = s[x + SI_QUEUED], s[x + SI_HEAD]
+    while left > 0:
+        after = s[ki[O_JOB_I] + job * JI_STRIDE + JI_NEXT]
+        left -= 1
+        if job % JOBS == AHEAD_JOB:
+            _roll_back(kf, ki, f, s, job // JOBS)
+        job = after
+    _requeue_active(kf, ki, f, s, station)
+    left, job = s[x + SI_QUEUED], s[x + SI_HEAD]
+    while left > 0:
+        _begin_anew(ki, s, job)
+        job = s[ki[O_JOB_I] + job * JI_STRIDE + JI_NEXT]
+        left -= 1
+
+
+@_jit
+def _next_active(ki, s, station, order):
+    """Return the drafter's first active job that started after the `order`-th; -1 if there is none."""
+    best, best_order = -1, -1
+    for job in range(JOBS * ki[K_SLOTS]):
+        j = ki[O_JOB_I] + job * JI_STRIDE
+        other = s[j + JI_ORDER]
+        here = s[j + JI_STATE] == JOB_ACTIVE and s[j + JI_STATION] == station
+        if here and other > order and (best < 0 or other < best_order):
+            best, best_order = job, other
+    return best
+
+
+@_jit
+def _requeue_active(kf, ki, f, s, station):
+    """Put the active jobs of a crashed drafter back to the front of its queue, in their order."""
+    x = ki[O_STA_I] + station * SI_STRIDE
+    if s[x + SI_ACTIVE] == 0:
+        return
+    order, last = -1, -1
+    while True:
+        job = _next_active(ki, s, station, order)
+        if job < 0:
+            break
+        j = ki[O_JOB_I] + job * JI_STRIDE
+        order = s[j + JI_ORDER]
+        s[j + JI_STATE] = JOB_QUEUED
+        s[j + JI_RUN] += 1
+        # The first goes before the old head, each other after the one before it.
+        if last < 0:
+            s[j + JI_NEXT] = s[x + SI_HEAD]
+            s[x + SI_HEAD] = job
+        else:
+            before = ki[O_JOB_I] + last * JI_STRIDE
+            s[j + JI_NEXT] = s[before + JI_NEXT]
+            s[before + JI_NEXT] = job
+        if s[x + SI_QUEUED] == 0 or s[x + SI_TAIL] == last:
+            s[x + SI_TAIL] = job
+        s[x + SI_QUEUED] += 1
+        last = job
+    s[x + SI_ACTIVE] = s[x + SI_CONTEXT] = 0
+    _drafting_over(kf, ki, f, station)
+
+
+@_jit
+def _begin_anew(ki, s, job):
+    j, r = ki[O_JOB_I] + job * JI_STRIDE, _r(ki, job // JOBS)
+    if s[j + JI_GAMMA] > 0:
+        s[r + RI_CHAIN_START] = s[r + RI_COMMITTED]
+    s[j + JI_LAG] = s[j + JI_CONTEXT]
+    s[j + JI_HEAD_CONTEXT] = 0
+
+
+@_jit
+def _lose_drafter_kv(ki, f, s, station):
+    number = -1
+    while True:
+        best, best_number = -1, -1
+        for q in range(ki[K_SLOTS]):
+            r = _r(ki, q)
+            other = s[r + RI_NUMBER]
+            if other < 0 or s[r + RI_DONE] != 0:
+                continue
+            if station >= ki[K_DEVICES] or s[r + RI_DEVICE] == station:
+                s[_valid(ki, r, station)] = 0
+            ahead = s[r + RI_HEAD_STATION] == station
+            if ahead and other > number and (best < 0 or other < best_number):
+                best, best_number = q, other
+        if best < 0:
+            return
+        number = best_number
+        _discard_head_start(ki, f, s, _r(ki, best))
+
+
+@_jit
+def _abandon(kf, ki, f, s, q):
+    """Give up a request's drafts and messages under way. A message already sent will come too late."""
+    r = _r(ki, q)
+    s[r + RI_EPOCH] += 1
+    s[r + RI_SERVED] += 1
+    s[r + RI_EXCHANGE] += 1
+    s[r + RI_WAITS_WARM] = 0
+    job = JOBS * q + ROUND_JOB
+    if s[ki[O_JOB_I] + job * JI_STRIDE + JI_STATE] != JOB_ENDED:
+        s[WI_DISCARDED] += _withdraw(kf, ki, f, s, job)
+    if s[r + RI_AHEAD] != 0:
+        _roll_back(kf, ki, f, s, q)
+    if s[r + RI_HEAD_STATION] >= 0:
+        _discard_head_start(ki, f, s, r)
+
+
+@_jit
+def _reconnect(kf, ki, f, s, q):
+    """The front end finds the target down and tells the client, who decides anew."""
+    _deliver_at(ki, f, s, q, f[WF_NOW] + kf[KF_DETECTION], PC_DETECTED)
+
+
+@_jit
+def _expect_drafts(kf, ki, f, s, q):
+    """The target has sent a result and waits for the next window, but not for ever."""
+    if kf[KF_PATIENCE] == 0.0:
+        return
+    r, g = _r(ki, q), _g(ki, q)
+    f[g + RF_PATIENCE_AT] = f[WF_NOW] + kf[KF_PATIENCE]
+    s[r + RI_PATIENCE_SERVED] = s[r + RI_SERVED]
+    # One timer a request: when it goes off too early, it is set again.
+    if s[r + RI_PATIENCE_SET] == 0:
+        s[r + RI_PATIENCE_SET] = 1
+        _push(ki, f, s, f[g + RF_PATIENCE_AT], AT_TIMEOUT, 2 * s[r + RI_NUMBER], q)
+
+
+@_jit
+def _patience_ends(kf, ki, f, s, q):
+    r, g = _r(ki, q), _g(ki, q)
+    s[r + RI_PATIENCE_SET] = 0
+    finished = s[r + RI_COMMITTED] >= s[r + RI_OUTPUT]
+    if s[r + RI_SERVED] != s[r + RI_PATIENCE_SERVED] or finished:
+        return
+    if f[WF_NOW] < f[g + RF_PATIENCE_AT]:
+        s[r + RI_PATIENCE_SET] = 1
+        _push(ki, f, s, f[g + RF_PATIENCE_AT], AT_TIMEOUT, 2 * s[r + RI_NUMBER], q)
+        return
+    target = s[r + RI_TARGET]
+    s[WI_TAKEOVERS] += 1
+    _log(ki, f, s, LOG_TAKEOVER, target, s[r + RI_NUMBER], kf[KF_PATIENCE])
+    _abandon(kf, ki, f, s, q)
+    s[r + RI_SITE], s[r + RI_AT] = COLOCATED, target
+    _queue_at(kf, ki, f, s, q, target, JOB_PLAIN, 0, 0, 0, PC_SERVED)
+
+
+@_jit
+def _expect_result(kf, ki, f, s, q, payload):
+    """The device has sent its drafts and waits for the result; it sends them again after a time-out."""
+    r, g = _r(ki, q), _g(ki, q)
+    s[r + RI_EXCHANGE] += 1
+    if kf[KF_CLIENT_TIMEOUT] == 0.0:
+        return
+    s[r + RI_RESEND_EXCHANGE] = s[r + RI_EXCHANGE]
+    f[g + RF_RESEND_WAIT], f[g + RF_RESEND_PAYLOAD] = kf[KF_CLIENT_TIMEOUT], payload
+    f[g + RF_RESEND_AT] = f[WF_NOW] + kf[KF_CLIENT_TIMEOUT]
+    # The timer set may be that of an earlier window, and later than this one's: it was set again and again.
+    if f[g + RF_RESEND_TIMER] > f[g + RF_RESEND_AT]:
+        _set_resend(ki, f, s, q)
+
+
+@_jit
+def _set_resend(ki, f, s, q):
+    g = _g(ki, q)
+    f[g + RF_RESEND_TIMER] = f[g + RF_RESEND_AT]
+    _push(ki, f, s, f[g + RF_RESEND_AT], AT_TIMEOUT, 2 * s[_r(ki, q) + RI_NUMBER] + 1, q)
+
+
+@_jit
+def _send_again(kf, ki, f, s, q):
+    r, g = _r(ki, q), _g(ki, q)
+    if f[WF_NOW] != f[g + RF_RESEND_TIMER]:
+        return
+    f[g + RF_RESEND_TIMER] = math.inf
+    finished = s[r + RI_COMMITTED] >= s[r + RI_OUTPUT]
+    if s[r + RI_EXCHANGE] != s[r + RI_RESEND_EXCHANGE] or finished:
+        return
+    if f[WF_NOW] >= f[g + RF_RESEND_AT]:
+        if s[ki[O_DEV_I] + s[r + RI_DEVICE] * DI_STRIDE + DI_DOWN] == 0:
+            arrives_s = _send_up(kf, ki, f, s, r, f[g + RF_RESEND_PAYLOAD])
+            _push(ki, f, s, arrives_s, AT_DELIVERY, s[r + RI_NUMBER], _tag(s, r, q, IS_DUPLICATE))
+        f[g + RF_RESEND_WAIT] *= 2.0
+        f[g + RF_RESEND_AT] = f[WF_NOW] + f[g + RF_RESEND_WAIT]
+    _set_resend(ki, f, s, q)
+
+
+@_jit
+def _timeout(kf, ki, f, s, place, q):
+    """A timer goes off; that of a request which has left is nobody's."""
+    entity = place & ENTITY_MASK
+    if s[_r(ki, q) + RI_NUMBER] != entity >> 1:
+        return
+    if entity & 1:
+        _send_again(kf, ki, f, s, q)
+    else:
+        _patience_ends(kf, ki, f, s, q)
+
+
+@_jit
+def _delivery(kf, ki, f, s, place, tag):
+    """Something arrives."""
+    q, kind = tag & SLOT_MASK, (tag >> SLOT_BITS) & KIND_MASK
+    if kind == IS_DUPLICATE:
+        s[WI_DUPLICATES] += 1
+        _log(ki, f, s, LOG_DUPLICATE, -1, place & ENTITY_MASK, 0)
+    elif kind == IS_WARM_UP:
+        r = _r(ki, q)
+        prompt = s[r + RI_PROMPT]
+        _draft_job(kf, ki, f, s, JOBS * q + WARM_JOB, s[r + RI_WARMING], 0, prompt, prompt)
+    elif _is_live(ki, s, place, tag):
+        _delivered(kf, ki, f, s, q)
+    elif kind == IS_MESSAGE:
+        s[WI_LATE] += 1
+        _log(ki, f, s, LOG_LATE, -1, place & ENTITY_MASK, 0)
 
 
 # ---------------------------------------------------------------------- telemetry
@@ -1590,6 +2206,7 @@ def _report(kf, ki, f, s, target, at):
     tokens = min(int(f[x + TF_TOKENS]), ki[k + TKI_LENGTH] - 1 - SLOPE_TOKENS)
     table = ki[k + TKI_TABLE]
     f[at + P_TOKEN] = (kf[table + tokens + SLOPE_TOKENS] - kf[table + tokens]) / SLOPE_TOKENS
+    f[at + P_UP] = 1.0 if s[t + TI_DOWN] == 0 else 0.0
 
 
 @_jit
@@ -1612,10 +2229,11 @@ def _publish(kf, ki, f, s):
     for i in range(ki[K_EDGES] + ki[K_TARGETS]):
         station = devices + i
         if ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_ALONE:
-            at = ki[O_STATION_REPORTS] + (i * RING + ring) * 2
+            at = ki[O_STATION_REPORTS] + (i * RING + ring) * 3
             x = ki[O_STA_I] + station * SI_STRIDE
             f[at] = s[x + SI_ACTIVE] + s[x + SI_QUEUED]
             f[at + 1] = _station_wait_s(ki, f, s, station)
+            f[at + 2] = 1.0 if s[x + SI_DOWN] == 0 else 0.0
     if now_s > 0.0:
         weight, period_s = kf[KF_RATE_WEIGHT], kf[KF_PERIOD]
         f[WF_ARRIVAL_RATE] += weight * (s[WI_ARRIVALS_SEEN] / period_s - f[WF_ARRIVAL_RATE])
@@ -1691,7 +2309,9 @@ def _offer_targets(ki, f, s, r, v, newest):
     while n < offered:
         best, best_load = -1, math.inf
         for target in range(n_targets):
-            load = f[ki[O_REPORTS] + (target * RING + newest) * REPORT + P_RESIDENT]
+            at = ki[O_REPORTS] + (target * RING + newest) * REPORT
+            # Those believed down come last.
+            load = f[at + P_RESIDENT] + (0.0 if f[at + P_UP] != 0.0 else 1e12)
             if load < best_load and not _is_offered(f, v, n, target):
                 best, best_load = target, load
         f[v + V_TARGETS + n * VT_STRIDE + VT_INDEX] = best
@@ -1726,6 +2346,7 @@ def _copy_report(kf, ki, f, at, p, target, now_s):
     f[at + VT_TOKEN] = f[p + P_TOKEN]
     f[at + VT_PREFILL_TOKEN] = kf[k + TKF_PREFILL_TOKEN]
     f[at + VT_AGE] = now_s - f[p + P_TIME]
+    f[at + VT_UP] = f[p + P_UP]
 
 
 @_jit
@@ -1767,6 +2388,7 @@ def _view(kf, ki, f, s, q):
         f[v + V_RECENT_GAMMA + i] = s[r + RI_RECENT_GAMMA + i]
         f[v + V_RECENT_ACCEPTED + i] = s[r + RI_RECENT_ACCEPTED + i]
     f[v + V_CONFIDENCE] = f[g + RF_CONFIDENCE]
+    f[v + V_AHEAD] = max(0, s[r + RI_HEAD_TOKENS] - 1) if s[r + RI_HEAD_STATION] >= 0 else 0.0
     f[v + V_RTT], f[v + V_DEVIATION] = f[d + DF_RTT], f[d + DF_DEVIATION]
     f[v + V_UP], f[v + V_DOWN] = kf[k + DKF_UP], kf[k + DKF_DOWN]
     f[v + V_LOSS] = f[d + DF_LOSS]
@@ -1797,6 +2419,7 @@ def _candidates(kf, ki, f, s, r, context, i, c, newest):
     device = s[r + RI_DEVICE]
     same = s[r + RI_TARGET] == target
     drafted_at = s[r + RI_DRAFTED_AT]
+    target_up = f[v + V_TARGETS + i * VT_STRIDE + VT_UP] != 0.0
     move_s = 0.0
     if not same and s[r + RI_TARGET] >= 0:
         move_s = context * kf[ki[O_TKF] + target * TKF_STRIDE + TKF_PREFILL_TOKEN]
@@ -1814,14 +2437,14 @@ def _candidates(kf, ki, f, s, r, context, i, c, newest):
         step_s = catch_up_s = wait_s = rtt_s = 0.0
         valid = mode != NO_DRAFTER
         if site == EDGE_SERVER:
-            at = ki[O_STATION_REPORTS] + (edge * RING + newest) * 2
+            at = ki[O_STATION_REPORTS] + (edge * RING + newest) * 3
             wait_s = f[at + 1]
             together = min(int(f[at]) + 1, _places(ki, station))
             step_s = _draft_step_s(kf, ki, f, s, station, together, together * context, 0)
             catch_up_s = _draft_step_s(kf, ki, f, s, station, lag + together - 1, together * context, longest)
             rtt_s = 2.0 * _one_way_s(ki, f, _backhaul(ki, edge, target))
             has_edge_link = ki[ki[O_DKI] + device * DKI_STRIDE + DKI_HAS_EDGE_LINK] != 0
-            valid = has_edge_link and _fits(ki, station, context)
+            valid = f[at + 2] != 0.0 and has_edge_link and _fits(ki, station, context)
         else:
             if mode != NO_DRAFTER:
                 step_s = _draft_step_s(kf, ki, f, s, station, 1, context, 0)
@@ -1837,9 +2460,9 @@ def _candidates(kf, ki, f, s, r, context, i, c, newest):
                 if s[r + RI_SITE] == COLOCATED and s[r + RI_AT] == target:
                     wait_s = _station_wait_s(ki, f, s, station)
                 else:
-                    wait_s = f[ki[O_STATION_REPORTS] + ((ki[K_EDGES] + target) * RING + newest) * 2 + 1]
+                    wait_s = f[ki[O_STATION_REPORTS] + ((ki[K_EDGES] + target) * RING + newest) * 3 + 1]
         f[c + VC_SITE], f[c + VC_EDGE], f[c + VC_OFFERED] = site, edge, i
-        f[c + VC_VALID] = 1.0 if valid else 0.0
+        f[c + VC_VALID] = 1.0 if valid and target_up else 0.0
         f[c + VC_CURRENT] = 1.0 if same and drafted_at == station else 0.0
         f[c + VC_SAME] = 1.0 if same else 0.0
         f[c + VC_STEP], f[c + VC_CATCH_UP], f[c + VC_WAIT] = step_s, catch_up_s, wait_s
@@ -1876,7 +2499,7 @@ def _encode(kf, ki, f, observation):
     waited_s = f[v + V_TTFT] if f[v + V_TTFT] > 0.0 else f[v + V_AGE]
     n = _put(kf, ki, observation, n, 1.0 - waited_s / f[v + V_SLO_TTFT])
     n = _put(kf, ki, observation, n, 1.0 - f[v + V_TPOT] / f[v + V_SLO_TPOT])
-    for i in range(V_ROUNDS, V_CONFIDENCE + 1):
+    for i in range(V_ROUNDS, V_AHEAD + 1):
         n = _put(kf, ki, observation, n, f[v + i])
     n = _encode_target(kf, ki, f, observation, n, v + V_TARGETS)
     n = _put(kf, ki, observation, n, 1.0)
@@ -1975,6 +2598,8 @@ def _reset(kf, ki, f, s, seed, record, price):
         d = ki[O_DEV_F] + device * DF_STRIDE
         f[d + DF_RTT] = _one_way_s(ki, f, 4 * device) + _one_way_s(ki, f, 4 * device + 1)
         f[d + DF_SAMPLE] = -1.0
+    for n in range(ki[K_CRASHERS]):
+        _next_window(kf, ki, f, s, n)
     if ki[K_CLOSED] != 0:
         for device in range(devices):
             _think(kf, ki, f, s, device)
@@ -1991,10 +2616,22 @@ def _answer(ki, f, s, gamma, batch, placement):
     v = ki[O_VIEW]
     c = v + V_TARGETS + ki[K_OFFERED] * VT_STRIDE + placement * VC_STRIDE
     site, edge = int(f[c + VC_SITE]), int(f[c + VC_EDGE])
-    target = int(f[v + V_TARGETS + int(f[c + VC_OFFERED]) * VT_STRIDE + VT_INDEX])
     reason = 0
+    at = v + V_TARGETS + int(f[c + VC_OFFERED]) * VT_STRIDE
+    if f[at + VT_UP] == 0.0:
+        places = ki[K_PLACES] // ki[K_OFFERED]
+        for i in range(ki[K_OFFERED]):
+            if f[v + V_TARGETS + i * VT_STRIDE + VT_UP] != 0.0:
+                at = v + V_TARGETS + i * VT_STRIDE
+                first = v + V_TARGETS + ki[K_OFFERED] * VT_STRIDE
+                c = first + (i * places + placement % places) * VC_STRIDE
+                reason = 3
+                break
+    target = int(f[at + VT_INDEX])
     if gamma > 0 and f[c + VC_VALID] == 0.0:
-        gamma, reason = 0, 1
+        gamma = 0
+        if reason == 0:
+            reason = 1
     limit = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_MAX_BATCH]
     if batch > limit:
         batch = limit
@@ -2004,6 +2641,8 @@ def _answer(ki, f, s, gamma, batch, placement):
         s[WI_NO_DRAFTER] += 1
     elif reason == 2:
         s[WI_CLIPPED] += 1
+    elif reason == 3:
+        s[WI_TARGET_DOWN] += 1
     station = -1
     if gamma > 0:
         if site == OWN_DEVICE:
@@ -2043,33 +2682,39 @@ def _run(kf, ki, f, s):
             _accrue(kf, f, s, kf[KF_HORIZON])
             f[WF_NOW] = kf[KF_HORIZON]
             break
-        order, arg = s[hi] >> 40, s[hi + 2]
+        place, arg = s[hi], s[hi + 2]
+        order = place >> 40
         f[WF_NOW] = f[hf]
         s[WI_EVENTS_DONE] += 1
         _drop_first(ki, f, s)
         if order == AT_DELIVERY:
-            if arg & 1:
-                r = _r(ki, arg >> 1)
-                prompt = s[r + RI_PROMPT]
-                _draft_job(kf, ki, f, s, arg >> 1, 1, s[r + RI_WARMING], 0, prompt, prompt)
-            else:
-                _delivered(kf, ki, f, s, arg >> 1)
+            _delivery(kf, ki, f, s, place, arg)
         elif order == AT_DECISION:
-            s[WI_PENDING] = arg
-            _view(kf, ki, f, s, arg)
-            if s[WI_ERROR] != OK:
-                s[WI_STATUS] = FAILED
-            break
+            if _is_live(ki, s, place, arg):
+                s[WI_PENDING] = arg & SLOT_MASK
+                _view(kf, ki, f, s, arg & SLOT_MASK)
+                if s[WI_ERROR] != OK:
+                    s[WI_STATUS] = FAILED
+                break
         elif order == AT_JOB_DONE:
-            _job_done(kf, ki, f, s, arg)
+            if _is_live(ki, s, place, arg):
+                _job_done(kf, ki, f, s, arg & SLOT_MASK)
         elif order == AT_DRAFT_END:
             _draft_end(kf, ki, f, s, arg)
         elif order == AT_ITERATION_START:
             _check(kf, ki, f, s, arg)
         elif order == AT_ITERATION_END:
-            _end_iteration(kf, ki, f, s, arg)
+            target = arg & SLOT_MASK
+            t = ki[O_TGT_I] + target * TI_STRIDE
+            # Of an iteration that a crash cut short, only the event is left.
+            if s[t + TI_IDLE] == 0 and s[t + TI_ITERATIONS] == arg >> SLOT_BITS:
+                _end_iteration(kf, ki, f, s, target)
+        elif order == AT_TIMEOUT:
+            _timeout(kf, ki, f, s, place, arg)
         elif order == AT_TELEMETRY:
             _publish(kf, ki, f, s)
+        elif order == AT_FAULT:
+            _fault(kf, ki, f, s, arg)
         else:
             _arrival(kf, ki, f, s, arg)
     return s[WI_STATUS]

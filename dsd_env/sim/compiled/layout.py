@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from dsd_env.acceptance import IidAcceptance, MarkovAcceptance, TraceReplay
 from dsd_env.control import ObservationEncoder
 from dsd_env.control.view import RECENT_ROUNDS
+from dsd_env.network import fault_members
 from dsd_env.scenario.schema import (
     ClosedLoop,
     Constant,
@@ -71,6 +72,8 @@ RING = 64
     K_R_STRIDE,
     K_R_VALID,
     K_MAX_BATCH,
+    K_PIPELINED,
+    K_CRASHERS,
     # --- offsets of constant blocks in ki
     O_GAMMAS,
     O_BATCHES,
@@ -81,6 +84,7 @@ RING = 64
     O_KINDI,
     O_MKI,
     O_POOLS,
+    O_XKI,
     # --- offsets of constant blocks in kf
     O_DKF,
     O_SKF,
@@ -91,6 +95,7 @@ RING = 64
     O_LOAD,
     O_HALF,
     O_SQUASH,
+    O_XKF,
     # --- offsets of state blocks in s
     O_HEAP_I,
     O_FREE,
@@ -103,6 +108,7 @@ RING = 64
     O_READY,
     O_RUN,
     O_CHAN_I,
+    O_CRASH_I,
     O_TABLE_I,
     O_DELIVERY_I,
     # --- offsets of state blocks in f
@@ -119,11 +125,12 @@ RING = 64
     O_WINDOW,
     O_SCRATCH,
     O_VIEW,
+    O_CRASH_F,
     O_TABLE_F,
     O_DELIVERY_F,
     O_EVENTS,
     K_HEADER,
-) = range(77)
+) = range(83)
 
 # --- header of kf
 (
@@ -140,9 +147,12 @@ RING = 64
     KF_IDLE_W,
     KF_RATE_PER_S,
     KF_LOAD_PERIOD,
+    KF_PATIENCE,
+    KF_CLIENT_TIMEOUT,
+    KF_DETECTION,
     KF_THINK,
     KF_HEADER,
-) = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 17)
+) = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20)
 
 # --- header of s
 (
@@ -183,8 +193,14 @@ RING = 64
     WI_EVENTS_DONE,
     WI_INVALID,
     WI_ARRIVAL_KEY,
+    WI_TARGET_DOWN,
+    WI_DISCARDED,
+    WI_TAKEOVERS,
+    WI_INTERRUPTIONS,
+    WI_LATE,
+    WI_DUPLICATES,
     WI_HEADER,
-) = range(38)
+) = range(44)
 
 # --- header of f. The first seven are the totals behind the reward terms, in their order.
 (
@@ -203,7 +219,7 @@ RING = 64
     WF_HEADER,
 ) = range(13)
 
-N_TOTALS = 15
+N_TOTALS = 20
 """Numbers in a copy of the totals, in the order of :class:`dsd_env.sim.metrics.Totals`."""
 
 # --- request
@@ -254,8 +270,20 @@ N_TOTALS = 15
     RI_IS_NEW,
     RI_DRAFTS,
     RI_MOVES,
+    RI_EPOCH,
+    RI_SERVED,
+    RI_EXCHANGE,
+    RI_PATIENCE_SERVED,
+    RI_PATIENCE_SET,
+    RI_RESEND_EXCHANGE,
+    RI_GUESSED,
+    RI_CHAIN_START,
+    RI_AHEAD,
+    RI_HEAD_STATION,
+    RI_HEAD_CONTEXT,
+    RI_HEAD_TOKENS,
     RI_RECENT_GAMMA,
-) = range(47)
+) = range(59)
 RI_RECENT_ACCEPTED = RI_RECENT_GAMMA + RECENT_ROUNDS
 RI_CHAIN = RI_RECENT_ACCEPTED + RECENT_ROUNDS
 CHAIN = 3
@@ -277,8 +305,14 @@ CHAIN = 3
     RF_SERVED,
     RF_MOVE_SIZE,
     RF_QUEUED,
+    RF_HEAD_DONE,
+    RF_PATIENCE_AT,
+    RF_RESEND_AT,
+    RF_RESEND_WAIT,
+    RF_RESEND_PAYLOAD,
+    RF_RESEND_TIMER,
     RF_REPORT,
-) = range(16)
+) = range(22)
 
 # --- report of a target
 (
@@ -291,22 +325,39 @@ CHAIN = 3
     P_KV,
     P_BATCH,
     P_TOKEN,
+    P_UP,
     REPORT,
-) = range(10)
+) = range(11)
 RF_STRIDE = RF_REPORT + REPORT
 
-# --- draft job (two per request: its round's and its drafter's prefill)
-JI_GAMMA, JI_LAG, JI_CONTEXT, JI_STATION, JI_NEXT, JI_STRIDE = range(6)
+# --- draft job (three per request: its round's, its drafter's prefill, what is drafted ahead)
+JOBS = 3
+ROUND_JOB, WARM_JOB, AHEAD_JOB = range(JOBS)
+JOB_ENDED, JOB_QUEUED, JOB_ACTIVE = range(3)
+(
+    JI_GAMMA,
+    JI_LAG,
+    JI_CONTEXT,
+    JI_STATION,
+    JI_NEXT,
+    JI_STATE,
+    JI_RUN,
+    JI_ORDER,
+    JI_HEAD_CONTEXT,
+    JI_HEAD_DRAFTS,
+    JI_STRIDE,
+) = range(11)
+JF_START, JF_DURATION, JF_FIRST, JF_HEAD_DONE, JF_STRIDE = range(5)
 
 # --- device
-DI_ORDINAL, DI_STRIDE = range(2)
+DI_ORDINAL, DI_DOWN, DI_STRIDE = range(3)
 DF_RTT, DF_DEVIATION, DF_SAMPLE, DF_LOSS, DF_STRIDE = range(5)
 DKI_HAS_EDGE_LINK, DKI_STRIDE = range(2)
 DKF_RADIO, DKF_UP, DKF_DOWN, DKF_STRIDE = range(4)
 
 # --- station: a drafter on a device, on an edge server or at a target
 NO_DRAFTER, DRAFTS_ALONE, DRAFTS_SHARED = range(3)
-SI_ACTIVE, SI_CONTEXT, SI_QUEUED, SI_HEAD, SI_TAIL, SI_STRIDE = range(6)
+SI_ACTIVE, SI_CONTEXT, SI_QUEUED, SI_HEAD, SI_TAIL, SI_DOWN, SI_STARTS, SI_STRIDE = range(8)
 SF_FACTOR, SF_K_BW, SF_K_MULTI, SF_K_LAT, SF_MEAN_JOB, SF_BUSY_SINCE, SF_STRIDE = range(7)
 SKI_MODE, SKI_TABLE, SKI_LENGTH, SKI_PLACES, SKI_KV, SKI_MODEL, SKI_STRIDE = range(7)
 (
@@ -337,8 +388,9 @@ SKI_MODE, SKI_TABLE, SKI_LENGTH, SKI_PLACES, SKI_KV, SKI_MODEL, SKI_STRIDE = ran
     TI_ITERATIONS,
     TI_JOINED,
     TI_IDLE,
+    TI_DOWN,
     TI_STRIDE,
-) = range(14)
+) = range(15)
 (
     TF_BUSY,
     TF_START,
@@ -391,6 +443,14 @@ CKI_NUMBER, CKI_EXISTS, CKI_STRIDE = range(3)
     CKF_STRIDE,
 ) = range(10)
 
+# --- what crashes: devices, edge servers, targets
+SITE_DEVICE, SITE_EDGE, SITE_TARGET = range(3)
+XKI_NUMBER, XKI_SITE, XKI_ENTITY, XKI_LAW, XKI_TIMES, XKI_N_TIMES, XKI_STRIDE = range(7)
+XKF_INTERVAL, XKF_DURATION, XKF_STRIDE = (0, 1, 5)
+CRASH_INDEX, CRASH_DOWN, CRASH_STRIDE = range(3)
+CRASH_END = 1
+"""Floats of the state of one that crashes: the end of its window."""
+
 # --- kind of request, and laws of variates
 KINDI_PROMPT_LAW, KINDI_OUTPUT_LAW, KINDI_STRIDE = range(3)
 LAW = 4
@@ -424,6 +484,7 @@ MKF_LOW, MKF_HIGH, MKF_FIRST, MKF_FLIP, MKF_CONFIDENCE, MKF_STRIDE = range(6)
 ) = range(17)
 V_RECENT_ACCEPTED = V_RECENT_GAMMA + RECENT_ROUNDS
 V_CONFIDENCE = V_RECENT_ACCEPTED + RECENT_ROUNDS
+V_AHEAD = V_CONFIDENCE + 1
 (
     V_RTT,
     V_DEVIATION,
@@ -439,7 +500,7 @@ V_CONFIDENCE = V_RECENT_ACCEPTED + RECENT_ROUNDS
     V_ARRIVALS,
     V_TOKENS,
     V_TARGETS,
-) = range(V_CONFIDENCE + 1, V_CONFIDENCE + 15)
+) = range(V_AHEAD + 1, V_AHEAD + 15)
 (
     VT_INDEX,
     VT_QUEUED,
@@ -453,8 +514,9 @@ V_CONFIDENCE = V_RECENT_ACCEPTED + RECENT_ROUNDS
     VT_TOKEN,
     VT_PREFILL_TOKEN,
     VT_AGE,
+    VT_UP,
     VT_STRIDE,
-) = range(13)
+) = range(14)
 (
     VC_SITE,
     VC_EDGE,
@@ -599,12 +661,9 @@ def compile_scenario(
 
 def _not_simulated(scenario: Scenario) -> list[str]:
     """Return what the scenario uses and only the reference engine simulates."""
-    protocol, targets = scenario.protocol, scenario.targets.values()
+    targets = scenario.targets.values()
     uses = {
-        "protocol.kind = 'pipelined'": protocol.kind != "synchronous",
-        "protocol.patience_s": protocol.patience_s is not None,
-        "protocol.client_timeout_s": protocol.client_timeout_s is not None,
-        "faults": bool(scenario.faults),
+        "faults of links": any(not fault.kind.endswith("_crash") for fault in scenario.faults.values()),
         "kv_policy = 'preempt'": any(target.kv_policy != "reserve" for target in targets),
         "graph_batch_tokens": any(target.graph_batch_tokens for target in targets),
     }
@@ -631,7 +690,11 @@ class _Compiler:
         self.n_targets = len(self.world.targets)
         closed = isinstance(scenario.workload.arrivals, ClosedLoop)
         self.slots = max_active_requests or (2 * self.n_devices + 64 if closed else 4096)
-        self.heap = heap_events or 4 * self.slots + 64 * self.n_targets + self.n_devices + 64
+        self.crashers = [member for member in fault_members(scenario) if member.crashes]
+        # Per request: its wait, its drafter's prefill, a draft ahead, two timers, messages in vain.
+        self.heap = heap_events or (
+            8 * self.slots + 64 * self.n_targets + self.n_devices + len(self.crashers) + 64
+        )
         self.log_events = log_events
         self.keep_deliveries = keep_deliveries
         self.header = np.zeros(K_HEADER, dtype=np.int64)
@@ -648,6 +711,7 @@ class _Compiler:
         self._channels()
         self._workload()
         self._acceptance()
+        self._crashes()
         encoder = ObservationEncoder(self.scenario.n_placements)
         self.header[K_FEATURES] = len(encoder.features)
         self.header[O_HALF] = self.floats.add([feature.half for feature in encoder.features])
@@ -687,6 +751,8 @@ class _Compiler:
         h[O_BATCHES] = self.ints.add(scenario.actions.batch_sizes)
         h[K_HEAP_CAP] = self.heap
         h[K_EVENT_CAP] = self.log_events
+        h[K_PIPELINED] = scenario.protocol.kind == "pipelined"
+        h[K_CRASHERS] = len(self.crashers)
         h[K_MAX_BATCH] = max(target.config.max_batch_size for target in self.world.targets)
 
     def _float_header(self, kf: FloatArray) -> None:
@@ -701,6 +767,9 @@ class _Compiler:
         if protocol.confidence_stop > 0.0 and kf[KF_CONFIDENCE] == 0.0:
             kf[KF_CONFIDENCE] = -1.0
         kf[KF_LATENCY] = protocol.decision_latency_s
+        kf[KF_PATIENCE] = protocol.patience_s or 0.0
+        kf[KF_CLIENT_TIMEOUT] = protocol.client_timeout_s or 0.0
+        kf[KF_DETECTION] = protocol.crash_detection_s
         kf[KF_PERIOD] = protocol.telemetry_period_s
         kf[KF_WEIGHT] = protocol.stats_window
         kf[KF_RATE_WEIGHT] = min(1.0, protocol.telemetry_period_s / 2.0)
@@ -919,6 +988,18 @@ class _Compiler:
         self.header[O_MKI] = self.ints.add(integers)
         self.header[O_MKF] = self.floats.add(floats)
 
+    def _crashes(self) -> None:
+        sites = {"device": SITE_DEVICE, "edge": SITE_EDGE, "target": SITE_TARGET}
+        integers, floats = [], []
+        for member in self.crashers:
+            fault = member.fault
+            law, parameters = _law(fault.duration_s)
+            times = self.floats.add(fault.at_s)
+            integers.append([member.number, sites[member.site], member.entity, law, times, len(fault.at_s)])
+            floats.append([fault.mean_interval_s or 0.0, *parameters])
+        self.header[O_XKI] = self.ints.add(integers)
+        self.header[O_XKF] = self.floats.add(floats)
+
     def _trace(self, source: TraceReplay, drafter: str) -> list[int]:
         trace = source.trace
         columns = trace.drafters[drafter]
@@ -955,13 +1036,14 @@ class _Compiler:
             (O_FREE, self.slots),
             (O_NEWLY, self.slots),
             (O_REQ_I, self.slots * int(h[K_R_STRIDE])),
-            (O_JOB_I, 2 * self.slots * JI_STRIDE),
+            (O_JOB_I, JOBS * self.slots * JI_STRIDE),
             (O_DEV_I, self.n_devices * DI_STRIDE),
             (O_STA_I, n_stations * SI_STRIDE),
             (O_TGT_I, self.n_targets * TI_STRIDE),
             (O_READY, self.n_targets * self.slots),
             (O_RUN, self.n_targets * 2 * int(h[K_MAX_BATCH])),
             (O_CHAN_I, self.n_channels * CI_STRIDE),
+            (O_CRASH_I, len(self.crashers) * CRASH_STRIDE),
             (O_TABLE_I, int(h[K_TABLE_CAP]) * XI_STRIDE),
             (O_DELIVERY_I, 2 * int(h[K_DELIVERY_CAP])),
         ):
@@ -972,17 +1054,18 @@ class _Compiler:
         for name, size in (
             (O_HEAP_F, self.heap),
             (O_REQ_F, self.slots * RF_STRIDE),
-            (O_JOB_F, 2 * self.slots),
+            (O_JOB_F, JOBS * self.slots * JF_STRIDE),
             (O_DEV_F, self.n_devices * DF_STRIDE),
             (O_STA_F, n_stations * SF_STRIDE),
             (O_TGT_F, self.n_targets * TF_STRIDE),
             (O_CHAN_F, self.n_channels * CF_STRIDE),
             (O_REPORTS, self.n_targets * RING * REPORT),
-            (O_STATION_REPORTS, (self.n_edges + self.n_targets) * RING * 2),
+            (O_STATION_REPORTS, (self.n_edges + self.n_targets) * RING * 3),
             (O_RATES, RING * 3),
             (O_WINDOW, 1 + N_TOTALS + self.n_targets),
             (O_SCRATCH, REPORT),
             (O_VIEW, view),
+            (O_CRASH_F, len(self.crashers) * CRASH_END),
             (O_TABLE_F, int(h[K_TABLE_CAP]) * XF_STRIDE),
             (O_DELIVERY_F, int(h[K_DELIVERY_CAP])),
             (O_EVENTS, self.log_events * EVENT),

@@ -30,7 +30,7 @@ from dsd_env.sim.metrics import Totals, Window, episode_metrics, requests_table
 from dsd_env.sim.reference import Resolution
 from dsd_env.sim.world import WorldBuilder
 
-REASONS = (None, "no_drafter", "batch_clipped")
+REASONS = (None, "no_drafter", "batch_clipped", "target_down")
 """Why a decision was not executed as given, by the kernel's number."""
 
 
@@ -162,6 +162,11 @@ class WorldReader:
             cloud_usd=float(f[la.WF_CLOUD_USD]),
             energy_joules=float(f[la.WF_ENERGY]),
             network_bytes=float(f[la.WF_BYTES]),
+            discarded=int(s[la.WI_DISCARDED]),
+            takeovers=int(s[la.WI_TAKEOVERS]),
+            interruptions=int(s[la.WI_INTERRUPTIONS]),
+            late_messages=int(s[la.WI_LATE]),
+            duplicate_messages=int(s[la.WI_DUPLICATES]),
         )
         totals.accrue(self.now_s, int(s[la.WI_IN_SYSTEM]), float(self.layout.kf[la.KF_IDLE_W]))
         return totals
@@ -442,7 +447,11 @@ class CompiledSimulation:
     @property
     def resolved(self) -> dict[str, int]:
         """Decisions that were not executed as given, by reason."""
-        counts = {"no_drafter": int(self.s[la.WI_NO_DRAFTER]), "batch_clipped": int(self.s[la.WI_CLIPPED])}
+        counts = {
+            "no_drafter": int(self.s[la.WI_NO_DRAFTER]),
+            "batch_clipped": int(self.s[la.WI_CLIPPED]),
+            "target_down": int(self.s[la.WI_TARGET_DOWN]),
+        }
         return {reason: count for reason, count in counts.items() if count}
 
     @property
@@ -506,13 +515,14 @@ def _request_view(v: list[float]) -> RequestView:
         tuple(int(v[la.V_RECENT_GAMMA + i]) for i in recent),
         tuple(int(v[la.V_RECENT_ACCEPTED + i]) for i in recent),
         v[la.V_CONFIDENCE],
+        int(v[la.V_AHEAD]),
     )
 
 
 def _target_view(v: list[float]) -> TargetView:
     return TargetView(
         int(v[la.VT_INDEX]),
-        True,
+        v[la.VT_UP] != 0.0,
         int(v[la.VT_QUEUED]),
         int(v[la.VT_RUNNING]),
         int(v[la.VT_RESIDENT]),
