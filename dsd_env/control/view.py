@@ -105,11 +105,13 @@ class LinkView:
     """The device's own link, as measured from its past rounds.
 
     Attributes:
-        up: Whether the link is believed to be up.
+        up: Whether the link is believed up: false while what the site has to send has not all left for
+            longer than a retransmission time-out (links that can fail).
         rtt_s: Running mean round-trip time (EMA; nominal before the first sample).
         rtt_deviation_s: Running mean absolute deviation of the round-trip time.
-        uplink_bits_per_s: Nominal uplink bandwidth.
-        downlink_bits_per_s: Nominal downlink bandwidth.
+        uplink_bits_per_s: Uplink bandwidth as measured by messages that have left (EMA); nominal before
+            the first, and where it does not change.
+        downlink_bits_per_s: Downlink bandwidth, likewise.
         loss: Running share of messages that needed a retransmission.
         age_s: Age of the estimate.
     """

@@ -115,6 +115,48 @@ class Jitter(_Model):
     sigma: Annotated[float, Field(ge=0, le=3)] = 0.0
 
 
+class Ar1(_Model):
+    """A stationary Gaussian process with exponential autocorrelation, the logarithm of something."""
+
+    sigma: Annotated[float, Field(ge=0, le=3)]
+    correlation_s: Positive = Field(description="Time after which its autocorrelation is 1/e.")
+
+
+class BandwidthProcess(_Model):
+    """Bandwidth around its nominal mean: log-normal, constant for a period, each direction on its own.
+
+    The logarithm is the sum of a fast and a slow first-order process, since measured series are correlated
+    over a second *and* over a minute, which one process cannot be.
+    """
+
+    period_s: Positive = 1.0
+    fast: Ar1
+    slow: Ar1 | None = None
+
+
+class DelayProcess(_Model):
+    """A delay on top of propagation and jitter that changes slowly: log-normal, constant for a period."""
+
+    median_s: Positive
+    sigma: Annotated[float, Field(ge=0, le=3)]
+    correlation_s: Positive
+    period_s: Positive = 0.1
+
+
+class Outages(_Model):
+    """Times without service, in both directions at once: exponential up and down times (Gilbert-Elliott)."""
+
+    mean_up_s: Positive
+    mean_down_s: Positive
+
+
+class Replay(_Model):
+    """A recorded series of bandwidth (and delay), repeated for ever; see :mod:`dsd_env.network.series`."""
+
+    file: str = Field(min_length=1, description="Path of a CSV or Mahimahi file, or name of a shipped one.")
+    random_start: bool = Field(default=True, description="Every link begins elsewhere in it.")
+
+
 class Link(_Model):
     """A point-to-point path between two sites; each direction is a FIFO of its own."""
 
@@ -130,9 +172,15 @@ class Link(_Model):
         default=0.0, description="Chance that a transmission is lost and repeated after `rto_s`."
     )
     rto_s: Positive = Field(default=0.2, description="Retransmission time-out.")
+    bandwidth: BandwidthProcess | None = None
+    delay: DelayProcess | None = None
+    outages: Outages | None = None
+    replay: Replay | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Link:
+        if self.replay is not None and (self.bandwidth is not None or self.outages is not None):
+            raise ValueError("replay takes the place of bandwidth and outages: give one or the other")
         if self.one_way_spread[0] > self.one_way_spread[1]:
             raise ValueError(f"one_way_spread {self.one_way_spread} must be [low, high] with low <= high")
         return self

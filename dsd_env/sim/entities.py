@@ -473,8 +473,6 @@ class Device:
         rtt_sample_s: When the newest sample was taken.
         loss: Running share of messages that needed a retransmission.
         down_faults: Faults that keep it down; 0 while it is up.
-        uplink_bits_per_s: Nominal uplink bandwidth.
-        downlink_bits_per_s: Nominal downlink bandwidth.
     """
 
     number: int
@@ -485,8 +483,6 @@ class Device:
     station: Station | None
     radio_joules_per_byte: float
     rtt_s: float
-    uplink_bits_per_s: float
-    downlink_bits_per_s: float
     rtt_deviation_s: float = 0.0
     rtt_sample_s: float = -1.0
     loss: float = 0.0

@@ -106,7 +106,7 @@ class Telemetry:
             request.decisions,
             _request_view(request, now_s),
             views[offered[0].number],
-            _link_view(device, now_s),
+            _link_view(device, site, now_s),
             self._drafter_view(request),
             candidates,
             SystemView(active, arrivals_per_s, tokens_per_s),
@@ -365,14 +365,16 @@ def _request_view(request: Request, now_s: float) -> RequestView:
     )
 
 
-def _link_view(device: Device, now_s: float) -> LinkView:
+def _link_view(device: Device, site: Site, now_s: float) -> LinkView:
     age_s = now_s - device.rtt_sample_s if device.rtt_sample_s >= 0.0 else now_s
+    # Whoever decides knows the queue of the direction that it sends to.
+    channel = device.up if site == Site.OWN_DEVICE else device.down
     return LinkView(
-        True,
+        channel.seems_up(now_s),
         device.rtt_s,
         device.rtt_deviation_s,
-        device.uplink_bits_per_s,
-        device.downlink_bits_per_s,
+        device.up.bits_per_s,
+        device.down.bits_per_s,
         device.loss,
         age_s,
     )

@@ -13,7 +13,7 @@ from dsd_env.acceptance import (
     load_trace_set,
 )
 from dsd_env.latency import LatencyProfile, StepCoefficients, load_profile
-from dsd_env.network import Channel, duplex
+from dsd_env.network import Channel, FaultMember, duplex, fault_members, load_series
 from dsd_env.rng import Stream
 from dsd_env.scenario import ScenarioError
 from dsd_env.scenario.schema import (
@@ -116,6 +116,10 @@ class WorldBuilder:
         longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
         gamma = max(scenario.actions.gammas)
         self._draft_tokens = longest + 256
+        self._faults = fault_members(scenario)
+        self._series = {
+            name: load_series(link.replay.file) for name, link in scenario.links.items() if link.replay
+        }
         self._profiles: dict[int, LatencyProfile | StepCoefficients] = {}
         self._target_timers: list[tuple[StepTimer, StepTimer | None]] = []
         for target in scenario.targets.values():
@@ -144,6 +148,7 @@ class WorldBuilder:
         for config, base in zip(scenario.devices.values(), self._device_timers, strict=True):
             for _ in range(config.count):
                 number = len(devices)
+                faults = self._hitting("device", number)
                 station = None
                 if config.drafter is not None and base is not None:
                     low, high = config.speed_spread
@@ -158,11 +163,10 @@ class WorldBuilder:
                         config.power,
                     )
                     models[number] = drafter.model
-                link = scenario.links[config.link]
-                up, down = duplex(link, seed, 2 * number)
+                up, down = self._duplex(config.link, seed, 2 * number, faults)
                 edge_up = edge_down = None
                 if config.edge_link is not None:
-                    edge_up, edge_down = duplex(scenario.links[config.edge_link], seed, 2 * number + 1)
+                    edge_up, edge_down = self._duplex(config.edge_link, seed, 2 * number + 1, faults)
                 devices.append(
                     Device(
                         number,
@@ -173,8 +177,6 @@ class WorldBuilder:
                         station,
                         config.radio_joules_per_byte,
                         up.one_way_s + down.one_way_s,
-                        link.uplink_bits_per_s,
-                        link.downlink_bits_per_s,
                     )
                 )
         edges: list[Station] = []
@@ -229,5 +231,23 @@ class WorldBuilder:
         for edge in self.scenario.edge_servers.values():
             for _ in range(edge.count):
                 numbers = range(first + len(rows) * n_targets, first + (len(rows) + 1) * n_targets)
-                rows.append([duplex(self.scenario.links[edge.backhaul], seed, number) for number in numbers])
+                faults = self._hitting("edge", len(rows))
+                rows.append([self._duplex(edge.backhaul, seed, number, faults) for number in numbers])
         return rows
+
+    def _hitting(self, site: str, entity: int) -> list[FaultMember]:
+        """Return the faults that hit the links of a device or of an edge server."""
+        return [member for member in self._faults if (member.site, member.entity) == (site, entity)]
+
+    def _duplex(
+        self, link: str, seed: int, number: int, faults: list[FaultMember]
+    ) -> tuple[Channel, Channel]:
+        weight = self.scenario.protocol.stats_window
+        return duplex(
+            self.scenario.links[link],
+            seed,
+            number,
+            series=self._series.get(link),
+            faults=faults,
+            weight=weight,
+        )
