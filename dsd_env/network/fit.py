@@ -70,7 +70,7 @@ _FLOOR_OF_MEAN = 0.05
 """A percentile below this share of the mean is compared with that share: what is next to nothing stays so."""
 
 
-_LOST_OF_LEVEL = 1.4
+_LOST_OF_LEVEL = (1.4, 2.0, 3.0)
 """Time without service over the level of the highest percentile that is 0: it lies somewhere above."""
 
 
@@ -330,7 +330,11 @@ def quantiles_in_service(given: Statistics, floor: float, out_of_service: float)
         floor: Smallest value of a quantile.
         out_of_service: Share of the values, the lowest, that are taken out: time without service.
     """
+    zeros = sum(value < floor for value in given.percentiles)
     logs = np.log(np.maximum(given.percentiles, floor))
+    if out_of_service > 0.0:
+        # What is 0 says nothing about the rest: its distribution goes on as it does above.
+        logs[:zeros] = [_extrapolate(logs[zeros : zeros + 2], z, zeros) for z in QUANTILE_Z[:zeros]]
     marginal = np.concatenate(
         [[_extrapolate(logs[:2], -MAX_Z, 0)], logs, [_extrapolate(logs[-2:], MAX_Z, -2)]]
     )
@@ -356,6 +360,7 @@ def fit_bandwidth(row: NetworkRow, *, generations: int = 60) -> BandwidthFit:
     """Fit a bandwidth with the given quantiles, a fast and a slow part, to a series of seconds.
 
     Where the lowest percentiles are 0, those seconds become outages, and the quantiles are those of the rest.
+    How many more there are is tried out, since it lies between two percentiles.
 
     Args:
         row: The series, in Mbit/s by the second.
@@ -372,28 +377,38 @@ def fit_bandwidth(row: NetworkRow, *, generations: int = 60) -> BandwidthFit:
     fast, slow = draws.standard_normal((2, n))
     ups, downs = draws.exponential(size=(2, n))
     zeros = sum(value < row.resolution for value in given.percentiles)
+    if zeros == len(PERCENTILES):
+        raise FitError(f"{row.name}: the percentiles are 0 throughout")
     bounds = [(0.0, 1.0), (math.log(0.1), math.log(10.0)), (math.log(3.0), math.log(600.0))]
-    lost = 0.01 * _LOST_OF_LEVEL * PERCENTILES[zeros - 1] if zeros else 0.0
+    shares = [0.0]
     if zeros:
+        level, above = 0.01 * PERCENTILES[zeros - 1], 0.01 * PERCENTILES[zeros]
+        shares = [factor * level for factor in _LOST_OF_LEVEL if factor * level < above]
+        shares = shares or [0.5 * (level + above)]
         bounds.append((math.log(0.2), math.log(60.0)))
-    logs = np.log(quantiles_in_service(given, row.resolution, lost))
-    knots = [_extrapolate(logs[:2], -MAX_Z, 0), *logs, _extrapolate(logs[-2:], MAX_Z, -2)]
 
-    def series(x: FloatArray) -> FloatArray:
+    def series(x: FloatArray, logs: FloatArray, lost: float) -> FloatArray:
         share, fast_s, slow_s = x[0], math.exp(x[1]), math.exp(x[2])
         z = math.sqrt(share) * _ar1(fast, math.exp(-1.0 / fast_s))
         z += math.sqrt(1.0 - share) * _ar1(slow, math.exp(-1.0 / slow_s))
+        knots = [_extrapolate(logs[:2], -MAX_Z, 0), *logs, _extrapolate(logs[-2:], MAX_Z, -2)]
         rates: FloatArray = np.exp(np.interp(z, [-MAX_Z, *QUANTILE_Z, MAX_Z], knots))
         if zeros:
             down_s = math.exp(x[3])
             rates *= _service(ups, downs, down_s * (1.0 / lost - 1.0), down_s, n)
         return rates
 
-    def loss(x: FloatArray) -> float:
-        return _loss(given, statistics_of(series(x), row.resolution))
+    found: list[tuple[float, FloatArray, float]] = []
+    for lost in shares:
+        logs = np.log(quantiles_in_service(given, row.resolution, lost))
 
-    x = _search(loss, bounds, generations)
-    quantiles = np.exp(logs).tolist()
+        def loss(x: FloatArray, logs: FloatArray = logs, lost: float = lost) -> float:
+            return _loss(given, statistics_of(series(x, logs, lost), row.resolution))
+
+        best = _search(loss, bounds, generations)
+        found.append((loss(best), best, lost))
+    _, x, lost = min(found, key=lambda item: item[0])
+    quantiles = quantiles_in_service(given, row.resolution, lost)
     mean = marginal_mean(quantiles)
     process = BandwidthProcess(
         period_s=1.0,
@@ -508,8 +523,9 @@ def fit_spread(row: NetworkRow, *, generations: int = 60) -> Link:
     if row.unit != "ms RTT":
         raise FitError(f"{row.name}: round trips in ms are needed, this is in {row.unit}")
     draws = np.random.default_rng(4)
-    places = draws.uniform(size=_FIT_SAMPLES)
-    white = draws.standard_normal((2, _FIT_SAMPLES))
+    n = _FIT_SAMPLES // 4
+    places = draws.permutation(n) / n
+    white = draws.standard_normal((2, n))
     low, high = row.given.percentiles[0], row.given.percentiles[-1]
 
     def series(x: FloatArray) -> FloatArray:
@@ -526,7 +542,7 @@ def fit_spread(row: NetworkRow, *, generations: int = 60) -> Link:
         (math.log(0.001 * low), math.log(0.06 * low)),
         (math.log(0.1), math.log(1.2)),
     ]
-    x = _search(loss, bounds, generations, starts=8)
+    x = _search(loss, bounds, generations, starts=4)
     nearest, farthest = low * float(x[0]), max(low * float(x[0]), high * float(x[1]))
     centre = 0.5 * (nearest + farthest)
     return _delay_link(
