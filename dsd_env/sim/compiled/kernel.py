@@ -19,68 +19,72 @@ Arguments everywhere: `kf`, `ki` constants; `f`, `s` the row of one world; see
 from __future__ import annotations
 
 import math
-import warnings
+from typing import Any
 
 import numpy as np
-from numba import njit, prange, types
+from llvmlite import ir
+from numba import cfunc, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from dsd_env.network.processes import MAX_Z
 from dsd_env.rng import Stream
+from dsd_env.sim.compiled.cache import caching
 from dsd_env.sim.compiled.layout import *  # noqa: F403
 from dsd_env.sim.events import EventKind, Order
 
-# Enumerations as plain integers, which the compiler takes as constants.
-COLOCATED, OWN_DEVICE, EDGE_SERVER = 0, 1, 2
-JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = 0, 1, 2, 3
-AT_FAULT = int(Order.FAULT)
-AT_TELEMETRY = int(Order.TELEMETRY)
-AT_ITERATION_END = int(Order.ITERATION_END)
-AT_DRAFT_END = int(Order.DRAFT_END)
-AT_JOB_DONE = int(Order.JOB_DONE)
-AT_DELIVERY = int(Order.DELIVERY)
-AT_ARRIVAL = int(Order.ARRIVAL)
-AT_TIMEOUT = int(Order.TIMEOUT)
-AT_DECISION = int(Order.DECISION)
-AT_ITERATION_START = int(Order.ITERATION_START)
-LOG_ARRIVAL = int(EventKind.ARRIVAL)
-LOG_DECISION = int(EventKind.DECISION)
-LOG_DRAFT_START = int(EventKind.DRAFT_START)
-LOG_DRAFT_END = int(EventKind.DRAFT_END)
-LOG_SEND = int(EventKind.SEND)
-LOG_ENQUEUE = int(EventKind.ENQUEUE)
-LOG_ADMIT = int(EventKind.ADMIT)
-LOG_ITERATION_START = int(EventKind.ITERATION_START)
-LOG_ITERATION_END = int(EventKind.ITERATION_END)
-LOG_COMMIT = int(EventKind.COMMIT)
-LOG_COMPLETE = int(EventKind.COMPLETE)
-LOG_FAULT = int(EventKind.FAULT)
-LOG_RETURN = int(EventKind.RETURN)
-LOG_TAKEOVER = int(EventKind.TAKEOVER)
-LOG_LATE = int(EventKind.LATE)
-LOG_DUPLICATE = int(EventKind.DUPLICATE)
-LOG_ROLLBACK = int(EventKind.ROLLBACK)
-LOG_PREEMPT = int(EventKind.PREEMPT)
-ARRIVAL = int(Stream.ARRIVAL)
-THINK = int(Stream.THINK)
-LENGTH = int(Stream.LENGTH)
-REQUEST_CLASS = int(Stream.REQUEST_CLASS)
-ACCEPTANCE_PICK = int(Stream.ACCEPTANCE_PICK)
-ACCEPTANCE_MATCH = int(Stream.ACCEPTANCE_MATCH)
-UPLINK_JITTER = int(Stream.UPLINK_JITTER)
-DOWNLINK_JITTER = int(Stream.DOWNLINK_JITTER)
-UPLINK_LOSS = int(Stream.UPLINK_LOSS)
-DOWNLINK_LOSS = int(Stream.DOWNLINK_LOSS)
-ITERATION_NOISE = int(Stream.ITERATION_NOISE)
-DEVICE_SPREAD = int(Stream.DEVICE_SPREAD)
-LOAD_PHASE = int(Stream.LOAD_PHASE)
-ROUTING = int(Stream.ROUTING)
-LINK_SPREAD = int(Stream.LINK_SPREAD)
-FAULT = int(Stream.FAULT)
-BANDWIDTH = int(Stream.BANDWIDTH)
-OUTAGE = int(Stream.OUTAGE)
-DELAY = int(Stream.DELAY)
+# Enumerations as NumPy integers: given Python integers, the compiler makes a version of each function for
+# each value that it is called with.
+COLOCATED, OWN_DEVICE, EDGE_SERVER = (np.int64(site) for site in range(3))
+JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = (np.int64(kind) for kind in range(4))
+AT_FAULT = np.int64(Order.FAULT)
+AT_TELEMETRY = np.int64(Order.TELEMETRY)
+AT_ITERATION_END = np.int64(Order.ITERATION_END)
+AT_DRAFT_END = np.int64(Order.DRAFT_END)
+AT_JOB_DONE = np.int64(Order.JOB_DONE)
+AT_DELIVERY = np.int64(Order.DELIVERY)
+AT_ARRIVAL = np.int64(Order.ARRIVAL)
+AT_TIMEOUT = np.int64(Order.TIMEOUT)
+AT_DECISION = np.int64(Order.DECISION)
+AT_ITERATION_START = np.int64(Order.ITERATION_START)
+LOG_ARRIVAL = np.int64(EventKind.ARRIVAL)
+LOG_DECISION = np.int64(EventKind.DECISION)
+LOG_DRAFT_START = np.int64(EventKind.DRAFT_START)
+LOG_DRAFT_END = np.int64(EventKind.DRAFT_END)
+LOG_SEND = np.int64(EventKind.SEND)
+LOG_ENQUEUE = np.int64(EventKind.ENQUEUE)
+LOG_ADMIT = np.int64(EventKind.ADMIT)
+LOG_ITERATION_START = np.int64(EventKind.ITERATION_START)
+LOG_ITERATION_END = np.int64(EventKind.ITERATION_END)
+LOG_COMMIT = np.int64(EventKind.COMMIT)
+LOG_COMPLETE = np.int64(EventKind.COMPLETE)
+LOG_FAULT = np.int64(EventKind.FAULT)
+LOG_RETURN = np.int64(EventKind.RETURN)
+LOG_TAKEOVER = np.int64(EventKind.TAKEOVER)
+LOG_LATE = np.int64(EventKind.LATE)
+LOG_DUPLICATE = np.int64(EventKind.DUPLICATE)
+LOG_ROLLBACK = np.int64(EventKind.ROLLBACK)
+LOG_PREEMPT = np.int64(EventKind.PREEMPT)
+ARRIVAL = np.int64(Stream.ARRIVAL)
+THINK = np.int64(Stream.THINK)
+LENGTH = np.int64(Stream.LENGTH)
+REQUEST_CLASS = np.int64(Stream.REQUEST_CLASS)
+ACCEPTANCE_PICK = np.int64(Stream.ACCEPTANCE_PICK)
+ACCEPTANCE_MATCH = np.int64(Stream.ACCEPTANCE_MATCH)
+UPLINK_JITTER = np.int64(Stream.UPLINK_JITTER)
+DOWNLINK_JITTER = np.int64(Stream.DOWNLINK_JITTER)
+UPLINK_LOSS = np.int64(Stream.UPLINK_LOSS)
+DOWNLINK_LOSS = np.int64(Stream.DOWNLINK_LOSS)
+ITERATION_NOISE = np.int64(Stream.ITERATION_NOISE)
+DEVICE_SPREAD = np.int64(Stream.DEVICE_SPREAD)
+LOAD_PHASE = np.int64(Stream.LOAD_PHASE)
+ROUTING = np.int64(Stream.ROUTING)
+LINK_SPREAD = np.int64(Stream.LINK_SPREAD)
+FAULT = np.int64(Stream.FAULT)
+BANDWIDTH = np.int64(Stream.BANDWIDTH)
+OUTAGE = np.int64(Stream.OUTAGE)
+DELAY = np.int64(Stream.DELAY)
 MAX_Z_SCORE = float(MAX_Z)
 ORDINALS = 1 << 24
 SLOPE_TOKENS = 8
@@ -105,14 +109,15 @@ SLOPE_TOKENS = 8
     PC_PLACE_DOWN,
     PC_DETECTED,
     PC_NOTICE,
-) = range(18)
+) = (np.int64(pc) for pc in range(18))
 # What the event of a request is, in its argument beside the slot and the epoch. A request's epoch counts how
 # often it gave up what it was at; an event of an earlier epoch is nobody's any more.
-IS_WAIT, IS_WARM_UP, IS_MESSAGE, IS_DUPLICATE = 0, 1, 2, 3
+IS_WAIT, IS_WARM_UP, IS_MESSAGE, IS_DUPLICATE = (np.int64(kind) for kind in range(4))
 SLOT_BITS, KIND_BITS = 20, 3
 SLOT_MASK, KIND_MASK, ENTITY_MASK = (1 << 20) - 1, (1 << 3) - 1, (1 << 40) - 1
 # What it does after control has moved.
-AFTER_PREFILL, AFTER_EDGE, AFTER_COLOCATED, AFTER_PLAIN = 0, 1, 2, 3
+AFTER_PREFILL, AFTER_EDGE, AFTER_COLOCATED, AFTER_PLAIN = (np.int64(after) for after in range(4))
+ZERO, ONE = np.int64(0), np.int64(1)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -120,24 +125,26 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 _TO_UNIT = 2.0**-53
 
-# Division as IEEE has it: nothing here divides by zero.
-_jit = njit(error_model="numpy")
+# Division as IEEE has it: nothing here divides by zero. Only compiled code calls these.
+_jit = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def _entry(**options):
-    """Compile an entry point and keep it in Numba's cache, where one can be written."""
+    """Compile what Python calls, when it is called first, and keep it where a cache can be written."""
 
     def decorate(function):
-        try:
-            return njit(cache=True, nogil=True, error_model="numpy", **options)(function)
-        except RuntimeError as error:  # a read-only installation without a cache folder of the user's
-            warnings.warn(
-                f"the compiled engine cannot be cached ({error}) and is compiled anew in every process; "
-                "set NUMBA_CACHE_DIR to a folder that can be written",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return njit(nogil=True, error_model="numpy", **options)(function)
+        with caching() as cached:
+            return njit(cache=cached, nogil=True, error_model="numpy", **options)(function)
+
+    return decorate
+
+
+def _native(signature):
+    """Compile a function now, with the calling convention of C, to be called by address; cached likewise."""
+
+    def decorate(function):
+        with caching() as cached:
+            return cfunc(signature, cache=cached, error_model="numpy")(function)
 
     return decorate
 
@@ -754,15 +761,27 @@ def _locate(ki, s, r, model, position, keep):
 
 
 @_jit
-def _run_length(kf, ki, s, r, model, start, limit):
-    """Return ``min(run_length[start], limit)`` of a request's realisation."""
+def _recorded_run(ki, s, r, model, start, keep):
+    """Return the run length recorded at a position; it ends with its entry."""
+    m = ki[O_MKI] + model * MKI_STRIDE
+    entry, first = _locate(ki, s, r, model, start, keep)
+    begin = ki[ki[m + MKI_OFFSETS] + entry]
+    rest = ki[ki[m + MKI_OFFSETS] + entry + 1] - begin - (start - first)
+    return min(ki[ki[m + MKI_RUNS] + begin + start - first], rest)
+
+
+@_jit
+def _run_length(kf, ki, s, r, model, chain, start, limit):
+    """Return ``min(run, limit)`` at `start`, of proposals without a break from `chain`."""
     m = ki[O_MKI] + model * MKI_STRIDE
     kind = ki[m + MKI_TYPE]
     if kind == TRACE_RUNS:
-        entry, first = _locate(ki, s, r, model, start, True)
-        begin = ki[ki[m + MKI_OFFSETS] + entry]
-        rest = ki[ki[m + MKI_OFFSETS] + entry + 1] - begin - (start - first)
-        return min(ki[ki[m + MKI_RUNS] + begin + start - first], rest, limit)
+        run = _recorded_run(ki, s, r, model, chain, True)
+        if run >= ki[m + MKI_LONGEST]:
+            run = _recorded_run(ki, s, r, model, start, False)
+        else:
+            run -= start - chain
+        return min(run, limit)
     key = _key(s[WI_SEED], ACCEPTANCE_MATCH, s[r + RI_UID])
     run = 0
     if kind == TRACE_MATCHES:
@@ -1552,8 +1571,7 @@ def _verified(kf, ki, f, s, q, station, drafted):
     model = ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODEL]
     start = s[r + RI_COMMITTED]
     left = s[r + RI_OUTPUT] - start
-    before = start - s[r + RI_CHAIN_START]
-    run = _run_length(kf, ki, s, r, model, start - before, before + min(drafted + 1, left)) - before
+    run = _run_length(kf, ki, s, r, model, s[r + RI_CHAIN_START], start, min(drafted + 1, left))
     accepted = min(drafted, run, left)
     s[r + RI_GUESSED] = 1 if run > drafted else 0
     committed = min(accepted + 1, left)
@@ -3069,23 +3087,73 @@ def _run(kf, ki, f, s):
 
 # ---------------------------------------------------------------------- entry points
 
+_A = NDArray[Any]
+_FLOATS, _INTS = types.CPointer(types.float64), types.CPointer(types.int64)
+
+
+@_native(types.int64(_FLOATS, _INTS, _FLOATS, _INTS))
+def _native_run(kf, ki, f, s):
+    return _run(kf, ki, f, s)
+
+
+@_native(types.void(_FLOATS, _INTS, _FLOATS, _INTS, types.int64, types.int64, types.int64))
+def _native_reset(kf, ki, f, s, seed, record, price):
+    _reset(kf, ki, f, s, seed, record, price)
+
+
+@intrinsic
+def _call_run(typing_context, address, kf, ki, f, s):
+    """Call :func:`_native_run` by its address.
+
+    The whole event loop is compiled into that one function; what is called with its address does not contain
+    it again, which would cost the first use many seconds for each entry point.
+    """
+
+    def generate(context, builder, signature, arguments):
+        words = [context.get_value_type(argument) for argument in signature.args[1:]]
+        function = ir.FunctionType(ir.IntType(64), words)
+        return builder.call(builder.inttoptr(arguments[0], function.as_pointer()), arguments[1:])
+
+    return types.int64(address, kf, ki, f, s), generate
+
+
+@intrinsic
+def _call_reset(typing_context, address, kf, ki, f, s, seed, record, price):
+    """Call :func:`_native_reset` by its address."""
+
+    def generate(context, builder, signature, arguments):
+        words = [context.get_value_type(argument) for argument in signature.args[1:]]
+        function = ir.FunctionType(ir.VoidType(), words)
+        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(address, kf, ki, f, s, seed, record, price), generate
+
 
 @_entry()
-def reset_world(kf, ki, f, s, seed, record, price):
+def _reset_world(reset, kf, ki, f, s, seed, record, price):
+    _call_reset(reset, _pointer(kf), _pointer(ki), _pointer(f), _pointer(s), seed, record, price)
+
+
+@_entry()
+def _run_world(run, kf, ki, f, s):
+    return _call_run(run, _pointer(kf), _pointer(ki), _pointer(f), _pointer(s))
+
+
+def reset_world(kf: _A, ki: _A, f: _A, s: _A, seed: int, record: int, price: int) -> None:
     """Set a world up at time 0."""
-    _reset(_pointer(kf), _pointer(ki), _pointer(f), _pointer(s), seed, record, price)
+    _reset_world(_native_reset.address, kf, ki, f, s, seed, record, price)
+
+
+def run_world(kf: _A, ki: _A, f: _A, s: _A) -> int:
+    """Advance a world to its next due decision or its end; return its status."""
+    return int(_run_world(_native_run.address, kf, ki, f, s))
 
 
 @_entry()
 def answer_world(ki, f, s, gamma, batch, placement):
     """Answer the due decision of a world; nothing happens before :func:`run_world`."""
     _answer(_pointer(ki), _pointer(f), _pointer(s), gamma, batch, placement)
-
-
-@_entry()
-def run_world(kf, ki, f, s):
-    """Advance a world to its next due decision or its end; return its status."""
-    return _run(_pointer(kf), _pointer(ki), _pointer(f), _pointer(s))
 
 
 @_entry()
@@ -3108,26 +3176,15 @@ def _totals(kf, f, s, totals):
 
 
 @_jit
-def _begin(kf, ki, f, s, seed, price, observation, mask, totals, clock):
-    _reset(kf, ki, f, s, seed, 0, price)
-    status = _run(kf, ki, f, s)
-    totals[:] = 0.0
-    clock[0] = f[WF_NOW]
-    if status == DUE:
-        _encode(kf, ki, f, _pointer(observation))
-        _mask(ki, f, mask)
-    return status
-
-
-@_jit
-def _step(kf, ki, f, s, action, factors, weights, observation, mask, totals, terms, clock):
+def _step(run, kf, ki, f, s, action, factors, weights, n_terms, observation, mask, totals, terms, clock):
+    """Answer the due decision of one world and run it to the next; return the reward."""
     _answer(ki, f, s, ki[ki[O_GAMMAS] + action[0]], ki[ki[O_BATCHES] + action[1]], action[2])
-    status = _run(kf, ki, f, s)
-    reward = 0.0
-    for i in range(len(totals)):
+    status = _call_run(run, kf, ki, f, s)
+    for i in range(n_terms):
         terms[i] = totals[i]
     _totals(kf, f, s, totals)
-    for i in range(len(totals)):
+    reward = 0.0
+    for i in range(n_terms):
         terms[i] = factors[i] * (totals[i] - terms[i])
         if weights[i] != 0.0:
             reward += weights[i] * terms[i]
@@ -3136,63 +3193,152 @@ def _step(kf, ki, f, s, action, factors, weights, observation, mask, totals, ter
     clock[1] = f[WF_NOW] - clock[0]
     clock[0] = f[WF_NOW]
     if status == DUE:
-        _encode(kf, ki, f, _pointer(observation))
+        _encode(kf, ki, f, observation)
         _mask(ki, f, mask)
     return reward
 
 
 @_entry()
-def begin_worlds(kf, ki, fs, ss, which, seeds, price, observations, masks, totals, clocks):
-    """Set worlds up and run each to its first decision; `which` numbers them."""
+def _begin_worlds(run, reset, kf, ki, fs, ss, which, seeds, price, observations, masks, totals, clocks):
     for i in range(len(which)):
         w = which[i]
         f, s = _pointer(fs[w]), _pointer(ss[w])
-        _begin(
-            _pointer(kf), _pointer(ki), f, s, seeds[i], price, observations[w], masks[w], totals[w], clocks[w]
-        )
+        _call_reset(reset, _pointer(kf), _pointer(ki), f, s, seeds[i], ZERO, price)
+        status = _call_run(run, _pointer(kf), _pointer(ki), f, s)
+        totals[w] = 0.0
+        clocks[w, 0] = clocks[w, 1] = f[WF_NOW]
+        if status == DUE:
+            _encode(_pointer(kf), _pointer(ki), f, _pointer(observations[w]))
+            _mask(_pointer(ki), f, masks[w])
+
+
+def begin_worlds(*arrays: Any) -> None:
+    """Set worlds up and run each to its first decision.
+
+    Args:
+        *arrays: ``kf, ki``, the worlds' states ``f, s`` (one row each), the numbers of those to begin, their
+            seeds, whether delays are priced, and what is written: ``observations, masks, totals, clocks``.
+    """
+    _begin_worlds(_native_run.address, _native_reset.address, *arrays)
+
+
+@_jit
+def _step_world(
+    run, kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, w
+):
+    """Step one of many worlds; one that has ended is left alone."""
+    if ss[w, WI_STATUS] != DUE:
+        rewards[w] = 0.0
+        return
+    rewards[w] = _step(
+        run,
+        _pointer(kf),
+        _pointer(ki),
+        _pointer(fs[w]),
+        _pointer(ss[w]),
+        _pointer(actions[w]),
+        _pointer(factors),
+        _pointer(weights),
+        len(factors),
+        _pointer(observations[w]),
+        masks[w],
+        _pointer(totals[w]),
+        _pointer(terms[w]),
+        _pointer(clocks[w]),
+    )
 
 
 @_entry()
-def step_worlds(
-    kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, statuses
+def _step_worlds(
+    run,
+    kf,
+    ki,
+    fs,
+    ss,
+    actions,
+    factors,
+    weights,
+    observations,
+    masks,
+    rewards,
+    totals,
+    terms,
+    clocks,
+    statuses,
 ):
-    """Answer every world's due decision and run it to the next; results are written in place."""
     for w in range(len(actions)):
-        rewards[w] = _step(
-            _pointer(kf),
-            _pointer(ki),
-            _pointer(fs[w]),
-            _pointer(ss[w]),
-            actions[w],
+        _step_world(
+            run,
+            kf,
+            ki,
+            fs,
+            ss,
+            actions,
             factors,
             weights,
-            observations[w],
-            masks[w],
-            totals[w],
-            terms[w],
-            clocks[w],
+            observations,
+            masks,
+            rewards,
+            totals,
+            terms,
+            clocks,
+            w,
         )
         statuses[w] = ss[w, WI_STATUS]
 
 
 @_entry(parallel=True)
-def step_worlds_parallel(
-    kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, statuses
+def _step_worlds_parallel(
+    run,
+    kf,
+    ki,
+    fs,
+    ss,
+    actions,
+    factors,
+    weights,
+    observations,
+    masks,
+    rewards,
+    totals,
+    terms,
+    clocks,
+    statuses,
 ):
-    """:func:`step_worlds` on all threads of Numba."""
     for w in prange(len(actions)):
-        rewards[w] = _step(
-            _pointer(kf),
-            _pointer(ki),
-            _pointer(fs[w]),
-            _pointer(ss[w]),
-            actions[w],
+        _step_world(
+            run,
+            kf,
+            ki,
+            fs,
+            ss,
+            actions,
             factors,
             weights,
-            observations[w],
-            masks[w],
-            totals[w],
-            terms[w],
-            clocks[w],
+            observations,
+            masks,
+            rewards,
+            totals,
+            terms,
+            clocks,
+            w,
         )
         statuses[w] = ss[w, WI_STATUS]
+
+
+def step_worlds(*arrays: Any) -> None:
+    """Answer every world's due decision and run it to the next; results are written in place.
+
+    Worlds that have ended are left alone: reward 0, and their last observation stays.
+
+    Args:
+        *arrays: ``kf, ki``, the worlds' states ``f, s`` (one row each), ``actions, factors, weights``, and
+            what is written: ``observations, masks, rewards, totals, terms, clocks, statuses``; see
+            :class:`dsd_env.sim.compiled.vector.WorldVector`.
+    """
+    _step_worlds(_native_run.address, *arrays)
+
+
+def step_worlds_parallel(*arrays: Any) -> None:
+    """:func:`step_worlds` on all threads of Numba."""
+    _step_worlds_parallel(_native_run.address, *arrays)

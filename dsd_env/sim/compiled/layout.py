@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.acceptance import IidAcceptance, MarkovAcceptance, TraceReplay
+from dsd_env.acceptance import MAX_RUN_LENGTH, IidAcceptance, MarkovAcceptance, TraceReplay
 from dsd_env.control import ObservationEncoder
 from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.network import fault_members
@@ -524,7 +524,18 @@ LAW_CONSTANT, LAW_EXPONENTIAL, LAW_GEOMETRIC, LAW_LOGNORMAL = range(4)
 
 # --- acceptance model
 TRACE_MATCHES, TRACE_RUNS, IID, MARKOV = range(4)
-MKI_TYPE, MKI_OFFSETS, MKI_ACCEPT, MKI_TOP1, MKI_RUNS, MKI_KIND, MKI_SAME, MKI_POOLS, MKI_STRIDE = range(9)
+(
+    MKI_TYPE,
+    MKI_OFFSETS,
+    MKI_ACCEPT,
+    MKI_TOP1,
+    MKI_RUNS,
+    MKI_KIND,
+    MKI_SAME,
+    MKI_POOLS,
+    MKI_LONGEST,
+    MKI_STRIDE,
+) = range(10)
 MKF_LOW, MKF_HIGH, MKF_FIRST, MKF_FLIP, MKF_CONFIDENCE, MKF_STRIDE = range(6)
 
 # --- view of a decision
@@ -1151,9 +1162,10 @@ class _Compiler:
         pools_at = self.ints.add(pools)
         top1 = self.floats.add(columns.top1_prob.astype(np.float32))
         if columns.run_length is not None:
-            return [TRACE_RUNS, offsets, 0, top1, self.ints.add(columns.run_length), kind, same_at, pools_at]
+            runs, longest = self.ints.add(columns.run_length), trace.gamma_max or MAX_RUN_LENGTH
+            return [TRACE_RUNS, offsets, 0, top1, runs, kind, same_at, pools_at, longest]
         accept = self.floats.add(columns.accept_prob)
-        return [TRACE_MATCHES, offsets, accept, top1, 0, kind, same_at, pools_at]
+        return [TRACE_MATCHES, offsets, accept, top1, 0, kind, same_at, pools_at, MAX_RUN_LENGTH]
 
     def _state(self) -> tuple[int, int]:
         """Lay out a world; return the lengths of its rows of integers and floats."""
