@@ -75,9 +75,7 @@ LINKS = st.fixed_dictionaries(
                 },
             ]
         ),
-        "delay": st.sampled_from(
-            [{"median_s": 0.01, "sigma": 1.0, "correlation_s": 0.5, "period_s": 0.02}]
-        ),
+        "delay": st.sampled_from([{"median_s": 0.01, "sigma": 1.0, "correlation_s": 0.5, "period_s": 0.02}]),
         "outages": st.sampled_from([{"mean_up_s": 0.5, "mean_down_s": 0.1}]),
     },
 )
