@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -280,7 +279,7 @@ class EpisodeWorlds:
         if state.world is None:
             raise ValueError(f"the state was made on engine {state.engine!r}, this is 'compiled'")
         kind = check_state(state, self._distinct, len(self.encoder.features))
-        self.worlds.restore(world, dataclasses.replace(state.world, layout=kind))
+        self.worlds.restore(world, state.world, kind)
         self.episode_seeds[world] = state.episode_seed
         self.generator(world).bit_generator.state = dict(state.generator)
 

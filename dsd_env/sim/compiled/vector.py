@@ -26,13 +26,11 @@ class SavedWorld:
     """A world as it was; see :meth:`WorldVector.save`.
 
     Attributes:
-        layout: Number of its scenario among those of the vector.
         f: Its floats, in pieces, each with its place.
         s: Its integers, likewise.
         outputs: Its rows of the output arrays, by name.
     """
 
-    layout: int
     f: tuple[tuple[int, FloatArray], ...]
     s: tuple[tuple[int, IntArray], ...]
     outputs: dict[str, NDArray[Any]]
@@ -247,15 +245,20 @@ class WorldVector:
         reader = self.reader(world)
         f, s = _in_use(reader)
         return SavedWorld(
-            int(self.kinds[world]),
             tuple((at, reader.f[at:end].copy()) for at, end in f),
             tuple((at, reader.s[at:end].copy()) for at, end in s),
             {name: np.array(getattr(self, name)[world]) for name in self.OUTPUTS},
         )
 
-    def restore(self, world: int, saved: SavedWorld) -> None:
-        """Make a world what a saved one was, of this vector or of another of the same scenarios."""
-        self._place(world, saved.layout)
+    def restore(self, world: int, saved: SavedWorld, kind: int = 0) -> None:
+        """Make a world what a saved one was, of this vector or of another.
+
+        Args:
+            world: Number of the world.
+            saved: The saved one.
+            kind: Number of its scenario here.
+        """
+        self._place(world, kind)
         reader = self.reader(world)
         for at, floats in saved.f:
             reader.f[at : at + len(floats)] = floats
