@@ -36,7 +36,12 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     from each decision to the next one due, whosever it is.
 
     The stochastic part (arrivals, lengths, acceptance, network, noise) is a pure function of the episode's seed:
-    two policies on the same seed meet the same requests. The simulation is `dsd_env.sim.ReferenceSimulation`.
+    two policies on the same seed meet the same requests.
+
+    Two engines simulate, event for event the same. The *compiled* one is the default; the *reference*
+    (`dsd_env.sim.ReferenceSimulation`) is slower, defines what is meant, and records the timelines that
+    `render_mode="rgb_array"` draws. `gym.make_vec` gives many environments that step together in compiled code:
+    `dsd_env.envs.EdgeCloudVectorEnv`.
 
     ## Action Space
 
@@ -94,38 +99,39 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 21 | `request.recent_accepted_2` | tokens | x / (x + 4) | [0, 1] | accepted, 2 rounds ago |
     | 22 | `request.recent_accepted_3` | tokens | x / (x + 4) | [0, 1] | accepted, 3 rounds ago |
     | 23 | `request.last_confidence` | 1 | x | [0, 1] | top-1 draft probability at the last token drafted on the true path |
-    | 24 | `target.queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting for an iteration |
-    | 25 | `target.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
-    | 26 | `target.resident` | requests | x / (x + 64) | [0, 1] | requests with KV there |
-    | 27 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
-    | 28 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
-    | 29 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
-    | 30 | `target.batch_size` | sequences | x / (x + 16) | [0, 1] | batch size in force |
-    | 31 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
-    | 32 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
-    | 33 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
-    | 34 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
-    | 35 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | nominal uplink |
-    | 36 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | nominal downlink |
-    | 37 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
-    | 38 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
-    | 39 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
-    | 40 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
-    | 41 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
-    | 42 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
-    | 43 + 13·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
-    | 44 + 13·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
-    | 45 + 13·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
-    | 46 + 13·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
-    | 47 + 13·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
-    | 48 + 13·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
-    | 49 + 13·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
-    | 50 + 13·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
-    | 51 + 13·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
-    | 52 + 13·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
-    | 53 + 13·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
-    | 54 + 13·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
-    | 55 + 13·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
+    | 24 | `request.head_start_tokens` | tokens | x / (x + 4) | [0, 1] | drafts of the next window made ahead |
+    | 25 | `target.queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting for an iteration |
+    | 26 | `target.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
+    | 27 | `target.resident` | requests | x / (x + 64) | [0, 1] | requests with KV there |
+    | 28 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
+    | 29 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
+    | 30 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
+    | 31 | `target.batch_size` | sequences | x / (x + 16) | [0, 1] | batch size in force |
+    | 32 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
+    | 33 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
+    | 34 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
+    | 35 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
+    | 36 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | uplink: nominal, or as measured where it changes (EMA) |
+    | 37 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | downlink: nominal, or as measured where it changes (EMA) |
+    | 38 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
+    | 39 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
+    | 40 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
+    | 41 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
+    | 42 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
+    | 43 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
+    | 44 + 13·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
+    | 45 + 13·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
+    | 46 + 13·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
+    | 47 + 13·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
+    | 48 + 13·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
+    | 49 + 13·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
+    | 50 + 13·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
+    | 51 + 13·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
+    | 52 + 13·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
+    | 53 + 13·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
+    | 54 + 13·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
+    | 55 + 13·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
+    | 56 + 13·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
     | -3 | `system.active_requests` | requests | x / (x + 64) | [0, 1] | requests at all targets |
     | -2 | `system.arrivals_per_s` | 1/s | x / (x + 8) | [0, 1] | arrival rate (EMA) |
     | -1 | `system.tokens_per_s` | tokens/s | x / (x + 2000) | [0, 1] | rate of committed tokens (EMA) |
@@ -176,7 +182,10 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | `dt_s`            | always    | Simulated time since the decision before.                                      |
     | `decision`        | not last  | The decision now due: `request_id`, `device`, `counter`, `is_admission`,       |
     |                   |           | `committed_tokens`, and with `price_delays` `delay_caused_s`.                  |
-    | `episode_seed`    | reset     | Seed of the episode; `reset(options={"episode_seed": …})` repeats it.          |
+    | `episode_seed`    | reset,    | Seed of the episode; `reset(options={"episode_seed": …})` repeats it.          |
+    |                   | last step |                                                                                |
+    | `scenario`        | reset,    | Name of the scenario.                                                          |
+    |                   | last step |                                                                                |
     | `reward_terms`    | step      | The terms by name, unweighted.                                                 |
     | `resolved`        | step      | Why the action was changed by rule; `None` if it was not.                      |
     | `invalid_actions` | step      | How many were so far in this episode.                                          |
@@ -201,9 +210,20 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     |-----------------------|--------------------------------------|---------------|-----------------------------------|
     | `scenario`            | **str**, **Path**, Scenario, mapping | `"metro"`     | Name, file or content             |
     | `render_mode`         | **str** or None                      | `None`        | `"ansi"`, `"rgb_array"`: timeline |
-    | `engine`              | **str**                              | `"reference"` | Or `"compiled"`: same, but faster |
+    | `engine`              | **str**                              | `"auto"`      | `"compiled"` or `"reference"`     |
     | `discount_rate_per_s` | **float** or None                    | `None`        | Adds `info["discount"]`           |
     | `price_delays`        | **bool**                             | `False`       | Accounts `delay_caused_s`         |
+    | `n_placements`        | **int** or None                      | `None`        | Fills the candidates up           |
+    | `engine_options`      | mapping or None                      | `None`        | Bounds of the compiled engine     |
+
+    `engine="auto"` is the compiled engine, but where only the reference will do: for `render_mode="rgb_array"`,
+    for a scenario that the compiled one does not simulate, and without Numba. The attribute `engine` tells which
+    it is. Tables of the compiled engine are bounded; should one ever be full, the error says which to enlarge with
+    `engine_options` (see `dsd_env.sim.compiled.compile_scenario`).
+
+    With `n_placements` above the scenario's own number, scenarios with different numbers of candidates have the
+    same spaces. Features of a candidate that does not exist are 0 and its placement is masked; taken
+    nevertheless, it means plain decoding at the current target (`no_drafter`).
 
     With `price_delays` the simulation accounts to every request the time by which its work and its batch sizes
     delay others, and `info["decision"]["delay_caused_s"]` tells the due request's sum so far. It is no part of the
@@ -211,6 +231,8 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     On reset, `options={"episode_seed": int}` sets the episode's seed itself: the episode is then the one that
     `dsd_env.simulate(scenario, scheduler, seed)` runs with that seed.
+
+    `clone_state()` and `restore_state(state)` go back to an earlier decision, for planning by look-ahead.
 
     ## Version History
 

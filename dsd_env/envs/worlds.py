@@ -363,6 +363,7 @@ class EpisodeWorlds:
         Args:
             begun: The worlds that were reset; the others' entries are 0 or None.
         """
+        begun = begun.copy()
         infos = self._now_arrays(begun)
         self._add_episodes(infos, begun)
         return infos
@@ -374,46 +375,42 @@ class EpisodeWorlds:
             ended: The worlds whose episodes ended, and which have begun new ones since: they have the infos
                 of a reset.
         """
-        infos = self._now_arrays(np.ones(len(self), dtype=np.bool_))
-        lives = ~ended
+        w, n = self.worlds, len(self)
+        everywhere = np.ones(n, dtype=np.bool_)
+        infos = self._now_arrays(everywhere)
+        lives = ~ended if ended.any() else everywhere
         if lives.any():
-            w = self.worlds
-            terms = np.where(lives[:, None], w.terms, 0.0)
-            reasons, counts = np.full(len(self), None, dtype=object), np.full(len(self), None, dtype=object)
-            for world in np.flatnonzero(w.facts[:, batch.FACT_REASON]).tolist():
+            # As copies, and 0 where an episode has just begun, whose step was the old episode's.
+            terms, invalid = w.terms.T * lives, w.facts[:, batch.FACT_INVALID] * lives
+            infos["reward_terms"] = _masked(dict(zip(REWARD_TERMS, terms, strict=True)), lives)
+            infos["_reward_terms"] = lives
+            reasons, completed = np.full(n, None, dtype=object), np.full(n, None, dtype=object)
+            for world in w.facts[:, batch.FACT_REASON].nonzero()[0].tolist():
                 reasons[world] = REASONS[w.facts[world, batch.FACT_REASON]]
-            completed = w.facts[:, batch.FACT_COMPLETED].tolist()
-            for world in np.flatnonzero(lives).tolist():
-                counts[world] = self._completed(world) if completed[world] else []
-            infos["reward_terms"] = _masked(dict(zip(REWARD_TERMS, terms.T.copy(), strict=True)), lives)
-            values: dict[str, NDArray[Any]] = {
-                "resolved": reasons,
-                "invalid_actions": w.facts[:, batch.FACT_INVALID].copy(),
-                "completed": counts,
-            }
+            counts = w.facts[:, batch.FACT_COMPLETED].tolist()
+            for world, (alive, count) in enumerate(zip(lives.tolist(), counts, strict=True)):
+                if alive:
+                    completed[world] = self._completed(world) if count else []
+            values = {"resolved": reasons, "invalid_actions": invalid, "completed": completed}
             if self._discount_rate_per_s is not None:
                 rate = self._discount_rate_per_s
-                discounts = [math.exp(-rate * dt_s) for dt_s in w.clocks[:, 1].tolist()]
-                values["discount"] = np.where(lives, discounts, 0.0)
-            infos["_reward_terms"] = lives.copy()
+                values["discount"] = np.array([math.exp(-rate * x) for x in w.clocks[:, 1].tolist()]) * lives
             infos |= _masked(values, lives)
-        if ended.any():
+        if lives is not everywhere:
             self._add_episodes(infos, ended)
         return infos
 
     def _now_arrays(self, which: NDArray[np.bool_]) -> dict[str, Any]:
         """Return the clocks and the decision of some worlds."""
         w = self.worlds
-        clocks = np.where(which[:, None], w.clocks, 0.0)
-        facts = np.where(which[:, None], w.facts, 0)
-        decision: dict[str, NDArray[Any]] = {
-            name: facts[:, column].copy() for name, column in _DECISION.items()
-        }
+        now_s, dt_s = w.clocks.T * which
+        facts = w.facts.T * which
+        decision: dict[str, NDArray[Any]] = {name: facts[column] for name, column in _DECISION.items()}
         decision["is_admission"] = decision["is_admission"] != 0
         if self.price_delays:
-            decision["delay_caused_s"] = np.where(which, w.delays[:, 0], 0.0)
-        infos: dict[str, Any] = _masked({"now_s": clocks[:, 0].copy(), "dt_s": clocks[:, 1].copy()}, which)
-        infos["decision"], infos["_decision"] = _masked(decision, which), which.copy()
+            decision["delay_caused_s"] = w.delays[:, 0] * which
+        infos: dict[str, Any] = _masked({"now_s": now_s, "dt_s": dt_s}, which)
+        infos["decision"], infos["_decision"] = _masked(decision, which), which
         return infos
 
     def _add_episodes(self, infos: dict[str, Any], which: NDArray[np.bool_]) -> None:
@@ -426,10 +423,11 @@ class EpisodeWorlds:
 
 
 def _masked(values: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return arrays each with its mask beside it, under Gymnasium's names."""
+    """Return arrays each with its mask beside it, under Gymnasium's names; the mask is one array for all."""
     infos: dict[str, Any] = {}
     for name, value in values.items():
-        infos[name], infos[f"_{name}"] = value, mask.copy()
+        infos[name] = value
+        infos["_" + name] = mask
     return infos
 
 

@@ -79,7 +79,7 @@ def announced() -> Iterator[None]:
     timer = threading.Timer(
         PATIENCE_S,
         _LOGGER.warning,
-        ("compiling the simulator, which takes about a minute, once per machine and version",),
+        ("compiling the simulator, which may take a minute; the result is kept for the next time",),
     )
     timer.daemon = True
     timer.start()

@@ -18,6 +18,7 @@ from dsd_env.sim.compiled import kernel, layout
 from dsd_env.sim.compiled.kernel import _answer, _encode, _entry, _jit, _mask, _pointer, _reset, _run, _totals
 from dsd_env.sim.compiled.layout import (
     DUE,
+    FAILED,
     K_FEATURES,
     K_PLACES,
     O_BATCHES,
@@ -203,6 +204,7 @@ def _entries(sources: int):
         delays,
     ):
         _ = sources
+        failed = 0
         for i in range(len(rows)):
             w = worlds[i]
             s = _pointer(ss[rows[i]])
@@ -224,6 +226,8 @@ def _entries(sources: int):
                 delays[w],
             )
             statuses[w] = s[WI_STATUS]
+            failed += 1 if statuses[w] == FAILED else 0
+        return failed
 
     return begin, step
 
@@ -232,9 +236,11 @@ begin_worlds, step_worlds = _entries(SOURCES)
 
 
 @_entry()
-def first_outside(actions, sizes):
-    """Return the first row of `actions` with an index outside its dimension, or -1."""
+def first_refused(actions, sizes, statuses):
+    """Return the first world that is not at a decision or whose action is outside the space, or -1."""
     for i in range(len(actions)):
+        if statuses[i] != 0:
+            return i
         for j in range(len(sizes)):
             if actions[i, j] < 0 or actions[i, j] >= sizes[j]:
                 return i

@@ -128,6 +128,8 @@ class WorldVector:
         self._price = int(price_delays)
         self._threads = threads
         self._executor: ThreadPoolExecutor | None = None
+        # The first call compiles the engine, if nothing did before on this machine.
+        self._begun = self._stepped = False
         self._plan: list[tuple[_Pool, WorldNumbers, WorldNumbers]] | None = None
         self._readers: list[WorldReader | None] = [None] * n_worlds
 
@@ -197,8 +199,9 @@ class WorldVector:
             kinds = np.zeros(len(worlds), dtype=np.int64)
         for world, kind in zip(worlds.tolist(), kinds.tolist(), strict=True):
             self._place(world, kind)
-        with nullcontext() if batch.begin_worlds.signatures else announced():
+        with nullcontext() if self._begun else announced():
             self._each(self._parts(worlds, seeds, kinds), self._begin_part)
+        self._begun = True
         failed = worlds[self.statuses[worlds] != la.DUE]
         if len(failed):
             reader = self.reader(int(failed[0]))
@@ -224,20 +227,22 @@ class WorldVector:
         chosen = np.ascontiguousarray(actions, dtype=np.int64)
         if chosen.shape != (len(self), 3):
             raise ValueError(f"actions have shape {chosen.shape}; expected {(len(self), 3)}")
-        wrong = batch.first_outside(chosen, self._sizes)
-        if wrong >= 0:
+        refused = batch.first_refused(chosen, self._sizes, self.statuses)
+        if refused >= 0:
+            if self.statuses[refused] != la.DUE:
+                raise RuntimeError(f"world {refused} is not at a decision: begin an episode")
             raise ValueError(
-                f"action {chosen[wrong].tolist()} is outside MultiDiscrete({self._sizes.tolist()})"
-            )
-        if self.statuses.any():
-            raise RuntimeError(
-                f"world {int(np.flatnonzero(self.statuses)[0])} is not at a decision: begin an episode"
+                f"action {chosen[refused].tolist()} is outside MultiDiscrete({self._sizes.tolist()})"
             )
         if self._plan is None:
             self._plan = self._parts_of_all()
-        with nullcontext() if batch.step_worlds.signatures else announced():
-            self._each(self._plan, self._step_part, chosen)
-        if (self.statuses == la.FAILED).any():
+        if self._stepped:
+            failed = self._each(self._plan, self._step_part, chosen)
+        else:
+            with announced():
+                failed = self._each(self._plan, self._step_part, chosen)
+            self._stepped = True
+        if failed:
             self.reader(int(np.flatnonzero(self.statuses == la.FAILED)[0])).check()
 
     def save(self, world: int) -> SavedWorld:
@@ -313,22 +318,19 @@ class WorldVector:
                     parts.append((self._pools[kind], self._rows[numbers], numbers, seeds[some]))
         return parts
 
-    def _each(self, parts: Sequence[tuple[Any, ...]], run: Callable[..., None], *arguments: Any) -> None:
-        """Run a function on every part, in threads if there are several: the kernel frees Python's lock."""
+    def _each(self, parts: Sequence[tuple[Any, ...]], run: Callable[..., int], *arguments: Any) -> int:
+        """Return the sum of a function over the parts, in threads: the kernel frees Python's lock."""
         if self._threads == 1 or len(parts) == 1:
-            for part in parts:
-                run(*part, *arguments)
-            return
+            return sum([run(*part, *arguments) for part in parts])
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._threads - 1, thread_name_prefix="worlds")
         futures = [self._executor.submit(run, *part, *arguments) for part in parts[1:]]
-        run(*parts[0], *arguments)
-        for future in futures:
-            future.result()
+        first = run(*parts[0], *arguments)
+        return first + sum([future.result() for future in futures])
 
     def _begin_part(
         self, pool: _Pool, rows: WorldNumbers, worlds: WorldNumbers, seeds: NDArray[np.int64]
-    ) -> None:
+    ) -> int:
         batch.begin_worlds(
             pool.kf,
             pool.ki,
@@ -347,11 +349,13 @@ class WorldVector:
             self.facts,
             self.delays,
         )
+        return 0
 
     def _step_part(
         self, pool: _Pool, rows: WorldNumbers, worlds: WorldNumbers, actions: NDArray[np.int64]
-    ) -> None:
-        batch.step_worlds(
+    ) -> int:
+        """Step some worlds; return how many failed."""
+        failed: int = batch.step_worlds(
             pool.kf,
             pool.ki,
             pool.f,
@@ -372,6 +376,7 @@ class WorldVector:
             self.facts,
             self.delays,
         )
+        return failed
 
 
 class _Pool:
