@@ -815,8 +815,7 @@ class ReferenceSimulation:
         realisation = request.realise(self.seed, self._world.station_models[station])
         start = request.committed
         left = request.spec.output_tokens - start
-        chain = request.chain_start
-        run = int(realisation.run_length[chain]) - (start - chain)
+        run = realisation.run_at(start, request.chain_start)
         accepted = min(drafted, run, left)
         committed = min(accepted + 1, left)
         request.guessed = run > drafted

@@ -117,7 +117,7 @@ class WorldBuilder:
         gamma = max(scenario.actions.gammas)
         self._draft_tokens = longest + 256
         self._faults = fault_members(scenario)
-        self._series = {
+        self.series = {
             name: load_series(link.replay.file) for name, link in scenario.links.items() if link.replay
         }
         self._profiles: dict[int, LatencyProfile | StepCoefficients] = {}
@@ -248,7 +248,7 @@ class WorldBuilder:
             self.scenario.links[link],
             seed,
             number,
-            series=self._series.get(link),
+            series=self.series.get(link),
             faults=faults,
             weight=weight,
         )
