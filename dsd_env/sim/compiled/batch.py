@@ -1,21 +1,23 @@
-"""Entry points of the kernel for many worlds: begin episodes, take a step, and write all results in place.
-
-The functions here are compiled into a cache of their own beside this file. Numba keys a cache by the source
-file of the entry point alone, so that a change of the kernel or of the layout would leave a stale one behind;
-hence :data:`SOURCES`, a digest of all that goes into the machine code, which the entry points close over and
-which is thereby part of the key.
-"""
+"""Entry points of the kernel for many worlds: begin episodes, take a step, and write all results in place."""
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+from typing import Any
 
-from dsd_env import rng
-from dsd_env.sim import events
-from dsd_env.sim.compiled import kernel, layout
-from dsd_env.sim.compiled.kernel import _answer, _encode, _entry, _jit, _mask, _pointer, _reset, _run, _totals
+from dsd_env.sim.compiled.kernel import (
+    RESET,
+    RUN,
+    _answer,
+    _call_reset,
+    _call_run,
+    _encode,
+    _entry,
+    _jit,
+    _mask,
+    _pointer,
+    _totals,
+)
 from dsd_env.sim.compiled.layout import (
     DUE,
     FAILED,
@@ -58,18 +60,6 @@ LAST_FEATURES = 3
 NO_DRAFTER = 1
 
 
-def _sources_digest() -> int:
-    """Return a digest of the sources of the machine code, in 56 bits."""
-    digest = hashlib.sha256()
-    for module in (kernel, layout, rng, events):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    return int.from_bytes(digest.digest()[:7])
-
-
-SOURCES = _sources_digest()
-"""What the machine code was compiled from."""
-
-
 @_jit
 def _look(kf, ki, f, s, padding, observation, mask, fact, delay):
     """Write what is to know of the due decision.
@@ -98,9 +88,9 @@ def _look(kf, ki, f, s, padding, observation, mask, fact, delay):
 
 
 @_jit
-def _begin_one(kf, ki, f, s, seed, price, padding, observation, mask, totals, clock, fact, delay):
-    _reset(kf, ki, f, s, seed, 0, price)
-    status = _run(kf, ki, f, s)
+def _begin_one(run, reset, kf, ki, f, s, seed, price, padding, observation, mask, totals, clock, fact, delay):
+    _call_reset(reset, kf, ki, f, s, seed, 0, price)
+    status = _call_run(run, kf, ki, f, s)
     totals[:] = 0.0
     clock[0], clock[1] = f[WF_NOW], f[WF_NOW]
     fact[FACT_REASON], fact[FACT_INVALID], fact[FACT_COMPLETED] = 0, 0, 0
@@ -111,7 +101,7 @@ def _begin_one(kf, ki, f, s, seed, price, padding, observation, mask, totals, cl
 
 @_jit
 def _step_one(
-    kf, ki, f, s, action, factors, weights, padding, observation, mask, totals, terms, clock, fact, delay
+    run, kf, ki, f, s, action, factors, weights, padding, observation, mask, totals, terms, clock, fact, delay
 ):
     gamma, placement = ki[ki[O_GAMMAS] + action[0]], action[2]
     # A candidate that only fills the list up: plain decoding at the current target.
@@ -122,7 +112,7 @@ def _step_one(
     reason = s[WI_REASON]
     if absent and reason != 3:
         reason = NO_DRAFTER
-    status = _run(kf, ki, f, s)
+    status = _call_run(run, kf, ki, f, s)
     reward = 0.0
     for i in range(len(totals)):
         terms[i] = totals[i]
@@ -140,99 +130,106 @@ def _step_one(
     return reward
 
 
-def _entries(sources: int):
-    """Return the entry points; `sources` only has to be mentioned to count."""
-
-    @_entry()
-    def begin(
-        kf,
-        ki,
-        fs,
-        ss,
-        rows,
-        worlds,
-        seeds,
-        price,
-        padding,
-        observations,
-        masks,
-        totals,
-        clocks,
-        statuses,
-        facts,
-        delays,
-    ):
-        _ = sources
-        for i in range(len(rows)):
-            w = worlds[i]
-            statuses[w] = _begin_one(
-                _pointer(kf),
-                _pointer(ki),
-                _pointer(fs[rows[i]]),
-                _pointer(ss[rows[i]]),
-                seeds[i],
-                price,
-                padding,
-                observations[w],
-                masks[w],
-                totals[w],
-                clocks[w],
-                facts[w],
-                delays[w],
-            )
-
-    @_entry()
-    def step(
-        kf,
-        ki,
-        fs,
-        ss,
-        rows,
-        worlds,
-        actions,
-        factors,
-        weights,
-        padding,
-        observations,
-        masks,
-        rewards,
-        totals,
-        terms,
-        clocks,
-        statuses,
-        facts,
-        delays,
-    ):
-        _ = sources
-        failed = 0
-        for i in range(len(rows)):
-            w = worlds[i]
-            s = _pointer(ss[rows[i]])
-            rewards[w] = _step_one(
-                _pointer(kf),
-                _pointer(ki),
-                _pointer(fs[rows[i]]),
-                s,
-                actions[w],
-                factors,
-                weights,
-                padding,
-                observations[w],
-                masks[w],
-                totals[w],
-                terms[w],
-                clocks[w],
-                facts[w],
-                delays[w],
-            )
-            statuses[w] = s[WI_STATUS]
-            failed += 1 if statuses[w] == FAILED else 0
-        return failed
-
-    return begin, step
+@_entry()
+def _begin_worlds(
+    run,
+    reset,
+    kf,
+    ki,
+    fs,
+    ss,
+    rows,
+    worlds,
+    seeds,
+    price,
+    padding,
+    observations,
+    masks,
+    totals,
+    clocks,
+    statuses,
+    facts,
+    delays,
+):
+    for i in range(len(rows)):
+        w = worlds[i]
+        statuses[w] = _begin_one(
+            run,
+            reset,
+            _pointer(kf),
+            _pointer(ki),
+            _pointer(fs[rows[i]]),
+            _pointer(ss[rows[i]]),
+            seeds[i],
+            price,
+            padding,
+            observations[w],
+            masks[w],
+            totals[w],
+            clocks[w],
+            facts[w],
+            delays[w],
+        )
 
 
-begin_worlds, step_worlds = _entries(SOURCES)
+@_entry()
+def _step_worlds(
+    run,
+    kf,
+    ki,
+    fs,
+    ss,
+    rows,
+    worlds,
+    actions,
+    factors,
+    weights,
+    padding,
+    observations,
+    masks,
+    rewards,
+    totals,
+    terms,
+    clocks,
+    statuses,
+    facts,
+    delays,
+):
+    failed = 0
+    for i in range(len(rows)):
+        w = worlds[i]
+        s = _pointer(ss[rows[i]])
+        rewards[w] = _step_one(
+            run,
+            _pointer(kf),
+            _pointer(ki),
+            _pointer(fs[rows[i]]),
+            s,
+            actions[w],
+            factors,
+            weights,
+            padding,
+            observations[w],
+            masks[w],
+            totals[w],
+            terms[w],
+            clocks[w],
+            facts[w],
+            delays[w],
+        )
+        statuses[w] = s[WI_STATUS]
+        failed += 1 if statuses[w] == FAILED else 0
+    return failed
+
+
+def begin_worlds(*arrays: Any) -> None:
+    """Set worlds up and run each to its first decision; see :class:`~dsd_env.sim.compiled.WorldVector`."""
+    _begin_worlds(RUN, RESET, *arrays)
+
+
+def step_worlds(*arrays: Any) -> int:
+    """Answer worlds' due decisions and run each to its next; return how many failed."""
+    return int(_step_worlds(RUN, *arrays))
 
 
 @_entry()
