@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
 from dsd_env.sim.compiled.kernel import (
     RESET,
     RUN,
@@ -21,20 +25,38 @@ from dsd_env.sim.compiled.kernel import (
 from dsd_env.sim.compiled.layout import (
     DUE,
     FAILED,
+    JI_STRIDE,
+    JOBS,
     K_FEATURES,
+    K_OFFERED,
     K_PLACES,
+    K_R_STRIDE,
+    K_TARGETS,
     O_BATCHES,
     O_GAMMAS,
+    O_HEAP_F,
+    O_HEAP_I,
+    O_JOB_I,
     O_REQ_F,
+    O_REQ_I,
+    O_TGT_F,
+    O_TGT_I,
     O_VIEW,
     RF_DELAY_CAUSED,
     RF_STRIDE,
+    TF_STRIDE,
+    TI_STRIDE,
     V_ADMISSION,
     V_COMMITTED,
     V_COUNTER,
     V_DEVICE,
     V_REQUEST,
+    V_TARGETS,
+    VC_STRIDE,
+    VT_STRIDE,
+    WF_HEADER,
     WF_NOW,
+    WI_HEADER,
     WI_INVALID,
     WI_NEWLY_N,
     WI_PENDING,
@@ -55,6 +77,8 @@ from dsd_env.sim.compiled.layout import (
 ) = range(9)
 """Columns of `facts`: the due decision, then the last one answered. Stale in a world that has ended."""
 
+LINE = 8
+"""Numbers in a cache line."""
 LAST_FEATURES = 3
 """Features after the candidates."""
 NO_DRAFTER = 1
@@ -85,6 +109,56 @@ def _look(kf, ki, f, s, padding, observation, mask, fact, delay):
     fact[FACT_ADMISSION] = int(f[v + V_ADMISSION])
     fact[FACT_COMMITTED] = int(f[v + V_COMMITTED])
     delay[0] = f[ki[O_REQ_F] + s[WI_PENDING] * RF_STRIDE + RF_DELAY_CAUSED]
+
+
+@intrinsic
+def _prefetch(typing_context, pointer, at):
+    """Ask for the cache line of an element, without waiting for it."""
+
+    def generate(context, builder, signature, arguments):
+        byte = ir.IntType(8).as_pointer()
+        flag = ir.IntType(32)
+        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        )
+        builder.call(function, [address, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64), generate
+
+
+@_jit
+def _fetch(pointer, at, length):
+    for i in range(at, at + length, LINE):
+        _prefetch(pointer, i)
+
+
+@_jit
+def _fetch_header(ki, f, s):
+    """Fetch what says where a world stands: it will be its turn after the next."""
+    _fetch(s, 0, WI_HEADER)
+    _fetch(f, 0, WF_HEADER)
+
+
+@_jit
+def _fetch_rows(ki, f, s):
+    """Fetch what the next world will touch first: its due request, the view of it, the events to come.
+
+    Hundreds of worlds do not fit into the cache, and a step touches some eighty lines of one; to wait for each
+    in turn takes as long as all computation.
+    """
+    q = s[WI_PENDING]
+    if q < 0:
+        return
+    _fetch(s, ki[O_REQ_I] + q * ki[K_R_STRIDE], ki[K_R_STRIDE])
+    _fetch(f, ki[O_REQ_F] + q * RF_STRIDE, RF_STRIDE)
+    _fetch(s, ki[O_JOB_I] + JOBS * q * JI_STRIDE, JI_STRIDE)
+    _fetch(f, ki[O_HEAP_F], 32)
+    _fetch(s, ki[O_HEAP_I], 96)
+    _fetch(s, ki[O_TGT_I], ki[K_TARGETS] * TI_STRIDE)
+    _fetch(f, ki[O_TGT_F], ki[K_TARGETS] * TF_STRIDE)
+    _fetch(f, ki[O_VIEW], V_TARGETS + ki[K_OFFERED] * VT_STRIDE + ki[K_PLACES] * VC_STRIDE)
 
 
 @_jit
@@ -196,9 +270,16 @@ def _step_worlds(
     delays,
 ):
     failed = 0
+    if len(rows) > 1:
+        _fetch_rows(_pointer(ki), _pointer(fs[rows[0]]), _pointer(ss[rows[0]]))
+        _fetch_header(_pointer(ki), _pointer(fs[rows[1]]), _pointer(ss[rows[1]]))
     for i in range(len(rows)):
         w = worlds[i]
         s = _pointer(ss[rows[i]])
+        if i + 1 < len(rows):
+            _fetch_rows(_pointer(ki), _pointer(fs[rows[i + 1]]), _pointer(ss[rows[i + 1]]))
+        if i + 2 < len(rows):
+            _fetch_header(_pointer(ki), _pointer(fs[rows[i + 2]]), _pointer(ss[rows[i + 2]]))
         rewards[w] = _step_one(
             run,
             _pointer(kf),
