@@ -26,6 +26,7 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from dsd_env.network.processes import MAX_Z
 from dsd_env.rng import Stream
 from dsd_env.sim.compiled.layout import *  # noqa: F403
 from dsd_env.sim.events import EventKind, Order
@@ -60,6 +61,7 @@ LOG_TAKEOVER = int(EventKind.TAKEOVER)
 LOG_LATE = int(EventKind.LATE)
 LOG_DUPLICATE = int(EventKind.DUPLICATE)
 LOG_ROLLBACK = int(EventKind.ROLLBACK)
+LOG_PREEMPT = int(EventKind.PREEMPT)
 ARRIVAL = int(Stream.ARRIVAL)
 THINK = int(Stream.THINK)
 LENGTH = int(Stream.LENGTH)
@@ -76,6 +78,10 @@ LOAD_PHASE = int(Stream.LOAD_PHASE)
 ROUTING = int(Stream.ROUTING)
 LINK_SPREAD = int(Stream.LINK_SPREAD)
 FAULT = int(Stream.FAULT)
+BANDWIDTH = int(Stream.BANDWIDTH)
+OUTAGE = int(Stream.OUTAGE)
+DELAY = int(Stream.DELAY)
+MAX_Z_SCORE = float(MAX_Z)
 ORDINALS = 1 << 24
 SLOPE_TOKENS = 8
 
@@ -316,6 +322,15 @@ def _target_step_s(kf, ki, s, target, new, kv, longest):
 
 
 @_jit
+def _captured_step_s(kf, ki, s, target, new, kv, longest, prefills):
+    """``IterationCost._target_s``: without prefill it runs at the next captured number of tokens."""
+    ti = ki[O_TKI] + target * TKI_STRIDE
+    if ki[ti + TKI_PADDED] != 0 and not prefills and new < ki[ti + TKI_LENGTH]:
+        new = ki[ki[ti + TKI_PADDED] + new]
+    return _target_step_s(kf, ki, s, target, new, kv, longest)
+
+
+@_jit
 def _draft_step_s(kf, ki, f, s, station, new, kv, longest):
     """``StepTimer.step_s`` of a drafter, at the speed of its device."""
     i, x = ki[O_SKI] + station * SKI_STRIDE, ki[O_STA_F] + station * SF_STRIDE
@@ -348,7 +363,11 @@ def _send(kf, ki, f, s, channel, size):
     k = ki[O_CKF] + channel * CKF_STRIDE
     now_s, free_s = f[WF_NOW], f[x + CF_FREE]
     start_s = now_s if now_s > free_s else free_s
-    free_s = start_s + size * kf[k + CKF_S_PER_BYTE]
+    link = ki[ki[O_CKI] + channel * CKI_STRIDE + CKI_LINK]
+    if link >= 0 and ki[ki[O_LKI] + link * LKI_STRIDE + LKI_HAS_RATE] != 0:
+        free_s = _depart(kf, ki, f, s, link, now_s, start_s, free_s, size)
+    else:
+        free_s = start_s + size * kf[k + CKF_S_PER_BYTE]
     f[x + CF_FREE] = free_s
     messages = s[c + CI_MESSAGES]
     lost = 0
@@ -361,12 +380,230 @@ def _send(kf, ki, f, s, channel, size):
         z = _normal(_from_key(key, 2 * messages), _from_key(key, 2 * messages + 1))
         jitter_s = jitter_s * math.exp(kf[k + CKF_SIGMA] * z)
     arrival_s = free_s + f[x + CF_ONE_WAY] + jitter_s + lost * kf[k + CKF_RTO]
+    if link >= 0:
+        arrival_s = _delayed(kf, ki, f, s, link, free_s, arrival_s)
     if arrival_s < f[x + CF_LAST]:
         arrival_s = f[x + CF_LAST]
     f[x + CF_LAST] = arrival_s
     s[c + CI_MESSAGES] = messages + 1
     s[c + CI_LOST] = lost
     return arrival_s
+
+
+@_jit
+def _gauss_normal(s, i, number):
+    key, counter = np.uint64(s[i + GI_KEY]), 4 * s[i + GI_INDEX] + 2 * number
+    return _normal(_from_key(key, counter), _from_key(key, counter + 1))
+
+
+@_jit
+def _gauss_begin(kf, f, s, parts, marginal, c, x, i, key):
+    """``LogProcess``: stand at the first period."""
+    s[i + GI_INDEX], s[i + GI_KEY] = 0, np.int64(key)
+    for number in range(parts):
+        sigma = kf[c + GK_PARTS + number * GK_PART + GK_SIGMA]
+        f[x + GF_X + number] = sigma * _gauss_normal(s, i, number)
+    _gauss_set(kf, f, s, parts, marginal, c, x, i)
+
+
+@_jit
+def _gauss_set(kf, f, s, parts, marginal, c, x, i):
+    total = 0.0
+    for number in range(parts):
+        total += f[x + GF_X + number]
+    if marginal == 0:
+        f[x + GF_VALUE] = kf[c + GK_CENTRE] * math.exp(total)
+    else:
+        z = min(max(total / kf[marginal + MK_SPREAD], -MAX_Z_SCORE), MAX_Z_SCORE)
+        piece = 0
+        while piece < MK_STRIDE - MK_SLOPE - 1 and z >= kf[marginal + MK_Z + piece + 1]:
+            piece += 1
+        rest = z - kf[marginal + MK_Z + piece]
+        f[x + GF_VALUE] = math.exp(kf[marginal + MK_LOG + piece] + kf[marginal + MK_SLOPE + piece] * rest)
+    f[x + GF_UNTIL] = (s[i + GI_INDEX] + 1) * kf[c + GK_PERIOD]
+
+
+@_jit
+def _gauss_advance(kf, f, s, parts, marginal, c, x, i, time_s):
+    """``LogProcess.advance``."""
+    if time_s < f[x + GF_UNTIL]:
+        return
+    while time_s >= f[x + GF_UNTIL]:
+        s[i + GI_INDEX] += 1
+        f[x + GF_UNTIL] = (s[i + GI_INDEX] + 1) * kf[c + GK_PERIOD]
+        for number in range(parts):
+            p = c + GK_PARTS + number * GK_PART
+            f[x + GF_X + number] = kf[p + GK_RHO] * f[x + GF_X + number] + kf[p + GK_STEP] * _gauss_normal(
+                s, i, number
+            )
+    _gauss_set(kf, f, s, parts, marginal, c, x, i)
+
+
+@_jit
+def _next_outage(kf, ki, f, s, link):
+    """``OutageWindows.advance``."""
+    k, x, i = ki[O_LKF] + link * LKF_STRIDE, ki[O_LINK_F] + link * LF_STRIDE, ki[O_LINK_I] + link * LI_STRIDE
+    s[i + LI_OUTAGE] += 1
+    index, key = s[i + LI_OUTAGE], np.uint64(s[i + LI_OUTAGE_KEY])
+    up, down = -math.log(_from_key(key, 2 * index)), -math.log(_from_key(key, 2 * index + 1))
+    f[x + LF_OUTAGE_START] = f[x + LF_OUTAGE_END] + kf[k + LKF_MEAN_UP] * up
+    f[x + LF_OUTAGE_END] = f[x + LF_OUTAGE_START] + kf[k + LKF_MEAN_DOWN] * down
+
+
+@_jit
+def _next_break(kf, ki, f, s, n):
+    """``FaultWindows.advance`` of a fault that hits a channel."""
+    x, i = ki[O_BREAK_F] + n * BREAK_FLOATS, ki[O_BREAK_I] + n * BREAK_STRIDE
+    s[i + BREAK_INDEX] += 1
+    row = ki[ki[O_BKI] + n * BKI_STRIDE + BKI_FAULT]
+    start_s, end_s = _window(kf, ki, s, row, s[i + BREAK_INDEX], f[x + BREAK_END])
+    f[x + BREAK_START], f[x + BREAK_END] = start_s, end_s
+
+
+@_jit
+def _piece(kf, ki, f, s, link, x, i, time_s):
+    """``SeriesCursor.advance``, with the state at `x` and `i`; return the number of the piece."""
+    k = ki[O_LKI] + link * LKI_STRIDE
+    pieces, times = ki[k + LKI_PIECES], ki[k + LKI_TIMES]
+    while time_s >= f[x + 1]:
+        s[i] += 1
+        if s[i] == pieces:
+            s[i] = 0
+            f[x] += kf[times + pieces]
+        f[x + 1] = f[x] + kf[times + s[i] + 1]
+    return s[i]
+
+
+@_jit
+def _begin_link(kf, ki, f, s, link):
+    """Set up what a channel does over time."""
+    k, c = ki[O_LKI] + link * LKI_STRIDE, ki[O_LKF] + link * LKF_STRIDE
+    x, i = ki[O_LINK_F] + link * LF_STRIDE, ki[O_LINK_I] + link * LI_STRIDE
+    seed, number = s[WI_SEED], ki[k + LKI_NUMBER]
+    entity = 2 * number + ki[k + LKI_DIRECTION]
+    f[x + LF_BITS] = kf[c + LKF_NOMINAL]
+    if ki[k + LKI_PARTS] > 0:
+        key = _key(seed, BANDWIDTH, entity)
+        parts, marginal = ki[k + LKI_PARTS], ki[k + LKI_MARGINAL]
+        _gauss_begin(kf, f, s, parts, marginal, c + LKF_BANDWIDTH, x + LF_BANDWIDTH, i + LI_BANDWIDTH, key)
+    if ki[k + LKI_DELAY] != 0:
+        _gauss_begin(kf, f, s, 1, 0, c + LKF_DELAY, x + LF_DELAY, i + LI_DELAY, _key(seed, DELAY, entity))
+    if ki[k + LKI_OUTAGES] != 0:
+        s[i + LI_OUTAGE], s[i + LI_OUTAGE_KEY] = -1, np.int64(_key(seed, OUTAGE, number))
+        _next_outage(kf, ki, f, s, link)
+    if ki[k + LKI_PIECES] > 0:
+        times = ki[k + LKI_TIMES]
+        offset_s = 0.0
+        if ki[k + LKI_RANDOM_START] != 0:
+            offset_s = kf[times + ki[k + LKI_PIECES]] * _uniform(seed, BANDWIDTH, 2 * number, 0)
+        f[x + LF_BEGUN], f[x + LF_UNTIL] = -offset_s, -offset_s + kf[times + 1]
+        f[x + LF_DELAY_BEGUN], f[x + LF_DELAY_UNTIL] = f[x + LF_BEGUN], f[x + LF_UNTIL]
+    for n in range(ki[k + LKI_BREAKS], ki[k + LKI_BREAKS] + ki[k + LKI_N_BREAKS]):
+        s[ki[O_BREAK_I] + n * BREAK_STRIDE + BREAK_INDEX] = -1
+        _next_break(kf, ki, f, s, n)
+
+
+@_jit
+def _through(start_s, end_s, factor, time_s, rate, until_s):
+    """Return rate and end of the piece with one window in mind that has not ended."""
+    if time_s < start_s:
+        return rate, min(until_s, start_s)
+    return rate * factor, min(until_s, end_s)
+
+
+@_jit
+def _rate_at(kf, ki, f, s, link, time_s):
+    """``RateProcess.at``."""
+    k, c = ki[O_LKI] + link * LKI_STRIDE, ki[O_LKF] + link * LKF_STRIDE
+    x, i = ki[O_LINK_F] + link * LF_STRIDE, ki[O_LINK_I] + link * LI_STRIDE
+    rate, until_s = kf[c + LKF_NOMINAL], math.inf
+    if ki[k + LKI_PIECES] > 0:
+        piece = _piece(kf, ki, f, s, link, x + LF_BEGUN, i + LI_PIECE, time_s)
+        rate, until_s = kf[ki[k + LKI_BITS] + piece], f[x + LF_UNTIL]
+    parts = ki[k + LKI_PARTS]
+    if parts > 0:
+        marginal = ki[k + LKI_MARGINAL]
+        b = x + LF_BANDWIDTH
+        _gauss_advance(kf, f, s, parts, marginal, c + LKF_BANDWIDTH, b, i + LI_BANDWIDTH, time_s)
+        rate *= f[b + GF_VALUE]
+        until_s = min(until_s, f[b + GF_UNTIL])
+    if ki[k + LKI_OUTAGES] != 0:
+        while time_s >= f[x + LF_OUTAGE_END]:
+            _next_outage(kf, ki, f, s, link)
+        start_s, end_s = f[x + LF_OUTAGE_START], f[x + LF_OUTAGE_END]
+        rate, until_s = _through(start_s, end_s, 0.0, time_s, rate, until_s)
+    for n in range(ki[k + LKI_BREAKS], ki[k + LKI_BREAKS] + ki[k + LKI_N_BREAKS]):
+        b = ki[O_BREAK_F] + n * BREAK_FLOATS
+        while time_s >= f[b + BREAK_END]:
+            _next_break(kf, ki, f, s, n)
+        row = ki[ki[O_BKI] + n * BKI_STRIDE + BKI_FAULT]
+        factor = kf[ki[O_XKF] + row * XKF_STRIDE + XKF_FACTOR]
+        rate, until_s = _through(f[b + BREAK_START], f[b + BREAK_END], factor, time_s, rate, until_s)
+    return rate, until_s
+
+
+@_jit
+def _departure_s(kf, ki, f, s, link, start_s, size):
+    """``RateProcess.departure_s``."""
+    bits = size * 8.0
+    time_s = start_s
+    while True:
+        rate, until_s = _rate_at(kf, ki, f, s, link, time_s)
+        if rate > 0.0:
+            end_s = time_s + bits / rate
+            if end_s <= until_s:
+                return end_s
+            bits = max(0.0, bits - rate * (until_s - time_s))
+        time_s = until_s
+
+
+@_jit
+def _depart(kf, ki, f, s, link, now_s, start_s, free_s, size):
+    """``Channel._depart``."""
+    x = ki[O_LINK_F] + link * LF_STRIDE
+    sample = f[x + LF_SAMPLE]
+    if sample > 0.0 and f[x + LF_SAMPLE_LEFT] <= now_s:
+        f[x + LF_BITS] += kf[KF_WEIGHT] * (sample - f[x + LF_BITS])
+        f[x + LF_SAMPLE], f[x + LF_SAMPLE_LEFT] = 0.0, 0.0
+    if free_s <= now_s:
+        f[x + LF_BUSY_FROM] = now_s
+    end_s = _departure_s(kf, ki, f, s, link, start_s, size)
+    if end_s > start_s:
+        f[x + LF_SAMPLE], f[x + LF_SAMPLE_LEFT] = size * 8.0 / (end_s - start_s), end_s
+    return end_s
+
+
+@_jit
+def _delayed(kf, ki, f, s, link, free_s, arrival_s):
+    """Return the arrival of a message with the delays of the time at which it leaves."""
+    k, c = ki[O_LKI] + link * LKI_STRIDE, ki[O_LKF] + link * LKF_STRIDE
+    x, i = ki[O_LINK_F] + link * LF_STRIDE, ki[O_LINK_I] + link * LI_STRIDE
+    if ki[k + LKI_DELAY] != 0:
+        _gauss_advance(kf, f, s, 1, 0, c + LKF_DELAY, x + LF_DELAY, i + LI_DELAY, free_s)
+        arrival_s += f[x + LF_DELAY + GF_VALUE]
+    if ki[k + LKI_SERIES_DELAY] != 0:
+        piece = _piece(kf, ki, f, s, link, x + LF_DELAY_BEGUN, i + LI_DELAY_PIECE, free_s)
+        arrival_s += kf[ki[k + LKI_SERIES_DELAY] + piece]
+    return arrival_s
+
+
+@_jit
+def _seems_up(kf, ki, f, channel):
+    """``Channel.seems_up``."""
+    link = ki[ki[O_CKI] + channel * CKI_STRIDE + CKI_LINK]
+    if link < 0 or ki[ki[O_LKI] + link * LKI_STRIDE + LKI_HAS_RATE] == 0:
+        return True
+    if f[ki[O_CHAN_F] + channel * CF_STRIDE + CF_FREE] <= f[WF_NOW]:
+        return True
+    waited_s = f[WF_NOW] - f[ki[O_LINK_F] + link * LF_STRIDE + LF_BUSY_FROM]
+    return waited_s <= kf[ki[O_CKF] + channel * CKF_STRIDE + CKF_RTO]
+
+
+@_jit
+def _bits_per_s(ki, f, channel, nominal):
+    """Return a channel's bandwidth as measured; nominal where it does not change."""
+    link = ki[ki[O_CKI] + channel * CKI_STRIDE + CKI_LINK]
+    return nominal if link < 0 else f[ki[O_LINK_F] + link * LF_STRIDE + LF_BITS]
 
 
 @_jit
@@ -835,16 +1072,21 @@ def _append_ready(ki, s, target, q):
 def _admit(ki, f, s, target):
     t = ki[O_TGT_I] + target * TI_STRIDE
     capacity = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_KV]
+    preempts = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_PREEMPTS] != 0
     while s[t + TI_WAITING] > 0:
         q = s[t + TI_WAIT_HEAD]
         r = _r(ki, q)
         need = s[r + RI_PROMPT] + ki[K_MAX_OUTPUT] + ki[K_GAMMA_MAX] + 1
+        if preempts:
+            need = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
         if s[t + TI_KV] + need > capacity:
             return
         s[t + TI_WAIT_HEAD] = s[r + RI_NEXT]
         s[t + TI_WAITING] -= 1
         s[t + TI_KV] += need
         s[r + RI_KV_RESERVED] = need
+        s[r + RI_ADMISSION] = s[t + TI_ADMISSIONS]
+        s[t + TI_ADMISSIONS] += 1
         _log(ki, f, s, LOG_ADMIT, target, s[r + RI_NUMBER], need)
         _join(ki, f, s, target, q)
 
@@ -886,18 +1128,100 @@ def _queue_at(kf, ki, f, s, q, target, kind, gamma, prefill, warm, pc):
             _release(kf, ki, f, s, r)
         s[r + RI_TARGET] = target
         s[t + TI_RESIDENT] += 1
-        s[r + RI_NEXT] = -1
-        if s[t + TI_WAITING] == 0:
-            s[t + TI_WAIT_HEAD] = q
-        else:
-            s[_r(ki, s[t + TI_WAIT_TAIL]) + RI_NEXT] = q
-        s[t + TI_WAIT_TAIL] = q
-        s[t + TI_WAITING] += 1
-        _admit(ki, f, s, target)
+        _wait_for_kv(ki, f, s, target, q)
+    elif s[r + RI_KV_RESERVED] == 0:  # preempted while it was away
+        _prefill_again(s, r)
+        _wait_for_kv(ki, f, s, target, q)
     else:
         _join(ki, f, s, target, q)
     s[r + RI_SITE], s[r + RI_AT] = COLOCATED, target
     _poke(kf, ki, f, s, target)
+
+
+@_jit
+def _wait_for_kv(ki, f, s, target, q):
+    """Let a request wait for room in a target's KV pool."""
+    r, t = _r(ki, q), ki[O_TGT_I] + target * TI_STRIDE
+    s[r + RI_NEXT] = -1
+    if s[t + TI_WAITING] == 0:
+        s[t + TI_WAIT_HEAD] = q
+    else:
+        s[_r(ki, s[t + TI_WAIT_TAIL]) + RI_NEXT] = q
+    s[t + TI_WAIT_TAIL] = q
+    s[t + TI_WAITING] += 1
+    _admit(ki, f, s, target)
+
+
+@_jit
+def _prefill_again(s, r):
+    """``Job.prefill_again``."""
+    newest = 0 if s[r + RI_JOB_KIND] == JOB_PREFILL else 1
+    s[r + RI_JOB_PREFILL] = s[r + RI_PROMPT] + s[r + RI_COMMITTED] - newest
+    s[r + RI_JOB_PREFILLED] = 0
+
+
+@_jit
+def _make_room(ki, f, s, target, n):
+    """Give a batch the KV that it needs; return the size of what is left of it."""
+    t, run = ki[O_TGT_I] + target * TI_STRIDE, ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
+    capacity = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_KV]
+    for i in range(n):
+        r = _r(ki, s[run + 2 * i])
+        gamma = 0 if s[r + RI_JOB_PREFILL] != 0 else s[r + RI_JOB_GAMMA]
+        need = s[r + RI_PROMPT] + s[r + RI_COMMITTED] + gamma
+        while s[r + RI_KV_RESERVED] > 0 and s[t + TI_KV] + max(0, need - s[r + RI_KV_RESERVED]) > capacity:
+            _preempt(ki, f, s, target, n)
+        if s[r + RI_KV_RESERVED] > 0:
+            grown = max(0, need - s[r + RI_KV_RESERVED])
+            s[r + RI_KV_RESERVED] += grown
+            s[t + TI_KV] += grown
+    left = 0
+    for i in range(n):
+        q = s[run + 2 * i]
+        if s[_r(ki, q) + RI_KV_RESERVED] > 0:
+            s[run + 2 * left], s[run + 2 * left + 1] = q, s[run + 2 * i + 1]
+            left += 1
+    s[t + TI_RUNNING] = left
+    return left
+
+
+@_jit
+def _preempt(ki, f, s, target, n):
+    """Take its KV from the request that was admitted last; it waits in front and prefills again."""
+    t, run = ki[O_TGT_I] + target * TI_STRIDE, ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
+    victim = -1
+    for q in range(ki[K_SLOTS]):
+        r = _r(ki, q)
+        if s[r + RI_NUMBER] < 0 or s[r + RI_TARGET] != target or s[r + RI_KV_RESERVED] == 0:
+            continue
+        if victim < 0 or s[r + RI_ADMISSION] > s[_r(ki, victim) + RI_ADMISSION]:
+            victim = q
+    r = _r(ki, victim)
+    s[WI_PREEMPTIONS] += 1
+    _log(ki, f, s, LOG_PREEMPT, target, s[r + RI_NUMBER], s[r + RI_KV_RESERVED])
+    s[t + TI_KV] -= s[r + RI_KV_RESERVED]
+    s[r + RI_KV_RESERVED] = 0
+    station = _base(ki) + target
+    if ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_SHARED:
+        s[_valid(ki, r, station)] = 0
+    here = False
+    ready, left = ki[O_READY] + target * ki[K_SLOTS], 0
+    for i in range(s[t + TI_READY]):
+        if s[ready + i] == victim:
+            here = True
+        else:
+            s[ready + left] = s[ready + i]
+            left += 1
+    s[t + TI_READY] = left
+    for i in range(n):
+        here = here or s[run + 2 * i] == victim
+    if here:
+        _prefill_again(s, r)
+        s[r + RI_NEXT] = s[t + TI_WAIT_HEAD] if s[t + TI_WAITING] > 0 else -1
+        if s[t + TI_WAITING] == 0:
+            s[t + TI_WAIT_TAIL] = victim
+        s[t + TI_WAIT_HEAD] = victim
+        s[t + TI_WAITING] += 1
 
 
 @_jit
@@ -1028,12 +1352,19 @@ def _start_iteration(kf, ki, f, s, target):
     station = _base(ki) + target
     now_s = f[WF_NOW]
     n = _compose(ki, f, s, target)
+    if ki[ki[O_TKI] + target * TKI_STRIDE + TKI_PREEMPTS] != 0:
+        n = _make_room(ki, f, s, target, n)
+        if n == 0:
+            _poke(kf, ki, f, s, target)
+            return
+    prefills = False
     new = kv = lag = lag_kv = 0
     longest = longest_2 = lag_longest = lag_longest_2 = 0
     most = 0
     for i in range(n):
         tokens = s[run + 2 * i + 1]
         share_kv, share_lag, share_draft_kv, gamma = _share(ki, s, target, s[run + 2 * i], tokens)
+        prefills = prefills or s[_r(ki, s[run + 2 * i]) + RI_JOB_PREFILL] != 0
         new += tokens
         kv += share_kv
         if tokens > 1:
@@ -1050,7 +1381,7 @@ def _start_iteration(kf, ki, f, s, target):
                 elif share_draft_kv > lag_longest_2:
                     lag_longest_2 = share_draft_kv
             most = max(most, gamma)
-    expected_s = _target_step_s(kf, ki, s, target, new, kv, longest)
+    expected_s = _captured_step_s(kf, ki, s, target, new, kv, longest, prefills)
     if lag > 0:
         drafting_s = _draft_step_s(kf, ki, f, s, station, lag, lag_kv, lag_longest)
         for step in range(2, most + 1):
@@ -1073,7 +1404,7 @@ def _start_iteration(kf, ki, f, s, target):
             target,
             n,
             expected_s,
-            (new, kv, longest, longest_2),
+            (new, kv, longest, longest_2, prefills),
             (lag, lag_kv, lag_longest, lag_longest_2),
         )
     s[t + TI_IDLE] = 0
@@ -1101,13 +1432,13 @@ def _drafting_at(ki, s, target, n, step):
 @_jit
 def _caused_s(kf, ki, f, s, target, n, q, tokens, whole, draft):
     """``IterationCost.caused_s``."""
-    new, kv, longest, longest_2 = whole
+    new, kv, longest, longest_2, prefills = whole
     lag, lag_kv, lag_longest, lag_longest_2 = draft
     share_kv, share_lag, share_draft_kv, gamma = _share(ki, s, target, q, tokens)
     others = longest_2 if tokens > 1 and share_kv == longest else longest
-    caused_s = _target_step_s(kf, ki, s, target, new, kv, longest)
+    caused_s = _captured_step_s(kf, ki, s, target, new, kv, longest, prefills)
     if new > tokens:
-        caused_s -= _target_step_s(kf, ki, s, target, new - tokens, kv - share_kv, others)
+        caused_s -= _captured_step_s(kf, ki, s, target, new - tokens, kv - share_kv, others, prefills)
     if share_lag == 0:
         return caused_s
     station = _base(ki) + target
@@ -1325,8 +1656,13 @@ def _keep_window(ki, f, s):
     f[at + 18] = s[WI_INTERRUPTIONS]
     f[at + 19] = s[WI_LATE]
     f[at + 20] = s[WI_DUPLICATES]
+    f[at + 21] = s[WI_PREEMPTIONS]
     for target in range(ki[K_TARGETS]):
-        f[at + 1 + N_TOTALS + target] = f[ki[O_TGT_F] + target * TF_STRIDE + TF_BUSY]
+        x = ki[O_TGT_F] + target * TF_STRIDE
+        busy_s = f[x + TF_BUSY]
+        if s[ki[O_TGT_I] + target * TI_STRIDE + TI_IDLE] == 0:
+            busy_s = busy_s + (f[WF_NOW] - f[x + TF_START])
+        f[at + 1 + N_TOTALS + target] = busy_s
 
 
 @_jit
@@ -1832,22 +2168,30 @@ def _is_down(ki, s, site, number):
 
 
 @_jit
-def _next_window(kf, ki, f, s, n):
-    """``FaultWindows.advance``: schedule the next crash of one that crashes."""
-    i, x = ki[O_XKI] + n * XKI_STRIDE, ki[O_XKF] + n * XKF_STRIDE
-    c, y = ki[O_CRASH_I] + n * CRASH_STRIDE, ki[O_CRASH_F] + n * CRASH_END
-    index, number = s[c + CRASH_INDEX], ki[i + XKI_NUMBER]
-    s[c + CRASH_INDEX] = index + 1
-    seed = s[WI_SEED]
+def _window(kf, ki, s, row, index, end_s):
+    """Return (start, end) of a fault's window that follows one with that end; infinite after the last."""
+    i, x = ki[O_XKI] + row * XKI_STRIDE, ki[O_XKF] + row * XKF_STRIDE
+    seed, number = s[WI_SEED], ki[i + XKI_NUMBER]
     if ki[i + XKI_N_TIMES] == 0:
         u = _uniform(seed, FAULT, number, 3 * index)
-        start_s = f[y] + kf[x + XKF_INTERVAL] * -math.log(u)
+        start_s = end_s + kf[x + XKF_INTERVAL] * -math.log(u)
     elif index < ki[i + XKI_N_TIMES]:
-        start_s = max(kf[ki[i + XKI_TIMES] + index], f[y])
+        start_s = max(kf[ki[i + XKI_TIMES] + index], end_s)
     else:
-        return
-    f[y] = start_s + _variate(kf, s, ki[i + XKI_LAW], x + XKF_DURATION, seed, FAULT, number, 3 * index + 1)
-    _push(ki, f, s, start_s, AT_FAULT, number, n)
+        return math.inf, math.inf
+    law = ki[i + XKI_LAW]
+    return start_s, start_s + _variate(kf, s, law, x + XKF_DURATION, seed, FAULT, number, 3 * index + 1)
+
+
+@_jit
+def _next_window(kf, ki, f, s, n):
+    """``FaultWindows.advance``: schedule the next crash of one that crashes."""
+    c, y = ki[O_CRASH_I] + n * CRASH_STRIDE, ki[O_CRASH_F] + n * CRASH_END
+    start_s, end_s = _window(kf, ki, s, n, s[c + CRASH_INDEX], f[y])
+    s[c + CRASH_INDEX] += 1
+    if start_s < math.inf:
+        f[y] = end_s
+        _push(ki, f, s, start_s, AT_FAULT, ki[ki[O_XKI] + n * XKI_STRIDE + XKI_NUMBER], n)
 
 
 @_jit
@@ -2390,7 +2734,9 @@ def _view(kf, ki, f, s, q):
     f[v + V_CONFIDENCE] = f[g + RF_CONFIDENCE]
     f[v + V_AHEAD] = max(0, s[r + RI_HEAD_TOKENS] - 1) if s[r + RI_HEAD_STATION] >= 0 else 0.0
     f[v + V_RTT], f[v + V_DEVIATION] = f[d + DF_RTT], f[d + DF_DEVIATION]
-    f[v + V_UP], f[v + V_DOWN] = kf[k + DKF_UP], kf[k + DKF_DOWN]
+    f[v + V_LINK_UP] = 1.0 if _seems_up(kf, ki, f, 4 * device + (0 if site == OWN_DEVICE else 1)) else 0.0
+    f[v + V_UP] = _bits_per_s(ki, f, 4 * device, kf[k + DKF_UP])
+    f[v + V_DOWN] = _bits_per_s(ki, f, 4 * device + 1, kf[k + DKF_DOWN])
     f[v + V_LOSS] = f[d + DF_LOSS]
     f[v + V_LINK_AGE] = now_s - f[d + DF_SAMPLE] if f[d + DF_SAMPLE] >= 0.0 else now_s
     has_drafter = ki[ki[O_SKI] + device * SKI_STRIDE + SKI_MODE] != NO_DRAFTER
@@ -2502,8 +2848,7 @@ def _encode(kf, ki, f, observation):
     for i in range(V_ROUNDS, V_AHEAD + 1):
         n = _put(kf, ki, observation, n, f[v + i])
     n = _encode_target(kf, ki, f, observation, n, v + V_TARGETS)
-    n = _put(kf, ki, observation, n, 1.0)
-    for i in range(V_RTT, V_JOBS + 1):
+    for i in range(V_LINK_UP, V_JOBS + 1):
         n = _put(kf, ki, observation, n, f[v + i])
     c = v + V_TARGETS + ki[K_OFFERED] * VT_STRIDE
     for _ in range(ki[K_PLACES]):
@@ -2598,6 +2943,8 @@ def _reset(kf, ki, f, s, seed, record, price):
         d = ki[O_DEV_F] + device * DF_STRIDE
         f[d + DF_RTT] = _one_way_s(ki, f, 4 * device) + _one_way_s(ki, f, 4 * device + 1)
         f[d + DF_SAMPLE] = -1.0
+    for link in range(ki[K_LINKS]):
+        _begin_link(kf, ki, f, s, link)
     for n in range(ki[K_CRASHERS]):
         _next_window(kf, ki, f, s, n)
     if ki[K_CLOSED] != 0:
