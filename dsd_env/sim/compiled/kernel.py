@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, njit, prange, types
+from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -3140,14 +3140,17 @@ def _run_world(run, kf, ki, f, s):
     return _call_run(run, _pointer(kf), _pointer(ki), _pointer(f), _pointer(s))
 
 
+RUN, RESET = int(_native_run.address), int(_native_reset.address)
+
+
 def reset_world(kf: _A, ki: _A, f: _A, s: _A, seed: int, record: int, price: int) -> None:
     """Set a world up at time 0."""
-    _reset_world(_native_reset.address, kf, ki, f, s, seed, record, price)
+    _reset_world(RESET, kf, ki, f, s, seed, record, price)
 
 
 def run_world(kf: _A, ki: _A, f: _A, s: _A) -> int:
     """Advance a world to its next due decision or its end; return its status."""
-    return int(_run_world(_native_run.address, kf, ki, f, s))
+    return int(_run_world(RUN, kf, ki, f, s))
 
 
 @_entry()
@@ -3173,172 +3176,3 @@ def _totals(kf, f, s, totals):
         totals[5] += kf[KF_IDLE_W] * elapsed_s
     totals[1], totals[2], totals[3] = f[WF_TPOT_COST], s[WI_GOOD], s[WI_VIOLATIONS]
     totals[4], totals[6], totals[7] = f[WF_CLOUD_USD], f[WF_BYTES], s[WI_OUTPUT_TOKENS]
-
-
-@_jit
-def _step(run, kf, ki, f, s, action, factors, weights, n_terms, observation, mask, totals, terms, clock):
-    """Answer the due decision of one world and run it to the next; return the reward."""
-    _answer(ki, f, s, ki[ki[O_GAMMAS] + action[0]], ki[ki[O_BATCHES] + action[1]], action[2])
-    status = _call_run(run, kf, ki, f, s)
-    for i in range(n_terms):
-        terms[i] = totals[i]
-    _totals(kf, f, s, totals)
-    reward = 0.0
-    for i in range(n_terms):
-        terms[i] = factors[i] * (totals[i] - terms[i])
-        if weights[i] != 0.0:
-            reward += weights[i] * terms[i]
-    # Decisions that were not executed as given, so far.
-    s[WI_INVALID] += 1 if s[WI_REASON] != 0 else 0
-    clock[1] = f[WF_NOW] - clock[0]
-    clock[0] = f[WF_NOW]
-    if status == DUE:
-        _encode(kf, ki, f, observation)
-        _mask(ki, f, mask)
-    return reward
-
-
-@_entry()
-def _begin_worlds(run, reset, kf, ki, fs, ss, which, seeds, price, observations, masks, totals, clocks):
-    for i in range(len(which)):
-        w = which[i]
-        f, s = _pointer(fs[w]), _pointer(ss[w])
-        _call_reset(reset, _pointer(kf), _pointer(ki), f, s, seeds[i], ZERO, price)
-        status = _call_run(run, _pointer(kf), _pointer(ki), f, s)
-        totals[w] = 0.0
-        clocks[w, 0] = clocks[w, 1] = f[WF_NOW]
-        if status == DUE:
-            _encode(_pointer(kf), _pointer(ki), f, _pointer(observations[w]))
-            _mask(_pointer(ki), f, masks[w])
-
-
-def begin_worlds(*arrays: Any) -> None:
-    """Set worlds up and run each to its first decision.
-
-    Args:
-        *arrays: ``kf, ki``, the worlds' states ``f, s`` (one row each), the numbers of those to begin, their
-            seeds, whether delays are priced, and what is written: ``observations, masks, totals, clocks``.
-    """
-    _begin_worlds(_native_run.address, _native_reset.address, *arrays)
-
-
-@_jit
-def _step_world(
-    run, kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, w
-):
-    """Step one of many worlds; one that has ended is left alone."""
-    if ss[w, WI_STATUS] != DUE:
-        rewards[w] = 0.0
-        return
-    rewards[w] = _step(
-        run,
-        _pointer(kf),
-        _pointer(ki),
-        _pointer(fs[w]),
-        _pointer(ss[w]),
-        _pointer(actions[w]),
-        _pointer(factors),
-        _pointer(weights),
-        len(factors),
-        _pointer(observations[w]),
-        masks[w],
-        _pointer(totals[w]),
-        _pointer(terms[w]),
-        _pointer(clocks[w]),
-    )
-
-
-@_entry()
-def _step_worlds(
-    run,
-    kf,
-    ki,
-    fs,
-    ss,
-    actions,
-    factors,
-    weights,
-    observations,
-    masks,
-    rewards,
-    totals,
-    terms,
-    clocks,
-    statuses,
-):
-    for w in range(len(actions)):
-        _step_world(
-            run,
-            kf,
-            ki,
-            fs,
-            ss,
-            actions,
-            factors,
-            weights,
-            observations,
-            masks,
-            rewards,
-            totals,
-            terms,
-            clocks,
-            w,
-        )
-        statuses[w] = ss[w, WI_STATUS]
-
-
-@_entry(parallel=True)
-def _step_worlds_parallel(
-    run,
-    kf,
-    ki,
-    fs,
-    ss,
-    actions,
-    factors,
-    weights,
-    observations,
-    masks,
-    rewards,
-    totals,
-    terms,
-    clocks,
-    statuses,
-):
-    for w in prange(len(actions)):
-        _step_world(
-            run,
-            kf,
-            ki,
-            fs,
-            ss,
-            actions,
-            factors,
-            weights,
-            observations,
-            masks,
-            rewards,
-            totals,
-            terms,
-            clocks,
-            w,
-        )
-        statuses[w] = ss[w, WI_STATUS]
-
-
-def step_worlds(*arrays: Any) -> None:
-    """Answer every world's due decision and run it to the next; results are written in place.
-
-    Worlds that have ended are left alone: reward 0, and their last observation stays.
-
-    Args:
-        *arrays: ``kf, ki``, the worlds' states ``f, s`` (one row each), ``actions, factors, weights``, and
-            what is written: ``observations, masks, rewards, totals, terms, clocks, statuses``; see
-            :class:`dsd_env.sim.compiled.vector.WorldVector`.
-    """
-    _step_worlds(_native_run.address, *arrays)
-
-
-def step_worlds_parallel(*arrays: Any) -> None:
-    """:func:`step_worlds` on all threads of Numba."""
-    _step_worlds_parallel(_native_run.address, *arrays)

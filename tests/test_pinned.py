@@ -1,0 +1,28 @@
+"""Results stay what they were."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+import dsd_env
+from tests.pinned import FILE, SCHEDULERS, measure
+
+PINNED = json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_every_scenario_is_pinned() -> None:
+    assert sorted(PINNED) == sorted(dsd_env.list_scenarios())
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("name", sorted(PINNED))
+def test_metrics_are_those_of_the_last_release(name: str, scheduler: str) -> None:
+    expected, found = PINNED[name][scheduler], measure(name, scheduler)
+    same = {
+        key: found[key] == value or (isinstance(value, float) and math.isnan(value) and math.isnan(found[key]))
+        for key, value in expected.items()
+    }
+    assert all(same.values()), f"now {found}; see tests/pinned.py before you accept that"
