@@ -22,7 +22,8 @@ def test_every_scenario_is_pinned() -> None:
 def test_metrics_are_those_of_the_last_release(name: str, scheduler: str) -> None:
     expected, found = PINNED[name][scheduler], measure(name, scheduler)
     same = {
-        key: found[key] == value or (isinstance(value, float) and math.isnan(value) and math.isnan(found[key]))
+        key: found[key] == value
+        or (isinstance(value, float) and math.isnan(value) and math.isnan(found[key]))
         for key, value in expected.items()
     }
     assert all(same.values()), f"now {found}; see tests/pinned.py before you accept that"
