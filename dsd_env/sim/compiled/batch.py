@@ -2,7 +2,7 @@
 
 The functions here are compiled into a cache of their own beside this file. Numba keys a cache by the source
 file of the entry point alone, so that a change of the kernel or of the layout would leave a stale one behind;
-hence :data:`SOURCES`, a digest of all that goes into the machine code, which the entry points close over and
+hence :data:`SOURCES`, a digest of what else goes into the machine code, which the entry points close over and
 which is thereby part of the key.
 """
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
@@ -12,9 +12,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from dsd_env import rng
-from dsd_env.sim import events
-from dsd_env.sim.compiled import kernel, layout
+from dsd_env.sim.compiled import kernel
 from dsd_env.sim.compiled.kernel import _answer, _encode, _entry, _jit, _mask, _pointer, _reset, _run, _totals
 from dsd_env.sim.compiled.layout import (
     DUE,
@@ -59,10 +57,9 @@ NO_DRAFTER = 1
 
 
 def _sources_digest() -> int:
-    """Return a digest of the sources of the machine code, in 56 bits."""
-    digest = hashlib.sha256()
-    for module in (kernel, layout, rng, events):
-        digest.update(Path(str(module.__file__)).read_bytes())
+    """Return a digest of the kernel's functions and of the constants that they read, in 56 bits."""
+    constants = sorted((name, value) for name, value in vars(kernel).items() if type(value) in (int, float))
+    digest = hashlib.sha256(Path(str(kernel.__file__)).read_bytes() + repr(constants).encode())
     return int.from_bytes(digest.digest()[:7])
 
 
