@@ -89,10 +89,10 @@ def simulate(
     options = {"log_events": _LOG_EVENTS} if record_events else {}
     layout = compiled_layout(engine, scenario, builder, options=options)
     if layout is not None:
-        from dsd_env.sim.compiled import CompiledSimulation, EngineError
+        from dsd_env.sim.compiled import CompiledSimulation, EngineError, kernel
 
         try:
-            with announced():
+            with announced(lambda: kernel.run_world.signatures):
                 compiled = CompiledSimulation(
                     scenario, as_int64(seed), record_events=record_events, layout=layout
                 )

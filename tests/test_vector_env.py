@@ -82,7 +82,7 @@ def assert_same(found: Any, expected: Any, where: str = "infos") -> None:
         assert found == expected or (found != found and expected != expected), where
 
 
-def sync(n: int, **arguments: Any) -> VectorEnv:
+def sync(n: int, **arguments: Any) -> Any:
     return gym.make_vec(
         ENV_ID,
         num_envs=n,
@@ -755,9 +755,11 @@ def test_a_long_compilation_is_announced(
 
     monkeypatch.setattr(engines, "PATIENCE_S", 0.02)
     with caplog.at_level(logging.WARNING, logger="dsd_env"):
-        with engines.announced():
+        with engines.announced(lambda: False):
             pass
+        with engines.announced(lambda: True):
+            time.sleep(0.3)
         assert not caplog.messages
-        with engines.announced():
+        with engines.announced(lambda: False):
             time.sleep(0.3)
     assert ["compiling the simulator" in message for message in caplog.messages] == [True]

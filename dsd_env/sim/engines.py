@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +74,18 @@ def compiled_layout(
 
 
 @contextmanager
-def announced() -> Iterator[None]:
-    """Say in the log why nothing happens, if the first use of the compiled engine has to compile it."""
-    timer = threading.Timer(
-        PATIENCE_S,
-        _LOGGER.warning,
-        ("compiling the simulator, which may take a minute; the result is kept for the next time",),
-    )
+def announced(is_compiled: Callable[[], object]) -> Iterator[None]:
+    """Say in the log why nothing happens, if the first use of the compiled engine has to compile it.
+
+    Args:
+        is_compiled: Tells whether the machine code is there; asked after :data:`PATIENCE_S`.
+    """
+
+    def announce() -> None:
+        if not is_compiled():
+            _LOGGER.warning("compiling the simulator, which may take a minute; it is kept for the next time")
+
+    timer = threading.Timer(PATIENCE_S, announce)
     timer.daemon = True
     timer.start()
     try:
