@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -57,8 +58,9 @@ def compiled_layout(
             )
         return None
     try:
-        # Numba is imported only by those who use it.
-        from dsd_env.sim.compiled import compile_scenario
+        # Numba is imported only by those who use it. The event loop is compiled at this import.
+        with announced(_is_loaded):
+            from dsd_env.sim.compiled import compile_scenario
     except ImportError as error:
         if engine == "compiled":
             raise ImportError(
@@ -71,6 +73,10 @@ def compiled_layout(
         if engine == "compiled":
             raise
         return None
+
+
+def _is_loaded() -> bool:
+    return hasattr(sys.modules.get("dsd_env.sim.compiled.kernel"), "RUN")
 
 
 @contextmanager
