@@ -11,6 +11,7 @@ JSON beside the cases. The exit status is 0 if there was no difference.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import signal
 import sys
@@ -84,15 +85,16 @@ def play(settings: Settings, number: int, say: Any) -> Message:
 
 
 def work(connection: Connection, settings: Settings) -> None:
-    """Play the episodes whose numbers come in, until None does."""
+    """Play the episodes whose numbers come in, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    while (number := connection.recv()) is not None:
-        try:
-            connection.send(play(settings, number, connection.send))
-        except Exception as error:  # a mistake of this script or of the generator: say which episode
-            connection.send(
-                {"number": number, "result": "broken", "error": f"{type(error).__name__}: {error}"}
-            )
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            number = connection.recv()
+            try:
+                message = play(settings, number, connection.send)
+            except Exception as error:  # a mistake of this script or of the generator: say which episode
+                message = {"number": number, "result": "broken", "error": f"{type(error).__name__}: {error}"}
+            connection.send(message)
 
 
 @dataclass
@@ -175,6 +177,7 @@ class Run:
             print(f"fuzz: {error}; leave it out with --without", file=sys.stderr)
             return 2
         self.begun_s = time.monotonic()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends with a summary, as Ctrl-C does
         try:
             with _progress(60.0 * self.arguments.minutes) as bar:
                 self._loop(bar)
@@ -216,7 +219,7 @@ class Run:
     def _hear(self, worker: Worker, bar: Any, goes_on: bool) -> None:
         try:
             message = worker.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             status = worker.stop()
             self._lost(worker, "died", f"its process ended with status {status}", bar)
             return

@@ -1,7 +1,7 @@
 """Metrics of one episode per scenario and scheduler, pinned: what changes them changes results of others.
 
-``python -m tests.pinned`` writes them anew. Do so only for a change that is meant to change what is simulated,
-and say in the CHANGELOG why, or raise the version of the environment's id.
+``python -m tests.pinned`` writes them anew. Do so only for a change that is meant to change what is
+simulated, and say in the CHANGELOG why, or raise the version of the environment's id.
 """
 
 from __future__ import annotations

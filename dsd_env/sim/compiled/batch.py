@@ -145,8 +145,8 @@ def _fetch_header(ki, f, s):
 def _fetch_rows(ki, f, s):
     """Fetch what the next world will touch first: its due request, the view of it, the events to come.
 
-    Hundreds of worlds do not fit into the cache, and a step touches some eighty lines of one; to wait for each
-    in turn takes as long as all computation.
+    Hundreds of worlds do not fit into the cache, and a step touches some eighty lines of one; to wait for
+    each in turn takes as long as all computation.
     """
     q = s[WI_PENDING]
     if q < 0:

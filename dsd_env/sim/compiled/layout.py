@@ -412,9 +412,10 @@ SKI_MODE, SKI_TABLE, SKI_LENGTH, SKI_PLACES, SKI_KV, SKI_MODEL, SKI_STRIDE = ran
     TF_EXPECTED_END,
     TF_ITERATION,
     TF_CHECK,
+    TF_OLDEST,
     TF_TOKENS,
     TF_STRIDE,
-) = range(8)
+) = range(9)
 (
     TKI_TABLE,
     TKI_LENGTH,
@@ -539,6 +540,8 @@ TRACE_MATCHES, TRACE_RUNS, IID, MARKOV = range(4)
 MKF_LOW, MKF_HIGH, MKF_FIRST, MKF_FLIP, MKF_CONFIDENCE, MKF_STRIDE = range(6)
 
 # --- view of a decision
+MOST_FEATURES = 1024
+"""More than an observation can have; see `MAX_PLACEMENTS` of the schema."""
 (
     V_NOW,
     V_REQUEST,

@@ -199,7 +199,7 @@ class WorldVector:
             kinds = np.zeros(len(worlds), dtype=np.int64)
         for world, kind in zip(worlds.tolist(), kinds.tolist(), strict=True):
             self._place(world, kind)
-        with nullcontext() if self._begun else announced():
+        with nullcontext() if self._begun else announced(lambda: batch._begin_worlds.signatures):
             self._each(self._parts(worlds, seeds, kinds), self._begin_part)
         self._begun = True
         failed = worlds[self.statuses[worlds] != la.DUE]
@@ -239,7 +239,7 @@ class WorldVector:
         if self._stepped:
             failed = self._each(self._plan, self._step_part, chosen)
         else:
-            with announced():
+            with announced(lambda: batch._step_worlds.signatures):
                 failed = self._each(self._plan, self._step_part, chosen)
             self._stepped = True
         if failed:

@@ -7,9 +7,10 @@ engine.
 from dsd_env.sim.fuzz.case import Case
 from dsd_env.sim.fuzz.compare import Difference, Outcome, first_difference, run_case
 from dsd_env.sim.fuzz.conservation import Violation, check_conservation
+from dsd_env.sim.fuzz.dice import FEATURES
 from dsd_env.sim.fuzz.engines import Engine, Factory, compiled_engine, reference_engine
 from dsd_env.sim.fuzz.minimise import Smaller, minimise
-from dsd_env.sim.fuzz.scenarios import FEATURES, draw_case
+from dsd_env.sim.fuzz.scenarios import draw_case
 
 __all__ = [
     "FEATURES",

@@ -38,7 +38,7 @@ def check_conservation(engine: Engine) -> None:
       arrived; arrivals do not fall; the last one is its completion; first and last are those of the table.
     - Drafts: accepted ones are among those verified, and what was committed is what verification accepted
       plus one token per iteration that committed something, less the token that the end of an answer may cut.
-    - Counts of take-overs, late and duplicate messages are those of the log.
+    - Counts of take-overs, preemptions, late and duplicate messages are those of the log.
     - Little's law: the integral of the number of requests in the system is the sum of the times that they
       spend there, up to rounding.
 
@@ -193,6 +193,7 @@ def _check_counts(engine: Engine) -> None:
         ("takeovers", EventKind.TAKEOVER),
         ("late_messages", EventKind.LATE),
         ("duplicate_messages", EventKind.DUPLICATE),
+        ("preemptions", EventKind.PREEMPT),
     ):
         if getattr(totals, name) != kinds[kind]:
             _fail(f"{name} in the totals and in the log", getattr(totals, name), kinds[kind])

@@ -20,173 +20,16 @@ the copy of another.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 from dsd_env.sim.fuzz.case import Action, Case
-
-T = TypeVar("T")
-Data = dict[str, Any]
-
-FEATURES = (
-    "bandwidth",
-    "bandwidth_collapse",
-    "client_timeout",
-    "colocated",
-    "confidence_stop",
-    "decision_latency",
-    "delay",
-    "device_crash",
-    "edge_crash",
-    "edge_servers",
-    "graph_steps",
-    "jitter",
-    "link_outage",
-    "load",
-    "loss",
-    "outages",
-    "patience",
-    "pipelined",
-    "poisson",
-    "preempt",
-    "profiles",
-    "replay",
-    "several_targets",
-    "target_crash",
-    "trace",
-)
-"""What a generator may draw; a subset leaves the others out."""
+from dsd_env.sim.fuzz.dice import CLOCK, FEATURES, GRID, LOOSE, TICK_S, TIED, Data, Dice
+from dsd_env.sim.fuzz.situations import Situation, bring_about
 
 SHIPPED_TRACE = ("qwen2.5-coder-1.5b_smollm2-135m_greedy", ("smollm2-135m", "prompt-lookup"))
 TARGET_PROFILE = "llama-3-8b_h100-sxm_tp1"
 DRAFT_PROFILE = "llama-3.2-1b-q4_rtx-4090"
-TICK_S = 1.0 / 1024.0
-
-
-@dataclass(frozen=True)
-class Menu:
-    """Values to choose from; the first is the plainest.
-
-    Attributes:
-        name: Of the style.
-        step_s: Iterations of a target.
-        draft_s: Steps of a drafter.
-        way_s: One-way delays.
-        span_s: Durations of faults and the like; zero among them.
-        wait_s: Patience, time-outs, detection, latency of decisions.
-        rates: Bits per second.
-        per_token_s: Seconds per new token.
-        per_kv_s: Seconds per KV token.
-        grain_s: Beginnings of faults are multiples of it.
-        factors: What is left of a bandwidth.
-        noisy: Members differ, and times have noise.
-    """
-
-    name: str
-    step_s: tuple[float, ...]
-    draft_s: tuple[float, ...]
-    way_s: tuple[float, ...]
-    span_s: tuple[float, ...]
-    wait_s: tuple[float, ...]
-    rates: tuple[float, ...]
-    per_token_s: tuple[float, ...]
-    per_kv_s: tuple[float, ...]
-    grain_s: float
-    factors: tuple[float, ...]
-    noisy: bool
-
-
-CLOCK = Menu(
-    "clock",
-    step_s=(2 / 128, 4 / 128, 1 / 128),
-    draft_s=(1 / 128, 2 / 128, 4 / 128),
-    way_s=(0.0, 2 / 128, 1 / 128, 4 / 128),
-    span_s=(0.0, 1 / 128, 4 / 128, 8 / 128, 32 / 128),
-    wait_s=(2 / 128, 4 / 128, 8 / 128, 16 / 128, 1 / 128),
-    rates=(2.0**30, 2.0**20),
-    per_token_s=(0.0,),
-    per_kv_s=(0.0,),
-    grain_s=1 / 64,
-    factors=(0.5, 0.125),
-    noisy=False,
-)
-GRID = Menu(
-    "grid",
-    step_s=(16 * TICK_S, 32 * TICK_S, 8 * TICK_S),
-    draft_s=(4 * TICK_S, 8 * TICK_S, TICK_S, 16 * TICK_S),
-    way_s=(0.0, 8 * TICK_S, TICK_S, 16 * TICK_S, 64 * TICK_S),
-    span_s=(0.0, 1 / 16, 1 / 4, 1 / 2, 1.0, TICK_S),
-    wait_s=(16 * TICK_S, 32 * TICK_S, 64 * TICK_S, 128 * TICK_S, 8 * TICK_S),
-    rates=(2.0**30, 2.0**20, 2.0**17, 2.0**15),
-    per_token_s=(0.0, 2.0**-14),
-    per_kv_s=(0.0, 2.0**-20),
-    grain_s=1 / 16,
-    factors=(0.5, 0.125, 1 / 64),
-    noisy=False,
-)
-TIED = Menu(
-    "tied",
-    step_s=(0.02, 0.03, 0.005),
-    draft_s=(0.005, 0.012, 0.001),
-    way_s=(0.0, 0.01, 0.002, 0.05),
-    span_s=(0.0, 0.1, 0.3, 1.0, 0.02),
-    wait_s=(0.02, 0.05, 0.1, 0.3),
-    rates=(1e9, 5e6, 2e5, 5e4),
-    per_token_s=(0.0, 1e-4, 5e-4),
-    per_kv_s=(0.0, 1e-7, 1e-6),
-    grain_s=0.1,
-    factors=(0.5, 0.1, 0.01),
-    noisy=False,
-)
-LOOSE = Menu(
-    "loose",
-    step_s=(0.02, 0.031, 0.0057),
-    draft_s=(0.0052, 0.0121, 0.0013),
-    way_s=(0.0101, 0.0023, 0.0507, 0.0, 0.0101, 1.51),
-    span_s=(0.11, 0.31, 0.9, 0.0),
-    wait_s=(0.021, 0.049, 0.1, 0.27),
-    rates=(1e9, 5e6, 2e5, 5e4),
-    per_token_s=(1e-4, 5e-4, 0.0),
-    per_kv_s=(1e-7, 1e-6, 0.0),
-    grain_s=0.07,
-    factors=(0.5, 0.1, 0.01),
-    noisy=True,
-)
-
-
-class Dice:
-    """Draws for one case."""
-
-    def __init__(self, random: Random, features: Sequence[str], menu: Menu = CLOCK) -> None:
-        """Draw from a source, with the features allowed."""
-        self.random, self.features, self.menu = random, frozenset(features), menu
-
-    def chance(self, probability: float) -> bool:
-        """Return True with a probability."""
-        return self.random.random() < probability
-
-    def has(self, feature: str, probability: float) -> bool:
-        """Return True with a probability, if the feature is allowed."""
-        drawn = self.random.random() < probability
-        return drawn and feature in self.features
-
-    def pick(self, *values: T) -> T:
-        """Return one of some values."""
-        return values[self.random.randrange(len(values))]
-
-    def of(self, values: Sequence[T]) -> T:
-        """Return one of a sequence."""
-        return values[self.random.randrange(len(values))]
-
-    def count(self, low: int, high: int) -> int:
-        """Return a whole number between two, both included."""
-        return low + self.random.randrange(high - low + 1)
-
-    def times(self, n: int, most: int = 64) -> list[float]:
-        """Return some increasing times on the menu's grain."""
-        ticks = sorted({self.count(0, most) for _ in range(n)})
-        return [tick * self.menu.grain_s for tick in ticks]
 
 
 def draw_case(random: Random, features: Sequence[str] = FEATURES, decisions: int = 300) -> Case:
@@ -207,10 +50,14 @@ def draw_case(random: Random, features: Sequence[str] = FEATURES, decisions: int
     series: dict[str, str] = {}
     traces: dict[str, Mapping[str, Any]] = {}
     scenario = _scenario(dice, series, traces)
+    situation = bring_about(dice, scenario)
+    faults = _faults(dice, scenario, situation)
+    if faults:
+        scenario["faults"] = faults
     return Case(
         scenario,
         dice.count(0, 2**31),
-        _actions(dice, scenario, decisions),
+        _actions(dice, scenario, situation, decisions),
         decisions,
         dice.chance(0.5),
         series,
@@ -256,9 +103,6 @@ def _scenario(dice: Dice, series: dict[str, str], traces: dict[str, Mapping[str,
         scenario["edge_servers"] = edges
     if dice.chance(0.3):
         scenario["egress_usd_per_gigabyte"] = 0.09
-    faults = _faults(dice, scenario)
-    if faults:
-        scenario["faults"] = faults
     return scenario
 
 
@@ -538,6 +382,9 @@ def _bandwidth(dice: Dice) -> Data:
     }
     if dice.chance(0.5):
         process["slow"] = {"sigma": dice.pick(0.4, 0.0), "correlation_s": dice.pick(60.0, 2.0)}
+    if process["fast"]["sigma"] > 0.0 and dice.chance(0.4):
+        flat = [0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 2.0]
+        process["quantiles"] = dice.pick(flat, [0.01, 0.05, 0.4, 0.8, 1.4, 2.0, 4.0])
     return process
 
 
@@ -594,32 +441,44 @@ def _protocol(dice: Dice) -> Data:
 FAULTS = ("target_crash", "edge_crash", "device_crash", "link_outage", "bandwidth_collapse")
 
 
-def _faults(dice: Dice, scenario: Data) -> Data:
-    kinds = [kind for kind in FAULTS if kind in dice.features]
+def _faults(dice: Dice, scenario: Data, situation: Situation | None) -> Data:
     faults: Data = {}
-    if not kinds or dice.chance(0.35):
+    for n, (kind, of) in enumerate(situation.faults if situation else ()):
+        faults[f"s{n}"] = _fault(dice, scenario, kind, of)
+    kinds = [kind for kind in FAULTS if kind in dice.features]
+    if not kinds or dice.chance(0.5 if faults else 0.35):
         return faults
     for n in range(dice.pick(1, 2, 3, 5)):
         kind = dice.of(kinds)
-        devices, edges = scenario["devices"], scenario.get("edge_servers", {})
-        table = {
-            "target_crash": scenario["targets"],
-            "edge_crash": edges,
-            "device_crash": devices,
-        }.get(kind, {**devices, **edges})
+        table = _classes(scenario, kind)
         if not table:
             continue
-        of = dice.of(sorted(table))
-        fault: Data = {"kind": kind, "of": of, **_when(dice)}
-        if kind == "bandwidth_collapse":
-            fault["bandwidth_factor"] = dice.of(dice.menu.factors)
-        if dice.chance(0.4):
-            fault["member"] = dice.count(0, table[of]["count"] - 1)
+        fault = _fault(dice, scenario, kind, dice.of(sorted(table)))
         faults[f"f{n}"] = fault
         if dice.chance(0.2):
             # Twice the same: what breaks at one instant, and is broken already.
             faults[f"f{n}-again"] = dict(fault)
     return faults
+
+
+def _classes(scenario: Data, kind: str) -> Data:
+    """Return the classes that a fault of a kind can hit."""
+    devices, edges = scenario["devices"], scenario.get("edge_servers", {})
+    only: dict[str, Data] = {
+        "target_crash": scenario["targets"],
+        "edge_crash": edges,
+        "device_crash": devices,
+    }
+    return only.get(kind, {**devices, **edges})
+
+
+def _fault(dice: Dice, scenario: Data, kind: str, of: str) -> Data:
+    fault: Data = {"kind": kind, "of": of, **_when(dice)}
+    if kind == "bandwidth_collapse":
+        fault["bandwidth_factor"] = dice.of(dice.menu.factors)
+    if dice.chance(0.4):
+        fault["member"] = dice.count(0, _classes(scenario, kind)[of]["count"] - 1)
+    return fault
 
 
 def _when(dice: Dice) -> Data:
@@ -643,7 +502,7 @@ def _when(dice: Dice) -> Data:
 # ---------------------------------------------------------------------- what is decided
 
 
-def _actions(dice: Dice, scenario: Data, decisions: int) -> tuple[Action, ...]:
+def _actions(dice: Dice, scenario: Data, situation: Situation | None, decisions: int) -> tuple[Action, ...]:
     """Return the indices to decide by: the same over and over, a short pattern, or a long random list."""
     n_gammas, n_batches = len(scenario["actions"]["gammas"]), len(scenario["actions"]["batch_sizes"])
     n_edges = sum(edge["count"] for edge in scenario.get("edge_servers", {}).values())
@@ -654,13 +513,16 @@ def _actions(dice: Dice, scenario: Data, decisions: int) -> tuple[Action, ...]:
     source = Random(dice.count(0, 2**31))
     drafting = dice.pick(0.9, 1.0, 0.6)
     staying = dice.pick(0.9, 1.0, 0.5)
+    where = dice.pick("any", "own device", "edge", "target", "any")
+    if situation is not None:
+        where, drafting = situation.site, max(drafting, 0.9)
     sites = 2 + n_edges
     site: Callable[[], int] = {
         "any": lambda: source.randrange(sites),
         "own device": lambda: 1 if source.random() < 0.9 else source.randrange(sites),
         "edge": lambda: source.randrange(2, sites) if n_edges and source.random() < 0.9 else 1,
         "target": lambda: 0 if source.random() < 0.8 else source.randrange(sites),
-    }[dice.pick("any", "own device", "edge", "target", "any")]
+    }[where]
 
     def action() -> Action:
         gamma = source.randrange(1, n_gammas) if n_gammas > 1 and source.random() < drafting else 0
