@@ -4,7 +4,10 @@
 >>> env = gymnasium.make("dsd_env/EdgeCloud-v0", scenario="metro")
 >>> dsd_env.simulate("metro", "jsq_goodput", seed=1).metrics["e2e_s_mean"]
 
-Importing registers the environment and needs neither torch nor Stable-Baselines3.
+>>> environments = gymnasium.make_vec("dsd_env/EdgeCloud-v0", num_envs=8, scenario="metro")
+
+Importing registers the environment and needs neither torch nor Stable-Baselines3; Numba is imported by what
+uses the compiled engine.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -47,13 +50,15 @@ def make_sb3_vec_env(
     """Return many environments on the compiled engine as one Stable-Baselines3 ``VecEnv``.
 
     Args:
-        scenario: Name, file or content of a scenario.
+        scenario: Name, file or content of a scenario; or a list of them, of which each episode draws one.
         n_envs: Number of worlds.
         seed: World ``i`` is the environment seeded with ``seed + i``.
         **options: See :class:`dsd_env.envs.sb3.CompiledVecEnv`.
 
     Raises:
         ImportError: Stable-Baselines3 or Numba is not installed.
+        ScenarioError: A scenario is not valid.
+        ValueError: An argument is wrong, or the scenarios of a mixture have different spaces.
     """
     from dsd_env.envs.sb3 import CompiledVecEnv
 

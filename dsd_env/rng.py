@@ -47,12 +47,18 @@ class Stream(IntEnum):
     BANDWIDTH = 18
     OUTAGE = 19
     DELAY = 20
+    SCENARIO = 21
 
 
 def _mix(z: int) -> int:
     z = ((z ^ (z >> 30)) * _MIX_1) & _MASK64
     z = ((z ^ (z >> 27)) * _MIX_2) & _MASK64
     return z ^ (z >> 31)
+
+
+def as_int64(seed: int) -> int:
+    """Return the seed within int64 that draws the same as any integer: equal modulo 2^64."""
+    return ((seed + (1 << 63)) & _MASK64) - (1 << 63)
 
 
 def key(seed: int, stream: int, entity: int) -> int:

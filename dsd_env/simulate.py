@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsd_env.control import DecisionView
+from dsd_env.rng import as_int64
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim import Event, ReferenceSimulation
+from dsd_env.sim.engines import announced, compiled_layout
 from dsd_env.sim.world import WorldBuilder
+
+_LOG_EVENTS = 1 << 18
+"""Room for recorded events between two decisions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class Result:
         decisions: Number of decisions taken.
         resolved: Decisions that were not executed as given, by reason.
         events: Event log, if asked for.
+        engine: Engine that simulated: `compiled` or `reference`.
     """
 
     scenario: Scenario
@@ -39,6 +46,7 @@ class Result:
     decisions: int
     resolved: dict[str, int]
     events: list[Event]
+    engine: str
 
 
 def simulate(
@@ -49,6 +57,7 @@ def simulate(
     requests: int | None = None,
     record_events: bool = False,
     builder: WorldBuilder | None = None,
+    engine: str = "auto",
 ) -> Result:
     """Simulate one episode to its end.
 
@@ -59,13 +68,16 @@ def simulate(
         requests: Number of requests to measure, instead of the scenario's own.
         record_events: Keep the event log in the result.
         builder: Builder of this scenario's worlds, to load profiles and traces only once.
+        engine: ``"compiled"`` or ``"reference"``, which give the same result; ``"auto"`` is the compiled one,
+            but where only the reference will do.
 
     Returns:
         The metrics and a table of requests.
 
     Raises:
         ScenarioError: The scenario is not valid.
-        ValueError: The scheduler is unknown or decides something off the lists.
+        ValueError: The scheduler is unknown or decides something off the lists, or the engine is unknown.
+        EngineError: With ``"compiled"``, a bounded resource ran out.
 
     Example:
         >>> simulate("single_lan", "colocated_sd:4", seed=1).metrics["e2e_s_mean"]
@@ -74,14 +86,36 @@ def simulate(
     if requests is not None:
         scenario = load_scenario(scenario, episode__requests=requests)
     policy = make_scheduler(scheduler)
-    policy.reset(scenario, seed)
-    simulation = ReferenceSimulation(scenario, seed, record_events=record_events, builder=builder)
+    options = {"log_events": _LOG_EVENTS} if record_events else {}
+    layout = compiled_layout(engine, scenario, builder, options=options)
+    if layout is not None:
+        from dsd_env.sim.compiled import CompiledSimulation, EngineError
+
+        try:
+            with announced():
+                compiled = CompiledSimulation(
+                    scenario, as_int64(seed), record_events=record_events, layout=layout
+                )
+                first = compiled.next_decision()
+            return _run(compiled, first, policy, seed, "compiled")
+        except EngineError:
+            # The reference has no bounds.
+            if engine == "compiled":
+                raise
+    reference = ReferenceSimulation(scenario, seed, record_events=record_events, builder=builder)
+    return _run(reference, reference.next_decision(), policy, seed, "reference")
+
+
+def _run(simulation: Any, view: DecisionView | None, policy: Scheduler, seed: int, engine: str) -> Result:
+    """Simulate to the end from the first decision."""
+    policy.reset(simulation.scenario, seed)
     decisions = 0
-    while (view := simulation.next_decision()) is not None:
+    while view is not None:
         simulation.decide(policy.decide(view))
         decisions += 1
+        view = simulation.next_decision()
     return Result(
-        scenario=scenario,
+        scenario=simulation.scenario,
         scheduler=policy.name,
         seed=seed,
         metrics=simulation.metrics(),
@@ -89,4 +123,5 @@ def simulate(
         decisions=decisions,
         resolved=dict(simulation.resolved),
         events=simulation.events,
+        engine=engine,
     )

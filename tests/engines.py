@@ -115,14 +115,19 @@ def small_scenario(choices: dict[str, Any]) -> Scenario:
     if not choices["edge"]:
         overrides["edge_servers"] = {}
         overrides["faults"].pop("edge", None)
+        overrides["faults"].pop("backhaul", None)
     if not choices["two_targets"]:
         overrides["faults"].pop("other_target", None)
     if choices["perfect_links"]:
         link = {"one_way_s": 0.01, "uplink_bits_per_s": 1e9, "downlink_bits_per_s": 1e9}
         overrides["links"] = {name: link for name in TINY["links"]}
+    overrides["links"] = {
+        name: {**link, **choices["link"]} for name, link in overrides.get("links", TINY["links"]).items()
+    }
     if choices["equal_devices"]:
         # Equal devices on equal links do things at the same instant, which tests the order of ties.
         phone = {key: value for key, value in TINY["devices"]["workstation"].items() if key != "name"}
         overrides["devices"] = {"workstation": {**phone, "count": 5}}
         overrides["faults"].pop("phone", None)
+        overrides["faults"].pop("phone_link", None)
     return load_scenario({**data, **overrides})

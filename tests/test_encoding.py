@@ -60,6 +60,7 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         tpot_s=0.02,
         recent_gammas=(1, 2, 3, 4),
         recent_accepted=(1, 0, 2, 3),
+        head_start_tokens=2,
         control_site=Site.OWN_DEVICE,
     )
     view = make_view((make_candidate(Site.COLOCATED, target), candidate), request=request)
@@ -94,6 +95,7 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         "request.recent_accepted_0": 1.0,
         "request.recent_accepted_2": 2.0,
         "request.last_confidence": 0.7,
+        "request.head_start_tokens": 2.0,
         "target.queued": 3.0,
         "target.running": 5.0,
         "target.resident": 9.0,

@@ -55,8 +55,29 @@ FAULTS = st.one_of(
             "edge": _fault("edge_crash", "box"),
             "phone": _fault("device_crash", "phone"),
             "workstation": _fault("device_crash", "workstation"),
+            "phone_link": _fault("link_outage", "phone"),
+            "link": _fault("bandwidth_collapse", "workstation"),
+            "backhaul": _fault("link_outage", "box"),
         }
     ),
+)
+LINKS = st.fixed_dictionaries(
+    {},
+    optional={
+        "bandwidth": st.sampled_from(
+            [
+                {"period_s": 0.1, "fast": {"sigma": 1.0, "correlation_s": 0.3}},
+                {
+                    "period_s": 0.05,
+                    "fast": {"sigma": 0.5, "correlation_s": 0.1},
+                    "slow": {"sigma": 1.0, "correlation_s": 2.0},
+                    "quantiles": [0.01, 0.05, 0.4, 0.8, 1.4, 2.0, 4.0],
+                },
+            ]
+        ),
+        "delay": st.sampled_from([{"median_s": 0.01, "sigma": 1.0, "correlation_s": 0.5, "period_s": 0.02}]),
+        "outages": st.sampled_from([{"mean_up_s": 0.5, "mean_down_s": 0.1}]),
+    },
 )
 CHOICES = st.fixed_dictionaries(
     {
@@ -127,6 +148,8 @@ CHOICES = st.fixed_dictionaries(
                 "order": st.sampled_from(["decode_first", "prefill_first"]),
                 "within_class": st.sampled_from(["fifo", "shortest_first"]),
                 "kv_capacity_tokens": st.sampled_from([1300, 4000, 50000]),
+                "kv_policy": st.sampled_from(["reserve", "preempt"]),
+                "graph_batch_tokens": st.sampled_from([(), (1, 2, 4, 8, 16, 32), (3, 40)]),
                 "max_batch_wait_s": st.sampled_from([0.0, 0.004, 0.1]),
                 "prefill_chunk_tokens": st.sampled_from([16, 256]),
                 "iteration_noise_sigma": st.sampled_from([0.0, 0.2]),
@@ -150,6 +173,7 @@ CHOICES = st.fixed_dictionaries(
         "two_targets": st.booleans(),
         "edge": st.booleans(),
         "perfect_links": st.booleans(),
+        "link": LINKS,
         "equal_devices": st.booleans(),
         "warmup": st.sampled_from([0, 3]),
         "total": st.sampled_from([None, 4, 9]),

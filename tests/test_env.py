@@ -38,18 +38,24 @@ def run_episode(env: gym.Env, seed: int | None, action_seed: int = 0, **reset: A
 # --- checkers ------------------------------------------------------------------------------------
 
 
+ENGINES = ("reference", "compiled")
+
+
+@pytest.mark.parametrize("engine", ["auto", *ENGINES])
 @pytest.mark.parametrize("scenario", ["single_lan", "tiny"])
-def test_gymnasium_checker_passes_without_a_warning(scenario: str) -> None:
-    env = gym.make(ENV_ID, scenario=tiny() if scenario == "tiny" else scenario)
+def test_gymnasium_checker_passes_without_a_warning(scenario: str, engine: str) -> None:
+    env = gym.make(ENV_ID, scenario=tiny() if scenario == "tiny" else scenario, engine=engine)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(env.unwrapped)
+        # The checker makes the environment again in every render mode; timelines are not the compiled engine's.
+        check_env(env.unwrapped, skip_render_check=engine == "compiled")
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("flat", [False, True])
-def test_stable_baselines_checker_passes_without_a_warning(flat: bool) -> None:
+def test_stable_baselines_checker_passes_without_a_warning(flat: bool, engine: str) -> None:
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
-    env: gym.Env = EdgeCloudEnv(tiny())
+    env: gym.Env = EdgeCloudEnv(tiny(), engine=engine, n_placements=7 if flat else None)
     if flat:
         env = FlatActionWrapper(env)
     with warnings.catch_warnings():
@@ -93,9 +99,10 @@ def assert_same_steps(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]
         assert repr(one[4]) == repr(other[4])
 
 
+@pytest.mark.parametrize("engines", [("compiled", "compiled"), ("compiled", "reference")])
 @pytest.mark.parametrize("seed", [0, 123])
-def test_two_environments_on_one_seed_are_identical(seed: int) -> None:
-    one, other = gym.make(ENV_ID, scenario=tiny()), gym.make(ENV_ID, scenario=tiny())
+def test_two_environments_on_one_seed_are_identical(seed: int, engines: tuple[str, str]) -> None:
+    one, other = (gym.make(ENV_ID, scenario=tiny(), engine=engine) for engine in engines)
     assert_same_steps(run_episode(one, seed), run_episode(other, seed))
     # The next episodes of both, without a seed, go on alike and differ from the first.
     again, same = run_episode(one, None), run_episode(other, None)
@@ -103,8 +110,20 @@ def test_two_environments_on_one_seed_are_identical(seed: int) -> None:
     assert again[0][4]["episode_seed"] != run_episode(one, seed)[0][4]["episode_seed"]
 
 
-def test_what_an_environment_did_before_does_not_matter() -> None:
-    used, fresh = EdgeCloudEnv(tiny()), EdgeCloudEnv(tiny())
+@pytest.mark.parametrize("name", ["metro", "heavy_draft"])
+def test_both_engines_play_the_same_episodes_of_shipped_scenarios(name: str) -> None:
+    scenario = dsd_env.load_scenario(name, episode__horizon_s=1.5)
+    arguments: dict[str, Any] = {"price_delays": True, "discount_rate_per_s": 0.3, "n_placements": 8}
+    one, other = (EdgeCloudEnv(scenario, engine=engine, **arguments) for engine in ENGINES)
+    assert_same_steps(run_episode(one, 3), run_episode(other, 3))
+    assert one.simulation.totals == other.simulation.totals
+    assert one.view == other.view
+    assert one.action_masks().tobytes() == other.action_masks().tobytes()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_an_environment_did_before_does_not_matter(engine: str) -> None:
+    used, fresh = EdgeCloudEnv(tiny(), engine=engine), EdgeCloudEnv(tiny(), engine=engine)
     run_episode(used, 5, action_seed=9)
     used.reset(seed=8)
     used.step(np.array([1, 1, 0]))
@@ -147,6 +166,75 @@ def test_an_episode_seed_repeats_an_episode_and_is_that_of_simulate() -> None:
     assert info["episode_metrics"] == pytest.approx(result.metrics, rel=0, abs=0, nan_ok=True)
 
 
+# --- engines -------------------------------------------------------------------------------------
+
+
+def test_the_compiled_engine_is_the_default() -> None:
+    assert EdgeCloudEnv(tiny()).engine == "compiled"
+    assert EdgeCloudEnv(tiny(), render_mode="ansi").engine == "compiled"
+    assert dsd_env.simulate(tiny(), "cloud_ar").engine == "compiled"
+
+
+def test_timelines_take_the_engine_that_records_them() -> None:
+    assert EdgeCloudEnv(tiny(), render_mode="rgb_array").engine == "reference"
+    with pytest.raises(ValueError, match="leave engine at 'auto'"):
+        EdgeCloudEnv(tiny(), render_mode="rgb_array", engine="compiled")
+
+
+def test_without_numba_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dsd_env.sim.compiled", None)
+    assert EdgeCloudEnv(tiny()).engine == "reference"
+    assert dsd_env.simulate(tiny(), "cloud_ar").engine == "reference"
+    with pytest.raises(ImportError, match="needs Numba"):
+        EdgeCloudEnv(tiny(), engine="compiled")
+
+
+def test_what_only_the_reference_simulates_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dsd_env.sim import compiled
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("the compiled engine does not simulate this; use engine='reference'")
+
+    monkeypatch.setattr(compiled, "compile_scenario", refuse)
+    assert EdgeCloudEnv(tiny()).engine == "reference"
+    assert dsd_env.simulate(tiny(), "cloud_ar").engine == "reference"
+    with pytest.raises(NotImplementedError, match="use engine='reference'"):
+        EdgeCloudEnv(tiny(), engine="compiled")
+
+
+@pytest.mark.parametrize("scheduler", ["edge_sd:4", "jsq_goodput"])
+def test_simulate_gives_the_same_on_both_engines(scheduler: str) -> None:
+    for seed in (1, -5, 2**64 + 7):
+        results = [
+            dsd_env.simulate(tiny(), scheduler, seed, engine=engine, record_events=True) for engine in ENGINES
+        ]
+        one, other = results
+        assert repr(one.metrics) == repr(other.metrics)
+        assert (one.decisions, one.resolved, one.seed) == (other.decisions, other.resolved, seed)
+        assert one.events == other.events
+        assert len(one.events) > 100
+        assert list(one.requests) == list(other.requests)
+        for name, column in one.requests.items():
+            np.testing.assert_array_equal(column, other.requests[name])
+
+
+def test_simulate_turns_to_the_reference_where_the_compiled_engine_is_too_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dsd_env.sim import compiled
+
+    full = compiled.compile_scenario
+    monkeypatch.setattr(compiled, "compile_scenario", lambda *a, **o: full(*a, heap_events=8, **o))
+    expected = dsd_env.simulate(tiny(), "edge_sd:4", 1, engine="reference")
+    found = dsd_env.simulate(tiny(), "edge_sd:4", 1)
+    assert found.engine == "reference"
+    assert repr(found.metrics) == repr(expected.metrics)
+    with pytest.raises(compiled.EngineError, match="heap_events"):
+        dsd_env.simulate(tiny(), "edge_sd:4", 1, engine="compiled")
+    with pytest.raises(ValueError, match="engine = 'warp'"):
+        dsd_env.simulate(tiny(), "edge_sd:4", 1, engine="warp")
+
+
 # --- arguments and misuse ------------------------------------------------------------------------
 
 
@@ -158,6 +246,7 @@ def test_an_episode_seed_repeats_an_episode_and_is_that_of_simulate() -> None:
         ({"discount_rate_per_s": -1.0}, "discount_rate_per_s = -1.0 must be at least 0"),
         ({"discount_rate_per_s": math.nan}, "discount_rate_per_s = nan"),
         ({"scenario": "nowhere"}, "unknown scenario 'nowhere'; shipped are"),
+        ({"n_placements": 5}, "n_placements = 5 is less than the 6 candidates"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
@@ -173,8 +262,9 @@ def test_wrong_reset_options_are_named(options: dict[str, Any]) -> None:
         EdgeCloudEnv(tiny()).reset(options=options)
 
 
-def test_misuse_says_reset() -> None:
-    env = EdgeCloudEnv(tiny(episode__requests=1))
+@pytest.mark.parametrize("engine", ENGINES)
+def test_misuse_says_reset(engine: str) -> None:
+    env = EdgeCloudEnv(tiny(episode__requests=1), engine=engine)
     for use in (
         env.action_masks,
         lambda: env.step(np.array([0, 0, 0])),
@@ -188,9 +278,10 @@ def test_misuse_says_reset() -> None:
         env.step(np.array([0, 0, 0]))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("action", [[99, 0, 0], [0, -1, 0], [0, 0]])
-def test_actions_outside_the_space_are_refused_and_change_nothing(action: list[int]) -> None:
-    env, untouched = EdgeCloudEnv(tiny()), EdgeCloudEnv(tiny())
+def test_actions_outside_the_space_are_refused_and_change_nothing(action: list[int], engine: str) -> None:
+    env, untouched = EdgeCloudEnv(tiny(), engine=engine), EdgeCloudEnv(tiny(), engine=engine)
     env.reset(seed=0)
     untouched.reset(seed=0)
     with pytest.raises(ValueError, match="action"):
@@ -199,9 +290,10 @@ def test_actions_outside_the_space_are_refused_and_change_nothing(action: list[i
     assert env.step(good)[0].tobytes() == untouched.step(good)[0].tobytes()
 
 
-def test_a_horizon_before_the_first_request_is_explained() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_horizon_before_the_first_request_is_explained(engine: str) -> None:
     with pytest.raises(RuntimeError, match="horizon_s = 1e-06"):
-        EdgeCloudEnv(tiny(episode__horizon_s=1e-6)).reset(seed=0)
+        EdgeCloudEnv(tiny(episode__horizon_s=1e-6), engine=engine).reset(seed=0)
 
 
 # --- info ----------------------------------------------------------------------------------------
@@ -232,8 +324,9 @@ def test_info_describes_every_step() -> None:
     assert steps[-1][0].tobytes() == steps[-2][0].tobytes()
 
 
-def test_completed_requests_are_told_once_when_they_complete() -> None:
-    env = EdgeCloudEnv(tiny(), price_delays=True)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_completed_requests_are_told_once_when_they_complete(engine: str) -> None:
+    env = EdgeCloudEnv(tiny(), price_delays=True, engine=engine)
     steps = run_episode(env, 2)
     told: dict[int, float] = {}
     before_s = 0.0
@@ -334,6 +427,34 @@ def test_no_action_of_the_space_ever_raises(seed: int, data: st.DataObject) -> N
         over = terminated or truncated
     metrics = info["episode_metrics"]
     assert metrics["requests_arrived"] == metrics["requests_completed"] + metrics["requests_active"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_placements_that_only_fill_the_list_up_mean_plain_decoding(engine: str) -> None:
+    plain, filled = (EdgeCloudEnv(tiny(), engine=engine, n_placements=n) for n in (None, 8))
+    first, rest = plain.reset(seed=2)[0], filled.reset(seed=2)[0]
+    features = [name for name in filled.encoder.names if name in plain.encoder.names]
+    own = [filled.encoder.names.index(name) for name in features]
+    assert len(own) == len(first) < len(rest)
+    rng, absent = np.random.default_rng(0), 0
+    for _ in range(300):
+        np.testing.assert_array_equal(rest[own], first)
+        assert not np.delete(rest, own).any()
+        mask = filled.action_masks()
+        np.testing.assert_array_equal(mask[:-2], plain.action_masks())
+        assert not mask[-2:].any()
+        action = rng.integers(filled.action_space.nvec)
+        is_absent = action[2] >= 6
+        as_if = np.array([0, action[1], 0]) if is_absent else action
+        first, reward, _, over, _ = plain.step(as_if)
+        rest, other, _, ended, info = filled.step(action)
+        assert (reward, over) == (other, ended)
+        if is_absent:
+            absent += 1
+            assert info["resolved"] == "no_drafter"
+        if over:
+            first, rest = plain.reset()[0], filled.reset()[0]
+    assert absent > 30
 
 
 def test_flat_actions_enumerate_the_multidiscrete_ones() -> None:
@@ -526,7 +647,7 @@ def test_rendering_without_a_mode_warns() -> None:
 
 def test_spans_are_recorded_for_pictures_only() -> None:
     for mode, recorded in ((None, False), ("ansi", False), ("rgb_array", True)):
-        env = EdgeCloudEnv(tiny(), render_mode=mode)
+        env = EdgeCloudEnv(tiny(), render_mode=mode, engine="reference")
         env.reset(seed=0)
         for _ in range(20):
             env.step(np.array([3, 2, 0]))
@@ -556,11 +677,11 @@ class Frozen:
 @pytest.mark.benchmark
 def test_overhead_of_a_step_is_small() -> None:
     """The environment may add 30 microseconds to what the simulator takes."""
-    env = EdgeCloudEnv(tiny())
+    env = EdgeCloudEnv(tiny(), engine="reference")
     env.reset(seed=0)
     for _ in range(50):
         env.step(np.array([2, 2, 1]))
-    env._simulation = Frozen(env)  # type: ignore[assignment]
+    env._episodes._simulation = Frozen(env)  # type: ignore[attr-defined]
     action = np.array([2, 2, 1])
     best_s = math.inf
     for _ in range(20):
@@ -569,6 +690,23 @@ def test_overhead_of_a_step_is_small() -> None:
             env.step(action)
         best_s = min(best_s, (time.perf_counter() - start_s) / 500)
     assert best_s < 30e-6, f"{1e6 * best_s:.1f} microseconds"
+
+
+@pytest.mark.benchmark
+def test_the_compiled_engine_makes_steps_short() -> None:
+    """On metro a step takes at most a quarter of what it takes on the reference engine."""
+    best_s = {}
+    for engine in ENGINES:
+        env = EdgeCloudEnv("metro", engine=engine)
+        env.reset(seed=0)
+        best_s[engine] = math.inf
+        for _ in range(10):
+            start_s = time.perf_counter()
+            for _ in range(100):
+                if env.step(np.array([2, 5, 0]))[3]:
+                    env.reset()
+            best_s[engine] = min(best_s[engine], (time.perf_counter() - start_s) / 100)
+    assert best_s["compiled"] < best_s["reference"] / 4, best_s
 
 
 def test_constructor_arguments_survive_a_spec_round_trip() -> None:

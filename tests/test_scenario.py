@@ -132,3 +132,9 @@ def test_probabilities_on_the_wire_cost_bytes() -> None:
         6,
         52,
     )
+
+
+def test_changing_the_protocol_keeps_its_other_keys() -> None:
+    scenario = lab(protocol__patience_s=0.3)
+    pipelined = load_scenario(scenario, protocol__kind="pipelined")
+    assert pipelined.protocol == scenario.protocol.model_copy(update={"kind": "pipelined"})

@@ -81,6 +81,7 @@ def make_request(**changes: Any) -> RequestView:
         recent_gammas=(4, 4, 4, 4),
         recent_accepted=(2, 3, 1, 4),
         last_confidence=0.7,
+        head_start_tokens=0,
     )
     return replace(request, **changes)
 
@@ -165,6 +166,7 @@ def requests() -> st.SearchStrategy[RequestView]:
         recent_gammas=st.just((0, 0, 0, 0)),
         recent_accepted=st.just((0, 0, 0, 0)),
         last_confidence=_fraction(),
+        head_start_tokens=st.integers(0, 64),
     )
     return st.builds(build, rounds, base)
 

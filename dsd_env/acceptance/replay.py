@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.acceptance.source import AcceptanceRealisation, Label, check_request, run_lengths
+from dsd_env.acceptance.source import (
+    MAX_RUN_LENGTH,
+    AcceptanceRealisation,
+    Label,
+    check_request,
+    run_lengths,
+)
 from dsd_env.acceptance.traceset import TraceSet
 from dsd_env.rng import Stream, key, uniform_from_key, uniforms
 
@@ -120,7 +126,9 @@ class TraceReplay:
         ]
         remaining = np.concatenate([np.arange(b - a, 0, -1, dtype=np.int32) for a, b in bounds])
         recorded = self._run[drafter]
+        longest = MAX_RUN_LENGTH
         if recorded is not None:
+            longest = self._trace.gamma_max or MAX_RUN_LENGTH
             run = np.concatenate([recorded[a:b] for a, b in bounds])
         else:
             accept = self._accept[drafter]
@@ -131,4 +139,4 @@ class TraceReplay:
             np.concatenate([column[drafter][a:b] for a, b in bounds])[:n_tokens]
             for column in (self._top1, self._entropy)
         )
-        return AcceptanceRealisation(np.minimum(run, remaining)[:n_tokens], top1, entropy)
+        return AcceptanceRealisation(np.minimum(run, remaining)[:n_tokens], top1, entropy, longest)

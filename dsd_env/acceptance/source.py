@@ -26,11 +26,26 @@ class AcceptanceRealisation:
         run_length: int32 ``[n]``, accepted drafts of a round with unlimited drafts.
         top1_prob: float32 ``[n]``, top-1 probability of the draft's distribution at the position.
         entropy_nats: float32 ``[n]``, entropy of that distribution, nats.
+        longest_run: Longest run the source knows; one of this length may be longer in truth.
     """
 
     run_length: NDArray[np.int32]
     top1_prob: NDArray[np.float32]
     entropy_nats: NDArray[np.float32]
+    longest_run: int = MAX_RUN_LENGTH
+
+    def run_at(self, start: int, chain: int) -> int:
+        """Return the run length at a position, of proposals made without a break from an earlier one.
+
+        What a drafter proposes may depend on where it started, so a window drafted ahead and kept goes on
+        with the run of the position where its drafter last started, as far as that is known.
+
+        Args:
+            start: Position of the round.
+            chain: Position at which the drafter began, `start` itself or before it.
+        """
+        run = int(self.run_length[chain])
+        return int(self.run_length[start]) if run >= self.longest_run else run - (start - chain)
 
 
 @runtime_checkable

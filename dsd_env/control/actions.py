@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class ActionSpace:
     Attributes:
         gammas: Speculation lengths, increasing, the first 0.
         batch_sizes: Batch sizes, increasing.
-        n_placements: Length of the candidate list.
+        n_placements: Length of the candidate list, with the candidates that only fill it up.
     """
 
     gammas: tuple[int, ...]
@@ -42,14 +43,34 @@ class ActionSpace:
     n_placements: int
 
     @classmethod
-    def of(cls, scenario: Scenario) -> ActionSpace:
-        """Return the action space of a scenario."""
-        return cls(scenario.actions.gammas, scenario.actions.batch_sizes, scenario.n_placements)
+    def of(cls, scenario: Scenario, n_placements: int | None = None) -> ActionSpace:
+        """Return the action space of a scenario.
+
+        Args:
+            scenario: The scenario.
+            n_placements: Length to which the candidate list is filled up, so that scenarios with different
+                numbers of candidates have one action space. Default: no more than the scenario's own.
+
+        Raises:
+            ValueError: The scenario has more candidates.
+        """
+        own = scenario.n_placements
+        if n_placements is not None and n_placements < own:
+            raise ValueError(
+                f"n_placements = {n_placements} is less than the {own} candidates of scenario "
+                f"{scenario.name!r}"
+            )
+        return cls(scenario.actions.gammas, scenario.actions.batch_sizes, n_placements or own)
 
     @property
     def nvec(self) -> tuple[int, int, int]:
         """Sizes of the three dimensions (speculation length, batch size, placement)."""
         return len(self.gammas), len(self.batch_sizes), self.n_placements
+
+    @property
+    def n_flat(self) -> int:
+        """Number of actions when the three dimensions are one (see :meth:`unflatten`)."""
+        return math.prod(self.nvec)
 
     def decode(self, action: Sequence[int] | NDArray[np.integer]) -> Decision:
         """Return the decision of a MultiDiscrete action.
@@ -87,17 +108,48 @@ class ActionSpace:
     def mask(self, view: DecisionView) -> NDArray[np.bool_]:
         """Return the concatenated mask (bool, shape (sum(nvec),)) of selectable indices.
 
-        A placement is masked when drafting there is impossible now; candidate 0 never is. Gamma is
-        masked down to 0 when no candidate can draft. Every batch size is selectable.
+        A placement is masked when drafting there is impossible now, or if it only fills the list up;
+        candidate 0 never is. Gamma is masked down to 0 when no candidate can draft. Every batch size is
+        selectable.
         """
-        n_gamma, n_batch, _ = self.nvec
+        n_gamma, n_batch, n_placements = self.nvec
         mask = np.ones(sum(self.nvec), dtype=np.bool_)
         placements = [candidate.valid for candidate in view.candidates]
         if not any(placements):
             mask[1:n_gamma] = False
         placements[0] = True
+        placements += [False] * (n_placements - len(placements))
         mask[n_gamma + n_batch :] = placements
         return mask
+
+    def unflatten(self, actions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Return the MultiDiscrete actions (int64, shape (..., 3)) of flat ones.
+
+        Placement varies fastest, then batch size, then speculation length, as in ``numpy.unravel_index``.
+
+        Args:
+            actions: Integers below :attr:`n_flat`, of any shape.
+
+        Raises:
+            ValueError: An action is outside ``Discrete(n_flat)``.
+        """
+        try:
+            return np.stack(np.unravel_index(actions, self.nvec), axis=-1).astype(np.int64, copy=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"an action is outside Discrete({self.n_flat}): {error}") from None
+
+    def flat_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which flat actions are valid (bool, shape (..., n_flat)): those valid in every dimension.
+
+        Args:
+            mask: Concatenated masks, shape (..., sum(nvec)).
+        """
+        n_gamma, n_batch, _ = self.nvec
+        gamma, batch, placement = np.split(mask, (n_gamma, n_gamma + n_batch), axis=-1)
+        valid: NDArray[np.bool_] = (
+            gamma[..., :, None, None] & batch[..., None, :, None] & placement[..., None, None, :]
+        )
+        return valid.reshape(*mask.shape[:-1], self.n_flat)
 
 
 def snap(values: Sequence[int], wanted: float) -> int:

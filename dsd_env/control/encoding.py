@@ -100,8 +100,12 @@ _OWN = (
     _flag("link.up", "own link believed up"),
     _squash("link.rtt_s", "s", 0.03, "round-trip time (EMA)"),
     _squash("link.rtt_deviation_s", "s", 0.005, "mean deviation of the round-trip time"),
-    _squash("link.uplink_bits_per_s", "bit/s", 2.0e7, "nominal uplink"),
-    _squash("link.downlink_bits_per_s", "bit/s", 1.0e8, "nominal downlink"),
+    _squash(
+        "link.uplink_bits_per_s", "bit/s", 2.0e7, "uplink: nominal, or as measured where it changes (EMA)"
+    ),
+    _squash(
+        "link.downlink_bits_per_s", "bit/s", 1.0e8, "downlink: nominal, or as measured where it changes (EMA)"
+    ),
     _share("link.loss", "share of messages retransmitted"),
     _squash("link.age_s", "s", 0.5, "age of the estimate"),
     _flag("drafter.available", "own device can draft"),
@@ -140,7 +144,8 @@ class ObservationEncoder:
     """Flattens a :class:`DecisionView` into the observation vector of a scenario.
 
     The layout depends on the number of placements alone, so policies transfer between scenarios
-    with the same candidate list.
+    with the same candidate list. Where a scenario has fewer candidates than there is room for, the
+    features of those that it lacks are 0.
 
     Attributes:
         features: The table of features, in order.
@@ -163,9 +168,9 @@ class ObservationEncoder:
         self._squashes = np.array([0.0 if feature.scale == "fraction" else 1.0 for feature in self.features])
 
     @classmethod
-    def of(cls, scenario: Scenario) -> ObservationEncoder:
-        """Return the encoder of a scenario."""
-        return cls(scenario.n_placements)
+    def of(cls, scenario: Scenario, n_placements: int | None = None) -> ObservationEncoder:
+        """Return the encoder of a scenario, with room for `n_placements` candidates (default: its own)."""
+        return cls(n_placements or scenario.n_placements)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -173,8 +178,19 @@ class ObservationEncoder:
         return tuple(feature.name for feature in self.features)
 
     def encode(self, view: DecisionView) -> NDArray[np.float32]:
-        """Return the observation (float32, shape (n,), within ``[low, high]``)."""
+        """Return the observation (float32, shape (n,), within ``[low, high]``).
+
+        Raises:
+            ValueError: The view has more candidates than there is room for.
+        """
         raw = _raw_values(view)
+        if missing := len(self.features) - len(raw):
+            if missing < 0:
+                raise ValueError(
+                    f"the decision has {len(view.candidates)} candidates, more than the observation "
+                    "has room for"
+                )
+            raw[-len(_SYSTEM) : -len(_SYSTEM)] = [0.0] * missing
         values = np.array(raw)
         scaled: NDArray[np.float64] = values / (np.abs(values) * self._squashes + self._half)
         return scaled.astype(np.float32)

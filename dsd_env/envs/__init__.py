@@ -1,7 +1,37 @@
 """Gymnasium environments."""
 
-from dsd_env.envs.edge_cloud import REWARD_TERMS, EdgeCloudEnv
+from typing import TYPE_CHECKING, Any
+
+from dsd_env.envs.edge_cloud import EdgeCloudEnv
+from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.registration import ENV_ID, register_envs
+from dsd_env.envs.rewards import REWARD_TERMS
 from dsd_env.envs.wrappers import FlatActionWrapper
 
-__all__ = ["ENV_ID", "REWARD_TERMS", "EdgeCloudEnv", "FlatActionWrapper", "register_envs"]
+if TYPE_CHECKING:
+    from dsd_env.envs.vector import EdgeCloudVectorEnv
+    from dsd_env.envs.worlds import drawn_scenario
+
+__all__ = [
+    "ENV_ID",
+    "REWARD_TERMS",
+    "EdgeCloudEnv",
+    "EdgeCloudVectorEnv",
+    "EnvState",
+    "FlatActionWrapper",
+    "drawn_scenario",
+    "register_envs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # These import Numba, which only those who use them should wait for.
+    if name == "EdgeCloudVectorEnv":
+        from dsd_env.envs.vector import EdgeCloudVectorEnv
+
+        return EdgeCloudVectorEnv
+    if name == "drawn_scenario":
+        from dsd_env.envs.worlds import drawn_scenario
+
+        return drawn_scenario
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

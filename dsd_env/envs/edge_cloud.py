@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,10 @@ from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, DecisionView, ObservationEncoder
 from dsd_env.envs import rendering
+from dsd_env.envs.episodes import EnvState, make_episodes
+from dsd_env.envs.rewards import REWARD_TERMS
 from dsd_env.scenario import Scenario, load_scenario
-from dsd_env.sim import ReferenceSimulation
-from dsd_env.sim.world import WorldBuilder
 
-REWARD_TERMS = ("latency", "tpot", "goodput", "slo_violation", "cloud_cost", "energy", "bytes", "progress")
-"""Names of the reward terms, in the order of the scenario's weights."""
-
-ENGINES = ("compiled", "reference")
-"""Simulators to choose from: the same episodes, the first far faster, the second with timelines."""
 MAX_SEED = 2**63 - 1
 """Episode seeds are drawn below this."""
 
@@ -42,7 +36,12 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     from each decision to the next one due, whosever it is.
 
     The stochastic part (arrivals, lengths, acceptance, network, noise) is a pure function of the episode's seed:
-    two policies on the same seed meet the same requests. The simulation is `dsd_env.sim.ReferenceSimulation`.
+    two policies on the same seed meet the same requests.
+
+    Two engines simulate, event for event the same. The *compiled* one is the default; the *reference*
+    (`dsd_env.sim.ReferenceSimulation`) is slower, defines what is meant, and records the timelines that
+    `render_mode="rgb_array"` draws. `gym.make_vec` gives many environments that step together in compiled code:
+    `dsd_env.envs.EdgeCloudVectorEnv`.
 
     ## Action Space
 
@@ -100,38 +99,39 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 21 | `request.recent_accepted_2` | tokens | x / (x + 4) | [0, 1] | accepted, 2 rounds ago |
     | 22 | `request.recent_accepted_3` | tokens | x / (x + 4) | [0, 1] | accepted, 3 rounds ago |
     | 23 | `request.last_confidence` | 1 | x | [0, 1] | top-1 draft probability at the last token drafted on the true path |
-    | 24 | `target.queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting for an iteration |
-    | 25 | `target.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
-    | 26 | `target.resident` | requests | x / (x + 64) | [0, 1] | requests with KV there |
-    | 27 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
-    | 28 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
-    | 29 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
-    | 30 | `target.batch_size` | sequences | x / (x + 16) | [0, 1] | batch size in force |
-    | 31 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
-    | 32 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
-    | 33 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
-    | 34 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
-    | 35 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | nominal uplink |
-    | 36 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | nominal downlink |
-    | 37 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
-    | 38 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
-    | 39 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
-    | 40 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
-    | 41 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
-    | 42 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
-    | 43 + 13·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
-    | 44 + 13·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
-    | 45 + 13·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
-    | 46 + 13·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
-    | 47 + 13·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
-    | 48 + 13·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
-    | 49 + 13·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
-    | 50 + 13·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
-    | 51 + 13·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
-    | 52 + 13·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
-    | 53 + 13·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
-    | 54 + 13·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
-    | 55 + 13·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
+    | 24 | `request.head_start_tokens` | tokens | x / (x + 4) | [0, 1] | drafts of the next window made ahead |
+    | 25 | `target.queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting for an iteration |
+    | 26 | `target.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
+    | 27 | `target.resident` | requests | x / (x + 64) | [0, 1] | requests with KV there |
+    | 28 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
+    | 29 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
+    | 30 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
+    | 31 | `target.batch_size` | sequences | x / (x + 16) | [0, 1] | batch size in force |
+    | 32 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
+    | 33 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
+    | 34 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
+    | 35 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
+    | 36 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | uplink: nominal, or as measured where it changes (EMA) |
+    | 37 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | downlink: nominal, or as measured where it changes (EMA) |
+    | 38 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
+    | 39 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
+    | 40 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
+    | 41 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
+    | 42 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
+    | 43 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
+    | 44 + 13·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
+    | 45 + 13·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
+    | 46 + 13·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
+    | 47 + 13·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
+    | 48 + 13·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
+    | 49 + 13·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
+    | 50 + 13·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
+    | 51 + 13·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
+    | 52 + 13·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
+    | 53 + 13·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
+    | 54 + 13·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
+    | 55 + 13·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
+    | 56 + 13·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
     | -3 | `system.active_requests` | requests | x / (x + 64) | [0, 1] | requests at all targets |
     | -2 | `system.arrivals_per_s` | 1/s | x / (x + 8) | [0, 1] | arrival rate (EMA) |
     | -1 | `system.tokens_per_s` | tokens/s | x / (x + 2000) | [0, 1] | rate of committed tokens (EMA) |
@@ -182,7 +182,10 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | `dt_s`            | always    | Simulated time since the decision before.                                      |
     | `decision`        | not last  | The decision now due: `request_id`, `device`, `counter`, `is_admission`,       |
     |                   |           | `committed_tokens`, and with `price_delays` `delay_caused_s`.                  |
-    | `episode_seed`    | reset     | Seed of the episode; `reset(options={"episode_seed": …})` repeats it.          |
+    | `episode_seed`    | reset,    | Seed of the episode; `reset(options={"episode_seed": …})` repeats it.          |
+    |                   | last step |                                                                                |
+    | `scenario`        | reset,    | Name of the scenario.                                                          |
+    |                   | last step |                                                                                |
     | `reward_terms`    | step      | The terms by name, unweighted.                                                 |
     | `resolved`        | step      | Why the action was changed by rule; `None` if it was not.                      |
     | `invalid_actions` | step      | How many were so far in this episode.                                          |
@@ -207,9 +210,20 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     |-----------------------|--------------------------------------|---------------|-----------------------------------|
     | `scenario`            | **str**, **Path**, Scenario, mapping | `"metro"`     | Name, file or content             |
     | `render_mode`         | **str** or None                      | `None`        | `"ansi"`, `"rgb_array"`: timeline |
-    | `engine`              | **str**                              | `"reference"` | Or `"compiled"`: same, but faster |
+    | `engine`              | **str**                              | `"auto"`      | `"compiled"` or `"reference"`     |
     | `discount_rate_per_s` | **float** or None                    | `None`        | Adds `info["discount"]`           |
     | `price_delays`        | **bool**                             | `False`       | Accounts `delay_caused_s`         |
+    | `n_placements`        | **int** or None                      | `None`        | Fills the candidates up           |
+    | `engine_options`      | mapping or None                      | `None`        | Bounds of the compiled engine     |
+
+    `engine="auto"` is the compiled engine, but where only the reference will do: for `render_mode="rgb_array"`,
+    for a scenario that the compiled one does not simulate, and without Numba. The attribute `engine` tells which
+    it is. Tables of the compiled engine are bounded; should one ever be full, the error says which to enlarge with
+    `engine_options` (see `dsd_env.sim.compiled.compile_scenario`).
+
+    With `n_placements` above the scenario's own number, scenarios with different numbers of candidates have the
+    same spaces. Features of a candidate that does not exist are 0 and its placement is masked; taken
+    nevertheless, it means plain decoding at the current target (`no_drafter`).
 
     With `price_delays` the simulation accounts to every request the time by which its work and its batch sizes
     delay others, and `info["decision"]["delay_caused_s"]` tells the due request's sum so far. It is no part of the
@@ -217,6 +231,8 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     On reset, `options={"episode_seed": int}` sets the episode's seed itself: the episode is then the one that
     `dsd_env.simulate(scenario, scheduler, seed)` runs with that seed.
+
+    `clone_state()` and `restore_state(state)` go back to an earlier decision, for planning by look-ahead.
 
     ## Version History
 
@@ -229,33 +245,37 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self,
         scenario: str | Path | Scenario | Mapping[str, Any] = "metro",
         render_mode: str | None = None,
-        engine: str = "reference",
+        engine: str = "auto",
         discount_rate_per_s: float | None = None,
         price_delays: bool = False,
+        n_placements: int | None = None,
+        engine_options: Mapping[str, int] | None = None,
     ) -> None:
-        if engine not in ENGINES:
-            raise ValueError(f"engine = {engine!r} is unknown; known are {list(ENGINES)}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode = {render_mode!r} is not one of {self.metadata['render_modes']}")
-        if discount_rate_per_s is not None and not 0.0 <= discount_rate_per_s < math.inf:
-            raise ValueError(f"discount_rate_per_s = {discount_rate_per_s} must be at least 0 and finite")
+        check_discount(discount_rate_per_s)
         self.render_mode = render_mode
-        self.scenario = load_scenario(scenario)
-        self.actions = ActionSpace.of(self.scenario)
-        self.encoder = ObservationEncoder.of(self.scenario)
+        self.scenario = _one_scenario(scenario)
+        self.actions = ActionSpace.of(self.scenario, n_placements)
+        self.encoder = ObservationEncoder.of(self.scenario, n_placements)
         self.action_space = gym.spaces.MultiDiscrete(list(self.actions.nvec))
         self.observation_space = gym.spaces.Box(self.encoder.low, self.encoder.high, dtype=np.float32)
-        self._new_simulation = _simulation_maker(engine, self.scenario)
+        self._episodes = make_episodes(
+            engine,
+            self.scenario,
+            self.encoder,
+            self.actions,
+            spans=render_mode == "rgb_array",
+            price_delays=price_delays,
+            options=engine_options,
+        )
         self._discount_rate_per_s = discount_rate_per_s
-        self._price_delays = price_delays
-        self._factors, self._weighted = reward_factors(self.scenario)
-        self._simulation: ReferenceSimulation | None = None
-        self._view: DecisionView | None = None
-        self._over = True
-        self._observation = np.zeros(len(self.encoder.features), dtype=np.float32)
-        self._totals: tuple[float, ...] = (0.0,) * len(REWARD_TERMS)
-        self._now_s = 0.0
-        self._invalid_actions = 0
+        self._episode_seed: int | None = None
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that simulates: `compiled` or `reference`."""
+        return self._episodes.engine
 
     @property
     def view(self) -> DecisionView:
@@ -264,20 +284,22 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
         """
-        if self._view is None:
-            raise gym.error.ResetNeeded("call reset() before looking at the decision")
-        return self._view
+        self._need_episode("looking at the decision")
+        return self._episodes.view()
 
     @property
-    def simulation(self) -> ReferenceSimulation:
-        """The simulation of this episode.
+    def simulation(self) -> Any:
+        """The simulation of this episode, to look at: its totals, metrics and table of requests.
 
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
         """
-        if self._simulation is None:
-            raise gym.error.ResetNeeded("call reset() before looking at the simulation")
-        return self._simulation
+        self._need_episode("looking at the simulation")
+        return self._episodes.simulation()
+
+    def _need_episode(self, purpose: str) -> None:
+        if self._episode_seed is None:
+            raise gym.error.ResetNeeded(f"call reset() before {purpose}")
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -296,27 +318,23 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             RuntimeError: The scenario's horizon ends before the first request.
         """
         super().reset(seed=seed)
-        episode_seed = _episode_seed(options or {})
+        options = options or {}
+        check_options(options, ("episode_seed",))
+        episode_seed = checked_episode_seed(options.get("episode_seed"))
         if episode_seed is None:
-            episode_seed = int(self.np_random.integers(MAX_SEED))
-        simulation = self._new_simulation(
-            episode_seed,
-            record_spans=self.render_mode == "rgb_array",
-            price_delays=self._price_delays,
-        )
-        view = simulation.next_decision()
-        if view is None:
-            raise RuntimeError(
-                f"scenario {self.scenario.name!r} ends before its first decision; "
-                f"is episode.horizon_s = {self.scenario.episode.horizon_s:g} too short?"
-            )
-        self._simulation, self._view, self._over = simulation, view, False
-        self._totals = (0.0,) * len(REWARD_TERMS)
-        self._invalid_actions = 0
-        dt_s = self._now_s = simulation.now_s
-        self._observation = self.encoder.encode(view)
-        info = {"now_s": dt_s, "dt_s": dt_s, "decision": self._describe(view), "episode_seed": episode_seed}
-        return self._observation, info
+            episode_seed = draw_episode_seed(self.np_random)
+        episodes = self._episodes
+        self._episode_seed = None
+        episodes.begin(episode_seed)
+        self._episode_seed = episode_seed
+        info = {
+            "now_s": episodes.now_s,
+            "dt_s": episodes.dt_s,
+            "decision": episodes.decision(),
+            "episode_seed": episode_seed,
+            "scenario": self.scenario.name,
+        }
+        return episodes.observation, info
 
     def step(
         self, action: NDArray[np.int64]
@@ -329,61 +347,31 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         Raises:
             ValueError: The action is not in the action space.
             gymnasium.error.ResetNeeded: The episode is over or was never begun.
+            EngineError: A bounded resource of the compiled engine ran out (see `engine_options`).
         """
-        simulation = self._simulation
-        if self._over or simulation is None:
+        episodes = self._episodes
+        if self._episode_seed is None or episodes.over:
             raise gym.error.ResetNeeded("the episode is over or was never begun: call reset()")
-        resolution = simulation.decide(self.actions.decode(action))
-        if resolution.reason is not None:
-            self._invalid_actions += 1
-        view = simulation.next_decision()
-
-        totals = _running_totals(simulation)
-        terms = [
-            factor * (after - before)
-            for factor, after, before in zip(self._factors, totals, self._totals, strict=True)
-        ]
-        reward = 0.0
-        for index, weight in self._weighted:
-            reward += weight * terms[index]
-        now_s = simulation.now_s
-        dt_s = now_s - self._now_s
+        over = episodes.step(action)
         info: dict[str, Any] = {
-            "now_s": now_s,
-            "dt_s": dt_s,
-            "reward_terms": dict(zip(REWARD_TERMS, terms, strict=True)),
-            "resolved": resolution.reason,
-            "invalid_actions": self._invalid_actions,
-            "completed": [
-                (request.number, request.completed_s, request.delay_caused_s, request.committed)
-                for request in simulation.newly_completed
-            ],
+            "now_s": episodes.now_s,
+            "dt_s": episodes.dt_s,
+            "reward_terms": dict(zip(REWARD_TERMS, episodes.terms, strict=True)),
+            "resolved": episodes.reason,
+            "invalid_actions": episodes.invalid_actions,
+            "completed": episodes.completed(),
         }
         if self._discount_rate_per_s is not None:
-            info["discount"] = math.exp(-self._discount_rate_per_s * dt_s)
-        self._totals, self._now_s = totals, now_s
-        if view is not None:
-            self._view = view
-            self._observation = self.encoder.encode(view)
-            info["decision"] = self._describe(view)
-            return self._observation, reward, False, False, info
-        self._over = True
-        info["episode_metrics"] = simulation.metrics()
-        # No decision is due any more: the last observation stands in, as a copy that is the caller's own.
-        return self._observation.copy(), reward, simulation.terminated, simulation.truncated, info
-
-    def _describe(self, view: DecisionView) -> dict[str, Any]:
-        described: dict[str, Any] = {
-            "request_id": view.request_id,
-            "device": view.device,
-            "counter": view.counter,
-            "is_admission": view.request.is_admission,
-            "committed_tokens": view.request.committed_tokens,
-        }
-        request = self.simulation.due_request
-        if self._price_delays and request is not None:
-            described["delay_caused_s"] = request.delay_caused_s
-        return described
+            info["discount"] = math.exp(-self._discount_rate_per_s * episodes.dt_s)
+        if not over:
+            info["decision"] = episodes.decision()
+            return episodes.observation, episodes.reward, False, False, info
+        info["episode_metrics"] = episodes.simulation().metrics()
+        info["episode_seed"] = self._episode_seed
+        info["scenario"] = self.scenario.name
+        # No decision is due any more: the last observation stands in for the next.
+        terminated = episodes.terminated
+        return episodes.observation, episodes.reward, terminated, not terminated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the valid indices, concatenated over the dimensions (bool, shape (sum(nvec),)).
@@ -391,7 +379,43 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
         """
-        return self.actions.mask(self.view)
+        self._need_episode("looking at the decision")
+        return self._episodes.mask()
+
+    def clone_state(self) -> EnvState:
+        """Return the environment's state, for :meth:`restore_state`, as often as wanted.
+
+        It holds the world, the episode, and the generator of later episodes' seeds, so that everything goes
+        on as if what came in between had never been. Wrappers are no part of it. On the compiled engine it is
+        a copy of arrays; the reference engine keeps the actions, and repeats the episode to go back.
+
+        Raises:
+            gymnasium.error.ResetNeeded: The environment was never reset.
+        """
+        self._need_episode("cloning the state")
+        return EnvState(
+            self.engine,
+            self.scenario,
+            generator=self.np_random.bit_generator.state,
+            **self._episodes.save(),
+        )
+
+    def restore_state(self, state: EnvState) -> NDArray[np.float32]:
+        """Go back to a state of this environment, or of another with the same arguments.
+
+        Returns:
+            The observation of the decision that is then due.
+
+        Raises:
+            ValueError: The state is of another engine or scenario, or has another number of placements.
+        """
+        if state.engine != self.engine:
+            raise ValueError(f"the state was made on engine {state.engine!r}, this is {self.engine!r}")
+        check_state(state, [self.scenario], len(self.encoder.features))
+        self._episodes.restore(state)
+        self._episode_seed = state.episode_seed
+        self.np_random.bit_generator.state = dict(state.generator)
+        return self._episodes.observation
 
     def render(self) -> Any:
         """Return the picture of `render_mode`: a text, or an image (uint8, shape (height, width, 3)).
@@ -412,58 +436,69 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         return rendering.render_timeline(self.scenario, view, simulation.spans, simulation.now_s)
 
 
-def _simulation_maker(engine: str, scenario: Scenario) -> Callable[..., Any]:
-    """Return what makes an episode's simulation from its seed; the rest is built once."""
-    builder = WorldBuilder(scenario)
-    if engine == "reference":
-        return functools.partial(ReferenceSimulation, scenario, builder=builder)
-    # Numba is imported only by those who use it.
-    from dsd_env.sim.compiled import CompiledSimulation, compile_scenario
-
-    layout = compile_scenario(scenario, builder)
-    return functools.partial(CompiledSimulation, scenario, layout=layout)
+def _one_scenario(scenario: Any) -> Scenario:
+    if isinstance(scenario, (list, tuple)):
+        raise ValueError(
+            "EdgeCloudEnv runs one scenario; for a mixture of several use gymnasium.make_vec or "
+            "dsd_env.make_sb3_vec_env"
+        )
+    return load_scenario(scenario)
 
 
-def reward_factors(scenario: Scenario) -> tuple[tuple[float, ...], tuple[tuple[int, float], ...]]:
-    """Return the factor from total to term by term, and (index, weight) of the terms that count."""
-    reward = scenario.reward
-    factors = {
-        "latency": -1.0 / reward.reference_e2e_s,
-        "tpot": -1.0,
-        "goodput": 1.0,
-        "slo_violation": -1.0,
-        "cloud_cost": -1.0 / reward.reference_usd_per_request,
-        "energy": -1.0 / reward.reference_joules_per_request,
-        "bytes": -1.0 / reward.reference_bytes_per_request,
-        "progress": 1.0 / reward.reference_output_tokens,
-    }
-    weights = reward.weights.model_dump()
-    weighted = [(index, float(weights[name])) for index, name in enumerate(REWARD_TERMS) if weights[name]]
-    return tuple(factors[name] for name in REWARD_TERMS), tuple(weighted)
+def check_discount(discount_rate_per_s: float | None) -> None:
+    """Check the rate of a discount in simulated time.
+
+    Raises:
+        ValueError: It is negative or not finite.
+    """
+    if discount_rate_per_s is not None and not 0.0 <= discount_rate_per_s < math.inf:
+        raise ValueError(f"discount_rate_per_s = {discount_rate_per_s} must be at least 0 and finite")
 
 
-def _running_totals(simulation: ReferenceSimulation) -> tuple[float, ...]:
-    """Return the running totals behind the reward terms, in their order."""
-    totals = simulation.totals
-    return (
-        totals.request_seconds,
-        totals.tpot_cost,
-        totals.good,
-        totals.slo_violations,
-        totals.cloud_usd,
-        totals.energy_joules,
-        totals.network_bytes,
-        totals.output_tokens,
-    )
+def check_options(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Check the names of reset options.
+
+    Raises:
+        ValueError: One is unknown.
+    """
+    if unknown := set(options) - set(known):
+        raise ValueError(f"unknown reset options {sorted(unknown)}; known are {list(known)}")
 
 
-def _episode_seed(options: Mapping[str, Any]) -> int | None:
-    unknown = set(options) - {"episode_seed"}
-    if unknown:
-        raise ValueError(f"unknown reset options {sorted(unknown)}; known is 'episode_seed'")
-    seed = options.get("episode_seed")
+def checked_episode_seed(seed: object) -> int | None:
+    """Return the seed of an episode as given by a user.
+
+    Raises:
+        ValueError: It is neither None nor a whole number of at least 0.
+    """
     if seed is None:
         return None
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"episode_seed = {seed!r} must be a whole number of at least 0")
     return int(seed)
+
+
+def draw_episode_seed(generator: np.random.Generator) -> int:
+    """Return the seed of the next episode."""
+    return int(generator.integers(MAX_SEED))
+
+
+def check_state(state: EnvState, scenarios: list[Scenario], n_features: int) -> int:
+    """Return the number of a state's scenario among some.
+
+    Raises:
+        ValueError: It is not among them, or has another number of placements.
+    """
+    own = state.scenario
+    matches = [index for index, each in enumerate(scenarios) if each is own or each == own]
+    if not matches:
+        names = [scenario.name for scenario in scenarios]
+        raise ValueError(
+            f"the state is of a scenario {own.name!r} that is not among {names}, or not the same"
+        )
+    if state.world is not None and (found := len(state.world.outputs["observations"])) != n_features:
+        raise ValueError(
+            f"the state's observation has {found} features, not {n_features}: it was made with another "
+            "n_placements"
+        )
+    return matches[0]

@@ -5,10 +5,14 @@ from __future__ import annotations
 import gymnasium
 
 ENV_ID = "dsd_env/EdgeCloud-v0"
-"""Name of the environment for ``gymnasium.make``."""
+"""Name of the environment for ``gymnasium.make`` and ``gymnasium.make_vec``."""
 
 
 def register_envs() -> None:
     """Register the environments; doing so again changes nothing."""
     if ENV_ID not in gymnasium.registry:
-        gymnasium.register(id=ENV_ID, entry_point="dsd_env.envs.edge_cloud:EdgeCloudEnv")
+        gymnasium.register(
+            id=ENV_ID,
+            entry_point="dsd_env.envs.edge_cloud:EdgeCloudEnv",
+            vector_entry_point="dsd_env.envs.vector:EdgeCloudVectorEnv",
+        )

@@ -33,22 +33,18 @@ class FlatActionWrapper(
         if not isinstance(base, EdgeCloudEnv):
             raise TypeError(f"FlatActionWrapper wraps EdgeCloudEnv, got {type(base).__name__}")
         self._base = base
-        self._nvec = base.actions.nvec
-        self.action_space = gym.spaces.Discrete(int(np.prod(self._nvec)))
+        self._actions = base.actions
+        self.action_space = gym.spaces.Discrete(self._actions.n_flat)
 
     def action(self, action: np.int64) -> NDArray[np.int64]:
         """Return the MultiDiscrete action (int64, shape (3,)) of a flat one."""
-        return np.array(np.unravel_index(int(action), self._nvec), dtype=np.int64)
+        return self._actions.unflatten(np.asarray(action))
 
     def flat_action(self, action: NDArray[np.int64]) -> int:
         """Return the flat action of a MultiDiscrete one, the inverse of :meth:`action`."""
         gamma, batch, placement = (int(index) for index in action)
-        return int(np.ravel_multi_index((gamma, batch, placement), self._nvec))
+        return int(np.ravel_multi_index((gamma, batch, placement), self._actions.nvec))
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which flat actions are valid (bool, shape (n,)): those valid in every dimension."""
-        n_gamma, n_batch, _ = self._nvec
-        mask = self._base.action_masks()
-        gamma, batch, placement = np.split(mask, (n_gamma, n_gamma + n_batch))
-        valid: NDArray[np.bool_] = gamma[:, None, None] & batch[None, :, None] & placement[None, None, :]
-        return valid.ravel()
+        return self._actions.flat_mask(self._base.action_masks())

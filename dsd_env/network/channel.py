@@ -33,11 +33,11 @@ class Channel:
     """
 
     __slots__ = (
+        "_delay",
         "_jitter_key",
         "_jitter_median_s",
         "_jitter_sigma",
         "_loss_key",
-        "_delay",
         "_loss_probability",
         "_process",
         "_rto_s",
@@ -221,7 +221,4 @@ def duplex(
 
 
 def _bandwidth(link: Link, seed: int, entity: int) -> LogProcess | None:
-    process = link.bandwidth
-    if process is None:
-        return None
-    return bandwidth_process(process.period_s, process.fast, process.slow, seed, entity)
+    return None if link.bandwidth is None else bandwidth_process(link.bandwidth, seed, entity)

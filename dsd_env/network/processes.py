@@ -7,25 +7,73 @@ draws is addressed by the piece's number, not by who asked when.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from dsd_env import rng
 from dsd_env.network.faults import FaultWindows
 from dsd_env.network.series import LinkSeries
 from dsd_env.rng import Stream
-from dsd_env.scenario.schema import Ar1, Outages
+from dsd_env.scenario.schema import Ar1, BandwidthProcess, Outages
+
+QUANTILE_Z = (-2.326348, -1.644854, -0.674490, 0.0, 0.674490, 1.644854, 2.326348)
+"""Standard normal quantiles at 1, 5, 25, 50, 75, 95 and 99 %."""
+MAX_Z = 4.0
+"""Where a distribution given by quantiles ends; one period in 16,000 would lie beyond."""
+
+
+class QuantileMarginal:
+    """A positive distribution given by seven quantiles, as a function of a normal variate.
+
+    Its logarithm is piecewise linear in the normal variate, the outer pieces continued.
+
+    Attributes:
+        logs: Logarithms of the quantiles.
+        slopes: Slopes between them, by unit of standard normal.
+        spread: Standard deviation of the variate.
+    """
+
+    __slots__ = ("logs", "slopes", "spread")
+
+    def __init__(self, quantiles: Sequence[float], parts: Sequence[Ar1]) -> None:
+        """Take the quantiles for a variate that is the sum of processes."""
+        self.logs = [math.log(quantile) for quantile in quantiles]
+        self.slopes = [
+            (high - low) / (z_high - z_low)
+            for (low, high), (z_low, z_high) in zip(pairwise(self.logs), pairwise(QUANTILE_Z), strict=True)
+        ]
+        variance = 0.0
+        for part in parts:
+            variance += part.sigma * part.sigma
+        self.spread = math.sqrt(variance)
+
+    def at(self, x: float) -> float:
+        """Return the value at a variate."""
+        z = min(max(x / self.spread, -MAX_Z), MAX_Z)
+        piece = 0
+        while piece < len(self.slopes) - 1 and z >= QUANTILE_Z[piece + 1]:
+            piece += 1
+        return math.exp(self.logs[piece] + self.slopes[piece] * (z - QUANTILE_Z[piece]))
 
 
 class LogProcess:
     """Exponential of the sum of two first-order Gaussian processes, constant for a period.
 
     Attributes:
-        value: Its value in the current period; the mean over time is `mean`.
+        value: Its value in the current period.
         until_s: End of the current period.
     """
 
-    __slots__ = ("_centre", "_index", "_key", "_parts", "_period_s", "_x", "until_s", "value")
+    __slots__ = ("_centre", "_index", "_key", "_marginal", "_parts", "_period_s", "_x", "until_s", "value")
 
-    def __init__(self, centre: float, parts: tuple[Ar1, ...], period_s: float, stream_key: int) -> None:
+    def __init__(
+        self,
+        centre: float,
+        parts: tuple[Ar1, ...],
+        period_s: float,
+        stream_key: int,
+        marginal: QuantileMarginal | None = None,
+    ) -> None:
         """Stand at the first period.
 
         Args:
@@ -33,8 +81,10 @@ class LogProcess:
             parts: One or two processes to be added in the logarithm.
             period_s: Length of a period.
             stream_key: Key of its draws.
+            marginal: Distribution of the value, instead of the log-normal one about the median.
         """
         self._centre, self._period_s, self._key = centre, period_s, stream_key
+        self._marginal = marginal
         self._parts = [
             (part.sigma, rho, math.sqrt(1.0 - rho * rho))
             for part in parts
@@ -54,7 +104,7 @@ class LogProcess:
         total = 0.0
         for x in self._x:
             total += x
-        self.value = self._centre * math.exp(total)
+        self.value = self._centre * math.exp(total) if self._marginal is None else self._marginal.at(total)
         self.until_s = (self._index + 1) * self._period_s
 
     def advance(self, time_s: float) -> None:
@@ -192,10 +242,17 @@ def _through(
     return rate * factor, min(until_s, windows.end_s)
 
 
-def bandwidth_process(period_s: float, fast: Ar1, slow: Ar1 | None, seed: int, entity: int) -> LogProcess:
-    """Return the factor on a channel's bandwidth; its mean is 1."""
-    parts = (fast,) if slow is None else (fast, slow)
+def log_centre(parts: Sequence[Ar1]) -> float:
+    """Return the median at which a log-normal process has mean 1."""
     variance = 0.0
     for part in parts:
         variance += part.sigma * part.sigma
-    return LogProcess(math.exp(-0.5 * variance), parts, period_s, rng.key(seed, Stream.BANDWIDTH, entity))
+    return math.exp(-0.5 * variance)
+
+
+def bandwidth_process(process: BandwidthProcess, seed: int, entity: int) -> LogProcess:
+    """Return the factor on a channel's bandwidth; log-normal, its mean is 1."""
+    parts = (process.fast,) if process.slow is None else (process.fast, process.slow)
+    marginal = QuantileMarginal(process.quantiles, parts) if process.quantiles else None
+    key = rng.key(seed, Stream.BANDWIDTH, entity)
+    return LogProcess(log_centre(parts), parts, process.period_s, key, marginal)

@@ -122,13 +122,15 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """Return ``base`` with ``change`` on top; mappings merge key by key, ``null`` removes a key.
 
     A mapping whose own choice key (``distribution``, ``kind``, ``source``) changes replaces the
-    old one whole, because the old keys belong to another type.
+    old one whole, because the old keys belong to another type. (The `kind` of `protocol` is no such choice:
+    all of its keys make sense for both.)
     """
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
-            chooses = [tag for tag in ("distribution", "kind", "source") if tag in value]
+            tags = () if key == "protocol" else ("distribution", "kind", "source")
+            chooses = [tag for tag in tags if tag in value]
             if any(value[tag] != old.get(tag) for tag in chooses):
                 merged[key] = value
             else:

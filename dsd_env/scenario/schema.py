@@ -126,12 +126,27 @@ class BandwidthProcess(_Model):
     """Bandwidth around its nominal mean: log-normal, constant for a period, each direction on its own.
 
     The logarithm is the sum of a fast and a slow first-order process, since measured series are correlated
-    over a second *and* over a minute, which one process cannot be.
+    over a second *and* over a minute, which one process cannot be. With `quantiles` that sum is only the
+    ranking (a Gaussian copula): the distribution is the given one, which need not be log-normal.
     """
 
     period_s: Positive = 1.0
     fast: Ar1
     slow: Ar1 | None = None
+    quantiles: tuple[Positive, Positive, Positive, Positive, Positive, Positive, Positive] | None = Field(
+        default=None,
+        description="Bandwidth over its nominal value at the 1, 5, 25, 50, 75, 95 and 99 % quantile.",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_distribution(self) -> BandwidthProcess:
+        if self.quantiles is None:
+            return self
+        if any(b < a for a, b in pairwise(self.quantiles)):
+            raise ValueError(f"quantiles {self.quantiles} must not decrease")
+        if self.fast.sigma == 0.0 and (self.slow is None or self.slow.sigma == 0.0):
+            raise ValueError("quantiles need a process that varies: sigma > 0 of fast or slow")
+        return self
 
 
 class DelayProcess(_Model):
@@ -576,6 +591,8 @@ class Scenario(_Model):
             "edge_crash": {**self.edge_servers},
             "device_crash": {**self.devices},
         }
+        if both := sorted(set(self.devices) & set(self.edge_servers)):
+            raise ValueError(f"edge_servers {both} have the names of classes of devices: rename them")
         either: dict[str, object] = {**self.devices, **self.edge_servers}
         for name, fault in self.faults.items():
             table = sites.get(fault.kind, either)

@@ -127,6 +127,12 @@ class Job:
     queued_s: float = 0.0
     sequence: int = 0
 
+    def prefill_again(self) -> None:
+        """Begin with the whole context, whose KV has been lost; the newest token comes with the job."""
+        newest = 0 if self.kind == JobKind.PREFILL else 1
+        self.prefill_tokens = self.request.context_tokens - newest
+        self.prefilled_tokens = 0
+
 
 @dataclass(slots=True)
 class Report:
@@ -191,6 +197,7 @@ class TargetServer:
         self.resident = 0
         self.iterations = 0
         self.joined = 0
+        self.admissions = 0
         self.busy_s = 0.0
         self.iteration_start_s = 0.0
         self.iteration_end_s = 0.0
@@ -204,6 +211,10 @@ class TargetServer:
         self.iteration_tokens = 1.0
         chunk = config.prefill_chunk_tokens
         self.prefill_token_s = timer.compute_s[chunk] / chunk
+
+    def busy_until_s(self, now_s: float) -> float:
+        """Return the time that it has been busy, the iteration under way included."""
+        return self.busy_s if self.idle else self.busy_s + (now_s - self.iteration_start_s)
 
     @property
     def has_drafter(self) -> bool:
@@ -524,6 +535,8 @@ class Request:
         in_flight: Arrival of its message that is on its way to a target.
         served: Jobs brought to targets, and recoveries: what patience waits to see change.
         exchange: Windows sent and results received: what a client's time-out waits to see change.
+        kv_reserved_tokens: KV tokens that it holds at its target; 0 while it waits for room there.
+        admission: Number of its admission to its target.
         report: Newest report of its target that reached its controller.
         own_jobs: Draft jobs on its own device as its controller last saw them.
         delay_caused_s: Time by which it has delayed others, summed over them (if it is accounted).
@@ -551,6 +564,7 @@ class Request:
     served: int = 0
     exchange: int = 0
     kv_reserved_tokens: int = 0
+    admission: int = 0
     report: Report | None = None
     own_jobs: int = 0
     delay_caused_s: float = 0.0

@@ -6,6 +6,7 @@ into the iteration of everybody in it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ class IterationCost:
 
     __slots__ = (
         "_by_step",
+        "_captured",
         "_drafter",
         "_kv",
         "_lag",
@@ -51,15 +53,23 @@ class IterationCost:
         "duration_s",
     )
 
-    def __init__(self, target: StepTimer, drafter: StepTimer | None, shares: Sequence[Share]) -> None:
+    def __init__(
+        self,
+        target: StepTimer,
+        drafter: StepTimer | None,
+        shares: Sequence[Share],
+        captured: Sequence[int] = (),
+    ) -> None:
         """Add up a batch.
 
         Args:
             target: Iteration times of the target.
             drafter: Step times of the drafter on the same GPUs, if there is one.
             shares: The batch.
+            captured: Numbers of new tokens at which the iteration was captured, increasing; it runs at the
+                next of them (CUDA graphs). Empty: at any.
         """
-        self._target, self._drafter = target, drafter
+        self._target, self._drafter, self._captured = target, drafter, captured
         self._new = self._kv = self._lag = self._lag_kv = 0
         # The two longest, so that the longest of the others is known for each.
         self._longest = [0, 0]
@@ -79,7 +89,11 @@ class IterationCost:
         for step in range(2, longest_draft + 1):
             contexts = [share.draft_kv_tokens for share in shares if share.gamma >= step]
             self._by_step.append((len(contexts), sum(contexts) + len(contexts) * (step - 1)))
-        self.duration_s = target.step_s(self._new, self._kv, self._longest[0]) + self._drafting_s()
+        self.duration_s = self._target_s(self._new, self._kv, self._longest[0]) + self._drafting_s()
+
+    def _target_s(self, new_tokens: int, kv_tokens: int, longest: int) -> float:
+        """Return the time of the target's part, at the captured number of tokens if there is one."""
+        return self._target.step_s(padded_tokens(new_tokens, self._captured), kv_tokens, longest)
 
     def _drafting_s(self) -> float:
         """Return the time of the shared drafter's passes.
@@ -96,11 +110,11 @@ class IterationCost:
 
     def caused_s(self, share: Share) -> float:
         """Return by how much the iteration would be shorter without one of its sequences."""
-        target, widest = self._target, self._longest
+        widest = self._longest
         longest = widest[1] if share.new_tokens > 1 and share.kv_tokens == widest[0] else widest[0]
-        caused_s = target.step_s(self._new, self._kv, widest[0])
+        caused_s = self._target_s(self._new, self._kv, widest[0])
         if self._new > share.new_tokens:
-            caused_s -= target.step_s(self._new - share.new_tokens, self._kv - share.kv_tokens, longest)
+            caused_s -= self._target_s(self._new - share.new_tokens, self._kv - share.kv_tokens, longest)
         drafter = self._drafter
         if drafter is None or share.lag_tokens == 0:
             return caused_s
@@ -117,6 +131,12 @@ class IterationCost:
                 others_kv = kv_tokens - share.draft_kv_tokens - (step - 1)
                 caused_s -= drafter.step_s(sequences - 1, others_kv, 0)
         return caused_s
+
+
+def padded_tokens(new_tokens: int, captured: Sequence[int]) -> int:
+    """Return the captured number of tokens that an iteration runs at; its own beyond the largest."""
+    at = bisect_left(captured, new_tokens)
+    return new_tokens if at == len(captured) else captured[at]
 
 
 def _insert(two_largest: list[int], value: int) -> None:

@@ -46,6 +46,7 @@ class Totals:
         interruptions: Requests that lost their target in a crash.
         late_messages: Messages that came to a target after their round was over.
         duplicate_messages: Messages that came to a target twice.
+        preemptions: Requests that lost their KV because the pool was full.
     """
 
     time_s: float = 0.0
@@ -68,6 +69,7 @@ class Totals:
     interruptions: int = 0
     late_messages: int = 0
     duplicate_messages: int = 0
+    preemptions: int = 0
 
     def copy(self) -> Totals:
         """Return a copy."""
@@ -111,7 +113,7 @@ class Window:
     Attributes:
         time_s: When.
         totals: Totals then.
-        busy_s: Busy time of each target then.
+        busy_s: Busy time of each target then, the iteration under way included.
     """
 
     time_s: float
@@ -215,6 +217,7 @@ def episode_metrics(
     metrics["interruptions"] = float(b.interruptions - a.interruptions)
     metrics["late_messages"] = float(b.late_messages - a.late_messages)
     metrics["duplicate_messages"] = float(b.duplicate_messages - a.duplicate_messages)
+    metrics["preemptions"] = float(b.preemptions - a.preemptions)
 
     metrics["requests_arrived"] = float(arrived)
     metrics["requests_completed"] = float(completed)

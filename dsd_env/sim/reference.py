@@ -277,7 +277,8 @@ class ReferenceSimulation:
         cohort = [
             r for r in self._completed if self.scenario.episode.warmup_requests <= r.number < self._cohort
         ]
-        end = Window(self.now_s, self.totals, [target.busy_s for target in self._world.targets])
+        busy = [target.busy_until_s(self.now_s) for target in self._world.targets]
+        end = Window(self.now_s, self.totals, busy)
         return episode_metrics(
             self.scenario, cohort, self._window_start, end, self._arrived, len(self._completed)
         )
@@ -767,7 +768,7 @@ class ReferenceSimulation:
             sources=self._world.sources,
         )
         if self._arrived == self.scenario.episode.warmup_requests:
-            busy = [target.busy_s for target in self._world.targets]
+            busy = [target.busy_until_s(now_s) for target in self._world.targets]
             self._window_start = Window(now_s, self._totals.copy(), busy)
         self._arrived += 1
         self._in_system += 1
@@ -814,8 +815,7 @@ class ReferenceSimulation:
         realisation = request.realise(self.seed, self._world.station_models[station])
         start = request.committed
         left = request.spec.output_tokens - start
-        chain = request.chain_start
-        run = int(realisation.run_length[chain]) - (start - chain)
+        run = realisation.run_at(start, request.chain_start)
         accepted = min(drafted, run, left)
         committed = min(accepted + 1, left)
         request.guessed = run > drafted
@@ -1065,6 +1065,11 @@ class ReferenceSimulation:
             target.resident += 1
             target.waiting.append(job)
             self._admit(target)
+        elif request.kv_reserved_tokens == 0:
+            # Preempted while it was away.
+            job.prefill_again()
+            target.waiting.append(job)
+            self._admit(target)
         else:
             self._join(target, job)
         request.control = (Site.COLOCATED, target.number)
@@ -1085,14 +1090,22 @@ class ReferenceSimulation:
         """Admit waiting requests, first come first served, while the KV pool has room."""
         while target.waiting:
             job = target.waiting[0]
-            need = self.scenario.kv_reservation_tokens(job.request.spec.prompt_tokens)
+            need = self._kv_to_admit(target, job.request)
             if target.kv_reserved_tokens + need > target.config.kv_capacity_tokens:
                 return
             target.waiting.popleft()
             target.kv_reserved_tokens += need
             job.request.kv_reserved_tokens = need
+            job.request.admission = target.admissions
+            target.admissions += 1
             self._log(EventKind.ADMIT, target.number, job.request, need)
             self._join(target, job)
+
+    def _kv_to_admit(self, target: TargetServer, request: Request) -> int:
+        """Return the KV tokens that must be free for a request: its worst case, or what it has now."""
+        if target.config.kv_policy == "preempt":
+            return request.context_tokens
+        return self.scenario.kv_reservation_tokens(request.spec.prompt_tokens)
 
     def _join(self, target: TargetServer, job: Job) -> None:
         job.queued_s = self.now_s
@@ -1131,8 +1144,15 @@ class ReferenceSimulation:
     def _start_iteration(self, target: TargetServer) -> None:
         now_s = self.now_s
         batch = target.compose()
+        if target.config.kv_policy == "preempt":
+            batch = self._make_room(target, batch)
+            if not batch:
+                self._poke(target)
+                return
         shares = self._shares(target, batch)
-        cost = IterationCost(target.timer, target.colocated, shares)
+        prefills = any(job.prefill_tokens for job, _ in batch)
+        captured = () if prefills else target.config.graph_batch_tokens
+        cost = IterationCost(target.timer, target.colocated, shares, captured)
         expected_s = cost.duration_s
         duration_s = expected_s * target.noise(self.seed)
         if self._price_delays:
@@ -1146,6 +1166,48 @@ class ReferenceSimulation:
         target.end = self._env.at(now_s + duration_s, Order.ITERATION_END, target.number)
         assert target.end.callbacks is not None
         target.end.callbacks.append(lambda _event: self._end_iteration(target))
+
+    def _make_room(self, target: TargetServer, batch: list[tuple[Job, int]]) -> list[tuple[Job, int]]:
+        """Give every sequence of a batch the KV that it needs; return the batch without those preempted.
+
+        When the pool overflows, whoever was admitted last loses its KV, be it in the batch, ready, or away
+        at its drafter.
+        """
+        capacity = target.config.kv_capacity_tokens
+        for job, _ in batch:
+            request = job.request
+            need = request.context_tokens + (0 if job.prefill_tokens else job.gamma)
+            while request.kv_reserved_tokens > 0 and (
+                target.kv_reserved_tokens + max(0, need - request.kv_reserved_tokens) > capacity
+            ):
+                self._preempt(target, batch)
+            if request.kv_reserved_tokens > 0:
+                grown = max(0, need - request.kv_reserved_tokens)
+                request.kv_reserved_tokens += grown
+                target.kv_reserved_tokens += grown
+        return [(job, tokens) for job, tokens in batch if job.request.kv_reserved_tokens > 0]
+
+    def _preempt(self, target: TargetServer, batch: list[tuple[Job, int]]) -> None:
+        """Take its KV from the request that was admitted last; it waits in front and prefills again."""
+        victim = max(
+            (
+                request
+                for request in self._active.values()
+                if request.target == target.number and request.kv_reserved_tokens > 0
+            ),
+            key=lambda request: request.admission,
+        )
+        self._totals.preemptions += 1
+        self._log(EventKind.PREEMPT, target.number, victim, victim.kv_reserved_tokens)
+        target.kv_reserved_tokens -= victim.kv_reserved_tokens
+        victim.kv_reserved_tokens = 0
+        if target.colocated is not None:
+            victim.drafter_valid.pop(self._colocated_base + target.number, None)
+        for job in [*target.ready, *(job for job, _ in batch)]:
+            if job.request is victim:
+                job.prefill_again()
+                target.waiting.appendleft(job)
+        target.ready = [job for job in target.ready if job.request is not victim]
 
     def _charge(
         self, target: TargetServer, batch: list[tuple[Job, int]], shares: list[Share], cost: IterationCost

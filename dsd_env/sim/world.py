@@ -117,13 +117,14 @@ class WorldBuilder:
         gamma = max(scenario.actions.gammas)
         self._draft_tokens = longest + 256
         self._faults = fault_members(scenario)
-        self._series = {
+        self.series = {
             name: load_series(link.replay.file) for name, link in scenario.links.items() if link.replay
         }
         self._profiles: dict[int, LatencyProfile | StepCoefficients] = {}
         self._target_timers: list[tuple[StepTimer, StepTimer | None]] = []
         for target in scenario.targets.values():
             most = target.prefill_chunk_tokens + target.max_batch_size * (gamma + 1)
+            most = max(most, *target.graph_batch_tokens, 0)
             timer = StepTimer(latency_profile(target.profile), most)
             drafter = target.colocated_drafter
             colocated = None
@@ -247,7 +248,7 @@ class WorldBuilder:
             self.scenario.links[link],
             seed,
             number,
-            series=self._series.get(link),
+            series=self.series.get(link),
             faults=faults,
             weight=weight,
         )

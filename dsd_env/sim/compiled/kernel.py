@@ -19,63 +19,73 @@ Arguments everywhere: `kf`, `ki` constants; `f`, `s` the row of one world; see
 from __future__ import annotations
 
 import math
-import warnings
+from typing import Any
 
 import numpy as np
-from numba import njit, prange, types
+from llvmlite import ir
+from numba import cfunc, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
+from dsd_env.network.processes import MAX_Z
 from dsd_env.rng import Stream
+from dsd_env.sim.compiled.cache import caching
 from dsd_env.sim.compiled.layout import *  # noqa: F403
 from dsd_env.sim.events import EventKind, Order
 
-# Enumerations as plain integers, which the compiler takes as constants.
-COLOCATED, OWN_DEVICE, EDGE_SERVER = 0, 1, 2
-JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = 0, 1, 2, 3
-AT_FAULT = int(Order.FAULT)
-AT_TELEMETRY = int(Order.TELEMETRY)
-AT_ITERATION_END = int(Order.ITERATION_END)
-AT_DRAFT_END = int(Order.DRAFT_END)
-AT_JOB_DONE = int(Order.JOB_DONE)
-AT_DELIVERY = int(Order.DELIVERY)
-AT_ARRIVAL = int(Order.ARRIVAL)
-AT_TIMEOUT = int(Order.TIMEOUT)
-AT_DECISION = int(Order.DECISION)
-AT_ITERATION_START = int(Order.ITERATION_START)
-LOG_ARRIVAL = int(EventKind.ARRIVAL)
-LOG_DECISION = int(EventKind.DECISION)
-LOG_DRAFT_START = int(EventKind.DRAFT_START)
-LOG_DRAFT_END = int(EventKind.DRAFT_END)
-LOG_SEND = int(EventKind.SEND)
-LOG_ENQUEUE = int(EventKind.ENQUEUE)
-LOG_ADMIT = int(EventKind.ADMIT)
-LOG_ITERATION_START = int(EventKind.ITERATION_START)
-LOG_ITERATION_END = int(EventKind.ITERATION_END)
-LOG_COMMIT = int(EventKind.COMMIT)
-LOG_COMPLETE = int(EventKind.COMPLETE)
-LOG_FAULT = int(EventKind.FAULT)
-LOG_RETURN = int(EventKind.RETURN)
-LOG_TAKEOVER = int(EventKind.TAKEOVER)
-LOG_LATE = int(EventKind.LATE)
-LOG_DUPLICATE = int(EventKind.DUPLICATE)
-LOG_ROLLBACK = int(EventKind.ROLLBACK)
-ARRIVAL = int(Stream.ARRIVAL)
-THINK = int(Stream.THINK)
-LENGTH = int(Stream.LENGTH)
-REQUEST_CLASS = int(Stream.REQUEST_CLASS)
-ACCEPTANCE_PICK = int(Stream.ACCEPTANCE_PICK)
-ACCEPTANCE_MATCH = int(Stream.ACCEPTANCE_MATCH)
-UPLINK_JITTER = int(Stream.UPLINK_JITTER)
-DOWNLINK_JITTER = int(Stream.DOWNLINK_JITTER)
-UPLINK_LOSS = int(Stream.UPLINK_LOSS)
-DOWNLINK_LOSS = int(Stream.DOWNLINK_LOSS)
-ITERATION_NOISE = int(Stream.ITERATION_NOISE)
-DEVICE_SPREAD = int(Stream.DEVICE_SPREAD)
-LOAD_PHASE = int(Stream.LOAD_PHASE)
-ROUTING = int(Stream.ROUTING)
-LINK_SPREAD = int(Stream.LINK_SPREAD)
-FAULT = int(Stream.FAULT)
+# Enumerations as NumPy integers: given Python integers, the compiler makes a version of each function for
+# each value that it is called with.
+COLOCATED, OWN_DEVICE, EDGE_SERVER = (np.int64(site) for site in range(3))
+JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = (np.int64(kind) for kind in range(4))
+AT_FAULT = np.int64(Order.FAULT)
+AT_TELEMETRY = np.int64(Order.TELEMETRY)
+AT_ITERATION_END = np.int64(Order.ITERATION_END)
+AT_DRAFT_END = np.int64(Order.DRAFT_END)
+AT_JOB_DONE = np.int64(Order.JOB_DONE)
+AT_DELIVERY = np.int64(Order.DELIVERY)
+AT_ARRIVAL = np.int64(Order.ARRIVAL)
+AT_TIMEOUT = np.int64(Order.TIMEOUT)
+AT_DECISION = np.int64(Order.DECISION)
+AT_ITERATION_START = np.int64(Order.ITERATION_START)
+LOG_ARRIVAL = np.int64(EventKind.ARRIVAL)
+LOG_DECISION = np.int64(EventKind.DECISION)
+LOG_DRAFT_START = np.int64(EventKind.DRAFT_START)
+LOG_DRAFT_END = np.int64(EventKind.DRAFT_END)
+LOG_SEND = np.int64(EventKind.SEND)
+LOG_ENQUEUE = np.int64(EventKind.ENQUEUE)
+LOG_ADMIT = np.int64(EventKind.ADMIT)
+LOG_ITERATION_START = np.int64(EventKind.ITERATION_START)
+LOG_ITERATION_END = np.int64(EventKind.ITERATION_END)
+LOG_COMMIT = np.int64(EventKind.COMMIT)
+LOG_COMPLETE = np.int64(EventKind.COMPLETE)
+LOG_FAULT = np.int64(EventKind.FAULT)
+LOG_RETURN = np.int64(EventKind.RETURN)
+LOG_TAKEOVER = np.int64(EventKind.TAKEOVER)
+LOG_LATE = np.int64(EventKind.LATE)
+LOG_DUPLICATE = np.int64(EventKind.DUPLICATE)
+LOG_ROLLBACK = np.int64(EventKind.ROLLBACK)
+LOG_PREEMPT = np.int64(EventKind.PREEMPT)
+ARRIVAL = np.int64(Stream.ARRIVAL)
+THINK = np.int64(Stream.THINK)
+LENGTH = np.int64(Stream.LENGTH)
+REQUEST_CLASS = np.int64(Stream.REQUEST_CLASS)
+ACCEPTANCE_PICK = np.int64(Stream.ACCEPTANCE_PICK)
+ACCEPTANCE_MATCH = np.int64(Stream.ACCEPTANCE_MATCH)
+UPLINK_JITTER = np.int64(Stream.UPLINK_JITTER)
+DOWNLINK_JITTER = np.int64(Stream.DOWNLINK_JITTER)
+UPLINK_LOSS = np.int64(Stream.UPLINK_LOSS)
+DOWNLINK_LOSS = np.int64(Stream.DOWNLINK_LOSS)
+ITERATION_NOISE = np.int64(Stream.ITERATION_NOISE)
+DEVICE_SPREAD = np.int64(Stream.DEVICE_SPREAD)
+LOAD_PHASE = np.int64(Stream.LOAD_PHASE)
+ROUTING = np.int64(Stream.ROUTING)
+LINK_SPREAD = np.int64(Stream.LINK_SPREAD)
+FAULT = np.int64(Stream.FAULT)
+BANDWIDTH = np.int64(Stream.BANDWIDTH)
+OUTAGE = np.int64(Stream.OUTAGE)
+DELAY = np.int64(Stream.DELAY)
+MAX_Z_SCORE = float(MAX_Z)
 ORDINALS = 1 << 24
 SLOPE_TOKENS = 8
 
@@ -99,14 +109,15 @@ SLOPE_TOKENS = 8
     PC_PLACE_DOWN,
     PC_DETECTED,
     PC_NOTICE,
-) = range(18)
+) = (np.int64(pc) for pc in range(18))
 # What the event of a request is, in its argument beside the slot and the epoch. A request's epoch counts how
 # often it gave up what it was at; an event of an earlier epoch is nobody's any more.
-IS_WAIT, IS_WARM_UP, IS_MESSAGE, IS_DUPLICATE = 0, 1, 2, 3
+IS_WAIT, IS_WARM_UP, IS_MESSAGE, IS_DUPLICATE = (np.int64(kind) for kind in range(4))
 SLOT_BITS, KIND_BITS = 20, 3
 SLOT_MASK, KIND_MASK, ENTITY_MASK = (1 << 20) - 1, (1 << 3) - 1, (1 << 40) - 1
 # What it does after control has moved.
-AFTER_PREFILL, AFTER_EDGE, AFTER_COLOCATED, AFTER_PLAIN = 0, 1, 2, 3
+AFTER_PREFILL, AFTER_EDGE, AFTER_COLOCATED, AFTER_PLAIN = (np.int64(after) for after in range(4))
+ZERO, ONE = np.int64(0), np.int64(1)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -114,24 +125,26 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 _TO_UNIT = 2.0**-53
 
-# Division as IEEE has it: nothing here divides by zero.
-_jit = njit(error_model="numpy")
+# Division as IEEE has it: nothing here divides by zero. Only compiled code calls these.
+_jit = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def _entry(**options):
-    """Compile an entry point and keep it in Numba's cache, where one can be written."""
+    """Compile what Python calls, when it is called first, and keep it where a cache can be written."""
 
     def decorate(function):
-        try:
-            return njit(cache=True, nogil=True, error_model="numpy", **options)(function)
-        except RuntimeError as error:  # a read-only installation without a cache folder of the user's
-            warnings.warn(
-                f"the compiled engine cannot be cached ({error}) and is compiled anew in every process; "
-                "set NUMBA_CACHE_DIR to a folder that can be written",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return njit(nogil=True, error_model="numpy", **options)(function)
+        with caching() as cached:
+            return njit(cache=cached, nogil=True, error_model="numpy", **options)(function)
+
+    return decorate
+
+
+def _native(signature):
+    """Compile a function now, with the calling convention of C, to be called by address; cached likewise."""
+
+    def decorate(function):
+        with caching() as cached:
+            return cfunc(signature, cache=cached, error_model="numpy")(function)
 
     return decorate
 
@@ -316,6 +329,15 @@ def _target_step_s(kf, ki, s, target, new, kv, longest):
 
 
 @_jit
+def _captured_step_s(kf, ki, s, target, new, kv, longest, prefills):
+    """``IterationCost._target_s``: without prefill it runs at the next captured number of tokens."""
+    ti = ki[O_TKI] + target * TKI_STRIDE
+    if ki[ti + TKI_PADDED] != 0 and not prefills and new < ki[ti + TKI_LENGTH]:
+        new = ki[ki[ti + TKI_PADDED] + new]
+    return _target_step_s(kf, ki, s, target, new, kv, longest)
+
+
+@_jit
 def _draft_step_s(kf, ki, f, s, station, new, kv, longest):
     """``StepTimer.step_s`` of a drafter, at the speed of its device."""
     i, x = ki[O_SKI] + station * SKI_STRIDE, ki[O_STA_F] + station * SF_STRIDE
@@ -348,7 +370,11 @@ def _send(kf, ki, f, s, channel, size):
     k = ki[O_CKF] + channel * CKF_STRIDE
     now_s, free_s = f[WF_NOW], f[x + CF_FREE]
     start_s = now_s if now_s > free_s else free_s
-    free_s = start_s + size * kf[k + CKF_S_PER_BYTE]
+    link = ki[ki[O_CKI] + channel * CKI_STRIDE + CKI_LINK]
+    if link >= 0 and ki[ki[O_LKI] + link * LKI_STRIDE + LKI_HAS_RATE] != 0:
+        free_s = _depart(kf, ki, f, s, link, now_s, start_s, free_s, size)
+    else:
+        free_s = start_s + size * kf[k + CKF_S_PER_BYTE]
     f[x + CF_FREE] = free_s
     messages = s[c + CI_MESSAGES]
     lost = 0
@@ -361,12 +387,230 @@ def _send(kf, ki, f, s, channel, size):
         z = _normal(_from_key(key, 2 * messages), _from_key(key, 2 * messages + 1))
         jitter_s = jitter_s * math.exp(kf[k + CKF_SIGMA] * z)
     arrival_s = free_s + f[x + CF_ONE_WAY] + jitter_s + lost * kf[k + CKF_RTO]
+    if link >= 0:
+        arrival_s = _delayed(kf, ki, f, s, link, free_s, arrival_s)
     if arrival_s < f[x + CF_LAST]:
         arrival_s = f[x + CF_LAST]
     f[x + CF_LAST] = arrival_s
     s[c + CI_MESSAGES] = messages + 1
     s[c + CI_LOST] = lost
     return arrival_s
+
+
+@_jit
+def _gauss_normal(s, i, number):
+    key, counter = np.uint64(s[i + GI_KEY]), 4 * s[i + GI_INDEX] + 2 * number
+    return _normal(_from_key(key, counter), _from_key(key, counter + 1))
+
+
+@_jit
+def _gauss_begin(kf, f, s, parts, marginal, c, x, i, key):
+    """``LogProcess``: stand at the first period."""
+    s[i + GI_INDEX], s[i + GI_KEY] = 0, np.int64(key)
+    for number in range(parts):
+        sigma = kf[c + GK_PARTS + number * GK_PART + GK_SIGMA]
+        f[x + GF_X + number] = sigma * _gauss_normal(s, i, number)
+    _gauss_set(kf, f, s, parts, marginal, c, x, i)
+
+
+@_jit
+def _gauss_set(kf, f, s, parts, marginal, c, x, i):
+    total = 0.0
+    for number in range(parts):
+        total += f[x + GF_X + number]
+    if marginal == 0:
+        f[x + GF_VALUE] = kf[c + GK_CENTRE] * math.exp(total)
+    else:
+        z = min(max(total / kf[marginal + MK_SPREAD], -MAX_Z_SCORE), MAX_Z_SCORE)
+        piece = 0
+        while piece < MK_STRIDE - MK_SLOPE - 1 and z >= kf[marginal + MK_Z + piece + 1]:
+            piece += 1
+        rest = z - kf[marginal + MK_Z + piece]
+        f[x + GF_VALUE] = math.exp(kf[marginal + MK_LOG + piece] + kf[marginal + MK_SLOPE + piece] * rest)
+    f[x + GF_UNTIL] = (s[i + GI_INDEX] + 1) * kf[c + GK_PERIOD]
+
+
+@_jit
+def _gauss_advance(kf, f, s, parts, marginal, c, x, i, time_s):
+    """``LogProcess.advance``."""
+    if time_s < f[x + GF_UNTIL]:
+        return
+    while time_s >= f[x + GF_UNTIL]:
+        s[i + GI_INDEX] += 1
+        f[x + GF_UNTIL] = (s[i + GI_INDEX] + 1) * kf[c + GK_PERIOD]
+        for number in range(parts):
+            p = c + GK_PARTS + number * GK_PART
+            f[x + GF_X + number] = kf[p + GK_RHO] * f[x + GF_X + number] + kf[p + GK_STEP] * _gauss_normal(
+                s, i, number
+            )
+    _gauss_set(kf, f, s, parts, marginal, c, x, i)
+
+
+@_jit
+def _next_outage(kf, ki, f, s, link):
+    """``OutageWindows.advance``."""
+    k, x, i = ki[O_LKF] + link * LKF_STRIDE, ki[O_LINK_F] + link * LF_STRIDE, ki[O_LINK_I] + link * LI_STRIDE
+    s[i + LI_OUTAGE] += 1
+    index, key = s[i + LI_OUTAGE], np.uint64(s[i + LI_OUTAGE_KEY])
+    up, down = -math.log(_from_key(key, 2 * index)), -math.log(_from_key(key, 2 * index + 1))
+    f[x + LF_OUTAGE_START] = f[x + LF_OUTAGE_END] + kf[k + LKF_MEAN_UP] * up
+    f[x + LF_OUTAGE_END] = f[x + LF_OUTAGE_START] + kf[k + LKF_MEAN_DOWN] * down
+
+
+@_jit
+def _next_break(kf, ki, f, s, n):
+    """``FaultWindows.advance`` of a fault that hits a channel."""
+    x, i = ki[O_BREAK_F] + n * BREAK_FLOATS, ki[O_BREAK_I] + n * BREAK_STRIDE
+    s[i + BREAK_INDEX] += 1
+    row = ki[ki[O_BKI] + n * BKI_STRIDE + BKI_FAULT]
+    start_s, end_s = _window(kf, ki, s, row, s[i + BREAK_INDEX], f[x + BREAK_END])
+    f[x + BREAK_START], f[x + BREAK_END] = start_s, end_s
+
+
+@_jit
+def _piece(kf, ki, f, s, link, x, i, time_s):
+    """``SeriesCursor.advance``, with the state at `x` and `i`; return the number of the piece."""
+    k = ki[O_LKI] + link * LKI_STRIDE
+    pieces, times = ki[k + LKI_PIECES], ki[k + LKI_TIMES]
+    while time_s >= f[x + 1]:
+        s[i] += 1
+        if s[i] == pieces:
+            s[i] = 0
+            f[x] += kf[times + pieces]
+        f[x + 1] = f[x] + kf[times + s[i] + 1]
+    return s[i]
+
+
+@_jit
+def _begin_link(kf, ki, f, s, link):
+    """Set up what a channel does over time."""
+    k, c = ki[O_LKI] + link * LKI_STRIDE, ki[O_LKF] + link * LKF_STRIDE
+    x, i = ki[O_LINK_F] + link * LF_STRIDE, ki[O_LINK_I] + link * LI_STRIDE
+    seed, number = s[WI_SEED], ki[k + LKI_NUMBER]
+    entity = 2 * number + ki[k + LKI_DIRECTION]
+    f[x + LF_BITS] = kf[c + LKF_NOMINAL]
+    if ki[k + LKI_PARTS] > 0:
+        key = _key(seed, BANDWIDTH, entity)
+        parts, marginal = ki[k + LKI_PARTS], ki[k + LKI_MARGINAL]
+        _gauss_begin(kf, f, s, parts, marginal, c + LKF_BANDWIDTH, x + LF_BANDWIDTH, i + LI_BANDWIDTH, key)
+    if ki[k + LKI_DELAY] != 0:
+        _gauss_begin(kf, f, s, 1, 0, c + LKF_DELAY, x + LF_DELAY, i + LI_DELAY, _key(seed, DELAY, entity))
+    if ki[k + LKI_OUTAGES] != 0:
+        s[i + LI_OUTAGE], s[i + LI_OUTAGE_KEY] = -1, np.int64(_key(seed, OUTAGE, number))
+        _next_outage(kf, ki, f, s, link)
+    if ki[k + LKI_PIECES] > 0:
+        times = ki[k + LKI_TIMES]
+        offset_s = 0.0
+        if ki[k + LKI_RANDOM_START] != 0:
+            offset_s = kf[times + ki[k + LKI_PIECES]] * _uniform(seed, BANDWIDTH, 2 * number, 0)
+        f[x + LF_BEGUN], f[x + LF_UNTIL] = -offset_s, -offset_s + kf[times + 1]
+        f[x + LF_DELAY_BEGUN], f[x + LF_DELAY_UNTIL] = f[x + LF_BEGUN], f[x + LF_UNTIL]
+    for n in range(ki[k + LKI_BREAKS], ki[k + LKI_BREAKS] + ki[k + LKI_N_BREAKS]):
+        s[ki[O_BREAK_I] + n * BREAK_STRIDE + BREAK_INDEX] = -1
+        _next_break(kf, ki, f, s, n)
+
+
+@_jit
+def _through(start_s, end_s, factor, time_s, rate, until_s):
+    """Return rate and end of the piece with one window in mind that has not ended."""
+    if time_s < start_s:
+        return rate, min(until_s, start_s)
+    return rate * factor, min(until_s, end_s)
+
+
+@_jit
+def _rate_at(kf, ki, f, s, link, time_s):
+    """``RateProcess.at``."""
+    k, c = ki[O_LKI] + link * LKI_STRIDE, ki[O_LKF] + link * LKF_STRIDE
+    x, i = ki[O_LINK_F] + link * LF_STRIDE, ki[O_LINK_I] + link * LI_STRIDE
+    rate, until_s = kf[c + LKF_NOMINAL], math.inf
+    if ki[k + LKI_PIECES] > 0:
+        piece = _piece(kf, ki, f, s, link, x + LF_BEGUN, i + LI_PIECE, time_s)
+        rate, until_s = kf[ki[k + LKI_BITS] + piece], f[x + LF_UNTIL]
+    parts = ki[k + LKI_PARTS]
+    if parts > 0:
+        marginal = ki[k + LKI_MARGINAL]
+        b = x + LF_BANDWIDTH
+        _gauss_advance(kf, f, s, parts, marginal, c + LKF_BANDWIDTH, b, i + LI_BANDWIDTH, time_s)
+        rate *= f[b + GF_VALUE]
+        until_s = min(until_s, f[b + GF_UNTIL])
+    if ki[k + LKI_OUTAGES] != 0:
+        while time_s >= f[x + LF_OUTAGE_END]:
+            _next_outage(kf, ki, f, s, link)
+        start_s, end_s = f[x + LF_OUTAGE_START], f[x + LF_OUTAGE_END]
+        rate, until_s = _through(start_s, end_s, 0.0, time_s, rate, until_s)
+    for n in range(ki[k + LKI_BREAKS], ki[k + LKI_BREAKS] + ki[k + LKI_N_BREAKS]):
+        b = ki[O_BREAK_F] + n * BREAK_FLOATS
+        while time_s >= f[b + BREAK_END]:
+            _next_break(kf, ki, f, s, n)
+        row = ki[ki[O_BKI] + n * BKI_STRIDE + BKI_FAULT]
+        factor = kf[ki[O_XKF] + row * XKF_STRIDE + XKF_FACTOR]
+        rate, until_s = _through(f[b + BREAK_START], f[b + BREAK_END], factor, time_s, rate, until_s)
+    return rate, until_s
+
+
+@_jit
+def _departure_s(kf, ki, f, s, link, start_s, size):
+    """``RateProcess.departure_s``."""
+    bits = size * 8.0
+    time_s = start_s
+    while True:
+        rate, until_s = _rate_at(kf, ki, f, s, link, time_s)
+        if rate > 0.0:
+            end_s = time_s + bits / rate
+            if end_s <= until_s:
+                return end_s
+            bits = max(0.0, bits - rate * (until_s - time_s))
+        time_s = until_s
+
+
+@_jit
+def _depart(kf, ki, f, s, link, now_s, start_s, free_s, size):
+    """``Channel._depart``."""
+    x = ki[O_LINK_F] + link * LF_STRIDE
+    sample = f[x + LF_SAMPLE]
+    if sample > 0.0 and f[x + LF_SAMPLE_LEFT] <= now_s:
+        f[x + LF_BITS] += kf[KF_WEIGHT] * (sample - f[x + LF_BITS])
+        f[x + LF_SAMPLE], f[x + LF_SAMPLE_LEFT] = 0.0, 0.0
+    if free_s <= now_s:
+        f[x + LF_BUSY_FROM] = now_s
+    end_s = _departure_s(kf, ki, f, s, link, start_s, size)
+    if end_s > start_s:
+        f[x + LF_SAMPLE], f[x + LF_SAMPLE_LEFT] = size * 8.0 / (end_s - start_s), end_s
+    return end_s
+
+
+@_jit
+def _delayed(kf, ki, f, s, link, free_s, arrival_s):
+    """Return the arrival of a message with the delays of the time at which it leaves."""
+    k, c = ki[O_LKI] + link * LKI_STRIDE, ki[O_LKF] + link * LKF_STRIDE
+    x, i = ki[O_LINK_F] + link * LF_STRIDE, ki[O_LINK_I] + link * LI_STRIDE
+    if ki[k + LKI_DELAY] != 0:
+        _gauss_advance(kf, f, s, 1, 0, c + LKF_DELAY, x + LF_DELAY, i + LI_DELAY, free_s)
+        arrival_s += f[x + LF_DELAY + GF_VALUE]
+    if ki[k + LKI_SERIES_DELAY] != 0:
+        piece = _piece(kf, ki, f, s, link, x + LF_DELAY_BEGUN, i + LI_DELAY_PIECE, free_s)
+        arrival_s += kf[ki[k + LKI_SERIES_DELAY] + piece]
+    return arrival_s
+
+
+@_jit
+def _seems_up(kf, ki, f, channel):
+    """``Channel.seems_up``."""
+    link = ki[ki[O_CKI] + channel * CKI_STRIDE + CKI_LINK]
+    if link < 0 or ki[ki[O_LKI] + link * LKI_STRIDE + LKI_HAS_RATE] == 0:
+        return True
+    if f[ki[O_CHAN_F] + channel * CF_STRIDE + CF_FREE] <= f[WF_NOW]:
+        return True
+    waited_s = f[WF_NOW] - f[ki[O_LINK_F] + link * LF_STRIDE + LF_BUSY_FROM]
+    return waited_s <= kf[ki[O_CKF] + channel * CKF_STRIDE + CKF_RTO]
+
+
+@_jit
+def _bits_per_s(ki, f, channel, nominal):
+    """Return a channel's bandwidth as measured; nominal where it does not change."""
+    link = ki[ki[O_CKI] + channel * CKI_STRIDE + CKI_LINK]
+    return nominal if link < 0 else f[ki[O_LINK_F] + link * LF_STRIDE + LF_BITS]
 
 
 @_jit
@@ -517,15 +761,27 @@ def _locate(ki, s, r, model, position, keep):
 
 
 @_jit
-def _run_length(kf, ki, s, r, model, start, limit):
-    """Return ``min(run_length[start], limit)`` of a request's realisation."""
+def _recorded_run(ki, s, r, model, start, keep):
+    """Return the run length recorded at a position; it ends with its entry."""
+    m = ki[O_MKI] + model * MKI_STRIDE
+    entry, first = _locate(ki, s, r, model, start, keep)
+    begin = ki[ki[m + MKI_OFFSETS] + entry]
+    rest = ki[ki[m + MKI_OFFSETS] + entry + 1] - begin - (start - first)
+    return min(ki[ki[m + MKI_RUNS] + begin + start - first], rest)
+
+
+@_jit
+def _run_length(kf, ki, s, r, model, chain, start, limit):
+    """Return ``min(run, limit)`` at `start`, of proposals without a break from `chain`."""
     m = ki[O_MKI] + model * MKI_STRIDE
     kind = ki[m + MKI_TYPE]
     if kind == TRACE_RUNS:
-        entry, first = _locate(ki, s, r, model, start, True)
-        begin = ki[ki[m + MKI_OFFSETS] + entry]
-        rest = ki[ki[m + MKI_OFFSETS] + entry + 1] - begin - (start - first)
-        return min(ki[ki[m + MKI_RUNS] + begin + start - first], rest, limit)
+        run = _recorded_run(ki, s, r, model, chain, True)
+        if run >= ki[m + MKI_LONGEST]:
+            run = _recorded_run(ki, s, r, model, start, False)
+        else:
+            run -= start - chain
+        return min(run, limit)
     key = _key(s[WI_SEED], ACCEPTANCE_MATCH, s[r + RI_UID])
     run = 0
     if kind == TRACE_MATCHES:
@@ -835,16 +1091,21 @@ def _append_ready(ki, s, target, q):
 def _admit(ki, f, s, target):
     t = ki[O_TGT_I] + target * TI_STRIDE
     capacity = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_KV]
+    preempts = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_PREEMPTS] != 0
     while s[t + TI_WAITING] > 0:
         q = s[t + TI_WAIT_HEAD]
         r = _r(ki, q)
         need = s[r + RI_PROMPT] + ki[K_MAX_OUTPUT] + ki[K_GAMMA_MAX] + 1
+        if preempts:
+            need = s[r + RI_PROMPT] + s[r + RI_COMMITTED]
         if s[t + TI_KV] + need > capacity:
             return
         s[t + TI_WAIT_HEAD] = s[r + RI_NEXT]
         s[t + TI_WAITING] -= 1
         s[t + TI_KV] += need
         s[r + RI_KV_RESERVED] = need
+        s[r + RI_ADMISSION] = s[t + TI_ADMISSIONS]
+        s[t + TI_ADMISSIONS] += 1
         _log(ki, f, s, LOG_ADMIT, target, s[r + RI_NUMBER], need)
         _join(ki, f, s, target, q)
 
@@ -886,18 +1147,100 @@ def _queue_at(kf, ki, f, s, q, target, kind, gamma, prefill, warm, pc):
             _release(kf, ki, f, s, r)
         s[r + RI_TARGET] = target
         s[t + TI_RESIDENT] += 1
-        s[r + RI_NEXT] = -1
-        if s[t + TI_WAITING] == 0:
-            s[t + TI_WAIT_HEAD] = q
-        else:
-            s[_r(ki, s[t + TI_WAIT_TAIL]) + RI_NEXT] = q
-        s[t + TI_WAIT_TAIL] = q
-        s[t + TI_WAITING] += 1
-        _admit(ki, f, s, target)
+        _wait_for_kv(ki, f, s, target, q)
+    elif s[r + RI_KV_RESERVED] == 0:  # preempted while it was away
+        _prefill_again(s, r)
+        _wait_for_kv(ki, f, s, target, q)
     else:
         _join(ki, f, s, target, q)
     s[r + RI_SITE], s[r + RI_AT] = COLOCATED, target
     _poke(kf, ki, f, s, target)
+
+
+@_jit
+def _wait_for_kv(ki, f, s, target, q):
+    """Let a request wait for room in a target's KV pool."""
+    r, t = _r(ki, q), ki[O_TGT_I] + target * TI_STRIDE
+    s[r + RI_NEXT] = -1
+    if s[t + TI_WAITING] == 0:
+        s[t + TI_WAIT_HEAD] = q
+    else:
+        s[_r(ki, s[t + TI_WAIT_TAIL]) + RI_NEXT] = q
+    s[t + TI_WAIT_TAIL] = q
+    s[t + TI_WAITING] += 1
+    _admit(ki, f, s, target)
+
+
+@_jit
+def _prefill_again(s, r):
+    """``Job.prefill_again``."""
+    newest = 0 if s[r + RI_JOB_KIND] == JOB_PREFILL else 1
+    s[r + RI_JOB_PREFILL] = s[r + RI_PROMPT] + s[r + RI_COMMITTED] - newest
+    s[r + RI_JOB_PREFILLED] = 0
+
+
+@_jit
+def _make_room(ki, f, s, target, n):
+    """Give a batch the KV that it needs; return the size of what is left of it."""
+    t, run = ki[O_TGT_I] + target * TI_STRIDE, ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
+    capacity = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_KV]
+    for i in range(n):
+        r = _r(ki, s[run + 2 * i])
+        gamma = 0 if s[r + RI_JOB_PREFILL] != 0 else s[r + RI_JOB_GAMMA]
+        need = s[r + RI_PROMPT] + s[r + RI_COMMITTED] + gamma
+        while s[r + RI_KV_RESERVED] > 0 and s[t + TI_KV] + max(0, need - s[r + RI_KV_RESERVED]) > capacity:
+            _preempt(ki, f, s, target, n)
+        if s[r + RI_KV_RESERVED] > 0:
+            grown = max(0, need - s[r + RI_KV_RESERVED])
+            s[r + RI_KV_RESERVED] += grown
+            s[t + TI_KV] += grown
+    left = 0
+    for i in range(n):
+        q = s[run + 2 * i]
+        if s[_r(ki, q) + RI_KV_RESERVED] > 0:
+            s[run + 2 * left], s[run + 2 * left + 1] = q, s[run + 2 * i + 1]
+            left += 1
+    s[t + TI_RUNNING] = left
+    return left
+
+
+@_jit
+def _preempt(ki, f, s, target, n):
+    """Take its KV from the request that was admitted last; it waits in front and prefills again."""
+    t, run = ki[O_TGT_I] + target * TI_STRIDE, ki[O_RUN] + target * 2 * ki[K_MAX_BATCH]
+    victim = -1
+    for q in range(ki[K_SLOTS]):
+        r = _r(ki, q)
+        if s[r + RI_NUMBER] < 0 or s[r + RI_TARGET] != target or s[r + RI_KV_RESERVED] == 0:
+            continue
+        if victim < 0 or s[r + RI_ADMISSION] > s[_r(ki, victim) + RI_ADMISSION]:
+            victim = q
+    r = _r(ki, victim)
+    s[WI_PREEMPTIONS] += 1
+    _log(ki, f, s, LOG_PREEMPT, target, s[r + RI_NUMBER], s[r + RI_KV_RESERVED])
+    s[t + TI_KV] -= s[r + RI_KV_RESERVED]
+    s[r + RI_KV_RESERVED] = 0
+    station = _base(ki) + target
+    if ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_SHARED:
+        s[_valid(ki, r, station)] = 0
+    here = False
+    ready, left = ki[O_READY] + target * ki[K_SLOTS], 0
+    for i in range(s[t + TI_READY]):
+        if s[ready + i] == victim:
+            here = True
+        else:
+            s[ready + left] = s[ready + i]
+            left += 1
+    s[t + TI_READY] = left
+    for i in range(n):
+        here = here or s[run + 2 * i] == victim
+    if here:
+        _prefill_again(s, r)
+        s[r + RI_NEXT] = s[t + TI_WAIT_HEAD] if s[t + TI_WAITING] > 0 else -1
+        if s[t + TI_WAITING] == 0:
+            s[t + TI_WAIT_TAIL] = victim
+        s[t + TI_WAIT_HEAD] = victim
+        s[t + TI_WAITING] += 1
 
 
 @_jit
@@ -1028,12 +1371,19 @@ def _start_iteration(kf, ki, f, s, target):
     station = _base(ki) + target
     now_s = f[WF_NOW]
     n = _compose(ki, f, s, target)
+    if ki[ki[O_TKI] + target * TKI_STRIDE + TKI_PREEMPTS] != 0:
+        n = _make_room(ki, f, s, target, n)
+        if n == 0:
+            _poke(kf, ki, f, s, target)
+            return
+    prefills = False
     new = kv = lag = lag_kv = 0
     longest = longest_2 = lag_longest = lag_longest_2 = 0
     most = 0
     for i in range(n):
         tokens = s[run + 2 * i + 1]
         share_kv, share_lag, share_draft_kv, gamma = _share(ki, s, target, s[run + 2 * i], tokens)
+        prefills = prefills or s[_r(ki, s[run + 2 * i]) + RI_JOB_PREFILL] != 0
         new += tokens
         kv += share_kv
         if tokens > 1:
@@ -1050,7 +1400,7 @@ def _start_iteration(kf, ki, f, s, target):
                 elif share_draft_kv > lag_longest_2:
                     lag_longest_2 = share_draft_kv
             most = max(most, gamma)
-    expected_s = _target_step_s(kf, ki, s, target, new, kv, longest)
+    expected_s = _captured_step_s(kf, ki, s, target, new, kv, longest, prefills)
     if lag > 0:
         drafting_s = _draft_step_s(kf, ki, f, s, station, lag, lag_kv, lag_longest)
         for step in range(2, most + 1):
@@ -1073,7 +1423,7 @@ def _start_iteration(kf, ki, f, s, target):
             target,
             n,
             expected_s,
-            (new, kv, longest, longest_2),
+            (new, kv, longest, longest_2, prefills),
             (lag, lag_kv, lag_longest, lag_longest_2),
         )
     s[t + TI_IDLE] = 0
@@ -1101,13 +1451,13 @@ def _drafting_at(ki, s, target, n, step):
 @_jit
 def _caused_s(kf, ki, f, s, target, n, q, tokens, whole, draft):
     """``IterationCost.caused_s``."""
-    new, kv, longest, longest_2 = whole
+    new, kv, longest, longest_2, prefills = whole
     lag, lag_kv, lag_longest, lag_longest_2 = draft
     share_kv, share_lag, share_draft_kv, gamma = _share(ki, s, target, q, tokens)
     others = longest_2 if tokens > 1 and share_kv == longest else longest
-    caused_s = _target_step_s(kf, ki, s, target, new, kv, longest)
+    caused_s = _captured_step_s(kf, ki, s, target, new, kv, longest, prefills)
     if new > tokens:
-        caused_s -= _target_step_s(kf, ki, s, target, new - tokens, kv - share_kv, others)
+        caused_s -= _captured_step_s(kf, ki, s, target, new - tokens, kv - share_kv, others, prefills)
     if share_lag == 0:
         return caused_s
     station = _base(ki) + target
@@ -1221,8 +1571,7 @@ def _verified(kf, ki, f, s, q, station, drafted):
     model = ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODEL]
     start = s[r + RI_COMMITTED]
     left = s[r + RI_OUTPUT] - start
-    before = start - s[r + RI_CHAIN_START]
-    run = _run_length(kf, ki, s, r, model, start - before, before + min(drafted + 1, left)) - before
+    run = _run_length(kf, ki, s, r, model, s[r + RI_CHAIN_START], start, min(drafted + 1, left))
     accepted = min(drafted, run, left)
     s[r + RI_GUESSED] = 1 if run > drafted else 0
     committed = min(accepted + 1, left)
@@ -1325,8 +1674,13 @@ def _keep_window(ki, f, s):
     f[at + 18] = s[WI_INTERRUPTIONS]
     f[at + 19] = s[WI_LATE]
     f[at + 20] = s[WI_DUPLICATES]
+    f[at + 21] = s[WI_PREEMPTIONS]
     for target in range(ki[K_TARGETS]):
-        f[at + 1 + N_TOTALS + target] = f[ki[O_TGT_F] + target * TF_STRIDE + TF_BUSY]
+        x = ki[O_TGT_F] + target * TF_STRIDE
+        busy_s = f[x + TF_BUSY]
+        if s[ki[O_TGT_I] + target * TI_STRIDE + TI_IDLE] == 0:
+            busy_s = busy_s + (f[WF_NOW] - f[x + TF_START])
+        f[at + 1 + N_TOTALS + target] = busy_s
 
 
 @_jit
@@ -1832,22 +2186,30 @@ def _is_down(ki, s, site, number):
 
 
 @_jit
-def _next_window(kf, ki, f, s, n):
-    """``FaultWindows.advance``: schedule the next crash of one that crashes."""
-    i, x = ki[O_XKI] + n * XKI_STRIDE, ki[O_XKF] + n * XKF_STRIDE
-    c, y = ki[O_CRASH_I] + n * CRASH_STRIDE, ki[O_CRASH_F] + n * CRASH_END
-    index, number = s[c + CRASH_INDEX], ki[i + XKI_NUMBER]
-    s[c + CRASH_INDEX] = index + 1
-    seed = s[WI_SEED]
+def _window(kf, ki, s, row, index, end_s):
+    """Return (start, end) of a fault's window that follows one with that end; infinite after the last."""
+    i, x = ki[O_XKI] + row * XKI_STRIDE, ki[O_XKF] + row * XKF_STRIDE
+    seed, number = s[WI_SEED], ki[i + XKI_NUMBER]
     if ki[i + XKI_N_TIMES] == 0:
         u = _uniform(seed, FAULT, number, 3 * index)
-        start_s = f[y] + kf[x + XKF_INTERVAL] * -math.log(u)
+        start_s = end_s + kf[x + XKF_INTERVAL] * -math.log(u)
     elif index < ki[i + XKI_N_TIMES]:
-        start_s = max(kf[ki[i + XKI_TIMES] + index], f[y])
+        start_s = max(kf[ki[i + XKI_TIMES] + index], end_s)
     else:
-        return
-    f[y] = start_s + _variate(kf, s, ki[i + XKI_LAW], x + XKF_DURATION, seed, FAULT, number, 3 * index + 1)
-    _push(ki, f, s, start_s, AT_FAULT, number, n)
+        return math.inf, math.inf
+    law = ki[i + XKI_LAW]
+    return start_s, start_s + _variate(kf, s, law, x + XKF_DURATION, seed, FAULT, number, 3 * index + 1)
+
+
+@_jit
+def _next_window(kf, ki, f, s, n):
+    """``FaultWindows.advance``: schedule the next crash of one that crashes."""
+    c, y = ki[O_CRASH_I] + n * CRASH_STRIDE, ki[O_CRASH_F] + n * CRASH_END
+    start_s, end_s = _window(kf, ki, s, n, s[c + CRASH_INDEX], f[y])
+    s[c + CRASH_INDEX] += 1
+    if start_s < math.inf:
+        f[y] = end_s
+        _push(ki, f, s, start_s, AT_FAULT, ki[ki[O_XKI] + n * XKI_STRIDE + XKI_NUMBER], n)
 
 
 @_jit
@@ -2390,7 +2752,9 @@ def _view(kf, ki, f, s, q):
     f[v + V_CONFIDENCE] = f[g + RF_CONFIDENCE]
     f[v + V_AHEAD] = max(0, s[r + RI_HEAD_TOKENS] - 1) if s[r + RI_HEAD_STATION] >= 0 else 0.0
     f[v + V_RTT], f[v + V_DEVIATION] = f[d + DF_RTT], f[d + DF_DEVIATION]
-    f[v + V_UP], f[v + V_DOWN] = kf[k + DKF_UP], kf[k + DKF_DOWN]
+    f[v + V_LINK_UP] = 1.0 if _seems_up(kf, ki, f, 4 * device + (0 if site == OWN_DEVICE else 1)) else 0.0
+    f[v + V_UP] = _bits_per_s(ki, f, 4 * device, kf[k + DKF_UP])
+    f[v + V_DOWN] = _bits_per_s(ki, f, 4 * device + 1, kf[k + DKF_DOWN])
     f[v + V_LOSS] = f[d + DF_LOSS]
     f[v + V_LINK_AGE] = now_s - f[d + DF_SAMPLE] if f[d + DF_SAMPLE] >= 0.0 else now_s
     has_drafter = ki[ki[O_SKI] + device * SKI_STRIDE + SKI_MODE] != NO_DRAFTER
@@ -2502,8 +2866,7 @@ def _encode(kf, ki, f, observation):
     for i in range(V_ROUNDS, V_AHEAD + 1):
         n = _put(kf, ki, observation, n, f[v + i])
     n = _encode_target(kf, ki, f, observation, n, v + V_TARGETS)
-    n = _put(kf, ki, observation, n, 1.0)
-    for i in range(V_RTT, V_JOBS + 1):
+    for i in range(V_LINK_UP, V_JOBS + 1):
         n = _put(kf, ki, observation, n, f[v + i])
     c = v + V_TARGETS + ki[K_OFFERED] * VT_STRIDE
     for _ in range(ki[K_PLACES]):
@@ -2598,6 +2961,8 @@ def _reset(kf, ki, f, s, seed, record, price):
         d = ki[O_DEV_F] + device * DF_STRIDE
         f[d + DF_RTT] = _one_way_s(ki, f, 4 * device) + _one_way_s(ki, f, 4 * device + 1)
         f[d + DF_SAMPLE] = -1.0
+    for link in range(ki[K_LINKS]):
+        _begin_link(kf, ki, f, s, link)
     for n in range(ki[K_CRASHERS]):
         _next_window(kf, ki, f, s, n)
     if ki[K_CLOSED] != 0:
@@ -2722,23 +3087,73 @@ def _run(kf, ki, f, s):
 
 # ---------------------------------------------------------------------- entry points
 
+_A = NDArray[Any]
+_FLOATS, _INTS = types.CPointer(types.float64), types.CPointer(types.int64)
+
+
+@_native(types.int64(_FLOATS, _INTS, _FLOATS, _INTS))
+def _native_run(kf, ki, f, s):
+    return _run(kf, ki, f, s)
+
+
+@_native(types.void(_FLOATS, _INTS, _FLOATS, _INTS, types.int64, types.int64, types.int64))
+def _native_reset(kf, ki, f, s, seed, record, price):
+    _reset(kf, ki, f, s, seed, record, price)
+
+
+@intrinsic
+def _call_run(typing_context, address, kf, ki, f, s):
+    """Call :func:`_native_run` by its address.
+
+    The whole event loop is compiled into that one function; what is called with its address does not contain
+    it again, which would cost the first use many seconds for each entry point.
+    """
+
+    def generate(context, builder, signature, arguments):
+        words = [context.get_value_type(argument) for argument in signature.args[1:]]
+        function = ir.FunctionType(ir.IntType(64), words)
+        return builder.call(builder.inttoptr(arguments[0], function.as_pointer()), arguments[1:])
+
+    return types.int64(address, kf, ki, f, s), generate
+
+
+@intrinsic
+def _call_reset(typing_context, address, kf, ki, f, s, seed, record, price):
+    """Call :func:`_native_reset` by its address."""
+
+    def generate(context, builder, signature, arguments):
+        words = [context.get_value_type(argument) for argument in signature.args[1:]]
+        function = ir.FunctionType(ir.VoidType(), words)
+        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(address, kf, ki, f, s, seed, record, price), generate
+
 
 @_entry()
-def reset_world(kf, ki, f, s, seed, record, price):
+def _reset_world(reset, kf, ki, f, s, seed, record, price):
+    _call_reset(reset, _pointer(kf), _pointer(ki), _pointer(f), _pointer(s), seed, record, price)
+
+
+@_entry()
+def _run_world(run, kf, ki, f, s):
+    return _call_run(run, _pointer(kf), _pointer(ki), _pointer(f), _pointer(s))
+
+
+def reset_world(kf: _A, ki: _A, f: _A, s: _A, seed: int, record: int, price: int) -> None:
     """Set a world up at time 0."""
-    _reset(_pointer(kf), _pointer(ki), _pointer(f), _pointer(s), seed, record, price)
+    _reset_world(_native_reset.address, kf, ki, f, s, seed, record, price)
+
+
+def run_world(kf: _A, ki: _A, f: _A, s: _A) -> int:
+    """Advance a world to its next due decision or its end; return its status."""
+    return int(_run_world(_native_run.address, kf, ki, f, s))
 
 
 @_entry()
 def answer_world(ki, f, s, gamma, batch, placement):
     """Answer the due decision of a world; nothing happens before :func:`run_world`."""
     _answer(_pointer(ki), _pointer(f), _pointer(s), gamma, batch, placement)
-
-
-@_entry()
-def run_world(kf, ki, f, s):
-    """Advance a world to its next due decision or its end; return its status."""
-    return _run(_pointer(kf), _pointer(ki), _pointer(f), _pointer(s))
 
 
 @_entry()
@@ -2761,26 +3176,15 @@ def _totals(kf, f, s, totals):
 
 
 @_jit
-def _begin(kf, ki, f, s, seed, price, observation, mask, totals, clock):
-    _reset(kf, ki, f, s, seed, 0, price)
-    status = _run(kf, ki, f, s)
-    totals[:] = 0.0
-    clock[0] = f[WF_NOW]
-    if status == DUE:
-        _encode(kf, ki, f, _pointer(observation))
-        _mask(ki, f, mask)
-    return status
-
-
-@_jit
-def _step(kf, ki, f, s, action, factors, weights, observation, mask, totals, terms, clock):
+def _step(run, kf, ki, f, s, action, factors, weights, n_terms, observation, mask, totals, terms, clock):
+    """Answer the due decision of one world and run it to the next; return the reward."""
     _answer(ki, f, s, ki[ki[O_GAMMAS] + action[0]], ki[ki[O_BATCHES] + action[1]], action[2])
-    status = _run(kf, ki, f, s)
-    reward = 0.0
-    for i in range(len(totals)):
+    status = _call_run(run, kf, ki, f, s)
+    for i in range(n_terms):
         terms[i] = totals[i]
     _totals(kf, f, s, totals)
-    for i in range(len(totals)):
+    reward = 0.0
+    for i in range(n_terms):
         terms[i] = factors[i] * (totals[i] - terms[i])
         if weights[i] != 0.0:
             reward += weights[i] * terms[i]
@@ -2789,63 +3193,152 @@ def _step(kf, ki, f, s, action, factors, weights, observation, mask, totals, ter
     clock[1] = f[WF_NOW] - clock[0]
     clock[0] = f[WF_NOW]
     if status == DUE:
-        _encode(kf, ki, f, _pointer(observation))
+        _encode(kf, ki, f, observation)
         _mask(ki, f, mask)
     return reward
 
 
 @_entry()
-def begin_worlds(kf, ki, fs, ss, which, seeds, price, observations, masks, totals, clocks):
-    """Set worlds up and run each to its first decision; `which` numbers them."""
+def _begin_worlds(run, reset, kf, ki, fs, ss, which, seeds, price, observations, masks, totals, clocks):
     for i in range(len(which)):
         w = which[i]
         f, s = _pointer(fs[w]), _pointer(ss[w])
-        _begin(
-            _pointer(kf), _pointer(ki), f, s, seeds[i], price, observations[w], masks[w], totals[w], clocks[w]
-        )
+        _call_reset(reset, _pointer(kf), _pointer(ki), f, s, seeds[i], ZERO, price)
+        status = _call_run(run, _pointer(kf), _pointer(ki), f, s)
+        totals[w] = 0.0
+        clocks[w, 0] = clocks[w, 1] = f[WF_NOW]
+        if status == DUE:
+            _encode(_pointer(kf), _pointer(ki), f, _pointer(observations[w]))
+            _mask(_pointer(ki), f, masks[w])
+
+
+def begin_worlds(*arrays: Any) -> None:
+    """Set worlds up and run each to its first decision.
+
+    Args:
+        *arrays: ``kf, ki``, the worlds' states ``f, s`` (one row each), the numbers of those to begin, their
+            seeds, whether delays are priced, and what is written: ``observations, masks, totals, clocks``.
+    """
+    _begin_worlds(_native_run.address, _native_reset.address, *arrays)
+
+
+@_jit
+def _step_world(
+    run, kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, w
+):
+    """Step one of many worlds; one that has ended is left alone."""
+    if ss[w, WI_STATUS] != DUE:
+        rewards[w] = 0.0
+        return
+    rewards[w] = _step(
+        run,
+        _pointer(kf),
+        _pointer(ki),
+        _pointer(fs[w]),
+        _pointer(ss[w]),
+        _pointer(actions[w]),
+        _pointer(factors),
+        _pointer(weights),
+        len(factors),
+        _pointer(observations[w]),
+        masks[w],
+        _pointer(totals[w]),
+        _pointer(terms[w]),
+        _pointer(clocks[w]),
+    )
 
 
 @_entry()
-def step_worlds(
-    kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, statuses
+def _step_worlds(
+    run,
+    kf,
+    ki,
+    fs,
+    ss,
+    actions,
+    factors,
+    weights,
+    observations,
+    masks,
+    rewards,
+    totals,
+    terms,
+    clocks,
+    statuses,
 ):
-    """Answer every world's due decision and run it to the next; results are written in place."""
     for w in range(len(actions)):
-        rewards[w] = _step(
-            _pointer(kf),
-            _pointer(ki),
-            _pointer(fs[w]),
-            _pointer(ss[w]),
-            actions[w],
+        _step_world(
+            run,
+            kf,
+            ki,
+            fs,
+            ss,
+            actions,
             factors,
             weights,
-            observations[w],
-            masks[w],
-            totals[w],
-            terms[w],
-            clocks[w],
+            observations,
+            masks,
+            rewards,
+            totals,
+            terms,
+            clocks,
+            w,
         )
         statuses[w] = ss[w, WI_STATUS]
 
 
 @_entry(parallel=True)
-def step_worlds_parallel(
-    kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, statuses
+def _step_worlds_parallel(
+    run,
+    kf,
+    ki,
+    fs,
+    ss,
+    actions,
+    factors,
+    weights,
+    observations,
+    masks,
+    rewards,
+    totals,
+    terms,
+    clocks,
+    statuses,
 ):
-    """:func:`step_worlds` on all threads of Numba."""
     for w in prange(len(actions)):
-        rewards[w] = _step(
-            _pointer(kf),
-            _pointer(ki),
-            _pointer(fs[w]),
-            _pointer(ss[w]),
-            actions[w],
+        _step_world(
+            run,
+            kf,
+            ki,
+            fs,
+            ss,
+            actions,
             factors,
             weights,
-            observations[w],
-            masks[w],
-            totals[w],
-            terms[w],
-            clocks[w],
+            observations,
+            masks,
+            rewards,
+            totals,
+            terms,
+            clocks,
+            w,
         )
         statuses[w] = ss[w, WI_STATUS]
+
+
+def step_worlds(*arrays: Any) -> None:
+    """Answer every world's due decision and run it to the next; results are written in place.
+
+    Worlds that have ended are left alone: reward 0, and their last observation stays.
+
+    Args:
+        *arrays: ``kf, ki``, the worlds' states ``f, s`` (one row each), ``actions, factors, weights``, and
+            what is written: ``observations, masks, rewards, totals, terms, clocks, statuses``; see
+            :class:`dsd_env.sim.compiled.vector.WorldVector`.
+    """
+    _step_worlds(_native_run.address, *arrays)
+
+
+def step_worlds_parallel(*arrays: Any) -> None:
+    """:func:`step_worlds` on all threads of Numba."""
+    _step_worlds_parallel(_native_run.address, *arrays)

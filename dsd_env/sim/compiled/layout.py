@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.acceptance import IidAcceptance, MarkovAcceptance, TraceReplay
+from dsd_env.acceptance import MAX_RUN_LENGTH, IidAcceptance, MarkovAcceptance, TraceReplay
 from dsd_env.control import ObservationEncoder
 from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.network import fault_members
+from dsd_env.network.processes import QUANTILE_Z, QuantileMarginal, log_centre
 from dsd_env.scenario.schema import (
+    Ar1,
     ClosedLoop,
     Constant,
     Exponential,
@@ -33,6 +35,7 @@ from dsd_env.scenario.schema import (
     Scenario,
 )
 from dsd_env.sim.entities import StepTimer
+from dsd_env.sim.iteration import padded_tokens
 from dsd_env.sim.world import WorldBuilder
 
 FloatArray = NDArray[np.float64]
@@ -74,6 +77,7 @@ RING = 64
     K_MAX_BATCH,
     K_PIPELINED,
     K_CRASHERS,
+    K_LINKS,
     # --- offsets of constant blocks in ki
     O_GAMMAS,
     O_BATCHES,
@@ -85,6 +89,8 @@ RING = 64
     O_MKI,
     O_POOLS,
     O_XKI,
+    O_LKI,
+    O_BKI,
     # --- offsets of constant blocks in kf
     O_DKF,
     O_SKF,
@@ -96,6 +102,7 @@ RING = 64
     O_HALF,
     O_SQUASH,
     O_XKF,
+    O_LKF,
     # --- offsets of state blocks in s
     O_HEAP_I,
     O_FREE,
@@ -109,6 +116,8 @@ RING = 64
     O_RUN,
     O_CHAN_I,
     O_CRASH_I,
+    O_LINK_I,
+    O_BREAK_I,
     O_TABLE_I,
     O_DELIVERY_I,
     # --- offsets of state blocks in f
@@ -126,11 +135,13 @@ RING = 64
     O_SCRATCH,
     O_VIEW,
     O_CRASH_F,
+    O_LINK_F,
+    O_BREAK_F,
     O_TABLE_F,
     O_DELIVERY_F,
     O_EVENTS,
     K_HEADER,
-) = range(83)
+) = range(91)
 
 # --- header of kf
 (
@@ -199,8 +210,9 @@ RING = 64
     WI_INTERRUPTIONS,
     WI_LATE,
     WI_DUPLICATES,
+    WI_PREEMPTIONS,
     WI_HEADER,
-) = range(44)
+) = range(45)
 
 # --- header of f. The first seven are the totals behind the reward terms, in their order.
 (
@@ -219,7 +231,7 @@ RING = 64
     WF_HEADER,
 ) = range(13)
 
-N_TOTALS = 20
+N_TOTALS = 21
 """Numbers in a copy of the totals, in the order of :class:`dsd_env.sim.metrics.Totals`."""
 
 # --- request
@@ -245,6 +257,7 @@ N_TOTALS = 20
     RI_ACCEPTED,
     RI_ROUND_TOKENS,
     RI_KV_RESERVED,
+    RI_ADMISSION,
     RI_PC,
     RI_AFTER,
     RI_TO_SITE,
@@ -283,7 +296,7 @@ N_TOTALS = 20
     RI_HEAD_CONTEXT,
     RI_HEAD_TOKENS,
     RI_RECENT_GAMMA,
-) = range(59)
+) = range(60)
 RI_RECENT_ACCEPTED = RI_RECENT_GAMMA + RECENT_ROUNDS
 RI_CHAIN = RI_RECENT_ACCEPTED + RECENT_ROUNDS
 CHAIN = 3
@@ -389,8 +402,9 @@ SKI_MODE, SKI_TABLE, SKI_LENGTH, SKI_PLACES, SKI_KV, SKI_MODEL, SKI_STRIDE = ran
     TI_JOINED,
     TI_IDLE,
     TI_DOWN,
+    TI_ADMISSIONS,
     TI_STRIDE,
-) = range(15)
+) = range(16)
 (
     TF_BUSY,
     TF_START,
@@ -410,8 +424,10 @@ SKI_MODE, SKI_TABLE, SKI_LENGTH, SKI_PLACES, SKI_KV, SKI_MODEL, SKI_STRIDE = ran
     TKI_CHUNK,
     TKI_PREFILL_FIRST,
     TKI_SHORTEST,
+    TKI_PREEMPTS,
+    TKI_PADDED,
     TKI_STRIDE,
-) = range(9)
+) = range(11)
 (
     TKF_K_BW,
     TKF_K_MULTI,
@@ -429,7 +445,7 @@ SKI_MODE, SKI_TABLE, SKI_LENGTH, SKI_PLACES, SKI_KV, SKI_MODEL, SKI_STRIDE = ran
 # --- channel: four per device (up, down, edge up, edge down), then two per edge server and target
 CI_MESSAGES, CI_JITTER_KEY, CI_LOSS_KEY, CI_LOST, CI_STRIDE = range(5)
 CF_ONE_WAY, CF_FREE, CF_LAST, CF_STRIDE = range(4)
-CKI_NUMBER, CKI_EXISTS, CKI_STRIDE = range(3)
+CKI_NUMBER, CKI_LINK, CKI_STRIDE = range(3)
 (
     CKF_ONE_WAY,
     CKF_LOW,
@@ -443,10 +459,59 @@ CKI_NUMBER, CKI_EXISTS, CKI_STRIDE = range(3)
     CKF_STRIDE,
 ) = range(10)
 
-# --- what crashes: devices, edge servers, targets
+# --- channel that changes or fails: what its rate and its delay do, and the breaks that faults make in it.
+# A Gaussian process is a block of constants (period, centre, and for each of its one or two parts the spread,
+# the correlation and the step of the innovation), two integers and four floats of state.
+GK_PERIOD, GK_CENTRE, GK_PARTS = range(3)
+GK_SIGMA, GK_RHO, GK_STEP, GK_PART = range(4)
+GK_STRIDE = GK_PARTS + 2 * GK_PART
+GI_INDEX, GI_KEY, GI_STRIDE = range(3)
+GF_VALUE, GF_UNTIL, GF_X, GF_STRIDE = (0, 1, 2, 4)
+# A distribution by quantiles: spread of the variate, the quantiles' normal scores and logarithms, slopes.
+MK_SPREAD, MK_Z, MK_LOG, MK_SLOPE, MK_STRIDE = (0, 1, 8, 15, 21)
+(
+    LKI_NUMBER,
+    LKI_DIRECTION,
+    LKI_HAS_RATE,
+    LKI_PARTS,
+    LKI_MARGINAL,
+    LKI_OUTAGES,
+    LKI_DELAY,
+    LKI_PIECES,
+    LKI_TIMES,
+    LKI_BITS,
+    LKI_SERIES_DELAY,
+    LKI_RANDOM_START,
+    LKI_BREAKS,
+    LKI_N_BREAKS,
+    LKI_STRIDE,
+) = range(15)
+LKF_NOMINAL, LKF_MEAN_UP, LKF_MEAN_DOWN, LKF_BANDWIDTH = range(4)
+LKF_DELAY = LKF_BANDWIDTH + GK_STRIDE
+LKF_STRIDE = LKF_DELAY + GK_STRIDE
+LI_BANDWIDTH, LI_DELAY, LI_OUTAGE, LI_OUTAGE_KEY, LI_PIECE, LI_DELAY_PIECE, LI_STRIDE = (0, 2, 4, 5, 6, 7, 8)
+LF_BANDWIDTH, LF_DELAY = 0, GF_STRIDE
+(
+    LF_OUTAGE_START,
+    LF_OUTAGE_END,
+    LF_BEGUN,
+    LF_UNTIL,
+    LF_DELAY_BEGUN,
+    LF_DELAY_UNTIL,
+    LF_SAMPLE,
+    LF_SAMPLE_LEFT,
+    LF_BUSY_FROM,
+    LF_BITS,
+    LF_STRIDE,
+) = range(2 * GF_STRIDE, 2 * GF_STRIDE + 11)
+BKI_FAULT, BKI_STRIDE = range(2)
+BREAK_INDEX, BREAK_STRIDE = range(2)
+BREAK_START, BREAK_END, BREAK_FLOATS = range(3)
+
+# --- what fails: first those that crash (devices, edge servers, targets), then those whose links do
 SITE_DEVICE, SITE_EDGE, SITE_TARGET = range(3)
 XKI_NUMBER, XKI_SITE, XKI_ENTITY, XKI_LAW, XKI_TIMES, XKI_N_TIMES, XKI_STRIDE = range(7)
-XKF_INTERVAL, XKF_DURATION, XKF_STRIDE = (0, 1, 5)
+XKF_INTERVAL, XKF_FACTOR, XKF_DURATION, XKF_STRIDE = (0, 1, 2, 6)
 CRASH_INDEX, CRASH_DOWN, CRASH_STRIDE = range(3)
 CRASH_END = 1
 """Floats of the state of one that crashes: the end of its window."""
@@ -459,7 +524,18 @@ LAW_CONSTANT, LAW_EXPONENTIAL, LAW_GEOMETRIC, LAW_LOGNORMAL = range(4)
 
 # --- acceptance model
 TRACE_MATCHES, TRACE_RUNS, IID, MARKOV = range(4)
-MKI_TYPE, MKI_OFFSETS, MKI_ACCEPT, MKI_TOP1, MKI_RUNS, MKI_KIND, MKI_SAME, MKI_POOLS, MKI_STRIDE = range(9)
+(
+    MKI_TYPE,
+    MKI_OFFSETS,
+    MKI_ACCEPT,
+    MKI_TOP1,
+    MKI_RUNS,
+    MKI_KIND,
+    MKI_SAME,
+    MKI_POOLS,
+    MKI_LONGEST,
+    MKI_STRIDE,
+) = range(10)
 MKF_LOW, MKF_HIGH, MKF_FIRST, MKF_FLIP, MKF_CONFIDENCE, MKF_STRIDE = range(6)
 
 # --- view of a decision
@@ -486,6 +562,7 @@ V_RECENT_ACCEPTED = V_RECENT_GAMMA + RECENT_ROUNDS
 V_CONFIDENCE = V_RECENT_ACCEPTED + RECENT_ROUNDS
 V_AHEAD = V_CONFIDENCE + 1
 (
+    V_LINK_UP,
     V_RTT,
     V_DEVIATION,
     V_UP,
@@ -500,7 +577,7 @@ V_AHEAD = V_CONFIDENCE + 1
     V_ARRIVALS,
     V_TOKENS,
     V_TARGETS,
-) = range(V_AHEAD + 1, V_AHEAD + 15)
+) = range(V_AHEAD + 1, V_AHEAD + 16)
 (
     VT_INDEX,
     VT_QUEUED,
@@ -642,13 +719,8 @@ def compile_scenario(
         keep_deliveries: Keep when tokens arrive, which the metrics of inter-token latency need.
 
     Raises:
-        NotImplementedError: The scenario uses what only the reference engine simulates.
+        NotImplementedError: An acceptance source is one that only the reference engine knows.
     """
-    for missing in _not_simulated(scenario):
-        raise NotImplementedError(
-            f"scenario {scenario.name!r}: the compiled engine does not simulate {missing}; "
-            "use engine='reference'"
-        )
     return _Compiler(
         scenario,
         builder or WorldBuilder(scenario),
@@ -657,17 +729,6 @@ def compile_scenario(
         log_events,
         keep_deliveries,
     ).layout()
-
-
-def _not_simulated(scenario: Scenario) -> list[str]:
-    """Return what the scenario uses and only the reference engine simulates."""
-    targets = scenario.targets.values()
-    uses = {
-        "faults of links": any(not fault.kind.endswith("_crash") for fault in scenario.faults.values()),
-        "kv_policy = 'preempt'": any(target.kv_policy != "reserve" for target in targets),
-        "graph_batch_tokens": any(target.graph_batch_tokens for target in targets),
-    }
-    return [name for name, used in uses.items() if used]
 
 
 class _Compiler:
@@ -690,7 +751,9 @@ class _Compiler:
         self.n_targets = len(self.world.targets)
         closed = isinstance(scenario.workload.arrivals, ClosedLoop)
         self.slots = max_active_requests or (2 * self.n_devices + 64 if closed else 4096)
-        self.crashers = [member for member in fault_members(scenario) if member.crashes]
+        members = fault_members(scenario)
+        self.crashers = [member for member in members if member.crashes]
+        self.faults = self.crashers + [member for member in members if not member.crashes]
         # Per request: its wait, its drafter's prefill, a draft ahead, two timers, messages in vain.
         self.heap = heap_events or (
             8 * self.slots + 64 * self.n_targets + self.n_devices + len(self.crashers) + 64
@@ -702,6 +765,10 @@ class _Compiler:
         self.floats = _Pool(KF_HEADER, np.float64)
         self.models = {name: number for number, name in enumerate(scenario.acceptance)}
         self.tables: dict[int, int] = {}
+        self.padded: dict[tuple[tuple[int, ...], int], int] = {}
+        self.links_i: list[list[int]] = []
+        self.links_f: list[list[float]] = []
+        self.breaks: list[list[int]] = []
 
     def layout(self) -> Layout:
         self._sizes()
@@ -711,7 +778,7 @@ class _Compiler:
         self._channels()
         self._workload()
         self._acceptance()
-        self._crashes()
+        self._faults()
         encoder = ObservationEncoder(self.scenario.n_placements)
         self.header[K_FEATURES] = len(encoder.features)
         self.header[O_HALF] = self.floats.add([feature.half for feature in encoder.features])
@@ -874,6 +941,8 @@ class _Compiler:
                     config.prefill_chunk_tokens,
                     config.order == "prefill_first",
                     config.within_class == "shortest_first",
+                    config.kv_policy == "preempt",
+                    self._padded(config.graph_batch_tokens, len(timer.compute_s)),
                 ]
             )
             floats.append(
@@ -893,20 +962,35 @@ class _Compiler:
         self.header[O_TKI] = self.ints.add(integers)
         self.header[O_TKF] = self.floats.add(floats)
 
+    def _padded(self, captured: tuple[int, ...], length: int) -> int:
+        """Put a table from new tokens to the captured number into the integers; 0 if there is none."""
+        if not captured:
+            return 0
+        key = (captured, length)
+        if key not in self.padded:
+            self.padded[key] = self.ints.add([padded_tokens(n, captured) for n in range(length)])
+        return self.padded[key]
+
     def _channels(self) -> None:
         integers: list[list[int]] = []
         floats: list[list[float]] = []
 
-        def add(name: str | None, number: int) -> None:
+        def add(name: str | None, number: int, site: str, entity: int) -> None:
             if name is None:
                 for _ in range(2):
-                    integers.append([number, 0])
+                    integers.append([number, -1])
                     floats.append([0.0] * CKF_STRIDE)
                 return
             link = self.scenario.links[name]
-            for bits_per_s in (link.uplink_bits_per_s, link.downlink_bits_per_s):
+            hitting = [
+                row
+                for row, member in enumerate(self.faults)
+                if (member.site, member.entity) == (site, entity)
+            ]
+            hitting.sort(key=lambda row: self.faults[row].number)
+            for direction, bits_per_s in enumerate((link.uplink_bits_per_s, link.downlink_bits_per_s)):
                 loss = link.loss_probability
-                integers.append([number, 1])
+                integers.append([number, self._link(name, number, direction, bits_per_s, hitting)])
                 floats.append(
                     [
                         link.one_way_s,
@@ -923,17 +1007,81 @@ class _Compiler:
         number = 0
         for config in self.scenario.devices.values():
             for _ in range(config.count):
-                add(config.link, 2 * number)
-                add(config.edge_link, 2 * number + 1)
+                add(config.link, 2 * number, "device", number)
+                add(config.edge_link, 2 * number + 1, "device", number)
                 number += 1
         number *= 2
+        server = 0
         for edge in self.scenario.edge_servers.values():
-            for _ in range(edge.count * self.n_targets):
-                add(edge.backhaul, number)
-                number += 1
+            for _ in range(edge.count):
+                for _ in range(self.n_targets):
+                    add(edge.backhaul, number, "edge", server)
+                    number += 1
+                server += 1
         self.n_channels = len(integers)
+        self.n_links, self.n_breaks = len(self.links_i), len(self.breaks)
+        self.header[K_LINKS] = self.n_links
+        self.header[O_LKI] = self.ints.add(self.links_i)
+        self.header[O_LKF] = self.floats.add(self.links_f)
+        self.header[O_BKI] = self.ints.add(self.breaks)
         self.header[O_CKI] = self.ints.add(integers)
         self.header[O_CKF] = self.floats.add(floats)
+
+    def _link(self, name: str, number: int, direction: int, bits_per_s: float, faults: list[int]) -> int:
+        """Add what a channel does over time; return its row, or -1 if it does not change."""
+        link, series = self.scenario.links[name], self.builder.series.get(name)
+        has_rate = bool(link.bandwidth or link.outages or series or faults)
+        if not has_rate and link.delay is None:
+            return -1
+        bandwidth, delay, outages = link.bandwidth, link.delay, link.outages
+        parts: tuple[Ar1, ...] = ()
+        if bandwidth is not None:
+            parts = (bandwidth.fast,) if bandwidth.slow is None else (bandwidth.fast, bandwidth.slow)
+        pieces = times = bits = series_delay = 0
+        if series is not None:
+            pieces, times = len(series.extra_delay_s), self._series(series.times_s)
+            bits = self._series((series.uplink_bits_per_s, series.downlink_bits_per_s)[direction])
+            if any(series.extra_delay_s):
+                series_delay = self._series(series.extra_delay_s)
+        marginal = 0
+        if bandwidth is not None and bandwidth.quantiles is not None:
+            law = QuantileMarginal(bandwidth.quantiles, parts)
+            marginal = self.floats.add([law.spread, *QUANTILE_Z, *law.logs, *law.slopes])
+        self.links_i.append(
+            [
+                number,
+                direction,
+                has_rate,
+                len(parts),
+                marginal,
+                outages is not None,
+                delay is not None,
+                pieces,
+                times,
+                bits,
+                series_delay,
+                link.replay is not None and link.replay.random_start,
+                len(self.breaks),
+                len(faults),
+            ]
+        )
+        self.breaks += [[row] for row in faults]
+        factor = [0.0] * GK_STRIDE
+        if bandwidth is not None:
+            factor = _gaussian(bandwidth.period_s, log_centre(parts), parts)
+        slow = [0.0] * GK_STRIDE
+        if delay is not None:
+            part = Ar1(sigma=delay.sigma, correlation_s=delay.correlation_s)
+            slow = _gaussian(delay.period_s, delay.median_s, (part,))
+        up_s, down_s = (0.0, 0.0) if outages is None else (outages.mean_up_s, outages.mean_down_s)
+        self.links_f.append([bits_per_s, up_s, down_s, *factor, *slow])
+        return len(self.links_i) - 1
+
+    def _series(self, values: tuple[float, ...]) -> int:
+        """Put a column of a recorded series into the floats, once."""
+        if id(values) not in self.tables:
+            self.tables[id(values)] = self.floats.add(values)
+        return self.tables[id(values)]
 
     def _workload(self) -> None:
         workload = self.scenario.workload
@@ -988,15 +1136,15 @@ class _Compiler:
         self.header[O_MKI] = self.ints.add(integers)
         self.header[O_MKF] = self.floats.add(floats)
 
-    def _crashes(self) -> None:
+    def _faults(self) -> None:
         sites = {"device": SITE_DEVICE, "edge": SITE_EDGE, "target": SITE_TARGET}
         integers, floats = [], []
-        for member in self.crashers:
+        for member in self.faults:
             fault = member.fault
             law, parameters = _law(fault.duration_s)
             times = self.floats.add(fault.at_s)
             integers.append([member.number, sites[member.site], member.entity, law, times, len(fault.at_s)])
-            floats.append([fault.mean_interval_s or 0.0, *parameters])
+            floats.append([fault.mean_interval_s or 0.0, member.bandwidth_factor, *parameters])
         self.header[O_XKI] = self.ints.add(integers)
         self.header[O_XKF] = self.floats.add(floats)
 
@@ -1014,9 +1162,10 @@ class _Compiler:
         pools_at = self.ints.add(pools)
         top1 = self.floats.add(columns.top1_prob.astype(np.float32))
         if columns.run_length is not None:
-            return [TRACE_RUNS, offsets, 0, top1, self.ints.add(columns.run_length), kind, same_at, pools_at]
+            runs, longest = self.ints.add(columns.run_length), trace.gamma_max or MAX_RUN_LENGTH
+            return [TRACE_RUNS, offsets, 0, top1, runs, kind, same_at, pools_at, longest]
         accept = self.floats.add(columns.accept_prob)
-        return [TRACE_MATCHES, offsets, accept, top1, 0, kind, same_at, pools_at]
+        return [TRACE_MATCHES, offsets, accept, top1, 0, kind, same_at, pools_at, MAX_RUN_LENGTH]
 
     def _state(self) -> tuple[int, int]:
         """Lay out a world; return the lengths of its rows of integers and floats."""
@@ -1044,6 +1193,8 @@ class _Compiler:
             (O_RUN, self.n_targets * 2 * int(h[K_MAX_BATCH])),
             (O_CHAN_I, self.n_channels * CI_STRIDE),
             (O_CRASH_I, len(self.crashers) * CRASH_STRIDE),
+            (O_LINK_I, self.n_links * LI_STRIDE),
+            (O_BREAK_I, self.n_breaks * BREAK_STRIDE),
             (O_TABLE_I, int(h[K_TABLE_CAP]) * XI_STRIDE),
             (O_DELIVERY_I, 2 * int(h[K_DELIVERY_CAP])),
         ):
@@ -1066,6 +1217,8 @@ class _Compiler:
             (O_SCRATCH, REPORT),
             (O_VIEW, view),
             (O_CRASH_F, len(self.crashers) * CRASH_END),
+            (O_LINK_F, self.n_links * LF_STRIDE),
+            (O_BREAK_F, self.n_breaks * BREAK_FLOATS),
             (O_TABLE_F, int(h[K_TABLE_CAP]) * XF_STRIDE),
             (O_DELIVERY_F, int(h[K_DELIVERY_CAP])),
             (O_EVENTS, self.log_events * EVENT),
@@ -1073,6 +1226,15 @@ class _Compiler:
             h[name] = at
             at += size
         return n_int, at
+
+
+def _gaussian(period_s: float, centre: float, parts: tuple[Ar1, ...]) -> list[float]:
+    """Return the constants of a Gaussian process; see :class:`dsd_env.network.processes.LogProcess`."""
+    constants = [period_s, centre]
+    for part in parts:
+        rho = math.exp(-period_s / part.correlation_s)
+        constants += [part.sigma, rho, part.sigma * math.sqrt(1.0 - rho * rho)]
+    return constants + [0.0] * (GK_STRIDE - len(constants))
 
 
 def _law(law: Constant | LogNormal | Exponential | Geometric) -> tuple[int, list[float]]:

@@ -1,155 +1,462 @@
-"""Many worlds of one scenario, stepped together; all results lie in arrays that are written in place."""
+"""Many worlds stepped together; all results lie in arrays that are written in place."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control import ActionSpace
-from dsd_env.sim.compiled import kernel
+from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.sim.compiled import batch
 from dsd_env.sim.compiled import layout as la
-from dsd_env.sim.compiled.layout import Layout
-from dsd_env.sim.compiled.world import WorldReader
+from dsd_env.sim.compiled.layout import FloatArray, IntArray, Layout
+from dsd_env.sim.compiled.world import CompiledSimulation, WorldReader
+from dsd_env.sim.engines import announced
+
+WorldNumbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedWorld:
+    """A world as it was; see :meth:`WorldVector.save`.
+
+    Attributes:
+        f: Its floats, in pieces, each with its place.
+        s: Its integers, likewise.
+        outputs: Its rows of the output arrays, by name.
+    """
+
+    f: tuple[tuple[int, FloatArray], ...]
+    s: tuple[tuple[int, IntArray], ...]
+    outputs: dict[str, NDArray[Any]]
 
 
 class WorldVector:
     """Worlds that stand at their due decisions.
 
-    A world's rows are independent of how many worlds there are and of the others: world ``w`` with a seed is
-    the :class:`~dsd_env.sim.compiled.CompiledSimulation` of that seed.
+    What a world does is independent of how many there are and of the others: a world with a seed is the
+    :class:`~dsd_env.sim.compiled.CompiledSimulation` of that seed.
+
+    With several scenarios each episode of a world runs one of them. Where a scenario has fewer candidates
+    than others, observations and masks are padded: the features of a candidate that does not exist are 0, its
+    placement is masked, and an action that takes it becomes plain decoding at the current target.
 
     Attributes:
-        layout: The compiled scenario.
+        layouts: The compiled scenarios.
         observations: float32 ``[n, n_features]``; a world that has ended keeps its last.
         masks: bool ``[n, sum(nvec)]``.
         rewards: float64 ``[n]``, of the last step.
         terms: float64 ``[n, n_terms]``, unweighted reward terms of the last step.
+        totals: float64 ``[n, n_terms]``, the running totals behind them.
         clocks: float64 ``[n, 2]``, simulated time and time since the decision before.
         statuses: int64 ``[n]``: ``DUE``, ``TERMINATED``, ``TRUNCATED`` or ``FAILED`` (see ``layout``).
-        f: Float state, one row per world.
-        s: Integer state, one row per world.
+        facts: int64 ``[n, N_FACTS]``, the due decision and what became of the last (see ``batch``).
+        delays: float64 ``[n, 1]``, delay that the due request has caused to others, with `price_delays`.
+        kinds: int64 ``[n]``, number of each world's scenario.
     """
+
+    OUTPUTS = (
+        "observations",
+        "masks",
+        "rewards",
+        "terms",
+        "totals",
+        "clocks",
+        "statuses",
+        "facts",
+        "delays",
+    )
 
     def __init__(
         self,
-        layout: Layout,
+        layouts: Sequence[Layout],
         n_worlds: int,
-        factors: Sequence[float],
-        weights: Sequence[float],
+        factors: Sequence[Sequence[float]],
+        weights: Sequence[Sequence[float]],
         *,
+        n_placements: int | None = None,
         price_delays: bool = False,
         threads: int = 1,
     ) -> None:
         """Allocate the worlds; :meth:`begin` sets them up.
 
         Args:
-            layout: The compiled scenario.
-            n_worlds: How many.
-            factors: From running total to reward term, in the order of the environment's terms.
-            weights: Weights of the terms.
+            layouts: The compiled scenarios, with equal lists of speculation lengths and batch sizes.
+            n_worlds: How many worlds.
+            factors: By scenario, from running total to reward term, in the order of the environment's terms.
+            weights: By scenario, weights of the terms.
+            n_placements: Length of the list of candidates. Default: the longest of the scenarios.
             price_delays: Account to each request how long it makes others wait.
             threads: Threads to step with.
+
+        Raises:
+            ValueError: A number is too small.
         """
         if n_worlds < 1:
-            raise ValueError(f"n_worlds = {n_worlds} must be at least 1")
+            raise ValueError(f"the number of worlds, {n_worlds}, must be at least 1")
         if threads < 1:
             raise ValueError(f"threads = {threads} must be at least 1")
-        n_terms = len(factors)
-        self.layout = layout
-        # Pages of the tables at the end of each row are not touched before they are used.
-        self.f = np.zeros((n_worlds, layout.n_float))
-        self.s = np.zeros((n_worlds, layout.n_int), dtype=np.int64)
-        self.observations = np.zeros((n_worlds, layout.n_features), dtype=np.float32)
-        self.masks = np.zeros((n_worlds, layout.n_mask), dtype=np.bool_)
+        spaces = [ActionSpace.of(layout.scenario) for layout in layouts]
+        longest = max(space.n_placements for space in spaces)
+        places = longest if n_placements is None else n_placements
+        if places < longest:
+            raise ValueError(f"n_placements = {places} is less than the scenario's {longest} candidates")
+        n_gammas, n_batches, _ = spaces[0].nvec
+        n_terms = len(factors[0])
+        self.layouts = tuple(layouts)
+        self.observations = np.zeros((n_worlds, len(ObservationEncoder(places).features)), dtype=np.float32)
+        self.masks = np.zeros((n_worlds, n_gammas + n_batches + places), dtype=np.bool_)
         self.rewards = np.zeros(n_worlds)
         self.terms = np.zeros((n_worlds, n_terms))
+        self.totals = np.zeros((n_worlds, n_terms))
         self.clocks = np.zeros((n_worlds, 2))
-        self.statuses = np.zeros(n_worlds, dtype=np.int64)
-        self._totals = np.zeros((n_worlds, n_terms))
-        self._factors = np.array(factors, dtype=np.float64)
-        self._weights = np.array(weights, dtype=np.float64)
+        self.statuses = np.full(n_worlds, la.TERMINATED, dtype=np.int64)
+        self.facts = np.zeros((n_worlds, batch.N_FACTS), dtype=np.int64)
+        self.delays = np.zeros((n_worlds, 1))
+        self.kinds = np.zeros(n_worlds, dtype=np.int64)
+        self._rows = np.full(n_worlds, -1, dtype=np.int64)
+        self._pools = [
+            _Pool(layout, n_worlds, f, w, places - space.n_placements)
+            for layout, f, w, space in zip(layouts, factors, weights, spaces, strict=True)
+        ]
+        self._sizes = np.array((n_gammas, n_batches, places))
         self._price = int(price_delays)
         self._threads = threads
-        self._sizes = np.array(ActionSpace.of(layout.scenario).nvec)
-        self._readers = [WorldReader(layout, self.f[w], self.s[w]) for w in range(n_worlds)]
+        self._executor: ThreadPoolExecutor | None = None
+        # The first call compiles the engine, if nothing did before on this machine.
+        self._begun = self._stepped = False
+        self._plan: list[tuple[_Pool, WorldNumbers, WorldNumbers]] | None = None
+        self._readers: list[WorldReader | None] = [None] * n_worlds
 
     def __len__(self) -> int:
         return len(self.rewards)
 
     def reader(self, world: int) -> WorldReader:
-        """Return a look at one world."""
-        return self._readers[world]
+        """Return a look at one world, good until its next episode.
 
-    def begin(self, worlds: NDArray[np.int64], seeds: NDArray[np.int64]) -> None:
+        Raises:
+            RuntimeError: The world was never begun.
+        """
+        reader = self._readers[world]
+        if reader is None:
+            row = int(self._rows[world])
+            if row < 0:
+                raise RuntimeError(f"world {world} has no episode yet: begin one")
+            pool = self._pools[self.kinds[world]]
+            reader = self._readers[world] = WorldReader(pool.layout, pool.f[row], pool.s[row])
+        return reader
+
+    def simulation(self, world: int) -> WorldSimulation:
+        """Return one world with the interface of a simulation, to look at; good until its next episode."""
+        reader = self.reader(world)
+        return WorldSimulation(reader.layout, reader.f, reader.s)
+
+    def write_into(
+        self, observations: NDArray[np.float32] | None = None, masks: NDArray[np.bool_] | None = None
+    ) -> None:
+        """From now on write observations and masks into arrays of the caller's; they get the present content.
+
+        Args:
+            observations: float32, shape and order as :attr:`observations`, contiguous.
+            masks: bool, as :attr:`masks`, contiguous.
+
+        Raises:
+            ValueError: An array does not fit.
+        """
+        for name, array in (("observations", observations), ("masks", masks)):
+            if array is None:
+                continue
+            own: NDArray[Any] = getattr(self, name)
+            if array.shape != own.shape or array.dtype != own.dtype:
+                raise ValueError(
+                    f"{name}: expected {own.dtype} of shape {own.shape}, got {array.dtype} of {array.shape}"
+                )
+            if not (array.flags.c_contiguous and array.flags.writeable):
+                raise ValueError(f"{name}: the array must be writeable and contiguous in C order")
+            array[...] = own
+            setattr(self, name, array)
+
+    def begin(
+        self, worlds: WorldNumbers, seeds: NDArray[np.int64], kinds: NDArray[np.int64] | None = None
+    ) -> None:
         """Start new episodes in some worlds and run each to its first decision.
+
+        Args:
+            worlds: Numbers of the worlds, each once.
+            seeds: Their episodes' seeds.
+            kinds: Numbers of their episodes' scenarios; the first by default.
 
         Raises:
             RuntimeError: An episode ends before its first decision.
             EngineError: A bounded resource ran out.
         """
-        layout = self.layout
-        kernel.begin_worlds(
-            layout.kf,
-            layout.ki,
-            self.f,
-            self.s,
-            worlds,
-            seeds,
-            self._price,
-            self.observations,
-            self.masks,
-            self._totals,
-            self.clocks,
-        )
-        self.statuses[worlds] = self.s[worlds, la.WI_STATUS]
-        for world in worlds[self.statuses[worlds] != la.DUE]:
-            self.reader(world).check()
+        if kinds is None:
+            kinds = np.zeros(len(worlds), dtype=np.int64)
+        for world, kind in zip(worlds.tolist(), kinds.tolist(), strict=True):
+            self._place(world, kind)
+        with nullcontext() if self._begun else announced():
+            self._each(self._parts(worlds, seeds, kinds), self._begin_part)
+        self._begun = True
+        failed = worlds[self.statuses[worlds] != la.DUE]
+        if len(failed):
+            reader = self.reader(int(failed[0]))
+            reader.check()
             raise RuntimeError(
-                f"scenario {layout.scenario.name!r} ends before its first decision; "
-                f"is episode.horizon_s = {layout.scenario.episode.horizon_s:g} too short?"
+                f"scenario {reader.scenario.name!r} ends before its first decision; "
+                f"is episode.horizon_s = {reader.scenario.episode.horizon_s:g} too short?"
             )
 
-    def step(self, actions: NDArray[np.int64]) -> None:
+    def step(self, actions: NDArray[np.integer[Any]]) -> None:
         """Answer every world's due decision and run it to the next.
 
         Every world must stand at a decision: begin new episodes in those that have ended.
 
         Args:
-            actions: int64 ``[n, 3]``: indices of speculation length, batch size and placement.
+            actions: Integers ``[n, 3]``: indices of speculation length, batch size and placement.
 
         Raises:
-            ValueError: An action is outside the action space.
+            ValueError: An action is outside the action space; nothing has happened then.
+            RuntimeError: A world does not stand at a decision.
             EngineError: A bounded resource ran out in some world.
         """
-        actions = np.ascontiguousarray(actions, dtype=np.int64)
-        if actions.shape != (len(self), 3):
-            raise ValueError(f"actions have shape {actions.shape}; expected {(len(self), 3)}")
-        if (actions < 0).any() or (actions >= self._sizes).any():
-            raise ValueError(f"an action is outside MultiDiscrete({self._sizes.tolist()})")
-        layout = self.layout
-        step = kernel.step_worlds
-        if self._threads > 1:
-            import numba
+        chosen = np.ascontiguousarray(actions, dtype=np.int64)
+        if chosen.shape != (len(self), 3):
+            raise ValueError(f"actions have shape {chosen.shape}; expected {(len(self), 3)}")
+        refused = batch.first_refused(chosen, self._sizes, self.statuses)
+        if refused >= 0:
+            if self.statuses[refused] != la.DUE:
+                raise RuntimeError(f"world {refused} is not at a decision: begin an episode")
+            raise ValueError(
+                f"action {chosen[refused].tolist()} is outside MultiDiscrete({self._sizes.tolist()})"
+            )
+        if self._plan is None:
+            self._plan = self._parts_of_all()
+        if self._stepped:
+            failed = self._each(self._plan, self._step_part, chosen)
+        else:
+            with announced():
+                failed = self._each(self._plan, self._step_part, chosen)
+            self._stepped = True
+        if failed:
+            self.reader(int(np.flatnonzero(self.statuses == la.FAILED)[0])).check()
 
-            numba.set_num_threads(min(self._threads, numba.config.NUMBA_NUM_THREADS))
-            step = kernel.step_worlds_parallel
-        step(
-            layout.kf,
-            layout.ki,
-            self.f,
-            self.s,
+    def save(self, world: int) -> SavedWorld:
+        """Return a copy of a world, for :meth:`restore`, without the parts of its tables not in use."""
+        reader = self.reader(world)
+        f, s = _in_use(reader)
+        return SavedWorld(
+            tuple((at, reader.f[at:end].copy()) for at, end in f),
+            tuple((at, reader.s[at:end].copy()) for at, end in s),
+            {name: np.array(getattr(self, name)[world]) for name in self.OUTPUTS},
+        )
+
+    def restore(self, world: int, saved: SavedWorld, kind: int = 0) -> None:
+        """Make a world what a saved one was, of this vector or of another.
+
+        Args:
+            world: Number of the world.
+            saved: The saved one.
+            kind: Number of its scenario here.
+        """
+        self._place(world, kind)
+        reader = self.reader(world)
+        for at, floats in saved.f:
+            reader.f[at : at + len(floats)] = floats
+        for at, integers in saved.s:
+            reader.s[at : at + len(integers)] = integers
+        for name, row in saved.outputs.items():
+            getattr(self, name)[world] = row
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+
+    # ------------------------------------------------------------------ rows and threads
+
+    def _place(self, world: int, kind: int) -> None:
+        """Give a world a row of a scenario's pool; what it had before goes back."""
+        before = int(self._rows[world])
+        if before >= 0:
+            if self.kinds[world] == kind:
+                return
+            self._pools[self.kinds[world]].free.append(before)
+        self._rows[world] = self._pools[kind].free.pop()
+        self.kinds[world] = kind
+        self._readers[world] = None
+        self._plan = None
+
+    def _parts_of_all(self) -> list[tuple[_Pool, WorldNumbers, WorldNumbers]]:
+        """Return the worlds by scenario, in about as many parts as there are threads."""
+        parts = []
+        for kind, pool in enumerate(self._pools):
+            worlds = np.flatnonzero(self.kinds == kind)
+            if len(worlds):
+                share = -(-self._threads * len(worlds) // len(self))
+                parts += [
+                    (pool, self._rows[some], some) for some in np.array_split(worlds, share) if len(some)
+                ]
+        return parts
+
+    def _parts(
+        self, worlds: WorldNumbers, seeds: NDArray[np.int64], kinds: NDArray[np.int64]
+    ) -> list[tuple[_Pool, WorldNumbers, WorldNumbers, NDArray[np.int64]]]:
+        """Return some worlds by scenario, with their seeds."""
+        parts = []
+        for kind in np.unique(kinds):
+            chosen = np.flatnonzero(kinds == kind)
+            share = -(-self._threads * len(chosen) // len(self))
+            for some in np.array_split(chosen, share):
+                if len(some):
+                    numbers = worlds[some]
+                    parts.append((self._pools[kind], self._rows[numbers], numbers, seeds[some]))
+        return parts
+
+    def _each(self, parts: Sequence[tuple[Any, ...]], run: Callable[..., int], *arguments: Any) -> int:
+        """Return the sum of a function over the parts, in threads: the kernel frees Python's lock."""
+        if self._threads == 1 or len(parts) == 1:
+            return sum([run(*part, *arguments) for part in parts])
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._threads - 1, thread_name_prefix="worlds")
+        futures = [self._executor.submit(run, *part, *arguments) for part in parts[1:]]
+        first = run(*parts[0], *arguments)
+        return first + sum([future.result() for future in futures])
+
+    def _begin_part(
+        self, pool: _Pool, rows: WorldNumbers, worlds: WorldNumbers, seeds: NDArray[np.int64]
+    ) -> int:
+        batch.begin_worlds(
+            pool.kf,
+            pool.ki,
+            pool.f,
+            pool.s,
+            rows,
+            worlds,
+            seeds,
+            self._price,
+            pool.padding,
+            self.observations,
+            self.masks,
+            self.totals,
+            self.clocks,
+            self.statuses,
+            self.facts,
+            self.delays,
+        )
+        return 0
+
+    def _step_part(
+        self, pool: _Pool, rows: WorldNumbers, worlds: WorldNumbers, actions: NDArray[np.int64]
+    ) -> int:
+        """Step some worlds; return how many failed."""
+        failed: int = batch.step_worlds(
+            pool.kf,
+            pool.ki,
+            pool.f,
+            pool.s,
+            rows,
+            worlds,
             actions,
-            self._factors,
-            self._weights,
+            pool.factors,
+            pool.weights,
+            pool.padding,
             self.observations,
             self.masks,
             self.rewards,
-            self._totals,
+            self.totals,
             self.terms,
             self.clocks,
             self.statuses,
+            self.facts,
+            self.delays,
         )
-        if (self.statuses == la.FAILED).any():
-            self.reader(int(np.flatnonzero(self.statuses == la.FAILED)[0])).check()
+        return failed
+
+
+class _Pool:
+    """The worlds of one scenario."""
+
+    def __init__(
+        self, layout: Layout, n_worlds: int, factors: Sequence[float], weights: Sequence[float], padding: int
+    ) -> None:
+        self.layout = layout
+        # Writeable copies: Numba takes far longer to recognise an array that is not.
+        self.kf, self.ki = layout.kf.copy(), layout.ki.copy()
+        # Pages are not touched before they are used: neither those of rows that no world needs nor those of
+        # the tables at the end of each row.
+        self.f = np.zeros((n_worlds, layout.n_float))
+        self.s = np.zeros((n_worlds, layout.n_int), dtype=np.int64)
+        self.free = list(range(n_worlds - 1, -1, -1))
+        self.factors = np.array(factors, dtype=np.float64)
+        self.weights = np.array(weights, dtype=np.float64)
+        self.padding = padding
+
+
+class WorldSimulation(CompiledSimulation):
+    """A world of a vector as a simulation to look at; it is the vector that steps it.
+
+    `terminated` and `truncated` are those of the moment when it was made.
+    """
+
+    def __init__(self, layout: Layout, f: FloatArray, s: IntArray) -> None:
+        """Look at one world's rows."""
+        self.scenario = layout.scenario
+        self.seed = int(s[la.WI_SEED])
+        self.terminated = bool(s[la.WI_STATUS] == la.TERMINATED)
+        self.truncated = bool(s[la.WI_STATUS] == la.TRUNCATED)
+        self.events = []
+        self.spans = []
+        self._layout = layout
+        self.f, self.s = f, s
+        self._reader = WorldReader(layout, f, s)
+        self._record_events = False
+        self._view = None
+
+    def advance(self) -> bool:
+        """Refuse: the environment would not know.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("this simulation belongs to an environment: step that")
+
+    def decide(self, decision: object) -> Any:
+        """Refuse, as :meth:`advance`.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        return self.advance()
+
+    def restore(self, state: object) -> None:
+        """Refuse, as :meth:`advance`.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        self.advance()
+
+
+def _in_use(reader: WorldReader) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return the parts (from, to) of a world's rows of floats and integers that mean something."""
+    k, s = reader.layout.ki, reader.s
+    table, deliveries, events = int(s[la.WI_TABLE_N]), int(s[la.WI_DELIVERIES]), int(s[la.WI_EVENTS])
+    cap, log = int(k[la.K_DELIVERY_CAP]), int(k[la.K_EVENT_CAP])
+    f = [
+        (0, int(k[la.O_TABLE_F]) + table * la.XF_STRIDE),
+        (int(k[la.O_DELIVERY_F]), int(k[la.O_DELIVERY_F]) + deliveries),
+        (int(k[la.O_EVENTS]), int(k[la.O_EVENTS]) + events * la.EVENT),
+        (int(k[la.O_EVENTS]) + log * la.EVENT, reader.layout.n_float),
+    ]
+    i = [
+        (0, int(k[la.O_TABLE_I]) + table * la.XI_STRIDE),
+        (int(k[la.O_DELIVERY_I]), int(k[la.O_DELIVERY_I]) + 2 * deliveries),
+        (int(k[la.O_DELIVERY_I]) + 2 * cap, reader.layout.n_int),
+    ]
+    return [part for part in f if part[0] < part[1]], [part for part in i if part[0] < part[1]]

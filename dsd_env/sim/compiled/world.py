@@ -135,7 +135,7 @@ class WorldReader:
             int(v[la.V_COUNTER]),
             _request_view(v),
             targets[0],
-            LinkView(True, *v[la.V_RTT : la.V_LINK_AGE + 1]),
+            LinkView(v[la.V_LINK_UP] != 0.0, *v[la.V_RTT : la.V_LINK_AGE + 1]),
             DrafterView(v[la.V_AVAILABLE] != 0.0, v[la.V_STEP], int(v[la.V_LAG]), int(v[la.V_JOBS])),
             candidates,
             SystemView(int(v[la.V_ACTIVE]), v[la.V_ARRIVALS], v[la.V_TOKENS]),
@@ -167,6 +167,7 @@ class WorldReader:
             interruptions=int(s[la.WI_INTERRUPTIONS]),
             late_messages=int(s[la.WI_LATE]),
             duplicate_messages=int(s[la.WI_DUPLICATES]),
+            preemptions=int(s[la.WI_PREEMPTIONS]),
         )
         totals.accrue(self.now_s, int(s[la.WI_IN_SYSTEM]), float(self.layout.kf[la.KF_IDLE_W]))
         return totals
@@ -236,9 +237,7 @@ class WorldReader:
         at = o[la.O_WINDOW]
         window = f[at : at + 1 + la.N_TOTALS + n_targets].tolist()
         start = Window(window[0], Totals(*window[1 : 1 + la.N_TOTALS]), window[1 + la.N_TOTALS :])
-        at = o[la.O_TGT_F]
-        busy = f[at : at + n_targets * la.TF_STRIDE : la.TF_STRIDE].tolist()
-        end = Window(self.now_s, self.totals(), busy)
+        end = Window(self.now_s, self.totals(), [self._busy_until_s(number) for number in range(n_targets)])
         cohort = [
             request
             for request in self.completed(deliveries=True)
@@ -256,6 +255,14 @@ class WorldReader:
         if o[la.K_DELIVERY_CAP] == 0:
             metrics.update({name: float("nan") for name in metrics if name.startswith("itl_s")})
         return metrics
+
+    def _busy_until_s(self, target: int) -> float:
+        """Return the time that a target has been busy, the iteration under way included."""
+        o, f = self._offset, self.f
+        x = o[la.O_TGT_F] + target * la.TF_STRIDE
+        if self.s[o[la.O_TGT_I] + target * la.TI_STRIDE + la.TI_IDLE] != 0:
+            return float(f[x + la.TF_BUSY])
+        return float(f[x + la.TF_BUSY] + (self.now_s - f[x + la.TF_START]))
 
     def requests_table(self) -> dict[str, NDArray[np.generic]]:
         """Return one column per property of the completed requests, in order of arrival.
@@ -352,7 +359,7 @@ class CompiledSimulation:
             log_events: Room for recorded events between two decisions.
 
         Raises:
-            NotImplementedError: Spans are asked for, or the scenario uses what only the reference simulates.
+            NotImplementedError: Spans are asked for, or an acceptance source that only the reference knows.
         """
         if record_spans:
             raise NotImplementedError("the compiled engine records no spans; use engine='reference'")

@@ -1,0 +1,383 @@
+"""One world behind the environment, on either engine: the same episodes, told in the same words."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder
+from dsd_env.envs.rewards import reward_factors, reward_weights, running_totals
+from dsd_env.rng import as_int64
+from dsd_env.scenario import Scenario
+from dsd_env.sim import ReferenceSimulation
+from dsd_env.sim.engines import compiled_layout
+from dsd_env.sim.world import WorldBuilder
+
+if TYPE_CHECKING:
+    from dsd_env.sim.compiled import Layout
+    from dsd_env.sim.compiled.vector import SavedWorld
+
+Completed = tuple[int, float, float, int]
+"""A request that completed: its number, the time in s, the delay it caused to others in s, its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvState:
+    """An environment as it was; made by ``clone_state`` and taken by ``restore_state``.
+
+    Attributes:
+        engine: Engine that it was made on.
+        scenario: Scenario of the episode.
+        episode_seed: Seed of the episode.
+        generator: State of the generator that later episodes' seeds are drawn from.
+        world: The world (compiled engine).
+        actions: The actions until then (reference engine, which repeats them).
+    """
+
+    engine: str
+    scenario: Scenario
+    episode_seed: int
+    generator: Mapping[str, Any]
+    world: SavedWorld | None = None
+    actions: tuple[tuple[int, ...], ...] = ()
+
+
+class Episodes(Protocol):
+    """Episodes of one scenario, one after the other.
+
+    Attributes:
+        engine: Name of the engine.
+        observation: Of the decision now due; at the end that of the last one. float32, the caller's own.
+        over: The episode has ended.
+        terminated: It has ended because the workload is finished.
+        now_s: Simulated time.
+        dt_s: Simulated time since the decision before.
+        reward: Of the last step.
+        terms: Reward terms of the last step, unweighted.
+        reason: Why the last action was changed by rule, or None.
+        invalid_actions: How many were so far.
+    """
+
+    engine: str
+    observation: NDArray[np.float32]
+    over: bool
+    terminated: bool
+    now_s: float
+    dt_s: float
+    reward: float
+    terms: list[float]
+    reason: str | None
+    invalid_actions: int
+
+    def begin(self, seed: int) -> None:
+        """Start the episode of a seed and run to its first decision."""
+
+    def step(self, action: NDArray[np.int64]) -> bool:
+        """Answer the due decision and run to the next; return whether the episode has ended."""
+
+    def view(self) -> DecisionView:
+        """Return the decision now due, typed."""
+
+    def decision(self) -> dict[str, Any]:
+        """Return the description of the decision now due for `info`."""
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Return the mask of the decision now due."""
+
+    def completed(self) -> list[Completed]:
+        """Return the requests that completed during the last step."""
+
+    def simulation(self) -> Any:
+        """Return the simulation."""
+
+    def save(self) -> dict[str, Any]:
+        """Return what :class:`EnvState` holds of the world."""
+
+    def restore(self, state: EnvState) -> None:
+        """Go back to a state."""
+
+
+def make_episodes(
+    engine: str,
+    scenario: Scenario,
+    encoder: ObservationEncoder,
+    actions: ActionSpace,
+    *,
+    spans: bool,
+    price_delays: bool,
+    options: Mapping[str, int] | None,
+) -> Episodes:
+    """Return the episodes of a scenario on the engine asked for; see :func:`compiled_layout` for errors."""
+    builder = WorldBuilder(scenario)
+    layout = compiled_layout(engine, scenario, builder, spans=spans, options=options)
+    if layout is not None:
+        return CompiledEpisodes(layout, actions, price_delays=price_delays)
+    return ReferenceEpisodes(scenario, builder, encoder, actions, spans=spans, price_delays=price_delays)
+
+
+def ended_before_it_began(scenario: Scenario) -> RuntimeError:
+    """Return the error of an episode without a decision."""
+    return RuntimeError(
+        f"scenario {scenario.name!r} ends before its first decision; "
+        f"is episode.horizon_s = {scenario.episode.horizon_s:g} too short?"
+    )
+
+
+class ReferenceEpisodes:
+    """Episodes on the reference engine; see :class:`Episodes`."""
+
+    engine = "reference"
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        builder: WorldBuilder,
+        encoder: ObservationEncoder,
+        actions: ActionSpace,
+        *,
+        spans: bool,
+        price_delays: bool,
+    ) -> None:
+        """Prepare the episodes; what does not depend on their seeds is in the builder."""
+        self._scenario, self._encoder, self._actions = scenario, encoder, actions
+        self._price_delays = price_delays
+        self._new_simulation = functools.partial(
+            ReferenceSimulation, scenario, builder=builder, record_spans=spans, price_delays=price_delays
+        )
+        self._factors, weights = reward_factors(scenario), reward_weights(scenario)
+        self._weighted = [(index, weight) for index, weight in enumerate(weights) if weight]
+        self._simulation: ReferenceSimulation
+        self._view: DecisionView
+        self._seed = 0
+        self._answers: list[tuple[int, ...]] = []
+        self.observation = np.zeros(len(encoder.features), dtype=np.float32)
+        self.over, self.terminated = True, False
+        self.now_s = self.dt_s = self.reward = 0.0
+        self.terms: list[float] = []
+        self.reason: str | None = None
+        self.invalid_actions = 0
+
+    def begin(self, seed: int) -> None:
+        """Start the episode of a seed and run to its first decision.
+
+        Raises:
+            RuntimeError: The episode ends before its first decision.
+        """
+        simulation = self._new_simulation(seed)
+        view = simulation.next_decision()
+        if view is None:
+            raise ended_before_it_began(self._scenario)
+        self._simulation, self._view, self._seed, self._answers = simulation, view, seed, []
+        self._totals: tuple[float, ...] = (0.0,) * len(self._factors)
+        self.over, self.terminated = False, False
+        self.now_s = self.dt_s = simulation.now_s
+        self.reason, self.invalid_actions = None, 0
+        self.observation = self._encoder.encode(view)
+
+    def step(self, action: NDArray[np.int64]) -> bool:
+        """Answer the due decision and run to the next; return whether the episode has ended.
+
+        Raises:
+            ValueError: The action is not in the action space.
+        """
+        simulation = self._simulation
+        decision = self._actions.decode(action)
+        # A candidate that only fills the list up: plain decoding at the current target.
+        absent = decision.placement >= self._scenario.n_placements
+        if absent:
+            decision = Decision(0, decision.batch_size, 0)
+        reason = simulation.decide(decision).reason
+        self.reason = "no_drafter" if absent and reason != "target_down" else reason
+        if self.reason is not None:
+            self.invalid_actions += 1
+        self._answers.append(tuple(int(index) for index in action))
+        view = simulation.next_decision()
+        totals = running_totals(simulation.totals)
+        self.terms = [
+            factor * (after - before)
+            for factor, after, before in zip(self._factors, totals, self._totals, strict=True)
+        ]
+        self._totals = totals
+        self.reward = 0.0
+        for index, weight in self._weighted:
+            self.reward += weight * self.terms[index]
+        self.dt_s, self.now_s = simulation.now_s - self.now_s, simulation.now_s
+        if view is not None:
+            self._view = view
+            self.observation = self._encoder.encode(view)
+        else:
+            self.over, self.terminated = True, simulation.terminated
+            self.observation = self.observation.copy()
+        return self.over
+
+    def view(self) -> DecisionView:
+        """Return the decision now due, typed; after the end the last one."""
+        return self._view
+
+    def decision(self) -> dict[str, Any]:
+        """Return the description of the decision now due for `info`."""
+        view = self._view
+        described: dict[str, Any] = {
+            "request_id": view.request_id,
+            "device": view.device,
+            "counter": view.counter,
+            "is_admission": view.request.is_admission,
+            "committed_tokens": view.request.committed_tokens,
+        }
+        request = self._simulation.due_request
+        if self._price_delays and request is not None:
+            described["delay_caused_s"] = request.delay_caused_s
+        return described
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Return the mask of the decision now due."""
+        return self._actions.mask(self._view)
+
+    def completed(self) -> list[Completed]:
+        """Return the requests that completed during the last step."""
+        return [
+            (request.number, request.completed_s, request.delay_caused_s, request.committed)
+            for request in self._simulation.newly_completed
+        ]
+
+    def simulation(self) -> ReferenceSimulation:
+        """Return the simulation of this episode."""
+        return self._simulation
+
+    def save(self) -> dict[str, Any]:
+        """Return the episode's seed and the actions so far."""
+        return {"episode_seed": self._seed, "actions": tuple(self._answers)}
+
+    def restore(self, state: EnvState) -> None:
+        """Go back to a state: SimPy's processes cannot be copied, so the episode is repeated until there."""
+        self.begin(state.episode_seed)
+        for action in state.actions:
+            self.step(np.array(action, dtype=np.int64))
+
+
+class CompiledEpisodes:
+    """Episodes on the compiled engine; see :class:`Episodes`."""
+
+    engine = "compiled"
+
+    def __init__(self, layout: Layout, actions: ActionSpace, *, price_delays: bool) -> None:
+        """Allocate the one world."""
+        from dsd_env.sim.compiled import layout as la
+        from dsd_env.sim.compiled.vector import WorldVector
+        from dsd_env.sim.compiled.world import REASONS
+
+        scenario = layout.scenario
+        self._due, self._terminated, self._reasons = la.DUE, la.TERMINATED, REASONS
+        self._price_delays = price_delays
+        self._worlds = WorldVector(
+            [layout],
+            1,
+            [reward_factors(scenario)],
+            [reward_weights(scenario)],
+            n_placements=actions.n_placements,
+            price_delays=price_delays,
+        )
+        self._world = np.zeros(1, dtype=np.int64)
+        self._action = np.zeros((1, 3), dtype=np.int64)
+        self._view: DecisionView | None = None
+        self._facts: list[int] = []
+        self._seed = 0
+        self.observation = self._worlds.observations[0].copy()
+        self.over, self.terminated = True, False
+        self.now_s = self.dt_s = self.reward = 0.0
+        self.terms: list[float] = []
+        self.reason: str | None = None
+        self.invalid_actions = 0
+
+    def begin(self, seed: int) -> None:
+        """Start the episode of a seed and run to its first decision.
+
+        Raises:
+            RuntimeError: The episode ends before its first decision.
+            EngineError: A bounded resource ran out.
+        """
+        self.over = True
+        self._worlds.begin(self._world, np.array([as_int64(seed)], dtype=np.int64))
+        self._seed = seed
+        self._look()
+
+    def step(self, action: NDArray[np.int64]) -> bool:
+        """Answer the due decision and run to the next; return whether the episode has ended.
+
+        Raises:
+            ValueError: The action is not in the action space.
+            EngineError: A bounded resource ran out.
+        """
+        if len(action) != 3:
+            raise ValueError(f"an action has three indices (gamma, batch, placement), got {len(action)}")
+        self._action[0] = action
+        self._worlds.step(self._action)
+        self._look()
+        return self.over
+
+    def _look(self) -> None:
+        worlds = self._worlds
+        self._view = None
+        self.now_s, self.dt_s = worlds.clocks[0].tolist()
+        self.reward, self.terms = float(worlds.rewards[0]), worlds.terms[0].tolist()
+        self._facts = worlds.facts[0].tolist()
+        _, _, _, _, _, reason, self.invalid_actions, _ = self._facts
+        self.reason = self._reasons[reason]
+        self.observation = worlds.observations[0].copy()
+        status = int(worlds.statuses[0])
+        self.over, self.terminated = status != self._due, status == self._terminated
+
+    def view(self) -> DecisionView:
+        """Return the decision now due, typed; after the end the last one."""
+        if self._view is None:
+            self._view = self._worlds.reader(0).view()
+        return self._view
+
+    def decision(self) -> dict[str, Any]:
+        """Return the description of the decision now due for `info`."""
+        request, device, counter, admission, committed, *_ = self._facts
+        described: dict[str, Any] = {
+            "request_id": request,
+            "device": device,
+            "counter": counter,
+            "is_admission": admission != 0,
+            "committed_tokens": committed,
+        }
+        if self._price_delays:
+            described["delay_caused_s"] = float(self._worlds.delays[0, 0])
+        return described
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Return the mask of the decision now due."""
+        mask: NDArray[np.bool_] = self._worlds.masks[0].copy()
+        return mask
+
+    def completed(self) -> list[Completed]:
+        """Return the requests that completed during the last step."""
+        if self._facts[-1] == 0:
+            return []
+        return [
+            (request.number, request.completed_s, request.delay_caused_s, request.committed)
+            for request in self._worlds.reader(0).newly_completed()
+        ]
+
+    def simulation(self) -> Any:
+        """Return the simulation, to look at; after a reset it shows the new episode."""
+        return self._worlds.simulation(0)
+
+    def save(self) -> dict[str, Any]:
+        """Return the episode's seed and a copy of the world."""
+        return {"episode_seed": self._seed, "world": self._worlds.save(0)}
+
+    def restore(self, state: EnvState) -> None:
+        """Go back to a state."""
+        if state.world is None:
+            raise ValueError("the state holds no world")
+        self._worlds.restore(0, state.world)
+        self._seed = state.episode_seed
+        self._look()

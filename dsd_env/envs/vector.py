@@ -1,0 +1,315 @@
+"""The environment many times over, as a Gymnasium ``VectorEnv`` that steps all worlds in compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from dsd_env.envs.edge_cloud import check_options, checked_episode_seed
+from dsd_env.envs.episodes import EnvState
+from dsd_env.envs.worlds import RENDER_MODES, EpisodeWorlds, ScenarioLike
+
+Floats = NDArray[np.float32]
+
+
+class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
+    """:class:`~dsd_env.envs.EdgeCloudEnv` many times over, stepped together by the compiled engine.
+
+    ```python
+    >>> import gymnasium as gym
+    >>> import dsd_env
+    >>> envs = gym.make_vec("dsd_env/EdgeCloud-v0", num_envs=3, scenario="single_lan")
+    >>> envs
+    EdgeCloudVectorEnv(dsd_env/EdgeCloud-v0, num_envs=3)
+    >>> observations, infos = envs.reset(seed=1)
+    >>> observations, rewards, terminations, truncations, infos = envs.step(envs.action_space.sample())
+    >>> envs.close()
+
+    ```
+
+    World ``i`` after ``reset(seed=s)`` is the scalar environment after ``reset(seed=s + i)``: the same
+    observations, rewards, ends and infos, to the last bit, whatever the number of worlds and of threads.
+    Observations, rewards and infos have the forms of Gymnasium's ``SyncVectorEnv`` with
+    ``AutoresetMode.SAME_STEP``: where an episode ends, the observation and the infos returned are the first
+    of the next one, and ``infos["final_obs"]`` and ``infos["final_info"]`` hold the last of the old one.
+
+    ## Mixtures
+
+    ``scenario=["metro", "wan", "overload"]`` runs several scenarios: each episode of each world draws one,
+    with equal chances, from its own seed (`dsd_env.envs.drawn_scenario`). ``infos["scenario"]`` and
+    ``infos["episode_seed"]`` tell which episode has begun; it is the one of
+    ``EdgeCloudEnv(scenario).reset(options={"episode_seed": episode_seed})``. The scenarios need the same
+    lists of speculation lengths and batch sizes. Where they have different numbers of placements,
+    `n_placements` fills the shorter lists of candidates up: the features of a candidate that does not exist
+    are 0, its placement is masked.
+
+    ## Whose arrays
+
+    The engine writes observations and masks in place. ``reset`` and ``step`` return copies of observations,
+    which are the caller's own. With ``copy=False`` they return the array that the engine writes to, which the
+    next step overwrites; :meth:`write_into` makes that an array of the caller's, such as a page of a
+    trainer's buffer. Rewards, terminations, truncations and infos are new arrays in any case.
+
+    ## Arguments
+
+    | Parameter             | Type                                        | Default   | Description                       |
+    |-----------------------|---------------------------------------------|-----------|-----------------------------------|
+    | `num_envs`            | **int**                                     | `1`       | Number of worlds                  |
+    | `scenario`            | as the scalar environment's, or a list      | `"metro"` | One scenario, or a mixture        |
+    | `render_mode`         | **str** or None                             | `None`    | `"ansi"`                          |
+    | `engine`              | **str**                                     | `"auto"`  | `"auto"` or `"compiled"`          |
+    | `discount_rate_per_s` | **float** or None                           | `None`    | Adds `infos["discount"]`          |
+    | `price_delays`        | **bool**                                    | `False`   | Accounts `delay_caused_s`         |
+    | `n_placements`        | **int** or None                             | `None`    | Fills the candidates up           |
+    | `engine_options`      | mapping or None                             | `None`    | Bounds of the compiled engine     |
+    | `copy`                | **bool**                                    | `True`    | Return copies of observations     |
+    | `flat_actions`        | **bool**                                    | `False`   | One index, as `FlatActionWrapper` |
+    | `step_infos`          | **bool**                                    | `True`    | Infos of every step; without them |
+    |                       |                                             |           | only of resets and ends: faster   |
+    | `threads`             | **int**                                     | `1`       | Threads to step with              |
+
+    On reset, ``options`` may hold ``"reset_mask"`` (bool, shape (num_envs,)): reset those worlds alone; and
+    ``"episode_seed"``: an integer for all worlds, or a sequence with one per world (None: drawn).
+
+    Attributes:
+        worlds: The worlds, with all arrays.
+    """  # noqa: E501
+
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 10,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        scenario: ScenarioLike | Sequence[ScenarioLike] = "metro",
+        render_mode: str | None = None,
+        engine: str = "auto",
+        discount_rate_per_s: float | None = None,
+        price_delays: bool = False,
+        n_placements: int | None = None,
+        engine_options: Mapping[str, int] | None = None,
+        *,
+        copy: bool = True,
+        flat_actions: bool = False,
+        step_infos: bool = True,
+        threads: int = 1,
+    ) -> None:
+        super().__init__()
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.copy = copy
+        self.worlds = EpisodeWorlds(
+            scenario,
+            num_envs,
+            engine=engine,
+            render_mode=render_mode,
+            discount_rate_per_s=discount_rate_per_s,
+            price_delays=price_delays,
+            n_placements=n_placements,
+            flat_actions=flat_actions,
+            threads=threads,
+            engine_options=engine_options,
+        )
+        self._step_infos = step_infos
+        self.single_observation_space = self.worlds.single_observation_space
+        self.single_action_space = self.worlds.single_action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._begun = np.zeros(num_envs, dtype=np.bool_)
+
+    # ``VectorEnv`` has one generator; like ``SyncVectorEnv`` this one has one per world.
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The worlds' generators of episode seeds."""
+        return self.get_attr("np_random")
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seeds of these generators."""
+        return self.get_attr("np_random_seed")
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Floats, dict[str, Any]]:
+        """Start an episode in every world, or in those of ``options["reset_mask"]``.
+
+        Args:
+            seed: World ``i`` gets ``seed + i``; or a list with a seed or None per world.
+            options: See the class.
+
+        Returns:
+            Observations, float32, shape (num_envs, n), and infos.
+
+        Raises:
+            ValueError: A seed, an option or a shape is wrong.
+            TypeError: The reset mask is no array of bool.
+        """
+        options = options or {}
+        check_options(options, ("episode_seed", "reset_mask"))
+        mask = self._reset_mask(options)
+        seeds = self._per_world("seed", seed if not isinstance(seed, (int, np.integer)) else None)
+        if isinstance(seed, (int, np.integer)):
+            seeds = [int(seed) + world for world in range(self.num_envs)]
+        given = options.get("episode_seed")
+        episode_seeds = self._per_world("episode_seed", given if isinstance(given, (list, tuple)) else None)
+        if not isinstance(given, (list, tuple)):
+            episode_seeds = [given] * self.num_envs
+        chosen = np.flatnonzero(mask)
+        checked = [checked_episode_seed(episode_seeds[world]) for world in chosen.tolist()]
+        for world in chosen.tolist():
+            if seeds[world] is not None:
+                self.worlds.seed(world, seeds[world])
+        self.worlds.begin(chosen, checked)
+        self._begun |= mask
+        return self._observations(), self.worlds.begin_arrays(mask)
+
+    def _per_world(self, name: str, values: Sequence[Any] | None) -> list[Any]:
+        if values is None:
+            return [None] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(
+                f"{name}: a list must have num_envs = {self.num_envs} entries, got {len(values)}"
+            )
+        return list(values)
+
+    def _reset_mask(self, options: Mapping[str, Any]) -> NDArray[np.bool_]:
+        if "reset_mask" not in options:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        mask = options["reset_mask"]
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"options['reset_mask'] must be a numpy array of bool, got {mask!r}")
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"options['reset_mask'] has shape {mask.shape}; expected {(self.num_envs,)}")
+        if not mask.any():
+            raise ValueError("options['reset_mask'] must be True for at least one world")
+        return mask
+
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Take a step in every world, and start the next episode where one ends.
+
+        Args:
+            actions: Integers, shape (num_envs, 3), or (num_envs,) with flat actions.
+
+        Returns:
+            Observations (float32), rewards (float64), terminations and truncations (bool), infos.
+
+        Raises:
+            ValueError: An action is outside the action space; nothing has happened then.
+            gymnasium.error.ResetNeeded: A world was never reset.
+            EngineError: A bounded resource of the engine ran out (see `engine_options`).
+        """
+        if not self._begun.all():
+            raise gym.error.ResetNeeded("call reset() before step()")
+        worlds = self.worlds
+        ended = worlds.step(actions)
+        rewards = worlds.worlds.rewards.copy()
+        terminations, truncations = worlds.terminations(), worlds.truncations()
+        infos: dict[str, Any] = {}
+        if ended.any():
+            numbers = np.flatnonzero(ended)
+            for world in numbers.tolist():
+                final = {
+                    "final_obs": worlds.worlds.observations[world].copy(),
+                    "final_info": worlds.step_info(world),
+                }
+                infos = self._add_info(infos, final, world)
+            worlds.begin(numbers)
+        if self._step_infos:
+            infos |= worlds.step_arrays(ended)
+        elif infos:
+            infos |= worlds.begin_arrays(ended)
+        return self._observations(), rewards, terminations, truncations, infos
+
+    def _observations(self) -> Floats:
+        observations = self.worlds.worlds.observations
+        return observations.copy() if self.copy else observations
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return the valid indices of every world (bool, shape (num_envs, sum(nvec)), or (num_envs, n) flat).
+
+        Raises:
+            gymnasium.error.ResetNeeded: A world was never reset.
+        """
+        if not self._begun.all():
+            raise gym.error.ResetNeeded("call reset() before looking at the decisions")
+        masks = self.worlds.masks()
+        return masks.copy() if self.copy else masks
+
+    def write_into(self, observations: Floats | None = None, masks: NDArray[np.bool_] | None = None) -> None:
+        """From now on write observations and masks into arrays of the caller's; they get the present content.
+
+        Args:
+            observations: float32, shape (num_envs, n), contiguous.
+            masks: bool, shape (num_envs, sum(nvec)), contiguous.
+
+        Raises:
+            ValueError: An array does not fit.
+        """
+        self.worlds.worlds.write_into(observations, masks)
+
+    def clone_state(self, world: int) -> EnvState:
+        """Return the state of one world; see :meth:`dsd_env.envs.EdgeCloudEnv.clone_state`."""
+        return self.worlds.save(world)
+
+    def restore_state(self, state: EnvState, worlds: Sequence[int] | None = None) -> Floats:
+        """Put some worlds, or all, into a state: of a world of this environment, or of a scalar one.
+
+        All worlds in one state look ahead in parallel.
+
+        Args:
+            state: The state; the arguments of the environment that it is from must have been the same.
+            worlds: Numbers of the worlds.
+
+        Returns:
+            The observations of all worlds.
+
+        Raises:
+            ValueError: The state does not fit.
+        """
+        for world in range(self.num_envs) if worlds is None else worlds:
+            self.worlds.restore(world, state)
+            self._begun[world] = True
+        return self._observations()
+
+    def render(self) -> tuple[str | None, ...]:  # type: ignore[override]
+        """Return the due decision of every world as text."""
+        return self.call("render")
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Return an attribute of every world, called if it can be; see `dsd_env.envs.worlds.WorldMember`."""
+        found = [getattr(member, name) for member in self.worlds.members]
+        return tuple(each(*args, **kwargs) if callable(each) else each for each in found)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Return an attribute of every world."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: list[Any] | tuple[Any, ...] | Any) -> None:
+        """Set an attribute of every world, to one value or to a list with one per world.
+
+        Raises:
+            ValueError: The list has another length.
+        """
+        each = (
+            self._per_world(name, values) if isinstance(values, (list, tuple)) else [values] * self.num_envs
+        )
+        for member, value in zip(self.worlds.members, each, strict=True):
+            setattr(member, name, value)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the threads."""
+        self.worlds.worlds.close()

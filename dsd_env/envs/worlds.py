@@ -1,0 +1,533 @@
+"""Episodes of many worlds, each of one scenario or of several: what both vector environments are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+
+from dsd_env import rng
+from dsd_env.control import ActionSpace, DecisionView, ObservationEncoder
+from dsd_env.envs import rendering
+from dsd_env.envs.edge_cloud import (
+    check_discount,
+    check_state,
+    draw_episode_seed,
+)
+from dsd_env.envs.episodes import EnvState
+from dsd_env.envs.rewards import REWARD_TERMS, reward_factors, reward_weights
+from dsd_env.rng import Stream
+from dsd_env.scenario import Scenario, ScenarioError, load_scenario
+from dsd_env.sim.compiled import batch
+from dsd_env.sim.compiled import layout as la
+from dsd_env.sim.compiled.vector import WorldVector
+from dsd_env.sim.compiled.world import REASONS
+from dsd_env.sim.engines import compiled_layout
+
+ScenarioLike = str | Path | Scenario | Mapping[str, Any]
+EpisodeSeeds = Callable[[int, int], int]
+"""(world, episode) -> seed of that episode."""
+RENDER_MODES = ("ansi",)
+"""What many worlds at once can show; a timeline needs the reference engine, one environment at a time."""
+
+_DECISION = {
+    "request_id": batch.FACT_REQUEST,
+    "device": batch.FACT_DEVICE,
+    "counter": batch.FACT_COUNTER,
+    "is_admission": batch.FACT_ADMISSION,
+    "committed_tokens": batch.FACT_COMMITTED,
+}
+
+
+def drawn_scenario(episode_seed: int, n_scenarios: int) -> int:
+    """Return the number of the scenario that an episode of a mixture runs: a function of its seed alone."""
+    return int(rng.uniform(episode_seed, Stream.SCENARIO, 0, 0) * n_scenarios)
+
+
+def load_mixture(scenario: ScenarioLike | Sequence[ScenarioLike]) -> tuple[Scenario, ...]:
+    """Return the scenarios of a mixture, or the one.
+
+    Raises:
+        ScenarioError: One is not valid, there is none, or two different ones have one name.
+    """
+    listed: list[Any] = list(scenario) if isinstance(scenario, (list, tuple)) else [scenario]
+    if not listed:
+        raise ScenarioError("a mixture needs at least one scenario")
+    scenarios = tuple(load_scenario(each) for each in listed)
+    by_name: dict[str, Scenario] = {}
+    for each in scenarios:
+        if by_name.setdefault(each.name, each) != each:
+            raise ScenarioError(
+                f"two different scenarios of the mixture are named {each.name!r}, so that nobody could tell "
+                "which one an episode ran; give one another name: load_scenario(..., name='...')"
+            )
+    return scenarios
+
+
+def common_space(scenarios: Sequence[Scenario], n_placements: int | None) -> ActionSpace:
+    """Return the action space that all scenarios of a mixture have.
+
+    Raises:
+        ValueError: They differ; the message says in what, and how to align them.
+    """
+    spaces = [ActionSpace.of(scenario, n_placements) for scenario in scenarios]
+    first, name = spaces[0], scenarios[0].name
+    for scenario, space in zip(scenarios, spaces, strict=True):
+        for what in ("gammas", "batch_sizes"):
+            own, other = getattr(first, what), getattr(space, what)
+            if own != other:
+                raise ValueError(
+                    f"scenarios {name!r} and {scenario.name!r} have different action spaces: actions.{what} "
+                    f"= {list(own)} and {list(other)}; load one with the other's list: "
+                    f"load_scenario({scenario.name!r}, actions__{what}={list(own)})"
+                )
+        if space.n_placements != first.n_placements:
+            most = max(space.n_placements for space in spaces)
+            raise ValueError(
+                f"scenarios {name!r} and {scenario.name!r} have {first.n_placements} and "
+                f"{space.n_placements} placements, so their spaces differ; n_placements={most} fills "
+                "the shorter lists up"
+            )
+    return first
+
+
+class EpisodeWorlds:
+    """Worlds that run episode after episode, each seeded on its own.
+
+    World ``i`` is an :class:`~dsd_env.envs.EdgeCloudEnv` with the generator of its own, however many worlds
+    there are. In a mixture each episode draws its scenario from its seed, and is the episode of that seed of
+    the scalar environment of that scenario.
+
+    Attributes:
+        scenarios: The scenarios, as listed.
+        actions: The action space.
+        encoder: The observation encoder.
+        flat: Actions are flat: one index instead of three.
+        worlds: The worlds themselves, and all arrays.
+        members: One handle per world.
+        episode_seeds: int, seed of each world's episode.
+        generators: Generator of each world's episode seeds.
+    """
+
+    def __init__(
+        self,
+        scenario: ScenarioLike | Sequence[ScenarioLike],
+        n_worlds: int,
+        *,
+        engine: str = "auto",
+        render_mode: str | None = None,
+        discount_rate_per_s: float | None = None,
+        price_delays: bool = False,
+        n_placements: int | None = None,
+        flat_actions: bool = False,
+        name_seed: EpisodeSeeds | None = None,
+        threads: int = 1,
+        engine_options: Mapping[str, int] | None = None,
+    ) -> None:
+        """Compile the scenarios and allocate the worlds; see the environments for the arguments."""
+        if engine not in ("auto", "compiled"):
+            raise ValueError(
+                f"engine = {engine!r}: many worlds at once run on the compiled engine alone; for the "
+                "reference take gymnasium.make_vec(..., vectorization_mode='sync') or "
+                "Stable-Baselines3's make_vec_env"
+            )
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ValueError(
+                f"render_mode = {render_mode!r} is not one of {list(RENDER_MODES)}; for timelines take "
+                "gymnasium.make_vec(..., vectorization_mode='sync')"
+            )
+        check_discount(discount_rate_per_s)
+        self.scenarios = load_mixture(scenario)
+        self.actions = common_space(self.scenarios, n_placements)
+        self.encoder = ObservationEncoder(self.actions.n_placements)
+        self.flat = flat_actions
+        self.single_observation_space = gym.spaces.Box(self.encoder.low, self.encoder.high, dtype=np.float32)
+        self.single_action_space: gym.spaces.Discrete | gym.spaces.MultiDiscrete = (
+            gym.spaces.Discrete(self.actions.n_flat)
+            if flat_actions
+            else gym.spaces.MultiDiscrete(list(self.actions.nvec))
+        )
+        # A scenario that is listed twice counts twice, but is compiled once.
+        distinct = list({each.name: each for each in self.scenarios}.values())
+        self._kind_of = [[each.name for each in distinct].index(each.name) for each in self.scenarios]
+        layouts = [compiled_layout("compiled", each, options=engine_options) for each in distinct]
+        self.worlds = WorldVector(
+            [layout for layout in layouts if layout is not None],
+            n_worlds,
+            [reward_factors(each) for each in distinct],
+            [reward_weights(each) for each in distinct],
+            n_placements=self.actions.n_placements,
+            price_delays=price_delays,
+            threads=threads,
+        )
+        self._distinct = distinct
+        self.render_mode = render_mode
+        self.price_delays = price_delays
+        self._discount_rate_per_s = discount_rate_per_s
+        self._name_seed = name_seed
+        self.generators: list[np.random.Generator | None] = [None] * n_worlds
+        self.generator_seeds: list[int] = [-1] * n_worlds
+        self.episode_seeds = [-1] * n_worlds
+        self._episodes = [0] * n_worlds
+        self.members = [WorldMember(self, world) for world in range(n_worlds)]
+        self.all = np.arange(n_worlds)
+
+    def __len__(self) -> int:
+        return len(self.worlds)
+
+    # ------------------------------------------------------------------ episodes
+
+    def seed(self, world: int, seed: int | None) -> None:
+        """Give a world's generator a seed, or one from the operating system."""
+        self.generators[world], self.generator_seeds[world] = seeding.np_random(seed)
+
+    def generator(self, world: int) -> np.random.Generator:
+        """Return the generator of a world's episode seeds."""
+        if self.generators[world] is None:
+            self.seed(world, None)
+        generator = self.generators[world]
+        assert generator is not None
+        return generator
+
+    def begin(self, worlds: NDArray[np.int64], seeds: Sequence[int | None] | None = None) -> None:
+        """Start new episodes in some worlds.
+
+        Args:
+            worlds: Their numbers.
+            seeds: Episode seeds where they are given; otherwise each world draws its own.
+        """
+        numbers = worlds.tolist()
+        drawn = [
+            self._next_seed(world) if seed is None else seed
+            for world, seed in zip(numbers, seeds or [None] * len(numbers), strict=True)
+        ]
+        n = len(self.scenarios)
+        kinds = [self._kind_of[drawn_scenario(seed, n)] if n > 1 else 0 for seed in drawn]
+        self.worlds.begin(
+            worlds,
+            np.array([rng.as_int64(seed) for seed in drawn], dtype=np.int64),
+            np.array(kinds, dtype=np.int64),
+        )
+        for world, seed in zip(numbers, drawn, strict=True):
+            self.episode_seeds[world] = seed
+
+    def _next_seed(self, world: int) -> int:
+        if self._name_seed is None:
+            return draw_episode_seed(self.generator(world))
+        episode = self._episodes[world]
+        self._episodes[world] += 1
+        return self._name_seed(world, episode)
+
+    def step(self, actions: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Take a step in every world; return where episodes have ended (their worlds stand still).
+
+        Raises:
+            ValueError: An action is outside the action space, or they are no integers.
+        """
+        actions = np.asarray(actions)
+        if actions.dtype.kind not in "iu":
+            raise ValueError(f"actions are indices and must be integers, got {actions.dtype}")
+        if self.flat:
+            if actions.shape != (len(self),):
+                raise ValueError(f"actions have shape {actions.shape}; expected {(len(self),)}")
+            actions = self.actions.unflatten(actions)
+        self.worlds.step(actions)
+        ended: NDArray[np.bool_] = self.worlds.statuses != la.DUE
+        return ended
+
+    def truncations(self) -> NDArray[np.bool_]:
+        """Return where an episode has been truncated."""
+        truncated: NDArray[np.bool_] = self.worlds.statuses == la.TRUNCATED
+        return truncated
+
+    def terminations(self) -> NDArray[np.bool_]:
+        """Return where an episode has terminated."""
+        terminated: NDArray[np.bool_] = self.worlds.statuses == la.TERMINATED
+        return terminated
+
+    def scenario_of(self, world: int) -> Scenario:
+        """Return the scenario of a world's episode."""
+        return self._distinct[int(self.worlds.kinds[world])]
+
+    def masks(self) -> NDArray[np.bool_]:
+        """Return the masks of all worlds: the array itself, or with flat actions a new one."""
+        masks = self.worlds.masks
+        return self.actions.flat_mask(masks) if self.flat else masks
+
+    def save(self, world: int) -> EnvState:
+        """Return a world's state; see :meth:`dsd_env.envs.EdgeCloudEnv.clone_state`."""
+        return EnvState(
+            "compiled",
+            self.scenario_of(world),
+            self.episode_seeds[world],
+            self.generator(world).bit_generator.state,
+            self.worlds.save(world),
+        )
+
+    def restore(self, world: int, state: EnvState) -> None:
+        """Make a world what a state says, be it of this world, of another, or of a scalar environment.
+
+        Raises:
+            ValueError: The state does not fit; see :meth:`dsd_env.envs.EdgeCloudEnv.restore_state`.
+        """
+        if state.world is None:
+            raise ValueError(f"the state was made on engine {state.engine!r}, this is 'compiled'")
+        kind = check_state(state, self._distinct, len(self.encoder.features))
+        self.worlds.restore(world, state.world, kind)
+        self.episode_seeds[world] = state.episode_seed
+        self.generator(world).bit_generator.state = dict(state.generator)
+
+    # ------------------------------------------------------------------ infos of one world
+
+    def _decision(self, fact: list[int], delay_s: float) -> dict[str, Any]:
+        request, device, counter, admission, committed, *_ = fact
+        described: dict[str, Any] = {
+            "request_id": request,
+            "device": device,
+            "counter": counter,
+            "is_admission": admission != 0,
+            "committed_tokens": committed,
+        }
+        if self.price_delays:
+            described["delay_caused_s"] = delay_s
+        return described
+
+    def decision(self, world: int) -> dict[str, Any]:
+        """Return the description of a world's due decision."""
+        return self._decision(self.worlds.facts[world].tolist(), float(self.worlds.delays[world, 0]))
+
+    def begin_info(self, world: int) -> dict[str, Any]:
+        """Return the info of a reset."""
+        now_s, dt_s = self.worlds.clocks[world].tolist()
+        return {
+            "now_s": now_s,
+            "dt_s": dt_s,
+            "decision": self.decision(world),
+            "episode_seed": self.episode_seeds[world],
+            "scenario": self.scenario_of(world).name,
+        }
+
+    def step_info(self, world: int) -> dict[str, Any]:
+        """Return the info of the last step."""
+        return next(self.step_infos([world]))
+
+    def step_infos(self, worlds: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the info of the last step of some worlds, of all by default."""
+        w = self.worlds
+        which: Any = slice(None) if worlds is None else worlds
+        rows = zip(
+            range(len(self)) if worlds is None else worlds,
+            w.clocks[which].tolist(),
+            w.terms[which].tolist(),
+            w.facts[which].tolist(),
+            w.delays[which, 0].tolist(),
+            w.statuses[which].tolist(),
+            strict=True,
+        )
+        for world, (now_s, dt_s), terms, fact, delay_s, status in rows:
+            info: dict[str, Any] = {
+                "now_s": now_s,
+                "dt_s": dt_s,
+                "reward_terms": dict(zip(REWARD_TERMS, terms, strict=True)),
+                "resolved": REASONS[fact[batch.FACT_REASON]],
+                "invalid_actions": fact[batch.FACT_INVALID],
+                "completed": self._completed(world) if fact[batch.FACT_COMPLETED] else [],
+            }
+            if self._discount_rate_per_s is not None:
+                info["discount"] = math.exp(-self._discount_rate_per_s * dt_s)
+            if status == la.DUE:
+                info["decision"] = self._decision(fact, delay_s)
+            else:
+                info["episode_metrics"] = w.reader(world).metrics()
+                info["episode_seed"] = self.episode_seeds[world]
+                info["scenario"] = self.scenario_of(world).name
+            yield info
+
+    def _completed(self, world: int) -> list[tuple[int, float, float, int]]:
+        return [
+            (request.number, request.completed_s, request.delay_caused_s, request.committed)
+            for request in self.worlds.reader(world).newly_completed()
+        ]
+
+    # ------------------------------------------------------------------ infos of all worlds, as arrays
+
+    def begin_arrays(self, begun: NDArray[np.bool_]) -> dict[str, Any]:
+        """Return the infos of a reset in Gymnasium's form: arrays over the worlds, with masks.
+
+        Args:
+            begun: The worlds that were reset; the others' entries are 0 or None.
+        """
+        begun = begun.copy()
+        infos = self._now_arrays(begun)
+        self._add_episodes(infos, begun)
+        return infos
+
+    def step_arrays(self, ended: NDArray[np.bool_]) -> dict[str, Any]:
+        """Return the infos of the last step in Gymnasium's form: arrays over the worlds, with masks.
+
+        Args:
+            ended: The worlds whose episodes ended, and which have begun new ones since: they have the infos
+                of a reset.
+        """
+        w, n = self.worlds, len(self)
+        everywhere = np.ones(n, dtype=np.bool_)
+        infos = self._now_arrays(everywhere)
+        lives = ~ended if ended.any() else everywhere
+        if lives.any():
+            # As copies, and 0 where an episode has just begun, whose step was the old episode's.
+            terms, invalid = w.terms.T * lives, w.facts[:, batch.FACT_INVALID] * lives
+            infos["reward_terms"] = _masked(dict(zip(REWARD_TERMS, terms, strict=True)), lives)
+            infos["_reward_terms"] = lives
+            reasons, completed = np.full(n, None, dtype=object), np.full(n, None, dtype=object)
+            for world in w.facts[:, batch.FACT_REASON].nonzero()[0].tolist():
+                reasons[world] = REASONS[w.facts[world, batch.FACT_REASON]]
+            counts = w.facts[:, batch.FACT_COMPLETED].tolist()
+            for world, (alive, count) in enumerate(zip(lives.tolist(), counts, strict=True)):
+                if alive:
+                    completed[world] = self._completed(world) if count else []
+            values = {"resolved": reasons, "invalid_actions": invalid, "completed": completed}
+            if self._discount_rate_per_s is not None:
+                rate = self._discount_rate_per_s
+                values["discount"] = np.array([math.exp(-rate * x) for x in w.clocks[:, 1].tolist()]) * lives
+            infos |= _masked(values, lives)
+        if lives is not everywhere:
+            self._add_episodes(infos, ended)
+        return infos
+
+    def _now_arrays(self, which: NDArray[np.bool_]) -> dict[str, Any]:
+        """Return the clocks and the decision of some worlds."""
+        w = self.worlds
+        now_s, dt_s = w.clocks.T * which
+        facts = w.facts.T * which
+        decision: dict[str, NDArray[Any]] = {name: facts[column] for name, column in _DECISION.items()}
+        decision["is_admission"] = decision["is_admission"] != 0
+        if self.price_delays:
+            decision["delay_caused_s"] = w.delays[:, 0] * which
+        infos: dict[str, Any] = _masked({"now_s": now_s, "dt_s": dt_s}, which)
+        infos["decision"], infos["_decision"] = _masked(decision, which), which
+        return infos
+
+    def _add_episodes(self, infos: dict[str, Any], which: NDArray[np.bool_]) -> None:
+        seeds = np.zeros(len(self), dtype=np.int64)
+        names = np.full(len(self), None, dtype=object)
+        for world in np.flatnonzero(which).tolist():
+            seeds[world] = rng.as_int64(self.episode_seeds[world])
+            names[world] = self.scenario_of(world).name
+        infos |= _masked({"episode_seed": seeds, "scenario": names}, which)
+
+
+def _masked(values: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return arrays each with its mask beside it, under Gymnasium's names; the mask is one array for all."""
+    infos: dict[str, Any] = {}
+    for name, value in values.items():
+        infos[name] = value
+        infos["_" + name] = mask
+    return infos
+
+
+class WorldMember:
+    """One world: what ``get_attr``, ``call`` and ``env_method`` reach.
+
+    It has what a scalar environment has, but for ``step`` and ``reset``: the worlds take their steps
+    together.
+
+    Attributes:
+        action_space: The action space of one world.
+        observation_space: Its observation space.
+        actions: Its action lists.
+        encoder: Its observation encoder.
+        metadata: Render modes.
+        render_mode: The render mode.
+        engine: Always ``"compiled"``.
+        spec: Always None.
+    """
+
+    def __init__(self, parent: EpisodeWorlds, world: int) -> None:
+        """Stand for one world."""
+        self._parent, self._world = parent, world
+        self.action_space = parent.single_action_space
+        self.observation_space = parent.single_observation_space
+        self.actions, self.encoder = parent.actions, parent.encoder
+        self.metadata = {"render_modes": list(RENDER_MODES)}
+        self.render_mode = parent.render_mode
+        self.engine = "compiled"
+        self.spec = None
+
+    @property
+    def unwrapped(self) -> WorldMember:
+        """The world itself."""
+        return self
+
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario of its episode; before the first that of a mixture's first."""
+        return self._parent.scenario_of(self._world)
+
+    @property
+    def episode_seed(self) -> int:
+        """Seed of its episode; -1 before the first."""
+        return self._parent.episode_seeds[self._world]
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """Generator of its episodes' seeds."""
+        return self._parent.generator(self._world)
+
+    @property
+    def np_random_seed(self) -> int:
+        """Seed of that generator."""
+        self._parent.generator(self._world)
+        return self._parent.generator_seeds[self._world]
+
+    @property
+    def view(self) -> DecisionView:
+        """The decision now due, typed."""
+        return self._parent.worlds.reader(self._world).view()
+
+    @property
+    def simulation(self) -> Any:
+        """Its simulation, to look at; good until its next episode."""
+        return self._parent.worlds.simulation(self._world)
+
+    @property
+    def now_s(self) -> float:
+        """Simulated time."""
+        return float(self._parent.worlds.clocks[self._world, 0])
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return the mask of the due decision (bool; shape (sum(nvec),), or (n,) with flat actions)."""
+        mask: NDArray[np.bool_] = self._parent.worlds.masks[self._world].copy()
+        return self.actions.flat_mask(mask) if self._parent.flat else mask
+
+    def metrics(self) -> dict[str, float]:
+        """Return every metric of the episode so far."""
+        return self._parent.worlds.reader(self._world).metrics()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the scalar environment's ``info["decision"]`` of the due decision."""
+        return self._parent.decision(self._world)
+
+    def clone_state(self) -> EnvState:
+        """Return the world's state; see :meth:`dsd_env.envs.EdgeCloudEnv.clone_state`."""
+        return self._parent.save(self._world)
+
+    def render(self) -> str | None:
+        """Return the due decision as text, with ``render_mode="ansi"``."""
+        if self.render_mode is None:
+            gym.logger.warn('You are calling render without a render mode. Say render_mode="ansi".')
+            return None
+        return rendering.render_text(self.scenario, self.view, self.now_s)
+
+    def has_wrapper_attr(self, name: str) -> bool:
+        """Return whether the world has an attribute."""
+        return hasattr(self, name)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        """Return an attribute."""
+        return getattr(self, name)

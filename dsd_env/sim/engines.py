@@ -1,0 +1,89 @@
+"""Which engine simulates: the compiled one wherever it can, the reference everywhere."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dsd_env.scenario import Scenario
+from dsd_env.sim.world import WorldBuilder
+
+if TYPE_CHECKING:
+    from dsd_env.sim.compiled import Layout
+
+ENGINES = ("auto", "compiled", "reference")
+"""``compiled`` is fast, ``reference`` (SimPy) is the definition and draws timelines; their episodes are the
+same. ``auto`` is the compiled one, but where only the reference will do."""
+
+_LOGGER = logging.getLogger("dsd_env")
+PATIENCE_S = 4.0
+"""Time after which a compilation that is under way is announced."""
+
+
+def compiled_layout(
+    engine: str,
+    scenario: Scenario,
+    builder: WorldBuilder | None = None,
+    *,
+    spans: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Layout | None:
+    """Return the scenario as compiled for the compiled engine, or None where the reference is to run.
+
+    Args:
+        engine: One of :data:`ENGINES`.
+        scenario: The scenario.
+        builder: Builder of its worlds, to load profiles and traces only once.
+        spans: Timelines are wanted, which only the reference records.
+        options: Bounds of the compiled engine; see :func:`dsd_env.sim.compiled.compile_scenario`.
+
+    Raises:
+        ValueError: An unknown engine, or ``compiled`` with timelines.
+        ImportError: ``compiled`` without Numba.
+        NotImplementedError: ``compiled`` with a scenario that only the reference simulates.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine = {engine!r} is unknown; known are {list(ENGINES)}")
+    if engine == "reference":
+        return None
+    if spans:
+        if engine == "compiled":
+            raise ValueError(
+                "render_mode='rgb_array' draws timelines, which only the reference engine records; "
+                "leave engine at 'auto', or say engine='reference'"
+            )
+        return None
+    try:
+        # Numba is imported only by those who use it.
+        from dsd_env.sim.compiled import compile_scenario
+    except ImportError as error:
+        if engine == "compiled":
+            raise ImportError(
+                f"the compiled engine needs Numba ({error}); `pip install numba`, or say engine='reference'"
+            ) from error
+        return None
+    try:
+        return compile_scenario(scenario, builder, **dict(options or {}))
+    except NotImplementedError:
+        if engine == "compiled":
+            raise
+        return None
+
+
+@contextmanager
+def announced() -> Iterator[None]:
+    """Say in the log why nothing happens, if the first use of the compiled engine has to compile it."""
+    timer = threading.Timer(
+        PATIENCE_S,
+        _LOGGER.warning,
+        ("compiling the simulator, which may take a minute; the result is kept for the next time",),
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
