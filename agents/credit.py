@@ -95,8 +95,8 @@ class Completions(NamedTuple):
             return cls(nobody, nobody, nobody, Moments.of(()))
         worlds = np.concatenate([part.worlds for part in parts.values()])
         steps = np.repeat(list(parts), [len(part.worlds) for part in parts.values()])
-        columns = zip(*(part.moments for part in parts.values()), strict=True)
-        return cls(worlds, episodes[steps, worlds], steps, Moments(*map(np.concatenate, columns)))
+        moments = Moments.joined([part.moments for part in parts.values()])
+        return cls(worlds, episodes[steps, worlds], steps, moments)
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,12 @@ class Chains:
     @property
     def known(self) -> NDArray[np.bool_]:
         """Decisions whose consequence is known, shape (T, n)."""
-        return self.following >= -1
+        known: NDArray[np.bool_] = self.following >= -1
+        return known
 
     def complete(self) -> NDArray[np.bool_]:
         """Return the decisions from which the chain leads to the request's completion, shape (T, n)."""
-        result = self.following == -1
+        result: NDArray[np.bool_] = self.following == -1
         everywhere = np.arange(result.shape[1])
         for t in range(len(result) - 1, -1, -1):
             later = self.following[t]
@@ -143,13 +144,13 @@ def link(
     """
     steps, worlds = episodes.shape
     # Everything in order of environment, then step. One number addresses a request of an episode of a world.
-    requests = moments.requests.T.ravel()
-    n_requests = 1 + max(int(requests.max(initial=0)), int(completions.moments.requests.max(initial=0)))
+    begins, done = moments.by_world(), completions.moments
+    n_requests = 1 + max(int(begins.requests.max(initial=0)), int(done.requests.max(initial=0)))
     n_episodes = 1 + int(episodes.max(initial=0))
-    first = np.repeat(np.arange(worlds) * n_episodes, steps) + episodes.T.ravel()
-    address = first * n_requests + requests
+    address = np.repeat(np.arange(worlds) * n_episodes, steps) + episodes.T.ravel()
+    address = address * n_requests + begins.requests
     done_address = completions.worlds * n_episodes + completions.episodes
-    done_address = done_address * n_requests + completions.moments.requests
+    done_address = done_address * n_requests + done.requests
 
     order = np.argsort(address, kind="stable")
     ordered = address[order]
@@ -168,24 +169,18 @@ def link(
     following[now], following[last] = later % steps, -1
     # Rewards of the steps before each, per world: one more than there are steps.
     before = np.concatenate((np.zeros((1, worlds)), np.cumsum(rewards, axis=0))).T
-    starts = np.arange(steps * worlds)
     earned, tokens = np.zeros(steps * worlds), np.zeros(steps * worlds)
     for which, ends, end_steps in (
-        (now, _flat(moments, later), later % steps),
-        (last, Moments(*(column[found] for column in completions.moments)), completions.steps[found] + 1),
+        (now, begins.pick(later), later % steps),
+        (last, done.pick(found), completions.steps[found] + 1),
     ):
-        begins, world = _flat(moments, which), which // steps
-        earned[which] = -weights.own * (ends.times_s - begins.times_s) / weights.reference_s
-        earned[which] -= weights.price * (ends.delays_s - begins.delays_s) / weights.reference_s
-        earned[which] += weights.shared * (before[world, end_steps] - before[world, starts[which] % steps])
-        tokens[which] = ends.tokens - begins.tokens
+        starts, world = begins.pick(which), which // steps
+        earned[which] = -weights.own * (ends.times_s - starts.times_s) / weights.reference_s
+        earned[which] -= weights.price * (ends.delays_s - starts.delays_s) / weights.reference_s
+        earned[which] += weights.shared * (before[world, end_steps] - before[world, which % steps])
+        tokens[which] = ends.tokens - starts.tokens
     shape = (worlds, steps)
     return Chains(following.reshape(shape).T, earned.reshape(shape).T, tokens.reshape(shape).T)
-
-
-def _flat(moments: Moments, which: Int64) -> Moments:
-    """Return some of the moments of shape (T, n), numbered environment by environment."""
-    return Moments(*(column.T.ravel()[which] for column in moments))
 
 
 def token_value(chains: Chains, weights: CreditWeights) -> float:
@@ -232,9 +227,7 @@ class _RequestCredit(RolloutBuffer):
     def reset(self) -> None:
         """Empty the buffer."""
         shape = (self.buffer_size, self.n_envs)
-        self.moments = Moments(
-            np.full(shape, -1, dtype=np.int64), np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
-        )
+        self.moments = Moments.empty(shape)
         self.episodes = np.zeros(shape, dtype=np.int64)
         self.step_rewards = np.zeros(shape)
         self.known = np.zeros(shape, dtype=np.bool_)
@@ -250,8 +243,7 @@ class _RequestCredit(RolloutBuffer):
             rewards: The steps' rewards, without any bootstrap for truncation, shape (n,).
             completed: Completions during the step.
         """
-        for column, values in zip(self.moments, due, strict=True):
-            column[self.pos] = values
+        self.moments.put(self.pos, due)
         self.episodes[self.pos] = episodes
         self.step_rewards[self.pos] = rewards
         if len(completed.worlds):

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 
 from agents.seeds import training_seed
 from dsd_env.scenario import Scenario
+from dsd_env.sim.engines import compiled_layout
 
 ENV_ID = "dsd_env/EdgeCloud-v0"
 
@@ -132,11 +133,13 @@ def make_vec_env(
     """
     if kind == "compiled":
         if make is not None:
-            raise ValueError("vec_env 'compiled' steps worlds of its own; take 'dummy' for another environment")
+            raise ValueError(
+                "vec_env 'compiled' steps worlds of its own; take 'dummy' for another environment"
+            )
         if not has_compiled_engine():
             raise ValueError(
-                "vec_env 'compiled' needs Numba: pip install -e '.[compiled]', or set vec_env: dummy, which is "
-                "far slower"
+                "vec_env 'compiled' needs Numba: pip install -e '.[compiled]', or set vec_env: dummy, which "
+                "is far slower"
             )
         from dsd_env.envs.sb3 import CompiledVecEnv
 
@@ -157,18 +160,10 @@ def has_compiled_engine() -> bool:
 
 def engine_for(scenario: Scenario) -> str:
     """Return the faster kind of environment that simulates a scenario: ``compiled`` or ``dummy``."""
-    if not has_compiled_engine():
-        return "dummy"
-    from dsd_env.sim.compiled import compile_scenario
-
-    try:
-        compile_scenario(scenario)
-    except NotImplementedError:
-        return "dummy"
-    return "compiled"
+    return "dummy" if compiled_layout("auto", scenario) is None else "compiled"
 
 
 def masks_of(env: VecEnv) -> NDArray[np.bool_]:
-    """Return the masks of all environments (bool, shape (n, sum(nvec))); they may change with the next step."""
+    """Return the masks of all environments (bool, shape (n, sum(nvec))); the next step may change them."""
     together = getattr(env, "action_masks", None)
     return together() if together is not None else np.stack(env.env_method("action_masks"))

@@ -131,9 +131,8 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
     label, scenario, scheduler = tasks[0].label, tasks[0].scenario, tasks[0].scheduler
     by_seed = {task.seed: task for task in tasks}
     try:
-        for episode in play(
-            scenario, list(by_seed), BySchedulers(scheduler), kind=engine_for(scenario), side_by_side=SIDE_BY_SIDE
-        ):
+        kind, decide = engine_for(scenario), BySchedulers(scheduler)
+        for episode in play(scenario, list(by_seed), decide, kind=kind, side_by_side=SIDE_BY_SIDE):
             yield by_seed[episode.seed], episode.metrics
     except Exception as error:
         seeds = ", ".join(map(str, by_seed))

@@ -1,9 +1,9 @@
 """SB3's actor-critic policies for MultiDiscrete actions, with less work per step.
 
-Stable-Baselines3 builds one distribution object per action dimension and step, and checks and normalises each.
-With dozens of environments and a network this small, that takes several times as long as network and simulator
-together. These subclasses compute the same probabilities, samples and entropies on plain tensors. Parameters,
-``predict`` and saved files are those of the original.
+Stable-Baselines3 builds one distribution object per action dimension and step, and checks and normalises
+each. With dozens of environments and a network this small, that takes several times as long as network and
+simulator together. These subclasses compute the same probabilities, samples and entropies on plain tensors.
+Parameters, ``predict`` and saved files are those of the original.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 _MASKED_LOGIT = -1e8
 """What sb3-contrib puts in the place of a masked logit."""
+
+
+Mask = NDArray[np.bool_] | th.Tensor | None
 
 
 def log_probabilities(logits: th.Tensor, mask: th.Tensor | None, nvec: list[int]) -> list[th.Tensor]:
@@ -65,52 +68,45 @@ class FastMaskablePolicy(MaskableActorCriticPolicy):
         """Return actions, values and log-probabilities of observations."""
         if deterministic:
             return super().forward(obs, deterministic, action_masks)  # type: ignore[no-any-return]
-        return _forward(self, obs, None if action_masks is None else th.as_tensor(action_masks))
+        return _forward(self, obs, action_masks)
 
     def evaluate_actions(
         self, obs: th.Tensor, actions: th.Tensor, action_masks: th.Tensor | None = None
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """Return values, log-probabilities and entropies of observations and actions."""
-        return _evaluate(self, obs, actions, None if action_masks is None else th.as_tensor(action_masks).bool())
+        return _evaluate(self, obs, actions, action_masks)
 
 
 class FastPolicy(ActorCriticPolicy):
     """``MlpPolicy`` of PPO, with less work per step."""
 
-    def forward(
-        self, obs: th.Tensor, deterministic: bool = False
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Return actions, values and log-probabilities of observations."""
         if deterministic:
             return super().forward(obs, deterministic)
         return _forward(self, obs, None)
 
-    def evaluate_actions(
-        self, obs: Any, actions: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+    def evaluate_actions(self, obs: Any, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """Return values, log-probabilities and entropies of observations and actions."""
         return _evaluate(self, obs, actions, None)
 
 
-def _forward(
-    policy: Any, obs: th.Tensor, mask: th.Tensor | None
-) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    logits, values = _outputs(policy, obs)
-    parts = log_probabilities(logits, mask, policy.action_dist.action_dims)
-    actions = sample(parts)
-    return actions, values, log_prob_of(parts, actions)
+def _forward(policy: Any, obs: th.Tensor, mask: Mask) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    log_probs, values = _outputs(policy, obs, mask)
+    actions = sample(log_probs)
+    return actions, values, log_prob_of(log_probs, actions)
 
 
 def _evaluate(
-    policy: Any, obs: th.Tensor, actions: th.Tensor, mask: th.Tensor | None
+    policy: Any, obs: th.Tensor, actions: th.Tensor, mask: Mask
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    logits, values = _outputs(policy, obs)
-    if mask is not None:
-        mask = mask.view(logits.shape)
-    parts = log_probabilities(logits, mask, policy.action_dist.action_dims)
-    return values, log_prob_of(parts, actions.view(len(logits), -1)), entropy_of(parts)
+    log_probs, values = _outputs(policy, obs, mask)
+    return values, log_prob_of(log_probs, actions.view(len(values), -1)), entropy_of(log_probs)
 
 
-def _outputs(policy: Any, obs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def _outputs(policy: Any, obs: th.Tensor, mask: Mask) -> tuple[list[th.Tensor], th.Tensor]:
     latent_actor, latent_critic = policy.mlp_extractor(policy.extract_features(obs))
-    return policy.action_net(latent_actor), policy.value_net(latent_critic)
+    logits = policy.action_net(latent_actor)
+    if mask is not None:
+        mask = th.as_tensor(mask, dtype=th.bool, device=logits.device).view(logits.shape)
+    return log_probabilities(logits, mask, policy.action_dist.action_dims), policy.value_net(latent_critic)

@@ -1,7 +1,7 @@
 """Whole episodes, several side by side, for evaluation, validation and imitation.
 
-On the compiled engine where that is possible, else on the reference engine: the numbers are the same, those of
-:func:`dsd_env.simulate`; the first is some fifty times faster.
+On the compiled engine or on the reference engine: the numbers are the same, those of
+:func:`dsd_env.simulate`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class _Queue:
             self.handed_out += 1
             self.busy[world] = True
         else:
-            # Nothing left for this one. It plays its last episode again, since all step or none; nobody looks.
+            # Nothing left for this one: it plays its last episode again, since all step or none.
             self.busy[world] = False
         return self.current[world]
 

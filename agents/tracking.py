@@ -42,6 +42,38 @@ class Moments(NamedTuple):
             table[:, 0].astype(np.int64), table[:, 1].copy(), table[:, 2].copy(), table[:, 3].astype(np.int64)
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Moments]) -> Moments:
+        """Return the moments of several one-dimensional parts, one after the other."""
+        if not parts:
+            return cls.of(())
+        return cls(
+            np.concatenate([part.requests for part in parts]),
+            np.concatenate([part.times_s for part in parts]),
+            np.concatenate([part.delays_s for part in parts]),
+            np.concatenate([part.tokens for part in parts]),
+        )
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> Moments:
+        """Return room for moments; no request has the number −1 that stands there."""
+        return cls(np.full(shape, -1), np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int64))
+
+    def put(self, step: int, moments: Moments) -> None:
+        """Write the moments of one step, shape (n,), into these of shape (T, n)."""
+        self.requests[step], self.times_s[step] = moments.requests, moments.times_s
+        self.delays_s[step], self.tokens[step] = moments.delays_s, moments.tokens
+
+    def pick(self, which: Int64) -> Moments:
+        """Return some of the moments, shape (k,)."""
+        return Moments(self.requests[which], self.times_s[which], self.delays_s[which], self.tokens[which])
+
+    def by_world(self) -> Moments:
+        """Return moments of shape (T, n) in one row: environment by environment, step by step."""
+        return Moments(
+            self.requests.T.ravel(), self.times_s.T.ravel(), self.delays_s.T.ravel(), self.tokens.T.ravel()
+        )
+
 
 class Completed(NamedTuple):
     """Requests that completed during one step.
@@ -107,29 +139,20 @@ class CompiledTracker:
 
     def __init__(self, vec_env: CompiledVecEnv) -> None:
         """Follow an environment that has been reset."""
-        from dsd_env.sim.compiled import layout
+        from dsd_env.sim.compiled import batch
 
         self._worlds = vec_env.worlds
-        ki = self._worlds.layout.ki
-        view = int(ki[layout.O_VIEW])
-        self._request, self._now = view + layout.V_REQUEST, view + layout.V_NOW
-        self._committed = view + layout.V_COMMITTED
-        # Blocks of requests: integers begin at `ints`, floats at `floats`, `stride` apart.
-        self._ints, self._int_stride = int(ki[layout.O_REQ_I]), int(ki[layout.K_R_STRIDE])
-        self._floats, self._float_stride = int(ki[layout.O_REQ_F]), layout.RF_STRIDE
-        self._newly = int(ki[layout.O_NEWLY])
-        self._numbers = np.arange(len(self._worlds))
-        self._la = layout
+        self._request, self._committed = batch.FACT_REQUEST, batch.FACT_COMMITTED
+        self._completed = batch.FACT_COMPLETED
 
     def due(self) -> Moments:
         """Return the decision now due in every world."""
-        f, pending = self._worlds.f, self._worlds.s[:, self._la.WI_PENDING]
-        delay = self._floats + pending * self._float_stride + self._la.RF_DELAY_CAUSED
+        worlds = self._worlds
         return Moments(
-            f[:, self._request].astype(np.int64),
-            f[:, self._now].copy(),
-            f[self._numbers, delay],
-            f[:, self._committed].astype(np.int64),
+            worlds.facts[:, self._request].copy(),
+            worlds.clocks[:, 0].copy(),
+            worlds.delays[:, 0].copy(),
+            worlds.facts[:, self._committed].copy(),
         )
 
     def completed(self, infos: Sequence[Mapping[str, Any]], dones: NDArray[np.bool_]) -> Completed:
@@ -137,32 +160,20 @@ class CompiledTracker:
 
         A world that ended has begun anew by now; who completed in its last step stands in its info.
         """
-        counts = np.where(dones, 0, self._worlds.s[:, self._la.WI_NEWLY_N])
-        found = [self._newly_completed(counts > i, i) for i in range(int(counts.max()))]
-        for world in np.flatnonzero(dones).tolist():
-            rows = infos[world].get("completed", ())
-            found.append(Completed(np.full(len(rows), world), Moments.of(rows)))
-        if len(found) == 1:
-            return found[0]
-        worlds = np.concatenate([each.worlds for each in found]) if found else np.empty(0, dtype=np.int64)
-        columns = zip(*(each.moments for each in found), strict=True)
-        return Completed(worlds, Moments(*map(np.concatenate, columns)) if found else Moments.of(()))
-
-    def _newly_completed(self, which: NDArray[np.bool_], i: int) -> Completed:
-        """Return the i-th request that completed in each of some worlds."""
-        worlds, la = np.flatnonzero(which), self._la
-        f, s = self._worlds.f, self._worlds.s
-        slots = s[worlds, self._newly + i]
-        ints, floats = self._ints + slots * self._int_stride, self._floats + slots * self._float_stride
-        return Completed(
-            worlds,
-            Moments(
-                s[worlds, ints + la.RI_NUMBER],
-                f[worlds, floats + la.RF_LAST_DELIVERY],
-                f[worlds, floats + la.RF_DELAY_CAUSED],
-                s[worlds, ints + la.RI_COMMITTED],
-            ),
-        )
+        worlds: list[int] = []
+        rows: list[Sequence[float]] = []
+        # Few worlds have any at one step: a request completes once in dozens of decisions.
+        for world in np.flatnonzero((self._worlds.facts[:, self._completed] > 0) | dones).tolist():
+            if dones[world]:
+                found: Sequence[Sequence[float]] = infos[world]["completed"]
+            else:
+                found = [
+                    (request.number, request.completed_s, request.delay_caused_s, request.committed)
+                    for request in self._worlds.reader(world).newly_completed()
+                ]
+            worlds += [world] * len(found)
+            rows += found
+        return Completed(np.array(worlds, dtype=np.int64), Moments.of(rows))
 
 
 def tracker_of(vec_env: VecEnv) -> Tracker:

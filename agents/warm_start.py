@@ -8,8 +8,9 @@ are fitted by maximum likelihood. The critic is fitted to the discounted returns
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -124,9 +125,7 @@ class _Trail:
 
     def __init__(self, steps: int, n: int) -> None:
         shape = (steps, n)
-        self.moments = Moments(
-            np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
-        )
+        self.moments = Moments.empty(shape)
         self.episodes = np.zeros(shape, dtype=np.int64)
         self.rewards = np.zeros(shape)
         self.dones = np.zeros(shape, dtype=np.bool_)
@@ -138,10 +137,15 @@ class _Trail:
         self._due = self._tracker.due()
         self._episode = np.zeros(env.num_envs, dtype=np.int64)
 
-    def add(self, t, rewards, dones, infos) -> None:
+    def add(
+        self,
+        t: int,
+        rewards: NDArray[np.float32],
+        dones: NDArray[np.bool_],
+        infos: Sequence[dict[str, Any]],
+    ) -> None:
         """Note one step of all environments."""
-        for column, values in zip(self.moments, self._due, strict=True):
-            column[t] = values
+        self.moments.put(t, self._due)
         self.episodes[t], self.rewards[t], self.dones[t] = self._episode, rewards, dones
         completed = self._tracker.completed(infos, dones)
         if len(completed.worlds):
@@ -172,9 +176,7 @@ class _Trail:
         completions = Completions.of(self.completed, self.episodes)
         chains = link(self.moments, self.episodes, self.rewards, completions, weights)
         # With V = 0 and λ = 1 the advantage is the return; a chain that breaks off has none.
-        result = advantages(
-            chains, np.zeros(self.rewards.shape), token_value(chains, weights), gamma, 1.0
-        )
+        result = advantages(chains, np.zeros(self.rewards.shape), token_value(chains, weights), gamma, 1.0)
         result[~chains.complete()] = np.nan
         return result.astype(np.float32)
 
@@ -211,9 +213,7 @@ def warm_start(
     for round_number in range(config.rounds):
         driver = actor_of(model, nvec) if round_number else None
         first_seed = first + round_number * 1_000_000
-        shown = collect(
-            make_envs, scenario, config, first_seed, driver, model.gamma, credit, generator
-        )
+        shown = collect(make_envs, scenario, config, first_seed, driver, model.gamma, credit, generator)
         possible = _allowed(shown, nvec)
         left_out += int((~possible).sum())
         if not possible.any():

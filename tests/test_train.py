@@ -35,8 +35,8 @@ from agents.seeds import (
     VALIDATION_SEEDS,
     training_seed,
 )
-from agents.training import RunError, build_model, train
 from agents.tracking import tracker_of
+from agents.training import RunError, build_model, train
 from agents.warm_start import EPISODES_PER_WORLD, collect
 from dsd_env import policy
 from dsd_env.control import ActionSpace, ObservationEncoder
@@ -260,9 +260,7 @@ def test_interrupt_saves_a_checkpoint(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             return self.env.step(action)
 
-    config = tiny(
-        n_envs=1, vec_env="dummy", timesteps=1000, validation=None, checkpoint={"every_steps": 500}
-    )
+    config = tiny(n_envs=1, vec_env="dummy", timesteps=1000, validation=None, checkpoint={"every_steps": 500})
     make = ScenarioEnv(config.load_scenario())
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", progress=False, make_env=lambda: Interrupts(make()))
@@ -386,7 +384,8 @@ def test_both_engines_are_followed_alike() -> None:
         np.testing.assert_array_equal(*(masks_of(env) for env in envs))
         for ours, theirs in zip(*(tracker.due() for tracker in trackers), strict=True):
             np.testing.assert_array_equal(ours, theirs)
-        actions = np.stack([generator.integers(size, size=3) for size in ActionSpace.of(scenario).nvec], axis=1)
+        sizes = ActionSpace.of(scenario).nvec
+        actions = np.stack([generator.integers(size, size=3) for size in sizes], axis=1)
         steps = [env.step(actions) for env in envs]
         observations = [step[0] for step in steps]
         for mine, theirs in zip(steps[0][1:3], steps[1][1:3], strict=True):

@@ -42,9 +42,10 @@ def credit(
     gamma=1.0,
     gae_lambda=1.0,
 ):
-    """Return advantages and known of one environment, put into two among others that do nothing.
+    """Return advantages and known of one environment.
 
-    That the others are there, and that episodes and requests have the same numbers in them, changes nothing.
+    It stands there twice, beside one of other times where nobody completes: with the same numbers of episodes
+    and requests, none takes the other's.
     """
     n = len(requests)
 
@@ -52,15 +53,13 @@ def credit(
         alone = np.zeros(n) if values is None else np.array(values)
         return np.repeat(alone[:, None], 3, axis=1).astype(kind)
 
-    moments = Moments(
-        column(requests, np.int64), column(times), column(delays), column(tokens, np.int64)
-    )
+    moments = Moments(column(requests, np.int64), column(times), column(delays), column(tokens, np.int64))
     moments.times_s[:, 0] *= 2.0
-    rows = [(request, *what, step) for (_, request), (*what, step) in (done or {}).items()]
-    parts = {
-        step: Completed(np.array([1, 2] * len(same)), Moments.of(row[:-1] for row in same for _ in range(2)))
-        for step, same in ((step, [row for row in rows if row[-1] == step]) for step in {row[-1] for row in rows})
-    }
+    parts: dict[int, Completed] = {}
+    for (_, request), (*what, step) in (done or {}).items():
+        before = parts.get(step, Completed(np.empty(0, dtype=np.int64), Moments.of(())))
+        both = Moments.of([(request, *what)] * 2)
+        parts[step] = Completed(np.append(before.worlds, [1, 2]), Moments.joined([before.moments, both]))
     numbers = column(episodes, np.int64)
     chains = link(moments, numbers, column(rewards), Completions.of(parts, numbers), weights)
     # Rewards relative to the mean cost per token: of one environment, not of the one that differs.
