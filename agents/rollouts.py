@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -72,8 +74,8 @@ class Stage:
         return rewards, dones, infos
 
 
-Decide = Callable[[Stage, int], Sequence[int] | NDArray[np.int64]]
-"""(stage, number of the environment) -> three indices."""
+Decide = Callable[[Stage, Sequence[int]], NDArray[np.int64]]
+"""(stage, numbers of k environments) -> their actions, shape (k, 3)."""
 
 
 class BySchedulers:
@@ -84,8 +86,11 @@ class BySchedulers:
         self.name = name
         self._players: dict[int, tuple[int, Scheduler]] = {}
 
-    def __call__(self, stage: Stage, world: int) -> Sequence[int] | NDArray[np.int64]:
-        """Return the scheduler's action in one environment."""
+    def __call__(self, stage: Stage, which: Sequence[int]) -> NDArray[np.int64]:
+        """Return the scheduler's actions in some environments."""
+        return np.array([self._action(stage, world) for world in which])
+
+    def _action(self, stage: Stage, world: int) -> Sequence[int] | NDArray[np.int64]:
         seed = stage.seeds[world]
         known, player = self._players.get(world, (None, None))
         if player is None or known != seed:
@@ -98,19 +103,27 @@ class BySchedulers:
         return stage.actions.encode(player.decide(stage.env.get_attr("view", [world])[0]))
 
 
-@dataclass(frozen=True)
 class ByActor:
-    """Decides by an actor.
+    """Decides by an actor, for all environments at once.
 
-    Attributes:
-        actor: The actor.
+    The products are added up in another order than for one state at a time: where logits tie within that
+    rounding, the decision can differ from the exported policy's.
     """
 
-    actor: MlpActor
+    def __init__(self, actor: MlpActor) -> None:
+        """Take the weights."""
+        self._layers = actor.layers
+        self._activation = np.tanh if actor.activation == "tanh" else partial(np.maximum, np.float32(0.0))
+        self._bounds = list(pairwise(accumulate(actor.nvec, initial=0)))
 
-    def __call__(self, stage: Stage, world: int) -> Sequence[int]:
-        """Return the actor's deterministic action in one environment."""
-        return self.actor.action(stage.observations[world], stage.masks[world])
+    def __call__(self, stage: Stage, which: Sequence[int]) -> NDArray[np.int64]:
+        """Return the actor's deterministic actions in some environments."""
+        x = stage.observations[which]
+        for weight, bias in self._layers[:-1]:
+            x = self._activation(x @ weight.T + bias)
+        weight, bias = self._layers[-1]
+        logits = np.where(stage.masks[which], x @ weight.T + bias, -np.inf)
+        return np.stack([logits[:, start:stop].argmax(axis=1) for start, stop in self._bounds], axis=1)
 
 
 @dataclass
@@ -160,9 +173,8 @@ def play(
         actions = np.zeros((n, 3), dtype=np.int64)
         playing, left = list(queue.busy), len(seeds)
         while left:
-            for world in range(n):
-                if playing[world]:
-                    actions[world] = decide(stage, world)
+            which = [world for world in range(n) if playing[world]]
+            actions[which] = decide(stage, which)
             was = list(queue.current)
             _, dones, infos = stage.step(actions)
             for world in np.flatnonzero(dones).tolist():

@@ -97,27 +97,30 @@ def collect(
     pupil = None if driver is None else ByActor(driver)
     kept = generator.random((steps, n)) * config.one_in < 1.0
     observations, masks, actions = [], [], []
+    everybody = list(range(n))
     trail = _Trail(steps, n)
     try:
         stage = Stage(scenario, env, seeds.current)
         trail.begin(env)
         words = f"collecting {config.scheduler}"
         for t in tqdm(range(steps), desc=words, unit=" steps", leave=False):
-            acted = np.empty((n, 3), dtype=np.int64)
-            for world in range(n):
-                if pupil is None or kept[t, world]:
-                    acted[world] = teacher(stage, world)
-                    if kept[t, world]:
-                        observations.append(stage.observations[world].copy())
-                        masks.append(stage.masks[world].copy())
-                        actions.append(acted[world].copy())
-                if pupil is not None:
-                    acted[world] = pupil(stage, world)
+            asked = everybody if pupil is None else np.flatnonzero(kept[t]).tolist()
+            acted = np.zeros((n, 3), dtype=np.int64)
+            if asked:
+                acted[asked] = teacher(stage, asked)
+            if kept[t].any():
+                observations.append(stage.observations[kept[t]])
+                masks.append(stage.masks[kept[t]])
+                actions.append(acted[kept[t]])
+            if pupil is not None:
+                acted = pupil(stage, everybody)
             trail.add(t, *stage.step(acted))
     finally:
         env.close()
     returns = trail.returns(gamma, credit, scenario.reward.reference_e2e_s)
-    return Demonstrations(np.array(observations), np.array(masks), np.array(actions), returns[kept])
+    return Demonstrations(
+        np.concatenate(observations), np.concatenate(masks), np.concatenate(actions), returns[kept]
+    )
 
 
 class _Trail:
