@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
@@ -16,9 +13,11 @@ from tqdm import tqdm
 from agents import checkpoints
 from agents.actors import actor_of
 from agents.config import CheckpointConfig, Validation
-from agents.environments import EnvFactory, reset_to
+from agents.environments import EnvFactory
+from agents.rollouts import ByActor, mean_metrics, play
 from agents.seeds import validation_seeds
-from dsd_env.policy.network import MlpActor
+from dsd_env.control import ActionSpace
+from dsd_env.scenario import Scenario
 
 
 class CheckpointCallback(BaseCallback):
@@ -49,53 +48,36 @@ class CheckpointCallback(BaseCallback):
         checkpoints.prune(self._run, self._config.keep)
 
 
-def run_episodes(env: gym.Env[Any, Any], actor: MlpActor, seeds: Sequence[int]) -> dict[str, float]:
-    """Return the means of return and episode metrics of a deterministic actor over seeds.
-
-    Args:
-        env: The environment, with `action_masks()`.
-        actor: The policy.
-        seeds: One episode each.
-
-    Returns:
-        ``return`` and whatever ``info["episode_metrics"]`` holds; metrics that are NaN in every episode stay
-        NaN.
-    """
-    masks = env.get_wrapper_attr("action_masks")
-    rows: list[dict[str, float]] = []
-    for seed in seeds:
-        observation, info = reset_to(env, seed)
-        total, done = 0.0, False
-        while not done:
-            action = np.array(actor.action(observation, masks()), dtype=np.int64)
-            observation, reward, terminated, truncated, info = env.step(action)
-            total += float(reward)
-            done = terminated or truncated
-        rows.append({"return": total, **info.get("episode_metrics", {})})
-    means = {}
-    for name in rows[0]:
-        finite = [row[name] for row in rows if math.isfinite(row[name])]
-        means[name] = float(np.mean(finite)) if finite else math.nan
-    return means
-
-
 class ValidationCallback(BaseCallback):
     """Runs episodes on validation seeds every so often, logs their metrics and keeps the best learner."""
 
     def __init__(
-        self, run: Path, config: Validation, make: EnvFactory, nvec: Sequence[int], at_start: bool = False
+        self,
+        run: Path,
+        config: Validation,
+        scenario: Scenario,
+        kind: str,
+        *,
+        make: EnvFactory | None = None,
+        at_start: bool = False,
     ) -> None:
-        """Validate in an environment from ``make``; write into ``run``.
+        """Validate on a scenario; write into ``run``.
 
         With ``at_start`` a new run is validated before its first step. That is for warm starts: an actor that
         has learned nothing may keep the batch size at 1 and fill the whole horizon, which takes long and says
         nothing.
+
+        Args:
+            run: Directory of the run.
+            config: The settings.
+            scenario: The scenario.
+            kind: ``compiled`` or ``dummy``, see :func:`agents.environments.make_vec_env`.
+            make: Makes one environment, instead of the registered one.
+            at_start: Validate a new run before its first step.
         """
         super().__init__()
-        self._run, self._config, self._nvec = run, config, tuple(nvec)
-        self._at_start = at_start
-        self._env = make()
-        self._seeds = validation_seeds(config.episodes)
+        self._run, self._config, self._scenario = run, config, scenario
+        self._kind, self._make, self._at_start = kind, make, at_start
         self.best: float | None = None
         self._last_step = -1
 
@@ -120,7 +102,12 @@ class ValidationCallback(BaseCallback):
         if self._last_step == self.model.num_timesteps:
             return
         self._last_step = self.model.num_timesteps
-        means = run_episodes(self._env, actor_of(self.model, self._nvec), self._seeds)  # type: ignore[arg-type]
+        actor = actor_of(self.model, ActionSpace.of(self._scenario).nvec)  # type: ignore[arg-type]
+        seeds = validation_seeds(self._config.episodes)
+        episodes = play(
+            self._scenario, seeds, ByActor(actor), kind=self._kind, make=self._make, side_by_side=len(seeds)
+        )
+        means = mean_metrics(list(episodes))
         if self._config.select_by not in means:
             raise ValueError(
                 f"validation.select_by = {self._config.select_by!r} is no episode metric; "
@@ -142,10 +129,6 @@ class ValidationCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self.validate()
-
-    def close(self) -> None:
-        """Close the validation environment."""
-        self._env.close()
 
 
 class ProgressCallback(BaseCallback):

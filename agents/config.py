@@ -132,7 +132,14 @@ class WarmStart(_Model):
 
     scheduler: str = Field(min_length=1, description="Whose decisions to imitate, e.g. jsq_goodput.")
     decisions: Annotated[int, Field(ge=64, le=10**8)] = Field(
-        default=50_000, description="Decisions per round."
+        default=50_000, description="Decisions to imitate per round."
+    )
+    one_in: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=4,
+        description="One in so many decisions is taken, at random: neighbours are much alike.",
+    )
+    n_envs: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=8, description="Environments to collect from."
     )
     epochs: Annotated[int, Field(ge=1, le=1000)] = 10
     rounds: Annotated[int, Field(ge=1, le=20)] = Field(
@@ -157,8 +164,10 @@ class TrainConfig(_Model):
     timesteps: Steps = 500_000
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     n_envs: Annotated[int, Field(ge=1, le=4096)] = 8
-    vec_env: Literal["dummy", "subproc"] = Field(
-        default="dummy", description="All environments in this process, or one process each."
+    vec_env: Literal["compiled", "dummy", "subproc"] = Field(
+        default="compiled",
+        description="Worlds of the compiled engine, or environments of the reference engine: all in this "
+        "process, or one process each.",
     )
     torch_threads: Annotated[int, Field(ge=1, le=256)] = 1
     device: Literal["cpu", "cuda", "auto"] = "cpu"

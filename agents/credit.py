@@ -34,7 +34,7 @@ once, so that few are.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,27 +45,7 @@ from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
-Float64 = NDArray[np.float64]
-
-
-class Moment(NamedTuple):
-    """What is known of a request at one of its decisions, or at its completion.
-
-    Attributes:
-        request: Its number.
-        time_s: Simulated time.
-        delay_s: Delay that it has caused to others so far.
-        tokens: Output tokens committed so far.
-    """
-
-    request: int
-    time_s: float
-    delay_s: float
-    tokens: int
-
-
-Completions = Mapping[tuple[int, int], tuple[Moment, int]]
-"""(episode, request) -> (its completion, step whose transition reported it)."""
+from agents.tracking import Completed, Float64, Int64, Moments, tracker_of
 
 
 @dataclass(frozen=True)
@@ -87,73 +67,128 @@ class CreditWeights:
     per_token: bool = False
 
 
-@dataclass(frozen=True)
-class Chains:
-    """The decisions of one environment, each linked to its request's next decision or completion.
+class Completions(NamedTuple):
+    """Requests that completed during a rollout.
 
     Attributes:
-        following: Step of the next decision of the same request, shape (T,); -1 if it completed, -2 if
-            what follows is not known.
-        rewards: Reward until then, shape (T,); 0 where that is not known.
-        tokens: Tokens committed until then, shape (T,).
+        worlds: Number of the environment, int64, shape (k,).
+        episodes: Number of the episode within it, shape (k,).
+        steps: Step whose transition reported it, shape (k,).
+        moments: The completions, shape (k,).
     """
 
-    following: NDArray[np.int64]
+    worlds: Int64
+    episodes: Int64
+    steps: Int64
+    moments: Moments
+
+    @classmethod
+    def of(cls, parts: Mapping[int, Completed], episodes: Int64) -> Completions:
+        """Return the completions of a rollout.
+
+        Args:
+            parts: By step.
+            episodes: Number of the episode of every step, shape (T, n).
+        """
+        if not parts:
+            nobody = np.empty(0, dtype=np.int64)
+            return cls(nobody, nobody, nobody, Moments.of(()))
+        worlds = np.concatenate([part.worlds for part in parts.values()])
+        steps = np.repeat(list(parts), [len(part.worlds) for part in parts.values()])
+        moments = Moments.joined([part.moments for part in parts.values()])
+        return cls(worlds, episodes[steps, worlds], steps, moments)
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The decisions of T steps of n environments, each linked to its request's next decision or completion.
+
+    Attributes:
+        following: Step of the next decision of the same request, shape (T, n); -1 if it completed, -2 if
+            what follows is not known.
+        rewards: Reward until then, shape (T, n); 0 where that is not known.
+        tokens: Tokens committed until then, shape (T, n).
+    """
+
+    following: Int64
     rewards: Float64
     tokens: Float64
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """Decisions whose consequence is known, shape (T,)."""
-        return self.following >= -1
+        """Decisions whose consequence is known, shape (T, n)."""
+        known: NDArray[np.bool_] = self.following >= -1
+        return known
+
+    def complete(self) -> NDArray[np.bool_]:
+        """Return the decisions from which the chain leads to the request's completion, shape (T, n)."""
+        result: NDArray[np.bool_] = self.following == -1
+        everywhere = np.arange(result.shape[1])
+        for t in range(len(result) - 1, -1, -1):
+            later = self.following[t]
+            result[t] |= (later >= 0) & result[np.maximum(later, 0), everywhere]
+        return result
 
 
 def link(
-    moments: Sequence[Moment],
-    episodes: NDArray[np.int64],
-    rewards: Float64,
-    completions: Completions,
-    weights: CreditWeights,
+    moments: Moments, episodes: Int64, rewards: Float64, completions: Completions, weights: CreditWeights
 ) -> Chains:
     """Link every decision to what follows for its request, and add up its reward until then.
 
     Args:
-        moments: The decisions, in order of steps.
-        episodes: Number of the episode, shape (T,); request numbers repeat between episodes.
-        rewards: Reward of the environment's step that the decision began, shape (T,).
+        moments: The decisions, in order of steps, shape (T, n).
+        episodes: Number of the episode, shape (T, n); request numbers repeat between episodes.
+        rewards: Reward of the environment's step that the decision began, shape (T, n).
         completions: Requests that completed.
         weights: The mix.
     """
-    n = len(moments)
-    following = np.full(n, -2, dtype=np.int64)
-    own, tokens = np.zeros(n), np.zeros(n)
-    before = np.concatenate(([0.0], np.cumsum(rewards)))
-    later_steps: dict[tuple[int, int], int] = {}
-    for t in range(n - 1, -1, -1):
-        now = moments[t]
-        address = (int(episodes[t]), now.request)
-        later = later_steps.get(address)
-        later_steps[address] = t
-        if later is not None:
-            end, end_step, following[t] = moments[later], later, later
-        elif address in completions:
-            end, reported = completions[address]
-            end_step, following[t] = reported + 1, -1
-        else:
-            continue
-        own[t] = -weights.own * (end.time_s - now.time_s) / weights.reference_s
-        own[t] -= weights.price * (end.delay_s - now.delay_s) / weights.reference_s
-        own[t] += weights.shared * (before[end_step] - before[t])
-        tokens[t] = end.tokens - now.tokens
-    return Chains(following, own, tokens)
+    steps, worlds = episodes.shape
+    # Everything in order of environment, then step. One number addresses a request of an episode of a world.
+    begins, done = moments.by_world(), completions.moments
+    n_requests = 1 + max(int(begins.requests.max(initial=0)), int(done.requests.max(initial=0)))
+    n_episodes = 1 + int(episodes.max(initial=0))
+    address = np.repeat(np.arange(worlds) * n_episodes, steps) + episodes.T.ravel()
+    address = address * n_requests + begins.requests
+    done_address = completions.worlds * n_episodes + completions.episodes
+    done_address = done_address * n_requests + done.requests
+
+    order = np.argsort(address, kind="stable")
+    ordered = address[order]
+    goes_on = np.append(ordered[1:] == ordered[:-1], False)
+    now, later = order[goes_on], order[np.flatnonzero(goes_on) + 1]
+    last = order[~goes_on]
+    by_address = np.argsort(done_address)
+    place = np.searchsorted(done_address[by_address], address[last])
+    found = by_address[np.minimum(place, len(by_address) - 1)] if len(by_address) else place
+    completed = np.zeros(len(last), dtype=np.bool_)
+    if len(by_address):
+        completed = done_address[found] == address[last]
+    last, found = last[completed], found[completed]
+
+    following = np.full(steps * worlds, -2, dtype=np.int64)
+    following[now], following[last] = later % steps, -1
+    # Rewards of the steps before each, per world: one more than there are steps.
+    before = np.concatenate((np.zeros((1, worlds)), np.cumsum(rewards, axis=0))).T
+    earned, tokens = np.zeros(steps * worlds), np.zeros(steps * worlds)
+    for which, ends, end_steps in (
+        (now, begins.pick(later), later % steps),
+        (last, done.pick(found), completions.steps[found] + 1),
+    ):
+        starts, world = begins.pick(which), which // steps
+        earned[which] = -weights.own * (ends.times_s - starts.times_s) / weights.reference_s
+        earned[which] -= weights.price * (ends.delays_s - starts.delays_s) / weights.reference_s
+        earned[which] += weights.shared * (before[world, end_steps] - before[world, which % steps])
+        tokens[which] = ends.tokens - starts.tokens
+    shape = (worlds, steps)
+    return Chains(following.reshape(shape).T, earned.reshape(shape).T, tokens.reshape(shape).T)
 
 
-def token_value(chains: Sequence[Chains], weights: CreditWeights) -> float:
+def token_value(chains: Chains, weights: CreditWeights) -> float:
     """Return the mean cost per token over the chains, or 0 if rewards are not relative to it."""
-    tokens = sum(float(chain.tokens.sum()) for chain in chains)
+    tokens = float(chains.tokens.sum())
     if not weights.per_token or tokens == 0.0:
         return 0.0
-    return -sum(float(chain.rewards.sum()) for chain in chains) / tokens
+    return -float(chains.rewards.sum()) / tokens
 
 
 def advantages(
@@ -163,39 +198,22 @@ def advantages(
 
     Args:
         chains: From :func:`link`.
-        values: V(s) at the decision, shape (T,).
+        values: V(s) at the decision, shape (T, n).
         value_of_token: From :func:`token_value`.
         gamma: Discount per decision of a request.
         gae_lambda: λ per decision of a request.
     """
-    rewards = chains.rewards + value_of_token * chains.tokens
-    result = np.zeros(len(values))
-    for t in range(len(values) - 1, -1, -1):
-        later = int(chains.following[t])
-        if later == -2:
-            continue
-        value, carried = (values[later], result[later]) if later >= 0 else (0.0, 0.0)
-        result[t] = rewards[t] + gamma * value - values[t] + gamma * gae_lambda * carried
+    steps, worlds = values.shape
+    known, goes_on = chains.known, chains.following >= 0
+    later = np.maximum(chains.following, 0)
+    everywhere = np.arange(worlds)
+    coming = np.where(goes_on, np.take_along_axis(values, later, axis=0), 0.0)
+    deltas = chains.rewards + value_of_token * chains.tokens + gamma * coming - values
+    result = np.zeros(values.shape)
+    for t in range(steps - 1, -1, -1):
+        carried = np.where(goes_on[t], result[later[t], everywhere], 0.0)
+        result[t] = np.where(known[t], deltas[t] + gamma * gae_lambda * carried, 0.0)
     return result
-
-
-def decision_of(info: Mapping[str, Any]) -> Moment:
-    """Return the decision that an ``info`` announces."""
-    decision = info["decision"]
-    return Moment(
-        int(decision["request_id"]),
-        float(info["now_s"]),
-        float(decision.get("delay_caused_s", 0.0)),
-        int(decision["committed_tokens"]),
-    )
-
-
-def completions_in(info: Mapping[str, Any]) -> list[Moment]:
-    """Return the requests that completed during the step of an ``info``."""
-    return [
-        Moment(int(request), float(time_s), float(delay_s), int(tokens))
-        for request, time_s, delay_s, tokens in info["completed"]
-    ]
 
 
 class _RequestCredit(RolloutBuffer):
@@ -209,48 +227,38 @@ class _RequestCredit(RolloutBuffer):
     def reset(self) -> None:
         """Empty the buffer."""
         shape = (self.buffer_size, self.n_envs)
-        self.moments: list[list[Moment]] = [[] for _ in range(self.n_envs)]
+        self.moments = Moments.empty(shape)
         self.episodes = np.zeros(shape, dtype=np.int64)
         self.step_rewards = np.zeros(shape)
         self.known = np.zeros(shape, dtype=np.bool_)
-        self.completions: list[dict[tuple[int, int], tuple[Moment, int]]] = [{} for _ in range(self.n_envs)]
+        self.completed: dict[int, Completed] = {}
         super().reset()
 
-    def record(self, env: int, episode: int, moment: Moment, reward: float, done: Iterable[Moment]) -> None:
-        """Note whose decision the transition about to be added belongs to.
+    def record(self, episodes: Int64, due: Moments, rewards: NDArray[Any], completed: Completed) -> None:
+        """Note whose decisions the transitions about to be added belong to.
 
         Args:
-            env: Number of the environment.
-            episode: Number of the episode in this environment.
-            moment: The decision.
-            reward: The step's reward, without any bootstrap for truncation.
-            done: Completions during the step.
+            episodes: Number of the episode in every environment, shape (n,).
+            due: The decisions, shape (n,).
+            rewards: The steps' rewards, without any bootstrap for truncation, shape (n,).
+            completed: Completions during the step.
         """
-        self.moments[env].append(moment)
-        self.episodes[self.pos, env] = episode
-        self.step_rewards[self.pos, env] = reward
-        for completion in done:
-            self.completions[env][episode, completion.request] = (completion, self.pos)
+        self.moments.put(self.pos, due)
+        self.episodes[self.pos] = episodes
+        self.step_rewards[self.pos] = rewards
+        if len(completed.worlds):
+            self.completed[self.pos] = completed
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: NDArray[Any]) -> None:
         """Fill advantages and returns; the arguments are not needed, no trajectory ends with the rollout."""
-        if any(len(moments) != self.buffer_size for moments in self.moments):
+        if (self.moments.requests < 0).any():
             raise RuntimeError("a transition was added without its request: RequestCreditCallback is missing")
-        chains = [
-            link(
-                self.moments[env],
-                self.episodes[:, env],
-                self.step_rewards[:, env],
-                self.completions[env],
-                self.weights,
-            )
-            for env in range(self.n_envs)
-        ]
+        completions = Completions.of(self.completed, self.episodes)
+        chains = link(self.moments, self.episodes, self.step_rewards, completions, self.weights)
         value = token_value(chains, self.weights)
-        for env, chain in enumerate(chains):
-            values = self.values[:, env].astype(np.float64)
-            self.known[:, env] = chain.known
-            self.advantages[:, env] = advantages(chain, values, value, self.gamma, self.gae_lambda)
+        values = self.values.astype(np.float64)
+        self.known[:] = chains.known
+        self.advantages[:] = advantages(chains, values, value, self.gamma, self.gae_lambda)
         self.returns = self.advantages + self.values
         if self.known.sum() < 2:
             raise ValueError(
@@ -283,26 +291,18 @@ class MaskableRequestRolloutBuffer(_RequestCredit, MaskableRolloutBuffer):
 
 
 class RequestCreditCallback(BaseCallback):
-    """Tells a request-credit buffer whose decision each transition was.
-
-    The environment's ``info`` must hold ``now_s`` and ``decision.request_id``, ``.committed_tokens`` (with a
-    price, also ``.delay_caused_s``) of the decision that is due next, and ``completed``: (request, time,
-    delay caused, tokens) of the requests that completed during the step.
-    """
+    """Tells a request-credit buffer whose decision each transition was."""
 
     def _on_training_start(self) -> None:
-        infos = self.training_env.unwrapped.reset_infos
-        self._due = [decision_of(info) for info in infos]
-        self._episodes = [0] * len(infos)
+        self._tracker = tracker_of(self.training_env)
+        self._due = self._tracker.due()
+        self._episodes = np.zeros(self.training_env.num_envs, dtype=np.int64)
 
     def _on_step(self) -> bool:
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        steps = zip(self.locals["infos"], self.locals["rewards"], self.locals["dones"], strict=True)
-        for env, (info, reward, done) in enumerate(steps):
-            buffer.record(env, self._episodes[env], self._due[env], float(reward), completions_in(info))
-            if done:
-                self._episodes[env] += 1
-                self._due[env] = decision_of(self.training_env.unwrapped.reset_infos[env])
-            else:
-                self._due[env] = decision_of(info)
+        dones = self.locals["dones"]
+        completed = self._tracker.completed(self.locals["infos"], dones)
+        buffer.record(self._episodes, self._due, self.locals["rewards"], completed)
+        self._episodes += dones
+        self._due = self._tracker.due()
         return True

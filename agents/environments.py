@@ -1,19 +1,27 @@
-"""Training environments: the registered environment, with seeds from the training range only."""
+"""Vectorised environments on the compiled or the reference engine, each episode with a seed that we name."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
 from agents.seeds import training_seed
 from dsd_env.scenario import Scenario
+from dsd_env.sim.engines import compiled_layout
 
 ENV_ID = "dsd_env/EdgeCloud-v0"
 
 EnvFactory = Callable[[], "gym.Env[Any, Any]"]
+
+EpisodeSeeds = Callable[[int, int], int]
+"""(environment, episode) -> seed of that episode."""
 
 
 def reset_to(env: gym.Env[Any, Any], episode_seed: int) -> tuple[Any, dict[str, Any]]:
@@ -21,43 +29,67 @@ def reset_to(env: gym.Env[Any, Any], episode_seed: int) -> tuple[Any, dict[str, 
     return env.reset(options={"episode_seed": episode_seed})
 
 
-class TrainingSeeds(gym.Wrapper[Any, Any, Any, Any]):
-    """Gives every episode the next seed of its worker, whatever seed the caller asks for.
+@dataclass(frozen=True)
+class TrainingEpisodes:
+    """Seeds of training episodes; see :func:`agents.seeds.training_seed`.
+
+    Attributes:
+        run_seed: Seed of the run.
+        start_step: Global step at which this process starts.
+    """
+
+    run_seed: int
+    start_step: int
+
+    def __call__(self, worker: int, episode: int) -> int:
+        """Return the seed of one episode of one environment."""
+        return training_seed(self.run_seed, worker, self.start_step, episode)
+
+
+class NamedEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+    """Gives every episode of an environment the seed that is named for it, whatever seed the caller asks for.
 
     Stable-Baselines3 seeds an environment once and then resets it without a seed; the episodes would go on
     from a generator's state that a resumed run does not have, and from seeds that other purposes reserve.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], run_seed: int, worker: int, start_step: int) -> None:
-        """Wrap ``env``; see :func:`agents.seeds.training_seed` for the arguments."""
+    def __init__(self, env: gym.Env[Any, Any], seeds: EpisodeSeeds, worker: int) -> None:
+        """Wrap ``env`` as environment number ``worker``."""
         super().__init__(env)
-        self._address = (run_seed, worker, start_step)
+        self._seeds, self._worker = seeds, worker
         self._episode = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start the next training episode; ``seed`` is ignored."""
+        """Start the next episode; ``seed`` is ignored."""
         self._episode += 1
-        return reset_to(self.env, training_seed(*self._address, self._episode - 1))
+        return reset_to(self.env, self._seeds(self._worker, self._episode - 1))
 
     def action_masks(self) -> Any:
         """Return the environment's mask of selectable indices."""
         return self.env.get_wrapper_attr("action_masks")()
 
+    @property
+    def view(self) -> Any:
+        """The decision now due, typed."""
+        return self.env.get_wrapper_attr("view")
 
+
+@dataclass(frozen=True)
 class _Factory:
     """A picklable environment constructor, for subprocesses."""
 
-    def __init__(self, make: EnvFactory, address: tuple[int, int, int]) -> None:
-        self.make, self.address = make, address
+    make: EnvFactory
+    seeds: EpisodeSeeds
+    worker: int
 
     def __call__(self) -> gym.Env[Any, Any]:
-        return TrainingSeeds(self.make(), *self.address)
+        return NamedEpisodes(self.make(), self.seeds, self.worker)
 
 
 class ScenarioEnv:
-    """Makes the registered environment for one scenario (picklable)."""
+    """Makes the registered environment for one scenario, on the reference engine (picklable)."""
 
     def __init__(self, scenario: Scenario, *, price_delays: bool = False) -> None:
         """Remember the scenario, and whether the delay that requests cause to others is accounted."""
@@ -68,22 +100,70 @@ class ScenarioEnv:
         import dsd_env  # noqa: F401
 
         return gym.make(
-            ENV_ID, scenario=self.scenario, price_delays=self.price_delays, disable_env_checker=True
+            ENV_ID,
+            scenario=self.scenario,
+            price_delays=self.price_delays,
+            engine="reference",
+            disable_env_checker=True,
         )
 
 
-def make_vec_env(make: EnvFactory, n_envs: int, kind: str, run_seed: int, start_step: int) -> VecEnv:
-    """Return the vectorised training environment.
+def make_vec_env(
+    scenario: Scenario,
+    n_envs: int,
+    seeds: EpisodeSeeds,
+    kind: str,
+    *,
+    price_delays: bool = False,
+    make: EnvFactory | None = None,
+) -> VecEnv:
+    """Return environments side by side; environment ``i`` plays the same episodes whatever the kind.
 
     Args:
-        make: Makes one environment.
-        n_envs: How many.
-        kind: ``dummy`` (this process) or ``subproc`` (one process each).
-        run_seed: Seed of the run.
-        start_step: Global step at which this process starts.
+        scenario: The scenario.
+        n_envs: How many environments.
+        seeds: Names every episode's seed; for ``subproc`` it must be picklable.
+        kind: ``compiled`` (worlds of the compiled engine, stepped together), ``dummy`` (environments of the
+            reference engine in this process) or ``subproc`` (one process each).
+        price_delays: Account to every request how long it makes others wait.
+        make: Makes one environment, instead of the registered one; not for ``compiled``.
+
+    Raises:
+        ValueError: ``make`` is given for ``compiled``, or Numba is not installed.
     """
-    factories: list[EnvFactory] = [_Factory(make, (run_seed, worker, start_step)) for worker in range(n_envs)]
+    if kind == "compiled":
+        if make is not None:
+            raise ValueError(
+                "vec_env 'compiled' steps worlds of its own; take 'dummy' for another environment"
+            )
+        if not has_compiled_engine():
+            raise ValueError(
+                "vec_env 'compiled' needs Numba: pip install -e '.[compiled]', or set vec_env: dummy, which "
+                "is far slower"
+            )
+        from dsd_env.envs.sb3 import CompiledVecEnv
+
+        # It reports episodes as VecMonitor does.
+        return CompiledVecEnv(scenario, n_envs, price_delays=price_delays, episode_seeds=seeds)
+    make = make or ScenarioEnv(scenario, price_delays=price_delays)
+    factories: list[EnvFactory] = [_Factory(make, seeds, worker) for worker in range(n_envs)]
     vec_env: VecEnv = (
         SubprocVecEnv(factories, start_method="spawn") if kind == "subproc" else DummyVecEnv(factories)
     )
     return VecMonitor(vec_env)
+
+
+def has_compiled_engine() -> bool:
+    """Return whether the compiled engine can be used here."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def engine_for(scenario: Scenario) -> str:
+    """Return the faster kind of environment that simulates a scenario: ``compiled`` or ``dummy``."""
+    return "dummy" if compiled_layout("auto", scenario) is None else "compiled"
+
+
+def masks_of(env: VecEnv) -> NDArray[np.bool_]:
+    """Return the masks of all environments (bool, shape (n, sum(nvec))); the next step may change them."""
+    together = getattr(env, "action_masks", None)
+    return together() if together is not None else np.stack(env.env_method("action_masks"))

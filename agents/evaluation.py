@@ -8,7 +8,7 @@ import json
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dsd_env
+from agents.environments import engine_for
+from agents.rollouts import BySchedulers, play
 from agents.seeds import evaluation_seeds
 from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.schedulers import make_scheduler
+
+SIDE_BY_SIDE = 4
+"""Episodes that one process simulates at a time."""
 
 RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
@@ -114,17 +119,38 @@ def _policy_digest(scheduler: str) -> str:
     return hashlib.sha256((Path(path) / MANIFEST_FILE).read_bytes()).hexdigest() if name == "policy" else ""
 
 
-def run_task(task: Task) -> dict[str, float]:
-    """Return the metrics of one simulation.
+def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
+    """Run simulations of one scenario and scheduler side by side; yield each with its metrics as it ends.
+
+    On the compiled engine, if it is installed and simulates this scenario: the metrics are the same, bit for
+    bit, as those of :func:`dsd_env.simulate`.
 
     Raises:
-        EvaluationError: It failed.
+        EvaluationError: One failed.
     """
+    label, scenario, scheduler = tasks[0].label, tasks[0].scenario, tasks[0].scheduler
+    by_seed = {task.seed: task for task in tasks}
     try:
-        return dsd_env.simulate(task.scenario, task.scheduler, task.seed).metrics
+        kind, decide = engine_for(scenario), BySchedulers(scheduler)
+        for episode in play(scenario, list(by_seed), decide, kind=kind, side_by_side=SIDE_BY_SIDE):
+            yield by_seed[episode.seed], episode.metrics
     except Exception as error:
-        where = f"scenario {task.label!r}, scheduler {task.scheduler!r}, seed {task.seed}"
+        seeds = ", ".join(map(str, by_seed))
+        where = f"scenario {label!r}, scheduler {scheduler!r}, seed{'s' * (len(by_seed) > 1)} {seeds}"
         raise EvaluationError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _run_group_at_once(tasks: Sequence[Task]) -> list[tuple[Task, dict[str, float]]]:
+    return list(run_group(tasks))
+
+
+def groups_of(tasks: Sequence[Task], most: int) -> list[list[Task]]:
+    """Return the tasks in groups of one scenario and scheduler, of at most ``most`` each, in order."""
+    groups: list[list[Task]] = []
+    for _, same in itertools.groupby(tasks, key=lambda task: (task.label, task.scheduler)):
+        members = list(same)
+        groups += [members[at : at + most] for at in range(0, len(members), most)]
+    return groups
 
 
 def _worker_setup() -> None:
@@ -146,25 +172,28 @@ def run_all(tasks: Sequence[Task], jobs: int, on_result: Callable[[Task, dict[st
         EvaluationError: A simulation failed; the results before it have been handed over.
     """
     if jobs <= 1:
-        for task in tasks:
-            on_result(task, run_task(task))
+        for group in groups_of(tasks, len(tasks)):
+            for task, metrics in run_group(group):
+                on_result(task, metrics)
         return
     # Thread pools of the numerical libraries would fight over the cores.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
-    waiting = iter(tasks)
-    running: dict[Future[dict[str, float]], Task] = {}
+    waiting = iter(groups_of(tasks, SIDE_BY_SIDE))
+    running: set[Future[list[tuple[Task, dict[str, float]]]]] = set()
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_worker_setup) as pool:
         try:
             while True:
                 # Few at a time, so that an interrupt does not leave a queue to work off.
-                for task in itertools.islice(waiting, jobs + 1 - len(running)):
-                    running[pool.submit(run_task, task)] = task
+                for group in itertools.islice(waiting, jobs + 1 - len(running)):
+                    running.add(pool.submit(_run_group_at_once, group))
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    on_result(running.pop(future), future.result())
+                    running.remove(future)
+                    for task, metrics in future.result():
+                        on_result(task, metrics)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list((pool._processes or {}).values()):

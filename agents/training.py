@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from agents import checkpoints, provenance
 from agents.callbacks import CheckpointCallback, ProgressCallback, ValidationCallback
 from agents.config import ConfigError, TrainConfig, load_config
 from agents.credit import MaskableRequestRolloutBuffer, RequestCreditCallback, RequestRolloutBuffer
-from agents.environments import EnvFactory, ScenarioEnv, make_vec_env
+from agents.environments import EnvFactory, TrainingEpisodes, make_vec_env
 from agents.files import write_json, write_text
+from agents.policies import FastMaskablePolicy, FastPolicy
 from agents.warm_start import warm_start
-from dsd_env.control import ActionSpace
 from dsd_env.scenario import Scenario
 
 CONFIG_FILE = "config.yaml"
@@ -51,7 +52,7 @@ def build_model(config: TrainConfig, scenario: Scenario, vec_env: VecEnv) -> OnP
     linear = ppo.learning_rate_schedule == "linear"
     algorithm: Callable[..., OnPolicyAlgorithm] = MaskablePPO if maskable else PPO
     return algorithm(
-        "MlpPolicy",
+        FastMaskablePolicy if maskable else FastPolicy,
         vec_env,
         learning_rate=LinearSchedule(ppo.learning_rate, 0.0, 1.0) if linear else ppo.learning_rate,
         n_steps=ppo.n_steps,
@@ -157,16 +158,26 @@ def train(
     """
     run = Path(run)
     scenario = config.load_scenario()
-    nvec = ActionSpace.of(scenario).nvec
-    make = make_env or ScenarioEnv(scenario, price_delays=config.credit.price_weight > 0)
+    priced = config.credit.price_weight > 0
+    # One engine in all parts of a run; only collection may be spread over processes.
+    engine = "compiled" if config.vec_env == "compiled" else "dummy"
+    make_envs = partial(make_vec_env, scenario, price_delays=priced, make=make_env)
     th.set_num_threads(config.torch_threads)
-    make().close()  # whatever is missing is missed before the directory is made
+    # Whatever is missing is missed before the directory is made.
+    make_envs(1, TrainingEpisodes(config.seed, 0), engine).close()
     start = prepare_run(config, scenario, run, resume)
     step = start.num_timesteps if start else 0
     by_request = config.credit.kind == "request"
-    vec_env = make_vec_env(make, config.n_envs, config.vec_env, config.seed, step)
+    vec_env = make_envs(config.n_envs, TrainingEpisodes(config.seed, step), config.vec_env)
     validation = (
-        ValidationCallback(run, config.validation, make, nvec, at_start=config.warm_start is not None)
+        ValidationCallback(
+            run,
+            config.validation,
+            scenario,
+            engine,
+            make=make_env,
+            at_start=config.warm_start is not None,
+        )
         if config.validation
         else None
     )
@@ -179,7 +190,11 @@ def train(
             # Not the numbers of the first time again: actions are sampled, minibatches shuffled.
             model.set_random_seed((config.seed + step) % 2**31)
         elif config.warm_start:
-            _warm_start(model, make, scenario, config, run)
+            envs = partial(make_envs, kind=engine)
+            figures = warm_start(model, envs, scenario, config.warm_start, config.credit, config.seed)
+            record = _read_record(run)
+            record["warm_start"] = {**config.warm_start.model_dump(mode="json"), "result": figures}
+            write_json(run / RECORD_FILE, record)
         saver = CheckpointCallback(run, config.checkpoint)
         callbacks: list[BaseCallback] = [saver]
         callbacks += [validation] if validation else []
@@ -200,22 +215,6 @@ def train(
     finally:
         bar.close()
         vec_env.close()
-        if validation:
-            validation.close()
-
-
-def _warm_start(
-    model: OnPolicyAlgorithm, make: EnvFactory, scenario: Scenario, config: TrainConfig, run: Path
-) -> None:
-    assert config.warm_start
-    env = make()
-    try:
-        figures = warm_start(model, env, scenario, config.warm_start, config.credit, config.seed)
-    finally:
-        env.close()
-    record = _read_record(run)
-    record["warm_start"] = {**config.warm_start.model_dump(mode="json"), "result": figures}
-    write_json(run / RECORD_FILE, record)
 
 
 __all__ = ["ConfigError", "RunError", "build_model", "prepare_run", "train"]

@@ -8,33 +8,34 @@ are fitted by maximum likelihood. The critic is fitted to the discounted returns
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from agents.actors import actor_of
 from agents.config import Credit, WarmStart
-from agents.credit import (
-    Moment,
-    advantages,
-    completions_in,
-    decision_of,
-    link,
-    token_value,
-)
-from agents.environments import reset_to
+from agents.credit import Completions, advantages, link, token_value
+from agents.environments import EpisodeSeeds
+from agents.rollouts import ByActor, BySchedulers, Stage
 from agents.seeds import DEMONSTRATION_SEEDS
+from agents.tracking import Completed, Moments, tracker_of
 from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
-from dsd_env.schedulers import make_scheduler
+
+MakeEnvs = Callable[[int, EpisodeSeeds], VecEnv]
+"""(how many, seeds of their episodes) -> environments side by side."""
+
+EPISODES_PER_WORLD = 10_000
+"""Room for the episodes of one environment among the demonstration seeds."""
 
 
 @dataclass
@@ -54,100 +55,138 @@ class Demonstrations:
     returns: NDArray[np.float32]
 
 
+@dataclass
+class _Episodes:
+    """Consecutive seeds for each environment; `current` holds those of the episodes under way."""
+
+    first: int
+    current: list[int]
+
+    def __call__(self, world: int, episode: int) -> int:
+        self.current[world] = self.first + world * EPISODES_PER_WORLD + episode
+        return self.current[world]
+
+
 def collect(
-    env: gym.Env[Any, Any],
+    make_envs: MakeEnvs,
     scenario: Scenario,
-    scheduler_name: str,
-    decisions: int,
+    config: WarmStart,
     first_seed: int,
     driver: MlpActor | None,
     gamma: float,
     credit: Credit,
+    generator: np.random.Generator,
 ) -> Demonstrations:
-    """Run episodes and note what the scheduler decides.
+    """Run episodes and note what the scheduler decides in some of the states.
 
     Args:
-        env: An `EdgeCloudEnv`, wrapped or not.
-        scenario: Its scenario.
-        scheduler_name: Whose decisions to note.
-        decisions: How many.
-        first_seed: Seed of the first episode; the next ones follow.
+        make_envs: Makes the environments.
+        scenario: Their scenario.
+        config: Whose decisions to note, how many, and one in how many.
+        first_seed: Seed of the first episode.
         driver: Who acts; None: the scheduler itself.
         gamma: Discount of the returns.
         credit: Along what the returns are computed.
+        generator: Picks the states.
     """
-    scheduler = make_scheduler(scheduler_name)
-    base: Any = env.unwrapped
-    rows: list[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]] = []
-    returns: list[NDArray[np.float32]] = []
-    seed = first_seed
-    with tqdm(total=decisions, desc=f"collecting {scheduler_name}", unit=" decisions", leave=False) as bar:
-        while len(rows) < decisions:
-            observation, info = reset_to(env, seed)
-            scheduler.reset(scenario, seed)
-            episode = _Episode()
-            done = False
-            while not done:
-                mask = base.action_masks().copy()
-                wanted = base.actions.encode(scheduler.decide(base.view))
-                acted = (
-                    wanted if driver is None else np.array(driver.action(observation, mask), dtype=np.int64)
-                )
-                rows.append((np.array(observation), mask, wanted))
-                due = decision_of(info)
-                observation, reward, terminated, truncated, info = env.step(acted)
-                episode.add(due, float(reward), info)
-                done = terminated or truncated or len(rows) >= decisions
-                bar.update(1)
-            returns.append(episode.returns(terminated, gamma, credit, scenario.reward.reference_e2e_s))
-            seed += 1
-    observations, masks, actions = zip(*rows, strict=True)
-    return Demonstrations(np.array(observations), np.array(masks), np.array(actions), np.concatenate(returns))
+    n = config.n_envs
+    steps = -(-config.decisions * config.one_in // n)
+    seeds = _Episodes(first_seed, [0] * n)
+    env = make_envs(n, seeds)
+    teacher = BySchedulers(config.scheduler)
+    pupil = None if driver is None else ByActor(driver)
+    kept = generator.random((steps, n)) * config.one_in < 1.0
+    observations, masks, actions = [], [], []
+    everybody = list(range(n))
+    trail = _Trail(steps, n)
+    try:
+        stage = Stage(scenario, env, seeds.current)
+        trail.begin(env)
+        words = f"collecting {config.scheduler}"
+        for t in tqdm(range(steps), desc=words, unit=" steps", leave=False):
+            asked = everybody if pupil is None else np.flatnonzero(kept[t]).tolist()
+            acted = np.zeros((n, 3), dtype=np.int64)
+            if asked:
+                acted[asked] = teacher(stage, asked)
+            if kept[t].any():
+                observations.append(stage.observations[kept[t]])
+                masks.append(stage.masks[kept[t]])
+                actions.append(acted[kept[t]])
+            if pupil is not None:
+                acted = pupil(stage, everybody)
+            trail.add(t, *stage.step(acted))
+    finally:
+        env.close()
+    returns = trail.returns(gamma, credit, scenario.reward.reference_e2e_s)
+    return Demonstrations(
+        np.concatenate(observations), np.concatenate(masks), np.concatenate(actions), returns[kept]
+    )
 
 
-class _Episode:
-    """What the returns of one episode are computed from."""
+class _Trail:
+    """What the returns of all steps are computed from."""
 
-    def __init__(self) -> None:
-        self.moments: list[Moment] = []
-        self.rewards: list[float] = []
-        self.completions: dict[tuple[int, int], tuple[Moment, int]] = {}
+    def __init__(self, steps: int, n: int) -> None:
+        shape = (steps, n)
+        self.moments = Moments.empty(shape)
+        self.episodes = np.zeros(shape, dtype=np.int64)
+        self.rewards = np.zeros(shape)
+        self.dones = np.zeros(shape, dtype=np.bool_)
+        self.completed: dict[int, Completed] = {}
 
-    def add(self, due: Moment, reward: float, info: dict[str, Any]) -> None:
-        for completion in completions_in(info):
-            self.completions[0, completion.request] = (completion, len(self.rewards))
-        self.moments.append(due)
-        self.rewards.append(reward)
+    def begin(self, env: VecEnv) -> None:
+        """Follow environments that have been reset."""
+        self._tracker = tracker_of(env)
+        self._due = self._tracker.due()
+        self._episode = np.zeros(env.num_envs, dtype=np.int64)
 
-    def returns(
-        self, finished: bool, gamma: float, credit: Credit, reference_s: float
-    ) -> NDArray[np.float32]:
-        n = len(self.rewards)
-        result = np.zeros(n)
+    def add(
+        self,
+        t: int,
+        rewards: NDArray[np.float32],
+        dones: NDArray[np.bool_],
+        infos: Sequence[dict[str, Any]],
+    ) -> None:
+        """Note one step of all environments."""
+        self.moments.put(t, self._due)
+        self.episodes[t], self.rewards[t], self.dones[t] = self._episode, rewards, dones
+        completed = self._tracker.completed(infos, dones)
+        if len(completed.worlds):
+            self.completed[t] = completed
+        self._episode += dones
+        self._due = self._tracker.due()
+
+    def returns(self, gamma: float, credit: Credit, reference_s: float) -> NDArray[np.float32]:
+        """Return the return of every step, shape (T, n); NaN where the rest is not known."""
         if credit.kind == "request":
-            weights = credit.weights(reference_s)
-            zeros = np.zeros(n, dtype=np.int64)
-            chains = link(self.moments, zeros, np.array(self.rewards), self.completions, weights)
-            # With V = 0 and λ = 1 the advantage is the return; a chain that breaks off has none.
-            result = advantages(chains, np.zeros(n), token_value([chains], weights), gamma, 1.0)
-            complete = np.array([(0, moment.request) in self.completions for moment in self.moments])
-            result[~(chains.known & complete)] = np.nan
-            return result.astype(np.float32)
-        total = 0.0
-        for t in range(n - 1, -1, -1):
-            total = self.rewards[t] + gamma * total
+            return self._returns_by_request(gamma, credit, reference_s)
+        steps, n = self.rewards.shape
+        result = np.zeros((steps, n))
+        total = np.zeros(n)
+        for t in range(steps - 1, -1, -1):
+            total = self.rewards[t] + gamma * np.where(self.dones[t], 0.0, total)
             result[t] = total
-        if not finished and gamma > 0:
+        if gamma > 0:
             # Too close to the cut for the discounted rest to be negligible (5 %); with γ = 1 that is
-            # everything.
-            tail = n if gamma == 1 else min(n, int(np.ceil(np.log(0.05) / np.log(gamma))))
-            result[n - tail :] = np.nan
+            # everything since the last end of an episode.
+            tail = steps if gamma == 1 else min(steps, int(np.ceil(np.log(0.05) / np.log(gamma))))
+            ends_later = np.logical_or.accumulate(self.dones[::-1])[::-1]
+            result[steps - tail :][~ends_later[steps - tail :]] = np.nan
+        return result.astype(np.float32)
+
+    def _returns_by_request(self, gamma: float, credit: Credit, reference_s: float) -> NDArray[np.float32]:
+        weights = credit.weights(reference_s)
+        completions = Completions.of(self.completed, self.episodes)
+        chains = link(self.moments, self.episodes, self.rewards, completions, weights)
+        # With V = 0 and λ = 1 the advantage is the return; a chain that breaks off has none.
+        result = advantages(chains, np.zeros(self.rewards.shape), token_value(chains, weights), gamma, 1.0)
+        result[~chains.complete()] = np.nan
         return result.astype(np.float32)
 
 
 def warm_start(
     model: OnPolicyAlgorithm,
-    env: gym.Env[Any, Any],
+    make_envs: MakeEnvs,
     scenario: Scenario,
     config: WarmStart,
     credit: Credit,
@@ -157,8 +196,8 @@ def warm_start(
 
     Args:
         model: PPO or MaskablePPO; its actor (and critic) are changed.
-        env: The environment for collecting.
-        scenario: Its scenario.
+        make_envs: Makes the environments for collecting.
+        scenario: Their scenario.
         config: The stage's settings.
         credit: Along what the critic's returns are computed.
         seed: Seed of the run; picks the demonstration episodes and the order of the minibatches.
@@ -177,9 +216,7 @@ def warm_start(
     for round_number in range(config.rounds):
         driver = actor_of(model, nvec) if round_number else None
         first_seed = first + round_number * 1_000_000
-        shown = collect(
-            env, scenario, config.scheduler, config.decisions, first_seed, driver, model.gamma, credit
-        )
+        shown = collect(make_envs, scenario, config, first_seed, driver, model.gamma, credit, generator)
         possible = _allowed(shown, nvec)
         left_out += int((~possible).sum())
         if not possible.any():

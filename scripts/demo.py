@@ -19,7 +19,16 @@ from typing import Any
 import _checkout  # noqa: F401
 import numpy as np
 
-BASELINES = ("cloud_ar", "colocated_sd:4", "colocated_sd:2", "edge_sd:4", "hf_heuristic", "jsq_goodput")
+BASELINES = (
+    "cloud_ar",
+    "colocated_sd:4",
+    "colocated_sd:2",
+    "colocated_sd:1",
+    "edge_sd:4",
+    "hf_heuristic",
+    "jsq_goodput",
+)
+"""Rules of the field. The rule that the training imitated, if it is another, is compared with as well."""
 METRICS = (
     "e2e_s_mean",
     "e2e_s_p95",
@@ -78,7 +87,9 @@ def main() -> int:
 
     console.rule("3. Evaluate: episodes that training never saw, the same for every scheduler")
     learned = f"policy:{bundle}"
-    summary = evaluate(config.scenario, [*BASELINES, learned], arguments)
+    imitated = [config.warm_start.scheduler] if config.warm_start else []
+    names = list(dict.fromkeys([*BASELINES, *imitated, learned]))
+    summary = evaluate(config.scenario, names, arguments)
 
     from agents.report import print_tables
 

@@ -47,7 +47,7 @@ def test_gymnasium_checker_passes_without_a_warning(scenario: str, engine: str) 
     env = gym.make(ENV_ID, scenario=tiny() if scenario == "tiny" else scenario, engine=engine)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # The checker makes it again in every render mode; timelines are not for the compiled engine.
+        # The checker makes the environment again in every render mode; timelines are the reference's.
         check_env(env.unwrapped, skip_render_check=engine == "compiled")
 
 

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import dsd_env
 from agents import evaluation
 from agents.evaluation import (
     PartialResults,
     bootstrap_mean,
     bootstrap_ratio,
+    groups_of,
     plan,
     run_all,
-    run_task,
+    run_group,
     summarise,
 )
 from agents.report import print_tables
@@ -50,6 +52,12 @@ METRICS = {
 
 def small_plan(seeds: int = 2, schedulers=("cloud_ar", "colocated_sd:4")):
     return plan(["single_lan"], schedulers, seeds, requests=2)
+
+
+def everything(tasks, jobs: int = 1) -> dict[str, dict[str, float]]:
+    results: dict[str, dict[str, float]] = {}
+    run_all(tasks, jobs, lambda task, metrics: results.update({task.key: metrics}))
+    return results
 
 
 def test_bootstrap_covers_and_is_deterministic() -> None:
@@ -111,7 +119,7 @@ def test_wrong_names_are_found_before_anything_runs(scenarios, schedulers, messa
 
 def test_summary_has_every_metric_with_its_interval() -> None:
     tasks = small_plan()
-    results = {task.key: run_task(task) for task in tasks}
+    results = everything(tasks)
     summary = json.loads(json.dumps(summarise(tasks, results, {"note": 1}), allow_nan=False))
     assert summary["metadata"]["seeds"] == list(EVALUATION_SEEDS[:2])
     entry = summary["scenarios"]["single_lan"]["schedulers"]["colocated_sd:4"]
@@ -132,7 +140,7 @@ def test_summary_has_every_metric_with_its_interval() -> None:
 
 def test_tables_show_means_intervals_and_differences() -> None:
     tasks = small_plan()
-    summary = summarise(tasks, {task.key: run_task(task) for task in tasks}, {})
+    summary = summarise(tasks, everything(tasks), {})
     console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     print_tables(summary, ["e2e_s_mean", "acceptance_rate"], console)
     text = console.export_text()
@@ -145,23 +153,46 @@ def test_tables_show_means_intervals_and_differences() -> None:
 
 def test_processes_give_the_same_results_as_one() -> None:
     tasks = small_plan()
-    one: dict[str, dict[str, float]] = {}
-    two: dict[str, dict[str, float]] = {}
-    run_all(tasks, 1, lambda task, metrics: one.update({task.key: metrics}))
-    run_all(tasks, 2, lambda task, metrics: two.update({task.key: metrics}))
-    np.testing.assert_equal(two, one)
+    np.testing.assert_equal(everything(tasks, jobs=2), everything(tasks))
+
+
+def test_results_are_those_of_simulate_on_the_reference_engine() -> None:
+    tasks = small_plan(9, ("jsq_goodput",))  # more than are simulated side by side
+    results = everything(tasks)
+    for task in tasks:
+        result = dsd_env.simulate(task.scenario, task.scheduler, task.seed, engine="reference")
+        np.testing.assert_equal(results[task.key], result.metrics)
+
+
+def test_the_reference_engine_stands_in_where_the_compiled_one_cannot(monkeypatch) -> None:
+    tasks = small_plan(2)
+    expected = everything(tasks)
+    monkeypatch.setattr("agents.environments.compiled_layout", lambda *_: None)
+    assert evaluation.engine_for(tasks[0].scenario) == "dummy"
+    np.testing.assert_equal(everything(tasks), expected)
+
+
+def test_groups_hold_one_scenario_and_scheduler_in_order() -> None:
+    tasks = small_plan(5)
+    groups = groups_of(tasks, 2)
+    assert [task for group in groups for task in group] == tasks
+    assert [len(group) for group in groups] == [2, 2, 1] * 2
+    assert all(len({(task.label, task.scheduler) for task in group}) == 1 for group in groups)
 
 
 def test_a_failing_simulation_is_named(monkeypatch) -> None:
     def explode(*_arguments, **_options):
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr("dsd_env.simulate", explode)
+    (task,) = small_plan(1, ("cloud_ar",))
+    monkeypatch.setattr("dsd_env.schedulers.static.StaticScheduler.decide", explode)
     with pytest.raises(
         evaluation.EvaluationError,
-        match="'single_lan', scheduler 'cloud_ar', seed 2000000000: ZeroDivisionError",
+        match="'single_lan', scheduler 'cloud_ar', seed 2000000000: ZeroDivisionError: boom",
     ):
-        run_all(small_plan(1), 1, lambda *_: None)
+        list(run_group([task]))
+    with pytest.raises(evaluation.EvaluationError, match="seeds 2000000000, 2000000001: ZeroDivisionError"):
+        everything(small_plan(2))
 
 
 def test_partial_results_survive_and_torn_lines_do_not_matter(tmp_path: Path) -> None:

@@ -16,11 +16,18 @@ import torch as th
 import yaml
 
 from agents import checkpoints
-from agents.callbacks import run_episodes
-from agents.config import ConfigError, TrainConfig, load_config
-from agents.environments import ScenarioEnv, TrainingSeeds, reset_to
+from agents.config import ConfigError, Credit, TrainConfig, WarmStart, load_config
+from agents.environments import (
+    NamedEpisodes,
+    ScenarioEnv,
+    TrainingEpisodes,
+    make_vec_env,
+    masks_of,
+    reset_to,
+)
 from agents.export import export_run, find_checkpoint
 from agents.files import sha256_of
+from agents.rollouts import ByActor, BySchedulers, mean_metrics, play
 from agents.seeds import (
     DEMONSTRATION_SEEDS,
     EVALUATION_SEEDS,
@@ -28,8 +35,9 @@ from agents.seeds import (
     VALIDATION_SEEDS,
     training_seed,
 )
+from agents.tracking import tracker_of
 from agents.training import RunError, build_model, train
-from agents.warm_start import collect
+from agents.warm_start import EPISODES_PER_WORLD, collect
 from dsd_env import policy
 from dsd_env.control import ActionSpace, ObservationEncoder
 from dsd_env.paths import config_dir
@@ -121,7 +129,8 @@ def test_training_episodes_use_training_seeds_whatever_is_asked_for() -> None:
     for address in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 4096)):
         env = Recorder()
         env.seen = seen[address] = []
-        wrapped = TrainingSeeds(env, *address)
+        run_seed, worker, start_step = address
+        wrapped = NamedEpisodes(env, TrainingEpisodes(run_seed, start_step), worker)
         for seed in (None, EVALUATION_SEEDS[0], VALIDATION_SEEDS[0], None):
             wrapped.reset(seed=seed)
         assert seen[address] == [training_seed(*address, k) for k in range(4)]
@@ -193,9 +202,7 @@ def test_resuming_continues_count_weights_and_optimiser(finished: Path, tmp_path
 def test_restoring_gives_the_same_learner(finished: Path) -> None:
     config = tiny()
     scenario = config.load_scenario()
-    from agents.environments import make_vec_env
-
-    vec_env = make_vec_env(ScenarioEnv(scenario), 2, "dummy", 0, 0)
+    vec_env = make_vec_env(scenario, 2, TrainingEpisodes(0, 0), "compiled")
     model = build_model(config, scenario, vec_env)
     checkpoint = checkpoints.newest(finished)
     assert checkpoint
@@ -253,7 +260,7 @@ def test_interrupt_saves_a_checkpoint(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             return self.env.step(action)
 
-    config = tiny(n_envs=1, timesteps=1000, validation=None, checkpoint={"every_steps": 500})
+    config = tiny(n_envs=1, vec_env="dummy", timesteps=1000, validation=None, checkpoint={"every_steps": 500})
     make = ScenarioEnv(config.load_scenario())
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", progress=False, make_env=lambda: Interrupts(make()))
@@ -266,7 +273,7 @@ def test_request_credit_and_warm_start_run_end_to_end(algorithm: str, tmp_path: 
     config = tiny(
         algorithm=algorithm,
         credit={"kind": "request", "own_weight": 1.0, "global_weight": 0.1},
-        warm_start={"scheduler": "colocated_sd:4", "decisions": 128, "epochs": 2},
+        warm_start={"scheduler": "colocated_sd:4", "decisions": 128, "one_in": 1, "epochs": 2},
         timesteps=64,
     )
     train(config, tmp_path / "run", progress=False)
@@ -288,7 +295,13 @@ def test_warm_start_reproduces_the_scheduler(tmp_path: Path) -> None:
     config = tiny(
         timesteps=64,
         ppo={"n_steps": 32, "batch_size": 32, "n_epochs": 1, "learning_rate": 1e-9},
-        warm_start={"scheduler": "colocated_sd:4", "decisions": 400, "epochs": 30, "learning_rate": 0.01},
+        warm_start={
+            "scheduler": "colocated_sd:4",
+            "decisions": 400,
+            "one_in": 1,
+            "epochs": 30,
+            "learning_rate": 0.01,
+        },
     )
     train(config, tmp_path / "run", progress=False)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -304,26 +317,88 @@ def test_warm_start_reproduces_the_scheduler(tmp_path: Path) -> None:
     assert learned == pytest.approx(taught, rel=0.1)
 
 
-def test_collected_returns_are_the_discounted_rewards() -> None:
-    config = tiny(overrides={"episode.requests": 4})
-    scenario = config.load_scenario()
-    seed, gamma = DEMONSTRATION_SEEDS[0], 0.5
-    env = ScenarioEnv(scenario)()
-    shown = collect(env, scenario, "cloud_ar", 80, seed, None, gamma, config.credit)
-    rewards = []
-    reset_to(env, seed)
-    actions = ActionSpace.of(scenario)
-    for action in shown.actions:
-        _, reward, terminated, truncated, _ = env.step(action)
-        rewards.append(float(reward))
-        if terminated or truncated:
-            break
-    assert actions.decode(shown.actions[3]).gamma == 0
-    known = np.flatnonzero(np.isfinite(shown.returns[: len(rewards)]))
-    assert len(known) > 0
-    for t in known:
-        tail = sum(gamma**k * reward for k, reward in enumerate(rewards[t:]))
-        assert shown.returns[t] == pytest.approx(tail, rel=1e-5)
+ENGINES = ["compiled", "dummy"]
+
+
+def make_envs(kind: str, scenario):
+    return lambda n, seeds: make_vec_env(scenario, n, seeds, kind, price_delays=True)
+
+
+def demonstrations(kind: str, scenario, driver=None, credit=Credit(), **options):  # noqa: B008
+    settings = WarmStart.model_validate({"scheduler": "cloud_ar", "n_envs": 2, "one_in": 1, **options})
+    generator = np.random.default_rng(0)
+    first, gamma = DEMONSTRATION_SEEDS[0], 0.5
+    return collect(make_envs(kind, scenario), scenario, settings, first, driver, gamma, credit, generator)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_collected_returns_are_the_discounted_rewards(kind: str) -> None:
+    scenario = tiny(overrides={"episode.requests": 4}).load_scenario()
+    shown = demonstrations(kind, scenario, decisions=160)
+    assert {int(action[0]) for action in shown.actions} == {0}, "plain decoding"
+    for world in range(2):
+        env = ScenarioEnv(scenario)()
+        rewards: list[float] = []
+        reset_to(env, DEMONSTRATION_SEEDS[0] + world * EPISODES_PER_WORLD)
+        mine = slice(world, None, 2)
+        for action in shown.actions[mine]:
+            _, reward, terminated, truncated, _ = env.step(action)
+            rewards.append(float(reward))
+            if terminated or truncated:
+                break
+        returns = shown.returns[mine][: len(rewards)]
+        known = np.flatnonzero(np.isfinite(returns))
+        assert len(known) > 10
+        for t in known:
+            tail = sum(0.5**k * reward for k, reward in enumerate(rewards[t:]))
+            assert returns[t] == pytest.approx(tail, rel=1e-4)
+
+
+def test_both_engines_show_the_same() -> None:
+    scenario = tiny(overrides={"episode.requests": 4}).load_scenario()
+    credit = Credit(kind="request", own_weight=1.0, price_weight=1.0)
+    nvec = ActionSpace.of(scenario).nvec
+    width = len(ObservationEncoder.of(scenario).features)
+    driver = MlpActor([(np.zeros((sum(nvec), width)), np.zeros(sum(nvec)))], "tanh", nvec)
+    for options in ({}, {"driver": driver, "one_in": 5}):
+        settings: Any = {"scheduler": "jsq_goodput", "decisions": 200, "credit": credit, **options}
+        one, other = (demonstrations(kind, scenario, **settings) for kind in ENGINES)
+        np.testing.assert_array_equal(one.observations, other.observations)
+        np.testing.assert_array_equal(one.masks, other.masks)
+        np.testing.assert_array_equal(one.actions, other.actions)
+        np.testing.assert_array_equal(np.isfinite(one.returns), np.isfinite(other.returns))
+        np.testing.assert_allclose(one.returns, other.returns, rtol=1e-6)
+        assert 50 < len(one.actions) <= 201
+
+
+def test_both_engines_are_followed_alike() -> None:
+    scenario = tiny(overrides={"episode.requests": 4}).load_scenario()
+    seeds = TrainingEpisodes(3, 0)
+    envs = [make_vec_env(scenario, 3, seeds, kind, price_delays=True) for kind in ENGINES]
+    observations = [env.reset() for env in envs]
+    trackers = [tracker_of(env) for env in envs]
+    generator = np.random.default_rng(0)
+    ended = completions = 0
+    for _ in range(400):
+        np.testing.assert_array_equal(*observations)
+        np.testing.assert_array_equal(*(masks_of(env) for env in envs))
+        for ours, theirs in zip(*(tracker.due() for tracker in trackers), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        sizes = ActionSpace.of(scenario).nvec
+        actions = np.stack([generator.integers(size, size=3) for size in sizes], axis=1)
+        steps = [env.step(actions) for env in envs]
+        observations = [step[0] for step in steps]
+        for mine, theirs in zip(steps[0][1:3], steps[1][1:3], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        dones = steps[0][2]
+        found = [t.completed(step[3], dones) for t, step in zip(trackers, steps, strict=True)]
+        order = [np.lexsort((each.moments.requests, each.worlds)) for each in found]
+        np.testing.assert_array_equal(found[0].worlds[order[0]], found[1].worlds[order[1]])
+        for mine, theirs in zip(found[0].moments, found[1].moments, strict=True):
+            np.testing.assert_array_equal(mine[order[0]], theirs[order[1]])
+        ended += int(dones.sum())
+        completions += len(found[0].worlds)
+    assert ended >= 3 and completions >= 12
 
 
 def test_completions_are_reported_once_each() -> None:
@@ -344,16 +419,26 @@ def test_completions_are_reported_once_each() -> None:
 # Validation and export of runs
 
 
-def test_run_episodes_is_deterministic_and_keeps_nan() -> None:
+@pytest.mark.parametrize("kind", ENGINES)
+def test_episodes_are_those_of_simulate_whoever_decides(kind: str) -> None:
+    import dsd_env
+
     scenario = tiny().load_scenario()
-    env = ScenarioEnv(scenario)()
     nvec = ActionSpace.of(scenario).nvec
-    widths = len(ObservationEncoder.of(scenario).features)
-    plain = MlpActor([(np.zeros((sum(nvec), widths)), np.zeros(sum(nvec)))], "tanh", nvec)
-    first, second = (run_episodes(env, plain, [1, 2]) for _ in range(2))
-    np.testing.assert_equal(first, second)
-    assert math.isnan(first["acceptance_rate"]), "an all-zero actor decodes plainly and drafts nothing"
-    assert first["e2e_s_mean"] > 0
+    width = len(ObservationEncoder.of(scenario).features)
+    plain = MlpActor([(np.zeros((sum(nvec), width)), np.zeros(sum(nvec)))], "tanh", nvec)
+    seeds = [5, 1, 4, 2]
+    for decide, name in ((BySchedulers("random"), "random"), (ByActor(plain), "static:0:1:plain")):
+        # Fewer environments than episodes: they are refilled.
+        episodes = list(play(scenario, seeds, decide, kind=kind, side_by_side=3))
+        assert sorted(episode.seed for episode in episodes) == sorted(seeds)
+        for episode in episodes:
+            np.testing.assert_equal(episode.metrics, dsd_env.simulate(scenario, name, episode.seed).metrics)
+            assert episode.reward < 0
+    means = mean_metrics(episodes)
+    assert math.isnan(means["acceptance_rate"]), "an all-zero actor decodes plainly and drafts nothing"
+    assert means["e2e_s_mean"] == pytest.approx(np.mean([e.metrics["e2e_s_mean"] for e in episodes]))
+    assert means["return"] == pytest.approx(np.mean([e.reward for e in episodes]))
 
 
 def test_unknown_metric_is_explained(tmp_path: Path) -> None:

@@ -13,15 +13,17 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from agents.credit import (
+    Chains,
+    Completions,
     CreditWeights,
     MaskableRequestRolloutBuffer,
-    Moment,
     RequestCreditCallback,
     RequestRolloutBuffer,
     advantages,
     link,
     token_value,
 )
+from agents.tracking import Completed, Moments
 
 OWN = CreditWeights(own=1.0, price=0.0, shared=0.0, reference_s=2.0)
 
@@ -40,21 +42,31 @@ def credit(
     gamma=1.0,
     gae_lambda=1.0,
 ):
+    """Return advantages and known of one environment.
+
+    It stands there twice, beside one of other times where nobody completes: with the same numbers of episodes
+    and requests, none takes the other's.
+    """
     n = len(requests)
-    columns = zip(requests, times, delays or [0.0] * n, tokens or [0] * n, strict=True)
-    completions = {
-        (episode, request): (Moment(request, *what), step)
-        for (episode, request), (*what, step) in (done or {}).items()
-    }
-    chains = link(
-        [Moment(*column) for column in columns],
-        np.zeros(n, dtype=np.int64) if episodes is None else np.array(episodes),
-        np.zeros(n) if rewards is None else np.array(rewards, dtype=float),
-        completions,
-        weights,
-    )
-    known_values = np.zeros(n) if values is None else np.array(values, dtype=float)
-    return advantages(chains, known_values, token_value([chains], weights), gamma, gae_lambda), chains.known
+
+    def column(values, kind=np.float64):
+        alone = np.zeros(n) if values is None else np.array(values)
+        return np.repeat(alone[:, None], 3, axis=1).astype(kind)
+
+    moments = Moments(column(requests, np.int64), column(times), column(delays), column(tokens, np.int64))
+    moments.times_s[:, 0] *= 2.0
+    parts: dict[int, Completed] = {}
+    for (_, request), (*what, step) in (done or {}).items():
+        before = parts.get(step, Completed(np.empty(0, dtype=np.int64), Moments.of(())))
+        both = Moments.of([(request, *what)] * 2)
+        parts[step] = Completed(np.append(before.worlds, [1, 2]), Moments.joined([before.moments, both]))
+    numbers = column(episodes, np.int64)
+    chains = link(moments, numbers, column(rewards), Completions.of(parts, numbers), weights)
+    # Rewards relative to the mean cost per token: of one environment, not of the one that differs.
+    one = Chains(chains.following[:, 1:], chains.rewards[:, 1:], chains.tokens[:, 1:])
+    got = advantages(chains, column(values), token_value(one, weights), gamma, gae_lambda)
+    np.testing.assert_array_equal(got[:, 1], got[:, 2])
+    return got[:, 1], chains.known[:, 1]
 
 
 def test_own_time_of_interleaved_requests() -> None:
@@ -172,8 +184,8 @@ class Spy(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        self.request_ids = np.array([[m.request for m in moments] for moments in buffer.moments]).T
-        self.times_s = np.array([[m.time_s for m in moments] for moments in buffer.moments]).T
+        self.request_ids = buffer.moments.requests.copy()
+        self.times_s = buffer.moments.times_s.copy()
         for name in ("known", "advantages", "actions", "values", "episodes"):
             setattr(self, name, getattr(buffer, name).copy())
 

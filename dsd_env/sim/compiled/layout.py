@@ -659,8 +659,9 @@ class Layout:
 
     Attributes:
         scenario: The scenario.
-        kf: Constants, float64.
-        ki: Constants and offsets, int64.
+        kf: Constants, float64. Nobody writes to them, but they are not marked so: Numba takes far longer to
+            recognise arrays that are.
+        ki: Constants and offsets, int64; likewise.
         n_float: Length of a world's row of floats.
         n_int: Length of a world's row of integers.
         n_features: Length of an observation.
@@ -795,8 +796,6 @@ class _Compiler:
         self._float_header(kf)
         actions = self.scenario.actions
         n_mask = len(actions.gammas) + len(actions.batch_sizes) + self.scenario.n_placements
-        kf.setflags(write=False)
-        ki.setflags(write=False)
         return Layout(self.scenario, kf, ki, n_float, n_int, len(encoder.features), n_mask)
 
     def _sizes(self) -> None:

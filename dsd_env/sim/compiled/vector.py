@@ -386,8 +386,7 @@ class _Pool:
         self, layout: Layout, n_worlds: int, factors: Sequence[float], weights: Sequence[float], padding: int
     ) -> None:
         self.layout = layout
-        # Writeable copies: Numba takes far longer to recognise an array that is not.
-        self.kf, self.ki = layout.kf.copy(), layout.ki.copy()
+        self.kf, self.ki = layout.kf, layout.ki
         # Pages are not touched before they are used: neither those of rows that no world needs nor those of
         # the tables at the end of each row.
         self.f = np.zeros((n_worlds, layout.n_float))

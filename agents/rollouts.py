@@ -1,0 +1,197 @@
+"""Whole episodes, several side by side, for evaluation, validation and imitation.
+
+On the compiled engine or on the reference engine: the numbers are the same, those of
+:func:`dsd_env.simulate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.environments import EnvFactory, make_vec_env, masks_of
+from dsd_env.control import ActionSpace
+from dsd_env.policy.network import MlpActor
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers import Scheduler, make_scheduler
+from dsd_env.schedulers.policy import PolicyScheduler
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode that has been played.
+
+    Attributes:
+        seed: Its seed.
+        metrics: Every metric, as :func:`dsd_env.simulate` gives them.
+        reward: Sum of the environment's rewards, to six digits.
+    """
+
+    seed: int
+    metrics: dict[str, float]
+    reward: float
+
+
+class Stage:
+    """Environments of one scenario side by side, and what their deciders see.
+
+    Attributes:
+        scenario: The scenario.
+        actions: Its action lists.
+        env: The environments.
+        observations: float32, shape (n, n_features).
+        masks: bool, shape (n, sum(nvec)).
+        seeds: Seed of the episode in each.
+    """
+
+    def __init__(self, scenario: Scenario, env: VecEnv, seeds: Sequence[int]) -> None:
+        """Begin an episode in every environment.
+
+        Args:
+            scenario: The scenario.
+            env: Its environments.
+            seeds: List that names the episode's seed in each, kept up to date by whoever gives the seeds.
+        """
+        self.scenario, self.env, self.seeds = scenario, env, seeds
+        self.actions = ActionSpace.of(scenario)
+        self.observations: NDArray[np.float32] = env.reset()  # type: ignore[assignment]
+        self.masks = masks_of(env)
+
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], Sequence[dict[str, Any]]]:
+        """Step all; return rewards, whether each ended, and infos."""
+        self.observations, rewards, dones, infos = self.env.step(actions)  # type: ignore[assignment]
+        self.masks = masks_of(self.env)
+        return rewards, dones, infos
+
+
+Decide = Callable[[Stage, Sequence[int]], NDArray[np.int64]]
+"""(stage, numbers of k environments) -> their actions, shape (k, 3)."""
+
+
+class BySchedulers:
+    """Decides by a scheduler's name; every environment has one of its own, set up for its episode."""
+
+    def __init__(self, name: str) -> None:
+        """Remember the name."""
+        self.name = name
+        self._players: dict[int, tuple[int, Scheduler]] = {}
+
+    def __call__(self, stage: Stage, which: Sequence[int]) -> NDArray[np.int64]:
+        """Return the scheduler's actions in some environments."""
+        return np.array([self._action(stage, world) for world in which])
+
+    def _action(self, stage: Stage, world: int) -> Sequence[int] | NDArray[np.int64]:
+        seed = stage.seeds[world]
+        known, player = self._players.get(world, (None, None))
+        if player is None or known != seed:
+            player = player or make_scheduler(self.name)
+            player.reset(stage.scenario, seed)
+            self._players[world] = (seed, player)
+        if isinstance(player, PolicyScheduler):
+            # A policy reads the observation; to assemble the typed view would take longer than all the rest.
+            return player.policy.action(stage.observations[world], stage.masks[world])
+        return stage.actions.encode(player.decide(stage.env.get_attr("view", [world])[0]))
+
+
+class ByActor:
+    """Decides by an actor, for all environments at once.
+
+    The products are added up in another order than for one state at a time: where logits tie within that
+    rounding, the decision can differ from the exported policy's.
+    """
+
+    def __init__(self, actor: MlpActor) -> None:
+        """Take the weights."""
+        self._layers = actor.layers
+        self._activation = np.tanh if actor.activation == "tanh" else partial(np.maximum, np.float32(0.0))
+        self._bounds = list(pairwise(accumulate(actor.nvec, initial=0)))
+
+    def __call__(self, stage: Stage, which: Sequence[int]) -> NDArray[np.int64]:
+        """Return the actor's deterministic actions in some environments."""
+        x = stage.observations[which]
+        for weight, bias in self._layers[:-1]:
+            x = self._activation(x @ weight.T + bias)
+        weight, bias = self._layers[-1]
+        logits = np.where(stage.masks[which], x @ weight.T + bias, -np.inf)
+        return np.stack([logits[:, start:stop].argmax(axis=1) for start, stop in self._bounds], axis=1)
+
+
+@dataclass
+class _Queue:
+    """Hands out the episodes of a list in the order in which environments ask for one."""
+
+    seeds: Sequence[int]
+    current: list[int]
+    busy: list[bool]
+    handed_out: int = field(default=0)
+
+    def __call__(self, world: int, episode: int) -> int:
+        if self.handed_out < len(self.seeds):
+            self.current[world] = self.seeds[self.handed_out]
+            self.handed_out += 1
+            self.busy[world] = True
+        else:
+            # Nothing left for this one: it plays its last episode again, since all step or none.
+            self.busy[world] = False
+        return self.current[world]
+
+
+def play(
+    scenario: Scenario,
+    seeds: Sequence[int],
+    decide: Decide,
+    *,
+    kind: str,
+    make: EnvFactory | None = None,
+    side_by_side: int = 8,
+) -> Iterator[Episode]:
+    """Play one episode per seed to its end and yield each as it ends.
+
+    Args:
+        scenario: The scenario.
+        seeds: The episodes.
+        decide: Who decides.
+        kind: ``compiled`` or ``dummy``, see :func:`agents.environments.make_vec_env`.
+        make: Makes one environment, instead of the registered one.
+        side_by_side: At most so many episodes at a time.
+    """
+    n = min(side_by_side, len(seeds))
+    queue = _Queue(seeds, [0] * n, [False] * n)
+    env = make_vec_env(scenario, n, queue, kind, make=make)
+    try:
+        stage = Stage(scenario, env, queue.current)
+        actions = np.zeros((n, 3), dtype=np.int64)
+        playing, left = list(queue.busy), len(seeds)
+        while left:
+            which = [world for world in range(n) if playing[world]]
+            actions[which] = decide(stage, which)
+            was = list(queue.current)
+            _, dones, infos = stage.step(actions)
+            for world in np.flatnonzero(dones).tolist():
+                if playing[world]:
+                    info = infos[world]
+                    yield Episode(was[world], info["episode_metrics"], float(info["episode"]["r"]))
+                    left -= 1
+                playing[world] = queue.busy[world]
+    finally:
+        env.close()
+
+
+def mean_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Return the means of ``return`` and every metric; one that is NaN in every episode stays NaN."""
+    rows = [{"return": episode.reward, **episode.metrics} for episode in episodes]
+    result = {}
+    for name in rows[0]:
+        finite = [row[name] for row in rows if math.isfinite(row[name])]
+        result[name] = float(np.mean(finite)) if finite else math.nan
+    return result
