@@ -15,7 +15,7 @@ from dsd_env.rng import as_int64
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim import Event, ReferenceSimulation
-from dsd_env.sim.engines import announced, compiled_layout
+from dsd_env.sim.engines import compiled_layout
 from dsd_env.sim.world import WorldBuilder
 
 _LOG_EVENTS = 1 << 18
@@ -92,12 +92,10 @@ def simulate(
         from dsd_env.sim.compiled import CompiledSimulation, EngineError
 
         try:
-            with announced():
-                compiled = CompiledSimulation(
-                    scenario, as_int64(seed), record_events=record_events, layout=layout
-                )
-                first = compiled.next_decision()
-            return _run(compiled, first, policy, seed, "compiled")
+            compiled = CompiledSimulation(
+                scenario, as_int64(seed), record_events=record_events, layout=layout
+            )
+            return _run(compiled, compiled.next_decision(), policy, seed, "compiled")
         except EngineError:
             # The reference has no bounds.
             if engine == "compiled":

@@ -1,46 +1,42 @@
-"""Measure how fast the simulator and the environment run, as figures of one run on this machine.
+"""Measure how fast the engines, the environments and training are, as figures of one run on this machine.
 
-    python scripts/benchmark.py --scenario metro --json benchmark.json
+    python scripts/benchmark.py --json benchmark.json
 
-All rates are per second of CPU time of one core. Ratios beside absolutes: they travel better between
-machines. The yardstick is SimPy's own rate of bare timeouts, measured in the same run.
+Rates are per second of wall time, the best of several repeats; run it on an idle machine. Ratios stand beside
+absolutes, since they travel better between machines: the compiled engine over the reference, PPO on this
+environment over PPO on one that costs nothing. Decisions are the same everywhere (four drafts at the target,
+everybody in one batch), and random ones in a row of their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+import resource
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import _checkout  # noqa: F401
-import simpy
+import numpy as np
 
 from agents.files import write_json
+from agents.provenance import now_utc, versions
 
-
-def rate(work: Callable[[], int], repeats: int) -> float:
-    """Return the best of several rates: units of work per CPU-second."""
-    best = 0.0
-    for _ in range(repeats):
-        begin = time.process_time()
-        units = work()
-        best = max(best, units / (time.process_time() - begin))
-    return best
-
-
-def bare_timeouts(count: int = 200_000) -> int:
-    """Let SimPy process ``count`` timeouts and nothing else."""
-
-    def ticker(env: simpy.Environment) -> simpy.events.ProcessGenerator:
-        while True:
-            yield env.timeout(1.0)
-
-    env = simpy.Environment()
-    env.process(ticker(env))
-    env.run(until=count)
-    return count
+GAMMA, BATCH = 4, 64
+"""The decision that is taken again and again: drafts, and sequences per iteration."""
+SCENARIOS = ("metro", "dsd_paper", "fleet_600")
+WORLDS = (1, 64, 1024)
+SPEED_WORLDS = (16, 32, 64, 128, 256)
+"""Numbers of worlds among which the best is sought."""
+ROLLOUT = 16_384
+"""Decisions between two updates of PPO; minibatches of 4,096, four epochs."""
 
 
 def main() -> int:
@@ -48,49 +44,357 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scenario", default="metro")
-    parser.add_argument("--requests", type=int, default=100, help="measured requests per episode")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, and all behind them")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each; the best counts")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least time of one run")
+    parser.add_argument(
+        "--skip", default="", help="parts to leave out: startup, engine, envs, ppo, scaling (with commas)"
+    )
     arguments = parser.parse_args()
+    skipped = {part for part in arguments.skip.split(",") if part}
+    parts: dict[str, Callable[[Bench], None]] = {
+        "startup": startup,
+        "engine": engine,
+        "envs": envs,
+        "ppo": ppo,
+        "scaling": scaling,
+    }
+    if unknown := skipped - set(parts):
+        parser.error(f"--skip {','.join(sorted(unknown))}: known are {', '.join(parts)}")
+    bench = Bench(arguments.repeats, arguments.seconds)
+    for name, part in parts.items():
+        if name not in skipped:
+            print(f"\n== {name}")
+            part(bench)
+    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    bench.note("peak_memory_bytes", peak_bytes, "bytes")
+    if arguments.json:
+        machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        write_json(
+            arguments.json,
+            {**bench.figures, "machine": machine, "versions": versions(), "time": now_utc()},
+        )
+        print(f"\n{arguments.json}")
+    return 0
 
+
+class Bench:
+    """Figures by name, printed as they come."""
+
+    def __init__(self, repeats: int, seconds: float) -> None:
+        """Measure each thing `repeats` times, for `seconds` at least."""
+        self.repeats, self.seconds = repeats, seconds
+        self.figures: dict[str, float] = {}
+
+    def note(self, name: str, value: float, unit: str = "") -> None:
+        """Keep a figure and print it."""
+        self.figures[name] = value
+        print(
+            f"{name:58} {value:14,.4g} {unit}" if value < 100 else f"{name:58} {value:14,.0f} {unit}",
+            flush=True,
+        )
+
+    def rate(self, work: Callable[[], int]) -> float:
+        """Return the best rate of `work`, which returns how much it did, per second of wall time."""
+        best = 0.0
+        for _ in range(self.repeats):
+            begin, done = time.perf_counter(), 0
+            while time.perf_counter() - begin < self.seconds:
+                done += work()
+            best = max(best, done / (time.perf_counter() - begin))
+        return best
+
+
+# ---------------------------------------------------------------------- start-up
+
+_IMPORT = "import time; t = time.perf_counter(); import dsd_env; print(time.perf_counter() - t)"
+_FIRST = """
+import time, warnings, logging
+logging.disable(logging.WARNING)
+import dsd_env, gymnasium
+t = time.perf_counter()
+envs = gymnasium.make_vec("dsd_env/EdgeCloud-v0", num_envs=2, scenario="single_lan", engine="compiled")
+envs.reset(seed=0)
+envs.step(envs.action_space.sample())
+print(time.perf_counter() - t)
+"""
+
+
+def startup(bench: Bench) -> None:
+    """Importing; the first steps when the engine has to be compiled, and when it is in the cache."""
+    root = Path(__file__).resolve().parents[1]
+
+    def fresh(program: str, cache: str) -> float:
+        environment = {**os.environ, "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": cache}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        return float(done.stdout.split()[-1])
+
+    with tempfile.TemporaryDirectory() as cache:
+        bench.note("import_s", min(fresh(_IMPORT, cache) for _ in range(bench.repeats)), "s")
+        bench.note("first_call_s", fresh(_FIRST, cache), "s")
+        bench.note("cached_call_s", min(fresh(_FIRST, cache) for _ in range(bench.repeats)), "s")
+
+
+# ---------------------------------------------------------------------- engines
+
+
+def usual_action(scenario: Any) -> list[int]:
+    """Return the indices of the decision that is taken again and again, or what comes next to it."""
+    gammas, sizes = scenario.actions.gammas, scenario.actions.batch_sizes
+    return [
+        max(i for i, gamma in enumerate(gammas) if gamma <= GAMMA),
+        max(i for i, size in enumerate(sizes) if size <= BATCH),
+        0,
+    ]
+
+
+class Worlds:
+    """Many worlds of one scenario, stepped with the same decision or with random ones."""
+
+    def __init__(self, name: str, n_worlds: int, threads: int, *, random: bool = False) -> None:
+        """Set them up, past the first seconds of an empty system."""
+        import dsd_env
+        from dsd_env.envs.rewards import reward_factors, reward_weights
+        from dsd_env.sim.compiled import compile_scenario
+        from dsd_env.sim.compiled.vector import WorldVector
+
+        scenario = dsd_env.load_scenario(name)
+        layout = compile_scenario(scenario)
+        self.bytes_per_world = layout.bytes_per_world
+        self.worlds = WorldVector(
+            [layout], n_worlds, [reward_factors(scenario)], [reward_weights(scenario)], threads=threads
+        )
+        generator = np.random.default_rng(0)
+        sizes = [len(scenario.actions.gammas), len(scenario.actions.batch_sizes), scenario.n_placements]
+        usual = np.tile(np.array(usual_action(scenario)), (n_worlds, 1))
+        self._actions = [
+            np.column_stack([generator.integers(size, size=n_worlds) for size in sizes]) for _ in range(16)
+        ]
+        if not random:
+            self._actions = [usual]
+        self._seed = 0
+        self._begin(np.arange(n_worlds))
+        for _ in range(1500):
+            self.step()
+
+    def _begin(self, worlds: np.ndarray) -> None:
+        self.worlds.begin(worlds, np.arange(self._seed, self._seed + len(worlds)))
+        self._seed += len(worlds)
+
+    def step(self) -> int:
+        """Step all worlds; return how many decisions that was."""
+        worlds = self.worlds
+        worlds.step(self._actions[self._seed % len(self._actions)])
+        if worlds.statuses.any():
+            self._begin(np.flatnonzero(worlds.statuses))
+        return len(worlds)
+
+    def steps(self) -> int:
+        """Step all worlds many times; return how many decisions that was."""
+        return sum(self.step() for _ in range(max(1, 4096 // len(self.worlds))))
+
+
+def engine(bench: Bench) -> None:
+    """Decisions per second of both engines."""
+    import dsd_env
+    from dsd_env.sim import ReferenceSimulation
+
+    cores = os.cpu_count() or 1
+    for name in SCENARIOS:
+        for n_worlds in WORLDS:
+            for threads in sorted({1, min(cores, n_worlds)}):
+                worlds = Worlds(name, n_worlds, threads)
+                bench.note(
+                    f"compiled/{name}/worlds={n_worlds}/threads={threads}", bench.rate(worlds.steps), "1/s"
+                )
+                worlds.worlds.close()
+        bench.note(f"bytes_per_world/{name}", worlds.bytes_per_world, "bytes of address space at most")
+    random = Worlds("metro", 64, cores, random=True)
+    bench.note(f"compiled/metro/worlds=64/threads={cores}/random", bench.rate(random.steps), "1/s")
+    random.worlds.close()
+    best = 0.0
+    for n_worlds in SPEED_WORLDS:
+        worlds = Worlds("metro", n_worlds, cores)
+        best = max(best, bench.rate(worlds.steps))
+        worlds.worlds.close()
+    bench.note("compiled_decisions_per_s", best, "1/s")
+
+    scenario = dsd_env.load_scenario("metro")
+    gamma, size, placement = usual_action(scenario)
+    decision = dsd_env.Decision(scenario.actions.gammas[gamma], scenario.actions.batch_sizes[size], placement)
+    simulation = ReferenceSimulation(scenario, 0)
+
+    def decide() -> int:
+        nonlocal simulation
+        for _ in range(200):
+            if simulation.next_decision() is None:
+                simulation = ReferenceSimulation(scenario, simulation.seed + 1)
+            else:
+                simulation.decide(decision)
+        return 200
+
+    bench.note("reference_decisions_per_s", bench.rate(decide), "1/s")
+    bench.note(
+        "compiled_over_reference",
+        bench.figures["compiled_decisions_per_s"] / bench.figures["reference_decisions_per_s"],
+    )
+
+
+# ---------------------------------------------------------------------- environments
+
+
+def envs(bench: Bench) -> None:
+    """Steps per second of the scalar and of the vector environment, as Gymnasium measures them."""
     import gymnasium
+    from gymnasium.utils.performance import benchmark_vector_step
+
+    import dsd_env  # noqa: F401
+
+    for kind in ("compiled", "reference"):
+        env = gymnasium.make("dsd_env/EdgeCloud-v0", scenario="metro", engine=kind, disable_env_checker=True)
+        scenario: Any = env.get_wrapper_attr("scenario")
+        action = np.array(usual_action(scenario))
+        env.reset(seed=0)
+
+        def step(env: Any = env, action: Any = action) -> int:
+            for _ in range(100):
+                *_, terminated, truncated, _info = env.step(action)
+                if terminated or truncated:
+                    env.reset()
+            return 100
+
+        bench.note(f"env_steps_per_s/{kind}", bench.rate(step), "1/s")
+    for n_envs in (64, 512):
+        vector = gymnasium.make_vec("dsd_env/EdgeCloud-v0", num_envs=n_envs, scenario="metro")
+        fastest = max(
+            benchmark_vector_step(vector, target_duration=int(max(1, bench.seconds)), seed=0)
+            for _ in range(bench.repeats)
+        )
+        bench.note(f"benchmark_vector_step/n={n_envs} (random actions)", fastest, "1/s")
+        vector.close()
+
+
+# ---------------------------------------------------------------------- training
+
+
+def zero_cost_env(n_envs: int, like: Any) -> Any:
+    """Return a VecEnv of the same spaces whose steps cost nothing: the ceiling of every trainer."""
+    from stable_baselines3.common.vec_env import VecEnv
+
+    class ZeroCost(VecEnv):
+        def __init__(self) -> None:
+            super().__init__(n_envs, like.observation_space, like.action_space)
+            self._observations = np.zeros((n_envs, *like.observation_space.shape), dtype=np.float32)
+            self._rewards = np.zeros(n_envs, dtype=np.float32)
+            self._dones = np.zeros(n_envs, dtype=bool)
+            self._infos: list[dict[str, Any]] = [{} for _ in range(n_envs)]
+
+        def reset(self) -> Any:
+            return self._observations
+
+        def step_async(self, actions: Any) -> None:
+            pass
+
+        def step_wait(self) -> Any:
+            return self._observations, self._rewards, self._dones, self._infos
+
+        def close(self) -> None:
+            pass
+
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            return [None] * n_envs
+
+        def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+            pass
+
+        def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+            return [None] * n_envs
+
+        def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+            return [False] * n_envs
+
+    return ZeroCost()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: small networks are no faster in more."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def ppo(bench: Bench) -> None:
+    """PPO of Stable-Baselines3, whole training and collection alone, against an environment without cost."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
 
     import dsd_env
-    from dsd_env.sim.world import WorldBuilder
 
-    scenario = dsd_env.load_scenario(arguments.scenario, episode__requests=arguments.requests)
-    builder = WorldBuilder(scenario)
-    figures: dict[str, float] = {"simpy_timeouts_per_cpu_s": rate(bare_timeouts, arguments.repeats)}
+    class Clock(BaseCallback):
+        """Adds up the time of rollouts."""
 
-    def episode(scheduler: str) -> int:
-        return dsd_env.simulate(scenario, scheduler, seed=1, builder=builder).decisions
+        collecting_s, begun_s = 0.0, 0.0
 
-    for name in ("cloud_ar", "colocated_sd:4", "edge_sd:4", "jsq_goodput"):
-        key = f"reference_decisions_per_cpu_s/{name}"
-        figures[key] = rate(lambda name=name: episode(name), arguments.repeats)  # type: ignore[misc]
+        def _on_step(self) -> bool:
+            return True
 
-    env = gymnasium.make("dsd_env/EdgeCloud-v0", scenario=scenario, disable_env_checker=True)
-    # Two drafts at the target, everybody in one batch.
-    action = env.unwrapped.actions.encode(dsd_env.Decision(2, 64, 0))  # type: ignore[attr-defined]
+        def _on_rollout_start(self) -> None:
+            self.begun_s = time.perf_counter()
 
-    def steps() -> int:
-        env.reset(seed=1)
-        count, over = 0, False
-        while not over:
-            *_, terminated, truncated, _info = env.step(action)
-            over = terminated or truncated
-            count += 1
-        return count
+        def _on_rollout_end(self) -> None:
+            self.collecting_s += time.perf_counter() - self.begun_s
 
-    figures["env_steps_per_cpu_s"] = rate(steps, arguments.repeats)
-    decisions = figures["reference_decisions_per_cpu_s/colocated_sd:4"]
-    figures["timeouts_per_decision"] = figures["simpy_timeouts_per_cpu_s"] / decisions
-    for name, value in figures.items():
-        print(f"{name:50} {value:12,.0f}")
-    if arguments.json:
-        write_json(arguments.json, {"scenario": scenario.name, "figures": figures})
-    return 0
+    def train(vec_env: Any) -> tuple[float, float]:
+        model = PPO(
+            "MlpPolicy",
+            vec_env,
+            n_steps=ROLLOUT // vec_env.num_envs,
+            batch_size=4096,
+            n_epochs=4,
+            device="cpu",
+        )
+        model.learn(ROLLOUT)
+        clock = Clock()
+        begin = time.perf_counter()
+        model.learn(4 * ROLLOUT, callback=clock, reset_num_timesteps=False)
+        return 4 * ROLLOUT / (time.perf_counter() - begin), 4 * ROLLOUT / clock.collecting_s
+
+    n_envs = 64
+    ours: list[tuple[float, float]] = []
+    ceiling: list[tuple[float, float]] = []
+    with _one_thread():
+        vec_env = dsd_env.make_sb3_vec_env("metro", n_envs, seed=0)
+        for _ in range(bench.repeats):  # in turn, so that both meet the same machine
+            ours.append(train(vec_env))
+            ceiling.append(train(zero_cost_env(n_envs, vec_env)))
+    bench.note("ppo_fps", max(fps for fps, _ in ours), "1/s")
+    bench.note("ppo_fps_zero_cost_env", max(fps for fps, _ in ceiling), "1/s")
+    bench.note("ppo_fraction_of_ceiling", bench.figures["ppo_fps"] / bench.figures["ppo_fps_zero_cost_env"])
+    bench.note("ppo_collection_fps", max(fps for _, fps in ours), "1/s")
+    bench.note("ppo_collection_fps_zero_cost_env", max(fps for _, fps in ceiling), "1/s")
+
+
+# ---------------------------------------------------------------------- scaling
+
+
+def scaling(bench: Bench) -> None:
+    """Cost per decision with 24 and with 600 clients at equal load per target, one thread."""
+    for name in ("fleet_24", "fleet_600"):
+        worlds = Worlds(name, 16, 1)
+        bench.note(f"ns_per_decision/{name}", 1e9 / bench.rate(worlds.steps), "ns")
+    figures = bench.figures
+    bench.note(
+        "cost_per_decision_600_over_24",
+        figures["ns_per_decision/fleet_600"] / figures["ns_per_decision/fleet_24"],
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dsd_env.acceptance import (
     MAX_RUN_LENGTH,
     AcceptanceError,
+    AcceptanceRealisation,
     AcceptanceSource,
     DrafterTrace,
     IidAcceptance,
@@ -443,3 +444,14 @@ def test_a_request_is_realised_in_a_tenth_of_a_millisecond(name):
             source.realise(0, request, 150, drafter)
         best = min(best, (time.perf_counter() - begin) / 200)
     assert best < 100e-6, f"{best * 1e6:.0f} µs"
+
+
+def test_a_chain_goes_on_with_the_run_of_its_beginning_as_far_as_that_is_known() -> None:
+    run = np.array([3, 5, 0, 16, 2, 7], dtype=np.int32)
+    zeros = np.zeros(6, dtype=np.float32)
+    dependent = AcceptanceRealisation(run, zeros, zeros, longest_run=16)
+    assert dependent.run_at(0, 0) == 3
+    assert dependent.run_at(2, 0) == 1, "what is left of three"
+    assert dependent.run_at(5, 3) == 7, "a run of 16 may be longer in truth: the present position's"
+    by_prefix = AcceptanceRealisation(run, zeros, zeros)
+    assert by_prefix.run_at(2, 0) == 0, "where it started does not matter"

@@ -43,7 +43,7 @@ def run(checkout: Path, name: str, *arguments, cwd: Path) -> subprocess.Complete
 
 @pytest.fixture
 def call(checkout: Path, tmp_path: Path, monkeypatch, capsys):
-    """Return a function that runs a script in this process; a new one imports for seconds."""
+    """Return a function that runs a script in this process; a new one takes seconds to import libraries."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(checkout / "scripts"))
 

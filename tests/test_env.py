@@ -47,7 +47,7 @@ def test_gymnasium_checker_passes_without_a_warning(scenario: str, engine: str) 
     env = gym.make(ENV_ID, scenario=tiny() if scenario == "tiny" else scenario, engine=engine)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # The checker makes the environment again in every render mode; timelines are not the compiled engine's.
+        # The checker makes the environment again in every render mode; timelines are the reference's.
         check_env(env.unwrapped, skip_render_check=engine == "compiled")
 
 
@@ -685,28 +685,26 @@ def test_overhead_of_a_step_is_small() -> None:
     action = np.array([2, 2, 1])
     best_s = math.inf
     for _ in range(20):
-        start_s = time.perf_counter()
+        start_s = time.thread_time()
         for _ in range(500):
             env.step(action)
-        best_s = min(best_s, (time.perf_counter() - start_s) / 500)
+        best_s = min(best_s, (time.thread_time() - start_s) / 500)
     assert best_s < 30e-6, f"{1e6 * best_s:.1f} microseconds"
 
 
 @pytest.mark.benchmark
 def test_the_compiled_engine_makes_steps_short() -> None:
-    """On metro a step takes at most a quarter of what it takes on the reference engine."""
-    best_s = {}
+    """On metro a step takes at most a fifth of what it takes on the reference engine."""
+    took_s = {}
     for engine in ENGINES:
         env = EdgeCloudEnv("metro", engine=engine)
         env.reset(seed=0)
-        best_s[engine] = math.inf
-        for _ in range(10):
-            start_s = time.perf_counter()
-            for _ in range(100):
-                if env.step(np.array([2, 5, 0]))[3]:
-                    env.reset()
-            best_s[engine] = min(best_s[engine], (time.perf_counter() - start_s) / 100)
-    assert best_s["compiled"] < best_s["reference"] / 4, best_s
+        env.step(np.array([2, 5, 0]))
+        start_s = time.thread_time()
+        for _ in range(2000):
+            env.step(np.array([2, 5, 0]))
+        took_s[engine] = (time.thread_time() - start_s) / 2000
+    assert took_s["compiled"] < took_s["reference"] / 5, took_s
 
 
 def test_constructor_arguments_survive_a_spec_round_trip() -> None:

@@ -20,9 +20,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-CORE = {"numpy", "gymnasium", "simpy", "pydantic", "pyyaml"}
-# Whatever a user of the light package must be able to do without.
+CORE = {"numpy", "gymnasium", "simpy", "pydantic", "pyyaml", "numba"}
+# What `import dsd_env` must do without: everything that is not needed, and Numba, which takes long to import.
 HEAVY = (
+    "numba",
     "torch",
     "stable_baselines3",
     "sb3_contrib",

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from dsd_env import simulate
+import dsd_env
+from dsd_env import Result
 from tests.lab import lab
+
+Simulate = Callable[..., Result]
+
+
+@pytest.fixture(params=["reference", "compiled"])
+def simulate(request: pytest.FixtureRequest) -> Simulate:
+    """Simulation on one engine; every closed form is asked of both."""
+    return functools.partial(dsd_env.simulate, engine=request.param)
 
 
 def expected_tokens(alpha: float, gamma: int) -> float:
@@ -22,7 +33,7 @@ def standard_error(values: np.ndarray, batches: int = 25) -> float:
     return float(means.std(ddof=1) / math.sqrt(batches))
 
 
-def test_plain_decoding_alone_is_the_sum_of_its_iterations() -> None:
+def test_plain_decoding_alone_is_the_sum_of_its_iterations(simulate: Simulate) -> None:
     scenario = lab(verify={"t0_s": 0.03, "c_s_per_token": 1e-5, "k_bw_s_per_token": 1e-7}, requests=3)
     result = simulate(scenario, "cloud_ar:1", seed=3)
     prefill = 0.03 + 1e-5 * 100 + 1e-7 * 100
@@ -33,12 +44,12 @@ def test_plain_decoding_alone_is_the_sum_of_its_iterations() -> None:
 
 @pytest.mark.parametrize("gamma", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("site", ["own", "colocated"])
-def test_everything_accepted_takes_the_fewest_rounds(gamma: int, site: str) -> None:
+def test_everything_accepted_takes_the_fewest_rounds(simulate: Simulate, gamma: int, site: str) -> None:
     result = simulate(lab(alpha=1.0, requests=2), f"static:{gamma}:1:{site}", seed=1)
     assert (result.requests["verifies"] == math.ceil(100 / (gamma + 1))).all()
 
 
-def test_nothing_accepted_commits_one_token_a_round() -> None:
+def test_nothing_accepted_commits_one_token_a_round(simulate: Simulate) -> None:
     result = simulate(lab(alpha=0.0, requests=2), "static:4:1:own", seed=1)
     assert (result.requests["verifies"] == 100).all()
     assert result.metrics["block_efficiency"] == 1.0
@@ -46,7 +57,7 @@ def test_nothing_accepted_commits_one_token_a_round() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.3, 2), (0.7, 4), (0.9, 8)])
-def test_tokens_per_round_with_independent_acceptance(alpha: float, gamma: int) -> None:
+def test_tokens_per_round_with_independent_acceptance(simulate: Simulate, alpha: float, gamma: int) -> None:
     # Long answers, so that the round cut short by the end of the answer weighs little.
     scenario = lab(alpha=alpha, output={"distribution": "constant", "value": 2001}, requests=40)
     result = simulate(scenario, f"static:{gamma}:1:colocated", seed=5)
@@ -57,7 +68,7 @@ def test_tokens_per_round_with_independent_acceptance(alpha: float, gamma: int) 
 
 
 @pytest.mark.parametrize("gamma", [1, 4, 8])
-def test_one_client_pays_drafting_verification_and_the_round_trip(gamma: int) -> None:
+def test_one_client_pays_drafting_verification_and_the_round_trip(simulate: Simulate, gamma: int) -> None:
     """Time per token of synchronous edge drafting is (k t_d + t_v(k) + RTT) / B(k)."""
     scenario = lab(
         alpha=0.8,
@@ -76,7 +87,7 @@ def test_one_client_pays_drafting_verification_and_the_round_trip(gamma: int) ->
     )
 
 
-def test_colocated_drafting_pays_no_round_trip() -> None:
+def test_colocated_drafting_pays_no_round_trip(simulate: Simulate) -> None:
     scenario = lab(alpha=0.8, colocated_s=0.003, one_way_s=0.05, requests=5)
     result = simulate(scenario, "static:4:1:colocated", seed=2)
     decode_s = result.requests["e2e_s"] - result.requests["ttft_s"]
@@ -84,7 +95,7 @@ def test_colocated_drafting_pays_no_round_trip() -> None:
 
 
 @pytest.mark.parametrize("load", [0.5, 0.8])
-def test_single_server_with_constant_service_is_m_d_1(load: float) -> None:
+def test_single_server_with_constant_service_is_m_d_1(simulate: Simulate, load: float) -> None:
     service_s = 0.1
     scenario = lab(
         clients=50,
@@ -100,7 +111,7 @@ def test_single_server_with_constant_service_is_m_d_1(load: float) -> None:
     assert result.metrics["utilisation_target"] == pytest.approx(load, rel=0.03)
 
 
-def test_single_server_with_exponential_service_is_m_m_1() -> None:
+def test_single_server_with_exponential_service_is_m_m_1(simulate: Simulate) -> None:
     # Prompts are geometric with a large mean, so that prefill times are exponential to within 1/400.
     mean_tokens, token_s, load = 400.0, 0.001, 0.7
     scenario = lab(
@@ -120,7 +131,7 @@ def test_single_server_with_exponential_service_is_m_m_1() -> None:
     assert abs(times.mean() - service_s / (1 - load)) < 4 * standard_error(times) + service_s / 100
 
 
-def test_littles_law_over_a_whole_workload() -> None:
+def test_littles_law_over_a_whole_workload(simulate: Simulate) -> None:
     """Integral of the number in system = sum of times in system, exactly, when all have left."""
     scenario = lab(clients=8, requests=1000, one_way_s=0.01, episode__total_requests=200)
     result = simulate(scenario, "static:4:8:own", seed=9)
@@ -130,7 +141,7 @@ def test_littles_law_over_a_whole_workload() -> None:
     assert in_system == pytest.approx(result.requests["e2e_s"].sum(), rel=1e-9)
 
 
-def test_offloaded_drafting_multiplies_capacity() -> None:
+def test_offloaded_drafting_multiplies_capacity(simulate: Simulate) -> None:
     """In the memory-bound regime a target serves 1 + gamma t_d / t_v times as many (arXiv 2606.25091)."""
     gamma, verify_s, draft_s = 4, 0.030, 0.003
     crowd = dict(
@@ -149,7 +160,7 @@ def test_offloaded_drafting_multiplies_capacity() -> None:
     assert gain == pytest.approx(1 + gamma * draft_s / verify_s, rel=0.03)
 
 
-def test_longer_round_trips_never_help_synchronous_edge_drafting() -> None:
+def test_longer_round_trips_never_help_synchronous_edge_drafting(simulate: Simulate) -> None:
     latency = [
         simulate(lab(clients=6, one_way_s=delay, requests=60), "static:4:8:own", seed=7).metrics["e2e_s_mean"]
         for delay in (0.0, 0.005, 0.02, 0.08, 0.3)
@@ -158,7 +169,7 @@ def test_longer_round_trips_never_help_synchronous_edge_drafting() -> None:
 
 
 @pytest.mark.parametrize("site", ["own", "colocated"])
-def test_more_acceptance_never_raises_mean_latency(site: str) -> None:
+def test_more_acceptance_never_raises_mean_latency(simulate: Simulate, site: str) -> None:
     latency = [
         simulate(lab(clients=6, alpha=alpha, requests=60), f"static:4:8:{site}", seed=7).metrics["e2e_s_mean"]
         for alpha in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -166,7 +177,7 @@ def test_more_acceptance_never_raises_mean_latency(site: str) -> None:
     assert latency == sorted(latency, reverse=True)
 
 
-def test_confidence_stop_ends_drafts_early() -> None:
+def test_confidence_stop_ends_drafts_early(simulate: Simulate) -> None:
     """Independent acceptance reports confidence alpha everywhere: a stop above it drafts one token."""
     scenario = lab(alpha=0.7, requests=3, protocol__confidence_stop=0.75)
     result = simulate(scenario, "static:8:1:own", seed=1)

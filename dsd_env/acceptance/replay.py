@@ -126,7 +126,7 @@ class TraceReplay:
         ]
         remaining = np.concatenate([np.arange(b - a, 0, -1, dtype=np.int32) for a, b in bounds])
         recorded = self._run[drafter]
-        longest = MAX_RUN_LENGTH
+        longest = 0
         if recorded is not None:
             longest = self._trace.gamma_max or MAX_RUN_LENGTH
             run = np.concatenate([recorded[a:b] for a, b in bounds])

@@ -26,18 +26,19 @@ class AcceptanceRealisation:
         run_length: int32 ``[n]``, accepted drafts of a round with unlimited drafts.
         top1_prob: float32 ``[n]``, top-1 probability of the draft's distribution at the position.
         entropy_nats: float32 ``[n]``, entropy of that distribution, nats.
-        longest_run: Longest run the source knows; one of this length may be longer in truth.
+        longest_run: For drafters whose proposals depend on where they started: the longest run the source
+            knows; one of this length may be longer in truth. 0 for those that go by the true prefix alone.
     """
 
     run_length: NDArray[np.int32]
     top1_prob: NDArray[np.float32]
     entropy_nats: NDArray[np.float32]
-    longest_run: int = MAX_RUN_LENGTH
+    longest_run: int = 0
 
     def run_at(self, start: int, chain: int) -> int:
         """Return the run length at a position, of proposals made without a break from an earlier one.
 
-        What a drafter proposes may depend on where it started, so a window drafted ahead and kept goes on
+        Where what a drafter proposes depends on where it started, a window drafted ahead and kept goes on
         with the run of the position where its drafter last started, as far as that is known.
 
         Args:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +58,9 @@ def compiled_layout(
             )
         return None
     try:
-        # Numba is imported only by those who use it.
-        from dsd_env.sim.compiled import compile_scenario
+        # Numba is imported only by those who use it. The event loop is compiled at this import.
+        with announced(_is_loaded):
+            from dsd_env.sim.compiled import compile_scenario
     except ImportError as error:
         if engine == "compiled":
             raise ImportError(
@@ -73,14 +75,23 @@ def compiled_layout(
         return None
 
 
+def _is_loaded() -> bool:
+    return hasattr(sys.modules.get("dsd_env.sim.compiled.kernel"), "RUN")
+
+
 @contextmanager
-def announced() -> Iterator[None]:
-    """Say in the log why nothing happens, if the first use of the compiled engine has to compile it."""
-    timer = threading.Timer(
-        PATIENCE_S,
-        _LOGGER.warning,
-        ("compiling the simulator, which may take a minute; the result is kept for the next time",),
-    )
+def announced(is_compiled: Callable[[], object]) -> Iterator[None]:
+    """Say in the log why nothing happens, if the first use of the compiled engine has to compile it.
+
+    Args:
+        is_compiled: Tells whether the machine code is there; asked after :data:`PATIENCE_S`.
+    """
+
+    def announce() -> None:
+        if not is_compiled():
+            _LOGGER.warning("compiling the simulator, which may take a minute; it is kept for the next time")
+
+    timer = threading.Timer(PATIENCE_S, announce)
     timer.daemon = True
     timer.start()
     try:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, njit, prange, types
+from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -1076,13 +1076,14 @@ def _join(ki, f, s, target, q):
     f[_g(ki, q) + RF_QUEUED] = f[WF_NOW]
     s[r + RI_JOB_SEQUENCE] = s[t + TI_JOINED]
     s[t + TI_JOINED] += 1
-    _append_ready(ki, s, target, q)
+    _append_ready(ki, f, s, target, q)
     _log(ki, f, s, LOG_ENQUEUE, target, s[r + RI_NUMBER], s[r + RI_JOB_GAMMA] + 1)
 
 
 @_jit
-def _append_ready(ki, s, target, q):
-    t = ki[O_TGT_I] + target * TI_STRIDE
+def _append_ready(ki, f, s, target, q):
+    t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
+    f[x + TF_OLDEST] = min(f[x + TF_OLDEST], f[_g(ki, q) + RF_QUEUED])
     s[ki[O_READY] + target * ki[K_SLOTS] + s[t + TI_READY]] = q
     s[t + TI_READY] += 1
 
@@ -1232,6 +1233,7 @@ def _preempt(ki, f, s, target, n):
             s[ready + left] = s[ready + i]
             left += 1
     s[t + TI_READY] = left
+    _find_oldest(ki, f, s, target)
     for i in range(n):
         here = here or s[run + 2 * i] == victim
     if here:
@@ -1244,13 +1246,14 @@ def _preempt(ki, f, s, target, n):
 
 
 @_jit
-def _oldest_s(ki, f, s, target):
+def _find_oldest(ki, f, s, target):
+    """Note since when the oldest of the ready jobs has been queued."""
     ready = ki[O_READY] + target * ki[K_SLOTS]
     oldest_s = math.inf
     for i in range(s[ki[O_TGT_I] + target * TI_STRIDE + TI_READY]):
         queued_s = f[_g(ki, s[ready + i]) + RF_QUEUED]
         oldest_s = min(oldest_s, queued_s)
-    return oldest_s
+    f[ki[O_TGT_F] + target * TF_STRIDE + TF_OLDEST] = oldest_s
 
 
 @_jit
@@ -1261,7 +1264,7 @@ def _poke(kf, ki, f, s, target):
     check_s = f[WF_NOW]
     if s[t + TI_READY] < s[t + TI_BATCH]:
         wait_s = kf[ki[O_TKF] + target * TKF_STRIDE + TKF_WAIT]
-        check_s = max(check_s, _oldest_s(ki, f, s, target) + wait_s)
+        check_s = max(check_s, f[x + TF_OLDEST] + wait_s)
     if check_s < f[x + TF_CHECK]:
         f[x + TF_CHECK] = check_s
         _push(ki, f, s, check_s, AT_ITERATION_START, target, target)
@@ -1276,7 +1279,7 @@ def _check(kf, ki, f, s, target):
         return
     if s[t + TI_READY] < s[t + TI_BATCH]:
         wait_s = kf[ki[O_TKF] + target * TKF_STRIDE + TKF_WAIT]
-        if f[WF_NOW] < _oldest_s(ki, f, s, target) + wait_s:
+        if f[WF_NOW] < f[x + TF_OLDEST] + wait_s:
             _poke(kf, ki, f, s, target)
             return
     _start_iteration(kf, ki, f, s, target)
@@ -1344,6 +1347,7 @@ def _compose(ki, f, s, target):
         s[run + 2 * size], s[run + 2 * size + 1] = q, tokens
         size += 1
     s[t + TI_READY], s[t + TI_RUNNING] = left, size
+    _find_oldest(ki, f, s, target)
     return size
 
 
@@ -1535,7 +1539,7 @@ def _advance(kf, ki, f, s, target, q, tokens):
         if s[r + RI_JOB_WARM] != 0 and ki[ki[O_SKI] + station * SKI_STRIDE + SKI_MODE] == DRAFTS_SHARED:
             s[_valid(ki, r, station)] = s[r + RI_JOB_PREFILLED]
         if s[r + RI_JOB_PREFILL] != 0 or kind != JOB_PREFILL:
-            _append_ready(ki, s, target, q)
+            _append_ready(ki, f, s, target, q)
             return
         _commit(kf, ki, f, s, q, 1)
     elif kind == JOB_PLAIN:
@@ -2282,7 +2286,7 @@ def _crash_target(kf, ki, f, s, target):
     if s[t + TI_IDLE] == 0:
         _iteration_over(kf, ki, f, s, target)
     s[t + TI_READY] = s[t + TI_WAITING] = s[t + TI_KV] = s[t + TI_RESIDENT] = 0
-    f[x + TF_CHECK] = math.inf
+    f[x + TF_CHECK] = f[x + TF_OLDEST] = math.inf
     s[t + TI_BATCH] = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_INITIAL_BATCH]
     s[t + TI_SETTER] = -1
     number = -1
@@ -2838,60 +2842,73 @@ def _candidates(kf, ki, f, s, r, context, i, c, newest):
     return c
 
 
+@intrinsic
+def _scratch(typing_context):
+    """Return room for the raw features of an observation, on the stack."""
+
+    def generate(context, builder, signature, arguments):
+        size = context.get_constant(types.intp, MOST_FEATURES)
+        return cgutils.alloca_once(builder, ir.DoubleType(), size=size)
+
+    return types.CPointer(types.float64)(), generate
+
+
 @_jit
-def _put(kf, ki, observation, n, value):
-    scaled = value / (abs(value) * kf[ki[O_SQUASH] + n] + kf[ki[O_HALF] + n])
-    observation[n] = np.float32(scaled)
+def _put(raw, n, value):
+    raw[n] = value
     return n + 1
 
 
 @_jit
 def _encode(kf, ki, f, observation):
     """``ObservationEncoder.encode`` of the view block."""
-    v = ki[O_VIEW]
+    v, raw = ki[O_VIEW], _scratch()
     site = f[v + V_SITE]
-    n = _put(kf, ki, observation, 0, f[v + V_ADMISSION])
-    n = _put(kf, ki, observation, n, 1.0 if site == COLOCATED else 0.0)
-    n = _put(kf, ki, observation, n, 1.0 if site == OWN_DEVICE else 0.0)
-    n = _put(kf, ki, observation, n, 1.0 if site == EDGE_SERVER else 0.0)
-    n = _put(kf, ki, observation, n, f[v + V_PROMPT])
-    n = _put(kf, ki, observation, n, f[v + V_COMMITTED])
-    n = _put(kf, ki, observation, n, f[v + V_PROMPT] + f[v + V_COMMITTED])
-    n = _put(kf, ki, observation, n, f[v + V_AGE])
-    n = _put(kf, ki, observation, n, f[v + V_SLO_TTFT])
-    n = _put(kf, ki, observation, n, f[v + V_SLO_TPOT])
+    n = _put(raw, 0, f[v + V_ADMISSION])
+    n = _put(raw, n, 1.0 if site == COLOCATED else 0.0)
+    n = _put(raw, n, 1.0 if site == OWN_DEVICE else 0.0)
+    n = _put(raw, n, 1.0 if site == EDGE_SERVER else 0.0)
+    n = _put(raw, n, f[v + V_PROMPT])
+    n = _put(raw, n, f[v + V_COMMITTED])
+    n = _put(raw, n, f[v + V_PROMPT] + f[v + V_COMMITTED])
+    n = _put(raw, n, f[v + V_AGE])
+    n = _put(raw, n, f[v + V_SLO_TTFT])
+    n = _put(raw, n, f[v + V_SLO_TPOT])
     waited_s = f[v + V_TTFT] if f[v + V_TTFT] > 0.0 else f[v + V_AGE]
-    n = _put(kf, ki, observation, n, 1.0 - waited_s / f[v + V_SLO_TTFT])
-    n = _put(kf, ki, observation, n, 1.0 - f[v + V_TPOT] / f[v + V_SLO_TPOT])
+    n = _put(raw, n, 1.0 - waited_s / f[v + V_SLO_TTFT])
+    n = _put(raw, n, 1.0 - f[v + V_TPOT] / f[v + V_SLO_TPOT])
     for i in range(V_ROUNDS, V_AHEAD + 1):
-        n = _put(kf, ki, observation, n, f[v + i])
-    n = _encode_target(kf, ki, f, observation, n, v + V_TARGETS)
+        n = _put(raw, n, f[v + i])
+    n = _encode_target(f, raw, n, v + V_TARGETS)
     for i in range(V_LINK_UP, V_JOBS + 1):
-        n = _put(kf, ki, observation, n, f[v + i])
+        n = _put(raw, n, f[v + i])
     c = v + V_TARGETS + ki[K_OFFERED] * VT_STRIDE
     for _ in range(ki[K_PLACES]):
-        n = _put(kf, ki, observation, n, f[c + VC_VALID])
-        n = _put(kf, ki, observation, n, f[c + VC_CURRENT])
-        n = _put(kf, ki, observation, n, f[c + VC_SAME])
-        n = _put(kf, ki, observation, n, 1.0 if f[c + VC_SITE] == COLOCATED else 0.0)
-        n = _put(kf, ki, observation, n, 1.0 if f[c + VC_SITE] == OWN_DEVICE else 0.0)
+        n = _put(raw, n, f[c + VC_VALID])
+        n = _put(raw, n, f[c + VC_CURRENT])
+        n = _put(raw, n, f[c + VC_SAME])
+        n = _put(raw, n, 1.0 if f[c + VC_SITE] == COLOCATED else 0.0)
+        n = _put(raw, n, 1.0 if f[c + VC_SITE] == OWN_DEVICE else 0.0)
         for i in range(VC_STEP, VC_HANDOVER + 1):
-            n = _put(kf, ki, observation, n, f[c + i])
-        n = _put(kf, ki, observation, n, f[c + VC_MOVE])
+            n = _put(raw, n, f[c + i])
+        n = _put(raw, n, f[c + VC_MOVE])
         at = v + V_TARGETS + int(f[c + VC_OFFERED]) * VT_STRIDE
-        n = _put(kf, ki, observation, n, f[at + VT_QUEUED])
-        n = _put(kf, ki, observation, n, f[at + VT_ITERATION])
+        n = _put(raw, n, f[at + VT_QUEUED])
+        n = _put(raw, n, f[at + VT_ITERATION])
         c += VC_STRIDE
-    n = _put(kf, ki, observation, n, f[v + V_ACTIVE])
-    n = _put(kf, ki, observation, n, f[v + V_ARRIVALS])
-    _put(kf, ki, observation, n, f[v + V_TOKENS])
+    n = _put(raw, n, f[v + V_ACTIVE])
+    n = _put(raw, n, f[v + V_ARRIVALS])
+    n = _put(raw, n, f[v + V_TOKENS])
+    squash, half = ki[O_SQUASH], ki[O_HALF]
+    for i in range(n):  # apart from the rest, so that it is done several at a time
+        observation[i] = np.float32(raw[i] / (abs(raw[i]) * kf[squash + i] + kf[half + i]))
 
 
 @_jit
-def _encode_target(kf, ki, f, observation, n, at):
+def _encode_target(f, raw, n, at):
     for i in range(VT_QUEUED, VT_BATCH + 1):
-        n = _put(kf, ki, observation, n, f[at + i])
-    return _put(kf, ki, observation, n, f[at + VT_AGE])
+        n = _put(raw, n, f[at + i])
+    return _put(raw, n, f[at + VT_AGE])
 
 
 @_jit
@@ -2955,7 +2972,7 @@ def _reset(kf, ki, f, s, seed, record, price):
         t, x = ki[O_TGT_I] + target * TI_STRIDE, ki[O_TGT_F] + target * TF_STRIDE
         s[t + TI_BATCH] = ki[ki[O_TKI] + target * TKI_STRIDE + TKI_INITIAL_BATCH]
         s[t + TI_SETTER], s[t + TI_IDLE] = -1, 1
-        f[x + TF_CHECK], f[x + TF_TOKENS] = math.inf, 1.0
+        f[x + TF_CHECK], f[x + TF_OLDEST], f[x + TF_TOKENS] = math.inf, math.inf, 1.0
         f[x + TF_ITERATION] = _target_step_s(kf, ki, s, target, 1, 0, 0)
     for device in range(devices):
         d = ki[O_DEV_F] + device * DF_STRIDE
@@ -3140,14 +3157,17 @@ def _run_world(run, kf, ki, f, s):
     return _call_run(run, _pointer(kf), _pointer(ki), _pointer(f), _pointer(s))
 
 
+RUN, RESET = int(_native_run.address), int(_native_reset.address)
+
+
 def reset_world(kf: _A, ki: _A, f: _A, s: _A, seed: int, record: int, price: int) -> None:
     """Set a world up at time 0."""
-    _reset_world(_native_reset.address, kf, ki, f, s, seed, record, price)
+    _reset_world(RESET, kf, ki, f, s, seed, record, price)
 
 
 def run_world(kf: _A, ki: _A, f: _A, s: _A) -> int:
     """Advance a world to its next due decision or its end; return its status."""
-    return int(_run_world(_native_run.address, kf, ki, f, s))
+    return int(_run_world(RUN, kf, ki, f, s))
 
 
 @_entry()
@@ -3173,172 +3193,3 @@ def _totals(kf, f, s, totals):
         totals[5] += kf[KF_IDLE_W] * elapsed_s
     totals[1], totals[2], totals[3] = f[WF_TPOT_COST], s[WI_GOOD], s[WI_VIOLATIONS]
     totals[4], totals[6], totals[7] = f[WF_CLOUD_USD], f[WF_BYTES], s[WI_OUTPUT_TOKENS]
-
-
-@_jit
-def _step(run, kf, ki, f, s, action, factors, weights, n_terms, observation, mask, totals, terms, clock):
-    """Answer the due decision of one world and run it to the next; return the reward."""
-    _answer(ki, f, s, ki[ki[O_GAMMAS] + action[0]], ki[ki[O_BATCHES] + action[1]], action[2])
-    status = _call_run(run, kf, ki, f, s)
-    for i in range(n_terms):
-        terms[i] = totals[i]
-    _totals(kf, f, s, totals)
-    reward = 0.0
-    for i in range(n_terms):
-        terms[i] = factors[i] * (totals[i] - terms[i])
-        if weights[i] != 0.0:
-            reward += weights[i] * terms[i]
-    # Decisions that were not executed as given, so far.
-    s[WI_INVALID] += 1 if s[WI_REASON] != 0 else 0
-    clock[1] = f[WF_NOW] - clock[0]
-    clock[0] = f[WF_NOW]
-    if status == DUE:
-        _encode(kf, ki, f, observation)
-        _mask(ki, f, mask)
-    return reward
-
-
-@_entry()
-def _begin_worlds(run, reset, kf, ki, fs, ss, which, seeds, price, observations, masks, totals, clocks):
-    for i in range(len(which)):
-        w = which[i]
-        f, s = _pointer(fs[w]), _pointer(ss[w])
-        _call_reset(reset, _pointer(kf), _pointer(ki), f, s, seeds[i], ZERO, price)
-        status = _call_run(run, _pointer(kf), _pointer(ki), f, s)
-        totals[w] = 0.0
-        clocks[w, 0] = clocks[w, 1] = f[WF_NOW]
-        if status == DUE:
-            _encode(_pointer(kf), _pointer(ki), f, _pointer(observations[w]))
-            _mask(_pointer(ki), f, masks[w])
-
-
-def begin_worlds(*arrays: Any) -> None:
-    """Set worlds up and run each to its first decision.
-
-    Args:
-        *arrays: ``kf, ki``, the worlds' states ``f, s`` (one row each), the numbers of those to begin, their
-            seeds, whether delays are priced, and what is written: ``observations, masks, totals, clocks``.
-    """
-    _begin_worlds(_native_run.address, _native_reset.address, *arrays)
-
-
-@_jit
-def _step_world(
-    run, kf, ki, fs, ss, actions, factors, weights, observations, masks, rewards, totals, terms, clocks, w
-):
-    """Step one of many worlds; one that has ended is left alone."""
-    if ss[w, WI_STATUS] != DUE:
-        rewards[w] = 0.0
-        return
-    rewards[w] = _step(
-        run,
-        _pointer(kf),
-        _pointer(ki),
-        _pointer(fs[w]),
-        _pointer(ss[w]),
-        _pointer(actions[w]),
-        _pointer(factors),
-        _pointer(weights),
-        len(factors),
-        _pointer(observations[w]),
-        masks[w],
-        _pointer(totals[w]),
-        _pointer(terms[w]),
-        _pointer(clocks[w]),
-    )
-
-
-@_entry()
-def _step_worlds(
-    run,
-    kf,
-    ki,
-    fs,
-    ss,
-    actions,
-    factors,
-    weights,
-    observations,
-    masks,
-    rewards,
-    totals,
-    terms,
-    clocks,
-    statuses,
-):
-    for w in range(len(actions)):
-        _step_world(
-            run,
-            kf,
-            ki,
-            fs,
-            ss,
-            actions,
-            factors,
-            weights,
-            observations,
-            masks,
-            rewards,
-            totals,
-            terms,
-            clocks,
-            w,
-        )
-        statuses[w] = ss[w, WI_STATUS]
-
-
-@_entry(parallel=True)
-def _step_worlds_parallel(
-    run,
-    kf,
-    ki,
-    fs,
-    ss,
-    actions,
-    factors,
-    weights,
-    observations,
-    masks,
-    rewards,
-    totals,
-    terms,
-    clocks,
-    statuses,
-):
-    for w in prange(len(actions)):
-        _step_world(
-            run,
-            kf,
-            ki,
-            fs,
-            ss,
-            actions,
-            factors,
-            weights,
-            observations,
-            masks,
-            rewards,
-            totals,
-            terms,
-            clocks,
-            w,
-        )
-        statuses[w] = ss[w, WI_STATUS]
-
-
-def step_worlds(*arrays: Any) -> None:
-    """Answer every world's due decision and run it to the next; results are written in place.
-
-    Worlds that have ended are left alone: reward 0, and their last observation stays.
-
-    Args:
-        *arrays: ``kf, ki``, the worlds' states ``f, s`` (one row each), ``actions, factors, weights``, and
-            what is written: ``observations, masks, rewards, totals, terms, clocks, statuses``; see
-            :class:`dsd_env.sim.compiled.vector.WorldVector`.
-    """
-    _step_worlds(_native_run.address, *arrays)
-
-
-def step_worlds_parallel(*arrays: Any) -> None:
-    """:func:`step_worlds` on all threads of Numba."""
-    _step_worlds_parallel(_native_run.address, *arrays)

@@ -412,9 +412,10 @@ SKI_MODE, SKI_TABLE, SKI_LENGTH, SKI_PLACES, SKI_KV, SKI_MODEL, SKI_STRIDE = ran
     TF_EXPECTED_END,
     TF_ITERATION,
     TF_CHECK,
+    TF_OLDEST,
     TF_TOKENS,
     TF_STRIDE,
-) = range(8)
+) = range(9)
 (
     TKI_TABLE,
     TKI_LENGTH,
@@ -539,6 +540,8 @@ TRACE_MATCHES, TRACE_RUNS, IID, MARKOV = range(4)
 MKF_LOW, MKF_HIGH, MKF_FIRST, MKF_FLIP, MKF_CONFIDENCE, MKF_STRIDE = range(6)
 
 # --- view of a decision
+MOST_FEATURES = 1024
+"""More than an observation can have; see `MAX_PLACEMENTS` of the schema."""
 (
     V_NOW,
     V_REQUEST,
@@ -656,8 +659,9 @@ class Layout:
 
     Attributes:
         scenario: The scenario.
-        kf: Constants, float64.
-        ki: Constants and offsets, int64.
+        kf: Constants, float64. Nobody writes to them, but they are not marked so: Numba takes far longer to
+            recognise arrays that are.
+        ki: Constants and offsets, int64; likewise.
         n_float: Length of a world's row of floats.
         n_int: Length of a world's row of integers.
         n_features: Length of an observation.
@@ -792,8 +796,6 @@ class _Compiler:
         self._float_header(kf)
         actions = self.scenario.actions
         n_mask = len(actions.gammas) + len(actions.batch_sizes) + self.scenario.n_placements
-        kf.setflags(write=False)
-        ki.setflags(write=False)
         return Layout(self.scenario, kf, ki, n_float, n_int, len(encoder.features), n_mask)
 
     def _sizes(self) -> None:

@@ -199,7 +199,7 @@ class WorldVector:
             kinds = np.zeros(len(worlds), dtype=np.int64)
         for world, kind in zip(worlds.tolist(), kinds.tolist(), strict=True):
             self._place(world, kind)
-        with nullcontext() if self._begun else announced():
+        with nullcontext() if self._begun else announced(lambda: batch._begin_worlds.signatures):
             self._each(self._parts(worlds, seeds, kinds), self._begin_part)
         self._begun = True
         failed = worlds[self.statuses[worlds] != la.DUE]
@@ -239,7 +239,7 @@ class WorldVector:
         if self._stepped:
             failed = self._each(self._plan, self._step_part, chosen)
         else:
-            with announced():
+            with announced(lambda: batch._step_worlds.signatures):
                 failed = self._each(self._plan, self._step_part, chosen)
             self._stepped = True
         if failed:
@@ -386,8 +386,7 @@ class _Pool:
         self, layout: Layout, n_worlds: int, factors: Sequence[float], weights: Sequence[float], padding: int
     ) -> None:
         self.layout = layout
-        # Writeable copies: Numba takes far longer to recognise an array that is not.
-        self.kf, self.ki = layout.kf.copy(), layout.ki.copy()
+        self.kf, self.ki = layout.kf, layout.ki
         # Pages are not touched before they are used: neither those of rows that no world needs nor those of
         # the tables at the end of each row.
         self.f = np.zeros((n_worlds, layout.n_float))

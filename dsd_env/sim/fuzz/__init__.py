@@ -1,0 +1,31 @@
+"""Random cases that hold an engine against the reference, bit for bit; see ``docs/engines.md``.
+
+Not needed to simulate anything: it serves the tests, ``scripts/fuzz_engines.py``, and whoever writes another
+engine.
+"""
+
+from dsd_env.sim.fuzz.case import Case
+from dsd_env.sim.fuzz.compare import Difference, Outcome, first_difference, run_case
+from dsd_env.sim.fuzz.conservation import Violation, check_conservation
+from dsd_env.sim.fuzz.dice import FEATURES
+from dsd_env.sim.fuzz.engines import Engine, Factory, compiled_engine, reference_engine
+from dsd_env.sim.fuzz.minimise import Smaller, minimise
+from dsd_env.sim.fuzz.scenarios import draw_case
+
+__all__ = [
+    "FEATURES",
+    "Case",
+    "Difference",
+    "Engine",
+    "Factory",
+    "Outcome",
+    "Smaller",
+    "Violation",
+    "check_conservation",
+    "compiled_engine",
+    "draw_case",
+    "first_difference",
+    "minimise",
+    "reference_engine",
+    "run_case",
+]

@@ -1,0 +1,204 @@
+"""What an episode has met, so that hours without a difference can be audited."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from dsd_env import rng
+from dsd_env.control.view import DecisionView
+from dsd_env.network import FaultMember, FaultWindows, fault_members
+from dsd_env.network.processes import OutageWindows
+from dsd_env.rng import Stream
+from dsd_env.scenario import Scenario
+from dsd_env.sim.events import Event, EventKind
+from dsd_env.sim.fuzz.case import Case
+from dsd_env.sim.fuzz.engines import Engine
+from dsd_env.sim.reference import Resolution
+
+_QUIET = {EventKind.FAULT, EventKind.RETURN}
+
+
+class Watch:
+    """Counts what one episode has and meets.
+
+    Attributes:
+        met: 1 for each of: ``has:FEATURE`` (the scenario has it), ``event:KIND`` (the log has it),
+            ``fault:KIND`` (one happened; of a link: a message was under way), ``fault:instant`` (of no
+            length), ``fault:overlap`` (of a member that was down already), ``outage`` (a message met one),
+            ``seen:...`` (a controller saw it), ``reason:...`` (a decision was resolved), ``tie:...`` (at one
+            instant: decisions, ends of iterations, a fault and other things), ``end:...`` (of the episode).
+    """
+
+    def __init__(self, case: Case, scenario: Scenario) -> None:
+        """Note what the scenario has."""
+        self.scenario, self.seed = scenario, case.seed
+        self.met: Counter[str] = Counter()
+        self._seen: set[str] = {f"has:{name}" for name in features_of(scenario)}
+        self._target: dict[int, int] = {}
+
+    def decided(self, view: DecisionView, resolution: Resolution) -> None:
+        """Note what a controller saw, and what became of its decision."""
+        seen = self._seen
+        if not view.link.up:
+            seen.add("seen:link down")
+        if not all(candidate.target.up for candidate in view.candidates):
+            seen.add("seen:target down")
+        if view.request.head_start_tokens > 0:
+            seen.add("seen:head start")
+        if view.request.is_admission and view.request.committed_tokens > 0:
+            seen.add("seen:request without target")
+        if resolution.reason is not None:
+            seen.add(f"reason:{resolution.reason}")
+        before = self._target.setdefault(view.request_id, resolution.target)
+        if before != resolution.target:
+            seen.add("seen:move to another target")
+            self._target[view.request_id] = resolution.target
+
+    def finish(self, engine: Engine) -> None:
+        """Note what the log has."""
+        seen = self._seen
+        events = engine.events
+        seen.update(f"event:{event.kind.name}" for event in events)
+        if engine.totals.interruptions:
+            seen.add("seen:interruption")
+        seen.add(
+            "end:" + ("terminated" if engine.terminated else "truncated" if engine.truncated else "left")
+        )
+        self._faults(events)
+        self._ties(events)
+        self._links(events)
+        self.met.update(seen)
+
+    def _faults(self, events: list[Event]) -> None:
+        members = fault_members(self.scenario)
+        down: dict[tuple[str, int], int] = defaultdict(int)
+        begun: dict[int, float] = {}
+        for event in events:
+            if event.kind not in _QUIET:
+                continue
+            member = members[int(event.value)]
+            place = (member.site, member.entity)
+            if event.kind == EventKind.FAULT:
+                self._seen.add(f"fault:{member.fault.kind}")
+                begun[member.number] = event.time_s
+                if down[place]:
+                    self._seen.add("fault:overlap")
+                down[place] += 1
+            else:
+                down[place] -= 1
+                if begun[member.number] == event.time_s:
+                    self._seen.add("fault:instant")
+
+    def _ties(self, events: list[Event]) -> None:
+        at = -1.0
+        kinds: Counter[EventKind] = Counter()
+        for event in events:
+            if event.time_s != at:
+                self._tie(kinds)
+                at = event.time_s
+                kinds.clear()
+            kinds[event.kind] += 1
+        self._tie(kinds)
+
+    def _tie(self, kinds: Counter[EventKind]) -> None:
+        for kind in (EventKind.DECISION, EventKind.ITERATION_END, EventKind.DRAFT_END, EventKind.ARRIVAL):
+            if kinds[kind] > 1:
+                self._seen.add(f"tie:{kind.name} twice")
+        if kinds[EventKind.FAULT] > 1:
+            self._seen.add("tie:FAULT twice")
+        for kind in (EventKind.FAULT, EventKind.RETURN, EventKind.TAKEOVER):
+            for other in (EventKind.ITERATION_END, EventKind.ARRIVAL, EventKind.COMPLETE, EventKind.DECISION):
+                if kinds[kind] and kinds[other]:
+                    self._seen.add(f"tie:{kind.name} and {other.name}")
+
+    def _links(self, events: list[Event]) -> None:
+        """Note the outages and the faults of links that a message under way has met."""
+        messages: dict[int, list[Event]] = defaultdict(list)
+        for event in events:
+            if event.kind == EventKind.SEND:
+                messages[event.entity].append(event)
+        for number, name, members in _link_members(self.scenario):
+            sent = messages[number]
+            if not sent:
+                continue
+            outages = self.scenario.links[name].outages
+            if outages is not None:
+                windows = OutageWindows(outages, rng.key(self.seed, Stream.OUTAGE, number))
+                if _meets(windows, sent):
+                    self._seen.add("outage")
+            for member in members:
+                if not member.crashes and _meets(FaultWindows(member, self.seed), sent):
+                    self._seen.add(f"fault:{member.fault.kind}")
+
+
+def _meets(windows: OutageWindows | FaultWindows, sent: list[Event]) -> bool:
+    """Return whether a message was under way in a window; messages in order of time."""
+    for event in sent:
+        while windows.end_s <= event.time_s and windows.start_s < float("inf"):
+            windows.advance()
+        if windows.start_s < event.value:
+            return True
+    return False
+
+
+def _link_members(scenario: Scenario) -> list[tuple[int, str, list[FaultMember]]]:
+    """Return number, name and faults of every link of the episode."""
+    members = fault_members(scenario)
+
+    def hitting(site: str, entity: int) -> list[FaultMember]:
+        return [member for member in members if (member.site, member.entity) == (site, entity)]
+
+    links: list[tuple[int, str, list[FaultMember]]] = []
+    number = 0
+    for device in scenario.devices.values():
+        for _ in range(device.count):
+            links.append((2 * number, device.link, hitting("device", number)))
+            if device.edge_link is not None:
+                links.append((2 * number + 1, device.edge_link, hitting("device", number)))
+            number += 1
+    first, edges = 2 * number, 0
+    for edge in scenario.edge_servers.values():
+        for _ in range(edge.count):
+            for target in range(scenario.n_targets):
+                backhaul = first + edges * scenario.n_targets + target
+                links.append((backhaul, edge.backhaul, hitting("edge", edges)))
+            edges += 1
+    return links
+
+
+def features_of(scenario: Scenario) -> set[str]:
+    """Return what a scenario uses of the schema: the names of ``FEATURES``, and more."""
+    used_links = {device.link for device in scenario.devices.values()}
+    used_links |= {device.edge_link for device in scenario.devices.values() if device.edge_link is not None}
+    used_links |= {edge.backhaul for edge in scenario.edge_servers.values()}
+    links = [scenario.links[name] for name in used_links]
+    targets = list(scenario.targets.values())
+    protocol = scenario.protocol
+    colocated = {target.colocated_drafter.mode for target in targets if target.colocated_drafter is not None}
+    uses = {
+        "bandwidth": any(link.bandwidth for link in links),
+        "delay": any(link.delay for link in links),
+        "outages": any(link.outages for link in links),
+        "replay": any(link.replay for link in links),
+        "loss": any(link.loss_probability > 0 for link in links),
+        "jitter": any(link.jitter.median_s > 0 for link in links),
+        "edge_servers": bool(scenario.edge_servers),
+        "several_targets": scenario.n_targets > 1,
+        "colocated": bool(colocated),
+        "pipelined": protocol.kind == "pipelined",
+        "confidence_stop": protocol.confidence_stop > 0,
+        "decision_latency": protocol.decision_latency_s > 0,
+        "patience": protocol.patience_s is not None,
+        "client_timeout": protocol.client_timeout_s is not None,
+        "preempt": any(target.kv_policy == "preempt" for target in targets),
+        "graph_steps": any(target.graph_batch_tokens for target in targets),
+        "poisson": scenario.workload.arrivals.kind == "poisson",
+        "load": len(scenario.workload.load.points) > 1,
+        "trace": any(source.source == "trace" for source in scenario.acceptance.values()),
+        "profiles": any(isinstance(target.profile, str) for target in targets),
+        "total_requests": scenario.episode.total_requests is not None,
+        "warmup": scenario.episode.warmup_requests > 0,
+    }
+    found = {name for name, used in uses.items() if used}
+    found |= {f"colocated {mode}" for mode in colocated}
+    return found | {fault.kind for fault in scenario.faults.values()}

@@ -1,0 +1,187 @@
+"""Situations that are rare by chance and tell engines apart: each turns a random scenario into one of them.
+
+An engine is wrong most easily where something is lost while several others hold on to it: drafts ahead at a
+drafter that crashes, a head start kept through the latency of a decision, a request that is preempted while
+it is away. Their ingredients seldom come together by themselves, so half of the scenarios are made for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dsd_env.sim.fuzz.dice import Data, Dice
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a scenario has been made for.
+
+    Attributes:
+        faults: Faults that it must have, as (kind, class).
+        site: Where most decisions draft: ``any``, ``own device``, ``edge`` or ``target``.
+    """
+
+    faults: tuple[tuple[str, str], ...] = ()
+    site: str = "any"
+
+
+def bring_about(dice: Dice, scenario: Data) -> Situation | None:
+    """Change a scenario into one of the situations, in half of all cases; return which.
+
+    Args:
+        dice: Source of draws.
+        scenario: Scenario without faults; changed in place.
+    """
+    makers: list[Callable[[Dice, Data], Situation | None]] = [
+        _edge_drafter_crashes,
+        _drafter_beside_target_crashes,
+        _busy_device_crashes,
+        _tight_pool,
+        _impatient,
+        _long_chain,
+    ]
+    if dice.chance(0.5):
+        return None
+    situation = dice.of(makers)(dice, scenario)
+    for target in scenario["targets"].values():
+        target["kv_capacity_tokens"] = max(target["kv_capacity_tokens"], _longest_tokens(scenario))
+    return situation
+
+
+def _longest_tokens(scenario: Data) -> int:
+    """Return the KV tokens of the longest request that the scenario allows."""
+    workload, gammas = scenario["workload"], scenario["actions"]["gammas"]
+    return int(workload["max_prompt_tokens"] + workload["max_output_tokens"] + max(gammas) + 1)
+
+
+def _many_on_one_drafter(dice: Dice, scenario: Data) -> None:
+    """Let several requests at a time use one drafter, drafting ahead and mostly right, for long answers."""
+    if dice.has("pipelined", 0.8):
+        scenario["protocol"]["kind"] = "pipelined"
+    if dice.has("decision_latency", 0.5):
+        scenario["protocol"]["decision_latency_s"] = dice.of(dice.menu.wait_s)
+    for name in scenario["acceptance"]:
+        scenario["acceptance"][name] = dice.pick(
+            {"source": "iid", "alpha": 1.0},
+            {"source": "markov", "after_match": 0.95, "after_mismatch": 0.8},
+        )
+    if scenario["actions"]["gammas"] == [0]:
+        scenario["actions"]["gammas"] = [0, 4]
+    workload = scenario["workload"]
+    for kind in workload["kinds"].values():
+        kind["output_tokens"] = {"distribution": "constant", "value": dice.pick(40, 16)}
+    scenario["episode"]["requests"] = dice.pick(40, 100)
+    scenario["episode"].pop("total_requests", None)
+
+
+def _more_devices(dice: Dice, scenario: Data) -> None:
+    first = next(iter(scenario["devices"].values()))
+    first["count"] = dice.pick(4, 3, 6)
+
+
+def _calm(drafter: Data, places: int) -> None:
+    drafter["concurrency"] = places
+    drafter.pop("kv_capacity_tokens", None)
+
+
+def _edge_drafter_crashes(dice: Dice, scenario: Data) -> Situation | None:
+    """An edge server with several clients crashes while it drafts, queues, drafts ahead, or is waited for."""
+    if not scenario.get("edge_servers") or "edge_crash" not in dice.features:
+        return None
+    _many_on_one_drafter(dice, scenario)
+    _more_devices(dice, scenario)
+    for device in scenario["devices"].values():
+        device.setdefault("edge_link", device["link"])
+    for edge in scenario["edge_servers"].values():
+        edge["count"] = 1
+        _calm(edge["drafter"], dice.pick(2, 1, 3))
+    return Situation((("edge_crash", "e0"),), "edge")
+
+
+def _drafter_beside_target_crashes(dice: Dice, scenario: Data) -> Situation | None:
+    """A target crashes with a drafter of its own that works for several requests."""
+    if not {"colocated", "target_crash"} <= dice.features:
+        return None
+    _many_on_one_drafter(dice, scenario)
+    _more_devices(dice, scenario)
+    target = scenario["targets"]["t0"]
+    drafter = target.get("colocated_drafter")
+    if drafter is None:
+        drafter = {
+            "model": next(iter(scenario["acceptance"])),
+            "profile": {"t0_s": dice.of(dice.menu.draft_s)},
+        }
+    target["colocated_drafter"] = {
+        **drafter,
+        "mode": "dedicated",
+        "gpus": 1,
+        "concurrency": dice.pick(2, 1, 3),
+    }
+    return Situation((("target_crash", "t0"),), "target")
+
+
+def _busy_device_crashes(dice: Dice, scenario: Data) -> Situation | None:
+    """A device crashes that has several requests at once."""
+    if not {"poisson", "device_crash"} <= dice.features:
+        return None
+    _many_on_one_drafter(dice, scenario)
+    name, device = next(iter(scenario["devices"].items()))
+    device["count"] = dice.pick(1, 2)
+    scenario["devices"] = {name: device}
+    if "drafter" not in device:
+        model, step_s = next(iter(scenario["acceptance"])), dice.of(dice.menu.draft_s)
+        device["drafter"] = {"model": model, "profile": {"t0_s": step_s}}
+    _calm(device["drafter"], dice.pick(1, 2, 3))
+    scenario["workload"]["arrivals"] = {"kind": "poisson", "rate_per_s": dice.pick(16.0, 8.0, 64.0)}
+    return Situation((("device_crash", name),), "own device")
+
+
+def _tight_pool(dice: Dice, scenario: Data) -> Situation | None:
+    """A KV pool for little more than one request, wanted by several; drafts may run on the same GPUs."""
+    _many_on_one_drafter(dice, scenario)
+    _more_devices(dice, scenario)
+    needed = _longest_tokens(scenario)
+    preempts = dice.has("preempt", 0.8)
+    for target in scenario["targets"].values():
+        if preempts:
+            target["kv_policy"] = "preempt"
+        target["kv_capacity_tokens"] = needed + dice.pick(0, 1, 30, needed)
+        if dice.has("colocated", 0.6) and "colocated_drafter" not in target:
+            model, step_s = next(iter(scenario["acceptance"])), dice.of(dice.menu.draft_s)
+            target["colocated_drafter"] = {"model": model, "profile": {"t0_s": step_s}}
+            target["max_batch_size"] = min(8, target["max_batch_size"])
+            target["initial_batch_size"] = min(8, target["initial_batch_size"])
+    faults = (("target_crash", "t0"),) if dice.has("target_crash", 0.3) else ()
+    return Situation(faults, dice.pick("target", "own device", "any", "edge"))
+
+
+def _impatient(dice: Dice, scenario: Data) -> Situation | None:
+    """Patience and time-outs about as long as the ways they wait for, with a device or its links failing."""
+    names = [name for name in ("patience", "client_timeout") if name in dice.features]
+    if not names:
+        return None
+    _many_on_one_drafter(dice, scenario)
+    for name in names:
+        wait_s = dice.pick(dice.of(dice.menu.wait_s), dice.of(dice.menu.way_s) + dice.of(dice.menu.draft_s))
+        scenario["protocol"][f"{name}_s"] = wait_s
+    kinds = [kind for kind in ("device_crash", "link_outage", "target_crash") if kind in dice.features]
+    faults: tuple[tuple[str, str], ...] = ()
+    if kinds and dice.chance(0.8):
+        kind = dice.of(kinds)
+        faults = ((kind, "t0" if kind == "target_crash" else "d0"),)
+    return Situation(faults, dice.pick("own device", "edge", "any"))
+
+
+def _long_chain(dice: Dice, scenario: Data) -> Situation | None:
+    """One drafter is right for a whole long answer, over and over ahead of the verification."""
+    _many_on_one_drafter(dice, scenario)
+    scenario["workload"]["max_output_tokens"] = 500
+    for kind in scenario["workload"]["kinds"].values():
+        kind["output_tokens"] = {"distribution": "constant", "value": 400}
+    owners: list[Any] = [*scenario["devices"].values(), *scenario.get("edge_servers", {}).values()]
+    for owner in owners:
+        if "drafter" in owner:
+            owner["drafter"].pop("kv_capacity_tokens", None)
+    return Situation((), dice.pick("own device", "edge", "target"))

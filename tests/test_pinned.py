@@ -1,0 +1,25 @@
+"""Results stay what they were."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import dsd_env
+from tests.pinned import FILE, SCHEDULERS, measure
+
+PINNED = json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_every_scenario_is_pinned() -> None:
+    assert sorted(PINNED) == sorted(dsd_env.list_scenarios())
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("name", sorted(PINNED))
+def test_metrics_are_those_of_the_last_release(name: str, scheduler: str) -> None:
+    expected, found = PINNED[name][scheduler], measure(name, scheduler)
+    # NaN, where nothing was observed, is not equal to itself.
+    same = [str(found[key]) == str(value) for key, value in expected.items()]
+    assert all(same), f"expected {expected}, now {found}; see tests/pinned.py before you accept that"
