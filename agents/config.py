@@ -169,6 +169,11 @@ class TrainConfig(_Model):
         description="Worlds of the compiled engine, or environments of the reference engine: all in this "
         "process, or one process each.",
     )
+    stagger: bool = Field(
+        default=True,
+        description="Compiled worlds begin at different points of their episodes; not before a learner that "
+        "has learned nothing yet.",
+    )
     torch_threads: Annotated[int, Field(ge=1, le=256)] = 1
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     ppo: Ppo = Ppo()

@@ -108,11 +108,13 @@ class Chains:
             what follows is not known.
         rewards: Reward until then, shape (T, n); 0 where that is not known.
         tokens: Tokens committed until then, shape (T, n).
+        decoding: Decisions of requests that have a token already, shape (T, n).
     """
 
     following: Int64
     rewards: Float64
     tokens: Float64
+    decoding: NDArray[np.bool_]
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -180,15 +182,24 @@ def link(
         earned[which] += weights.shared * (before[world, end_steps] - before[world, which % steps])
         tokens[which] = ends.tokens - starts.tokens
     shape = (worlds, steps)
-    return Chains(following.reshape(shape).T, earned.reshape(shape).T, tokens.reshape(shape).T)
+    return Chains(
+        following.reshape(shape).T,
+        earned.reshape(shape).T,
+        tokens.reshape(shape).T,
+        moments.tokens > 0,
+    )
 
 
 def token_value(chains: Chains, weights: CreditWeights) -> float:
-    """Return the mean cost per token over the chains, or 0 if rewards are not relative to it."""
-    tokens = float(chains.tokens.sum())
+    """Return the mean cost per token while decoding, or 0 if rewards are not relative to it.
+
+    Admission and prefill are not part of it: they are due once, however many tokens follow, and would make
+    tokens look dearer than the next one is.
+    """
+    tokens = float(chains.tokens[chains.decoding].sum())
     if not weights.per_token or tokens == 0.0:
         return 0.0
-    return -float(chains.rewards.sum()) / tokens
+    return -float(chains.rewards[chains.decoding].sum()) / tokens
 
 
 def advantages(

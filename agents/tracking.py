@@ -5,6 +5,7 @@ The compiled engine is read by array; of other environments the same is taken fr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -171,6 +172,8 @@ class CompiledTracker:
                     (request.number, request.completed_s, request.delay_caused_s, request.committed)
                     for request in self._worlds.reader(world).newly_completed()
                 ]
+            # In an episode of very many requests the engine no longer keeps all of them.
+            found = [row for row in found if math.isfinite(row[1])]
             worlds += [world] * len(found)
             rows += found
         return Completed(np.array(worlds, dtype=np.int64), Moments.of(rows))

@@ -25,6 +25,7 @@ from agents.credit import MaskableRequestRolloutBuffer, RequestCreditCallback, R
 from agents.environments import EnvFactory, TrainingEpisodes, make_vec_env
 from agents.files import write_json, write_text
 from agents.policies import FastMaskablePolicy, FastPolicy
+from agents.stagger import StaggerCallback
 from agents.warm_start import warm_start
 from dsd_env.scenario import Scenario
 
@@ -197,6 +198,9 @@ def train(
             write_json(run / RECORD_FILE, record)
         saver = CheckpointCallback(run, config.checkpoint)
         callbacks: list[BaseCallback] = [saver]
+        if config.stagger and config.vec_env == "compiled" and (start or config.warm_start):
+            episodes = TrainingEpisodes(config.seed, step)
+            callbacks.append(StaggerCallback(partial(make_envs, kind=engine), scenario, episodes))
         callbacks += [validation] if validation else []
         callbacks += [RequestCreditCallback()] if by_request else []
         callbacks += [bar] if progress else []
