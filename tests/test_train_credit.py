@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 
 import gymnasium as gym
@@ -63,7 +64,7 @@ def credit(
     numbers = column(episodes, np.int64)
     chains = link(moments, numbers, column(rewards), Completions.of(parts, numbers), weights)
     # Rewards relative to the mean cost per token: of one environment, not of the one that differs.
-    one = Chains(chains.following[:, 1:], chains.rewards[:, 1:], chains.tokens[:, 1:])
+    one = Chains(*(getattr(chains, each.name)[:, 1:] for each in fields(Chains)))
     got = advantages(chains, column(values), token_value(one, weights), gamma, gae_lambda)
     np.testing.assert_array_equal(got[:, 1], got[:, 2])
     return got[:, 1], chains.known[:, 1]
@@ -117,11 +118,16 @@ def test_the_price_is_the_delay_caused_meanwhile() -> None:
 
 def test_rewards_relative_to_the_mean_cost_per_token_sum_to_nothing() -> None:
     relative = CreditWeights(own=1.0, price=0.0, shared=0.0, reference_s=1.0, per_token=True)
-    # 2 s for 1 token, then 4 s for 5 tokens: 1 s per token on average.
+    # After admission and prefill, 9 s: 2 s for 1 token, then 4 s for 5 tokens, 1 s per token on average.
     got, _ = credit(
-        [1, 1], [0, 2], tokens=[0, 1], done={(0, 1): (6.0, 0.0, 6, 1)}, weights=relative, gamma=0.0
+        [1, 1, 1],
+        [0, 9, 11],
+        tokens=[0, 1, 2],
+        done={(0, 1): (15.0, 0.0, 7, 2)},
+        weights=relative,
+        gamma=0.0,
     )
-    np.testing.assert_allclose(got, [-2 + 1, -4 + 5])
+    np.testing.assert_allclose(got, [-9 + 1, -2 + 1, -4 + 5])
 
 
 def test_equal_request_numbers_of_two_episodes_are_two_requests() -> None:
