@@ -29,6 +29,7 @@ BASELINES = (
     "jsq_goodput",
 )
 """Rules of the field. The rule that the training imitated, if it is another, is compared with as well."""
+LEARNED, IMITATED = "learned policy", "imitated rule"
 METRICS = (
     "e2e_s_mean",
     "e2e_s_p95",
@@ -59,7 +60,7 @@ def main() -> int:
     parser.add_argument("--config", default="demo", help="training configuration (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="where results go")
     parser.add_argument("--timesteps", type=int, help="decisions to train for, instead of the file's")
-    parser.add_argument("--seeds", type=int, default=5, help="evaluation episodes per scheduler")
+    parser.add_argument("--seeds", type=int, default=8, help="evaluation episodes per scheduler")
     parser.add_argument("--requests", type=int, help="measured requests per evaluation episode")
     parser.add_argument("--jobs", type=int, default=2, help="processes for the evaluation")
     arguments = parser.parse_args()
@@ -93,12 +94,17 @@ def main() -> int:
 
     from agents.report import print_tables
 
+    short = {learned: LEARNED}
+    for name in set(imitated) - set(BASELINES):
+        short[name] = IMITATED
+        print(f"{IMITATED}: {name}")
+    summary = with_short_names(summary, short)
     print_tables(summary, METRICS, console)
     schedulers = summary["scenarios"][config.scenario]["schedulers"]
-    print(verdict(schedulers, learned))
+    print(verdict(schedulers, LEARNED))
     print(origin(run))
     figure = arguments.out / "comparison.png"
-    plot(schedulers, learned, config.scenario, figure)
+    plot(schedulers, LEARNED, config.scenario, figure)
     print(f"figure: {figure}")
 
     console.rule("4. Load it as a serving system would, and ask")
@@ -140,6 +146,18 @@ def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace
     summary: dict[str, Any] = summarise(tasks, partial.results, {"made_by": "scripts/demo.py"})
     write_json(arguments.out / "evaluation.json", summary)
     return summary
+
+
+def with_short_names(summary: dict[str, Any], short: dict[str, str]) -> dict[str, Any]:
+    """Return a summary with some schedulers under names that fit into a table."""
+    scenarios = {
+        name: {
+            **result,
+            "schedulers": {short.get(key, key): entry for key, entry in result["schedulers"].items()},
+        }
+        for name, result in summary["scenarios"].items()
+    }
+    return {**summary, "scenarios": scenarios}
 
 
 def origin(run: Path) -> str:
@@ -208,7 +226,6 @@ def plot(schedulers: dict[str, Any], learned: str, scenario: str, path: Path) ->
         ("tpot_s_mean", "mean time per output token (s)"),
     )
     names = list(schedulers)
-    labels = ["learned policy" if name == learned else name for name in names]
     colours = ["#d1495b" if name == learned else "#30638e" for name in names]
     figure, axes = plt.subplots(1, len(panels), figsize=(12, 3.6), layout="constrained", sharey=True)
     for axis, (metric, title) in zip(axes, panels, strict=True):
@@ -216,7 +233,7 @@ def plot(schedulers: dict[str, Any], learned: str, scenario: str, path: Path) ->
         intervals = [schedulers[name]["metrics"][metric]["ci95"] for name in names]
         low = np.array([mean if ci[0] is None else ci[0] for mean, ci in zip(means, intervals, strict=True)])
         high = np.array([mean if ci[1] is None else ci[1] for mean, ci in zip(means, intervals, strict=True)])
-        axis.barh(labels, means, color=colours, xerr=(means - low, high - means), error_kw={"elinewidth": 1})
+        axis.barh(names, means, color=colours, xerr=(means - low, high - means), error_kw={"elinewidth": 1})
         axis.set_title(title, fontsize=10)
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
