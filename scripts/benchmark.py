@@ -33,7 +33,9 @@ GAMMA, BATCH = 4, 64
 """The decision that is taken again and again: drafts, and sequences per iteration."""
 SCENARIOS = ("metro", "dsd_paper", "fleet_600")
 WORLDS = (1, 64, 1024)
-SPEED_WORLDS = (16, 32, 64, 128, 256)
+MOST_BYTES = 10e9
+"""Worlds that would take more memory than this are left out."""
+SPEED_WORLDS = (64, 256, 512, 1024)
 """Numbers of worlds among which the best is sought."""
 ROLLOUT = 16_384
 """Decisions between two updates of PPO; minibatches of 4,096, four epochs."""
@@ -162,7 +164,6 @@ class Worlds:
 
         scenario = dsd_env.load_scenario(name)
         layout = compile_scenario(scenario)
-        self.bytes_per_world = layout.bytes_per_world
         self.worlds = WorldVector(
             [layout], n_worlds, [reward_factors(scenario)], [reward_weights(scenario)], threads=threads
         )
@@ -176,7 +177,7 @@ class Worlds:
             self._actions = [usual]
         self._seed = 0
         self._begin(np.arange(n_worlds))
-        for _ in range(1500):
+        for _ in range(max(100, min(1500, 100_000 // n_worlds))):
             self.step()
 
     def _begin(self, worlds: np.ndarray) -> None:
@@ -200,25 +201,26 @@ def engine(bench: Bench) -> None:
     """Decisions per second of both engines."""
     import dsd_env
     from dsd_env.sim import ReferenceSimulation
+    from dsd_env.sim.compiled import compile_scenario
 
     cores = os.cpu_count() or 1
     for name in SCENARIOS:
+        size = compile_scenario(dsd_env.load_scenario(name)).bytes_per_world
+        bench.note(f"bytes_per_world/{name}", size, "bytes of address space at most")
         for n_worlds in WORLDS:
+            if n_worlds * size > MOST_BYTES:
+                continue
             for threads in sorted({1, min(cores, n_worlds)}):
                 worlds = Worlds(name, n_worlds, threads)
                 bench.note(
                     f"compiled/{name}/worlds={n_worlds}/threads={threads}", bench.rate(worlds.steps), "1/s"
                 )
-                worlds.worlds.close()
-        bench.note(f"bytes_per_world/{name}", worlds.bytes_per_world, "bytes of address space at most")
     random = Worlds("metro", 64, cores, random=True)
     bench.note(f"compiled/metro/worlds=64/threads={cores}/random", bench.rate(random.steps), "1/s")
-    random.worlds.close()
     best = 0.0
     for n_worlds in SPEED_WORLDS:
         worlds = Worlds("metro", n_worlds, cores)
         best = max(best, bench.rate(worlds.steps))
-        worlds.worlds.close()
     bench.note("compiled_decisions_per_s", best, "1/s")
 
     scenario = dsd_env.load_scenario("metro")

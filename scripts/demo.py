@@ -95,9 +95,9 @@ def main() -> int:
     from agents.report import print_tables
 
     short = {learned: LEARNED}
-    for name in set(imitated) - set(BASELINES):
-        short[name] = IMITATED
-        print(f"{IMITATED}: {name}")
+    for rule in set(imitated) - set(BASELINES):
+        short[rule] = IMITATED
+        print(f"{IMITATED}: {rule}")
     summary = with_short_names(summary, short)
     print_tables(summary, METRICS, console)
     schedulers = summary["scenarios"][config.scenario]["schedulers"]

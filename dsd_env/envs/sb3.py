@@ -198,8 +198,7 @@ class CompiledVecEnv(VecEnv):
         return self.episodes.masks()
 
     def close(self) -> None:
-        """End the threads; the rest is memory."""
-        self.worlds.close()
+        """Nothing to do: all is memory."""
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """Return None for every world, with a warning: timelines need the reference engine."""

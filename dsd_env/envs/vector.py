@@ -309,7 +309,3 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         )
         for member, value in zip(self.worlds.members, each, strict=True):
             setattr(member, name, value)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """End the threads."""
-        self.worlds.worlds.close()

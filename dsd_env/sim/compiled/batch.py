@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import prange, types
 from numba.extending import intrinsic
 
 from dsd_env.sim.compiled.kernel import (
@@ -303,6 +303,63 @@ def _step_worlds(
     return failed
 
 
+@_entry(parallel=True)
+def _step_worlds_parallel(
+    run,
+    kf,
+    ki,
+    fs,
+    ss,
+    rows,
+    worlds,
+    actions,
+    factors,
+    weights,
+    padding,
+    observations,
+    masks,
+    rewards,
+    totals,
+    terms,
+    clocks,
+    statuses,
+    facts,
+    delays,
+):
+    failed = 0
+    if len(rows) > 1:
+        _fetch_rows(_pointer(ki), _pointer(fs[rows[0]]), _pointer(ss[rows[0]]))
+        _fetch_header(_pointer(ki), _pointer(fs[rows[1]]), _pointer(ss[rows[1]]))
+    for i in prange(len(rows)):
+        w = worlds[i]
+        s = _pointer(ss[rows[i]])
+        if i + 1 < len(rows):
+            _fetch_rows(_pointer(ki), _pointer(fs[rows[i + 1]]), _pointer(ss[rows[i + 1]]))
+        if i + 2 < len(rows):
+            _fetch_header(_pointer(ki), _pointer(fs[rows[i + 2]]), _pointer(ss[rows[i + 2]]))
+        rewards[w] = _step_one(
+            run,
+            _pointer(kf),
+            _pointer(ki),
+            _pointer(fs[rows[i]]),
+            s,
+            actions[w],
+            factors,
+            weights,
+            padding,
+            observations[w],
+            masks[w],
+            totals[w],
+            terms[w],
+            clocks[w],
+            facts[w],
+            delays[w],
+        )
+        statuses[w] = s[WI_STATUS]
+        failed += 1 if statuses[w] == FAILED else 0
+    return failed
+
+
 def begin_worlds(*arrays: Any) -> None:
     """Set worlds up and run each to its first decision; see :class:`~dsd_env.sim.compiled.WorldVector`."""
     _begin_worlds(RUN, RESET, *arrays)
@@ -311,6 +368,11 @@ def begin_worlds(*arrays: Any) -> None:
 def step_worlds(*arrays: Any) -> int:
     """Answer worlds' due decisions and run each to its next; return how many failed."""
     return int(_step_worlds(RUN, *arrays))
+
+
+def step_worlds_parallel(*arrays: Any) -> int:
+    """:func:`step_worlds` on the threads of Numba."""
+    return int(_step_worlds_parallel(RUN, *arrays))
 
 
 @_entry()

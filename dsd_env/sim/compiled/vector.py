@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import config, set_num_threads
 from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, ObservationEncoder
@@ -92,7 +92,7 @@ class WorldVector:
             weights: By scenario, weights of the terms.
             n_placements: Length of the list of candidates. Default: the longest of the scenarios.
             price_delays: Account to each request how long it makes others wait.
-            threads: Threads to step with.
+            threads: Threads of Numba to step with. (With more than one, do not fork the process later.)
 
         Raises:
             ValueError: A number is too small.
@@ -127,7 +127,6 @@ class WorldVector:
         self._sizes = np.array((n_gammas, n_batches, places))
         self._price = int(price_delays)
         self._threads = threads
-        self._executor: ThreadPoolExecutor | None = None
         # The first call compiles the engine, if nothing did before on this machine.
         self._begun = self._stepped = False
         self._plan: list[tuple[_Pool, WorldNumbers, WorldNumbers]] | None = None
@@ -200,7 +199,8 @@ class WorldVector:
         for world, kind in zip(worlds.tolist(), kinds.tolist(), strict=True):
             self._place(world, kind)
         with nullcontext() if self._begun else announced(lambda: batch._begin_worlds.signatures):
-            self._each(self._parts(worlds, seeds, kinds), self._begin_part)
+            for part in self._parts(worlds, seeds, kinds):
+                self._begin_part(*part)
         self._begun = True
         failed = worlds[self.statuses[worlds] != la.DUE]
         if len(failed):
@@ -236,12 +236,9 @@ class WorldVector:
             )
         if self._plan is None:
             self._plan = self._parts_of_all()
-        if self._stepped:
-            failed = self._each(self._plan, self._step_part, chosen)
-        else:
-            with announced(lambda: batch._step_worlds.signatures):
-                failed = self._each(self._plan, self._step_part, chosen)
-            self._stepped = True
+        with nullcontext() if self._stepped else announced(lambda: batch._step_worlds.signatures):
+            failed = sum([self._step_part(*part, chosen) for part in self._plan])
+        self._stepped = True
         if failed:
             self.reader(int(np.flatnonzero(self.statuses == la.FAILED)[0])).check()
 
@@ -272,12 +269,6 @@ class WorldVector:
         for name, row in saved.outputs.items():
             getattr(self, name)[world] = row
 
-    def close(self) -> None:
-        """End the threads."""
-        if self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
-
     # ------------------------------------------------------------------ rows and threads
 
     def _place(self, world: int, kind: int) -> None:
@@ -293,15 +284,12 @@ class WorldVector:
         self._plan = None
 
     def _parts_of_all(self) -> list[tuple[_Pool, WorldNumbers, WorldNumbers]]:
-        """Return the worlds by scenario, in about as many parts as there are threads."""
+        """Return the worlds by scenario."""
         parts = []
         for kind, pool in enumerate(self._pools):
             worlds = np.flatnonzero(self.kinds == kind)
             if len(worlds):
-                share = -(-self._threads * len(worlds) // len(self))
-                parts += [
-                    (pool, self._rows[some], some) for some in np.array_split(worlds, share) if len(some)
-                ]
+                parts.append((pool, self._rows[worlds], worlds))
         return parts
 
     def _parts(
@@ -311,26 +299,13 @@ class WorldVector:
         parts = []
         for kind in np.unique(kinds):
             chosen = np.flatnonzero(kinds == kind)
-            share = -(-self._threads * len(chosen) // len(self))
-            for some in np.array_split(chosen, share):
-                if len(some):
-                    numbers = worlds[some]
-                    parts.append((self._pools[kind], self._rows[numbers], numbers, seeds[some]))
+            numbers = worlds[chosen]
+            parts.append((self._pools[kind], self._rows[numbers], numbers, seeds[chosen]))
         return parts
-
-    def _each(self, parts: Sequence[tuple[Any, ...]], run: Callable[..., int], *arguments: Any) -> int:
-        """Return the sum of a function over the parts, in threads: the kernel frees Python's lock."""
-        if self._threads == 1 or len(parts) == 1:
-            return sum([run(*part, *arguments) for part in parts])
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._threads - 1, thread_name_prefix="worlds")
-        futures = [self._executor.submit(run, *part, *arguments) for part in parts[1:]]
-        first = run(*parts[0], *arguments)
-        return first + sum([future.result() for future in futures])
 
     def _begin_part(
         self, pool: _Pool, rows: WorldNumbers, worlds: WorldNumbers, seeds: NDArray[np.int64]
-    ) -> int:
+    ) -> None:
         batch.begin_worlds(
             pool.kf,
             pool.ki,
@@ -349,13 +324,17 @@ class WorldVector:
             self.facts,
             self.delays,
         )
-        return 0
 
     def _step_part(
         self, pool: _Pool, rows: WorldNumbers, worlds: WorldNumbers, actions: NDArray[np.int64]
     ) -> int:
         """Step some worlds; return how many failed."""
-        failed: int = batch.step_worlds(
+        step = batch.step_worlds
+        if self._threads > 1:
+            # Numba's own threads: to hand a tenth of a millisecond's work to Python's takes longer than it.
+            set_num_threads(min(self._threads, config.NUMBA_NUM_THREADS))
+            step = batch.step_worlds_parallel
+        failed: int = step(
             pool.kf,
             pool.ki,
             pool.f,
