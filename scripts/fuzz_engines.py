@@ -168,7 +168,10 @@ class Run:
 
     def play(self) -> int:
         """Play until the time is over, Ctrl-C, or too many differences; return the exit status."""
-        print("Compiling the engine: a minute or two after a change of it, else seconds.", flush=True)
+        print(
+            "Loading the engine; if its machine code is not in the cache, that takes a minute or two.",
+            flush=True,
+        )
         try:
             run_case(self.settings.case(self.arguments.first))
         except Difference:

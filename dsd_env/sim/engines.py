@@ -59,8 +59,7 @@ def compiled_layout(
         return None
     try:
         # Numba is imported only by those who use it. The event loop is compiled at this import.
-        with announced(_is_loaded):
-            from dsd_env.sim.compiled import compile_scenario
+        from dsd_env.sim.compiled import compile_scenario
     except ImportError as error:
         if engine == "compiled":
             raise ImportError(
@@ -75,7 +74,8 @@ def compiled_layout(
         return None
 
 
-def _is_loaded() -> bool:
+def is_loaded() -> bool:
+    """Return whether the event loop is compiled, or taken from the cache."""
     return hasattr(sys.modules.get("dsd_env.sim.compiled.kernel"), "RUN")
 
 

@@ -1,6 +1,12 @@
-"""The compiled engine: the simulation of :mod:`dsd_env.sim.reference` on flat arrays under Numba."""
+"""The compiled engine: the simulation of :mod:`dsd_env.sim.reference` on flat arrays under Numba.
 
-from dsd_env.sim.compiled.layout import Layout, compile_scenario
-from dsd_env.sim.compiled.world import CompiledSimulation, EngineError
+Importing it compiles the event loop, unless the machine code of these sources is in the cache.
+"""
+
+from dsd_env.sim.engines import announced, is_loaded
+
+with announced(is_loaded):
+    from dsd_env.sim.compiled.layout import Layout, compile_scenario
+    from dsd_env.sim.compiled.world import CompiledSimulation, EngineError
 
 __all__ = ["CompiledSimulation", "EngineError", "Layout", "compile_scenario"]
