@@ -373,7 +373,7 @@ def ppo(bench: Bench) -> None:
     ours: list[tuple[float, float]] = []
     ceiling: list[tuple[float, float]] = []
     with _one_thread():
-        vec_env = dsd_env.make_sb3_vec_env("metro", n_envs, seed=0)
+        vec_env = dsd_env.make_sb3_vec_env("metro", n_envs, seed=0, threads=os.cpu_count() or 1)
         for _ in range(bench.repeats):  # in turn, so that both meet the same machine
             ours.append(train(vec_env))
             ceiling.append(train(zero_cost_env(n_envs, vec_env)))
