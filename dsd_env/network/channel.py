@@ -10,7 +10,7 @@ from dsd_env.network.faults import FaultMember, FaultWindows
 from dsd_env.network.processes import LogProcess, OutageWindows, RateProcess, SeriesCursor, bandwidth_process
 from dsd_env.network.series import LinkSeries
 from dsd_env.rng import Stream
-from dsd_env.scenario.schema import Ar1, Link
+from dsd_env.scenario.schema import Link
 
 
 class Channel:
@@ -204,9 +204,8 @@ def duplex(
             )
         delay = None
         if link.delay is not None:
-            part = Ar1(sigma=link.delay.sigma, correlation_s=link.delay.correlation_s)
             key = rng.key(seed, Stream.DELAY, entity)
-            delay = LogProcess(link.delay.median_s, (part,), link.delay.period_s, key)
+            delay = LogProcess(link.delay.median_s, link.delay.parts, link.delay.period_s, key)
         series_delay = None
         if series is not None and any(series.extra_delay_s):
             series_delay = (series.extra_delay_s, SeriesCursor(series, offset_s))

@@ -42,10 +42,7 @@ class QuantileMarginal:
             (high - low) / (z_high - z_low)
             for (low, high), (z_low, z_high) in zip(pairwise(self.logs), pairwise(QUANTILE_Z), strict=True)
         ]
-        variance = 0.0
-        for part in parts:
-            variance += part.sigma * part.sigma
-        self.spread = math.sqrt(variance)
+        self.spread = math.sqrt(_variance(parts))
 
     def at(self, x: float) -> float:
         """Return the value at a variate."""
@@ -242,17 +239,21 @@ def _through(
     return rate * factor, min(until_s, windows.end_s)
 
 
-def log_centre(parts: Sequence[Ar1]) -> float:
-    """Return the median at which a log-normal process has mean 1."""
+def _variance(parts: Sequence[Ar1]) -> float:
     variance = 0.0
     for part in parts:
         variance += part.sigma * part.sigma
-    return math.exp(-0.5 * variance)
+    return variance
+
+
+def log_centre(parts: Sequence[Ar1]) -> float:
+    """Return the median at which a log-normal process has mean 1."""
+    return math.exp(-0.5 * _variance(parts))
 
 
 def bandwidth_process(process: BandwidthProcess, seed: int, entity: int) -> LogProcess:
     """Return the factor on a channel's bandwidth; log-normal, its mean is 1."""
-    parts = (process.fast,) if process.slow is None else (process.fast, process.slow)
+    parts = process.parts
     marginal = QuantileMarginal(process.quantiles, parts) if process.quantiles else None
     key = rng.key(seed, Stream.BANDWIDTH, entity)
     return LogProcess(log_centre(parts), parts, process.period_s, key, marginal)

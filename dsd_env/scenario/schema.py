@@ -148,6 +148,11 @@ class BandwidthProcess(_Model):
             raise ValueError("quantiles need a process that varies: sigma > 0 of fast or slow")
         return self
 
+    @property
+    def parts(self) -> tuple[Ar1, ...]:
+        """The processes that are added, one or two."""
+        return (self.fast,) if self.slow is None else (self.fast, self.slow)
+
 
 class DelayProcess(_Model):
     """A delay on top of propagation and jitter that changes slowly: log-normal, constant for a period."""
@@ -156,6 +161,11 @@ class DelayProcess(_Model):
     sigma: Annotated[float, Field(ge=0, le=3)]
     correlation_s: Positive
     period_s: Positive = 0.1
+
+    @property
+    def parts(self) -> tuple[Ar1]:
+        """The process of its logarithm."""
+        return (Ar1(sigma=self.sigma, correlation_s=self.correlation_s),)
 
 
 class Outages(_Model):

@@ -246,118 +246,73 @@ def _begin_worlds(
         )
 
 
-@_entry()
-def _step_worlds(
-    run,
-    kf,
-    ki,
-    fs,
-    ss,
-    rows,
-    worlds,
-    actions,
-    factors,
-    weights,
-    padding,
-    observations,
-    masks,
-    rewards,
-    totals,
-    terms,
-    clocks,
-    statuses,
-    facts,
-    delays,
-):
-    failed = 0
-    if len(rows) > 1:
-        _fetch_rows(_pointer(ki), _pointer(fs[rows[0]]), _pointer(ss[rows[0]]))
-        _fetch_header(_pointer(ki), _pointer(fs[rows[1]]), _pointer(ss[rows[1]]))
-    for i in range(len(rows)):
-        w = worlds[i]
-        s = _pointer(ss[rows[i]])
-        if i + 1 < len(rows):
-            _fetch_rows(_pointer(ki), _pointer(fs[rows[i + 1]]), _pointer(ss[rows[i + 1]]))
-        if i + 2 < len(rows):
-            _fetch_header(_pointer(ki), _pointer(fs[rows[i + 2]]), _pointer(ss[rows[i + 2]]))
-        rewards[w] = _step_one(
-            run,
-            _pointer(kf),
-            _pointer(ki),
-            _pointer(fs[rows[i]]),
-            s,
-            actions[w],
-            factors,
-            weights,
-            padding,
-            observations[w],
-            masks[w],
-            totals[w],
-            terms[w],
-            clocks[w],
-            facts[w],
-            delays[w],
-        )
-        statuses[w] = s[WI_STATUS]
-        failed += 1 if statuses[w] == FAILED else 0
-    return failed
+def _stepper(parallel: bool):
+    """Return the entry point that steps worlds, on one thread (`prange` is then `range`) or on Numba's.
+
+    It mentions `parallel` so that the two do not share a place in the cache.
+    """
+
+    @_entry(parallel=parallel)
+    def step(
+        run,
+        kf,
+        ki,
+        fs,
+        ss,
+        rows,
+        worlds,
+        actions,
+        factors,
+        weights,
+        padding,
+        observations,
+        masks,
+        rewards,
+        totals,
+        terms,
+        clocks,
+        statuses,
+        facts,
+        delays,
+    ):
+        _ = parallel
+        failed = 0
+        if len(rows) > 1:
+            _fetch_rows(_pointer(ki), _pointer(fs[rows[0]]), _pointer(ss[rows[0]]))
+            _fetch_header(_pointer(ki), _pointer(fs[rows[1]]), _pointer(ss[rows[1]]))
+        for i in prange(len(rows)):
+            w = worlds[i]
+            s = _pointer(ss[rows[i]])
+            if i + 1 < len(rows):
+                _fetch_rows(_pointer(ki), _pointer(fs[rows[i + 1]]), _pointer(ss[rows[i + 1]]))
+            if i + 2 < len(rows):
+                _fetch_header(_pointer(ki), _pointer(fs[rows[i + 2]]), _pointer(ss[rows[i + 2]]))
+            rewards[w] = _step_one(
+                run,
+                _pointer(kf),
+                _pointer(ki),
+                _pointer(fs[rows[i]]),
+                s,
+                actions[w],
+                factors,
+                weights,
+                padding,
+                observations[w],
+                masks[w],
+                totals[w],
+                terms[w],
+                clocks[w],
+                facts[w],
+                delays[w],
+            )
+            statuses[w] = s[WI_STATUS]
+            failed += 1 if statuses[w] == FAILED else 0
+        return failed
+
+    return step
 
 
-@_entry(parallel=True)
-def _step_worlds_parallel(
-    run,
-    kf,
-    ki,
-    fs,
-    ss,
-    rows,
-    worlds,
-    actions,
-    factors,
-    weights,
-    padding,
-    observations,
-    masks,
-    rewards,
-    totals,
-    terms,
-    clocks,
-    statuses,
-    facts,
-    delays,
-):
-    failed = 0
-    if len(rows) > 1:
-        _fetch_rows(_pointer(ki), _pointer(fs[rows[0]]), _pointer(ss[rows[0]]))
-        _fetch_header(_pointer(ki), _pointer(fs[rows[1]]), _pointer(ss[rows[1]]))
-    for i in prange(len(rows)):
-        w = worlds[i]
-        s = _pointer(ss[rows[i]])
-        if i + 1 < len(rows):
-            _fetch_rows(_pointer(ki), _pointer(fs[rows[i + 1]]), _pointer(ss[rows[i + 1]]))
-        if i + 2 < len(rows):
-            _fetch_header(_pointer(ki), _pointer(fs[rows[i + 2]]), _pointer(ss[rows[i + 2]]))
-        rewards[w] = _step_one(
-            run,
-            _pointer(kf),
-            _pointer(ki),
-            _pointer(fs[rows[i]]),
-            s,
-            actions[w],
-            factors,
-            weights,
-            padding,
-            observations[w],
-            masks[w],
-            totals[w],
-            terms[w],
-            clocks[w],
-            facts[w],
-            delays[w],
-        )
-        statuses[w] = s[WI_STATUS]
-        failed += 1 if statuses[w] == FAILED else 0
-    return failed
+_step_worlds, _step_worlds_parallel = _stepper(False), _stepper(True)
 
 
 def begin_worlds(*arrays: Any) -> None:

@@ -1036,9 +1036,7 @@ class _Compiler:
         if not has_rate and link.delay is None:
             return -1
         bandwidth, delay, outages = link.bandwidth, link.delay, link.outages
-        parts: tuple[Ar1, ...] = ()
-        if bandwidth is not None:
-            parts = (bandwidth.fast,) if bandwidth.slow is None else (bandwidth.fast, bandwidth.slow)
+        parts = () if bandwidth is None else bandwidth.parts
         pieces = times = bits = series_delay = 0
         if series is not None:
             pieces, times = len(series.extra_delay_s), self._series(series.times_s)
@@ -1073,8 +1071,7 @@ class _Compiler:
             factor = _gaussian(bandwidth.period_s, log_centre(parts), parts)
         slow = [0.0] * GK_STRIDE
         if delay is not None:
-            part = Ar1(sigma=delay.sigma, correlation_s=delay.correlation_s)
-            slow = _gaussian(delay.period_s, delay.median_s, (part,))
+            slow = _gaussian(delay.period_s, delay.median_s, delay.parts)
         up_s, down_s = (0.0, 0.0) if outages is None else (outages.mean_up_s, outages.mean_down_s)
         self.links_f.append([bits_per_s, up_s, down_s, *factor, *slow])
         return len(self.links_i) - 1
