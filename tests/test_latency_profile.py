@@ -245,7 +245,7 @@ def test_binary_and_missing_files_are_explained(tmp_path):
 
 def test_unknown_name_suggests_close_ones():
     with pytest.raises(ProfileError, match=r"did you mean .*llama-3-70b_h100-sxm_tp4"):
-        load_profile("llama-3-70b_h100-sxm_tp8")
+        load_profile("llama-3-70b_h100-sxm_tp16")
 
 
 def test_every_shipped_profile_loads_under_its_own_name():
