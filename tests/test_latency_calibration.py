@@ -337,6 +337,33 @@ def test_layer_tables_interpolate_between_batches_and_read_verification_from_mix
     assert model.decode_s(16, 1024) is None and model.verify_s(1, 5, 512) is None
     assert model.dense_s(1) == pytest.approx(8e-5)
     assert model.once_s(512, 512) == pytest.approx(2e-3 + 3e-5)  # flat beyond 256 rows like gate_up
+    # A chunk measured at other contexts only hands over to the next larger one.
+    attention |= {(24, 512, 0, 0): 1e-5, (32, 1024, 0, 0): 6e-5}
+    assert layer_step_model(MODELS["Llama-3-8B"], LayerTables(layers, attention)).verify_s(
+        1, 17, 1024
+    ) == pytest.approx(6e-5)
+    # Under tensor parallelism two all-reduces a layer, and one after the embedding.
+    double = layer_step_model(
+        MODELS["Llama-3-8B"], LayerTables(layers, attention), 0.0, Curve.of({1.0: 3e-6})
+    )
+    assert double.dense_s(1) == pytest.approx(8e-5 + 6e-6)
+    assert double.once_s(512, 512) == pytest.approx(2e-3 + 3e-5 + 3e-6)
+
+
+def test_qwen3_adds_the_norm_of_queries_and_keys():
+    shape, device = MODELS["Qwen3-32B"], DEVICES["H100-SXM-80GB"]
+    kernels = _ideal_kernels()
+    kernels.decode.update({(64, 8, 128, b): c for (h, _, _, b), c in list(kernels.decode.items()) if h == 32})
+    kernels.context[(64, 8, 128, 1)] = kernels.context[(32, 8, 128, 1)]
+    with pytest.raises(TableError, match="Qwen3-32B"):
+        kernel_step_model(shape, device, 1, kernels, _free_small_ops())
+    qwen = DenseLayers({"qk_norm": Curve.of({1.0: 2e-6})}, {"sampler": Curve.of({1.0: 7e-6})})
+    model = kernel_step_model(shape, device, 1, kernels, _free_small_ops(), qwen=qwen)
+    gemms = sum(
+        kernels.gemm_s(8, n, k) for n, k in ((10240, 5120), (5120, 8192), (51200, 5120), (5120, 25600))
+    )
+    assert model.dense_s(8) == pytest.approx(gemms + 2e-6, rel=1e-9)
+    assert model.once_s(8, 8) == pytest.approx(kernels.gemm_s(8, 151936, 5120) + 7e-6, rel=1e-9)
 
 
 def test_cells_respect_capacity_and_weigh_regions_alike():
@@ -527,6 +554,10 @@ def test_parameter_counts_are_the_published_ones():
         ("Llama-3-8B", 8.03),
         ("Llama-3.2-3B", 3.21),
         ("Llama-3.2-1B", 1.236),
+        ("Llama-2-70B", 68.98),
+        ("Qwen2.5-72B", 72.7),
+        ("Qwen2.5-32B", 32.76),
+        ("Qwen3-32B", 32.76),
     ):
         assert MODELS[name].params / 1e9 == pytest.approx(billions, rel=2e-3)
     assert MODELS["Llama-3-70B"].kv_bytes_per_token() == 327_680

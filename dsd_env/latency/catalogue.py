@@ -540,9 +540,9 @@ def _external_checks(
         checks.append(_check("Splitwise Llama-2-70B decode, batch 1-64", _pairs(measured, k, DECODE), stack))
         checks.append(
             _check(
-                "Splitwise Llama-2-70B prefill, 512-16384 tokens",
+                "Splitwise Llama-2-70B prefill, 512-8192 tokens",
                 _pairs([c for c in measured if c.new_tokens >= 512], k, PREFILL),
-                "one to 32 prompts in one iteration",
+                "one prompt in one iteration",
             )
         )
         sources.append(_SPLITWISE)

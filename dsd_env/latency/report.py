@@ -246,7 +246,7 @@ def edge_block(profiles: Sequence[LatencyProfile]) -> str:
     rows = []
     for p in profiles:
         text = " ".join(p.notes)
-        eta = re.search(r"eta (\d\.\d+)", text)
+        eta = re.search(r"\beta (\d\.\d+) is (?:that of the published|the median)", text)
         if "of this very model and device" in text:
             basis = "own figure"
         elif "device's own figures with other models" in text:
