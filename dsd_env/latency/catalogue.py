@@ -64,6 +64,7 @@ __all__ = [
     "VllmEntry",
     "build",
     "framework_overhead_s",
+    "kernel_and_layer_cells",
 ]
 
 MEMORY_SHARE = 0.9
@@ -449,6 +450,28 @@ def _step_model(
     return model
 
 
+def kernel_and_layer_cells(model: str, tp: int, data_dir: Path) -> tuple[dict[str, Cell], dict[str, Cell]]:
+    """The same iterations on RTX PRO 6000 from AIConfigurator's kernels and from LLMServingSim's layers.
+
+    By key, no framework overhead in either; for models that both measured (Llama-3-8B and Qwen3-32B at tensor
+    parallelism 1 and 2).
+    """
+    shape, device = MODELS[model], DEVICES[_PRO]
+    tables = _kernels(data_dir, device.table)
+    qwen = _small_ops_tables(data_dir, QWEN3_32B) if shape.name.startswith("Qwen") else None
+    small = _small_ops_tables(data_dir)
+    source = _layer_source(shape, device, tp)
+    assert source is not None
+    allreduce = tables.allreduce[(tp,)] if tp > 1 else None
+    capacity = int((MEMORY_SHARE * device.memory_bytes * tp - 2 * shape.params) / shape.kv_bytes_per_token())
+    kernels = kernel_step_model(shape, device, tp, tables, small, 0.0, qwen)
+    layers = layer_step_model(shape, _layers(data_dir, *source, tp), 0.0, allreduce)
+    return (
+        {c.key: c for c in build_cells(kernels, capacity)},
+        {c.key: c for c in build_cells(layers, capacity)},
+    )
+
+
 def _vllm_8b_h100_s(batch: int, q: int, context: int) -> float:
     """Llama-3.1-8B on one H100 in a real vLLM, as its authors fitted it, their 1.207 ms a step included."""
     return 1e-3 * (5.886 + 1.207) + 21.0e-6 * batch * q + 39.3e-9 * batch * context
@@ -517,9 +540,9 @@ def _external_checks(
         checks.append(_check("Splitwise Llama-2-70B decode, batch 1-64", _pairs(measured, k, DECODE), stack))
         checks.append(
             _check(
-                "Splitwise Llama-2-70B prefill, 512-16384 tokens",
+                "Splitwise Llama-2-70B prefill, 512-8192 tokens",
                 _pairs([c for c in measured if c.new_tokens >= 512], k, PREFILL),
-                "one to 32 prompts in one iteration",
+                "one prompt in one iteration",
             )
         )
         sources.append(_SPLITWISE)

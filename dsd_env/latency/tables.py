@@ -15,8 +15,8 @@ that touches files; everything else is a pure function of what they return.
 
 **Attention with q > 1 new tokens on a cached context** (verification):
 
-* RTX 4090: read from the mixed table, at the smallest measured chunk >= q (the kernel works on tiles of
-  64 rows, so 2 … 16 tokens cost the same as 16; the table shows 16, 32 and 64 within 2 %).
+* RTX 4090, RTX PRO 6000: read from the mixed table, at the smallest measured chunk >= q (the kernel works on
+  tiles of 64 rows, so 2 … 16 tokens cost the same as 16; the table shows 16, 32 and 64 within 2 %).
 * FlashAttention-2 devices (A100, L40S): grouped heads are not packed and long sequences not split when any
   q > 1, so each (sequence, query head) walks its whole context on one multiprocessor. Time = launch +
   waves * context * k, with waves = ceil(batch * heads / multiprocessors) and k, the time one
@@ -541,8 +541,9 @@ def with_mixed_attention(model: StepModel, attention: Mapping[tuple[int, int, in
         return low if above == below else low + (high - low) * (n_decode - below) / (above - below)
 
     def verify_s(batch: int, q: int, context: int) -> float | None:
-        chunk = min((c for c in chunks if c >= q), default=None)
-        return None if chunk is None else mixed_s(chunk, context, batch - 1, context)
+        # Some chunks were measured on a coarser grid of contexts: then the next larger one stands in.
+        known = (mixed_s(c, context, batch - 1, context) for c in chunks if q <= c <= _TILE_ROWS_FA2)
+        return next((s for s in known if s is not None), None)
 
     return replace(
         model,
