@@ -131,15 +131,15 @@ def test_single_server_with_exponential_service_is_m_m_1(simulate: Simulate) -> 
     assert abs(times.mean() - service_s / (1 - load)) < 4 * standard_error(times) + service_s / 100
 
 
-@pytest.mark.parametrize(("sigma", "chance", "factor"), [(0.0, 0.05, 8.0), (0.4, 0.0, 1.0), (0.3, 0.1, 3.0)])
+@pytest.mark.parametrize(("sigma", "share", "factor"), [(0.0, 0.05, 8.0), (0.4, 0.0, 1.0), (0.3, 0.1, 3.0)])
 def test_noise_and_stragglers_make_the_queue_m_g_1(
-    simulate: Simulate, sigma: float, chance: float, factor: float
+    simulate: Simulate, sigma: float, share: float, factor: float
 ) -> None:
     """Pollaczek-Khinchine: mean wait = rate E[S^2] / (2 (1 - load)), with S the noisy iteration time."""
     service_s, load = 0.010, 0.6
     # Mean and second moment of a factor that is log-normal with mean one, times `factor` now and then.
-    mean = 1 + chance * (factor - 1)
-    second = math.exp(sigma**2) * (1 + chance * (factor**2 - 1))
+    mean = 1 + share * (factor - 1)
+    second = math.exp(sigma**2) * (1 + share * (factor**2 - 1))
     rate = load / (service_s * mean)
     scenario = lab(
         clients=50,
@@ -149,7 +149,7 @@ def test_noise_and_stragglers_make_the_queue_m_g_1(
         requests=20_000,
         episode__warmup_requests=500,
         targets__target__iteration_noise_sigma=sigma,
-        targets__target__straggler_probability=chance,
+        targets__target__straggler_share=share,
         targets__target__straggler_factor=factor,
     )
     times = simulate(scenario, "cloud_ar:1", seed=5).requests["e2e_s"][500:]

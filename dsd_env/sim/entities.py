@@ -283,7 +283,7 @@ class TargetServer:
     def noise(self, seed: int) -> float:
         """Return the random factor of the iteration about to run.
 
-        Log-normal with mean one, and ``straggler_factor`` times that with ``straggler_probability``.
+        Log-normal with mean one, and ``straggler_factor`` times that with ``straggler_share``.
         """
         factor = 1.0
         sigma = self.config.iteration_noise_sigma
@@ -293,8 +293,8 @@ class TargetServer:
                 rng.uniform(seed, Stream.ITERATION_NOISE, self.number, 2 * self.iterations + 1),
             )
             factor = math.exp(sigma * z - 0.5 * sigma * sigma)
-        chance = self.config.straggler_probability
-        if chance != 0.0 and rng.uniform(seed, Stream.STRAGGLER, self.number, self.iterations) < chance:
+        share = self.config.straggler_share
+        if share != 0.0 and rng.uniform(seed, Stream.STRAGGLER, self.number, self.iterations) < share:
             factor *= self.config.straggler_factor
         return factor
 

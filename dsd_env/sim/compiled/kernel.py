@@ -349,8 +349,8 @@ def _iteration_noise(kf, ki, s, target):
         key = _key(s[WI_SEED], ITERATION_NOISE, target)
         z = _normal(_from_key(key, 2 * iterations), _from_key(key, 2 * iterations + 1))
         factor = math.exp(sigma * z - 0.5 * sigma * sigma)
-    chance = kf[k + TKF_STRAGGLER_CHANCE]
-    if chance != 0.0 and _from_key(_key(s[WI_SEED], STRAGGLER, target), iterations) < chance:
+    share = kf[k + TKF_STRAGGLER_SHARE]
+    if share != 0.0 and _from_key(_key(s[WI_SEED], STRAGGLER, target), iterations) < share:
         factor *= kf[k + TKF_STRAGGLER_FACTOR]
     return factor
 
