@@ -414,8 +414,12 @@ def test_summary_of_a_kind():
     assert run is not None
     run = run[400:]
     assert figures["tokens_per_round@4"] == pytest.approx(tokens_per_round(run, 4))
-    with pytest.raises(TraceError, match="no run lengths"):
-        summary(trace, "model")
+    expected = summary(trace, "model", (2,), ["chat"])  # prefix-only: expectations
+    accept = trace.drafters["model"].accept_prob
+    assert accept is not None
+    assert expected["first_draft_accepted"] == pytest.approx(float(accept[400:].mean()))
+    assert expected["tokens_per_round@2"] == pytest.approx(expected_tokens_per_round(accept[400:], 2))
+    assert expected["continuation"] == 1.0
     with pytest.raises(TraceError, match="unknown drafter"):
         summary(trace, "nobody")
 
