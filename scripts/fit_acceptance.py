@@ -27,7 +27,7 @@ import _checkout  # noqa: F401
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.acceptance import TraceError, import_specdecode_bench, load_run_model
+from dsd_env.acceptance import TraceError, import_specdecode_bench, load_run_model, tokens_per_round
 from dsd_env.acceptance.compare import (
     GAMMAS,
     LAGS,
@@ -41,6 +41,7 @@ from dsd_env.acceptance.compare import (
     statistics_of,
     total_variation,
 )
+from dsd_env.acceptance.rounds import RoundCounts, model_from_rounds
 from dsd_env.acceptance.runfit import (
     fit_process,
     halves,
@@ -96,6 +97,47 @@ CATALOGUE: dict[str, dict[str, tuple[Cell, ...]]] = {
             Cell("combined_sharegpt.jsonl", "ngram", 3, 3),
         ),
     }
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Acceptance by place that somebody has published; all there is to fit a renewal model to.
+
+    Attributes:
+        kind: Kind of request.
+        drafter: Name of the drafter.
+        about: Drafter, target, source and licence, for the card.
+        rounds: Rounds measured.
+        rates: Share of the rounds that accepted beyond each place.
+        tokens: Tokens per round as published, to compare with.
+    """
+
+    kind: str
+    drafter: str
+    about: dict[str, str]
+    rounds: int
+    rates: tuple[float, ...]
+    tokens: float
+
+
+PUBLISHED = {
+    "llama-3.1-8b_eagle3_mt-bench": Published(
+        kind="chat",
+        drafter="eagle3",
+        about={
+            "target": "Llama-3.1-8B-Instruct (vLLM, greedy)",
+            "drafter": "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B, 7 drafts a round",
+            "data": (
+                "https://github.com/vllm-project/vllm/issues/26191, 'Previous AL=3.53': MT-bench, "
+                "80 prompts, temperature 0; acceptance at tokens 0 to 6, two decimals"
+            ),
+            "licence": "Published figures, cited; the parameters are Apache-2.0 like the package.",
+        },
+        rounds=4816,
+        rates=(0.74, 0.54, 0.41, 0.31, 0.23, 0.17, 0.13),
+        tokens=3.53,
+    ),
 }
 GRID = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 2), (2, 3), (3, 3), (4, 2), (4, 3))
 """Classes and states that ``--select`` tries."""
@@ -307,6 +349,30 @@ def _fit(name: str, folder: Path, out: Path) -> tuple[RunModel, Comparisons]:
     return model, comparisons
 
 
+def _publish(name: str, out: Path) -> None:
+    """Fit a renewal model to published figures, save it and say how it meets them."""
+    entry = PUBLISHED[name]
+    reached = entry.rounds * np.array([[1.0, *entry.rates]])
+    counts = RoundCounts(reached[:, :-1], reached[:, 1:], np.zeros(1, np.int64), False, entry.about["data"])
+    model = model_from_rounds(
+        name,
+        {entry.kind: {entry.drafter: counts}},
+        target=entry.about["target"],
+        drafters={entry.drafter: entry.about["drafter"]},
+        date=datetime.date.today().isoformat(),
+        data=entry.about["data"],
+        licence=entry.about["licence"],
+        command=f"python scripts/fit_acceptance.py --name {name}",
+    )
+    print(f"wrote {model.save(out)}")
+    pool = generate_pool(model)
+    runs = pool.drafters[entry.drafter].run_length
+    assert runs is not None  # pools have run lengths
+    gamma = len(entry.rates)
+    found = tokens_per_round(runs, gamma, pool.offsets)
+    print(f"{name}: tokens per round at γ = {gamma}: published {entry.tokens:.2f}, pool {found:.2f}")
+
+
 def _select(name: str, folder: Path) -> None:
     for kind, group in CATALOGUE[name].items():
         for cell in group:
@@ -387,20 +453,28 @@ def main(argv: list[str] | None = None) -> int:
     if options.list:
         for name, kinds in CATALOGUE.items():
             print(f"{name}: {', '.join(kinds)}")
+        for name, entry in PUBLISHED.items():
+            print(f"{name}: {entry.kind} (published figures, needs no data)")
         return 0
     folder = options.data_dir or (Path(os.environ["DSD_DATA_DIR"]) if "DSD_DATA_DIR" in os.environ else None)
-    if folder is None:
-        print("name the data folder by --data-dir or DSD_DATA_DIR", file=sys.stderr)
+    known = [*CATALOGUE, *PUBLISHED]
+    names = known if options.all else options.name
+    if unknown := [name for name in names if name not in known]:
+        print(f"unknown models {unknown}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
-    names = list(CATALOGUE) if options.all else options.name
-    if unknown := [name for name in names if name not in CATALOGUE]:
-        print(f"unknown models {unknown}; there are: {', '.join(CATALOGUE)}", file=sys.stderr)
+    if folder is None and set(names) & set(CATALOGUE):
+        print("name the data folder by --data-dir or DSD_DATA_DIR", file=sys.stderr)
         return 2
     from rich.console import Console
 
     console = Console(width=max(110, Console().width))
     try:
         for name in names:
+            if name in PUBLISHED:
+                if not options.select and not options.show:
+                    _publish(name, options.out)
+                continue
+            assert folder is not None  # asked for above
             if options.select:
                 _select(name, folder)
                 continue

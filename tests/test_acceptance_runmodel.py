@@ -347,7 +347,7 @@ def test_the_card_of_the_specdecode_model_meets_the_goal_where_the_docs_say_so()
 
 
 def test_the_pool_has_the_tokens_per_round_that_the_data_have():
-    """Figures computed from the data when they were collected (field figures of the source, not of the fit)."""
+    """The figures were computed from the data when they were collected, by other code."""
     pool = load_pool("llama-3.1-8b_specdecode-bench")
     for kind, drafter, gamma, expected in (
         ("maths", "eagle", 3, 2.39),

@@ -509,7 +509,7 @@ def model_from_rounds(
         counts: Kind -> drafter -> counts. Every kind needs every drafter.
         target: The target model.
         drafters: Drafter -> what it is; default not stated.
-        date: When the data were taken, ``YYYY-MM-DD``.
+        date: Date of the fit, ``YYYY-MM-DD``.
         data: Where they come from.
         licence: Their licence.
         command: What made the model.
