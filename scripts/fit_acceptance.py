@@ -58,6 +58,7 @@ from dsd_env.acceptance.runmodel import (
     RunProcess,
     generate_pool,
 )
+from dsd_env.acceptance.stats import mean_by_request
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -299,16 +300,19 @@ def _tables(name: str, kind: str, drafter: str, both: Comparison) -> Iterator[Ta
         )
     yield table
     table = Table(title=f"{name}: {kind}, {drafter}: dependence and spread")
-    table.add_column("")
-    for heading in (
-        *(f"run, lag {lag}" for lag in LAGS),
-        *(f"first, lag {lag}" for lag in LAGS),
-        *(f"requests, {q:.0%}" for q in QUANTILES),
-        "requests, s.d.",
-    ):
-        table.add_column(heading, justify="right")
-    for label, s in (("data", wanted), ("model", found)):
-        values = [*s.run_correlation, *s.first_correlation, *s.request_quantiles, s.request_sd]
+    for heading in ("", "data", "model"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    labels = (
+        *(f"autocorrelation of runs, lag {lag}" for lag in LAGS),
+        *(f"autocorrelation of the first draft, lag {lag}" for lag in LAGS),
+        *(f"mean run of a request, {q:.0%} quantile" for q in QUANTILES),
+        "mean run of a request, standard deviation",
+    )
+    columns = [
+        (*s.run_correlation, *s.first_correlation, *s.request_quantiles, s.request_sd)
+        for s in (wanted, found)
+    ]
+    for label, *values in zip(labels, *columns, strict=True):
         table.add_row(label, *(f"{v:.3f}" for v in values))
     yield table
 
@@ -395,7 +399,6 @@ def _plot(
     import matplotlib.pyplot as plt
 
     directory.mkdir(parents=True, exist_ok=True)
-    pool = generate_pool(model)
     for drafter in model.drafters:
         figure, axes = plt.subplots(len(cells), 4, figsize=(15, 3.2 * len(cells)), squeeze=False)
         for row, (kind, group) in zip(axes, cells.items(), strict=True):
@@ -422,17 +425,13 @@ def _plot(
             row[2].plot(GAMMAS, wanted.tokens_per_round, "o", color="black", label="data")
             row[2].plot(GAMMAS, found.tokens_per_round, color="tab:blue", label="model")
             row[2].plot(GAMMAS, iid_tokens(alpha), "--", color="tab:red", label="i.i.d.")
+            row[2].set_xticks((1, 4, 8, 12, 16))
             row[2].set(xlabel="γ (drafts per round)", ylabel="tokens per round")
             row[2].set_title(f"{kind}: tokens per round", fontsize=10)
-            positions = pool.positions_of([kind])
-            recorded = pool.drafters[drafter].run_length
-            assert recorded is not None  # pools have run lengths
-            runs = [("data", "black", "o", data.runs, data.offsets)]
-            size = POOL_POSITIONS
-            bounds = np.arange(len(positions) // size + 1) * size
-            runs.append(("pool", "tab:blue", "-", recorded[positions].astype(np.int64), bounds))
+            drawn = simulate_like(model.process(kind, drafter), LONGEST_RUN, np.diff(data.offsets), 2, seed=1)
+            runs = [("data", "black", "o", data.runs, data.offsets), ("model", "tab:blue", "-", *drawn)]
             for label, colour, mark, values, offsets in runs:
-                means = np.sort(np.add.reduceat(values, offsets[:-1]) / np.diff(offsets))
+                means = np.sort(mean_by_request(values, offsets))
                 share = (np.arange(len(means)) + 0.5) / len(means)
                 style = {"linestyle": "none", "marker": ".", "markersize": 3} if mark == "o" else {}
                 row[3].plot(means, share, color=colour, label=label, **style)

@@ -342,9 +342,9 @@ def test_an_aggregate_becomes_a_model_with_its_tokens_per_round():
     reached = np.array([[1000.0, 740, 540, 410, 310, 230, 170, 130]])
     counts = RoundCounts(reached[:, :-1], reached[:, 1:], np.zeros(1, np.int64), False, "a log")
     made = model_from_rounds("logged", {"chat": {"head": counts}}, **ABOUT)
-    assert (
-        made.label == "fitted" and made.longest_run == 7 and len(made.processes["chat"]["head"].classes) == 1
-    )
+    assert made.label == "fitted"
+    assert made.longest_run == 7
+    assert len(made.processes["chat"]["head"].classes) == 1
     pool = generate_pool(made, entries=300)
     runs, offsets = pool.drafters["head"].run_length, pool.offsets
     assert tokens_per_round(runs, 7, offsets) == pytest.approx(counts.tokens_per_round, rel=0.01)
