@@ -196,6 +196,7 @@ def tables(shown: list[dict[str, Any]]) -> Iterator[Table]:
 def plot(item: dict[str, Any], directory: Path) -> Path:
     """Draw one drafter; return the figure's path."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     directory.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(2, 3, figsize=(13, 7))
@@ -240,6 +241,8 @@ def plot(item: dict[str, Any], directory: Path) -> Path:
     values = list(item["mean_run_by_request"].values())[:-1]
     axis.plot(values, QUANTILES, "o-")
     axis.set(xlabel="mean run length of a request", ylabel="share of requests below", ylim=(0, 1))
+    for axis in axes[0]:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.tight_layout()
     name = "_".join(("trace", item["trace"], item["drafter"], "-".join(item["kinds"])))
     path = directory / f"{name[:150]}.png"
