@@ -14,6 +14,7 @@ from dsd_env.acceptance import (
     available_run_models,
     expected_tokens_iid,
     generate_pool,
+    import_specdecode_bench,
     load_pool,
     load_run_model,
     tokens_per_round,
@@ -481,3 +482,21 @@ def test_replacing_the_runs_of_a_pool_is_still_checked():
             pool,
             drafters={**pool.drafters, "eagle": replace(trace, run_length=trace.run_length + np.uint8(5))},
         )
+
+
+def test_the_shipped_model_meets_the_data_where_they_are(data_dir):
+    path = data_dir / "accept" / "specdecode_bench" / "combined_gsm8k.jsonl"
+    if not path.is_file():
+        pytest.skip(f"needs {path}")
+    shipped = load_run_model("llama-3.1-8b_specdecode-bench")
+    for drafter in shipped.drafters:
+        trace = import_specdecode_bench({"maths": path}, drafters=[drafter])
+        recorded = trace.drafters[drafter].run_length
+        assert recorded is not None
+        drawn = simulate_like(shipped.process("maths", drafter), 20, trace.lengths, 6, seed=77)
+        for gamma in (1, 4, 16):
+            wanted = tokens_per_round(recorded, gamma, trace.offsets)
+            assert tokens_per_round(drawn[0], gamma, drawn[1]) == pytest.approx(wanted, rel=0.03)
+        figures = shipped.card.fits["maths"][drafter]
+        total = log_likelihood(shipped.process("maths", drafter), recorded, trace.offsets, 20)
+        assert total == pytest.approx(figures["log_likelihood"], rel=1e-4)
