@@ -70,7 +70,10 @@ def test_import(tmp_path):
     ("text", "message"),
     [
         ("{", "line 1: not JSON"),
-        ("[]", "line 1: lacks a field"),
+        ("[]", "line 1: must be a JSON object, found list"),
+        (json.dumps({**row([1], [1]), "acc_eagle": [1]}), "acc_eagle must be a dict"),
+        (json.dumps({**row([1], [1]), "prompt_token_ids": 3}), "prompt_token_ids must be a list"),
+        ("NaN", "NaN is not a number"),
         (json.dumps({"id": "x"}), "lacks a field.*prompt_token_ids"),
         (json.dumps(row([0, 1], [1, 1])), r"acc_eagle\.acc_len holds 0"),
         (json.dumps(row([1, 1], [1, 999])), r"acc_ngram\.acc_len holds 999"),

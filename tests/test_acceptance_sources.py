@@ -31,7 +31,15 @@ from dsd_env.acceptance import (
     tokens_at_random_start,
     tokens_per_round,
 )
-from dsd_env.acceptance.stats import expected_run_survival, hazards, round_starts
+from dsd_env.acceptance.stats import (
+    autocorrelation,
+    expected_run_survival,
+    expected_tokens_per_round,
+    hazards,
+    mean_by_request,
+    realised_runs,
+    round_starts,
+)
 from dsd_env.rng import Stream, uniform
 from tests.acceptance_samples import card, make_trace
 
@@ -414,8 +422,12 @@ def test_summary_of_a_kind():
     assert run is not None
     run = run[400:]
     assert figures["tokens_per_round@4"] == pytest.approx(tokens_per_round(run, 4))
-    with pytest.raises(TraceError, match="no run lengths"):
-        summary(trace, "model")
+    expected = summary(trace, "model", (2,), ["chat"])  # prefix-only: expectations
+    accept = trace.drafters["model"].accept_prob
+    assert accept is not None
+    assert expected["first_draft_accepted"] == pytest.approx(float(accept[400:].mean()))
+    assert expected["tokens_per_round@2"] == pytest.approx(expected_tokens_per_round(accept[400:], 2))
+    assert expected["continuation"] == 1.0
     with pytest.raises(TraceError, match="unknown drafter"):
         summary(trace, "nobody")
 
@@ -455,3 +467,54 @@ def test_a_chain_goes_on_with_the_run_of_its_beginning_as_far_as_that_is_known()
     assert dependent.run_at(5, 3) == 7, "a run of 16 may be longer in truth: the present position's"
     by_prefix = AcceptanceRealisation(run, zeros, zeros)
     assert by_prefix.run_at(2, 0) == 0, "where it started does not matter"
+
+
+@given(
+    accept=st.lists(st.floats(0.0, 1.0, width=32), min_size=1, max_size=8),
+    gamma=st.integers(1, 5),
+)
+def test_expected_tokens_per_round_is_what_all_outcomes_average_to(accept, gamma):
+    """Against brute force: every pattern of matches, weighted by its probability."""
+    n = len(accept)
+    tokens = rounds = 0.0
+    for pattern in range(2**n):
+        matches = np.array([bool(pattern >> i & 1) for i in range(n)])
+        weight = float(np.prod(np.where(matches, accept, 1.0 - np.array(accept, dtype=np.float64))))
+        runs = run_lengths(matches)
+        starts = round_starts(runs, gamma)
+        rounds += weight * len(starts)
+        tokens += weight * (int(np.minimum(runs[starts], gamma).sum()) + len(starts))
+    assert expected_tokens_per_round(np.array(accept, np.float32), gamma) == pytest.approx(tokens / rounds)
+
+
+def test_expected_tokens_per_round_counts_entries_apart_and_meets_realisations():
+    trace = make_trace((2000, 1500), (0, 1))
+    accept = trace.drafters["model"].accept_prob
+    assert accept is not None
+    whole = expected_tokens_per_round(accept, 4, trace.offsets)
+    runs = [realised_runs(trace, "model", seed) for seed in range(20)]
+    assert tokens_per_round(np.concatenate(runs[:1]), 4, trace.offsets) != tokens_per_round(
+        runs[1], 4, trace.offsets
+    )
+    mean = np.mean([tokens_per_round(r, 4, trace.offsets) for r in runs])
+    assert mean == pytest.approx(whole, rel=0.01)
+    certain = np.ones(10, np.float32)
+    assert expected_tokens_per_round(certain, 4, [0, 10]) == pytest.approx(5.0)  # two rounds
+    assert expected_tokens_per_round(np.zeros(10, np.float32), 4) == 1.0
+    recorded = trace.drafters["look"].run_length
+    assert recorded is not None
+    np.testing.assert_array_equal(realised_runs(trace, "look"), recorded)
+
+
+def test_autocorrelation_and_means_stay_within_requests():
+    values, offsets = np.array([1.0, 0, 1, 0, 5, 5, 5, 5]), [0, 4, 8]
+    np.testing.assert_allclose(mean_by_request(values, offsets), [0.5, 5.0])
+    found = autocorrelation(values, offsets, [1, 3, 4])
+    centred = values - values.mean()
+    pairs = [(0, 1), (1, 2), (2, 3), (4, 5), (5, 6), (6, 7)]
+    assert found[0] == pytest.approx(np.mean([centred[a] * centred[b] for a, b in pairs]) / centred.var())
+    assert found[1] == pytest.approx(
+        np.mean([centred[0] * centred[3], centred[4] * centred[7]]) / centred.var()
+    )
+    assert math.isnan(found[2])  # no request is that long
+    assert math.isnan(autocorrelation(np.ones(4), [0, 4], [1])[0])

@@ -6,8 +6,15 @@ accepted by a round of unlimited length from every output position
 alone needs torch and transformers.
 """
 
-from dsd_env.acceptance.importers import import_specdecode_bench
+from dsd_env.acceptance.importers import import_plain, import_specdecode_bench
 from dsd_env.acceptance.replay import TraceReplay
+from dsd_env.acceptance.runmodel import (
+    RunModel,
+    available_run_models,
+    generate_pool,
+    load_pool,
+    load_run_model,
+)
 from dsd_env.acceptance.source import (
     MAX_RUN_LENGTH,
     AcceptanceError,
@@ -50,13 +57,19 @@ __all__ = [
     "MarkovAcceptance",
     "PerDrafterAcceptance",
     "PositionalAcceptance",
+    "RunModel",
     "TraceError",
     "TraceReplay",
     "TraceSet",
     "acceptance_rate",
+    "available_run_models",
     "available_trace_sets",
     "expected_tokens_iid",
+    "generate_pool",
+    "import_plain",
     "import_specdecode_bench",
+    "load_pool",
+    "load_run_model",
     "load_trace_set",
     "run_continuation_share",
     "run_lengths",

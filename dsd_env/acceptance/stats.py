@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dsd_env.acceptance.source import MAX_RUN_LENGTH
+from dsd_env.acceptance.source import MAX_RUN_LENGTH, run_lengths
 from dsd_env.acceptance.traceset import DrafterTrace, TraceError, TraceSet
+from dsd_env.rng import Stream, uniforms
 
 
 def expected_tokens_iid(alpha: float, gamma: int) -> float:
@@ -168,33 +169,131 @@ def first_draft_indicator(
             yield values.accept_prob[part].astype(np.float64)
 
 
+def expected_tokens_per_round(accept_prob: ArrayLike, gamma: int, offsets: ArrayLike | None = None) -> float:
+    """Return the expected tokens over the expected rounds of a prefix-only drafter, rounds walked.
+
+    Exact, by dynamic programming over the positions at which a round may begin: position 0 begins one for
+    certain; a round at ``s`` accepts ``j`` drafts, and leads to ``s + j + 1``, with the probability that
+    positions ``s .. s+j-1`` match and ``s+j`` does not (or ``j`` is ``gamma``). Runs end with their entry, as
+    in replay.
+
+    Args:
+        accept_prob: Acceptance probabilities, flat over all entries.
+        gamma: Speculation length.
+        offsets: Bounds of the entries, ``[n+1]``; default one entry.
+    """
+    accept = np.asarray(accept_prob)
+    bounds = np.asarray([0, len(accept)] if offsets is None else offsets).tolist()
+    tokens = rounds = 0.0
+    for begin, end in pairwise(bounds):
+        n = end - begin
+        survival = np.concatenate(
+            [np.ones((n, 1)), expected_run_survival(accept[begin:end].astype(np.float32), gamma)], axis=1
+        )
+        leaving = survival.copy()
+        leaving[:, :-1] -= survival[:, 1:]  # P(the round accepts j), j = 0 .. gamma
+        begins = np.zeros(n + gamma + 1)
+        begins[0] = 1.0
+        for s in range(n):
+            begins[s + 1 : s + gamma + 2] += begins[s] * leaving[s]
+        rounds += float(begins[:n].sum())
+        tokens += float(begins[:n] @ survival.sum(axis=1))
+    return tokens / rounds
+
+
+def realised_runs(trace: TraceSet, drafter: str, seed: int = 0) -> NDArray[np.int64]:
+    """Return run lengths at every start: the recorded ones, or one realisation of a prefix-only drafter.
+
+    Args:
+        trace: The trace set.
+        drafter: One of its drafters.
+        seed: Entry ``e`` draws at ``(seed, ACCEPTANCE_MATCH, e, position)``.
+    """
+    values = _trace_of(trace, drafter)
+    if values.run_length is not None:
+        return values.run_length.astype(np.int64)
+    assert values.accept_prob is not None  # a trace set has one of the two forms
+    parts = []
+    for entry, (begin, end) in enumerate(pairwise(trace.offsets.tolist())):
+        u = uniforms(seed, Stream.ACCEPTANCE_MATCH, entry, np.arange(end - begin, dtype=np.int64))
+        parts.append(run_lengths(u < values.accept_prob[begin:end]))
+    return np.minimum(np.concatenate(parts), MAX_RUN_LENGTH).astype(np.int64)
+
+
+def autocorrelation(values: ArrayLike, offsets: ArrayLike, lags: Sequence[int]) -> NDArray[np.float64]:
+    """Return the autocorrelation within entries of a quantity by position, about its mean over all of them.
+
+    Differences between entries therefore count: a value that does not fall to zero at long lags is the spread
+    between requests. NaN where no entry is long enough, or the quantity is constant.
+
+    Args:
+        values: The quantity, flat over all entries.
+        offsets: Bounds of the entries, ``[n+1]``.
+        lags: Lags in positions, positive.
+    """
+    centred = np.asarray(values, dtype=np.float64)
+    centred = centred - centred.mean()
+    variance = float((centred**2).mean())
+    last = np.repeat(np.asarray(offsets)[1:], np.diff(offsets))  # where the entry of each position ends
+    found = []
+    for lag in lags:
+        here = np.flatnonzero(np.arange(len(centred)) + lag < last)
+        pairs = centred[here] * centred[here + lag]
+        found.append(float(pairs.mean()) / variance if len(pairs) and variance > 0.0 else float("nan"))
+    return np.array(found)
+
+
+def mean_by_request(values: ArrayLike, offsets: ArrayLike) -> NDArray[np.float64]:
+    """Return the mean of a quantity over the positions of each entry."""
+    bounds = np.asarray(offsets)
+    return np.asarray(np.add.reduceat(np.asarray(values, dtype=np.float64), bounds[:-1]) / np.diff(bounds))
+
+
 def summary(
     trace: TraceSet,
     drafter: str,
     gammas: Sequence[int] = (1, 2, 4, 8, 16),
     kinds: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Return the main figures of a run-length drafter over some kinds.
+    """Return the main figures of a drafter over some kinds.
+
+    For a prefix-only drafter they are expectations over its matches (:func:`expected_tokens_per_round`).
 
     Returns:
         ``requests``, ``positions``, ``tokens_per_round@G`` for every gamma, ``first_draft_accepted``,
         ``saturated`` (share of starts; 0 without a limit) and ``continuation``.
 
     Raises:
-        TraceError: Unknown kind or drafter, or a drafter recorded in the other form.
+        TraceError: Unknown kind or drafter.
     """
-    runs = _trace_of(trace, drafter).run_length
-    if runs is None:
-        raise TraceError(f"{trace.name}: {drafter!r} has no run lengths; replay it to get some")
-    entries = trace.entries_of(kinds)
-    chosen = runs[trace.positions_of(kinds)]
+    values = _trace_of(trace, drafter)
+    entries, positions = trace.entries_of(kinds), trace.positions_of(kinds)
     offsets = np.concatenate([[0], np.cumsum(trace.lengths[entries])])
+    counts = {"requests": float(len(entries)), "positions": float(len(positions))}
+    if values.run_length is None:
+        assert values.accept_prob is not None  # a trace set has one of the two forms
+        accept = values.accept_prob[positions]
+        limit = trace.gamma_max
+        return {
+            **counts,
+            **{f"tokens_per_round@{g}": expected_tokens_per_round(accept, g, offsets) for g in gammas},
+            "first_draft_accepted": float(accept.mean(dtype=np.float64)),
+            "saturated": 0.0 if limit is None else _expected_saturation(accept, offsets, limit),
+            "continuation": 1.0,
+        }
+    chosen = values.run_length[positions]
     gamma_max = trace.gamma_max or MAX_RUN_LENGTH
     return {
-        "requests": float(len(entries)),
-        "positions": float(len(chosen)),
+        **counts,
         **{f"tokens_per_round@{g}": tokens_per_round(chosen, g, offsets) for g in gammas},
         "first_draft_accepted": float((chosen > 0).mean()),
         "saturated": saturation_share(chosen, gamma_max),
         "continuation": run_continuation_share(chosen, offsets, gamma_max),
     }
+
+
+def _expected_saturation(accept: NDArray[np.float32], offsets: NDArray[np.int64], limit: int) -> float:
+    reached = [
+        expected_run_survival(accept[begin:end], limit)[:, -1] for begin, end in pairwise(offsets.tolist())
+    ]
+    return float(np.concatenate(reached).mean())

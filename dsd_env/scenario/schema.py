@@ -405,6 +405,14 @@ class TraceAcceptance(_Model):
     drafter: Name = Field(description="Which drafter of the recording.")
 
 
+class FittedAcceptance(_Model):
+    """Replay of requests drawn from a fitted model, for pairs whose recordings cannot be shipped."""
+
+    source: Literal["fitted"]
+    model: str = Field(min_length=1, description="Name of a shipped fitted model, or a path.")
+    drafter: Name = Field(description="Which drafter of the model.")
+
+
 class IidAcceptanceConfig(_Model):
     """Every draft token is accepted with probability alpha, independently (synthetic)."""
 
@@ -421,7 +429,8 @@ class MarkovAcceptanceConfig(_Model):
 
 
 AcceptanceConfig = Annotated[
-    TraceAcceptance | IidAcceptanceConfig | MarkovAcceptanceConfig, Field(discriminator="source")
+    TraceAcceptance | FittedAcceptance | IidAcceptanceConfig | MarkovAcceptanceConfig,
+    Field(discriminator="source"),
 ]
 
 

@@ -10,6 +10,7 @@ from dsd_env.acceptance import (
     IidAcceptance,
     MarkovAcceptance,
     TraceReplay,
+    load_pool,
     load_trace_set,
 )
 from dsd_env.latency import LatencyProfile, StepCoefficients, load_profile
@@ -18,6 +19,7 @@ from dsd_env.rng import Stream
 from dsd_env.scenario import ScenarioError
 from dsd_env.scenario.schema import (
     AcceptanceConfig,
+    FittedAcceptance,
     IidAcceptanceConfig,
     MarkovAcceptanceConfig,
     Profile,
@@ -60,6 +62,9 @@ def acceptance_source(config: AcceptanceConfig) -> tuple[AcceptanceSource, str]:
     match config:
         case TraceAcceptance():
             return TraceReplay(load_trace_set(config.trace)), config.drafter
+        case FittedAcceptance():
+            # To either engine it is one more recording.
+            return TraceReplay(load_pool(config.model)), config.drafter
         case IidAcceptanceConfig():
             return _only(IidAcceptance(config.alpha))
         case MarkovAcceptanceConfig():
@@ -72,23 +77,24 @@ def _only(source: AcceptanceSource) -> tuple[AcceptanceSource, str]:
 
 
 def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, str]]) -> None:
-    """Check what the scenario asks of its recordings; only here are both known.
+    """Check what the scenario asks of its recordings and fitted models; only here are both known.
 
     Raises:
-        ScenarioError: A drafter or a kind of request is not in the recording.
+        ScenarioError: A drafter or a kind of request is not in the recording or model.
     """
     for model, (source, drafter) in sources.items():
+        what = "fitted model" if isinstance(scenario.acceptance[model], FittedAcceptance) else "recording"
         if drafter not in source.drafters:
             raise ScenarioError(
                 f"scenario {scenario.name!r}: acceptance.{model}.drafter = {drafter!r} is not in the "
-                f"recording, which has {list(source.drafters)}"
+                f"{what}, which has {list(source.drafters)}"
             )
         for name, kind in scenario.workload.kinds.items():
             unknown = [recorded for recorded in kind.acceptance_kinds if recorded not in source.kinds]
             if source.kinds and unknown:
                 raise ScenarioError(
                     f"scenario {scenario.name!r}: workload.kinds.{name}.acceptance_kinds = {unknown} is not "
-                    f"in the recording of {model!r}, which has {list(source.kinds)}"
+                    f"in the {what} of {model!r}, which has {list(source.kinds)}"
                 )
 
 
@@ -107,7 +113,7 @@ class WorldBuilder:
 
         Raises:
             ProfileError: A latency profile is missing or invalid.
-            TraceError: A trace set is missing or invalid.
+            TraceError: A trace set or a fitted model is missing or invalid.
             ScenarioError: The scenario asks for what a trace set does not have.
         """
         self.scenario = scenario

@@ -196,6 +196,7 @@ def features_of(scenario: Scenario) -> set[str]:
         "poisson": scenario.workload.arrivals.kind == "poisson",
         "load": len(scenario.workload.load.points) > 1,
         "trace": any(source.source == "trace" for source in scenario.acceptance.values()),
+        "fitted": any(source.source == "fitted" for source in scenario.acceptance.values()),
         "profiles": any(isinstance(target.profile, str) for target in targets),
         "total_requests": scenario.episode.total_requests is not None,
         "warmup": scenario.episode.warmup_requests > 0,

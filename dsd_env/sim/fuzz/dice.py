@@ -21,6 +21,7 @@ FEATURES = (
     "device_crash",
     "edge_crash",
     "edge_servers",
+    "fitted",
     "graph_steps",
     "jitter",
     "link_outage",

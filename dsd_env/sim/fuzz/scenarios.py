@@ -28,6 +28,7 @@ from dsd_env.sim.fuzz.dice import CLOCK, FEATURES, GRID, LOOSE, TICK_S, TIED, Da
 from dsd_env.sim.fuzz.situations import Situation, bring_about
 
 SHIPPED_TRACE = ("qwen2.5-coder-1.5b_smollm2-135m_greedy", ("smollm2-135m", "prompt-lookup"))
+SHIPPED_MODEL = ("llama-3.1-8b_specdecode-bench", ("eagle", "ngram"))
 TARGET_PROFILE = "llama-3-8b_h100-sxm_tp1"
 DRAFT_PROFILE = "llama-3.2-1b-q4_rtx-4090"
 
@@ -82,7 +83,7 @@ def _scenario(dice: Dice, series: dict[str, str], traces: dict[str, Mapping[str,
     devices = _devices(dice, models, names, bool(edges))
     targets = _targets(dice, models, workload, max(actions["gammas"]))
     if dice.chance(0.15):
-        workload["kinds"]["k0"]["acceptance_kinds"] = ["code"]
+        workload["kinds"]["k0"]["acceptance_kinds"] = ["chat"]  # of all recordings and models
     scenario: Data = {
         "name": "fuzz",
         "card": {"models": "none", "regime": "random", "utilisation": "not measured"},
@@ -173,6 +174,9 @@ def _acceptance(dice: Dice, traces: dict[str, Mapping[str, Any]]) -> Data:
 
 
 def _source(dice: Dice, traces: dict[str, Mapping[str, Any]]) -> Data:
+    if dice.has("fitted", 0.06):
+        name, drafters = SHIPPED_MODEL
+        return {"source": "fitted", "model": name, "drafter": dice.of(drafters)}
     if dice.has("trace", 0.3):
         if dice.chance(0.25):
             name, drafters = SHIPPED_TRACE
