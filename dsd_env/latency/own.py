@@ -1,0 +1,337 @@
+"""A latency profile from a user's own measured points.
+
+Two ways to fit. With many points the full form of :mod:`dsd_env.latency.fit`, a quarter of them held out.
+With few, as from llama-bench's defaults, a straight line in new tokens and cached tokens (p = 1), its error
+found by leaving out one point at a time: a knee cannot be told from a handful of points.
+
+Noise is fitted from repeats of the same iteration (:func:`fit_noise`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.latency.cells import DECODE, Cell
+from dsd_env.latency.fit import FitResult, error_stats, fit_split, split_cells
+from dsd_env.latency.importers import MeasuredPoint, MeasurementError
+from dsd_env.latency.profile import ErrorStats, LatencyProfile, Power, Provenance, Source, StepCoefficients
+
+__all__ = ["Facts", "NoiseFit", "describe_noise", "fit_noise", "fit_points", "own_profile", "weighted_cells"]
+
+FULL_FORM_CELLS = 24
+"""From this many points on the full form is fitted (seven unknowns, a quarter held out)."""
+
+STRAGGLER_SIGMAS, STRAGGLER_RATIO = 4.0, 1.1
+"""A repeat is a straggler above both: this many robust sigmas, and this multiple of its cell's median."""
+
+
+# -------------------------------------------------------------------------------------------------- fitting
+
+
+def weighted_cells(points: Sequence[MeasuredPoint]) -> list[Cell]:
+    """Cells of the points; every region has the same total weight, however many points it has."""
+    counts = {p.phase: sum(o.phase == p.phase for o in points) for p in points}
+    largest = max(counts.values(), default=0)
+    return [p.cell(largest / counts[p.phase]) for p in points]
+
+
+def _design(cells: Sequence[Cell], columns: Sequence[str]) -> NDArray[np.float64]:
+    """One row a cell, one column a coefficient, divided by the cell's duration (relative error)."""
+    parts = {
+        "w": lambda c: 1.0,
+        "c": lambda c: float(c.new_tokens),
+        "k_bw": lambda c: float(c.kv_tokens),
+        "k_lat": lambda c: float(c.max_kv_multi_tokens),
+    }
+    return np.array([[parts[name](c) / c.seconds for name in columns] for c in cells])
+
+
+def _fit_line(cells: Sequence[Cell], columns: Sequence[str]) -> StepCoefficients:
+    """Non-negative least squares of the relative error with p = 1."""
+    from scipy.optimize import nnls
+
+    root = np.sqrt([c.weight for c in cells])
+    design = _design(cells, columns) * root[:, None]
+    scale = np.abs(design).max(axis=0)
+    found, _ = nnls(design / scale, root)
+    value = {name: float(f"{v:.6g}") for name, v in zip(columns, found / scale, strict=True)}
+    if value["w"] <= 0.0:
+        # All of the cost was put into slopes; an iteration of no tokens still takes some time.
+        value["w"] = 1e-9
+    return StepCoefficients(
+        t0_s=0.0,
+        w_s=value["w"],
+        c_s_per_token=value["c"],
+        p=1.0,
+        k_bw_s_per_token=value.get("k_bw", 0.0),
+        k_lat_s_per_token=value.get("k_lat", 0.0),
+    )
+
+
+def _fit_few(cells: Sequence[Cell]) -> tuple[FitResult, list[str]]:
+    """Straight line through few cells, with leave-one-out error."""
+    single = {c.kv_tokens for c in cells if c.max_kv_multi_tokens == 0}
+    several = {c.max_kv_multi_tokens - c.new_tokens for c in cells if c.max_kv_multi_tokens}
+    columns, notes = (
+        ["w", "c"],
+        ["few points: step time affine in new tokens (p = 1), t0 and w not told apart (t0 = 0)"],
+    )
+    if len(single) > 1:
+        columns.append("k_bw")
+    else:
+        notes.append(
+            "decoding measured at one context only: the cost of cached tokens is not known and set to 0"
+        )
+    if len(several) > 2 and len(cells) >= 8:
+        columns.append("k_lat")
+    if len(cells) < len(columns) + 2:
+        raise MeasurementError(
+            f"{len(cells)} point(s) for {len(columns)} coefficients: at least {len(columns) + 2} are "
+            "needed to state "
+            "an error; measure decoding at more contexts and prefill of more lengths"
+        )
+    errors = []
+    for i, left_out in enumerate(cells):
+        k = _fit_line([*cells[:i], *cells[i + 1 :]], columns)
+        predicted = k.step_s(left_out.new_tokens, left_out.kv_tokens, left_out.max_kv_multi_tokens)
+        errors.append(100.0 * abs(predicted / left_out.seconds - 1.0))
+    median, p95 = np.percentile(errors, [50.0, 95.0])
+    error = ErrorStats(
+        heldout_median_pct=round(min(float(median), 1000.0), 2),
+        heldout_p95_pct=round(min(float(p95), 1000.0), 2),
+        heldout_max_pct=round(min(max(errors), 1000.0), 2),
+        cells=len(cells),
+        train_cells=len(cells) - 1,
+        method=f"leave-one-out over the {len(cells)} measured points",
+    )
+    return FitResult(_fit_line(cells, columns), error, tuple(cells), tuple(cells)), notes
+
+
+def fit_points(points: Sequence[MeasuredPoint]) -> tuple[FitResult, list[str]]:
+    """Fit the iteration-time form to measured points.
+
+    Args:
+        points: plausible points (see :func:`~dsd_env.latency.importers.check_plausible`), keys unique.
+
+    Returns:
+        The fit with its error on points it did not see, and notes on its limits.
+
+    Raises:
+        MeasurementError: no decode step, nothing with more than one new token, or too few points.
+        RuntimeError: SciPy is missing, or the fit does not converge.
+    """
+    cells = weighted_cells(points)
+    missing = []
+    if not any(c.region == DECODE for c in cells):
+        missing.append("no decode step (q = 1)")
+    if not any(c.new_tokens > 8 for c in cells):
+        missing.append("nothing with more than 8 new tokens (a prefill, or a larger batch)")
+    if missing:
+        raise MeasurementError(
+            f"the measurements hold {' and '.join(missing)}: no profile can be made of them"
+        )
+    if len(cells) < FULL_FORM_CELLS:
+        return _fit_few(cells)
+    multi = [c for c in cells if c.max_kv_multi_tokens]
+    # With one sequence only, k_lat and k_multi multiply the same number.
+    several = any(c.kv_tokens > c.max_kv_multi_tokens for c in multi)
+    train, heldout = split_cells(cells)
+    if len(train) < 12 or len(heldout) < 3:
+        return _fit_few(cells)
+    fit = fit_split(cells, multi_kv=several)
+    method = (
+        f"{len(fit.heldout)} of {len(cells)} measured points held out by a hash of the point's name, fit on "
+        f"{len(fit.train)}"
+    )
+    return FitResult(
+        fit.coefficients,
+        error_stats(fit.coefficients, fit.heldout, len(fit.train), method),
+        fit.train,
+        fit.heldout,
+    ), []
+
+
+# ---------------------------------------------------------------------------------------------------- noise
+
+
+@dataclass(frozen=True)
+class NoiseFit:
+    """Variation of one and the same iteration over its repeats.
+
+    Attributes:
+        sigma: standard deviation of the log of the duration within a cell, stragglers left out.
+        sigma_robust: the same from the median absolute deviation: what most iterations do.
+        straggler_share: share of repeats that are stragglers.
+        straggler_factor: their mean duration over the cell's median; 1 if there is none.
+        straggler_factor_max: the largest such ratio; 1 if there is none.
+        samples: repeats used.
+        cells: cells with repeats.
+    """
+
+    sigma: float
+    sigma_robust: float
+    straggler_share: float
+    straggler_factor: float
+    straggler_factor_max: float
+    samples: int
+    cells: int
+
+
+def fit_noise(samples_s: Sequence[Sequence[float]]) -> NoiseFit | None:
+    """Fit a lognormal with stragglers to repeats.
+
+    Residuals are logs over the cell's median. A cell's own median takes away one degree of freedom, which
+    both sigmas correct for.
+
+    Args:
+        samples_s: repeats of each cell, in seconds; cells with fewer than five are left out.
+
+    Returns:
+        The fit, or ``None`` if no cell has five repeats.
+    """
+    logs = [np.log(np.asarray(s, dtype=np.float64)) for s in samples_s if len(s) >= 5]
+    if not logs:
+        return None
+    pooled = np.concatenate([values - np.median(values) for values in logs])
+    free = pooled.size - len(logs)
+    robust = 1.4826 * float(np.median(np.abs(pooled))) * math.sqrt(pooled.size / free)
+    is_late = pooled > max(STRAGGLER_SIGMAS * robust, math.log(STRAGGLER_RATIO))
+    late, rest = np.exp(pooled[is_late]), pooled[~is_late]
+    sigma = math.sqrt(float((rest**2).sum()) / max(rest.size - len(logs), 1))
+    return NoiseFit(
+        sigma=float(f"{sigma:.4g}"),
+        sigma_robust=float(f"{robust:.4g}"),
+        straggler_share=float(f"{late.size / pooled.size:.4g}"),
+        straggler_factor=float(f"{late.mean() if late.size else 1.0:.4g}"),
+        straggler_factor_max=float(f"{late.max() if late.size else 1.0:.4g}"),
+        samples=int(pooled.size),
+        cells=len(logs),
+    )
+
+
+def describe_noise(noise: NoiseFit | None) -> str:
+    """One sentence for a profile's notes."""
+    if noise is None:
+        return "noise: not measured (no point has five repeats)"
+    return (
+        f"noise over {noise.samples} repeats of {noise.cells} iterations: lognormal sigma "
+        f"{noise.sigma:.4f} (robust "
+        f"{noise.sigma_robust:.4f}); {100 * noise.straggler_share:.2f} % stragglers, on average "
+        f"{noise.straggler_factor:.2f} and at most {noise.straggler_factor_max:.2f} times the "
+        "iteration's median"
+    )
+
+
+# -------------------------------------------------------------------------------------------------- profile
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a profile states besides its coefficients, and no measurement of time can tell.
+
+    Attributes:
+        name: name of the profile.
+        role: ``target`` or ``drafter``.
+        model: model name.
+        device: device name.
+        precision: number format.
+        weight_bytes: bytes of weights over all devices.
+        kv_bytes_per_token: bytes of KV cache of one token.
+        power: power of all devices together.
+        parallelism: number of devices used together.
+        context_limit_tokens: longest context, if any.
+        memory_bytes: memory of all devices together, if known; gives the room for KV.
+    """
+
+    name: str
+    role: str
+    model: str
+    device: str
+    precision: str
+    weight_bytes: int
+    kv_bytes_per_token: int
+    power: Power
+    parallelism: int = 1
+    context_limit_tokens: int | None = None
+    memory_bytes: int | None = None
+
+
+def own_profile(
+    facts: Facts,
+    points: Sequence[MeasuredPoint],
+    source: Source,
+    command: str,
+    date: str,
+    notes: Sequence[str] = (),
+) -> tuple[LatencyProfile, FitResult, NoiseFit | None]:
+    """Fit points and put the profile together; its label is ``measured``.
+
+    Raises:
+        MeasurementError: too few points, or no room for KV in the memory given.
+        pydantic.ValidationError: a fact is impossible.
+    """
+    fit, limits = fit_points(points)
+    noise = fit_noise([p.samples_s for p in points])
+    capacity, capacity_note = None, ""
+    if facts.memory_bytes is not None:
+        room = 0.9 * facts.memory_bytes - facts.weight_bytes
+        if room < facts.kv_bytes_per_token:
+            raise MeasurementError(
+                f"90 % of the memory ({facts.memory_bytes / 1024**3:.1f} GiB) do not hold the weights "
+                f"({facts.weight_bytes / 1024**3:.1f} GiB): check --memory-gib, --weight-bytes"
+            )
+        capacity = int(room / facts.kv_bytes_per_token)
+        capacity_note = (
+            f"(0.9 * {facts.memory_bytes / 1024**3:.0f} GiB - {facts.weight_bytes / 1024**3:.1f} GiB of "
+            "weights) / "
+            f"{facts.kv_bytes_per_token / 1024:g} KiB a token"
+        )
+    optional = {}
+    if noise is not None and "noise" in LatencyProfile.model_fields:
+        optional["noise"] = {
+            "sigma": noise.sigma,
+            "straggler_share": noise.straggler_share,
+            "straggler_factor": noise.straggler_factor,
+            "source": f"{noise.samples} repeats of {noise.cells} iterations, {source.name}",
+        }
+    profile = LatencyProfile.model_validate(
+        {
+            **optional,
+            "name": facts.name,
+            "role": facts.role,
+            "model": facts.model,
+            "device": facts.device,
+            "parallelism": facts.parallelism,
+            "precision": facts.precision,
+            "label": "measured",
+            "coefficients": fit.coefficients,
+            "weight_bytes": facts.weight_bytes,
+            "kv_bytes_per_token": facts.kv_bytes_per_token,
+            "context_limit_tokens": facts.context_limit_tokens,
+            "kv_capacity_tokens": capacity,
+            "kv_capacity_note": capacity_note,
+            "power": facts.power,
+            "provenance": Provenance(sources=(source,), command=command, date=date),
+            "error": fit.error,
+            "notes": (*notes, *limits, describe_noise(noise)),
+        }
+    )
+    return profile, fit, noise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: a reader sees the old content or the new, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.tmp")
+    try:
+        tmp.write_text(text, encoding="utf-8")
+        tmp.replace(path)
+    except BaseException:
+        tmp.unlink(missing_ok=True)
+        raise
