@@ -85,7 +85,7 @@ class MeasuredPoint:
     def key(self) -> str:
         """Name of the point; the train/held-out split depends on nothing else."""
         chunk = "chunk_" if self.phase == PREFILL else ""
-        return f"{chunk}b{self.batch}_q{self.q}_s{self.context:g}"
+        return f"{chunk}b{self.batch}_q{self.q}_s{self.context:.10g}"
 
     def cell(self, weight: float = 1.0) -> Cell:
         """The point as a cell of a fit."""
@@ -312,8 +312,8 @@ def check_plausible(
         a, b = wrong[0]
         raise MeasurementError(
             f"{b.origin}: {field_name} = {b.seconds:g} is less than half of that of a smaller iteration "
-            f"({a.seconds:g}, {a.origin}), as in {len(wrong)} of {pairs} such pairs: a duration per token, or "
-            "tokens/s?"
+            f"({a.seconds:g}, {a.origin}), as in {len(wrong)} of {pairs} such pairs: a duration per token, "
+            "or tokens/s?"
         )
 
 
@@ -381,7 +381,9 @@ def write_csv(points: Sequence[MeasuredPoint]) -> str:
     writer.writerow((*CSV_COLUMNS, *_CSV_OPTIONAL))
     for p in points:
         std = f"{p.std_s:.6g}" if p.std_s is not None else ""
-        writer.writerow((p.batch, p.q, f"{p.context:g}", f"{p.seconds:.6g}", p.repeats or "", std, p.phase))
+        writer.writerow(
+            (p.batch, p.q, f"{p.context:.10g}", f"{p.seconds:.9g}", p.repeats or "", std, p.phase)
+        )
     return out.getvalue()
 
 

@@ -514,19 +514,7 @@ def packed_attention(
     kv_heads, kv = key.shape[1], key.shape[2]
     group = heads // kv_heads
     if query.is_cuda:
-        from torch.nn.attention.bias import causal_lower_right
-
-        lower_right = causal_lower_right(q, kv) if 1 < q < kv else None
-        out = scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=lower_right,
-            is_causal=1 < q == kv,
-            scale=scaling,
-            enable_gqa=group > 1,
-        )
-        return out.transpose(1, 2).contiguous(), None
+        return _flash_attention(query, key, value, scaling).transpose(1, 2).contiguous(), None
     if q == kv:
         key, value = (x.repeat_interleave(group, 1) if group > 1 else x for x in (key, value))
         out = scaled_dot_product_attention(query, key, value, is_causal=q > 1, scale=scaling)
@@ -538,6 +526,23 @@ def packed_attention(
         mask = torch.arange(kv, device=query.device)[None, :] <= rows[:, None]
     out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(batch, heads, q, dim).transpose(1, 2).contiguous(), None
+
+
+def _flash_attention(query: Any, key: Any, value: Any, scaling: float | None) -> Any:
+    """The same in the form that PyTorch's CUDA flash kernels take: no mask tensor, heads still grouped."""
+    from torch.nn.attention.bias import causal_lower_right
+    from torch.nn.functional import scaled_dot_product_attention
+
+    q, kv = query.shape[2], key.shape[2]
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=causal_lower_right(q, kv) if 1 < q < kv else None,
+        is_causal=1 < q == kv,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
 
 
 def model_info(

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.latency.cells import DECODE, Cell
-from dsd_env.latency.fit import FitResult, error_stats, fit_split, split_cells
+from dsd_env.latency.fit import FitResult, fit_split, split_cells
 from dsd_env.latency.importers import MeasuredPoint, MeasurementError
 from dsd_env.latency.profile import ErrorStats, LatencyProfile, Power, Provenance, Source, StepCoefficients
 
@@ -149,12 +149,10 @@ def fit_points(points: Sequence[MeasuredPoint]) -> tuple[FitResult, list[str]]:
         f"{len(fit.heldout)} of {len(cells)} measured points held out by a hash of the point's name, fit on "
         f"{len(fit.train)}"
     )
-    return FitResult(
-        fit.coefficients,
-        error_stats(fit.coefficients, fit.heldout, len(fit.train), method),
-        fit.train,
-        fit.heldout,
-    ), []
+    error = fit.error.model_copy(update={"method": method})
+    unseen = sorted({c.region for c in cells} - {r.name for r in error.regions})
+    notes = [f"no point of {name} fell into the held-out part: its error is not known" for name in unseen]
+    return replace(fit, error=error), notes
 
 
 # ---------------------------------------------------------------------------------------------------- noise
