@@ -10,13 +10,17 @@ import argparse
 import dataclasses
 import datetime
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dsd_env.latency.importers import (
+    LLAMA_BENCH_COMMAND,
     Imported,
     MeasurementError,
     check_plausible,
@@ -38,7 +42,7 @@ from dsd_env.latency.measure import (
     model_info,
     processor_name,
 )
-from dsd_env.latency.own import Facts, describe_noise, own_profile, write_text
+from dsd_env.latency.own import Facts, own_profile, write_text
 from dsd_env.latency.profile import LatencyProfile, Power, ProfileError, Source, save_profile
 from dsd_env.paths import config_dir
 
@@ -319,7 +323,7 @@ def run(
     try:
         if not args.name:
             raise MeasurementError("--name NAME is required: the profile's name and that of its files")
-        if Path(args.name).name != args.name or args.name.startswith("."):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", args.name):
             raise MeasurementError(
                 f"--name {args.name!r}: letters, digits, dots, dashes and underscores only"
             )
@@ -330,6 +334,11 @@ def run(
             file=sys.stderr,
         )
         return 130
+    except ValidationError as e:
+        first = e.errors()[0]
+        field = ".".join(map(str, first["loc"])) or e.title
+        print(f"calibrate: {field} = {first['input']!r:.60}: {first['msg']}", file=sys.stderr)
+        return 1
     except (MeasurementError, ProfileError, RuntimeError, ValueError, OSError) as e:
         print(f"calibrate: {e}", file=sys.stderr)
         return 1
@@ -386,15 +395,23 @@ def _run(
         notes = list(imported.notes)
         if software := known.pop("software", None):
             origin = f"{origin} ({software})"
-    write_text(measured.with_name(f"{measured.name}.csv"), write_csv(points))
-    print("\n".join([f"{len(points)} cells in {measured}.csv", *lines]), file=sys.stderr)
+    table = measured.with_name(f"{measured.name}.csv")
+    if args.measure or args.cells_only:
+        write_text(table, write_csv(points))
+    print("\n".join([f"{len(points)} cells", *lines]), file=sys.stderr)
     if args.cells_only:
         return 0
     facts = _facts(args, known, role)
     if not args.measure:
         check_plausible(points, float(facts.weight_bytes) / facts.parallelism)
     source = Source(name=origin, licence="own measurement", used_for="all coefficients")
-    profile, fit, noise = own_profile(facts, points, source, _command(argv), date, [*notes, *args.note])
+    try:
+        profile, fit, noise = own_profile(facts, points, source, _command(argv), date, [*notes, *args.note])
+    except MeasurementError as e:
+        hint = f"; for example `{LLAMA_BENCH_COMMAND}`" if args.from_llama_bench else ""
+        hint += "; run the same command again to measure the rest" if lines else ""
+        raise MeasurementError(f"{e}{hint}") from e
+    write_text(table, write_csv(points))
     if args.measure:
         summary = {
             "noise": None if noise is None else dataclasses.asdict(noise),
@@ -405,5 +422,5 @@ def _run(
     path = save_profile(profile, out / f"{args.name}.yaml")
     print_table([profile])
     print(profile.describe())
-    print(describe_noise(noise) if noise is None else f"written: {path}")
+    print(f"written: {path}, {table}")
     return 0

@@ -224,7 +224,8 @@ def test_llama_bench_gives_the_law_behind_it(tmp_path, kind):
     ]
     for p in got.points:
         assert p.seconds == pytest.approx(_step_s(p.q, p.context), rel=1e-6)
-        assert len(p.samples_s) == (0 if kind == "csv" else 5)
+        single = p.q > 1 and (p.q, p.context) != (512, 256)
+        assert len(p.samples_s) == (5 if single and kind != "csv" else 0)
     assert got.facts["weight_bytes"] == 800_000_000 and got.facts["device"] == "made-up CPU"
     assert any("last token only" in n for n in got.notes)
 

@@ -27,6 +27,7 @@ from dsd_env.latency.cells import DECODE, PREFILL, VERIFY, Cell
 
 __all__ = [
     "CSV_COLUMNS",
+    "LLAMA_BENCH_COMMAND",
     "Imported",
     "MeasuredPoint",
     "MeasurementError",
@@ -406,7 +407,8 @@ _LLAMA_SAME = (
 )
 """Fields that must not vary inside one profile."""
 
-_LLAMA_COMMAND = "llama-bench -m MODEL -p 2,4,8,16,128,512 -n 32 -d 0,512,2048,4096 -r 5 -o jsonl"
+LLAMA_BENCH_COMMAND = "llama-bench -m MODEL -p 2,4,8,16,128,512 -n 32 -d 0,512,2048,4096 -r 5 -o jsonl"
+"""Command whose output holds enough for a drafter profile with a knee: 28 tests."""
 
 
 def _llama_rows(path: Path) -> list[tuple[str, dict[str, Any], bool]]:
@@ -470,7 +472,8 @@ def import_llama_bench(files: Sequence[Path], select: Mapping[str, str] | None =
     A generation test (``n_gen``) gives the mean decode step over its contexts ``n_depth … n_depth + n_gen``;
     a prompt test gives a prefill chunk of ``n_prompt`` tokens on ``n_depth`` cached ones, cut into equal
     physical batches of ``n_ubatch``; up to 17 prompt tokens count as verification. Combined tests (``-pg``)
-    and prompts that do not divide into equal batches are left out, with a note.
+    and prompts that do not divide into equal batches are left out, with a note. Repeats are kept as samples
+    of the noise where a repeat is one iteration; a mean over several hides it.
 
     Args:
         files: the files.
@@ -535,7 +538,7 @@ def import_llama_bench(files: Sequence[Path], select: Mapping[str, str] | None =
             points.append(
                 MeasuredPoint(
                     1, q, context, seconds / batches, phase_of(q), where,
-                    tuple(s / batches for s in samples), len(samples) or None,
+                    samples if batches == 1 else (), len(samples) or None,
                     None if std is None else std / batches,
                 )
             )  # fmt: skip
@@ -547,7 +550,7 @@ def import_llama_bench(files: Sequence[Path], select: Mapping[str, str] | None =
         )
     if not points:
         raise MeasurementError(
-            f"{', '.join(map(str, files))}: no usable test (all left out); run `{_LLAMA_COMMAND}`\n  "
+            f"{', '.join(map(str, files))}: no usable test (all left out); run `{LLAMA_BENCH_COMMAND}`\n  "
             + "\n  ".join(notes)
         )
     if any(p.phase == VERIFY for p in points):
