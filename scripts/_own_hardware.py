@@ -146,8 +146,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         return ",".join(map(str, values))
 
     m = parser.add_argument_group("own hardware: measuring")
-    m.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    m.add_argument("--dtype", help="default: float32 on cpu, bfloat16 on cuda")
+    m.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps (default: %(default)s)")
+    m.add_argument("--dtype", help="default: float32 on cpu, else bfloat16")
     m.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
     m.add_argument(
         "--attention",
@@ -277,7 +277,7 @@ def _measure(args: argparse.Namespace, path: Path) -> Measurement:
     if args.threads:
         torch.set_num_threads(args.threads)
     on_gpu = args.device.startswith("cuda")
-    dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
+    dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
     graph = on_gpu and not args.no_cuda_graph
     print(f"calibrate: building {args.measure} ({dtype}) on {args.device}", file=sys.stderr, flush=True)
     name, weights, model = build_model(args.measure, args.device, dtype, args.attention)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import _checkout  # noqa: F401
 from _own_hardware import add_options, add_sources, run, wanted
 
-from dsd_env.latency import LatencyProfile, load_profile, save_profile
+from dsd_env.latency import LatencyProfile, list_profiles, load_profile, save_profile
 from dsd_env.paths import config_dir
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(CATALOGUE))
         return 0
     if args.show:
-        names = [n for n in CATALOGUE if (config_dir() / "latency" / f"{n}.yaml").is_file()]
+        shipped = list_profiles()
+        names = [n for n in CATALOGUE if n in shipped] + [n for n in shipped if n not in CATALOGUE]
         print_table([load_profile(n) for n in names])
         return 0
 

@@ -372,6 +372,29 @@ def test_timed_iteration_computes_what_the_model_computes(tmp_path):
     assert len(samples) == 4 and all(0.0 < s < 60.0 for s in samples)
 
 
+def test_cuda_graph_and_plain_launches_are_timed_on_the_device(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    from dsd_env.latency.measure import TorchRunner, build_model
+
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    _, _, model = build_model(str(tmp_path / "config.json"), "cuda", "bfloat16")
+    for graph in (True, False):
+        runner = TorchRunner(model, "cuda", graph)
+        for shape in (
+            (1, 1, 64, "decode"),
+            (4, 5, 64, "verify"),
+            (1, 32, 0, "prefill"),
+            (1, 32, 64, "prefill"),
+        ):
+            cell = CellRecord(batch=shape[0], q=shape[1], context=shape[2], phase=shape[3])
+            assert runner.prepare([cell]) == {}
+            samples = runner.time(cell, 1, 3)
+            assert len(samples) == 3 and all(0.0 < s < 1.0 for s in samples)
+
+
 def test_cells_beyond_memory_are_found_before_they_are_run(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
@@ -398,6 +421,8 @@ def test_unknown_models_and_devices_are_refused(tmp_path):
         build_model(str(tmp_path / "b.json"), "cpu", "float32")
     with pytest.raises(MeasurementError, match="unknown dtype 'int4'"):
         build_model("smollm2-135m", "cpu", "int4")
+    with pytest.raises(MeasurementError, match="must be cpu, cuda"):
+        build_model("smollm2-135m", "tpu", "bfloat16")
     if not torch.cuda.is_available():
         with pytest.raises(MeasurementError, match="sees no CUDA device"):
             build_model("smollm2-135m", "cuda", "bfloat16")

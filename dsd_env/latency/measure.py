@@ -20,6 +20,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -432,7 +433,7 @@ def build_model(spec: str, device: str, dtype: str, attention: str = "packed") -
     Args:
         spec: key of :data:`SHAPES` or path of a ``config.json`` (random weights); else a packaged model, GGUF
             file, checkpoint directory or hub id (real weights).
-        device: ``cpu`` or ``cuda``, optionally with an index.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: name of a floating-point type.
         attention: ``packed`` or the name of a transformers attention implementation.
 
@@ -452,6 +453,10 @@ def build_model(spec: str, device: str, dtype: str, attention: str = "packed") -
     from dsd_env.acceptance.recording.models import ModelError, load_language_model, torch_dtype
     from dsd_env.acceptance.recording.weights import WeightsError
 
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise MeasurementError(f"--device {device}: must be cpu, cuda, cuda:N or mps")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise MeasurementError(f"--device mps: torch {torch.__version__} sees no Apple GPU")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise MeasurementError(f"--device {device}: torch {torch.__version__} sees no CUDA device")
     try:
@@ -604,6 +609,7 @@ def _free_bytes(device: str) -> int | None:
 
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
+    # Apple GPUs share the memory, whose free part /proc does not tell: no check there.
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -692,19 +698,23 @@ class TorchRunner:
                 step = self._step(cell)
                 if self._device.startswith("cuda"):
                     return self._time_cuda(step, warmup, repeats)
+                # Other accelerators queue work as well: without waiting, only the queueing would be timed.
+                wait = torch.mps.synchronize if self._device.startswith("mps") else _nothing
                 for _ in range(warmup):
                     step()
+                wait()
                 samples = []
                 for _ in range(repeats):
                     begin = time.perf_counter()
                     step()
+                    wait()
                     samples.append(time.perf_counter() - begin)
                 return samples
         except torch.OutOfMemoryError as e:
             torch.cuda.empty_cache()
             raise MemoryError(str(e).splitlines()[0]) from e
         except RuntimeError as e:
-            if "not enough memory" in str(e) or "can't allocate memory" in str(e):
+            if any(s in str(e) for s in ("not enough memory", "can't allocate memory", "out of memory")):
                 raise MemoryError(str(e).splitlines()[0]) from e
             raise
 
@@ -742,6 +752,10 @@ class TorchRunner:
             if self._cuda_graph:
                 del output, graph
             return samples
+
+
+def _nothing() -> None:
+    return None
 
 
 def _filled_cache(keys: list[Any], values: list[Any], cell: CellRecord, kv_heads: int, dim: int) -> Any:
