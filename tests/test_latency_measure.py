@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dsd_env.latency import load_profile, save_profile
 from dsd_env.latency.importers import MeasuredPoint, MeasurementError, import_csv, phase_of, write_csv
@@ -219,6 +222,41 @@ def test_other_settings_and_broken_files_are_refused(tmp_path):
         with pytest.raises(MeasurementError, match=message) as error:
             load_measurement(path)
         assert "m.json" in str(error.value)
+
+
+def test_a_cell_twice_or_of_the_wrong_phase_is_refused(tmp_path):
+    path = tmp_path / "m.json"
+    measure(FakeRunner(), INFO, grid_cells(GRID)[:3], path, StopRule())
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"cells": [data["cells"][0]] * 2}))
+    with pytest.raises(MeasurementError, match="given twice"):
+        load_measurement(path)
+    path.write_text(json.dumps(data | {"cells": [data["cells"][0] | {"q": 3, "phase": "decode"}]}))
+    with pytest.raises(MeasurementError, match="does not go with q = 3"):
+        load_measurement(path)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32 - 1))
+def test_random_damage_to_a_measurement_gives_the_documented_error(tmp_path, seed):
+    path = tmp_path / "m.json"
+    if not (tmp_path / "whole.json").exists():
+        measure(FakeRunner(), INFO, grid_cells(GRID)[:4], tmp_path / "whole.json", StopRule())
+    rng = random.Random(seed)
+    data = bytearray((tmp_path / "whole.json").read_bytes())
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(data))
+        data[at : at + rng.choice((0, 1, 1, 30))] = rng.choice(
+            (b"", b"NaN", b"-", b"0", b'"', b"\xff", b"[", b"1e999")
+        )
+        data = data or bytearray(b" ")
+    path.write_bytes(data)
+    try:
+        got = load_measurement(path)
+    except MeasurementError as error:
+        assert "m.json" in str(error)
+    else:
+        assert all(0.0 < p.seconds <= 1e4 for p in got.points())
 
 
 # -------------------------------------------------------------------------------------------- fit and profile

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dsd_env.latency.cells import PREFILL
+from dsd_env.latency.cells import DECODE, PREFILL
 from dsd_env.latency.importers import MeasuredPoint, MeasurementError, phase_of
 from dsd_env.latency.own import write_text
 from dsd_env.latency.shapes import MODELS, ModelShape
@@ -84,6 +84,12 @@ class CellRecord(_Record):
     samples_s: tuple[_Positive, ...] = ()
     skipped: str = ""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> CellRecord:
+        if (self.phase == DECODE) != (self.q == 1):
+            raise ValueError(f"phase {self.phase} does not go with q = {self.q}")
+        return self
+
     @property
     def key(self) -> tuple[int, int, int, str]:
         """Identity of the cell."""
@@ -116,6 +122,14 @@ class Measurement(_Record):
     info: ModelInfo
     environment: dict[str, str] = Field(default_factory=dict)
     cells: tuple[CellRecord, ...] = ()
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Measurement:
+        keys = [c.key for c in self.cells]
+        twice = next((k for k in keys if keys.count(k) > 1), None) if len(set(keys)) < len(keys) else None
+        if twice is not None:
+            raise ValueError(f"cell {twice} is given twice")
+        return self
 
     def points(self, min_samples: int = 1) -> list[MeasuredPoint]:
         """Measured points (medians) of all cells with enough repeats."""
