@@ -70,8 +70,7 @@ _HEADER = (
 
 
 def _row(p: LatencyProfile) -> tuple[str, ...]:
-    is_batched = p.label == "fitted" or (p.label == "measured" and p.role == "target")
-    batched = f"{1e3 * p.step_s(160, 32 * 1029, 1029):.2f}" if is_batched else "-"
+    batched = f"{1e3 * p.step_s(160, 32 * 1029, 1029):.2f}" if p.label == "fitted" else "-"
     checks = ", ".join(f"{c.ratio_median:.2f}" for c in p.external_checks) or "-"
     e = p.error
     return (
