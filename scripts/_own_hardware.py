@@ -416,7 +416,9 @@ def _run(
         summary = {
             "noise": None if noise is None else dataclasses.asdict(noise),
             "error": profile.error.model_dump(),
-            "heldout": [c.key for c in fit.heldout],
+            "heldout_error_pct": {
+                c.key: round(100.0 * float(e), 2) for c, e in zip(fit.heldout, fit.errors(), strict=True)
+            },
         }
         write_text(measured.with_name(f"{measured.name}.fit.json"), json.dumps(summary, indent=1) + "\n")
     path = save_profile(profile, out / f"{args.name}.yaml")

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING
 import _checkout  # noqa: F401
 from _own_hardware import add_options, add_sources, run, wanted
 
-from dsd_env.latency import LatencyProfile, list_profiles, load_profile, save_profile
+from dsd_env.latency import list_profiles, load_profile, save_profile
+from dsd_env.latency.report import print_table
 from dsd_env.paths import config_dir
 
 if TYPE_CHECKING:
@@ -55,54 +56,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--date", default=None, help="date to record (YYYY-MM-DD); default: today")
     add_options(parser)
     return parser.parse_args(argv)
-
-
-_HEADER = (
-    "profile",
-    "label",
-    "median %",
-    "p95 %",
-    "cells",
-    "B1 q1 ms",
-    "B32 q5 ms",
-    "checks: measured/profile",
-)
-
-
-def _row(p: LatencyProfile) -> tuple[str, ...]:
-    batched = f"{1e3 * p.step_s(160, 32 * 1029, 1029):.2f}" if p.label == "fitted" else "-"
-    checks = ", ".join(f"{c.ratio_median:.2f}" for c in p.external_checks) or "-"
-    e = p.error
-    return (
-        p.name,
-        p.label,
-        f"{e.heldout_median_pct:.1f}",
-        f"{e.heldout_p95_pct:.1f}",
-        str(e.cells),
-        f"{p.step_ms_b1:.2f}",
-        batched,
-        checks,
-    )
-
-
-def print_table(profiles: list[LatencyProfile]) -> None:
-    """Print one line a profile: held-out error and the step times at a context of 1,024."""
-    rows = [_row(p) for p in profiles]
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        widths = [max(len(r[i]) for r in [_HEADER, *rows]) for i in range(len(_HEADER))]
-        for r in [_HEADER, *rows]:
-            print("  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip())
-        return
-    table = Table(title="Latency profiles: error on held-out cells, step times at context 1,024")
-    for i, column in enumerate(_HEADER):
-        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=i == 0)
-    for r in rows:
-        table.add_row(*r)
-    # Piped output has no width of its own; a narrow default would cut the names.
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def main(argv: list[str] | None = None) -> int:

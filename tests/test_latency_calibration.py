@@ -13,12 +13,23 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from dsd_env.latency import StepCoefficients, load_profile
-from dsd_env.latency.catalogue import CATALOGUE, build
+from dsd_env.latency import StepCoefficients, load_profile, report
+from dsd_env.latency.catalogue import CATALOGUE, build, kernel_and_layer_cells
 from dsd_env.latency.cells import Cell
 from dsd_env.latency.edge import CLASSES, Figure, edge_step, fit_class, load_figures, streamed_bytes
-from dsd_env.latency.fit import error_stats, fit_coefficients, fit_split, relative_errors, split_cells
+from dsd_env.latency.fit import (
+    error_stats,
+    fit_coefficients,
+    fit_knots,
+    fit_split,
+    leave_one_out,
+    relative_errors,
+    split_cells,
+)
+from dsd_env.latency.noise import fit_noise, kernel_scatter
+from dsd_env.latency.report import replace_blocks
 from dsd_env.latency.shapes import DEVICES, MODELS
+from dsd_env.latency.splitwise import iteration_cells, load_splitwise, select
 from dsd_env.latency.tables import (
     AiConfiguratorTables,
     Curve,
@@ -63,7 +74,7 @@ def _cells(truth: StepCoefficients, noise: float = 0.0, seed: int = 0) -> list[C
 
 def test_fit_recovers_known_coefficients_without_noise():
     found = fit_coefficients(_cells(TRUTH))
-    for name, value in TRUTH.model_dump().items():
+    for name, value in TRUTH.model_dump(exclude_none=True).items():
         assert getattr(found, name) == pytest.approx(value, rel=2e-2), name
 
 
@@ -97,7 +108,7 @@ def test_fit_is_deterministic_and_keeps_its_bounds():
     cells = _cells(TRUTH, noise=0.2, seed=3)
     first = fit_coefficients(cells)
     assert first == fit_coefficients(cells)
-    assert first.p >= 1.0 and min(first.model_dump().values()) >= 0.0
+    assert first.p >= 1.0 and min(first.model_dump(exclude_none=True).values()) >= 0.0
 
 
 def test_fit_can_leave_out_the_multi_term_and_keep_a_floor():
@@ -110,6 +121,54 @@ def test_fit_can_leave_out_the_multi_term_and_keep_a_floor():
 def test_fit_needs_enough_cells():
     with pytest.raises(ValueError, match="at least eight"):
         fit_coefficients(_cells(TRUTH)[:7])
+
+
+STEPS = StepCoefficients(
+    **TRUTH.model_dump(exclude={"compute_knots"}),
+    compute_knots=((1, 0.014), (64, 0.014), (128, 0.028), (512, 0.03), (2176, 0.12)),
+)
+
+
+def test_knots_follow_steps_that_the_smooth_knee_cannot():
+    result = fit_split(_cells(STEPS))
+    assert result.coefficients.compute_knots is not None and result.closed_form is not None
+    assert result.error.heldout_p95_pct < 1.0 < (result.error.other_form_p95_pct or 0.0)
+    assert result.coefficients.k_lat_s_per_token == pytest.approx(STEPS.k_lat_s_per_token, rel=0.02)
+    assert error_stats(result.closed_form, result.heldout).heldout_p95_pct == result.error.other_form_p95_pct
+
+
+def test_the_closed_form_stays_where_it_is_better():
+    result = fit_split(_cells(TRUTH))
+    assert result.coefficients.compute_knots is None
+    assert result.error.heldout_p95_pct <= (result.error.other_form_p95_pct or 0.0)
+    assert fit_split(_cells(STEPS), knots=False).error.other_form_p95_pct is None
+
+
+def test_fitted_knots_never_fall_and_need_enough_cells():
+    closed = fit_coefficients(_cells(STEPS))
+    found = fit_knots(_cells(STEPS, noise=0.3, seed=5), closed)
+    assert found is not None and found.compute_knots is not None
+    seconds = [s for _, s in found.compute_knots]
+    assert seconds == sorted(seconds) and seconds[0] > 0.0 and len(seconds) <= 16
+    assert fit_knots(_cells(STEPS)[:20], closed) is None
+
+
+def test_knots_can_take_attention_as_given():
+    cells = _cells(STEPS)
+    found = fit_knots(cells, TRUTH, grids=((64, 128, 512),), attention=STEPS)
+    assert found is not None and found.k_multi_s_per_token == STEPS.k_multi_s_per_token
+    assert np.abs(relative_errors(found, cells)).max() < 1e-4
+
+
+def test_leave_one_out_predicts_each_cell_from_the_others():
+    cells = [Cell(str(i), "decode", 1, 0, 0, s) for i, s in enumerate((1.0, 2.0, 4.0))]
+
+    def mean(others):
+        return StepCoefficients(
+            t0_s=sum(c.seconds for c in others) / len(others), w_s=0, c_s_per_token=0, p=1
+        )
+
+    assert leave_one_out(cells, mean) == pytest.approx([2.0, 0.25, 1.5 / 4 - 1.0])
 
 
 def test_split_depends_on_the_key_alone():
@@ -278,6 +337,33 @@ def test_layer_tables_interpolate_between_batches_and_read_verification_from_mix
     assert model.decode_s(16, 1024) is None and model.verify_s(1, 5, 512) is None
     assert model.dense_s(1) == pytest.approx(8e-5)
     assert model.once_s(512, 512) == pytest.approx(2e-3 + 3e-5)  # flat beyond 256 rows like gate_up
+    # A chunk measured at other contexts only hands over to the next larger one.
+    attention |= {(24, 512, 0, 0): 1e-5, (32, 1024, 0, 0): 6e-5}
+    assert layer_step_model(MODELS["Llama-3-8B"], LayerTables(layers, attention)).verify_s(
+        1, 17, 1024
+    ) == pytest.approx(6e-5)
+    # Under tensor parallelism two all-reduces a layer, and one after the embedding.
+    double = layer_step_model(
+        MODELS["Llama-3-8B"], LayerTables(layers, attention), 0.0, Curve.of({1.0: 3e-6})
+    )
+    assert double.dense_s(1) == pytest.approx(8e-5 + 6e-6)
+    assert double.once_s(512, 512) == pytest.approx(2e-3 + 3e-5 + 3e-6)
+
+
+def test_qwen3_adds_the_norm_of_queries_and_keys():
+    shape, device = MODELS["Qwen3-32B"], DEVICES["H100-SXM-80GB"]
+    kernels = _ideal_kernels()
+    kernels.decode.update({(64, 8, 128, b): c for (h, _, _, b), c in list(kernels.decode.items()) if h == 32})
+    kernels.context[(64, 8, 128, 1)] = kernels.context[(32, 8, 128, 1)]
+    with pytest.raises(TableError, match="Qwen3-32B"):
+        kernel_step_model(shape, device, 1, kernels, _free_small_ops())
+    qwen = DenseLayers({"qk_norm": Curve.of({1.0: 2e-6})}, {"sampler": Curve.of({1.0: 7e-6})})
+    model = kernel_step_model(shape, device, 1, kernels, _free_small_ops(), qwen=qwen)
+    gemms = sum(
+        kernels.gemm_s(8, n, k) for n, k in ((10240, 5120), (5120, 8192), (51200, 5120), (5120, 25600))
+    )
+    assert model.dense_s(8) == pytest.approx(gemms + 2e-6, rel=1e-9)
+    assert model.once_s(8, 8) == pytest.approx(kernels.gemm_s(8, 151936, 5120) + 7e-6, rel=1e-9)
 
 
 def test_cells_respect_capacity_and_weigh_regions_alike():
@@ -293,6 +379,110 @@ def test_cells_respect_capacity_and_weigh_regions_alike():
         weights[c.region] = weights.get(c.region, 0.0) + c.weight
         assert c.seconds == pytest.approx(1e-3 + 2 * 2e-4 + 1e-4)
     assert len(weights) == 3 and max(weights.values()) == pytest.approx(min(weights.values()))
+
+
+# -------------------------------------------------------------------------------------- whole iterations
+
+_SPLITWISE_HEADER = (
+    "model,hardware,prompt_size,batch_size,token_size,prompt_time,token_time,tensor_parallel\n"
+)
+
+
+def _splitwise(folder: Path, rows: list[str]) -> Path:
+    (folder / "splitwise-sim").mkdir()
+    path = folder / "splitwise-sim" / "perf_model.csv"
+    path.write_text(_SPLITWISE_HEADER + "\n".join(rows) + "\n")
+    return path
+
+
+def test_splitwise_rows_become_cells_and_copies_count_once(tmp_path):
+    row = "llama2-70b,h100-80gb,512,{batch},128,{prompt},{token},{tp}"
+    rows = [row.format(batch=1, prompt=p, token=30, tp=4) for p in (60, 62, 70, 60, 62, 70)]
+    rows += [row.format(batch=2, prompt=100, token=31, tp=4), row.format(batch=64, prompt=1, token=1, tp=2)]
+    _splitwise(tmp_path, rows)
+    cells = load_splitwise(tmp_path)
+    assert [len(c.prompt_s) for c in cells] == [3, 1, 1]
+    found = {c.key: c for c in iteration_cells(select(cells, "llama2-70b", "h100-80gb", 4))}
+    assert found["decode_b2_s576"].seconds == pytest.approx(0.031)
+    assert found["decode_b2_s576"].kv_tokens == 2 * 577
+    assert found["prefill_1x512"].seconds == pytest.approx(0.062) and len(found) == 3
+    assert found["prefill_1x512"].weight == pytest.approx(2.0)  # one prompt weighs as much as two decodes
+    batched = iteration_cells(select(cells, "llama2-70b", "h100-80gb", 4), prompts="batched")
+    assert [c.new_tokens for c in batched if c.region == "prefill"] == [1024]
+    assert iteration_cells(select(cells, "llama2-70b", "h100-80gb", 2)) == []  # does not fit: left out
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("m,h,512,1,128,60,nan,4", ["line 2", "tensor_parallel"]),
+        ("m,h,512,1,128,60,30,4\nm,h,512,1,128,-60,30,4", ["line 3", "prompt_time = -60"]),
+        ("m,h,512,1,128,60,3e7,4", ["not milliseconds"]),
+        ("m,h,512,1", ["line 2", "token_size"]),
+    ],
+)
+def test_malformed_splitwise_rows_are_explained(tmp_path, row, words):
+    path = _splitwise(tmp_path, [row])
+    with pytest.raises(TableError) as caught:
+        load_splitwise(tmp_path)
+    assert str(path) in str(caught.value)
+    if "nan" in row:
+        words = ["line 2", "token_time", "nan"]
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_noise_recovers_sigma_and_stragglers():
+    rng = np.random.default_rng(4)
+    groups = []
+    for _ in range(400):
+        times = 0.05 * np.exp(0.02 * rng.standard_normal(5) + rng.normal())
+        if rng.random() < 0.25:
+            times[rng.integers(5)] *= 1.5
+        groups.append(times.tolist())
+    fit = fit_noise(groups)
+    assert fit.sigma == pytest.approx(0.02, rel=0.06) and fit.sigma_robust == pytest.approx(0.02, rel=0.25)
+    assert fit.straggler_share == pytest.approx(0.05, abs=0.012)
+    assert fit.straggler_factor == pytest.approx(1.5, rel=0.02)
+    assert (fit.kinds, fit.repeats) == (400, 2000) and fit.straggler_extra_s > 0.0
+    calm = fit_noise([[1.0, 1.0, 1.0]])
+    assert (calm.sigma, calm.straggler_share, calm.straggler_factor) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "threshold", "word"),
+    [
+        ([[1.0, 2.0]], 1.1, "three repeats"),
+        ([[1.0, float("nan"), 1.0]], 1.1, "group 0"),
+        ([[1.0, 1.0, 1.0], [1.0, -1.0, 1.0]], 1.1, "group 1"),
+        ([[1.0, 1.0, 1.0]], 1.0, "threshold"),
+    ],
+)
+def test_noise_refuses_what_are_no_repeats(groups, threshold, word):
+    with pytest.raises(ValueError, match=word):
+        fit_noise(groups, threshold)
+
+
+def test_kernel_scatter_averages_out_over_layers(tmp_path):
+    ops = [
+        "input_layernorm",
+        "attn_pre_proj",
+        "attn_rope",
+        "attn_post_proj",
+        "post_attention_layernorm",
+        "mlp_up_proj",
+        "mlp_act",
+        "mlp_down_proj",
+        "add",
+    ]
+    header = ",".join(f"time_stats.{op}.std,time_stats.{op}.median" for op in ops)
+    path = tmp_path / "mlp.csv"
+    path.write_text(f"num_tokens,{header}\n" + "8," + ",".join(["0.3,10"] * 9) + "\n")
+    found = kernel_scatter(path, 100, 1, 64)
+    assert found.layer == pytest.approx(0.01) and found.layer_common == pytest.approx(0.03)
+    assert found.iteration == pytest.approx(0.001) and found.rows == 1
+    with pytest.raises(TableError, match="no row with num_tokens"):
+        kernel_scatter(path, 100, 65, 128)
 
 
 # --------------------------------------------------------------------------------------------------- edge
@@ -364,9 +554,37 @@ def test_parameter_counts_are_the_published_ones():
         ("Llama-3-8B", 8.03),
         ("Llama-3.2-3B", 3.21),
         ("Llama-3.2-1B", 1.236),
+        ("Llama-2-70B", 68.98),
+        ("Qwen2.5-72B", 72.7),
+        ("Qwen2.5-32B", 32.76),
+        ("Qwen3-32B", 32.76),
     ):
         assert MODELS[name].params / 1e9 == pytest.approx(billions, rel=2e-3)
     assert MODELS["Llama-3-70B"].kv_bytes_per_token() == 327_680
+
+
+# ---------------------------------------------------------------------------------------- documentation
+
+
+def test_blocks_are_replaced_and_the_rest_stays():
+    text = "a\n<!-- begin: x -->\nold\n<!-- end: x -->\nb <!-- begin: y -->keep<!-- end: y -->\n"
+    done = replace_blocks(text, {"x": "new", "unused": "z"})
+    assert done == text.replace("old", "new")
+    with pytest.raises(ValueError, match="does not end"):
+        replace_blocks("<!-- begin: x -->", {"x": "new"})
+
+
+def test_the_tables_of_the_pages_are_those_of_the_shipped_profiles():
+    profiles = report.sorted_profiles([load_profile(n) for n in CATALOGUE])
+    blocks = report.profile_blocks(profiles)
+    placed = set()
+    for page in report.pages(ROOT / "docs"):
+        text = page.read_text(encoding="utf-8")
+        assert replace_blocks(text, blocks) == text, f"{page}: run `python -m dsd_env.latency.report`"
+        placed |= {name for name in blocks if f"<!-- begin: {name} -->" in text}
+    assert {"summary", "profiles", "noise", *(f"{f}: errors" for f in report.FAMILIES)} <= placed
+    listed = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in listed for name in CATALOGUE)
 
 
 # ------------------------------------------------------------------------------------------------- script
@@ -404,8 +622,10 @@ def test_refitting_reproduces_the_shipped_profile(tmp_path, data_dir, name):
     done = _calibrate("--profile", name, "--out", str(tmp_path), data=str(data_dir))
     assert done.returncode == 0, done.stderr
     shipped, refitted = load_profile(name), load_profile(tmp_path / f"{name}.yaml")
-    for key, value in shipped.coefficients.model_dump().items():
+    for key, value in shipped.coefficients.model_dump(exclude={"compute_knots"}).items():
         assert getattr(refitted.coefficients, key) == pytest.approx(value, rel=1e-3, abs=1e-12), key
+    for m in (1, 8, 64, 300, 2048):
+        assert refitted.step_s(m, 0, 0) == pytest.approx(shipped.step_s(m, 0, 0), rel=1e-3)
 
 
 def test_wave_rule_meets_the_measured_mixed_batches(data_dir):
@@ -424,4 +644,13 @@ def test_wave_rule_meets_the_measured_mixed_batches(data_dir):
 
 def test_the_default_target_fits_its_heldout_cells(data_dir):
     built = build("llama-3-70b_h100-sxm_tp4", data_dir, "test", "2026-01-01")
-    assert built.profile.error.heldout_median_pct < 3.0 and built.profile.error.heldout_p95_pct < 10.0
+    assert built.profile.error.heldout_median_pct < 2.5 and built.profile.error.heldout_p95_pct < 8.0
+
+
+def test_whole_iterations_are_met_within_five_per_cent(data_dir):
+    """Medians over cells that the fit did not see; kernels and layers measured by two projects agree."""
+    for name in ("llama-2-70b_h100-sxm_tp4_splitwise2023", "llama-3-8b_h100-sxm_tp1_vllm"):
+        assert build(name, data_dir, "test", "2026-01-01").profile.error.heldout_median_pct <= 5.0
+    kernels, layers = kernel_and_layer_cells("Llama-3-8B", 1, data_dir)
+    ratios = [layers[k].seconds / kernels[k].seconds for k in kernels.keys() & layers.keys()]
+    assert len(ratios) > 300 and 0.95 < np.median(ratios) < 1.08

@@ -119,6 +119,44 @@ def test_more_work_never_takes_less_time(k, m, kv, longest):
     assert k.step_s(m, kv, longest + 1) * slack >= here
 
 
+KNOTS = ((1, 0.010), (8, 0.011), (64, 0.011), (128, 0.020))
+
+
+def test_knots_replace_the_closed_form():
+    k = StepCoefficients(**{**BASE["coefficients"], "compute_knots": KNOTS})
+    assert [k.compute_s(m) for m in (0, 1, 8, 30, 64, 128)] == [0.010, 0.010, 0.011, 0.011, 0.011, 0.020]
+    assert k.compute_s(96) == pytest.approx(0.0155) and k.compute_s(192) == pytest.approx(0.029)
+    assert k.closed_form_s(96) == StepCoefficients(**BASE["coefficients"]).compute_s(96)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 500), st.floats(0.0, 0.1)), min_size=2, max_size=12),
+    st.integers(0, 800),
+)
+def test_a_table_from_knots_gives_the_same_floats_and_never_falls(steps, m):
+    tokens, seconds, knots = 0, 1e-4, []
+    for step, rise in steps:
+        tokens, seconds = tokens + step, seconds + rise
+        knots.append((tokens, seconds))
+    profile = LatencyProfile.model_validate(
+        _changed(coefficients={**BASE["coefficients"], "compute_knots": knots})
+    )
+    table = profile.compute_table_s(801)
+    assert float(table[m]) + profile.attention_s(9, 4) == profile.step_s(m, 9, 4)
+    assert (np.diff(table) >= -1e-12).all() and float(table[tokens] if tokens < 802 else 0) in (0.0, seconds)
+
+
+def test_knots_and_noise_survive_the_file_on_one_line_each(tmp_path):
+    noise = {"sigma": 0.015, "straggler_share": 0.01, "straggler_factor": 1.2, "source": "repeats"}
+    profile = LatencyProfile.model_validate(
+        _changed(coefficients={**BASE["coefficients"], "compute_knots": KNOTS}, noise=noise)
+    )
+    path = save_profile(profile, tmp_path / "tiny.yaml")
+    assert load_profile(path) == profile
+    assert "  - [64, 0.011]" in path.read_text().splitlines()
+    assert "64: 11" in profile.describe() and "sigma 1.50 %" in profile.describe()
+
+
 @given(coefficients, st.integers(1, 2000))
 def test_the_knee_lies_between_maximum_and_sum(k, m):
     soft, line = k.compute_s(m) - k.t0_s, k.c_s_per_token * m
@@ -194,6 +232,16 @@ def test_profile_is_frozen():
         ({"coefficients__slope": 1.0}, ["coefficients.slope", "unknown key"]),
         ({"coefficients__w_s": 0.0, "coefficients__t0_s": 0.0}, ["coefficients", "has to take time"]),
         ({"coefficients__w_s": None}, ["coefficients.w_s", "required"]),
+        ({"coefficients__compute_knots": [[1, 0.01]]}, ["coefficients.compute_knots", "at least 2"]),
+        ({"coefficients__compute_knots": [[2, 0.01], [2, 0.02]]}, ["tokens must rise", "(2, 0.01)"]),
+        ({"coefficients__compute_knots": [[1, 0.02], [2, 0.01]]}, ["seconds must not fall"]),
+        ({"coefficients__compute_knots": [[1, 0.0], [2, 0.01]]}, ["must be > 0"]),
+        ({"coefficients__compute_knots": [[1, 11.0], [2, 22.0]]}, ["compute_knots.0.1", "<= 10"]),
+        ({"coefficients__compute_knots": [[1.5, 0.1], [2, 0.2]]}, ["compute_knots.0.0", "integer"]),
+        ({"coefficients__compute_knots": [[i, 0.1] for i in range(1, 40)]}, ["39 knots", "2 to 32"]),
+        ({"noise": {"sigma": -0.1, "source": "x"}}, ["noise.sigma", ">= 0"]),
+        ({"noise": {"sigma": 0.1, "straggler_share": 0.9, "source": "x"}}, ["straggler_share", "<= 0.5"]),
+        ({"noise": {"sigma": 0.1}}, ["noise.source", "required"]),
         ({"role": "oracle"}, ["role", "oracle", "'target' or 'drafter'"]),
         ({"label": "guessed"}, ["label", "guessed", "'published'"]),
         ({"parallelism": 0}, ["parallelism", "0", ">= 1"]),
@@ -245,7 +293,7 @@ def test_binary_and_missing_files_are_explained(tmp_path):
 
 def test_unknown_name_suggests_close_ones():
     with pytest.raises(ProfileError, match=r"did you mean .*llama-3-70b_h100-sxm_tp4"):
-        load_profile("llama-3-70b_h100-sxm_tp8")
+        load_profile("llama-3-70b_h100-sxm_tp16")
 
 
 def test_every_shipped_profile_loads_under_its_own_name():
@@ -267,6 +315,9 @@ SHIPPED = {
     "llama-3-8b_h200-sxm_tp1": (4.5, 7.0),
     "llama-3-8b_a100-sxm_tp1": (10.0, 13.5),
     "llama-3-8b_rtx-4090_tp1": (16.0, 19.0),
+    "llama-3-70b_h200-sxm_tp4": (10.0, 15.0),
+    "qwen3-32b_a100-sxm_tp1": (36.0, 50.0),
+    "llama-2-70b_h100-sxm_tp4_splitwise2023": (27.0, 32.0),
     "llama-3.2-1b_h100-sxm_tp1": (1.0, 3.0),
     "llama-3.2-1b_a100-sxm_tp1": (1.5, 4.0),
     "llama-3.2-1b-int4_snapdragon-8-gen-3": (19.0, 23.0),

@@ -1,6 +1,6 @@
 """A latency profile from a user's own measured points.
 
-Two ways to fit. With many points the full form of :mod:`dsd_env.latency.fit`, a quarter of them held out.
+Two ways to fit. With many points the forms of :mod:`dsd_env.latency.fit`, with the error on points left out.
 With few, as from llama-bench's defaults, a straight line in new tokens and cached tokens (p = 1), its error
 found by leaving out one point at a time: a knee cannot be told from a handful of points.
 
@@ -9,6 +9,7 @@ Noise is fitted from repeats of the same iteration (:func:`fit_noise`).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +19,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.latency.cells import DECODE, Cell
-from dsd_env.latency.fit import FitResult, fit_split, split_cells
+from dsd_env.latency.fit import (
+    FitResult,
+    fit_coefficients,
+    fit_knots,
+    fit_split,
+    relative_errors,
+    summarise,
+)
 from dsd_env.latency.importers import MeasuredPoint, MeasurementError
-from dsd_env.latency.profile import ErrorStats, LatencyProfile, Power, Provenance, Source, StepCoefficients
+from dsd_env.latency.profile import (
+    LatencyProfile,
+    Noise,
+    Power,
+    Provenance,
+    Source,
+    StepCoefficients,
+)
 
 __all__ = ["Facts", "NoiseFit", "describe_noise", "fit_noise", "fit_points", "own_profile", "weighted_cells"]
 
 FULL_FORM_CELLS = 24
-"""From this many points on the full form is fitted (seven unknowns, a quarter held out)."""
+"""From this many points on the full form is fitted (seven unknowns), its error found by cross-validation."""
+
+HASH_SPLIT_CELLS = 160
+"""From this many points on a quarter of them is held out instead, as for the shipped tables."""
+
+FOLDS = 5
 
 STRAGGLER_SIGMAS, STRAGGLER_RATIO = 4.0, 1.1
 """A repeat is a straggler above both: this many robust sigmas, and this multiple of its cell's median."""
@@ -98,19 +118,13 @@ def _fit_few(cells: Sequence[Cell]) -> tuple[FitResult, list[str]]:
         )
     errors = []
     for i, left_out in enumerate(cells):
-        k = _fit_line([*cells[:i], *cells[i + 1 :]], columns)
-        predicted = k.step_s(left_out.new_tokens, left_out.kv_tokens, left_out.max_kv_multi_tokens)
-        errors.append(100.0 * abs(predicted / left_out.seconds - 1.0))
-    median, p95 = np.percentile(errors, [50.0, 95.0])
-    error = ErrorStats(
-        heldout_median_pct=round(min(float(median), 1000.0), 2),
-        heldout_p95_pct=round(min(float(p95), 1000.0), 2),
-        heldout_max_pct=round(min(max(errors), 1000.0), 2),
-        cells=len(cells),
-        train_cells=len(cells) - 1,
-        method=f"leave-one-out over the {len(cells)} measured points",
-    )
-    return FitResult(_fit_line(cells, columns), error, tuple(cells), tuple(cells)), notes
+        without = _fit_line([*cells[:i], *cells[i + 1 :]], columns)
+        errors.append(float(relative_errors(without, [left_out])[0]))
+    method = f"leave-one-out over the {len(cells)} measured points"
+    # A profile states errors of up to 1000 %; beyond, the number means nothing any more.
+    error = summarise(np.clip(errors, -10.0, 10.0), cells, len(cells) - 1, method)
+    line = _fit_line(cells, columns)
+    return FitResult(line, error, tuple(cells), tuple(cells), line, tuple(errors)), notes
 
 
 def fit_points(points: Sequence[MeasuredPoint]) -> tuple[FitResult, list[str]]:
@@ -141,9 +155,8 @@ def fit_points(points: Sequence[MeasuredPoint]) -> tuple[FitResult, list[str]]:
     multi = [c for c in cells if c.max_kv_multi_tokens]
     # With one sequence only, k_lat and k_multi multiply the same number.
     several = any(c.kv_tokens > c.max_kv_multi_tokens for c in multi)
-    train, heldout = split_cells(cells)
-    if len(train) < 12 or len(heldout) < 3:
-        return _fit_few(cells)
+    if len(cells) < HASH_SPLIT_CELLS:
+        return _fit_cross_validated(cells, several), []
     fit = fit_split(cells, multi_kv=several)
     method = (
         f"{len(fit.heldout)} of {len(cells)} measured points held out by a hash of the point's name, fit on "
@@ -153,6 +166,54 @@ def fit_points(points: Sequence[MeasuredPoint]) -> tuple[FitResult, list[str]]:
     unseen = sorted({c.region for c in cells} - {r.name for r in error.regions})
     notes = [f"no point of {name} fell into the held-out part: its error is not known" for name in unseen]
     return replace(fit, error=error), notes
+
+
+def _fit_cross_validated(cells: Sequence[Cell], multi_kv: bool) -> FitResult:
+    """Closed form or knots, whichever predicts cells left out better, then fitted to all cells.
+
+    Cells of each region are dealt to folds in the order of a hash of their names, so every region is
+    predicted, and by fits that saw four fifths of it. The choice between two forms looks at these errors.
+    """
+    fold: dict[str, int] = {}
+    for region in dict.fromkeys(c.region for c in cells):
+        keys = [c.key for c in cells if c.region == region]
+        keys.sort(key=lambda key: hashlib.blake2b(key.encode(), digest_size=8).digest())
+        fold |= {key: i % FOLDS for i, key in enumerate(keys)}
+    errors: dict[str, NDArray[np.float64] | None] = {f: np.zeros(len(cells)) for f in ("closed", "knots")}
+    for k in range(FOLDS):
+        train = [c for c in cells if fold[c.key] != k]
+        left_out = [i for i, c in enumerate(cells) if fold[c.key] == k]
+        closed = fit_coefficients(train, multi_kv=multi_kv)
+        forms = {"closed": closed, "knots": fit_knots(train, closed, multi_kv=multi_kv)}
+        for name, form in forms.items():
+            found = errors[name]
+            if form is None:
+                errors[name] = None
+            elif found is not None:
+                found[left_out] = relative_errors(form, [cells[i] for i in left_out])
+    method = f"{FOLDS}-fold cross-validation over the {len(cells)} measured points, then fit on all of them"
+    stats = {
+        name: summarise(found, cells, round(len(cells) * (1 - 1 / FOLDS)), method)
+        for name, found in errors.items()
+        if found is not None
+    }
+    closed = fit_coefficients(cells, multi_kv=multi_kv)
+    knots = fit_knots(cells, closed, multi_kv=multi_kv) if "knots" in stats else None
+    if knots is None:
+        stats.pop("knots", None)
+    taken = min(stats, key=lambda name: stats[name].heldout_median_pct + stats[name].heldout_p95_pct)
+    error = stats[taken]
+    for other in stats.keys() - {taken}:
+        error = error.model_copy(
+            update={
+                "other_form_median_pct": stats[other].heldout_median_pct,
+                "other_form_p95_pct": stats[other].heldout_p95_pct,
+            }
+        )
+    coefficients = knots if taken == "knots" and knots is not None else closed
+    found = errors[taken]
+    assert found is not None  # forms without errors are not in stats
+    return FitResult(coefficients, error, tuple(cells), tuple(cells), closed, tuple(float(e) for e in found))
 
 
 # ---------------------------------------------------------------------------------------------------- noise
@@ -274,8 +335,6 @@ def own_profile(
         MeasurementError: too few points, or no room for KV in the memory given.
         pydantic.ValidationError: a fact is impossible.
     """
-    fit, limits = fit_points(points)
-    noise = fit_noise([p.samples_s for p in points])
     capacity, capacity_note = None, ""
     if facts.memory_bytes is not None:
         room = 0.9 * facts.memory_bytes - facts.weight_bytes
@@ -290,17 +349,19 @@ def own_profile(
             "weights) / "
             f"{facts.kv_bytes_per_token / 1024:g} KiB a token"
         )
-    optional = {}
-    if noise is not None and "noise" in LatencyProfile.model_fields:
-        optional["noise"] = {
-            "sigma": noise.sigma,
-            "straggler_share": noise.straggler_share,
-            "straggler_factor": noise.straggler_factor,
-            "source": f"{noise.samples} repeats of {noise.cells} iterations, {source.name}",
-        }
+    fit, limits = fit_points(points)
+    noise = fit_noise([p.samples_s for p in points])
+    scatter = None
+    if noise is not None:
+        scatter = Noise(
+            sigma=min(noise.sigma, 1.0),
+            straggler_share=min(noise.straggler_share, 0.5),
+            straggler_factor=min(noise.straggler_factor, 100.0),
+            source=f"{noise.samples} repeats of {noise.cells} iterations, {source.name}",
+        )
     profile = LatencyProfile.model_validate(
         {
-            **optional,
+            "noise": scatter,
             "name": facts.name,
             "role": facts.role,
             "model": facts.model,

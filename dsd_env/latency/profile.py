@@ -15,6 +15,11 @@ maximum of the weight-reading floor ``w`` and the compute line ``c*m``, and atte
 on the slower kernel: attention of the RTX 4090's measured mixed batches takes about twice as long (1.8-2.4
 times) as that of decoding alone.
 
+The attention-free part may instead be a table of a few knots ``(m, seconds)``, linear between them
+(``compute_knots``), where that describes cells better which the fit did not see: GEMM time rises in steps
+that no smooth knee follows. ``t0``, ``w``, ``c`` and ``p`` then still hold the closed form's fit, for
+comparison.
+
 The same form serves targets (batched verification) and drafters (``m = 1`` steps and prefill).
 Nothing here needs more than the standard library, numpy, pydantic and PyYAML; fitting lives in
 :mod:`dsd_env.latency.fit` and the readers of measured tables in :mod:`dsd_env.latency.tables`.
@@ -25,7 +30,9 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
+from bisect import bisect_right
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +47,7 @@ __all__ = [
     "ErrorStats",
     "ExternalCheck",
     "LatencyProfile",
+    "Noise",
     "Power",
     "ProfileError",
     "Provenance",
@@ -50,6 +58,9 @@ __all__ = [
     "load_profile",
     "save_profile",
 ]
+
+MAX_KNOTS = 32
+"""Upper bound of ``compute_knots``: a few numbers that one can look at, no table of measurements."""
 
 MAX_TABLE_TOKENS = 1 << 22
 """Upper bound of :meth:`LatencyProfile.compute_table_s` (32 MiB of float64)."""
@@ -82,6 +93,17 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
+def _between_knots(knots: tuple[tuple[int, float], ...], new_tokens: int) -> float:
+    """Value at ``new_tokens``; scalar arithmetic in a fixed order: every caller gets the same bits."""
+    right = bisect_right(knots, new_tokens, key=lambda knot: knot[0])
+    if right == 0:
+        return knots[0][1]
+    right = min(right, len(knots) - 1)
+    m0, s0 = knots[right - 1]
+    m1, s1 = knots[right]
+    return s0 + (s1 - s0) * ((new_tokens - m0) / (m1 - m0))
+
+
 class StepCoefficients(_Model):
     """Coefficients of the iteration-time form (see the module's docstring).
 
@@ -95,6 +117,10 @@ class StepCoefficients(_Model):
             new token, of multi-token attention. Seconds per cached token.
         k_multi_s_per_token: what every cached token costs on top of ``k_bw`` in an iteration where some
             sequence processes more than one new token. Seconds per cached token.
+        compute_knots: attention-free part as ``(tokens, seconds)`` pairs, 2 to 32 of them, tokens rising and
+            seconds not falling; linear between knots, constant before the first, with the last slope after
+            the last. If given it replaces ``t0 + (w^p + (c*m)^p)^(1/p)``, whose coefficients then only
+            document the closed form's fit to the same cells.
     """
 
     t0_s: _Seconds
@@ -104,6 +130,7 @@ class StepCoefficients(_Model):
     k_bw_s_per_token: _SecondsPerKvToken = 0.0
     k_lat_s_per_token: _SecondsPerKvToken = 0.0
     k_multi_s_per_token: _SecondsPerKvToken = 0.0
+    compute_knots: Annotated[tuple[tuple[_PositiveInt, _Seconds], ...], Field(min_length=2)] | None = None
 
     @model_validator(mode="after")
     def _takes_time(self) -> StepCoefficients:
@@ -111,8 +138,31 @@ class StepCoefficients(_Model):
             raise ValueError("t0_s + w_s must be > 0: an iteration has to take time")
         return self
 
+    @model_validator(mode="after")
+    def _knots_rise(self) -> StepCoefficients:
+        knots = self.compute_knots
+        if knots is None:
+            return self
+        if len(knots) > MAX_KNOTS:
+            raise ValueError(f"compute_knots: {len(knots)} knots, allowed 2 to {MAX_KNOTS}")
+        if knots[0][1] <= 0.0:
+            raise ValueError("compute_knots: the first knot's seconds must be > 0")
+        for (m0, s0), (m1, s1) in pairwise(knots):
+            if m1 <= m0 or s1 < s0:
+                raise ValueError(
+                    f"compute_knots: tokens must rise and seconds must not fall, got ({m0}, {s0}) "
+                    f"before ({m1}, {s1})"
+                )
+        return self
+
     def compute_s(self, new_tokens: int) -> float:
-        """Attention-free part ``t0 + (w^p + (c*m)^p)^(1/p)`` of an iteration of ``new_tokens`` tokens.
+        """Attention-free part of an iteration of ``new_tokens`` tokens: the knots, or the closed form."""
+        if self.compute_knots is None:
+            return self.closed_form_s(new_tokens)
+        return _between_knots(self.compute_knots, new_tokens)
+
+    def closed_form_s(self, new_tokens: int) -> float:
+        """Attention-free part by ``t0 + (w^p + (c*m)^p)^(1/p)``, whether or not there are knots.
 
         Evaluated as ``hi * (1 + (lo/hi)^p)^(1/p)``, which neither overflows nor underflows for large p.
         """
@@ -162,6 +212,22 @@ class Power(_Model):
         return self
 
 
+class Noise(_Model):
+    """How iterations of equal work scatter, fitted to repeated measurements (:mod:`dsd_env.latency.noise`).
+
+    Attributes:
+        sigma: standard deviation of the logarithm of an iteration's time, stragglers left out.
+        straggler_share: share of iterations that are stragglers.
+        straggler_factor: mean time of a straggler over the median of its kind.
+        source: which repeats this was fitted to.
+    """
+
+    sigma: Annotated[float, _NotBool, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+    straggler_share: Annotated[float, _NotBool, Field(ge=0.0, le=0.5, allow_inf_nan=False)] = 0.0
+    straggler_factor: Annotated[float, _NotBool, Field(ge=1.0, le=100.0, allow_inf_nan=False)] = 1.0
+    source: _Text
+
+
 class Source(_Model):
     """One origin of measured numbers."""
 
@@ -201,6 +267,9 @@ class ErrorStats(_Model):
         train_cells: number of cells fitted to.
         method: how cells were held out (for example ``split`` or ``leave-one-out``), in words.
         regions: the same statistics by part of the grid.
+        other_form_median_pct: median of the form that was not taken (the closed form where the profile has
+            knots, the knots where it has none) on the same cells; ``None`` if only one was fitted.
+        other_form_p95_pct: its 95th percentile.
     """
 
     heldout_median_pct: _Percent
@@ -210,6 +279,8 @@ class ErrorStats(_Model):
     train_cells: _Count | None = None
     method: str = ""
     regions: tuple[RegionError, ...] = ()
+    other_form_median_pct: _Percent | None = None
+    other_form_p95_pct: _Percent | None = None
 
 
 class ExternalCheck(_Model):
@@ -248,6 +319,7 @@ class LatencyProfile(_Model):
         provenance: see :class:`Provenance`.
         error: see :class:`ErrorStats`.
         external_checks: comparisons with whole iterations measured elsewhere.
+        noise: scatter of iterations of equal work, or ``None`` where no repeats were measured.
         notes: anything a reader should know before trusting the numbers.
     """
 
@@ -268,6 +340,7 @@ class LatencyProfile(_Model):
     provenance: Provenance
     error: ErrorStats
     external_checks: tuple[ExternalCheck, ...] = ()
+    noise: Noise | None = None
     notes: tuple[str, ...] = ()
 
     def step_s(self, new_tokens: int, kv_tokens: int, max_kv_multi_tokens: int) -> float:
@@ -309,7 +382,8 @@ class LatencyProfile(_Model):
             max_tokens: largest number of new tokens in an iteration, 0 … 2**22.
 
         Returns:
-            float64 array of shape ``(max_tokens + 1,)``, seconds; entry 0 is ``t0 + w``.
+            float64 array of shape ``(max_tokens + 1,)``, seconds; entry 0 is ``t0 + w``, or the
+            first knot's seconds.
 
         Raises:
             ValueError: ``max_tokens`` out of range.
@@ -336,6 +410,7 @@ class LatencyProfile(_Model):
             f"us/token, p {k.p:.2f}, "
             f"k_bw {k.k_bw_s_per_token * 1e9:.3f} ns/token, k_lat {k.k_lat_s_per_token * 1e9:.3f} ns/token, "
             f"k_multi {k.k_multi_s_per_token * 1e9:.3f} ns/token",
+            *([_knots_line(k.compute_knots)] if k.compute_knots else []),
             f"  weights {self.weight_bytes / 1e9:.2f} GB, KV {self.kv_bytes_per_token / 1024:.0f} KiB/token"
             + (f", room for {self.kv_capacity_tokens:,} tokens" if self.kv_capacity_tokens else ""),
             f"  power idle {self.power.idle_w:.0f} W, busy {self.power.busy_w:.0f} W ({self.power.label})",
@@ -349,6 +424,12 @@ class LatencyProfile(_Model):
             f"({x.ratio_min:.2f}-{x.ratio_max:.2f}, {x.cells} cells)"
             for x in self.external_checks
         ]
+        if self.noise is not None:
+            lines.append(
+                f"  noise: sigma {100 * self.noise.sigma:.2f} %, stragglers "
+                f"{100 * self.noise.straggler_share:.1f} % at x{self.noise.straggler_factor:.2f} "
+                f"({self.noise.source})"
+            )
         lines += [f"  source: {s.name} ({s.licence})" for s in self.provenance.sources]
         lines += [f"  note: {n}" for n in self.notes]
         return "\n".join(lines)
@@ -362,6 +443,22 @@ class LatencyProfile(_Model):
             f"step {self.step_ms_b1:.2f} ms at batch 1, held-out error median {e.heldout_median_pct:.1f} % "
             f"p95 {e.heldout_p95_pct:.1f} % over {e.cells} cells"
         )
+
+
+def _knots_line(knots: tuple[tuple[int, float], ...]) -> str:
+    return "  knots (tokens: ms) " + ", ".join(f"{m}: {1e3 * s:.3g}" for m, s in knots)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe dumper that writes a short list of numbers on one line."""
+
+
+def _numbers_on_one_line(dumper: _Dumper, value: list[Any]) -> yaml.Node:
+    flow = bool(value) and all(isinstance(v, int | float) for v in value)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=flow)
+
+
+_Dumper.add_representer(list, _numbers_on_one_line)
 
 
 class _Loader(yaml.SafeLoader):
@@ -494,7 +591,7 @@ def save_profile(profile: LatencyProfile, path: str | os.PathLike[str]) -> Path:
     out = Path(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     data = profile.model_dump(mode="json", exclude_none=True)
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     handle, tmp = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as f:

@@ -22,6 +22,7 @@ class ModelShape:
         vocab: vocabulary size.
         tied: whether the output projection shares the embedding's weights.
         context_limit_tokens: longest context the model was made for.
+        qk_norm: whether queries and keys are normalised before the rotary embedding (Qwen3).
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelShape:
     vocab: int
     tied: bool
     context_limit_tokens: int
+    qk_norm: bool = False
 
     @property
     def params(self) -> int:
@@ -52,6 +54,10 @@ MODELS: dict[str, ModelShape] = {
     m.name: m
     for m in (
         ModelShape("Llama-3-70B", 80, 8192, 28672, 64, 8, 128, 128256, False, 131072),
+        ModelShape("Llama-2-70B", 80, 8192, 28672, 64, 8, 128, 32000, False, 4096),
+        ModelShape("Qwen2.5-72B", 80, 8192, 29568, 64, 8, 128, 152064, False, 131072),
+        ModelShape("Qwen2.5-32B", 64, 5120, 27648, 40, 8, 128, 152064, False, 131072),
+        ModelShape("Qwen3-32B", 64, 5120, 25600, 64, 8, 128, 151936, False, 40960, qk_norm=True),
         ModelShape("Llama-3-8B", 32, 4096, 14336, 32, 8, 128, 128256, False, 131072),
         ModelShape("Llama-3.2-3B", 28, 3072, 8192, 24, 8, 128, 128256, True, 131072),
         ModelShape("Llama-3.2-1B", 16, 2048, 8192, 32, 8, 64, 128256, True, 131072),
@@ -110,6 +116,7 @@ DEVICES: dict[str, DeviceSpec] = {
         _device("H100-SXM-80GB", "h100_sxm", 80, 3.352e12, 132, True, 700.0, 75.0),
         _device("H200-SXM-141GB", "h200_sxm", 141, 4.8e12, 132, True, 700.0, 80.0),
         _device("L40S-48GB", "l40s", 48, 0.864e12, 142, False, 350.0, 35.0),
+        _device("RTX-PRO-6000-96GB", "rtx_pro_6000_server", 96, 1.597e12, 188, False, 600.0, 35.0),
         _device("RTX-4090-24GB", "RTX4090", 24, 1.008e12, 128, False, 450.0, 25.0),
     )
 }

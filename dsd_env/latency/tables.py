@@ -15,8 +15,8 @@ that touches files; everything else is a pure function of what they return.
 
 **Attention with q > 1 new tokens on a cached context** (verification):
 
-* RTX 4090: read from the mixed table, at the smallest measured chunk >= q (the kernel works on tiles of
-  64 rows, so 2 … 16 tokens cost the same as 16; the table shows 16, 32 and 64 within 2 %).
+* RTX 4090, RTX PRO 6000: read from the mixed table, at the smallest measured chunk >= q (the kernel works on
+  tiles of 64 rows, so 2 … 16 tokens cost the same as 16; the table shows 16, 32 and 64 within 2 %).
 * FlashAttention-2 devices (A100, L40S): grouped heads are not packed and long sequences not split when any
   q > 1, so each (sequence, query head) walks its whole context on one multiprocessor. Time = launch +
   waves * context * k, with waves = ceil(batch * heads / multiprocessors) and k, the time one
@@ -33,7 +33,8 @@ import gzip
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,8 @@ from dsd_env.latency.cells import DECODE, PREFILL, VERIFY, Cell
 from dsd_env.latency.shapes import DeviceSpec, ModelShape
 
 __all__ = [
+    "LLAMA_8B",
+    "QWEN3_32B",
     "AiConfiguratorTables",
     "Curve",
     "DenseLayers",
@@ -57,6 +60,7 @@ __all__ = [
     "load_dense_layers",
     "load_layer_tables",
     "read_table",
+    "with_mixed_attention",
 ]
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -70,8 +74,15 @@ PREFILL_COMPANIONS = ((0, 0), (8, 1024), (32, 1024))
 _TILE_ROWS_FA2 = 64
 _TILE_ROWS_FA3 = 128
 _SLOPE_LENGTHS = (1024, 4096)
-_ELEMENTWISE_DEVICE_BANDWIDTH = 1.792e12
-"""RTX PRO 6000: the device whose element-wise kernels stand in for those of other data-centre GPUs."""
+_ELEMENTWISE_DEVICE_BANDWIDTH = 1.597e12
+"""RTX PRO 6000 (Server Edition): the device whose element-wise kernels stand in for those of other GPUs."""
+
+LLAMA_8B = "meta-llama/Llama-3.1-8B"
+QWEN3_32B = "Qwen/Qwen3-32B"
+"""Models whose layers LLMServingSim measured, as its folders spell them."""
+
+_QWEN3_HEADS = 72
+_QWEN3_VOCAB = 151936
 
 
 class TableError(ValueError):
@@ -172,21 +183,28 @@ class AiConfiguratorTables:
     context: dict[tuple[int, ...], Curve]
     allreduce: dict[tuple[int, ...], Curve]
 
+    @cached_property
+    def _axes(self) -> tuple[list[int], list[int], dict[int, list[int]]]:
+        """Values of n, of k, and the values of k at each n."""
+        by_n: dict[int, list[int]] = {}
+        for n, k in sorted(self.gemm):
+            by_n.setdefault(n, []).append(k)
+        return sorted(by_n), sorted({k for _, k in self.gemm}), by_n
+
     def gemm_s(self, m: int, n: int, k: int) -> float:
         """GEMM of (m x k) by (k x n): linear in m, bilinear in (n, k), proportional in n beyond the grid.
 
         Raises:
             TableError: k lies outside the grid.
         """
-        ns = sorted({key[0] for key in self.gemm})
-        ks = sorted({key[1] for key in self.gemm})
+        ns, ks, by_n = self._axes
         if not ks[0] <= k <= ks[-1]:
             raise TableError(f"GEMM table has k from {ks[0]} to {ks[-1]}, not {k}")
         if n > ns[-1]:
             return self.gemm_s(m, ns[-1], k) * n / ns[-1]
 
         def along_k(n_grid: int) -> float:
-            known = [kk for kk in ks if (n_grid, kk) in self.gemm]
+            known = by_n[n_grid]
             below = max((kk for kk in known if kk <= k), default=known[0])
             above = min((kk for kk in known if kk >= k), default=known[-1])
             low = self.gemm[(n_grid, below)](m)
@@ -250,20 +268,19 @@ def _with_optional_word(
 
 @dataclass(frozen=True)
 class DenseLayers:
-    """Measured vLLM layers of Llama-3.1-8B on one GPU: ``layer ->`` curve over tokens (or sequences)."""
+    """Measured vLLM layers of one model on one GPU: ``layer ->`` curve over tokens (or sequences)."""
 
     dense: dict[str, Curve]
     per_sequence: dict[str, Curve]
 
 
-def _layer_dir(data_dir: Path, table: str) -> Path:
-    base = data_dir / "llmservingsim" / "profiler" / "perf" / table
-    return base / "meta-llama" / "Llama-3.1-8B" / "bf16" / "tp1"
+def _layer_dir(data_dir: Path, table: str, model: str, tp: int) -> Path:
+    return data_dir / "llmservingsim" / "profiler" / "perf" / table / model / "bf16" / f"tp{tp}"
 
 
-def load_dense_layers(data_dir: Path, table: str) -> DenseLayers:
-    """Load ``dense.csv`` and ``per_sequence.csv`` of Llama-3.1-8B on one GPU."""
-    base = _layer_dir(data_dir, table)
+def load_dense_layers(data_dir: Path, table: str, model: str = LLAMA_8B, tp: int = 1) -> DenseLayers:
+    """Load ``dense.csv`` and ``per_sequence.csv`` of one model on one GPU (its share at that parallelism)."""
+    base = _layer_dir(data_dir, table, model, tp)
 
     def load(name: str, axis: str) -> dict[str, Curve]:
         points: dict[str, dict[float, float]] = {}
@@ -276,7 +293,7 @@ def load_dense_layers(data_dir: Path, table: str) -> DenseLayers:
 
 @dataclass(frozen=True)
 class LayerTables:
-    """Layers of Llama-3.1-8B with the mixed-batch attention table of the same GPU.
+    """Layers of one model with the mixed-batch attention table of the same GPU.
 
     Attributes:
         layers: dense and per-sequence layers.
@@ -287,14 +304,14 @@ class LayerTables:
     attention: dict[tuple[int, int, int, int], float]
 
 
-def load_layer_tables(data_dir: Path, table: str) -> LayerTables:
-    """Load dense layers and ``attention.csv`` of Llama-3.1-8B on one GPU."""
+def load_layer_tables(data_dir: Path, table: str, model: str = LLAMA_8B, tp: int = 1) -> LayerTables:
+    """Load dense layers and ``attention.csv`` of one model on one GPU."""
     columns = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
     attention = {}
-    for v, _ in read_table(_layer_dir(data_dir, table) / "attention.csv", columns):
+    for v, _ in read_table(_layer_dir(data_dir, table, model, tp) / "attention.csv", columns):
         key = (int(v["prefill_chunk"]), int(v["kv_prefill"]), int(v["n_decode"]), int(v["kv_decode"]))
         attention[key] = v["time_us"] * 1e-6
-    return LayerTables(load_dense_layers(data_dir, table), attention)
+    return LayerTables(load_dense_layers(data_dir, table, model, tp), attention)
 
 
 # ------------------------------------------------------------------------------------------- composition
@@ -334,13 +351,16 @@ class StepModel:
 
 
 def _small_ops(
-    shape: ModelShape, tp: int, layers: DenseLayers, bandwidth: float
+    shape: ModelShape, tp: int, layers: DenseLayers, bandwidth: float, qwen: DenseLayers | None = None
 ) -> tuple[Callable[[int], float], Callable[[int, int], float]]:
     """Element-wise kernels of one layer, and embedding + sampler, scaled from another GPU of the same stack.
 
     At few tokens these kernels are launch-bound and taken as measured; beyond, they move bytes, so a width
-    or bandwidth other than that of the measured ones shifts the curve along the token axis.
+    or bandwidth other than that of the measured ones shifts the curve along the token axis. ``qwen`` holds
+    the layers of Qwen3-32B: the norm of queries and keys, and a sampler over its larger vocabulary.
     """
+    if shape.qk_norm and qwen is None:
+        raise TableError(f"{shape.name} normalises queries and keys: needs the layers of Qwen3-32B")
     speed = _ELEMENTWISE_DEVICE_BANDWIDTH / bandwidth
     dense = layers.dense
 
@@ -349,12 +369,19 @@ def _small_ops(
         rope_width = (shape.heads + shape.kv_heads) * shape.head_dim / tp / (40 * 128)
         rope = dense["rotary_emb"](m * rope_width * speed)
         act = dense["act_fn"](m * shape.ffn / tp / 14336 * speed)
-        return 2.0 * norm + rope + act
+        total = 2.0 * norm + rope + act
+        if shape.qk_norm and qwen is not None:
+            width = (shape.heads + shape.kv_heads) * shape.head_dim / tp / (_QWEN3_HEADS * 128)
+            total += qwen.dense["qk_norm"](m * width * speed)
+        return total
 
     def once(m: int, rows: int) -> float:
         embedding = dense["embedding"](m * shape.hidden / 4096 * speed)
         norm = dense["final_layernorm"](m * shape.hidden / 4096 * speed)
-        sampler = layers.per_sequence["sampler"](rows * shape.vocab / 128256)
+        if qwen is not None:
+            sampler = qwen.per_sequence["sampler"](rows * shape.vocab / _QWEN3_VOCAB)
+        else:
+            sampler = layers.per_sequence["sampler"](rows * shape.vocab / 128256)
         return embedding + norm + sampler
 
     return per_layer, once
@@ -367,8 +394,12 @@ def kernel_step_model(
     tables: AiConfiguratorTables,
     small: DenseLayers,
     overhead_s: float = 0.0,
+    qwen: DenseLayers | None = None,
 ) -> StepModel:
     """Step model of a dense model on a data-centre GPU from aiconfigurator's kernels.
+
+    ``small`` holds the element-wise layers of Llama-3.1-8B, ``qwen`` those of Qwen3-32B, wanted for models of
+    that family.
 
     Where the attention table lacks the model's head dimension, heads of 128 with the same total width
     stand in (same bytes and same arithmetic).
@@ -379,7 +410,7 @@ def kernel_step_model(
         if (heads, kv_heads, dim, 1) not in tables.decode:
             raise TableError(f"attention table has no {heads} heads with {kv_heads} KV heads of {dim}")
     group = heads // kv_heads
-    small_layer, small_once = _small_ops(shape, tp, small, device.bandwidth_bytes_per_s)
+    small_layer, small_once = _small_ops(shape, tp, small, device.bandwidth_bytes_per_s, qwen)
     reduce_curve = tables.allreduce[(tp,)] if tp > 1 else None
 
     qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim // tp
@@ -452,18 +483,22 @@ def kernel_step_model(
     return StepModel(shape.layers, dense_s, once_s, decode_s, verify_s, prefill_s, overhead_s)
 
 
-def layer_step_model(shape: ModelShape, tables: LayerTables, overhead_s: float = 0.0) -> StepModel:
-    """Step model of Llama-3.1-8B on the GPU whose layers were measured, mixed-batch attention included.
+def layer_step_model(
+    shape: ModelShape, tables: LayerTables, overhead_s: float = 0.0, allreduce: Curve | None = None
+) -> StepModel:
+    """Step model of a model on the GPU whose layers were measured, mixed-batch attention included.
 
-    The output projection beyond the 256 rows measured grows like the gate+up projection.
+    The output projection beyond the 256 rows measured grows like the gate+up projection. Under tensor
+    parallelism the tables hold one GPU's share and ``allreduce`` (message in elements -> seconds) is added.
     """
-    dense, attention = tables.layers.dense, tables.attention
-    counts = sorted({key[2] for key in attention})
-    chunks = sorted({key[0] for key in attention if key[0] > 0})
+    dense = tables.layers.dense
 
     def dense_s(m: int) -> float:
         gemms = sum(dense[name](m) for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"))
-        return gemms + 2.0 * dense["layernorm"](m) + dense["rotary_emb"](m) + dense["act_fn"](m)
+        small = 2.0 * dense["layernorm"](m) + dense["rotary_emb"](m) + dense["act_fn"](m)
+        if shape.qk_norm:
+            small += dense["qk_norm"](m)
+        return gemms + small + (2.0 * allreduce(m * shape.hidden) if allreduce else 0.0)
 
     head = tables.layers.per_sequence["lm_head"]
 
@@ -473,7 +508,25 @@ def layer_step_model(shape: ModelShape, tables: LayerTables, overhead_s: float =
         if rows > last:
             lm_head = head(last) * dense["gate_up_proj"](rows) / dense["gate_up_proj"](last)
         sampler = tables.layers.per_sequence["sampler"](rows)
-        return lm_head + sampler + dense["embedding"](m) + dense["final_layernorm"](m)
+        total = lm_head + sampler + dense["embedding"](m) + dense["final_layernorm"](m)
+        return total + (allreduce(m * shape.hidden) if allreduce else 0.0)
+
+    bare = StepModel(
+        shape.layers, dense_s, once_s, lambda *_: None, lambda *_: None, lambda *_: None, overhead_s
+    )
+    return with_mixed_attention(bare, tables.attention)
+
+
+def with_mixed_attention(model: StepModel, attention: Mapping[tuple[int, int, int, int], float]) -> StepModel:
+    """The same model with attention read from a measured mixed-batch table.
+
+    Args:
+        model: whose other parts to keep.
+        attention: ``(prefill_chunk, kv_prefill, n_decode, kv_decode) -> seconds`` per layer, measured with
+            the same numbers of heads, head dimension and device.
+    """
+    counts = sorted({key[2] for key in attention})
+    chunks = sorted({key[0] for key in attention if key[0] > 0})
 
     def mixed_s(chunk: int, prefix: int, n_decode: int, kv_decode: int) -> float | None:
         """Table value, linear between the measured numbers of decoding sequences."""
@@ -488,17 +541,15 @@ def layer_step_model(shape: ModelShape, tables: LayerTables, overhead_s: float =
         return low if above == below else low + (high - low) * (n_decode - below) / (above - below)
 
     def verify_s(batch: int, q: int, context: int) -> float | None:
-        chunk = min((c for c in chunks if c >= q), default=None)
-        return None if chunk is None else mixed_s(chunk, context, batch - 1, context)
+        # Some chunks were measured on a coarser grid of contexts: then the next larger one stands in.
+        known = (mixed_s(c, context, batch - 1, context) for c in chunks if q <= c <= _TILE_ROWS_FA2)
+        return next((s for s in known if s is not None), None)
 
-    return StepModel(
-        shape.layers,
-        dense_s,
-        once_s,
-        lambda batch, context: mixed_s(0, 0, batch, context),
-        verify_s,
-        mixed_s,
-        overhead_s,
+    return replace(
+        model,
+        decode_s=lambda batch, context: mixed_s(0, 0, batch, context),
+        verify_s=verify_s,
+        prefill_s=mixed_s,
     )
 
 
