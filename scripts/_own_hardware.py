@@ -53,7 +53,7 @@ def add_sources(group: Any) -> None:
         "--measure",
         metavar="MODEL",
         help="time a transformers model: a built-in shape "
-        f"({', '.join(SHAPES)}) or a config.json with random weights; or a packaged model, checkpoint "
+        f"({', '.join(SHAPES)}) or a config.json with random weights; or a checkpoint "
         "directory, "
         "GGUF file or hub id",
     )

@@ -482,6 +482,23 @@ def test_cells_beyond_memory_are_found_before_they_are_run(tmp_path, monkeypatch
     assert list(reasons) == [(64, 1, 1024, "decode")] and "GiB" in reasons[64, 1, 1024, "decode"]
 
 
+def test_built_in_shapes_have_the_size_of_their_model():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from dsd_env.latency.measure import SHAPES, _config_of
+
+    assert {"llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "smollm2-135m", "qwen2.5-coder-1.5b"} <= set(SHAPES)
+    for key, (_, shape) in SHAPES.items():
+        name, config = _config_of(key.upper())
+        assert name == shape.name
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config)
+        model.tie_weights()
+        # Biases and the norms of queries and keys are not in the shape.
+        assert sum(p.numel() for p in model.parameters()) == pytest.approx(shape.params, rel=1e-3), key
+        assert config.num_key_value_heads * config.head_dim * 4 * shape.layers == shape.kv_bytes_per_token()
+
+
 def test_unknown_models_and_devices_are_refused(tmp_path):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")

@@ -57,7 +57,12 @@ _SMOLLM2 = ModelShape("SmolLM2-135M", 30, 576, 1536, 9, 3, 64, 49152, True, 8192
 SHAPES: dict[str, tuple[str, ModelShape]] = {
     "smollm2-135m": ("llama", _SMOLLM2),
     "qwen2.5-coder-1.5b": ("qwen2", _QWEN2),
-    **{name.lower(): ("llama", shape) for name, shape in MODELS.items() if name.startswith("Llama-3")},
+    **{
+        name.lower(): (kind, shape)
+        for name, shape in MODELS.items()
+        for prefix, kind in (("Llama-", "llama"), ("Qwen2.5-", "qwen2"), ("Qwen3-", "qwen3"))
+        if name.startswith(prefix)
+    },
 }
 """Name -> (transformers model type, shape) of models that can be measured with random weights."""
 
@@ -445,7 +450,7 @@ def build_model(spec: str, device: str, dtype: str, attention: str = "packed") -
     """Load or make the model to time.
 
     Args:
-        spec: key of :data:`SHAPES` or path of a ``config.json`` (random weights); else a packaged model, GGUF
+        spec: key of :data:`SHAPES` or path of a ``config.json`` (random weights); else a GGUF
             file, checkpoint directory or hub id (real weights).
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: name of a floating-point type.
