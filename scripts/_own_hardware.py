@@ -306,12 +306,15 @@ def _command(argv: Sequence[str]) -> str:
     return shlex.join(["python", *words])
 
 
-def _coverage(m: Measurement, rule_min: int) -> list[str]:
-    """Lines on cells that were skipped or not reached."""
-    lines = [f"skipped: {c}: {c.skipped}" for c in m.cells if c.skipped]
-    few = [c for c in m.cells if not c.skipped and len(c.samples_s) < rule_min]
+def _coverage(m: Measurement, min_repeats: int) -> list[str]:
+    """Lines on cells that were skipped or not reached, for the user and the profile's notes."""
+    skipped = [c for c in m.cells if c.skipped]
+    lines = [f"skipped: {c}: {c.skipped}" for c in skipped[:10]]
+    if len(skipped) > 10:
+        lines.append(f"skipped: {len(skipped) - 10} more cells that do not fit")
+    few = sum(not c.skipped and len(c.samples_s) < min_repeats for c in m.cells)
     if few:
-        lines.append(f"{len(few)} of {len(m.cells)} cells not reached yet; the same command goes on")
+        lines.append(f"left out: {few} of {len(m.cells)} cells, not reached yet")
     return lines
 
 
@@ -383,7 +386,8 @@ def _run(
             f"whole iterations of transformers with {m.info.weights} weights, {m.info.attention} attention"
             f"{', CUDA graph' if m.info.cuda_graph else ''}{threads}; medians of at least "
             f"{args.min_repeats} repeats; "
-            "a serving engine's scheduler and paged cache are not part of it"
+            "a serving engine's scheduler and paged cache are not part of it",
+            *lines,
         ]
         if not points:
             raise MeasurementError(

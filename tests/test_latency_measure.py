@@ -581,6 +581,29 @@ def test_command_measures_and_its_cells_can_be_read_back(tmp_path):
         assert getattr(again.coefficients, name) == pytest.approx(value, rel=1e-3, abs=1e-12), name
 
 
+def test_command_with_a_spent_budget_says_what_is_left_and_goes_on(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    pytest.importorskip("tqdm")
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    grid = ["--batches", "1", "--queries", "1,2", "--contexts", "64", "--chunks", "32", "--prefixes", "0"]
+    command = [
+        "--measure",
+        str(tmp_path / "config.json"),
+        "--out",
+        str(tmp_path),
+        *FACTS,
+        *grid,
+        "--max-repeats",
+        "6",
+    ]
+    said = _calibrate(*command, "--budget-s", "1e-9", code=1)
+    assert "no cell has 6 repeats yet" in said
+    said = _calibrate(*command, "--cells-only")
+    assert "3 cells" in said and len(import_csv(tmp_path / "measured" / "tiny.csv").points) == 3
+    assert not (tmp_path / "tiny.yaml").exists()
+
+
 def test_command_says_which_facts_are_missing(tmp_path):
     (tmp_path / "c.csv").write_text("batch,q,context,seconds\n1,1,128,0.01\n1,256,0,0.1\n1,1,1024,0.02\n")
     said = _calibrate("--from-csv", str(tmp_path / "c.csv"), "--name", "x", "--out", str(tmp_path), code=1)

@@ -753,9 +753,17 @@ class TorchRunner:
                         step()
                 torch.cuda.current_stream().wait_stream(side)
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    # Keeps the graph's output alive for as long as it is replayed.
-                    output = step()
+                try:
+                    with torch.cuda.graph(graph):
+                        # Keeps the graph's output alive for as long as it is replayed.
+                        output = step()
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as e:
+                    reason = str(e).splitlines()[0]
+                    raise MeasurementError(
+                        f"the iteration cannot be captured as a CUDA graph ({reason}); try --no-cuda-graph"
+                    ) from e
                 run = graph.replay
             for _ in range(max(warmup, 1)):
                 run()
