@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsd_env.latency import load_profile
 from dsd_env.latency.cells import DECODE, PREFILL, VERIFY
 from dsd_env.latency.importers import (
+    LLAMA_BENCH_COMMAND,
     MeasurementError,
     check_plausible,
     import_csv,
@@ -21,6 +23,8 @@ from dsd_env.latency.importers import (
     import_vllm,
     write_csv,
 )
+
+ROOT = Path(__file__).resolve().parent.parent
 
 CSV = """batch,q,context,seconds,repeats,std_s,phase
 1,1,128,0.0101,20,0.0002,decode
@@ -371,6 +375,62 @@ def test_vllm_other_json_is_refused(tmp_path):
     for content in ({"a": 1}, [1, 2], "3"):
         with pytest.raises(MeasurementError, match=r"neither|expected the object"):
             import_vllm([str(_write(tmp_path / "x.json", content))])
+
+
+# -------------------------------------------------------------------------------------------- to a profile
+
+FACTS = ["--precision", "Q4", "--shape", "llama-3.2-1b", "--power", "1,2", "--power-note", "made up"]
+
+
+@pytest.fixture
+def calibrate(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import calibrate as script
+
+    def run(*args: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert script.main(list(args)) == code
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_llama_bench_becomes_a_drafter_that_keeps_the_law(tmp_path, calibrate, kind):
+    tests = [(p, 0, d) for p in (2, 4, 8, 16, 128, 512) for d in (0, 512, 2048, 4096)]
+    rows = [llama_row(*t) for t in [*tests, *((0, 32, d) for d in (0, 512, 2048, 4096))]]
+    path = _write(tmp_path / f"b.{kind}", llama_text(kind, rows))
+    calibrate("--from-llama-bench", str(path), "--name", "own", "--out", str(tmp_path), *FACTS)
+    profile = load_profile(tmp_path / "own.yaml")
+    assert (profile.role, profile.label, profile.device) == ("drafter", "measured", "made-up CPU")
+    assert profile.weight_bytes == 800_000_000 and profile.error.cells == 28
+    assert profile.error.heldout_p95_pct < 1.0
+    for q, context in ((1, 3000), (5, 100), (256, 1000)):
+        predicted = profile.step_s(q, context + q, context + q if q > 1 else 0)
+        assert predicted == pytest.approx(_step_s(q, context), rel=0.02)
+    assert (profile.noise is None) == (kind == "csv")
+
+
+def test_llama_bench_defaults_are_too_few_and_the_message_says_what_to_run(tmp_path, calibrate):
+    path = _write(tmp_path / "b.json", [llama_row(512, 0, 0), llama_row(0, 128, 0)])
+    said = calibrate("--from-llama-bench", str(path), "--name", "own", "--out", str(tmp_path), *FACTS, code=1)
+    assert "2 point(s)" in said and LLAMA_BENCH_COMMAND in said
+    assert not (tmp_path / "own.yaml").exists() and not (tmp_path / "measured").exists()
+
+
+def test_vllm_latency_becomes_a_target_that_says_what_it_extrapolates(tmp_path, calibrate):
+    files = [
+        str(_write(tmp_path / f"lat_b{b}_i128_o{o}.json", latency_json(b, 128, o)))
+        for b in (1, 8, 32)
+        for o in (1, 65, 257)
+    ]
+    more = ["--model", "M", "--device-name", "D", "--weight-bytes", "2000000000", "--memory-gib", "80"]
+    calibrate("--from-vllm", *files, "--name", "own", "--out", str(tmp_path), *FACTS, *more)
+    profile = load_profile(tmp_path / "own.yaml")
+    assert profile.role == "target" and profile.kv_capacity_tokens is not None
+    assert profile.step_s(8, 8 * 200, 0) == pytest.approx(6e-3 + 8e-5 + 8e-8 * 200, rel=0.1)
+    assert any("verification is extrapolated" in n for n in profile.notes)
 
 
 # -------------------------------------------------------------------------------------------- random damage

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import subprocess
 import sys
@@ -533,19 +532,22 @@ FACTS = [
 ]
 
 
-def _calibrate(*args: str, code: int = 0) -> str:
-    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "calibrate.py"), *args],
-        capture_output=True,
-        text=True,
-        env=env,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture
+def calibrate(monkeypatch, capsys):
+    """The command in this process: importing torch once is enough."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import calibrate as script
+
+    def run(*args: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert script.main(list(args)) == code
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    return run
 
 
-def test_command_measures_and_its_cells_can_be_read_back(tmp_path):
+def test_command_measures_and_its_cells_can_be_read_back(tmp_path, calibrate):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     pytest.importorskip("tqdm")
@@ -562,9 +564,9 @@ def test_command_measures_and_its_cells_can_be_read_back(tmp_path):
         "--prefixes",
         "0,64",
     ]
-    rule = ["--threads", "1", "--max-repeats", "6", "--warmup", "1", "--half-width-pct", "50"]
+    rule = ["--max-repeats", "6", "--warmup", "1", "--half-width-pct", "50"]
     model = ["--measure", str(tmp_path / "config.json"), "--out", str(tmp_path / "out")]
-    said = _calibrate(*model, *FACTS, *grid, *rule)
+    said = calibrate(*model, *FACTS, *grid, *rule)
     profile = load_profile(tmp_path / "out" / "tiny.yaml")
     assert profile.label == "measured" and profile.device == "chip" and "16 cells" in said
     assert str(tmp_path) not in profile.provenance.command
@@ -575,13 +577,13 @@ def test_command_measures_and_its_cells_can_be_read_back(tmp_path):
     assert len(load_measurement(measured / "tiny.json").cells) == len(points) == 16
     more = ["--weight-bytes", "361728", "--kv-bytes-per-token", "512", "--model", "T", "--precision", "fp32"]
     facts = ["again" if a == "tiny" else a for a in FACTS]
-    _calibrate("--from-csv", str(measured / "tiny.csv"), "--out", str(tmp_path / "out"), *facts, *more)
+    calibrate("--from-csv", str(measured / "tiny.csv"), "--out", str(tmp_path / "out"), *facts, *more)
     again = load_profile(tmp_path / "out" / "again.yaml")
     for name, value in profile.coefficients.model_dump(exclude_none=True).items():
         assert getattr(again.coefficients, name) == pytest.approx(value, rel=1e-3, abs=1e-12), name
 
 
-def test_command_with_a_spent_budget_says_what_is_left_and_goes_on(tmp_path):
+def test_command_with_a_spent_budget_says_what_is_left_and_goes_on(tmp_path, calibrate):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     pytest.importorskip("tqdm")
@@ -597,16 +599,24 @@ def test_command_with_a_spent_budget_says_what_is_left_and_goes_on(tmp_path):
         "--max-repeats",
         "6",
     ]
-    said = _calibrate(*command, "--budget-s", "1e-9", code=1)
+    said = calibrate(*command, "--budget-s", "1e-9", code=1)
     assert "no cell has 6 repeats yet" in said
-    said = _calibrate(*command, "--cells-only")
+    said = calibrate(*command, "--cells-only")
     assert "3 cells" in said and len(import_csv(tmp_path / "measured" / "tiny.csv").points) == 3
     assert not (tmp_path / "tiny.yaml").exists()
 
 
-def test_command_says_which_facts_are_missing(tmp_path):
+def test_command_runs_as_a_script(tmp_path):
+    (tmp_path / "c.csv").write_text("batch,q,context,seconds\n1,1,128,nan\n")
+    command = [sys.executable, str(ROOT / "scripts" / "calibrate.py"), "--from-csv", "c.csv", "--name", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("calibrate: c.csv: line 2: seconds = 'nan'")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.csv"]
+
+
+def test_command_says_which_facts_are_missing(tmp_path, calibrate):
     (tmp_path / "c.csv").write_text("batch,q,context,seconds\n1,1,128,0.01\n1,256,0,0.1\n1,1,1024,0.02\n")
-    said = _calibrate("--from-csv", str(tmp_path / "c.csv"), "--name", "x", "--out", str(tmp_path), code=1)
+    said = calibrate("--from-csv", str(tmp_path / "c.csv"), "--name", "x", "--out", str(tmp_path), code=1)
     for flag in (
         "--role",
         "--model",
@@ -616,7 +626,7 @@ def test_command_says_which_facts_are_missing(tmp_path):
         "--power-note",
     ):
         assert flag in said
-    assert "--name NAME is required" in _calibrate("--from-csv", str(tmp_path / "c.csv"), code=1)
-    assert "cannot be read" in _calibrate(
+    assert "--name NAME is required" in calibrate("--from-csv", str(tmp_path / "c.csv"), code=1)
+    assert "cannot be read" in calibrate(
         "--from-csv", "no.csv", "--name", "x", "--out", str(tmp_path), code=1
     )
