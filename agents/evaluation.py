@@ -113,6 +113,17 @@ def plan(
     return tasks
 
 
+def check_metrics(names: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Raise ValueError if a metric is not one that episodes have: before they run, not after.
+
+    Raises:
+        ValueError: With the names that there are.
+    """
+    known = list(dsd_env.ReferenceSimulation(tasks[0].scenario, 0).metrics())
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(known)}")
+
+
 def _policy_digest(scheduler: str) -> str:
     """Return the digest of a bundle's manifest, which vouches for its files; "" for other schedulers."""
     name, _, path = scheduler.partition(":")

@@ -48,6 +48,7 @@ class Stream(IntEnum):
     OUTAGE = 19
     DELAY = 20
     SCENARIO = 21
+    STRAGGLER = 22
 
 
 def _mix(z: int) -> int:

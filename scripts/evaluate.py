@@ -61,6 +61,7 @@ def main() -> int:
         tasks = evaluation.plan(
             _names(arguments.scenarios), _names(arguments.schedulers), arguments.seeds, arguments.requests
         )
+        evaluation.check_metrics(shown, tasks)
         partial = evaluation.PartialResults(sidecar)
         open_tasks = [task for task in tasks if task.key not in partial.results]
         if len(open_tasks) < len(tasks):
@@ -92,13 +93,7 @@ def main() -> int:
         "command": ["scripts/evaluate.py", *sys.argv[1:]],
     }
     summary = evaluation.summarise(tasks, partial.results, metadata)
-    unknown = [name for name in shown if any(name not in metrics for metrics in partial.results.values())]
-    if unknown and arguments.metrics:
-        print(
-            f"evaluate: no metric {', '.join(unknown)}; there are "
-            + ", ".join(next(iter(partial.results.values())))
-        )
-    print_tables(summary, [name for name in shown if name not in unknown], Console())
+    print_tables(summary, shown, Console())
     if arguments.json:
         write_json(arguments.json, summary)
         partial.discard()

@@ -98,6 +98,11 @@ def test_train_export_evaluate(checkout: Path, tmp_path: Path, call, monkeypatch
     [
         ("train", ("--config", "nope", "--out", "run"), "no training configuration 'nope'"),
         ("train", ("--config", "wrong.yaml", "--out", "run"), "wrong.yaml: unknown key 'timestep'"),
+        (
+            "evaluate",
+            ("--scenarios", "single_lan", "--schedulers", "cloud_ar", "--metrics", "speed"),
+            "no metric speed; there are e2e_s_mean",
+        ),
         ("train", ("--config", "lost.yaml", "--out", "run"), "unknown scenario 'atlantis'"),
         ("train", ("--out", "run", "--resume"), "no run to resume"),
         ("export", ("--run", "nowhere", "--out", "policy"), "config.yaml is missing"),

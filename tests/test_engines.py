@@ -153,6 +153,8 @@ CHOICES = st.fixed_dictionaries(
                 "max_batch_wait_s": st.sampled_from([0.0, 0.004, 0.1]),
                 "prefill_chunk_tokens": st.sampled_from([16, 256]),
                 "iteration_noise_sigma": st.sampled_from([0.0, 0.2]),
+                "straggler_share": st.sampled_from([0.0, 0.1]),
+                "straggler_factor": st.sampled_from([1.0, 3.0]),
                 "profile": st.sampled_from(
                     [
                         {"t0_s": 0.02},

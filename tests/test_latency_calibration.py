@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from dsd_env.latency import StepCoefficients, load_profile, report
+from dsd_env.latency import StepCoefficients, list_profiles, load_profile, report
 from dsd_env.latency.catalogue import CATALOGUE, build, kernel_and_layer_cells
 from dsd_env.latency.cells import Cell
 from dsd_env.latency.edge import CLASSES, Figure, edge_step, fit_class, load_figures, streamed_bytes
@@ -575,7 +575,7 @@ def test_blocks_are_replaced_and_the_rest_stays():
 
 
 def test_the_tables_of_the_pages_are_those_of_the_shipped_profiles():
-    profiles = report.sorted_profiles([load_profile(n) for n in CATALOGUE])
+    profiles = report.sorted_profiles([load_profile(n) for n in list_profiles()])
     blocks = report.profile_blocks(profiles)
     placed = set()
     for page in report.pages(ROOT / "docs"):
@@ -584,7 +584,7 @@ def test_the_tables_of_the_pages_are_those_of_the_shipped_profiles():
         placed |= {name for name in blocks if f"<!-- begin: {name} -->" in text}
     assert {"summary", "profiles", "noise", *(f"{f}: errors" for f in report.FAMILIES)} <= placed
     listed = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in listed for name in CATALOGUE)
+    assert all(f"`{p.name}`" in listed for p in profiles)
 
 
 # ------------------------------------------------------------------------------------------------- script

@@ -138,3 +138,17 @@ def test_changing_the_protocol_keeps_its_other_keys() -> None:
     scenario = lab(protocol__patience_s=0.3)
     pipelined = load_scenario(scenario, protocol__kind="pipelined")
     assert pipelined.protocol == scenario.protocol.model_copy(update={"kind": "pipelined"})
+
+
+def test_a_mapping_extends_a_scenario_like_a_file() -> None:
+    scenario = load_scenario({"extends": "metro", "name": "mine", "episode": {"requests": 7}})
+    assert scenario == load_scenario("metro", name="mine", episode__requests=7)
+    with pytest.raises(ScenarioError, match="<mapping>: extends: unknown scenario 'nowhere'"):
+        load_scenario({"extends": "nowhere"})
+
+
+def test_an_error_in_an_override_says_that_it_was_overridden() -> None:
+    with pytest.raises(
+        ScenarioError, match=r"metro\.yaml with episode__requests overridden: .*requests = -1"
+    ):
+        load_scenario("metro", episode__requests=-1)

@@ -131,6 +131,32 @@ def test_single_server_with_exponential_service_is_m_m_1(simulate: Simulate) -> 
     assert abs(times.mean() - service_s / (1 - load)) < 4 * standard_error(times) + service_s / 100
 
 
+@pytest.mark.parametrize(("sigma", "share", "factor"), [(0.0, 0.05, 8.0), (0.4, 0.0, 1.0), (0.3, 0.1, 3.0)])
+def test_noise_and_stragglers_make_the_queue_m_g_1(
+    simulate: Simulate, sigma: float, share: float, factor: float
+) -> None:
+    """Pollaczek-Khinchine: mean wait = rate E[S^2] / (2 (1 - load)), with S the noisy iteration time."""
+    service_s, load = 0.010, 0.6
+    # Mean and second moment of a factor that is log-normal with mean one, times `factor` now and then.
+    mean = 1 + share * (factor - 1)
+    second = math.exp(sigma**2) * (1 + share * (factor**2 - 1))
+    rate = load / (service_s * mean)
+    scenario = lab(
+        clients=50,
+        verify={"t0_s": service_s},
+        arrivals={"kind": "poisson", "rate_per_s": rate},
+        output={"distribution": "constant", "value": 1},
+        requests=20_000,
+        episode__warmup_requests=500,
+        targets__target__iteration_noise_sigma=sigma,
+        targets__target__straggler_share=share,
+        targets__target__straggler_factor=factor,
+    )
+    times = simulate(scenario, "cloud_ar:1", seed=5).requests["e2e_s"][500:]
+    wait_s = rate * second * service_s**2 / (2 * (1 - load))
+    assert abs(times.mean() - service_s * mean - wait_s) < 4 * standard_error(times)
+
+
 def test_littles_law_over_a_whole_workload(simulate: Simulate) -> None:
     """Integral of the number in system = sum of times in system, exactly, when all have left."""
     scenario = lab(clients=8, requests=1000, one_way_s=0.01, episode__total_requests=200)

@@ -763,3 +763,8 @@ def test_a_long_compilation_is_announced(
         with engines.announced(lambda: False):
             time.sleep(0.3)
     assert ["compiling the simulator" in message for message in caplog.messages] == [True]
+
+
+def test_an_unknown_bound_of_the_engine_is_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown engine options \['heap'\].*heap_events"):
+        EdgeCloudVectorEnv(1, short(), engine_options={"heap": 8})

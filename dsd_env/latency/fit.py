@@ -43,9 +43,9 @@ KNOT_GRIDS: tuple[tuple[int, ...], ...] = (
     (4, 8, 16, 32, 48, 64, 80, 96, 128, 160, 192, 256, 384, 768),
     (8, 16, 32, 64, 128, 192, 256, 272, 384, 512, 544, 768, 1024, 2048),
 )
-"""Inner knots to choose from, in new tokens: octaves, denser where GEMM tiles fill up, and on both sides of 256
-and 512 (the RTX 4090 jumps there). The smallest and largest measured numbers of tokens are added, so at most 16
-knots result."""
+"""Inner knots to choose from, in new tokens: octaves, denser where GEMM tiles fill up, and on both sides of
+256 and 512 (the RTX 4090 jumps there). Smallest and largest measured numbers of tokens are added, so at most
+16 knots result."""
 
 _MIN_CELLS_PER_KNOT = 4
 _FOLDS = 4

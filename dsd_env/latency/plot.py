@@ -36,7 +36,9 @@ def _save(figure: Figure, path: Path) -> None:
     handle, tmp = tempfile.mkstemp(dir=path.parent, suffix=".png")
     os.close(handle)
     with Image.open(drawn) as image:
-        image.convert("RGB").quantize(colors=256, dither=Image.Dither.NONE).save(tmp, optimize=True)
+        image.convert("RGB").quantize(
+            colors=256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        ).save(tmp, optimize=True)
     os.chmod(tmp, 0o644)
     os.replace(tmp, path)
 

@@ -55,7 +55,7 @@ def load_scenario(scenario: str | Path | Scenario | Mapping[str, Any], **overrid
 
     Args:
         scenario: Name of a shipped scenario (``"metro"``), path of a YAML file, a mapping with the
-            same keys, or a :class:`Scenario`, which is returned as it is.
+            same keys (``extends`` too), or a :class:`Scenario`, which is returned as it is.
         **overrides: Values by dotted key with ``__`` for the dots, e.g. ``episode__requests=50``.
 
     Returns:
@@ -67,12 +67,13 @@ def load_scenario(scenario: str | Path | Scenario | Mapping[str, Any], **overrid
     if isinstance(scenario, Scenario):
         if not overrides:
             return scenario
-        return _validate(_with_overrides(scenario.model_dump(), overrides), scenario.name)
+        return _validate(_with_overrides(scenario.model_dump(), overrides), _where(scenario.name, overrides))
     if isinstance(scenario, Mapping):
-        return _validate(_with_overrides(dict(scenario), overrides), "<mapping>")
+        data = _inherit(dict(scenario), "<mapping>", None, 0)
+        return _validate(_with_overrides(data, overrides), _where("<mapping>", overrides))
     path = _resolve(scenario)
     if overrides:
-        return _validate(_with_overrides(_read(path), overrides), str(path))
+        return _validate(_with_overrides(_read(path), overrides), _where(str(path), overrides))
     return _load_file(path, path.stat().st_mtime_ns)
 
 
@@ -110,12 +111,26 @@ def _read(path: Path, depth: int = 0) -> dict[str, Any]:
         raise ScenarioError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(data, dict):
         raise ScenarioError(f"{path}: a scenario is a mapping of keys, this is {type(data).__name__}")
+    return _inherit(data, str(path), path.parent, depth)
+
+
+def _inherit(data: dict[str, Any], where: str, beside: Path | None, depth: int) -> dict[str, Any]:
+    """Return the data on top of the scenario that it extends, if it does."""
     parent = data.pop("extends", None)
     if parent is None:
         return data
     if not isinstance(parent, str):
-        raise ScenarioError(f"{path}: extends = {parent!r} must be the name or path of a scenario")
-    return _merge(_read(_resolve(parent, beside=path.parent), depth + 1), data)
+        raise ScenarioError(f"{where}: extends = {parent!r} must be the name or path of a scenario")
+    try:
+        path = _resolve(parent, beside)
+    except ScenarioError as error:
+        raise ScenarioError(f"{where}: extends: {error}") from error
+    return _merge(_read(path, depth + 1), data)
+
+
+def _where(origin: str, overrides: Mapping[str, Any]) -> str:
+    """Name the origin of data so that an error in an override is not looked for in the file."""
+    return f"{origin} with {', '.join(overrides)} overridden" if overrides else origin
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

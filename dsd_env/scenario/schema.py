@@ -267,6 +267,14 @@ class Target(_Model):
     iteration_noise_sigma: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Shape of the log-normal, mean-one factor on each iteration's time."
     )
+    straggler_share: Fraction = Field(
+        default=0.0,
+        description="Share of iterations that are stragglers, each by chance of its own. Where it was "
+        "measured, the profile's `noise` has it, beside sigma and factor.",
+    )
+    straggler_factor: Annotated[float, Field(ge=1, le=1000)] = Field(
+        default=1.0, description="How many times as long a straggler takes, beside the noise."
+    )
     price_usd_per_gpu_hour: NonNegative = 0.0
     power: Power
 

@@ -19,6 +19,9 @@ ENGINES = ("auto", "compiled", "reference")
 """``compiled`` is fast, ``reference`` (SimPy) is the definition and draws timelines; their episodes are the
 same. ``auto`` is the compiled one, but where only the reference will do."""
 
+ENGINE_OPTIONS = ("max_active_requests", "heap_events", "log_events", "keep_deliveries")
+"""Bounds of the compiled engine that a user may set; see :func:`dsd_env.sim.compiled.compile_scenario`."""
+
 _LOGGER = logging.getLogger("dsd_env")
 PATIENCE_S = 4.0
 """Time after which a compilation that is under way is announced."""
@@ -42,7 +45,7 @@ def compiled_layout(
         options: Bounds of the compiled engine; see :func:`dsd_env.sim.compiled.compile_scenario`.
 
     Raises:
-        ValueError: An unknown engine, or ``compiled`` with timelines.
+        ValueError: An unknown engine or option, or ``compiled`` with timelines.
         ImportError: ``compiled`` without Numba.
         NotImplementedError: ``compiled`` with a scenario that only the reference simulates.
     """
@@ -66,6 +69,8 @@ def compiled_layout(
                 f"the compiled engine needs Numba ({error}); `pip install numba`, or say engine='reference'"
             ) from error
         return None
+    if unknown := sorted(set(options or {}) - set(ENGINE_OPTIONS)):
+        raise ValueError(f"unknown engine options {unknown}; known are {list(ENGINE_OPTIONS)}")
     try:
         return compile_scenario(scenario, builder, **dict(options or {}))
     except NotImplementedError:

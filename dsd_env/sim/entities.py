@@ -281,15 +281,22 @@ class TargetServer:
         return (table[tokens + _SLOPE_TOKENS] - table[tokens]) / _SLOPE_TOKENS
 
     def noise(self, seed: int) -> float:
-        """Return the random factor of the iteration about to run (log-normal, mean one)."""
+        """Return the random factor of the iteration about to run.
+
+        Log-normal with mean one, and ``straggler_factor`` times that with ``straggler_share``.
+        """
+        factor = 1.0
         sigma = self.config.iteration_noise_sigma
-        if sigma == 0.0:
-            return 1.0
-        z = rng.normal(
-            rng.uniform(seed, Stream.ITERATION_NOISE, self.number, 2 * self.iterations),
-            rng.uniform(seed, Stream.ITERATION_NOISE, self.number, 2 * self.iterations + 1),
-        )
-        return math.exp(sigma * z - 0.5 * sigma * sigma)
+        if sigma != 0.0:
+            z = rng.normal(
+                rng.uniform(seed, Stream.ITERATION_NOISE, self.number, 2 * self.iterations),
+                rng.uniform(seed, Stream.ITERATION_NOISE, self.number, 2 * self.iterations + 1),
+            )
+            factor = math.exp(sigma * z - 0.5 * sigma * sigma)
+        share = self.config.straggler_share
+        if share != 0.0 and rng.uniform(seed, Stream.STRAGGLER, self.number, self.iterations) < share:
+            factor *= self.config.straggler_factor
+        return factor
 
 
 class Station:

@@ -77,6 +77,7 @@ DOWNLINK_JITTER = np.int64(Stream.DOWNLINK_JITTER)
 UPLINK_LOSS = np.int64(Stream.UPLINK_LOSS)
 DOWNLINK_LOSS = np.int64(Stream.DOWNLINK_LOSS)
 ITERATION_NOISE = np.int64(Stream.ITERATION_NOISE)
+STRAGGLER = np.int64(Stream.STRAGGLER)
 DEVICE_SPREAD = np.int64(Stream.DEVICE_SPREAD)
 LOAD_PHASE = np.int64(Stream.LOAD_PHASE)
 ROUTING = np.int64(Stream.ROUTING)
@@ -335,6 +336,23 @@ def _captured_step_s(kf, ki, s, target, new, kv, longest, prefills):
     if ki[ti + TKI_PADDED] != 0 and not prefills and new < ki[ti + TKI_LENGTH]:
         new = ki[ki[ti + TKI_PADDED] + new]
     return _target_step_s(kf, ki, s, target, new, kv, longest)
+
+
+@_jit
+def _iteration_noise(kf, ki, s, target):
+    """``Target.noise``."""
+    k = ki[O_TKF] + target * TKF_STRIDE
+    iterations = s[ki[O_TGT_I] + target * TI_STRIDE + TI_ITERATIONS]
+    factor = 1.0
+    sigma = kf[k + TKF_SIGMA]
+    if sigma != 0.0:
+        key = _key(s[WI_SEED], ITERATION_NOISE, target)
+        z = _normal(_from_key(key, 2 * iterations), _from_key(key, 2 * iterations + 1))
+        factor = math.exp(sigma * z - 0.5 * sigma * sigma)
+    share = kf[k + TKF_STRAGGLER_SHARE]
+    if share != 0.0 and _from_key(_key(s[WI_SEED], STRAGGLER, target), iterations) < share:
+        factor *= kf[k + TKF_STRAGGLER_FACTOR]
+    return factor
 
 
 @_jit
@@ -1411,13 +1429,7 @@ def _start_iteration(kf, ki, f, s, target):
             sequences, step_kv = _drafting_at(ki, s, target, n, step)
             drafting_s += _draft_step_s(kf, ki, f, s, station, sequences, step_kv, 0)
         expected_s = expected_s + drafting_s
-    sigma = kf[ki[O_TKF] + target * TKF_STRIDE + TKF_SIGMA]
-    duration_s = expected_s
-    if sigma != 0.0:
-        key = _key(s[WI_SEED], ITERATION_NOISE, target)
-        iterations = s[t + TI_ITERATIONS]
-        z = _normal(_from_key(key, 2 * iterations), _from_key(key, 2 * iterations + 1))
-        duration_s = expected_s * math.exp(sigma * z - 0.5 * sigma * sigma)
+    duration_s = expected_s * _iteration_noise(kf, ki, s, target)
     if s[WI_PRICE] != 0:
         _charge(
             kf,

@@ -435,13 +435,15 @@ SKI_MODE, SKI_TABLE, SKI_LENGTH, SKI_PLACES, SKI_KV, SKI_MODEL, SKI_STRIDE = ran
     TKF_K_LAT,
     TKF_WAIT,
     TKF_SIGMA,
+    TKF_STRAGGLER_SHARE,
+    TKF_STRAGGLER_FACTOR,
     TKF_GPUS,
     TKF_PRICE,
     TKF_BUSY_W,
     TKF_IDLE_W,
     TKF_PREFILL_TOKEN,
     TKF_STRIDE,
-) = range(11)
+) = range(13)
 
 # --- channel: four per device (up, down, edge up, edge down), then two per edge server and target
 CI_MESSAGES, CI_JITTER_KEY, CI_LOSS_KEY, CI_LOST, CI_STRIDE = range(5)
@@ -954,6 +956,8 @@ class _Compiler:
                     timer.k_lat_s,
                     config.max_batch_wait_s,
                     config.iteration_noise_sigma,
+                    config.straggler_share,
+                    config.straggler_factor,
                     config.gpus,
                     config.price_usd_per_gpu_hour,
                     config.power.busy_w,

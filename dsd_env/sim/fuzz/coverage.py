@@ -191,6 +191,7 @@ def features_of(scenario: Scenario) -> set[str]:
         "patience": protocol.patience_s is not None,
         "client_timeout": protocol.client_timeout_s is not None,
         "preempt": any(target.kv_policy == "preempt" for target in targets),
+        "stragglers": any(target.straggler_share > 0 for target in targets),
         "graph_steps": any(target.graph_batch_tokens for target in targets),
         "poisson": scenario.workload.arrivals.kind == "poisson",
         "load": len(scenario.workload.load.points) > 1,

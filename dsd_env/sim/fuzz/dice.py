@@ -34,6 +34,7 @@ FEATURES = (
     "profiles",
     "replay",
     "several_targets",
+    "stragglers",
     "target_crash",
     "trace",
 )

@@ -319,6 +319,9 @@ def _target(dice: Dice, models: list[str], workload: Data, gamma: int) -> Data:
         target["price_usd_per_gpu_hour"] = 2.0
     if menu.noisy:
         target["iteration_noise_sigma"] = dice.pick(0.1, 0.0)
+        if dice.has("stragglers", 0.3):
+            target["straggler_share"] = dice.pick(0.05, 0.3, 1.0)
+            target["straggler_factor"] = dice.pick(2.0, 1.5, 10.0)
     if dice.has("colocated", 0.65):
         drafter: Data = {"model": dice.of(models), "profile": _profile(dice, dice.of(menu.draft_s))}
         if dice.chance(0.5):
