@@ -27,7 +27,7 @@ from dsd_env.latency.measure import (
     load_measurement,
     measure,
 )
-from dsd_env.latency.own import Facts, fit_noise, fit_points, own_profile
+from dsd_env.latency.own import Facts, fit_points, own_noise, own_profile
 from dsd_env.latency.profile import Power, Source, StepCoefficients
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -343,17 +343,18 @@ def test_noise_of_known_size_is_found():
         times = (1.0 + i) * 1e-3 * np.exp(0.02 * rng.standard_normal(30))
         late = rng.random(30) < 0.03
         cells.append(np.where(late, 1.5 * times, times))
-    noise = fit_noise(cells)
-    assert noise.sigma == pytest.approx(0.02, rel=0.06) and noise.sigma_robust == pytest.approx(
-        0.02, rel=0.08
-    )
+    noise = own_noise(cells)
+    assert noise.sigma == pytest.approx(0.02, rel=0.06)
     assert noise.straggler_share == pytest.approx(0.03, abs=0.01)
     assert noise.straggler_factor == pytest.approx(1.5, rel=0.03)
-    assert (noise.samples, noise.cells) == (1800, 60)
+    assert (noise.repeats, noise.kinds) == (1800, 60)
     # Small cells: centring on the own median must not make the noise look smaller.
     small = [np.exp(0.02 * rng.standard_normal(6)) for _ in range(800)]
-    assert fit_noise(small).sigma == pytest.approx(0.02, rel=0.06)
-    assert fit_noise([[1.0, 1.1]]) is None
+    assert own_noise(small).sigma == pytest.approx(0.02, rel=0.06)
+    assert own_noise([[1.0, 1.1]]) is None
+    # Wide scatter is not taken for stragglers, and a long record does not take for ever.
+    wide = own_noise([np.exp(0.15 * rng.standard_normal(100_000))])
+    assert wide.straggler_share < 0.01 and wide.sigma == pytest.approx(0.15, rel=0.15) and wide.repeats == 400
 
 
 def _facts(**changes):

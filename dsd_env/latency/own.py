@@ -4,7 +4,7 @@ Two ways to fit. With many points the forms of :mod:`dsd_env.latency.fit`, with 
 With few, as from llama-bench's defaults, a straight line in new tokens and cached tokens (p = 1), its error
 found by leaving out one point at a time: a knee cannot be told from a handful of points.
 
-Noise is fitted from repeats of the same iteration (:func:`fit_noise`).
+Noise is fitted from repeats of the same iteration (:func:`own_noise`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from dsd_env.latency.fit import (
     summarise,
 )
 from dsd_env.latency.importers import MeasuredPoint, MeasurementError
+from dsd_env.latency.noise import STRAGGLER_THRESHOLD, NoiseFit, fit_noise
 from dsd_env.latency.profile import (
     LatencyProfile,
     Noise,
@@ -37,7 +38,7 @@ from dsd_env.latency.profile import (
     StepCoefficients,
 )
 
-__all__ = ["Facts", "NoiseFit", "describe_noise", "fit_noise", "fit_points", "own_profile", "weighted_cells"]
+__all__ = ["Facts", "describe_noise", "fit_points", "own_noise", "own_profile", "weighted_cells"]
 
 FULL_FORM_CELLS = 24
 """From this many points on the full form is fitted (seven unknowns), its error found by cross-validation."""
@@ -47,8 +48,11 @@ HASH_SPLIT_CELLS = 160
 
 FOLDS = 5
 
-STRAGGLER_SIGMAS, STRAGGLER_RATIO = 4.0, 1.1
-"""A repeat is a straggler above both: this many robust sigmas, and this multiple of its cell's median."""
+STRAGGLER_SIGMAS = 4.0
+"""A repeat within this many robust sigmas is no straggler, whatever its ratio to the median."""
+
+MOST_REPEATS = 400
+"""Repeats of a cell that noise is fitted to (the fit looks at every pair)."""
 
 
 # -------------------------------------------------------------------------------------------------- fitting
@@ -219,59 +223,24 @@ def _fit_cross_validated(cells: Sequence[Cell], multi_kv: bool) -> FitResult:
 # ---------------------------------------------------------------------------------------------------- noise
 
 
-@dataclass(frozen=True)
-class NoiseFit:
-    """Variation of one and the same iteration over its repeats.
+def own_noise(samples_s: Sequence[Sequence[float]]) -> NoiseFit | None:
+    """Scatter and stragglers of repeats on a machine that may be less quiet than a server.
 
-    Attributes:
-        sigma: standard deviation of the log of the duration within a cell, stragglers left out.
-        sigma_robust: the same from the median absolute deviation: what most iterations do.
-        straggler_share: share of repeats that are stragglers.
-        straggler_factor: their mean duration over the cell's median; 1 if there is none.
-        straggler_factor_max: the largest such ratio; 1 if there is none.
-        samples: repeats used.
-        cells: cells with repeats.
-    """
-
-    sigma: float
-    sigma_robust: float
-    straggler_share: float
-    straggler_factor: float
-    straggler_factor_max: float
-    samples: int
-    cells: int
-
-
-def fit_noise(samples_s: Sequence[Sequence[float]]) -> NoiseFit | None:
-    """Fit a lognormal with stragglers to repeats.
-
-    Residuals are logs over the cell's median. A cell's own median takes away one degree of freedom, which
-    both sigmas correct for.
+    :func:`~dsd_env.latency.noise.fit_noise` with a straggler being a repeat beyond the usual ratio *and*
+    beyond four robust sigmas: where ordinary scatter is 10 %, one beyond 1.1 times the median is nothing special.
 
     Args:
-        samples_s: repeats of each cell, in seconds; cells with fewer than five are left out.
+        samples_s: repeats of each cell, in seconds; cells with fewer than five are left out, of long ones
+            every n-th repeat is taken.
 
     Returns:
         The fit, or ``None`` if no cell has five repeats.
     """
-    logs = [np.log(np.asarray(s, dtype=np.float64)) for s in samples_s if len(s) >= 5]
-    if not logs:
+    groups = [s[:: -(-len(s) // MOST_REPEATS)] for s in samples_s if len(s) >= 5]
+    if not groups:
         return None
-    pooled = np.concatenate([values - np.median(values) for values in logs])
-    free = pooled.size - len(logs)
-    robust = 1.4826 * float(np.median(np.abs(pooled))) * math.sqrt(pooled.size / free)
-    is_late = pooled > max(STRAGGLER_SIGMAS * robust, math.log(STRAGGLER_RATIO))
-    late, rest = np.exp(pooled[is_late]), pooled[~is_late]
-    sigma = math.sqrt(float((rest**2).sum()) / max(rest.size - len(logs), 1))
-    return NoiseFit(
-        sigma=float(f"{sigma:.4g}"),
-        sigma_robust=float(f"{robust:.4g}"),
-        straggler_share=float(f"{late.size / pooled.size:.4g}"),
-        straggler_factor=float(f"{late.mean() if late.size else 1.0:.4g}"),
-        straggler_factor_max=float(f"{late.max() if late.size else 1.0:.4g}"),
-        samples=int(pooled.size),
-        cells=len(logs),
-    )
+    first = fit_noise(groups)
+    return fit_noise(groups, max(STRAGGLER_THRESHOLD, math.exp(STRAGGLER_SIGMAS * first.sigma_robust)))
 
 
 def describe_noise(noise: NoiseFit | None) -> str:
@@ -279,11 +248,9 @@ def describe_noise(noise: NoiseFit | None) -> str:
     if noise is None:
         return "noise: not measured (no point has five repeats)"
     return (
-        f"noise over {noise.samples} repeats of {noise.cells} iterations: lognormal sigma "
-        f"{noise.sigma:.4f} (robust "
-        f"{noise.sigma_robust:.4f}); {100 * noise.straggler_share:.2f} % stragglers, on average "
-        f"{noise.straggler_factor:.2f} and at most {noise.straggler_factor_max:.2f} times the "
-        "iteration's median"
+        f"noise over {noise.repeats} repeats of {noise.kinds} iterations: lognormal sigma {noise.sigma:.4f} "
+        f"(robust {noise.sigma_robust:.4f}); {noise.stragglers} stragglers, on average "
+        f"{noise.straggler_factor:.2f} times the iteration's median"
     )
 
 
@@ -350,14 +317,14 @@ def own_profile(
             f"{facts.kv_bytes_per_token / 1024:g} KiB a token"
         )
     fit, limits = fit_points(points)
-    noise = fit_noise([p.samples_s for p in points])
+    noise = own_noise([p.samples_s for p in points])
     scatter = None
     if noise is not None:
         scatter = Noise(
-            sigma=min(noise.sigma, 1.0),
-            straggler_share=min(noise.straggler_share, 0.5),
-            straggler_factor=min(noise.straggler_factor, 100.0),
-            source=f"{noise.samples} repeats of {noise.cells} iterations, {source.name}",
+            sigma=float(f"{min(noise.sigma, 1.0):.4g}"),
+            straggler_share=float(f"{min(noise.straggler_share, 0.5):.4g}"),
+            straggler_factor=float(f"{min(noise.straggler_factor, 100.0):.4g}"),
+            source=f"{noise.repeats} repeats of {noise.kinds} iterations, {source.name}",
         )
     profile = LatencyProfile.model_validate(
         {
