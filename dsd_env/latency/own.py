@@ -226,8 +226,8 @@ def _fit_cross_validated(cells: Sequence[Cell], multi_kv: bool) -> FitResult:
 def own_noise(samples_s: Sequence[Sequence[float]]) -> NoiseFit | None:
     """Scatter and stragglers of repeats on a machine that may be less quiet than a server.
 
-    :func:`~dsd_env.latency.noise.fit_noise` with a straggler being a repeat beyond the usual ratio *and*
-    beyond four robust sigmas: where ordinary scatter is 10 %, one beyond 1.1 times the median is nothing special.
+    A straggler is a repeat beyond the ratio of :func:`~dsd_env.latency.noise.fit_noise` *and* beyond four
+    robust sigmas: where ordinary scatter is 10 %, one beyond 1.1 times the median is nothing special.
 
     Args:
         samples_s: repeats of each cell, in seconds; cells with fewer than five are left out, of long ones
