@@ -8,6 +8,13 @@
 The data folder (or ``DSD_DATA_DIR``) holds ``aiconfigurator/``, ``llmservingsim/``, ``splitwise-sim/`` and
 ``edge_bench/`` as docs/calibration.md describes. Each profile is written atomically; interrupting leaves
 those already written in place.
+
+Your own hardware, in four ways (docs/measuring.md; FACTS are the options that no timing can tell):
+
+    python scripts/calibrate.py --measure llama-3.2-1b --device cuda --name my-1b FACTS
+    python scripts/calibrate.py --from-llama-bench bench.jsonl --name my-phone FACTS
+    python scripts/calibrate.py --from-vllm lat_b8_i512_o1.json lat_b8_i512_o128.json --name my-8b FACTS
+    python scripts/calibrate.py --from-csv cells.csv --name my-cells FACTS
 """
 
 from __future__ import annotations
@@ -20,8 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _checkout  # noqa: F401
+from _own_hardware import add_options, add_sources, run, wanted
 
-from dsd_env.latency import load_profile, save_profile
+from dsd_env.latency import list_profiles, load_profile, save_profile
 from dsd_env.latency.report import print_table
 from dsd_env.paths import config_dir
 
@@ -40,17 +48,21 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--show", action="store_true", help="print the error table of the shipped profiles and stop"
     )
+    add_sources(what)
     parser.add_argument("--data-dir", type=Path, default=None, help="measured tables; default: DSD_DATA_DIR")
     parser.add_argument("--out", type=Path, default=None, help="where to write; default: configs/latency")
     parser.add_argument("--plot", action="store_true", help="also draw fit plots into --figures")
     parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder of the plots")
     parser.add_argument("--date", default=None, help="date to record (YYYY-MM-DD); default: today")
+    add_options(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = _parse(argv)
+    if wanted(args):
+        return run(args, ["scripts/calibrate.py", *(sys.argv[1:] if argv is None else argv)], print_table)
     try:
         from dsd_env.latency.catalogue import CATALOGUE, build
         from dsd_env.latency.tables import TableError
@@ -61,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(CATALOGUE))
         return 0
     if args.show:
-        names = [n for n in CATALOGUE if (config_dir() / "latency" / f"{n}.yaml").is_file()]
+        shipped = list_profiles()
+        names = [n for n in CATALOGUE if n in shipped] + [n for n in shipped if n not in CATALOGUE]
         print_table([load_profile(n) for n in names])
         return 0
 
