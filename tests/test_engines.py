@@ -264,6 +264,6 @@ def test_replayed_requests(tmp_path: Path, columns: int, options: dict[str, Any]
     path = tmp_path / "requests.csv"
     path.write_text("\n".join(",".join(row.split(",")[:columns]) for row in rows) + "\n")
     arrivals = {"kind": "replay", "trace": str(path), "trace_kinds": columns == 5, **options}
-    scenario = tiny(workload__arrivals=arrivals, episode__requests=40, episode__warmup_requests=0)
+    scenario = tiny(workload__arrivals=arrivals, episode__horizon_s=8.0)
     for seed in range(2):
-        assert assert_engines_agree(scenario, "indices", seed) > 200
+        assert assert_engines_agree(scenario, "indices", seed, decisions=300) > 200

@@ -336,9 +336,12 @@ def play(scenario: Scenario, seed: int = 1, horizon: int = 10**6) -> ReferenceSi
     return simulation
 
 
-def test_a_replay_has_the_times_lengths_and_clients_of_the_trace(trace: Path) -> None:
+def test_a_replay_has_the_times_lengths_and_clients_of_the_trace(
+    trace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     scenario = replaying(trace)
     simulation = play(scenario)
+    assert "of 5 requests, 1 prompts are cut to 4096 tokens and 1 answers to 2048" in caplog.text
     assert simulation.terminated and not simulation.truncated
     table = simulation.requests_table()
     order = np.argsort(table["request"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from dsd_env.rng import Stream
 from dsd_env.scenario.loader import ScenarioError
 from dsd_env.scenario.schema import ReplayArrivals, Scenario
 from dsd_env.workload.trace import RequestTrace, load_trace
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Schedule:
 def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Schedule:
     """Return what a scenario with replayed arrivals replays.
 
+    How many requests are longer than the scenario allows, and cut to that, is logged as a warning.
+
     Args:
         scenario: Its arrivals are of kind ``replay``.
         trace: The trace, if it has been loaded.
@@ -98,6 +103,18 @@ def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Sc
     if part.client is not None:
         devices = tuple(number % scenario.n_devices for number in part.client.tolist())
     most_prompt, most_output = workload.max_prompt_tokens, workload.max_output_tokens
+    capped_prompts = int((part.prompt_tokens > most_prompt).sum())
+    capped_outputs = int((part.output_tokens > most_output).sum())
+    if capped_prompts or capped_outputs:
+        _LOGGER.warning(
+            "%s: of %d requests, %d prompts are cut to %d tokens and %d answers to %d",
+            arrivals.trace,
+            len(part),
+            capped_prompts,
+            most_prompt,
+            capped_outputs,
+            most_output,
+        )
     return Schedule(
         tuple((part.arrival_s / arrivals.rate_scale).tolist()),
         tuple(np.minimum(part.prompt_tokens, most_prompt).tolist()),
@@ -107,6 +124,6 @@ def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Sc
         length_s / arrivals.rate_scale,
         arrivals.loop,
         arrivals.random_start,
-        int((part.prompt_tokens > most_prompt).sum()),
-        int((part.output_tokens > most_output).sum()),
+        capped_prompts,
+        capped_outputs,
     )
