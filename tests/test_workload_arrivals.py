@@ -430,7 +430,7 @@ def test_a_bad_trace_is_an_error_of_the_scenario_that_names_it(trace: Path) -> N
         ReferenceSimulation(replaying(trace), 1)
     with pytest.raises(RequestTraceError, match="no such file"):
         ReferenceSimulation(replaying(trace.with_name("none.csv")), 1)
-    with pytest.raises(ScenarioError, match=r"load\.points .* no effect on a replayed trace"):
+    with pytest.raises(ScenarioError, match=r"load\.points .* would not change a replayed trace"):
         load_scenario(replaying(trace), workload__load={"points": [[0.0, 2.0]]})
 
 

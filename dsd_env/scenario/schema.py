@@ -508,7 +508,8 @@ class Workload(_Model):
     def _recorded(self) -> Workload:
         if isinstance(self.arrivals, ReplayArrivals) and self.load.points != ((0.0, 1.0),):
             raise ValueError(
-                f"load.points = {self.load.points} has no effect on a replayed trace: use arrivals.rate_scale"
+                f"load.points = {self.load.points} would not change a replayed trace: leave load out "
+                "(`load: null`) and use arrivals.rate_scale"
             )
         return self
 
