@@ -40,6 +40,7 @@ def test_every_module_that_the_kernel_takes_constants_from_is_a_source() -> None
         "dsd_env.control",
         "dsd_env.network",
         "dsd_env.scenario.schema",
+        "dsd_env.scenario.variates",
         "dsd_env.sim.compiled.cache",
         "dsd_env.sim.entities",
         "dsd_env.sim.iteration",

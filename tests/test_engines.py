@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +92,15 @@ CHOICES = st.fixed_dictionaries(
                 },
                 {"kind": "poisson", "rate_per_s": 5.0},
                 {"kind": "poisson", "rate_per_s": 30.0},
+                {"kind": "renewal", "rate_per_s": 10.0, "cv": 3.0, "client_rate_cv": 1.5},
+                {
+                    "kind": "renewal",
+                    "rate_per_s": 10.0,
+                    "cv": 0.5,
+                    "per_client": True,
+                    "bursty": {"fraction": 0.5, "cv": 6.0},
+                    "modulation": {"sigma": 1.0, "correlation_s": 2.0, "period_s": 0.25},
+                },
             ]
         ),
         "load": st.sampled_from(
@@ -101,6 +111,15 @@ CHOICES = st.fixed_dictionaries(
                 {},
                 {"output_tokens": {"distribution": "constant", "value": 1}},
                 {"output_tokens": {"distribution": "geometric", "mean": 4}},
+                {
+                    "prompt_tokens": {"distribution": "lognormal", "median": 60, "sigma": 1.0},
+                    "output_tokens": {
+                        "distribution": "quantiles",
+                        "levels": [0.05, 0.5, 0.95],
+                        "values": [1, 8, 40],
+                    },
+                    "length_correlation": -0.5,
+                },
                 {
                     "prompt_tokens": {"distribution": "constant", "value": 300},
                     "output_tokens": {"distribution": "constant", "value": 24},
@@ -236,3 +255,17 @@ def test_full_table_says_what_to_do() -> None:
 def test_spans_are_refused() -> None:
     with pytest.raises(NotImplementedError, match="reference"):
         CompiledSimulation(tiny(), 1, record_spans=True)
+
+
+@pytest.mark.parametrize("columns", [3, 5])
+@pytest.mark.parametrize("options", [{}, {"loop": True}, {"random_start": True}, {"rate_scale": 3.0}])
+def test_replayed_requests(tmp_path: Path, columns: int, options: dict[str, Any]) -> None:
+    rows = ["arrival_s,prompt_tokens,output_tokens,client,kind"]
+    # Two requests at a time, and lengths beyond what the scenario allows.
+    rows += [f"{n // 2 / 8},{1 + 97 * n % 5000},{1 + 7 * n % 60},c{n % 7},question" for n in range(30)]
+    path = tmp_path / "requests.csv"
+    path.write_text("\n".join(",".join(row.split(",")[:columns]) for row in rows) + "\n")
+    arrivals = {"kind": "replay", "trace": str(path), "trace_kinds": columns == 5, **options}
+    scenario = tiny(workload__arrivals=arrivals, episode__horizon_s=8.0)
+    for seed in range(2):
+        assert assert_engines_agree(scenario, "indices", seed, decisions=300) > 200

@@ -2,15 +2,65 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from itertools import pairwise
+from statistics import NormalDist
 
 from dsd_env import rng
 from dsd_env.rng import Stream
-from dsd_env.scenario.schema import Constant, Exponential, Geometric, LogNormal
+from dsd_env.scenario.schema import Constant, Exponential, Geometric, LogNormal, Quantiles
+
+
+class QuantileTable:
+    """A distribution by quantiles, as a function of a standard normal variate.
+
+    Attributes:
+        scores: Normal scores of the levels.
+        logs: Logarithms of the values.
+        slopes: Of the logarithm, between the scores.
+    """
+
+    __slots__ = ("logs", "scores", "slopes")
+
+    def __init__(self, law: Quantiles) -> None:
+        """Take the quantiles of a law."""
+        normal = NormalDist()
+        self.scores = [normal.inv_cdf(level) for level in law.levels]
+        self.logs = [math.log(value) for value in law.values]
+        self.slopes = [
+            (high - low) / (z_high - z_low)
+            for (low, high), (z_low, z_high) in zip(pairwise(self.logs), pairwise(self.scores), strict=True)
+        ]
+
+    def at(self, z: float) -> float:
+        """Return the value at a standard normal variate."""
+        z = min(max(z, self.scores[0]), self.scores[-1])
+        piece = 0
+        while piece < len(self.slopes) - 1 and z >= self.scores[piece + 1]:
+            piece += 1
+        return math.exp(self.logs[piece] + self.slopes[piece] * (z - self.scores[piece]))
+
+
+@functools.lru_cache(maxsize=256)
+def quantile_table(law: Quantiles) -> QuantileTable:
+    """Return the table of a law; made once."""
+    return QuantileTable(law)
+
+
+def value_at(law: LogNormal | Quantiles, z: float) -> float:
+    """Return the value of a law at a standard normal variate."""
+    if isinstance(law, Quantiles):
+        return quantile_table(law).at(z)
+    return min(max(law.median * math.exp(law.sigma * z), law.low), law.high)
 
 
 def draw(
-    law: Constant | LogNormal | Exponential | Geometric, seed: int, stream: Stream, entity: int, counter: int
+    law: Constant | LogNormal | Exponential | Geometric | Quantiles,
+    seed: int,
+    stream: Stream,
+    entity: int,
+    counter: int,
 ) -> float:
     """Return one variate; it uses the draws ``counter`` and ``counter + 1``."""
     if isinstance(law, Constant):
@@ -20,5 +70,4 @@ def draw(
         return law.mean * rng.exponential(u)
     if isinstance(law, Geometric):
         return 1.0 if law.mean == 1.0 else 1.0 + math.floor(math.log(u) / math.log(1.0 - 1.0 / law.mean))
-    z = rng.normal(u, rng.uniform(seed, stream, entity, counter + 1))
-    return min(max(law.median * math.exp(law.sigma * z), law.low), law.high)
+    return value_at(law, rng.normal(u, rng.uniform(seed, stream, entity, counter + 1)))

@@ -148,8 +148,9 @@ class ReferenceSimulation:
         self._record_spans = record_spans
         self._price_delays = price_delays
         self._protocol = scenario.protocol
-        self._workload = WorkloadGenerator(scenario, seed)
-        self._world: World = (builder or WorldBuilder(scenario)).build(seed)
+        builder = builder or WorldBuilder(scenario)
+        self._workload = WorkloadGenerator(scenario, seed, builder.schedule)
+        self._world: World = builder.build(seed)
         self._env = _Environment()
         self._telemetry = Telemetry(scenario, self._world)
         self._pending: tuple[Request, simpy.Event, DecisionView] | None = None
@@ -299,6 +300,9 @@ class ReferenceSimulation:
         if self._workload.closed_loop:
             for device in self._world.devices:
                 env.process(self._client(device))
+        elif self._workload.per_client:
+            for device in self._world.devices:
+                env.process(self._client_arrivals(device))
         else:
             env.process(self._open_arrivals())
         env.process(self._publish())
@@ -327,15 +331,29 @@ class ReferenceSimulation:
             yield self._env.at(arrival_s, Order.ARRIVAL, ordinal)
             device = self._world.devices[self._workload.open_device(ordinal)]
             self._env.process(
-                self._request(device, self._workload.request(device.number, asked[device.number]))
+                self._request(device, self._workload.request(device.number, asked[device.number], ordinal))
             )
             asked[device.number] += 1
             ordinal += 1
             if self._arrivals_are_over(before=1):
                 return
 
+    def _client_arrivals(self, device: Device) -> Process:
+        """A user who asks without waiting, in a process of its own."""
+        arrival_s = 0.0
+        ordinal = 0
+        while not self._arrivals_are_over():
+            arrival_s = self._workload.client_arrival_s(device.number, arrival_s)
+            yield self._env.at(arrival_s, Order.ARRIVAL, device.number)
+            if self._arrivals_are_over():
+                return
+            self._env.process(self._request(device, self._workload.request(device.number, ordinal)))
+            ordinal += 1
+            if self._arrivals_are_over(before=1):
+                return
+
     def _arrivals_are_over(self, before: int = 0) -> bool:
-        total = self.scenario.episode.total_requests
+        total = self._workload.total_requests
         return total is not None and self._arrived + before >= total
 
     def _publish(self) -> Process:

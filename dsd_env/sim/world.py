@@ -23,11 +23,13 @@ from dsd_env.scenario.schema import (
     IidAcceptanceConfig,
     MarkovAcceptanceConfig,
     Profile,
+    ReplayArrivals,
     Scenario,
     SyntheticProfile,
     TraceAcceptance,
 )
 from dsd_env.sim.entities import Device, Station, StepTimer, TargetServer
+from dsd_env.workload import replay_schedule
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class WorldBuilder:
         Raises:
             ProfileError: A latency profile is missing or invalid.
             TraceError: A trace set or a fitted model is missing or invalid.
+            RequestTraceError: A trace of requests is missing or invalid.
             ScenarioError: The scenario asks for what a trace set does not have.
         """
         self.scenario = scenario
@@ -126,6 +129,9 @@ class WorldBuilder:
         self.series = {
             name: load_series(link.replay.file) for name, link in scenario.links.items() if link.replay
         }
+        self.schedule = (
+            replay_schedule(scenario) if isinstance(scenario.workload.arrivals, ReplayArrivals) else None
+        )
         self._profiles: dict[int, LatencyProfile | StepCoefficients] = {}
         self._target_timers: list[tuple[StepTimer, StepTimer | None]] = []
         for target in scenario.targets.values():

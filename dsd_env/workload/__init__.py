@@ -1,6 +1,20 @@
 """Who asks when, for how much."""
 
 from dsd_env.workload.generator import RequestSpec, WorkloadGenerator
+from dsd_env.workload.importers import import_trace
 from dsd_env.workload.load import LoadClock
+from dsd_env.workload.replay import Schedule, replay_schedule
+from dsd_env.workload.trace import RequestTrace, RequestTraceError, load_trace, save_trace
 
-__all__ = ["LoadClock", "RequestSpec", "WorkloadGenerator"]
+__all__ = [
+    "LoadClock",
+    "RequestSpec",
+    "RequestTrace",
+    "RequestTraceError",
+    "Schedule",
+    "WorkloadGenerator",
+    "import_trace",
+    "load_trace",
+    "replay_schedule",
+    "save_trace",
+]

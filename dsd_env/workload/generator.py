@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dsd_env import rng
 from dsd_env.rng import Stream
-from dsd_env.scenario.schema import ClosedLoop, Scenario
-from dsd_env.scenario.variates import draw
+from dsd_env.scenario.schema import (
+    ClosedLoop,
+    LogNormal,
+    Poisson,
+    Quantiles,
+    Renewal,
+    ReplayArrivals,
+    RequestKind,
+    Scenario,
+)
+from dsd_env.scenario.variates import draw, value_at
 from dsd_env.workload.load import LoadClock
+from dsd_env.workload.renewal import RenewalProcess, client_shares, longest_gap_s
+from dsd_env.workload.replay import Schedule, replay_schedule
 
 _ORDINALS = 1 << 24
 
@@ -42,8 +54,14 @@ class RequestSpec:
 class WorkloadGenerator:
     """Draws the workload of one episode."""
 
-    def __init__(self, scenario: Scenario, seed: int) -> None:
-        """Prepare the workload of ``scenario`` for one episode seed."""
+    def __init__(self, scenario: Scenario, seed: int, schedule: Schedule | None = None) -> None:
+        """Prepare the workload of ``scenario`` for one episode seed.
+
+        Args:
+            scenario: The scenario.
+            seed: Episode seed.
+            schedule: What it replays, if that has been loaded; see :func:`replay_schedule`.
+        """
         self._workload = scenario.workload
         self._slo = scenario.slo
         self._kinds = list(scenario.workload.kinds.values())
@@ -56,11 +74,44 @@ class WorkloadGenerator:
         load = scenario.workload.load
         phase = rng.uniform(seed, Stream.LOAD_PHASE, 0, 0) if load.random_phase else 0.0
         self.clock = LoadClock(load, phase)
+        self._total = scenario.episode.total_requests
+        self._shares: list[float] = []
+        self._processes: list[RenewalProcess] = []
+        self._schedule: Schedule | None = None
+        arrivals = scenario.workload.arrivals
+        if isinstance(arrivals, Renewal):
+            self._prepare_renewal(arrivals, longest_gap_s(scenario))
+        elif isinstance(arrivals, ReplayArrivals):
+            self._schedule = replay_schedule(scenario) if schedule is None else schedule
+            self._offset_s, self._first = self._schedule.start(seed)
+            self._total = self._schedule.total(self._total)
+
+    def _prepare_renewal(self, arrivals: Renewal, limit_s: float) -> None:
+        rate_per_s = arrivals.rate_per_s
+        if arrivals.per_client or arrivals.client_rate_cv > 0.0:
+            self._shares = client_shares(arrivals, self._seed, self._n_devices)
+        if arrivals.per_client:
+            self._processes = [
+                RenewalProcess(arrivals, rate_per_s * share, self._seed, device + 1, limit_s)
+                for device, share in enumerate(self._shares)
+            ]
+        else:
+            self._processes = [RenewalProcess(arrivals, rate_per_s, self._seed, 0, limit_s)]
 
     @property
     def closed_loop(self) -> bool:
         """Whether clients wait for their answer before they ask again."""
         return isinstance(self._workload.arrivals, ClosedLoop)
+
+    @property
+    def per_client(self) -> bool:
+        """Whether clients ask without waiting, each in a process of its own."""
+        return isinstance(self._workload.arrivals, Renewal) and self._workload.arrivals.per_client
+
+    @property
+    def total_requests(self) -> int | None:
+        """Number of requests after which the workload is finished; None: never."""
+        return self._total
 
     def think_end_s(self, device: int, ordinal: int, now_s: float) -> float:
         """Return when a client that starts to think at ``now_s`` asks its ``ordinal``-th question.
@@ -74,35 +125,86 @@ class WorkloadGenerator:
             think *= rng.uniform(self._seed, Stream.THINK, device, 2)
         return self.clock.advance(now_s, think)
 
+    def client_arrival_s(self, device: int, previous_s: float) -> float:
+        """Return when a client with a process of its own asks next; each is asked for once, in order."""
+        return self.clock.advance(previous_s, self._processes[device].next_s())
+
     def open_arrival_s(self, ordinal: int, previous_s: float) -> float:
-        """Return when the ``ordinal``-th request of an open arrival process comes."""
+        """Return when the ``ordinal``-th request of an open arrival process comes; asked for in order."""
         arrivals = self._workload.arrivals
-        assert not isinstance(arrivals, ClosedLoop)
+        if self._schedule is not None:
+            return max(previous_s, self._schedule.arrival_s(self._first + ordinal, self._offset_s))
+        if isinstance(arrivals, Renewal):
+            return self.clock.advance(previous_s, self._processes[0].next_s())
+        assert isinstance(arrivals, Poisson)
         gap = rng.exponential(rng.uniform(self._seed, Stream.ARRIVAL, 0, ordinal)) / arrivals.rate_per_s
         return self.clock.advance(previous_s, gap)
 
     def open_device(self, ordinal: int) -> int:
         """Return the device of the ``ordinal``-th request of an open arrival process."""
-        return int(rng.uniform(self._seed, Stream.ROUTING, 0, ordinal) * self._n_devices)
+        if self._schedule is not None and self._schedule.devices is not None:
+            return self._schedule.devices[(self._first + ordinal) % len(self._schedule)]
+        u = rng.uniform(self._seed, Stream.ROUTING, 0, ordinal)
+        if not self._shares:
+            return int(u * self._n_devices)
+        below = 0.0
+        for device, share in enumerate(self._shares):
+            below += share
+            if u <= below:
+                return device
+        return self._n_devices - 1
 
-    def request(self, device: int, ordinal: int) -> RequestSpec:
-        """Return the ``ordinal``-th request of a device."""
+    def request(self, device: int, ordinal: int, place: int = 0) -> RequestSpec:
+        """Return the ``ordinal``-th request of a device.
+
+        Args:
+            device: Number of the device.
+            ordinal: How many it has asked before.
+            place: Number of the request in the open arrival process: where it stands in a replayed trace.
+        """
         uid = device * _ORDINALS + ordinal
         u = rng.uniform(self._seed, Stream.REQUEST_CLASS, uid, 0)
         number = next(
             i for i, bound in enumerate(self._cumulative) if u <= bound or i == len(self._kinds) - 1
         )
+        if self._schedule is None:
+            prompt, output = self._lengths(self._kinds[number], uid)
+        else:
+            row = (self._first + place) % len(self._schedule)
+            prompt, output = self._schedule.prompt_tokens[row], self._schedule.output_tokens[row]
+            if self._schedule.kinds is not None:
+                number = self._schedule.kinds[row]
         kind = self._kinds[number]
-        prompt = draw(kind.prompt_tokens, self._seed, Stream.LENGTH, uid, 0)
-        output = draw(kind.output_tokens, self._seed, Stream.LENGTH, uid, 3)
         slo = self._slo[kind.slo]
         return RequestSpec(
             uid=uid,
             device=device,
             kind=number,
-            prompt_tokens=min(max(1, round(prompt)), self._workload.max_prompt_tokens),
-            output_tokens=min(max(1, round(output)), self._workload.max_output_tokens),
+            prompt_tokens=prompt,
+            output_tokens=output,
             slo_ttft_s=slo.ttft_s,
             slo_tpot_s=slo.tpot_s,
             acceptance_kinds=kind.acceptance_kinds,
+        )
+
+    def _lengths(self, kind: RequestKind, uid: int) -> tuple[int, int]:
+        """Return the lengths of prompt and answer, in tokens."""
+        correlation = kind.length_correlation
+        if correlation == 0.0:
+            prompt = draw(kind.prompt_tokens, self._seed, Stream.LENGTH, uid, 0)
+            output = draw(kind.output_tokens, self._seed, Stream.LENGTH, uid, 3)
+        else:
+            key = rng.key(self._seed, Stream.LENGTH, uid)
+            z, own = (
+                rng.normal(rng.uniform_from_key(key, counter), rng.uniform_from_key(key, counter + 1))
+                for counter in (0, 3)
+            )
+            assert isinstance(kind.prompt_tokens, LogNormal | Quantiles)
+            assert isinstance(kind.output_tokens, LogNormal | Quantiles)
+            prompt = value_at(kind.prompt_tokens, z)
+            rest = math.sqrt(1.0 - correlation * correlation)
+            output = value_at(kind.output_tokens, correlation * z + rest * own)
+        return (
+            min(max(1, round(prompt)), self._workload.max_prompt_tokens),
+            min(max(1, round(output)), self._workload.max_output_tokens),
         )

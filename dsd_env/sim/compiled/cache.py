@@ -24,6 +24,7 @@ _SOURCES = (
     "rng.py",
     "control/view.py",
     "network/processes.py",
+    "workload/renewal.py",
 )
 """What the kernel is compiled from, within the package."""
 

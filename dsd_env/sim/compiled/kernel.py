@@ -33,6 +33,7 @@ from dsd_env.rng import Stream
 from dsd_env.sim.compiled.cache import caching
 from dsd_env.sim.compiled.layout import *  # noqa: F403
 from dsd_env.sim.events import EventKind, Order
+from dsd_env.workload.renewal import RUN_IN_GAPS, SHORTEST
 
 # Enumerations as NumPy integers: given Python integers, the compiler makes a version of each function for
 # each value that it is called with.
@@ -87,6 +88,7 @@ BANDWIDTH = np.int64(Stream.BANDWIDTH)
 OUTAGE = np.int64(Stream.OUTAGE)
 DELAY = np.int64(Stream.DELAY)
 MAX_Z_SCORE = float(MAX_Z)
+RUN_IN = float(RUN_IN_GAPS)
 ORDINALS = 1 << 24
 SLOPE_TOKENS = 8
 
@@ -1710,8 +1712,20 @@ def _variate(kf, s, law, at, seed, stream, entity, counter):
         return kf[at] * -math.log(u)
     if law == LAW_GEOMETRIC:
         return 1.0 if kf[at] == 1.0 else 1.0 + math.floor(math.log(u) / kf[at + 1])
-    z = _normal(u, _from_key(key, counter + 1))
-    return min(max(kf[at] * math.exp(kf[at + 1] * z), kf[at + 2]), kf[at + 3])
+    return _value_at(kf, law, at, _normal(u, _from_key(key, counter + 1)))
+
+
+@_jit
+def _value_at(kf, law, at, z):
+    """``variates.value_at``."""
+    if law == LAW_LOGNORMAL:
+        return min(max(kf[at] * math.exp(kf[at + 1] * z), kf[at + 2]), kf[at + 3])
+    table, n = int(kf[at]), int(kf[at + 1])
+    z = min(max(z, kf[table]), kf[table + n - 1])
+    piece = 0
+    while piece < n - 2 and z >= kf[table + piece + 1]:
+        piece += 1
+    return math.exp(kf[table + n + piece] + kf[table + 2 * n + piece] * (z - kf[table + piece]))
 
 
 @_jit
@@ -1769,10 +1783,143 @@ def _think(kf, ki, f, s, device):
 
 
 @_jit
+def _gap(f, s, p, x):
+    """``RenewalProcess._gap``."""
+    u = _from_key(np.uint64(s[p + PROCI_GAP_KEY]), s[p + PROCI_ORDINAL])
+    s[p + PROCI_ORDINAL] += 1
+    return f[x + PROCF_SCALE] * math.exp(f[x + PROCF_POWER] * math.log(max(-math.log(u), SHORTEST)))
+
+
+@_jit
+def _rate_normal(s, p):
+    key, counter = np.uint64(s[p + PROCI_RATE_KEY]), 2 * s[p + PROCI_PERIOD]
+    return _normal(_from_key(key, counter), _from_key(key, counter + 1))
+
+
+@_jit
+def _begin_rate_period(kf, f, x):
+    sigma = kf[KF_RATE_SIGMA]
+    f[x + PROCF_LEFT] = kf[KF_RATE_PERIOD]
+    f[x + PROCF_FACTOR] = math.exp(sigma * f[x + PROCF_X] - 0.5 * sigma * sigma)
+
+
+@_jit
+def _begin_process(kf, ki, f, s, n, rate_per_s, process):
+    """``RenewalProcess.__init__``."""
+    p, x = ki[O_PROCESS_I] + n * PROCI_STRIDE, ki[O_PROCESS_F] + n * PROCF_STRIDE
+    seed = s[WI_SEED]
+    s[p + PROCI_GAP_KEY] = np.int64(_key(seed, ARRIVAL, process))
+    s[p + PROCI_RATE_KEY] = np.int64(_key(seed, LOAD_PHASE, process + 1))
+    f[x + PROCF_RATE] = rate_per_s
+    f[x + PROCF_POWER], f[x + PROCF_SCALE] = kf[KF_GAP_POWER], kf[KF_GAP_SCALE]
+    if process > 0 and _uniform(seed, ROUTING, process, 2) < kf[KF_BURSTY_FRACTION]:
+        f[x + PROCF_POWER], f[x + PROCF_SCALE] = kf[KF_BURSTY_POWER], kf[KF_BURSTY_SCALE]
+    if ki[K_MODULATED] != 0:
+        f[x + PROCF_X] = _rate_normal(s, p)
+        _begin_rate_period(kf, f, x)
+    first = -RUN_IN
+    while first <= 0.0:
+        first += _gap(f, s, p, x)
+    f[x + PROCF_FIRST] = first
+
+
+@_jit
+def _next_of_process(kf, ki, f, s, n):
+    """``RenewalProcess.next_s``."""
+    p, x = ki[O_PROCESS_I] + n * PROCI_STRIDE, ki[O_PROCESS_F] + n * PROCF_STRIDE
+    gaps = f[x + PROCF_FIRST]
+    if gaps == 0.0:
+        gaps = _gap(f, s, p, x)
+    f[x + PROCF_FIRST] = 0.0
+    amount_s = gaps / f[x + PROCF_RATE]
+    if ki[K_MODULATED] == 0:
+        return min(amount_s, kf[KF_GAP_LIMIT])
+    elapsed_s = 0.0
+    while amount_s > f[x + PROCF_LEFT] * f[x + PROCF_FACTOR] and elapsed_s < kf[KF_GAP_LIMIT]:
+        amount_s -= f[x + PROCF_LEFT] * f[x + PROCF_FACTOR]
+        elapsed_s += f[x + PROCF_LEFT]
+        s[p + PROCI_PERIOD] += 1
+        f[x + PROCF_X] = kf[KF_RATE_RHO] * f[x + PROCF_X] + kf[KF_RATE_STEP] * _rate_normal(s, p)
+        _begin_rate_period(kf, f, x)
+    rest_s = amount_s / f[x + PROCF_FACTOR]
+    f[x + PROCF_LEFT] = max(0.0, f[x + PROCF_LEFT] - rest_s)
+    return min(elapsed_s + rest_s, kf[KF_GAP_LIMIT])
+
+
+@_jit
+def _begin_arrivals(kf, ki, f, s):
+    """What an open arrival process draws before the first arrival."""
+    seed, devices = s[WI_SEED], ki[K_DEVICES]
+    if ki[K_SHARES] > 0:
+        at = ki[O_SHARES]
+        total = 0.0
+        for device in range(devices):
+            key = _key(seed, ROUTING, device + 1)
+            z = _normal(_from_key(key, 0), _from_key(key, 1))
+            f[at + device] = math.exp(kf[KF_CLIENT_SPREAD] * z)
+            total += f[at + device]
+        for device in range(devices):
+            f[at + device] = f[at + device] / total
+    if ki[K_ARRIVALS] == CLIENT_RENEWALS:
+        for device in range(devices):
+            rate_per_s = kf[KF_RATE_PER_S] * f[ki[O_SHARES] + device]
+            _begin_process(kf, ki, f, s, device, rate_per_s, device + 1)
+    elif ki[K_ARRIVALS] == RENEWAL:
+        _begin_process(kf, ki, f, s, ZERO, kf[KF_RATE_PER_S], ZERO)
+    elif ki[K_TRACE_RANDOM] != 0:
+        # ``Schedule.start``.
+        offset_s = kf[KF_TRACE_PERIOD] * _uniform(seed, ARRIVAL, 0, 0)
+        low, high = ZERO, ki[K_TRACE]
+        while low < high:
+            middle = (low + high) // 2
+            if kf[ki[O_TRACE_F] + middle] < offset_s:
+                low = middle + 1
+            else:
+                high = middle
+        f[WF_TRACE_OFFSET], s[WI_TRACE_FIRST] = offset_s, low
+
+
+@_jit
+def _next_client_arrival(kf, ki, f, s, device):
+    x = ki[O_PROCESS_F] + device * PROCF_STRIDE
+    gap_s = _next_of_process(kf, ki, f, s, device)
+    f[x + PROCF_ARRIVAL] = _load_advance(kf, ki, f, f[x + PROCF_ARRIVAL], gap_s)
+    _push(ki, f, s, f[x + PROCF_ARRIVAL], AT_ARRIVAL, device, device)
+
+
+@_jit
 def _next_open_arrival(kf, ki, f, s):
-    gap_s = -math.log(_uniform(s[WI_SEED], ARRIVAL, 0, s[WI_ORDINAL])) / kf[KF_RATE_PER_S]
-    f[WF_OPEN_ARRIVAL] = _load_advance(kf, ki, f, f[WF_OPEN_ARRIVAL], gap_s)
-    _push(ki, f, s, f[WF_OPEN_ARRIVAL], AT_ARRIVAL, s[WI_ORDINAL], s[WI_ORDINAL])
+    ordinal = s[WI_ORDINAL]
+    if ki[K_ARRIVALS] == REPLAY:
+        place = s[WI_TRACE_FIRST] + ordinal
+        lap = place // ki[K_TRACE]
+        number = place - lap * ki[K_TRACE]
+        time_s = kf[ki[O_TRACE_F] + number] + lap * kf[KF_TRACE_PERIOD] - f[WF_TRACE_OFFSET]
+        f[WF_OPEN_ARRIVAL] = max(f[WF_OPEN_ARRIVAL], time_s)
+    else:
+        if ki[K_ARRIVALS] == RENEWAL:
+            gap_s = _next_of_process(kf, ki, f, s, ZERO)
+        else:
+            gap_s = -math.log(_uniform(s[WI_SEED], ARRIVAL, 0, ordinal)) / kf[KF_RATE_PER_S]
+        f[WF_OPEN_ARRIVAL] = _load_advance(kf, ki, f, f[WF_OPEN_ARRIVAL], gap_s)
+    _push(ki, f, s, f[WF_OPEN_ARRIVAL], AT_ARRIVAL, ordinal, ordinal)
+
+
+@_jit
+def _open_device(ki, f, s, ordinal, row):
+    """``WorkloadGenerator.open_device``; ``row`` is that of the request in a replayed trace."""
+    if ki[K_TRACE_DEVICES] != 0:
+        return ki[row + TRACE_DEVICE]
+    u = _uniform(s[WI_SEED], ROUTING, 0, ordinal)
+    devices = ki[K_DEVICES]
+    if ki[K_SHARES] == 0:
+        return int(u * devices)
+    below = 0.0
+    for device in range(devices):
+        below += f[ki[O_SHARES] + device]
+        if u <= below:
+            return device
+    return devices - 1
 
 
 @_jit
@@ -1780,17 +1927,27 @@ def _arrival(kf, ki, f, s, arg):
     """A client asks."""
     if ki[K_CLOSED] != 0:
         if not _arrivals_are_over(ki, s, 0):
-            _arrive(kf, ki, f, s, arg)
+            _arrive(kf, ki, f, s, arg, ZERO)
         return
-    device = int(_uniform(s[WI_SEED], ROUTING, 0, arg) * ki[K_DEVICES])
+    if ki[K_ARRIVALS] == CLIENT_RENEWALS:
+        if not _arrivals_are_over(ki, s, 0):
+            if not _arrivals_are_over(ki, s, 1):
+                _next_client_arrival(kf, ki, f, s, arg)
+            _arrive(kf, ki, f, s, arg, ZERO)
+        return
+    row = ZERO
+    if ki[K_ARRIVALS] == REPLAY:
+        row = ki[O_TRACE_I] + (s[WI_TRACE_FIRST] + arg) % ki[K_TRACE] * TRACE_STRIDE
+    device = _open_device(ki, f, s, arg, row)
     s[WI_ORDINAL] = arg + 1
     if not _arrivals_are_over(ki, s, 1):
         _next_open_arrival(kf, ki, f, s)
-    _arrive(kf, ki, f, s, device)
+    _arrive(kf, ki, f, s, device, row)
 
 
 @_jit
-def _arrive(kf, ki, f, s, device):
+def _arrive(kf, ki, f, s, device, row):
+    """A request begins; ``row`` is that of the request in a replayed trace, 0 if none is replayed."""
     now_s = f[WF_NOW]
     if s[WI_FREE_N] == 0:
         s[WI_ERROR] = SLOTS_FULL
@@ -1811,13 +1968,27 @@ def _arrive(kf, ki, f, s, device):
     kind = 0
     while kind < ki[K_KINDS] - 1 and u > kf[ki[O_KINDF] + kind * KINDF_STRIDE + KINDF_BOUND]:
         kind += 1
+    if row != 0 and ki[K_TRACE_KINDS] != 0:
+        kind = ki[row + TRACE_KIND]
     laws, x = ki[O_KINDI] + kind * KINDI_STRIDE, ki[O_KINDF] + kind * KINDF_STRIDE
-    prompt = _variate(kf, s, ki[laws + KINDI_PROMPT_LAW], x + KINDF_PROMPT, seed, LENGTH, uid, 0)
-    output = _variate(kf, s, ki[laws + KINDI_OUTPUT_LAW], x + KINDF_OUTPUT, seed, LENGTH, uid, 3)
+    prompt_law, output_law = ki[laws + KINDI_PROMPT_LAW], ki[laws + KINDI_OUTPUT_LAW]
+    if row != 0:
+        s[r + RI_PROMPT], s[r + RI_OUTPUT] = ki[row + TRACE_PROMPT], ki[row + TRACE_OUTPUT]
+    else:
+        if kf[x + KINDF_CORRELATION] == 0.0:
+            prompt = _variate(kf, s, prompt_law, x + KINDF_PROMPT, seed, LENGTH, uid, 0)
+            output = _variate(kf, s, output_law, x + KINDF_OUTPUT, seed, LENGTH, uid, 3)
+        else:
+            key = _key(seed, LENGTH, uid)
+            z = _normal(_from_key(key, 0), _from_key(key, 1))
+            own = _normal(_from_key(key, 3), _from_key(key, 4))
+            prompt = _value_at(kf, prompt_law, x + KINDF_PROMPT, z)
+            z = kf[x + KINDF_CORRELATION] * z + kf[x + KINDF_REST] * own
+            output = _value_at(kf, output_law, x + KINDF_OUTPUT, z)
+        s[r + RI_PROMPT] = _tokens(prompt, ki[K_MAX_PROMPT])
+        s[r + RI_OUTPUT] = _tokens(output, ki[K_MAX_OUTPUT])
     number = s[WI_ARRIVED]
     s[r + RI_NUMBER], s[r + RI_UID], s[r + RI_DEVICE], s[r + RI_KIND] = number, uid, device, kind
-    s[r + RI_PROMPT] = _tokens(prompt, ki[K_MAX_PROMPT])
-    s[r + RI_OUTPUT] = _tokens(output, ki[K_MAX_OUTPUT])
     s[r + RI_TARGET], s[r + RI_DRAFTED_AT], s[r + RI_WARMING] = -1, -1, -1
     s[r + RI_HEAD_STATION] = -1
     f[g + RF_RESEND_TIMER] = math.inf
@@ -2998,7 +3169,12 @@ def _reset(kf, ki, f, s, seed, record, price):
         for device in range(devices):
             _think(kf, ki, f, s, device)
     elif not _arrivals_are_over(ki, s, 0):
-        _next_open_arrival(kf, ki, f, s)
+        _begin_arrivals(kf, ki, f, s)
+        if ki[K_ARRIVALS] == CLIENT_RENEWALS:
+            for device in range(devices):
+                _next_client_arrival(kf, ki, f, s, device)
+        else:
+            _next_open_arrival(kf, ki, f, s)
     _publish(kf, ki, f, s)
 
 

@@ -32,11 +32,16 @@ from dsd_env.scenario.schema import (
     Exponential,
     Geometric,
     LogNormal,
+    Poisson,
+    Quantiles,
+    Renewal,
     Scenario,
 )
+from dsd_env.scenario.variates import quantile_table
 from dsd_env.sim.entities import StepTimer
 from dsd_env.sim.iteration import padded_tokens
 from dsd_env.sim.world import WorldBuilder
+from dsd_env.workload.renewal import client_spread, longest_gap_s, modulation_steps, weibull_gap
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -78,6 +83,14 @@ RING = 64
     K_PIPELINED,
     K_CRASHERS,
     K_LINKS,
+    K_ARRIVALS,
+    K_PROCESSES,
+    K_SHARES,
+    K_MODULATED,
+    K_TRACE,
+    K_TRACE_RANDOM,
+    K_TRACE_DEVICES,
+    K_TRACE_KINDS,
     # --- offsets of constant blocks in ki
     O_GAMMAS,
     O_BATCHES,
@@ -91,6 +104,7 @@ RING = 64
     O_XKI,
     O_LKI,
     O_BKI,
+    O_TRACE_I,
     # --- offsets of constant blocks in kf
     O_DKF,
     O_SKF,
@@ -103,6 +117,7 @@ RING = 64
     O_SQUASH,
     O_XKF,
     O_LKF,
+    O_TRACE_F,
     # --- offsets of state blocks in s
     O_HEAP_I,
     O_FREE,
@@ -118,6 +133,7 @@ RING = 64
     O_CRASH_I,
     O_LINK_I,
     O_BREAK_I,
+    O_PROCESS_I,
     O_TABLE_I,
     O_DELIVERY_I,
     # --- offsets of state blocks in f
@@ -137,11 +153,13 @@ RING = 64
     O_CRASH_F,
     O_LINK_F,
     O_BREAK_F,
+    O_PROCESS_F,
+    O_SHARES,
     O_TABLE_F,
     O_DELIVERY_F,
     O_EVENTS,
     K_HEADER,
-) = range(91)
+) = range(104)
 
 # --- header of kf
 (
@@ -161,9 +179,21 @@ RING = 64
     KF_PATIENCE,
     KF_CLIENT_TIMEOUT,
     KF_DETECTION,
+    KF_GAP_POWER,
+    KF_GAP_SCALE,
+    KF_GAP_LIMIT,
+    KF_CLIENT_SPREAD,
+    KF_BURSTY_FRACTION,
+    KF_BURSTY_POWER,
+    KF_BURSTY_SCALE,
+    KF_RATE_SIGMA,
+    KF_RATE_RHO,
+    KF_RATE_STEP,
+    KF_RATE_PERIOD,
+    KF_TRACE_PERIOD,
     KF_THINK,
     KF_HEADER,
-) = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20)
+) = (*range(29), 32)
 
 # --- header of s
 (
@@ -194,6 +224,7 @@ RING = 64
     WI_ARRIVALS_SEEN,
     WI_TOKENS_SEEN,
     WI_ORDINAL,
+    WI_TRACE_FIRST,
     WI_EVENTS,
     WI_TABLE_N,
     WI_TABLE_DROPPED,
@@ -212,7 +243,7 @@ RING = 64
     WI_DUPLICATES,
     WI_PREEMPTIONS,
     WI_HEADER,
-) = range(45)
+) = range(46)
 
 # --- header of f. The first seven are the totals behind the reward terms, in their order.
 (
@@ -226,10 +257,11 @@ RING = 64
     WF_NOW,
     WF_LOAD_OFFSET,
     WF_OPEN_ARRIVAL,
+    WF_TRACE_OFFSET,
     WF_ARRIVAL_RATE,
     WF_TOKEN_RATE,
     WF_HEADER,
-) = range(13)
+) = range(14)
 
 N_TOTALS = 21
 """Numbers in a copy of the totals, in the order of :class:`dsd_env.sim.metrics.Totals`."""
@@ -519,11 +551,36 @@ CRASH_INDEX, CRASH_DOWN, CRASH_STRIDE = range(3)
 CRASH_END = 1
 """Floats of the state of one that crashes: the end of its window."""
 
+# --- open arrivals: which, the state of a renewal process, and the requests of a replayed trace
+POISSON, RENEWAL, CLIENT_RENEWALS, REPLAY = range(4)
+PROCI_ORDINAL, PROCI_PERIOD, PROCI_GAP_KEY, PROCI_RATE_KEY, PROCI_STRIDE = range(5)
+(
+    PROCF_RATE,
+    PROCF_POWER,
+    PROCF_SCALE,
+    PROCF_ARRIVAL,
+    PROCF_FIRST,
+    PROCF_X,
+    PROCF_FACTOR,
+    PROCF_LEFT,
+    PROCF_STRIDE,
+) = range(9)
+TRACE_PROMPT, TRACE_OUTPUT, TRACE_DEVICE, TRACE_KIND, TRACE_STRIDE = range(5)
+
 # --- kind of request, and laws of variates
 KINDI_PROMPT_LAW, KINDI_OUTPUT_LAW, KINDI_STRIDE = range(3)
 LAW = 4
-KINDF_BOUND, KINDF_TTFT, KINDF_TPOT, KINDF_PROMPT, KINDF_OUTPUT, KINDF_STRIDE = (0, 1, 2, 3, 7, 11)
-LAW_CONSTANT, LAW_EXPONENTIAL, LAW_GEOMETRIC, LAW_LOGNORMAL = range(4)
+(
+    KINDF_BOUND,
+    KINDF_TTFT,
+    KINDF_TPOT,
+    KINDF_PROMPT,
+    KINDF_OUTPUT,
+    KINDF_CORRELATION,
+    KINDF_REST,
+    KINDF_STRIDE,
+) = (0, 1, 2, 3, 7, 11, 12, 13)
+LAW_CONSTANT, LAW_EXPONENTIAL, LAW_GEOMETRIC, LAW_LOGNORMAL, LAW_QUANTILES = range(5)
 
 # --- acceptance model
 TRACE_MATCHES, TRACE_RUNS, IID, MARKOV = range(4)
@@ -814,6 +871,8 @@ class _Compiler:
         h[K_WARMUP] = scenario.episode.warmup_requests
         h[K_COHORT] = scenario.episode.warmup_requests + scenario.episode.requests
         total = scenario.episode.total_requests
+        if self.builder.schedule is not None:
+            total = self.builder.schedule.total(total)
         h[K_TOTAL] = -1 if total is None else total
         h[K_KINDS] = len(scenario.workload.kinds)
         h[K_MODELS] = len(self.models)
@@ -849,8 +908,20 @@ class _Compiler:
         arrivals = scenario.workload.arrivals
         if isinstance(arrivals, ClosedLoop):
             kf[KF_THINK : KF_THINK + LAW] = _law(arrivals.think_s)[1]
-        else:
+        elif isinstance(arrivals, Poisson):
             kf[KF_RATE_PER_S] = arrivals.rate_per_s
+        elif isinstance(arrivals, Renewal):
+            kf[KF_RATE_PER_S] = arrivals.rate_per_s
+            kf[KF_GAP_POWER], kf[KF_GAP_SCALE] = weibull_gap(arrivals.cv)
+            kf[KF_GAP_LIMIT] = longest_gap_s(scenario)
+            kf[KF_CLIENT_SPREAD] = client_spread(arrivals)
+            if arrivals.bursty is not None:
+                kf[KF_BURSTY_FRACTION] = arrivals.bursty.fraction
+                kf[KF_BURSTY_POWER], kf[KF_BURSTY_SCALE] = weibull_gap(arrivals.bursty.cv)
+            if arrivals.modulation is not None:
+                kf[KF_RATE_SIGMA : KF_RATE_PERIOD + 1] = modulation_steps(arrivals.modulation)
+        if self.builder.schedule is not None:
+            kf[KF_TRACE_PERIOD] = self.builder.schedule.period_s
         kf[KF_LOAD_PERIOD] = scenario.workload.load.period_s
 
     def _table(self, timer: StepTimer) -> int:
@@ -1094,9 +1165,11 @@ class _Compiler:
         for number, kind in enumerate(kinds):
             bound = sum(other.weight for other in kinds[: number + 1]) / total
             slo = self.scenario.slo[kind.slo]
-            prompt, output = _law(kind.prompt_tokens), _law(kind.output_tokens)
+            prompt, output = self._length(kind.prompt_tokens), self._length(kind.output_tokens)
             integers.append([prompt[0], output[0]])
-            floats.append([bound, slo.ttft_s, slo.tpot_s, *prompt[1], *output[1]])
+            correlation = kind.length_correlation
+            rest = math.sqrt(1.0 - correlation * correlation)
+            floats.append([bound, slo.ttft_s, slo.tpot_s, *prompt[1], *output[1], correlation, rest])
         self.header[O_KINDI] = self.ints.add(integers)
         self.header[O_KINDF] = self.floats.add(floats)
         load = workload.load
@@ -1105,8 +1178,32 @@ class _Compiler:
         self.header[K_LOAD_POINTS] = len(points)
         self.header[K_RANDOM_PHASE] = load.random_phase
         self.header[O_LOAD] = self.floats.add([x for point in points for x in point])
-        if isinstance(workload.arrivals, ClosedLoop):
-            self.header[K_THINK_LAW] = _law(workload.arrivals.think_s)[0]
+        arrivals, h = workload.arrivals, self.header
+        if isinstance(arrivals, ClosedLoop):
+            h[K_THINK_LAW] = _law(arrivals.think_s)[0]
+        elif isinstance(arrivals, Renewal):
+            h[K_ARRIVALS] = CLIENT_RENEWALS if arrivals.per_client else RENEWAL
+            h[K_PROCESSES] = self.n_devices if arrivals.per_client else 1
+            h[K_SHARES] = self.n_devices if arrivals.per_client or arrivals.client_rate_cv > 0.0 else 0
+            h[K_MODULATED] = arrivals.modulation is not None
+        schedule = self.builder.schedule
+        if schedule is not None:
+            n = len(schedule)
+            h[K_ARRIVALS], h[K_TRACE], h[K_TRACE_RANDOM] = REPLAY, n, schedule.random_start
+            h[K_TRACE_DEVICES] = schedule.devices is not None
+            h[K_TRACE_KINDS] = schedule.kinds is not None
+            none = (0,) * n
+            columns = (schedule.prompt_tokens, schedule.output_tokens, schedule.devices, schedule.kinds)
+            h[O_TRACE_I] = self.ints.add(np.array([column or none for column in columns]).T)
+            h[O_TRACE_F] = self.floats.add(schedule.times_s)
+
+    def _length(self, law: Constant | LogNormal | Geometric | Quantiles) -> tuple[int, list[float]]:
+        """Return the code and the four parameters of a law of lengths, its table put into the floats."""
+        if not isinstance(law, Quantiles):
+            return _law(law)
+        table = quantile_table(law)
+        at = self.floats.add([*table.scores, *table.logs, *table.slopes])
+        return LAW_QUANTILES, [float(at), float(len(table.scores)), 0.0, 0.0]
 
     def _acceptance(self) -> None:
         integers, floats = [], []
@@ -1198,6 +1295,7 @@ class _Compiler:
             (O_CRASH_I, len(self.crashers) * CRASH_STRIDE),
             (O_LINK_I, self.n_links * LI_STRIDE),
             (O_BREAK_I, self.n_breaks * BREAK_STRIDE),
+            (O_PROCESS_I, int(h[K_PROCESSES]) * PROCI_STRIDE),
             (O_TABLE_I, int(h[K_TABLE_CAP]) * XI_STRIDE),
             (O_DELIVERY_I, 2 * int(h[K_DELIVERY_CAP])),
         ):
@@ -1222,6 +1320,8 @@ class _Compiler:
             (O_CRASH_F, len(self.crashers) * CRASH_END),
             (O_LINK_F, self.n_links * LF_STRIDE),
             (O_BREAK_F, self.n_breaks * BREAK_FLOATS),
+            (O_PROCESS_F, int(h[K_PROCESSES]) * PROCF_STRIDE),
+            (O_SHARES, int(h[K_SHARES])),
             (O_TABLE_F, int(h[K_TABLE_CAP]) * XF_STRIDE),
             (O_DELIVERY_F, int(h[K_DELIVERY_CAP])),
             (O_EVENTS, self.log_events * EVENT),

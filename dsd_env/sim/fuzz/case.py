@@ -34,7 +34,8 @@ class Case:
             length of its list, so that they fit whatever lists the scenario has.
         decisions: The episode is left after so many decisions.
         price_delays: Compare the accounting of delays, too.
-        series: Text of each network series that the scenario replays, by file name.
+        series: Text of each network series and each trace of requests that the scenario replays, by file
+            name.
         traces: Recipe of each trace set that the scenario names: see :func:`made_up_trace`.
     """
 
@@ -108,6 +109,11 @@ class Case:
                 path = folder / replay["file"]
                 path.write_text(self.series[replay["file"]], encoding="utf-8")
                 replay["file"] = str(path)
+        arrivals = data.get("workload", {}).get("arrivals", {})
+        if arrivals.get("trace") in self.series:
+            path = folder / arrivals["trace"]
+            path.write_text(self.series[arrivals["trace"]], encoding="utf-8")
+            arrivals["trace"] = str(path)
         for source in data.get("acceptance", {}).values():
             name = source.get("trace")
             if name in self.traces:

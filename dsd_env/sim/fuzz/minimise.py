@@ -125,6 +125,7 @@ class _Search:
         _repair(scenario)
         links, sources = scenario.get("links", {}).values(), scenario.get("acceptance", {}).values()
         files = {link["replay"].get("file") for link in links if link.get("replay")}
+        files.add(scenario.get("workload", {}).get("arrivals", {}).get("trace"))
         traces = {source.get("trace") for source in sources}
         return self._keep_if_fails(
             dataclasses.replace(

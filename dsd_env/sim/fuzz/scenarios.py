@@ -72,7 +72,7 @@ def _scenario(dice: Dice, series: dict[str, str], traces: dict[str, Mapping[str,
         "batch_sizes": list(dice.pick((1, 2, 4), (1, 16), (8,), (1, 4096))),
         "targets_offered": dice.count(1, 3),
     }
-    workload = _workload(dice)
+    workload = _workload(dice, series)
     acceptance = _acceptance(dice, traces)
     models = list(acceptance)
     links = {f"l{n}": _link(dice, series) for n in range(dice.pick(1, 2, 3))}
@@ -110,10 +110,14 @@ def _scenario(dice: Dice, series: dict[str, str], traces: dict[str, Mapping[str,
 # ---------------------------------------------------------------------- who asks, and for what
 
 
-def _workload(dice: Dice) -> Data:
+def _workload(dice: Dice, series: dict[str, str]) -> Data:
     menu = dice.menu
-    if dice.has("poisson", 0.3):
-        arrivals: Data = {"kind": "poisson", "rate_per_s": dice.pick(8.0, 32.0, 128.0, 2.0)}
+    if dice.has("replayed_requests", 0.15):
+        arrivals = _replay(dice, series)
+    elif dice.has("renewal", 0.2):
+        arrivals = _renewal(dice)
+    elif dice.has("poisson", 0.3):
+        arrivals = {"kind": "poisson", "rate_per_s": dice.pick(8.0, 32.0, 128.0, 2.0)}
     else:
         think = dice.pick(
             {"distribution": "constant", "value": 0.0},
@@ -125,7 +129,7 @@ def _workload(dice: Dice) -> Data:
             # The first thought is cut short at random: only one of no length keeps to the grid.
             think = {"distribution": "constant", "value": 0.0}
         arrivals = {"kind": "closed_loop", "think_s": think}
-    kinds = {}
+    kinds: Data = {}
     for n in range(dice.pick(1, 1, 2, 3)):
         kinds[f"k{n}"] = {
             "weight": dice.pick(1.0, 0.5),
@@ -135,6 +139,7 @@ def _workload(dice: Dice) -> Data:
                 {"distribution": "constant", "value": 100},
                 {"distribution": "lognormal", "median": 60, "sigma": 0.9, "low": 4, "high": 200},
                 {"distribution": "geometric", "mean": 40},
+                {"distribution": "quantiles", "levels": [0.05, 0.5, 0.9], "values": [4, 50, 120]},
             ),
             "output_tokens": dice.pick(
                 {"distribution": "constant", "value": 16},
@@ -144,15 +149,22 @@ def _workload(dice: Dice) -> Data:
                 {"distribution": "geometric", "mean": 6},
                 {"distribution": "geometric", "mean": 30},
                 {"distribution": "lognormal", "median": 20, "sigma": 0.8},
+                {"distribution": "quantiles", "levels": [0.1, 0.2, 0.6, 0.99], "values": [1, 6, 6, 300]},
             ),
         }
+        laws = [kinds[f"k{n}"][key]["distribution"] for key in ("prompt_tokens", "output_tokens")]
+        if set(laws) <= {"lognormal", "quantiles"} and dice.has("correlated_lengths", 0.5):
+            kinds[f"k{n}"]["length_correlation"] = dice.pick(0.7, -0.4, 1.0)
+    if arrivals.get("trace_kinds"):
+        # As the made-up trace names them.
+        kinds = {"k0": kinds["k0"], "k1": kinds.get("k1", kinds["k0"])}
     workload: Data = {
         "arrivals": arrivals,
         "kinds": kinds,
         "max_prompt_tokens": dice.pick(200, 64),
         "max_output_tokens": dice.pick(60, 20, 120, 500),
     }
-    if dice.has("load", 0.2):
+    if arrivals["kind"] != "replay" and dice.has("load", 0.2):
         points = dice.pick(
             [[0.0, 0.5], [0.4, 2.0], [0.7, 2.0]],
             [[0.0, 1.0], [0.5, 4.0]],
@@ -164,6 +176,58 @@ def _workload(dice: Dice) -> Data:
             "random_phase": dice.chance(0.5),
         }
     return workload
+
+
+def _renewal(dice: Dice) -> Data:
+    arrivals: Data = {
+        "kind": "renewal",
+        "rate_per_s": dice.pick(8.0, 32.0, 128.0, 2.0),
+        "cv": dice.pick(1.0, 3.0, 0.4, 10.0),
+    }
+    if dice.chance(0.5):
+        arrivals["per_client"] = True
+        if dice.chance(0.4):
+            arrivals["bursty"] = {"fraction": 0.5, "cv": dice.pick(8.0, 0.5)}
+    if dice.chance(0.5):
+        arrivals["client_rate_cv"] = dice.pick(1.0, 5.0)
+    if dice.chance(0.4):
+        arrivals["modulation"] = {
+            "sigma": dice.pick(0.5, 2.0),
+            "correlation_s": dice.pick(1.0, 0.1),
+            "period_s": dice.pick(0.25, 0.1, 1.0),
+        }
+    return arrivals
+
+
+def _replay(dice: Dice, series: dict[str, str]) -> Data:
+    """Return a replay of made-up requests, several of which may come at one instant."""
+    columns = ["arrival_s", "prompt_tokens", "output_tokens"]
+    columns += ["client"] if dice.chance(0.5) else []
+    kinds = dice.chance(0.3)
+    columns += ["kind"] if kinds else []
+    lines, ticks = [",".join(columns)], 0
+    for number in range(dice.pick(12, 40, 2, 5)):
+        # The second one comes later, so that the trace has a length.
+        ticks += number if number < 2 else dice.pick(0, 1, 4, 16)
+        row = [
+            str(ticks * dice.menu.grain_s),
+            str(dice.pick(32, 1, 100, 400)),
+            str(dice.pick(16, 1, 40, 300)),
+        ]
+        if "client" in columns:
+            row.append(f"c{dice.count(0, 6)}")
+        if kinds:
+            row.append(dice.pick("k0", "k1"))
+        lines.append(",".join(row))
+    series["requests.csv"] = "\n".join(lines) + "\n"
+    arrivals: Data = {"kind": "replay", "trace": "requests.csv", "trace_kinds": kinds}
+    arrivals["loop"] = dice.chance(0.5)
+    arrivals["random_start"] = dice.chance(0.4)
+    if dice.chance(0.3):
+        arrivals["rate_scale"] = dice.pick(2.0, 0.5, 0.3)
+    if dice.chance(0.2):
+        arrivals["duration_s"] = dice.pick(0.5, 0.125)
+    return arrivals
 
 
 def _acceptance(dice: Dice, traces: dict[str, Mapping[str, Any]]) -> Data:

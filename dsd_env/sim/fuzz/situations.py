@@ -72,6 +72,7 @@ def _many_on_one_drafter(dice: Dice, scenario: Data) -> None:
     workload = scenario["workload"]
     for kind in workload["kinds"].values():
         kind["output_tokens"] = {"distribution": "constant", "value": dice.pick(40, 16)}
+        kind.pop("length_correlation", None)
     scenario["episode"]["requests"] = dice.pick(40, 100)
     scenario["episode"].pop("total_requests", None)
 
@@ -180,6 +181,7 @@ def _long_chain(dice: Dice, scenario: Data) -> Situation | None:
     scenario["workload"]["max_output_tokens"] = 500
     for kind in scenario["workload"]["kinds"].values():
         kind["output_tokens"] = {"distribution": "constant", "value": 400}
+        kind.pop("length_correlation", None)
     owners: list[Any] = [*scenario["devices"].values(), *scenario.get("edge_servers", {}).values()]
     for owner in owners:
         if "drafter" in owner:

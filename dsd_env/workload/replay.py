@@ -1,0 +1,129 @@
+"""Replay of a trace of requests in a scenario."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsd_env import rng
+from dsd_env.rng import Stream
+from dsd_env.scenario.loader import ScenarioError
+from dsd_env.scenario.schema import ReplayArrivals, Scenario
+from dsd_env.workload.trace import RequestTrace, load_trace
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The requests that a scenario replays, in order.
+
+    Attributes:
+        times_s: From the beginning of the replayed part, at the scenario's speed.
+        prompt_tokens: Within the scenario's bounds.
+        output_tokens: Likewise.
+        devices: Device of each, by client; None: drawn from the seed.
+        kinds: Number of the scenario's kind of each; None: drawn from the seed.
+        period_s: Length of the part; later than its last request.
+        endless: Whether it begins again at its end.
+        random_start: Whether it begins at a place drawn from the seed.
+        capped_prompts: Requests whose prompt was longer than the scenario allows.
+        capped_outputs: Requests whose answer was.
+    """
+
+    times_s: tuple[float, ...]
+    prompt_tokens: tuple[int, ...]
+    output_tokens: tuple[int, ...]
+    devices: tuple[int, ...] | None
+    kinds: tuple[int, ...] | None
+    period_s: float
+    endless: bool
+    random_start: bool
+    capped_prompts: int
+    capped_outputs: int
+
+    def __len__(self) -> int:
+        """Return the number of requests of the part."""
+        return len(self.times_s)
+
+    def total(self, total_requests: int | None) -> int | None:
+        """Return after how many requests the workload is finished, given the scenario's own bound."""
+        if self.endless:
+            return total_requests
+        return len(self) if total_requests is None else min(total_requests, len(self))
+
+    def start(self, seed: int) -> tuple[float, int]:
+        """Return where an episode begins: seconds into the part, and the number of its first request."""
+        if not self.random_start:
+            return 0.0, 0
+        offset_s = self.period_s * rng.uniform(seed, Stream.ARRIVAL, 0, 0)
+        return offset_s, bisect.bisect_left(self.times_s, offset_s)
+
+    def arrival_s(self, position: int, offset_s: float) -> float:
+        """Return when request number ``position`` comes, counted on through all rounds."""
+        lap, number = divmod(position, len(self.times_s))
+        return self.times_s[number] + lap * self.period_s - offset_s
+
+
+def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Schedule:
+    """Return what a scenario with replayed arrivals replays.
+
+    How many requests are longer than the scenario allows, and cut to that, is logged as a warning.
+
+    Args:
+        scenario: Its arrivals are of kind ``replay``.
+        trace: The trace, if it has been loaded.
+
+    Raises:
+        RequestTraceError: The trace cannot be used, or no request is in the part of it.
+        ScenarioError: The trace has no kinds, or others than the scenario.
+    """
+    workload = scenario.workload
+    arrivals = workload.arrivals
+    assert isinstance(arrivals, ReplayArrivals)
+    trace = load_trace(arrivals.trace) if trace is None else trace
+    part = trace.cut(arrivals.start_s, arrivals.duration_s)
+    length_s = arrivals.duration_s
+    if length_s is None:
+        # As if one more request came after it, a mean gap later.
+        length_s = float(part.arrival_s[-1]) * (1.0 + 1.0 / max(1, len(part) - 1)) or 1.0
+    kinds = None
+    if arrivals.trace_kinds:
+        known = list(workload.kinds)
+        if part.kind is None or not set(part.kinds) <= set(known):
+            raise ScenarioError(
+                f"scenario {scenario.name!r}: workload.arrivals.trace_kinds: {arrivals.trace} has the kinds "
+                f"{list(part.kinds)}, the scenario {known}"
+            )
+        kinds = tuple(known.index(part.kinds[number]) for number in part.kind.tolist())
+    devices = None
+    if part.client is not None:
+        devices = tuple(number % scenario.n_devices for number in part.client.tolist())
+    most_prompt, most_output = workload.max_prompt_tokens, workload.max_output_tokens
+    capped_prompts = int((part.prompt_tokens > most_prompt).sum())
+    capped_outputs = int((part.output_tokens > most_output).sum())
+    if capped_prompts or capped_outputs:
+        _LOGGER.warning(
+            "%s: of %d requests, %d prompts are cut to %d tokens and %d answers to %d",
+            arrivals.trace,
+            len(part),
+            capped_prompts,
+            most_prompt,
+            capped_outputs,
+            most_output,
+        )
+    return Schedule(
+        tuple((part.arrival_s / arrivals.rate_scale).tolist()),
+        tuple(np.minimum(part.prompt_tokens, most_prompt).tolist()),
+        tuple(np.minimum(part.output_tokens, most_output).tolist()),
+        devices,
+        kinds,
+        length_s / arrivals.rate_scale,
+        arrivals.loop,
+        arrivals.random_start,
+        capped_prompts,
+        capped_outputs,
+    )

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Read a recorded trace of requests, say what is in it, cut it, change its rate, and save it for replay.
+
+    python scripts/import_workload.py AzureLLMInferenceTrace_conv.csv
+    python scripts/import_workload.py trace.jsonl --start-s 600 --duration-s 900 --rate-scale 2 --out cut.csv
+    python scripts/import_workload.py BurstGPT.csv --first 10000 --out first.csv
+    python scripts/import_workload.py cut.csv --scenario my.yaml
+
+Formats: azure, mooncake, burstgpt and the project's own (plain), told apart by the first line;
+docs/workload.md describes them. With ``--scenario``, requests longer than the scenario allows are counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import _checkout  # noqa: F401
+import numpy as np
+
+from dsd_env import load_scenario
+from dsd_env.scenario import ScenarioError
+from dsd_env.workload import RequestTrace, RequestTraceError, import_trace, save_trace
+from dsd_env.workload.importers import IMPORTERS
+from dsd_env.workload.statistics import (
+    PERCENTILES,
+    WINDOWS_S,
+    gap_cv,
+    index_of_dispersion,
+    rank_correlation,
+    share_of_top_clients,
+)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, help="the trace")
+    parser.add_argument("--format", choices=list(IMPORTERS), help="default: found out")
+    parser.add_argument(
+        "--trust-units", action="store_true", help="do not ask whether times are in another unit"
+    )
+    parser.add_argument("--start-s", type=float, default=0.0, help="leave out what comes before")
+    parser.add_argument("--duration-s", type=float, help="length of the part to keep")
+    parser.add_argument("--first", type=int, metavar="N", help="keep the first N requests of the part")
+    parser.add_argument("--rate-scale", type=float, default=1.0, help="at 2, twice as many requests a second")
+    parser.add_argument("--out", type=Path, help="save it here, as CSV for `arrivals: {kind: replay}`")
+    parser.add_argument("--scenario", help="count the requests that this scenario would cut short")
+    args = parser.parse_args(argv)
+    if not (args.start_s >= 0.0 and math.isfinite(args.start_s)):
+        parser.error(f"--start-s {args.start_s} must be finite and at least 0")
+    for option in ("duration_s", "first", "rate_scale"):
+        value = getattr(args, option)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            parser.error(f"--{option.replace('_', '-')} {value} must be finite and above 0")
+    return args
+
+
+def summary(trace: RequestTrace) -> Iterator[str]:
+    """Yield lines that say what is in a trace."""
+    length_s = trace.duration_s
+    yield f"requests          {len(trace)} over {length_s:.6g} s"
+    if trace.dropped:
+        yield f"left out          {trace.dropped} that failed"
+    if length_s > 0.0:
+        yield f"rate              {len(trace) / length_s:.4g} /s"
+    if len(trace) > 2:
+        yield f"CV of gaps        {gap_cv(trace.arrival_s):.3f}"
+    for window_s in WINDOWS_S:
+        if length_s >= 10 * window_s:
+            dispersion = index_of_dispersion(trace.arrival_s, window_s, length_s)
+            yield f"{f'dispersion, {window_s} s':<18}{dispersion:.3f}"
+    for name, tokens in (("prompt tokens", trace.prompt_tokens), ("output tokens", trace.output_tokens)):
+        values = ", ".join(
+            f"p{p} {v:.4g}" for p, v in zip(PERCENTILES, np.percentile(tokens, PERCENTILES), strict=True)
+        )
+        yield f"{name:<18}mean {tokens.mean():.4g}, {values}, most {tokens.max()}"
+    if min(len(np.unique(trace.prompt_tokens)), len(np.unique(trace.output_tokens))) > 1:
+        yield f"rank correlation  {rank_correlation(trace.prompt_tokens, trace.output_tokens):.3f}"
+    for what, numbers, names in (
+        ("clients", trace.client, trace.clients),
+        ("kinds", trace.kind, trace.kinds),
+    ):
+        if numbers is not None:
+            top = share_of_top_clients(np.bincount(numbers, minlength=len(names)))
+            yield f"{what:<18}{len(names)}; the top 10 % make {100 * top:.1f} % of the requests"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = _parse(argv)
+    try:
+        trace = import_trace(args.file, args.format, trust_units=args.trust_units)
+        dropped = trace.dropped
+        if args.start_s > 0.0 or args.duration_s is not None or args.first is not None:
+            trace = trace.cut(args.start_s, args.duration_s, args.first)
+        trace = trace.scaled(args.rate_scale)
+        print("\n".join(summary(trace)))
+        if dropped and not trace.dropped:
+            print(f"left out          {dropped} of the whole file, that failed")
+        if args.scenario is not None:
+            workload = load_scenario(args.scenario).workload
+            for name, tokens, most in (
+                ("prompts", trace.prompt_tokens, workload.max_prompt_tokens),
+                ("answers", trace.output_tokens, workload.max_output_tokens),
+            ):
+                cut = int((tokens > most).sum())
+                print(f"{name} cut short{cut:>8} ({100 * cut / len(trace):.2f} %) at {most} tokens")
+        if args.out is not None:
+            print(f"wrote {save_trace(trace, args.out)}")
+    except (RequestTraceError, ScenarioError, OSError) as error:
+        print(f"import_workload: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
