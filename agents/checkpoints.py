@@ -15,7 +15,7 @@ from typing import Any
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.files import sha256_of, write_atomically, write_json
+from dsd_env.files import sha256_of, write_atomically, write_json
 
 LAST = "final.zip"
 BEST = "best.zip"

@@ -23,10 +23,10 @@ from agents.callbacks import CheckpointCallback, ProgressCallback, ValidationCal
 from agents.config import ConfigError, TrainConfig, load_config
 from agents.credit import MaskableRequestRolloutBuffer, RequestCreditCallback, RequestRolloutBuffer
 from agents.environments import EnvFactory, TrainingEpisodes, make_vec_env
-from agents.files import write_json, write_text
 from agents.policies import FastMaskablePolicy, FastPolicy
 from agents.stagger import StaggerCallback
 from agents.warm_start import warm_start
+from dsd_env.files import write_json, write_text
 from dsd_env.scenario import Scenario
 
 CONFIG_FILE = "config.yaml"

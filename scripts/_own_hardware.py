@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dsd_env.files import write_text
 from dsd_env.latency.importers import (
     LLAMA_BENCH_COMMAND,
     Imported,
@@ -42,7 +43,7 @@ from dsd_env.latency.measure import (
     model_info,
     processor_name,
 )
-from dsd_env.latency.own import Facts, own_profile, write_text
+from dsd_env.latency.own import Facts, own_profile
 from dsd_env.latency.profile import LatencyProfile, Power, ProfileError, Source, save_profile
 from dsd_env.paths import config_dir
 

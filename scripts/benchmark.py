@@ -26,8 +26,8 @@ from typing import Any
 import _checkout  # noqa: F401
 import numpy as np
 
-from agents.files import write_json
 from agents.provenance import now_utc, versions
+from dsd_env.files import write_json
 
 GAMMA, BATCH = 4, 64
 """The decision that is taken again and again: drafts, and sequences per iteration."""

@@ -132,7 +132,7 @@ def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace
     from tqdm import tqdm
 
     from agents.evaluation import PartialResults, plan, run_all, summarise
-    from agents.files import write_json
+    from dsd_env.files import write_json
 
     tasks = plan([scenario], schedulers, arguments.seeds, arguments.requests)
     partial = PartialResults(None)
@@ -220,6 +220,8 @@ def plot(schedulers: dict[str, Any], learned: str, scenario: str, path: Path) ->
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    from dsd_env.files import write_atomically
+
     panels = (
         ("e2e_s_mean", "mean request time (s)"),
         ("e2e_s_p95", "95th percentile of request time (s)"),
@@ -239,9 +241,7 @@ def plot(schedulers: dict[str, Any], learned: str, scenario: str, path: Path) ->
         axis.set_axisbelow(True)
     axes[0].invert_yaxis()
     figure.suptitle(f"Scenario {scenario}: unseen episodes, means with 95 % bootstrap intervals", fontsize=11)
-    temporary = path.with_name(path.name + ".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
     plt.close(figure)
 
 

@@ -46,8 +46,8 @@ def main() -> int:
         from tqdm import tqdm
 
         from agents import evaluation, provenance
-        from agents.files import write_json
         from agents.report import print_tables
+        from dsd_env.files import write_json
     except ModuleNotFoundError as error:
         print(
             f"evaluate: {error.name} is not installed; run `make demo`, or pip install -e '.[train]'",

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import _checkout  # noqa: F401
 import yaml
 
+from dsd_env.files import write_text
 from dsd_env.paths import config_dir
 from dsd_env.scenario.schema import Link
 
@@ -150,12 +151,7 @@ def _write(path: Path, name: str, entry: Entry, row: NetworkRow, fields: dict[st
         "command": f"python scripts/fit_network.py --data $DSD_DATA_DIR --name {name}",
         "link": fields,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(
-        head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100), encoding="utf-8"
-    )
-    temporary.replace(path)
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100))
 
 
 def main(argv: list[str] | None = None) -> int:

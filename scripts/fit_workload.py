@@ -23,6 +23,7 @@ from typing import Any
 import _checkout  # noqa: F401
 import yaml
 
+from dsd_env.files import write_text
 from dsd_env.paths import config_dir
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
@@ -67,11 +68,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         "# Fitted by scripts/fit_workload.py; docs/workload.md explains and compares. Not written by hand.\n"
         "# A scenario gives each kind of request its SLO.\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
-    temporary.write_text(head + text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,7 +29,7 @@ from typing import Any
 import _checkout
 
 from agents import provenance
-from agents.files import write_json
+from dsd_env.files import write_json
 from dsd_env.sim.fuzz import FEATURES, Case, Difference, draw_case, minimise, run_case
 
 Message = dict[str, Any]

@@ -25,8 +25,8 @@ import _checkout  # noqa: F401  (finds agents/ beside scripts/)
 import numpy as np
 from tqdm import tqdm
 
-from agents.files import write_json, write_text
 from dsd_env import Scenario, load_scenario, simulate
+from dsd_env.files import write_atomically, write_json, write_text
 
 GAMMAS = (1, 2, 4, 8)
 PLACES = ("colocated", "own", "edge")
@@ -250,9 +250,7 @@ def plot(sweep: Sweep, phases: list[Phase], path: Path, title: str) -> None:
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("mean request time (s)")
     axes[0].legend(title="drafts at", frameon=False)
-    temporary = path.with_name(path.name + ".tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
     plt.close(figure)
 
 

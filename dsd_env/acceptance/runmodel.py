@@ -25,7 +25,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,6 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dsd_env.acceptance.source import MAX_RUN_LENGTH
 from dsd_env.acceptance.traceset import DrafterTrace, TraceError, TraceSet
+from dsd_env.files import write_text
 from dsd_env.rng import Stream, uniforms
 
 FORMAT_VERSION = 1
@@ -267,14 +267,8 @@ class RunModel(_Model):
 
     def save(self, directory: Path) -> Path:
         """Write ``NAME.json`` atomically, the same bytes for the same model, and return its path."""
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{self.name}.json"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(_to_json(self.model_dump(mode="json")) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(path, _to_json(self.model_dump(mode="json")) + "\n")
         return path
 
 

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.acceptance.source import MAX_RUN_LENGTH
+from dsd_env.files import write_bytes
 
 FORMAT_VERSION = 1
 DATA_DIR = Path(__file__).resolve().parent / "data"
@@ -142,7 +142,6 @@ class TraceSet:
         The same trace set always gives the same bytes. The card gets the hash of the arrays, so a
         card and arrays that do not belong together are found when they are loaded.
         """
-        directory.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, NDArray[Any]] = {k: getattr(self, k) for k in _COMMON}
         for drafter, trace in self.drafters.items():
             for name in _PER_DRAFTER:
@@ -162,7 +161,7 @@ class TraceSet:
         text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         paths = directory / f"{self.name}.npz", directory / f"{self.name}.json"
         for path, data in zip(paths, (blob, text.encode()), strict=True):
-            _write_atomically(path, data)
+            write_bytes(path, data)
         return paths
 
 
@@ -178,15 +177,6 @@ def _npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
             info.external_attr = 0o644 << 16
             archive.writestr(info, member.getvalue())
     return buffer.getvalue()
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_array(name: str, where: str, values: object, dtype: type, size: int | None = None) -> None:

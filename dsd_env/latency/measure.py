@@ -31,9 +31,9 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dsd_env.files import write_text
 from dsd_env.latency.cells import DECODE, PREFILL
 from dsd_env.latency.importers import MeasuredPoint, MeasurementError, phase_of
-from dsd_env.latency.own import write_text
 from dsd_env.latency.shapes import MODELS, ModelShape
 
 __all__ = [

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import pairwise
@@ -41,6 +40,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from dsd_env.files import write_text
 from dsd_env.paths import config_dir
 
 __all__ = [
@@ -589,16 +589,7 @@ def save_profile(profile: LatencyProfile, path: str | os.PathLike[str]) -> Path:
         The path written.
     """
     out = Path(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
     data = profile.model_dump(mode="json", exclude_none=True)
     text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-    handle, tmp = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            f.write(text)
-        os.chmod(tmp, 0o644)
-        os.replace(tmp, out)
-    except BaseException:
-        Path(tmp).unlink(missing_ok=True)
-        raise
+    write_text(out, text)
     return out

@@ -12,14 +12,13 @@ The second needs the extra ``calibrate`` and the folder of measured tables.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsd_env.files import write_text
 from dsd_env.latency.profile import LatencyProfile, list_profiles, load_profile
 
 if TYPE_CHECKING:
@@ -497,14 +496,6 @@ def replace_blocks(text: str, blocks: Mapping[str, str]) -> str:
     return text
 
 
-def _write(path: Path, text: str) -> None:
-    handle, tmp = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as f:
-        f.write(text)
-    os.chmod(tmp, 0o644)
-    os.replace(tmp, path)
-
-
 def pages(docs: Path) -> list[Path]:
     """Files that hold blocks."""
     return [docs / "calibration.md", *(docs / "calibration" / f"{family}.md" for family in FAMILIES)]
@@ -537,7 +528,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plot_documentation(built, args.data_dir, args.docs / "figures")
     for page in pages(args.docs):
         if page.is_file():
-            _write(page, replace_blocks(page.read_text(encoding="utf-8"), blocks))
+            write_text(page, replace_blocks(page.read_text(encoding="utf-8"), blocks))
     return 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from dsd_env.files import write_atomically
 from dsd_env.workload.catalogue import CURVE_S, Curves
 
 _DATA, _MODEL = "#0072b2", "#d55e00"
@@ -103,9 +102,6 @@ def _answers(axes: Any, prompts: np.ndarray, curves: Curves, colour: str, name: 
 
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".png")
-    os.close(handle)
-    figure.savefig(temporary, dpi=110, metadata={"Software": None})
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    write_atomically(
+        path, lambda temporary: figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    )

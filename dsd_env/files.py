@@ -33,6 +33,11 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically; NaN is a mistake of the caller and raises ValueError."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
