@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import _checkout  # noqa: F401
 
@@ -24,6 +25,9 @@ from dsd_env.acceptance.recording.models import ModelError
 from dsd_env.acceptance.recording.prompts import PromptError
 from dsd_env.acceptance.recording.record import RecordingError
 from dsd_env.acceptance.recording.weights import WeightsError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -70,6 +74,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return options
 
 
+def advance(bar: tqdm[Any], done: int) -> None:
+    """Move a progress bar on and draw it at once: a batch may take minutes."""
+    bar.update(done)
+    bar.refresh()
+
+
 def run(options: argparse.Namespace) -> None:
     """Make the training data, train, and save the drafter."""
     from dsd_env.acceptance.recording.prompts import Prompt, find_data_dir, read_prompts
@@ -104,10 +114,10 @@ def run(options: argparse.Namespace) -> None:
     target = load_language_model(options.target, cache_dir=options.cache_dir)
     if not options.use_made:
         with tqdm(total=settings.messages, desc="messages", unit="message") as bar:
-            messages = distill.write_messages(target, work, settings, bar.update)
+            messages = distill.write_messages(target, work, settings, lambda done: advance(bar, done))
         prompts = [Prompt(f"self/{i}", "self", m) for i, m in enumerate(messages)] + extra
         with tqdm(total=len(prompts), desc="runs", unit="prompt") as bar:
-            distill.make_runs(target, prompts, work, settings, bar.update)
+            distill.make_runs(target, prompts, work, settings, lambda done: advance(bar, done))
     if options.data_only:
         return
     training = distill.Training(
@@ -131,14 +141,14 @@ def run(options: argparse.Namespace) -> None:
         "source": "scripts/distill_drafter.py",
         "distilled_from": target.card,
         "data": {k: v for k, v in asdict(settings).items() if k != "target"},
-        "prompts_of_question_files": len(extra),
+        "prompts": distill.prompts_used(work, settings),
         **facts,
     }
     distill.save_drafter(student, target, options.out, card)
     held = facts["held_out"]
     print(
-        f"wrote {options.out}: on {held['tokens']} held-out tokens of the target, the most likely tokens agree "
-        f"{held['agreement']:.1%} of the time and a sampled draft is accepted with probability "
+        f"wrote {options.out}: on {held['tokens']} held-out tokens of the target, the most likely tokens "
+        f"agree {held['agreement']:.1%} of the time and a sampled draft is accepted with probability "
         f"{held['acceptance']:.3f} (before training: {facts['held_out_before']['agreement']:.1%}, "
         f"{facts['held_out_before']['acceptance']:.3f})"
     )

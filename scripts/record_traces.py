@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Record how often a real target accepts the drafts of real drafters, from every output position.
+r"""Record how often a real target accepts the drafts of real drafters, from every output position.
 
 Runs the target over real prompts, greedily or sampling, then a draft model and prompt look-up from
 every position, and writes NAME.npz and NAME.json (see docs/acceptance.md). A draft model with the
@@ -11,7 +11,7 @@ Ctrl-C stops it; the same command goes on where it stopped.
 
     python scripts/record_traces.py --data-dir ../shared/data --out recordings
     python scripts/record_traces.py --prompts my_prompts.jsonl --per-kind 5 --max-tokens 32 --out recordings
-    python scripts/record_traces.py --target smollm2-135m --drafter drafters/smollm2-6l \\
+    python scripts/record_traces.py --target smollm2-135m --drafter drafters/smollm2-6l \
         --temperature 0 0.7 1 --data-dir ../shared/data --out recordings
 """
 

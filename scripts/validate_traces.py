@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Check a recording against speculative decoding done directly with the same models and prompts.
+r"""Check a recording against speculative decoding done directly with the same models and prompts.
 
 Greedy: every round must accept exactly what replay says. Sampling: the distributions of the accepted
 count are compared by a permutation test over requests (see docs/acceptance.md). Prints a table and
 writes a JSON report. The models must share a vocabulary.
 
-    python scripts/validate_traces.py --trace smollm2-135m_smollm2-6l_t1 --drafter drafters/smollm2-6l \\
+    python scripts/validate_traces.py --trace smollm2-135m_smollm2-6l_t1 --drafter drafters/smollm2-6l \
         --data-dir ../shared/data --out validation.json
 """
 
@@ -45,6 +45,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--data-dir", type=Path, help="directory of question files ($DSD_DATA_DIR)")
     parser.add_argument("--prompts", type=Path, help="own prompts instead, as they were recorded")
     parser.add_argument("--requests", type=int, default=60, help="requests, spread over kinds (%(default)s)")
+    parser.add_argument("--kinds", help="comma-separated kinds to take them from (all)")
     parser.add_argument("--gammas", type=int, nargs="+", default=[1, 2, 4, 8], help="(1 2 4 8)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the direct runs (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=30, help="requests decoded together (%(default)s)")
@@ -78,9 +79,10 @@ def prompts_of(trace: TraceSet, options: argparse.Namespace) -> dict[str, Prompt
     return {p.id: p for rows in read_prompts(directory, kinds, cuts).values() for p in rows}
 
 
-def choose(trace: TraceSet, requests: int) -> list[int]:
+def choose(trace: TraceSet, requests: int, kinds: Sequence[str] | None) -> list[int]:
     """Return entries, the first of every kind, as many of each kind as there are."""
-    per_kind = [trace.entries_of([k]).tolist() for k in trace.kinds]
+    trace.entries_of(kinds)  # refuses unknown kinds
+    per_kind = [trace.entries_of([k]).tolist() for k in kinds or trace.kinds]
     chosen: list[int] = []
     for place in range(max(map(len, per_kind))):
         chosen += [rows[place] for rows in per_kind if place < len(rows)]
@@ -97,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     temperature = trace.card.get("temperature", 0.0)
     if type(temperature) not in (int, float) or not 0 <= temperature <= 10:
         raise RecordingError(f"{trace.name}: the card's temperature is {temperature!r}, must be in 0..10")
-    entries = choose(trace, options.requests)
+    entries = choose(trace, options.requests, options.kinds.split(",") if options.kinds else None)
     if missing := [trace.card["entries"][e] for e in entries if trace.card["entries"][e] not in known]:
         raise RecordingError(f"{trace.name}: prompts {missing[:3]} are not in the question files")
 
@@ -105,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from dsd_env.acceptance.recording import validate
-    from dsd_env.acceptance.recording.direct import speculative_runs
+    from dsd_env.acceptance.recording.direct import read_prompts_once, speculative_runs
     from dsd_env.acceptance.recording.models import load_language_model
     from dsd_env.acceptance.recording.prefix import same_vocabulary
     from dsd_env.acceptance.recording.target import sampling_key
@@ -119,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
             "target and drafter have different vocabularies; see tests/test_acceptance_models.py"
         )
     limit = int(trace.card["max_tokens"])
-    rows = []
+    rows: list[dict[str, Any]] = []
     report = {
         "trace": trace.name,
         "npz_sha256": trace.card.get("npz_sha256"),
@@ -137,33 +139,39 @@ def run(options: argparse.Namespace) -> int:
             raise RecordingError(f"{trace.name}: prompt {p.id} has another length than when it was recorded")
     by_length = sorted(entries, key=lambda e: len(prompts[e]))
     differing = 0
+    batches = [by_length[i : i + options.batch_size] for i in range(0, len(by_length), options.batch_size)]
     for name in names:
-        for gamma in options.gammas:
-            direct: dict[int, list[int]] = {}
-            with tqdm(total=len(entries), desc=f"{name} gamma={gamma}", unit="request") as bar:
-                for begin in range(0, len(by_length), options.batch_size):
-                    batch = by_length[begin : begin + options.batch_size]
+        speaker = None if name == LOOKUP else draft
+        direct: dict[tuple[int, int], list[int]] = {}  # by gamma and entry
+        with tqdm(total=len(entries) * len(options.gammas), desc=name, unit="run") as bar:
+            for batch in batches:
+                ids = [prompts[e] for e in batch]
+                readers = read_prompts_once(target, speaker, ids)  # once for every gamma
+                for gamma in options.gammas:
+                    keys = [
+                        sampling_key(options.seed, f"direct {name} {gamma} {e}", temperature) for e in batch
+                    ]
                     done = speculative_runs(
                         target,
-                        None if name == LOOKUP else draft,
-                        [prompts[e] for e in batch],
+                        speaker,
+                        ids,
                         gamma,
                         limit,
                         float(temperature),
-                        [
-                            sampling_key(options.seed, f"direct {name} {gamma} {e}", temperature)
-                            for e in batch
-                        ],
+                        keys,
                         lambda left: bar.set_postfix_str(f"{left} at work"),
+                        readers,
                     )
                     for e, r in zip(batch, done, strict=True):
-                        direct[e] = validate.counts_of_direct(r.rounds, min(limit, len(r.output_ids)))
+                        n = min(limit, len(r.output_ids))
+                        direct[gamma, e] = validate.counts_of_direct(r.rounds, n)
                     bar.update(len(batch))
+        for gamma in options.gammas:
             replay = [
                 validate.counts_of_replay(validate.replayed_runs(trace, e, name, options.seed), gamma)
                 for e in entries
             ]
-            counts = [direct[e] for e in entries]
+            counts = [direct[gamma, e] for e in entries]
             row: dict[str, Any] = {"drafter": name, "gamma": gamma}
             if temperature == 0:
                 greedy = validate.compare_greedy(counts, replay)

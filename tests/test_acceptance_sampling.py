@@ -20,7 +20,7 @@ from scipy.stats import chisquare
 
 from dsd_env.acceptance import load_trace_set
 from dsd_env.acceptance.recording import distill, validate
-from dsd_env.acceptance.recording.direct import DirectRound, speculative_runs
+from dsd_env.acceptance.recording.direct import DirectRound, read_prompts_once, speculative_runs
 from dsd_env.acceptance.recording.drafters import TextDrafter, record_lookup
 from dsd_env.acceptance.recording.models import LanguageModel, load_language_model
 from dsd_env.acceptance.recording.prefix import PrefixDrafter, same_vocabulary
@@ -276,10 +276,11 @@ def test_greedy_recording_equals_direct_decoding(pair, tmp_path):
     plain = greedy_runs(target, prompts, 24)
     accepted = 0
     for name in trace.drafters:
+        speaker = draft if name == "draft" else None
+        readers = read_prompts_once(target, speaker, prompts)
         for gamma in (1, 2, 4, 8):
-            runs = speculative_runs(
-                target, draft if name == "draft" else None, prompts, gamma, 24, 0.0, [0] * len(prompts)
-            )
+            keys = [0] * len(prompts)
+            runs = speculative_runs(target, speaker, prompts, gamma, 24, 0.0, keys, readers=readers)
             assert [r.output_ids[:24] for r in runs] == [r.output_ids for r in plain]
             direct = [validate.counts_of_direct(r.rounds, min(24, len(r.output_ids))) for r in runs]
             replay = [

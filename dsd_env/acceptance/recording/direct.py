@@ -113,6 +113,7 @@ def speculative_runs(
     temperature: float,
     keys: Sequence[int],
     progress: Callable[[int], None] = lambda _: None,
+    readers: tuple[_Reader, _Reader | None] | None = None,
 ) -> list[DirectRun]:
     """Decode several requests in one batch by speculative decoding, greedy or sampling.
 
@@ -129,6 +130,7 @@ def speculative_runs(
         temperature: 0 for greedy.
         keys: Key of each request's draws.
         progress: Called after every round with the number of requests at work.
+        readers: What :func:`read_prompts_once` gave for the same models and prompts, to use it again.
 
     Returns:
         One run per request, in order.
@@ -140,8 +142,9 @@ def speculative_runs(
     counters = [0] * len(prompts)
     rounds: list[list[DirectRound]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
-    verifier = _Reader(target, prompts)
-    speaker = None if drafter is None else _Reader(drafter, prompts)
+    once = readers or read_prompts_once(target, drafter, prompts)
+    verifier = once[0].copy()
+    speaker = None if once[1] is None else once[1].copy()
     unread = [[p[-1]] for p in prompts]  # committed tokens that the drafter has not read, by request
 
     def draws(count: int) -> torch.Tensor:
@@ -202,7 +205,8 @@ def speculative_runs(
             start = len(context[i]) - len(prompts[i])
             stop = next((k for k, t in enumerate(new) if t in target.stop_ids), None)
             ended = stop is not None
-            rounds[i].append(DirectRound(start, int(counts[line]), min(count, stop) if ended else count))
+            kept = count if stop is None else min(count, stop)
+            rounds[i].append(DirectRound(start, int(counts[line]), kept))
             context[i] += new[:stop]
             # After gamma accepted drafts the drafter has not read the last of them either.
             unread[i] = new[-2:] if count == gamma and gamma > 0 else new[-1:]
@@ -215,6 +219,13 @@ def speculative_runs(
         alive = [alive[k] for k in keep]
         progress(len(alive))
     return [DirectRun(context[i][len(p) :], rounds[i]) for i, p in enumerate(prompts)]
+
+
+def read_prompts_once(
+    target: LanguageModel, drafter: LanguageModel | None, prompts: Sequence[Sequence[int]]
+) -> tuple[_Reader, _Reader | None]:
+    """Let target and drafter read the prompts, for several calls of :func:`speculative_runs`."""
+    return _Reader(target, prompts), None if drafter is None else _Reader(drafter, prompts)
 
 
 def _distribution(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -238,8 +249,16 @@ class _Reader:
         if any(len(p) > 1 for p in prompts):
             self.read([list(p[:-1]) for p in prompts], keep=1)
 
+    def copy(self) -> _Reader:
+        """Return a reader of the same model that stands where this one does."""
+        import copy
+
+        other = copy.copy(self)
+        other._mask, other._cache = self._mask.clone(), copy.deepcopy(self._cache)
+        return other
+
     def read(self, tokens: Sequence[Sequence[int]], keep: int = 0) -> torch.Tensor:
-        """Append tokens to every sequence, padded on the left; return logits of the last ``keep`` (0: all)."""
+        """Append tokens to every sequence, padded on the left; return the last ``keep`` logits (0: all)."""
         import torch
 
         width, device = max(map(len, tokens)), self._model.device

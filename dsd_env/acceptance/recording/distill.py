@@ -131,8 +131,8 @@ def make_runs(
     from safetensors.torch import save_file
 
     per_file = max(1, RUNS_PER_FILE // len(settings.temperatures))
-    # Prompts of every source in every file, so that any number of files is a fair sample of all.
-    order = [prompts[i] for i in torch.randperm(len(prompts), generator=_generator(settings.seed)).tolist()]
+    order = in_fair_order(prompts, settings.seed)
+    write_json(root / "prompts.json", [p.id for p in order])
     for number, begin in enumerate(range(0, len(order), per_file)):
         chosen = order[begin : begin + per_file]
         path = root / "runs" / f"{number:04d}.safetensors"
@@ -158,6 +158,23 @@ def make_runs(
             save_file(tensors, str(temporary))
             os.replace(temporary, path)
         progress(len(chosen))
+
+
+def in_fair_order(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """Return the prompts shuffled: then any number of files is a fair sample of all sources."""
+    import torch
+
+    return [prompts[i] for i in torch.randperm(len(prompts), generator=_generator(seed)).tolist()]
+
+
+def prompts_used(root: Path, settings: DistillSettings) -> dict[str, int]:
+    """Return how many prompts of each set were answered so far (``self``: messages the target wrote)."""
+    per_file = max(1, RUNS_PER_FILE // len(settings.temperatures))
+    done = [int(p.stem) for p in (root / "runs").glob("*.safetensors")]
+    ids: list[str] = json.loads((root / "prompts.json").read_text())
+    answered = [i for number in done for i in ids[number * per_file : (number + 1) * per_file]]
+    sets = sorted({i.split("/")[0] for i in answered})
+    return {name: sum(i.split("/")[0] == name for i in answered) for name in sets}
 
 
 def load_examples(root: Path) -> list[Example]:
@@ -263,7 +280,7 @@ def make_student(target: Any, layers: Sequence[int]) -> Any:
 
 
 def batches_of(examples: Sequence[Example], batch_tokens: int, order: Sequence[int]) -> list[list[Example]]:
-    """Group examples in a given order so that a batch, padded, has at most so many tokens (or one example)."""
+    """Group examples in a given order; a batch, padded, has at most so many tokens, or one example."""
     batches: list[list[Example]] = []
     width = 0
     for index in order:
@@ -374,7 +391,8 @@ def train(
     learn, judge = examples[:-held], examples[-held:]
     before = log.setdefault("before", asdict(evaluate(student, head, judge, training.batch_tokens)))
     began = time.perf_counter()
-    epoch, queue = -1, []
+    epoch = -1
+    queue: list[list[Example]] = []
     done = 0
     while step < training.steps:
         while done + len(queue) <= step:  # the order depends on the seed and the epoch alone

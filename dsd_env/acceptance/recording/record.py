@@ -1,8 +1,9 @@
 """The recording itself: target runs, then drafters, each request in a shard file of its own.
 
-A work directory holds ``settings.json``, ``target/*.json`` and ``draft/*.json``, a file for every request
-and temperature. Every file is written to a temporary name and moved into place, so a recording can be interrupted at any time
-and started again with the same command: what is there is not computed twice.
+A work directory holds ``settings.json``, ``target/*.json`` and ``draft/*.json``, a file for every
+request and temperature. Each is written to a temporary name and moved into place, so a recording can
+be interrupted at any time and started again with the same command: what is there is not computed
+twice.
 """
 
 from __future__ import annotations
@@ -254,8 +255,9 @@ def check_temperatures(drafter: TextDrafter | PrefixDrafter, temperatures: Seque
     """
     if isinstance(drafter, TextDrafter) and any(t > 0 for t in temperatures):
         raise RecordingError(
-            f"{drafter.draft.name} and {drafter.target.name} have different vocabularies: speculative sampling "
-            "compares probabilities of the same tokens, so such a pair can only be recorded at temperature 0"
+            f"{drafter.draft.name} and {drafter.target.name} have different vocabularies: speculative "
+            "sampling compares probabilities of the same tokens, so such a pair can only be recorded at "
+            "temperature 0"
         )
 
 

@@ -51,9 +51,9 @@ class Row:
 
 #: Tokens of one forward pass of the prefill. Activations of a whole batch of long prompts take gigabytes.
 PREFILL_TOKENS = 2048
-#: Lines of finished runs are dropped from a batch when less than this share is left: dropping copies the cache.
+#: Finished runs are dropped from a batch when less than this share is left; dropping copies the cache.
 DROP_BELOW = 0.75
-#: Number of the stream of draws of recordings; those of the simulator (``dsd_env.rng.Stream``) are below 1000.
+#: Number of the stream of draws of recordings, far from those of the simulator (``dsd_env.rng.Stream``).
 RECORDING_STREAM = 1000
 
 
@@ -194,7 +194,9 @@ def target_runs(
                     log_prob[run].append(chosen_log_prob[line])
                     if hidden is not None:
                         hidden[run].append(seen[-1][line].half().clone())
-                keep = [k for k, run in enumerate(alive) if not finished[run] and len(outputs[run]) < max_tokens]
+                keep = [
+                    k for k, run in enumerate(alive) if not finished[run] and len(outputs[run]) < max_tokens
+                ]
                 status(f"{len(keep)} of {len(rows)} runs, token {max(map(len, outputs))}/{max_tokens}")
                 if not keep:
                     break
@@ -237,30 +239,28 @@ def _choose(
 
 def growing_cache(config: Any) -> Any:
     """Return a KV cache that appends in place; transformers' own copies everything for every token."""
-    import torch
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    class GrowingLayer(DynamicLayer):
-        """A layer whose keys and values are views of a buffer with room to spare."""
+    base: Any = DynamicLayer
+
+    class GrowingLayer(base):  # type: ignore[misc]
+        """A layer whose keys and values are views of buffers with room to spare."""
 
         room = 64
+        buffers: Any = None
 
-        def update(
-            self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-        ) -> tuple[torch.Tensor, torch.Tensor]:
+        def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
-                self.buffers: list[torch.Tensor] | None = None
             old, new = self.get_seq_length(), key_states.shape[-2]
-            shape = key_states.shape
-            if (
-                self.buffers is None
-                or old == 0
-                or self.buffers[0].shape[0] != shape[0]
-                or self.buffers[0].shape[-2] < old + new
-                or self.keys.data_ptr() != self.buffers[0].data_ptr()
-            ):
+            fits = (
+                self.buffers is not None
+                and self.buffers[0].shape[0] == key_states.shape[0]
+                and self.buffers[0].shape[-2] >= old + new
+                and self.keys.data_ptr() == self.buffers[0].data_ptr()
+            )
+            if not fits:
                 self.buffers = []
                 for held, states in ((self.keys, key_states), (self.values, value_states)):
                     size = (*states.shape[:-2], old + new + self.room, states.shape[-1])
