@@ -89,6 +89,25 @@ def choose(trace: TraceSet, requests: int, kinds: Sequence[str] | None) -> list[
     return sorted(chosen[:requests])
 
 
+def read_direct_counts(path: Path, identity: dict[str, Any]) -> dict[str, dict[str, dict[str, list[int]]]]:
+    """Return the direct counts of an earlier report: drafter -> gamma -> entry -> accepted by round.
+
+    Raises:
+        RecordingError: There is a report there, and it is of something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        found = {k: report[k] for k in identity}
+        counts: dict[str, dict[str, dict[str, list[int]]]] = report["direct_counts"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordingError(f"{path}: not a report of this script: {error}") from error
+    if found != identity:
+        raise RecordingError(f"{path} is the report of another validation ({found}); give another --out")
+    return counts
+
+
 def run(options: argparse.Namespace) -> int:
     """Check, print, write; return 1 if a greedy round differs."""
     trace = load_trace_set(options.trace)
@@ -121,15 +140,23 @@ def run(options: argparse.Namespace) -> int:
             "target and drafter have different vocabularies; see tests/test_acceptance_models.py"
         )
     limit = int(trace.card["max_tokens"])
+    identity = {
+        "target": options.target,
+        "drafter": Path(options.drafter).name,
+        "temperature": temperature,
+        "max_tokens": limit,
+        "seed": options.seed,
+    }
+    counts = read_direct_counts(options.out, identity)
     rows: list[dict[str, Any]] = []
     report = {
         "trace": trace.name,
         "npz_sha256": trace.card.get("npz_sha256"),
-        "temperature": temperature,
+        **identity,
         "entries": [trace.card["entries"][e] for e in entries],
-        "seed": options.seed,
         "software": software_versions(),
         "results": rows,
+        "direct_counts": counts,
     }
     prompts = {}
     for e in entries:
@@ -137,51 +164,55 @@ def run(options: argparse.Namespace) -> int:
         prompts[e] = target.encode_chat(p.text, p.reply_prefix)
         if len(prompts[e]) != trace.prompt_tokens[e]:
             raise RecordingError(f"{trace.name}: prompt {p.id} has another length than when it was recorded")
-    by_length = sorted(entries, key=lambda e: len(prompts[e]))
+    ids = {e: str(trace.card["entries"][e]) for e in entries}
     differing = 0
-    batches = [by_length[i : i + options.batch_size] for i in range(0, len(by_length), options.batch_size)]
     for name in names:
         speaker = None if name == LOOKUP else draft
-        direct: dict[tuple[int, int], list[int]] = {}  # by gamma and entry
-        with tqdm(total=len(entries) * len(options.gammas), desc=name, unit="run") as bar:
-            for batch in batches:
-                ids = [prompts[e] for e in batch]
-                readers = read_prompts_once(target, speaker, ids)  # once for every gamma
-                for gamma in options.gammas:
-                    keys = [
-                        sampling_key(options.seed, f"direct {name} {gamma} {e}", temperature) for e in batch
-                    ]
+        had = counts.setdefault(name, {str(g): {} for g in options.gammas})
+        todo = [e for e in entries if any(ids[e] not in had.setdefault(str(g), {}) for g in options.gammas)]
+        todo.sort(key=lambda e: len(prompts[e]))
+        batches = [todo[i : i + options.batch_size] for i in range(0, len(todo), options.batch_size)]
+        # The prompts are read once, for every gamma.
+        read = [read_prompts_once(target, speaker, [prompts[e] for e in b]) for b in batches]
+        for gamma in options.gammas:
+            with tqdm(total=len(todo), desc=f"{name} gamma={gamma}", unit="request") as bar:
+                for batch, readers in zip(batches, read, strict=True):
+                    if all(ids[e] in had[str(gamma)] for e in batch):
+                        continue
                     done = speculative_runs(
                         target,
                         speaker,
-                        ids,
+                        [prompts[e] for e in batch],
                         gamma,
                         limit,
                         float(temperature),
-                        keys,
+                        [
+                            sampling_key(options.seed, f"{name}\0{gamma}\0{ids[e]}", temperature)
+                            for e in batch
+                        ],
                         lambda left: bar.set_postfix_str(f"{left} at work"),
                         readers,
                     )
                     for e, r in zip(batch, done, strict=True):
                         n = min(limit, len(r.output_ids))
-                        direct[gamma, e] = validate.counts_of_direct(r.rounds, n)
+                        had[str(gamma)][ids[e]] = validate.counts_of_direct(r.rounds, n)
                     bar.update(len(batch))
-        for gamma in options.gammas:
+                    write_json(options.out, report)  # what is done is not done again
             replay = [
                 validate.counts_of_replay(validate.replayed_runs(trace, e, name, options.seed), gamma)
                 for e in entries
             ]
-            counts = [direct[gamma, e] for e in entries]
+            direct = [had[str(gamma)][ids[e]] for e in entries]
             row: dict[str, Any] = {"drafter": name, "gamma": gamma}
             if temperature == 0:
-                greedy = validate.compare_greedy(counts, replay)
+                greedy = validate.compare_greedy(direct, replay)
                 differing += greedy.differing
                 row |= asdict(greedy)
             else:
-                row |= asdict(validate.compare_sampled(counts, replay, gamma))
+                row |= asdict(validate.compare_sampled(direct, replay, gamma))
             rows.append(row)
             print(json.dumps(row), flush=True)
-            write_json(options.out, report)  # what is done is kept if the rest is interrupted
+            write_json(options.out, report)
     print_table(report)
     return 1 if differing else 0
 

@@ -6,6 +6,7 @@ distributions of the accepted count are compared by a paired permutation test.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,9 +80,13 @@ def single_entry(trace: TraceSet, entry: int) -> TraceSet:
 
 
 def replayed_runs(trace: TraceSet, entry: int, drafter: str, seed: int = 0) -> NDArray[np.int32]:
-    """Return the run lengths that replay gives a request that is exactly one entry, int32 ``[n]``."""
+    """Return the run lengths that replay gives a request that is exactly one entry, int32 ``[n]``.
+
+    The number of the request is made of the entry's name, so it does not depend on what else was recorded.
+    """
     n = int(trace.lengths[entry])
-    return TraceReplay(single_entry(trace, entry)).realise(seed, entry, n, drafter).run_length
+    request = zlib.crc32(str(trace.card["entries"][entry]).encode())
+    return TraceReplay(single_entry(trace, entry)).realise(seed, request, n, drafter).run_length
 
 
 def counts_of_replay(run_length: NDArray[np.int32], gamma: int) -> list[int]:
