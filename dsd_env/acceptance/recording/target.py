@@ -249,6 +249,8 @@ def growing_cache(config: Any) -> Any:
 
         room = 64
         buffers: Any = None
+        keys: Any
+        values: Any
 
         def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
             if not self.is_initialized:
