@@ -126,13 +126,23 @@ def make_runs(
     settings: DistillSettings,
     progress: Callable[[int], None],
 ) -> None:
-    """Let the target answer every prompt at every temperature, and keep what training needs."""
+    """Let the target answer every prompt at every temperature, and keep what training needs.
+
+    Raises:
+        RecordingError: The work directory holds runs of other prompts.
+    """
     import torch
     from safetensors.torch import save_file
 
     per_file = max(1, RUNS_PER_FILE // len(settings.temperatures))
     order = in_fair_order(prompts, settings.seed)
-    write_json(root / "prompts.json", [p.id for p in order])
+    listed, ids_in_order = root / "prompts.json", [p.id for p in order]
+    if not listed.exists():
+        write_json(listed, ids_in_order)
+    elif json.loads(listed.read_text()) != ids_in_order:
+        raise RecordingError(
+            f"{root} holds runs of other prompts; give the same question files and numbers to go on with it"
+        )
     for number, begin in enumerate(range(0, len(order), per_file)):
         chosen = order[begin : begin + per_file]
         path = root / "runs" / f"{number:04d}.safetensors"
