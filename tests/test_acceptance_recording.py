@@ -18,7 +18,7 @@ pytest.importorskip("transformers", reason="needs the extra `record`")
 import torch
 
 from dsd_env.acceptance import load_trace_set
-from dsd_env.acceptance.recording import weights
+from dsd_env.acceptance.recording import drafters, weights
 from dsd_env.acceptance.recording.direct import speculative_decode
 from dsd_env.acceptance.recording.drafters import (
     LOOKUP_ENTROPY_NATS,
@@ -208,6 +208,53 @@ def test_confidence_is_that_of_the_first_draft(drafter):
             )
         assert record.top1_prob[s] == pytest.approx(float(p.max()), abs=1e-4)
         assert record.entropy_nats[s] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-3)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda p: p.id)
+def test_dropping_contradicted_branches_early_changes_nothing(drafter, prompt, monkeypatch):
+    """Run lengths as if every branch drafted to its end, with a fraction of the drafts."""
+    target = drafter.target
+    output = greedy_runs(target, [target.encode_chat(prompt.text, prompt.reply_prefix)], 40)[0].output_ids
+    n = min(len(output), 32)
+    drafted = []
+
+    class CountingTree(drafters._Tree):
+        def step(self, branches):
+            drafted[-1] += len(branches)
+            return super().step(branches)
+
+    monkeypatch.setattr(drafters, "_Tree", CountingTree)
+    records = []
+    for rule in ("early", "settled", "end"):
+        if rule == "settled":  # only settled tokens decide
+            monkeypatch.setattr(drafters, "longest_possible_run", lambda _t, _text, truth: len(truth))
+        if rule == "end":  # nothing decides before the drafter has finished
+            monkeypatch.setattr(drafters, "settled_tokens", lambda _target, _text: [])
+        drafted.append(0)
+        records.append(drafter.record(prompt, output, n, 8))
+    for other in records[1:]:
+        np.testing.assert_array_equal(other.run_length, records[0].run_length)
+        np.testing.assert_array_equal(other.top1_prob, records[0].top1_prob)
+    assert drafted[0] < drafted[1] < drafted[2]
+
+
+@pytest.mark.parametrize("split", [QWEN_SPLIT, None], ids=["qwen", "gpt2"])
+def test_no_text_has_a_longer_run_than_is_called_possible(split):
+    """Over prefixes of texts that part from the truth at every character, bytes of characters included."""
+    target = LanguageModel("t", None, make_tokenizer(400, split), {}, frozenset())
+    truth_text = "The café owner 🙂🙃 counts"
+    truth = target.encode(truth_text)
+    assert b"".join(drafters.token_bytes(target, truth)) == truth_text.encode()
+    bounded = 0
+    for at in range(len(truth_text)):
+        for other in ("x", "🙃", "è", " ", ""):
+            text = truth_text[:at] + other + "unts the café"
+            for end in range(1, len(text) + 1):
+                run = common_prefix_length(target.encode(text), truth)
+                bound = drafters.longest_possible_run(target, text[:end], truth)
+                assert run <= bound, (text, end)
+                bounded += bound < len(truth)
+    assert bounded > 100
 
 
 def test_starts_inside_a_character_propose_nothing(drafter):

@@ -5,6 +5,7 @@ torch and transformers are imported when a function runs, so that importing this
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,17 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+def _read_facts(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint directory says of its own model."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(facts, dict):
+        raise ModelError(f"{path}: must be a JSON object")
+    return facts
+
+
 def load_language_model(
     spec: str, *, dtype: str = "float32", cache_dir: Path | None = None, name: str | None = None
 ) -> LanguageModel:
@@ -134,6 +146,9 @@ def load_language_model(
             "licence": "not recorded",
             "source": "local checkpoint" if local else f"model hub: {spec}",
         }
+        facts = Path(spec) / "drafter.json"  # written by scripts/distill_drafter.py
+        if local and facts.is_file():
+            card |= _read_facts(facts)
     where: dict[str, Any] = {"pretrained_model_name_or_path": spec}
     if gguf is not None:
         where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,12 +128,17 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise PromptError(f"{path}: {error}") from error
 
 
-def read_prompts(data_dir: Path, kinds: Sequence[str] | None = None) -> dict[str, list[Prompt]]:
+def read_prompts(
+    data_dir: Path, kinds: Sequence[str] | None = None, cut_words: Mapping[str, int] | None = None
+) -> dict[str, list[Prompt]]:
     """Read every prompt of the wanted kinds, in file order.
 
     Args:
         data_dir: Directory of question files, see :func:`find_data_dir`.
         kinds: Kinds wanted; default every kind whose file is there.
+        cut_words: Kind -> words. A question with more words (separated by white space) ends after so
+            many, and ``@N`` words is added to its id: long articles, of which a summary's beginning
+            hardly needs more.
 
     Returns:
         kind -> prompts.
@@ -142,7 +147,8 @@ def read_prompts(data_dir: Path, kinds: Sequence[str] | None = None) -> dict[str
         PromptError: Unknown kind, missing or malformed file.
     """
     wanted = set(KINDS if kinds is None else kinds)
-    if unknown := wanted - set(KINDS):
+    cuts = dict(cut_words or {})
+    if unknown := (wanted | set(cuts)) - set(KINDS):
         raise PromptError(f"unknown kinds {sorted(unknown)}; known: {', '.join(KINDS)}")
     prompts: dict[str, list[Prompt]] = {}
     for s in PROMPT_SETS:
@@ -157,6 +163,9 @@ def read_prompts(data_dir: Path, kinds: Sequence[str] | None = None) -> dict[str
                 identity, question = s.read(number, row)
             except (KeyError, IndexError, TypeError) as error:
                 raise PromptError(f"{path}, line {number + 1}: missing field {error}") from error
+            limit = cuts.get(s.kind)
+            if limit is not None and len(words := question.split()) > limit:
+                identity, question = f"{identity}@{limit}", " ".join(words[:limit])
             message = s.instruction.replace("{}", question)
             prefix = s.reply_prefix.replace("{}", question)
             rows.append(Prompt(f"{s.name}/{identity}", s.kind, message, prefix))
