@@ -127,7 +127,7 @@ def print_table(trace: TraceSet) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dsd_env.acceptance.recording.report import walked_summary
+    from dsd_env.acceptance.stats import summary
 
     gammas = [g for g in DEFAULT_GAMMAS if g <= (trace.gamma_max or 255)]
     table = Table(title=f"{trace.name}: tokens per round (rounds walked, bonus token included)")
@@ -137,15 +137,15 @@ def print_table(trace: TraceSet) -> None:
         table.add_column(heading, justify="right")
     for drafter in trace.drafters:
         for kind in (*trace.kinds, None):
-            s = walked_summary(trace, drafter, gammas, None if kind is None else [kind])
+            s = summary(trace, drafter, gammas, None if kind is None else [kind])
             table.add_row(
                 drafter,
                 kind or "all",
-                f"{s.requests}",
-                f"{s.positions}",
-                *(f"{s.tokens_per_round[g]:.2f}" for g in gammas),
-                f"{s.first_draft_accepted:.1%}",
-                "" if s.saturated is None else f"{s.saturated:.1%}",
+                f"{s['requests']:.0f}",
+                f"{s['positions']:.0f}",
+                *(f"{s[f'tokens_per_round@{g}']:.2f}" for g in gammas),
+                f"{s['first_draft_accepted']:.1%}",
+                f"{s['saturated']:.1%}",
                 end_section=kind is None,
             )
     Console().print(table)

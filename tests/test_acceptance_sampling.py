@@ -8,7 +8,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from itertools import product
 
 import numpy as np
 import pytest
@@ -35,7 +34,6 @@ from dsd_env.acceptance.recording.record import (
     record_drafters,
     record_targets,
 )
-from dsd_env.acceptance.recording.report import expected_walk, walked_summary
 from dsd_env.acceptance.recording.target import (
     Row,
     greedy_runs,
@@ -44,7 +42,7 @@ from dsd_env.acceptance.recording.target import (
     target_runs,
 )
 from dsd_env.acceptance.source import run_lengths
-from dsd_env.acceptance.stats import tokens_per_round
+from dsd_env.acceptance.stats import summary
 
 VOCABULARY = 5
 STOP = 0
@@ -306,28 +304,6 @@ def test_comparisons():
     assert validate.compare_sampled(a, b, 2, permutations=500).p_value < 0.01
 
 
-def test_expected_walk():
-    rng = np.random.default_rng(0)
-    accept = rng.random(7).astype(np.float32)
-    for gamma in (1, 2, 5, 9):
-        rounds = tokens = 0.0
-        for outcome in product((False, True), repeat=7):
-            matches = np.array(outcome)
-            p = float(np.prod(np.where(matches, accept.astype(float), 1.0 - accept.astype(float))))
-            starts, s = [], 0
-            runs = run_lengths(matches)
-            while s < 7:
-                starts.append(s)
-                s += min(gamma, int(runs[s])) + 1
-            rounds += p * len(starts)
-            tokens += p * sum(min(gamma, int(runs[s])) + 1 for s in starts)
-        got = expected_walk(accept, gamma)
-        assert got == pytest.approx((rounds, tokens), rel=1e-9)
-    certain = (rng.random(40) < 0.6).astype(np.float32)
-    rounds, tokens = expected_walk(certain, 4)
-    assert tokens / rounds == pytest.approx(tokens_per_round(run_lengths(certain > 0.5), 4))
-
-
 def test_look_up_under_sampling_is_a_comparison_of_tokens(pair):
     """Its distribution is one-hot: accepted with probability p(y), and then the committed token is y."""
     record = record_lookup([1, 2, 3, 1, 2], [3, 4], 2, 4)
@@ -361,7 +337,7 @@ def test_questions_can_be_cut(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained():
-    from test_acceptance_recording import make_model
+    from tests.test_acceptance_recording import make_model
 
     return make_model("target", 330, None, 40, 0)
 
@@ -495,7 +471,7 @@ def test_the_scripts_end_to_end(trained, checkout, tmp_path, monkeypatch, capsys
         assert trace.card["drafters"]["small"]["form"] == "accept_prob"
         assert trace.card["drafters"]["small"]["steps"] == 4
         assert set(trace.drafters) == {"small", LOOKUP}
-        assert walked_summary(trace, "small", [4]).tokens_per_round[4] >= 1.0
+        assert summary(trace, "small", [4])["tokens_per_round@4"] >= 1.0
         out = tmp_path / f"{suffix}.json"
         arguments = [*models, "--trace", tmp_path / trace.name, "--out", out, "--gammas", 1, 4]
         call("validate_traces", arguments)

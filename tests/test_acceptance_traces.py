@@ -16,7 +16,7 @@ from dsd_env.acceptance import (
     available_trace_sets,
     load_trace_set,
 )
-from dsd_env.acceptance.recording.report import walked_summary
+from dsd_env.acceptance.stats import summary
 from dsd_env.acceptance.traceset import DATA_DIR
 from tests.acceptance_samples import make_trace
 
@@ -60,7 +60,7 @@ def test_interrupted_write_leaves_the_old_files(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("dsd_env.acceptance.traceset.os.replace", fail)
+    monkeypatch.setattr("dsd_env.files.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         make_trace(seed=1).save(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -239,8 +239,8 @@ def test_shipped_trace_sets(name):
     assert len(trace.card["entries"]) == trace.n_entries
     assert sum(p.stat().st_size for p in DATA_DIR.glob(f"{name}.*")) < 1_000_000
     for drafter in trace.drafters:
-        figures = walked_summary(trace, drafter, (1, 2, 4, 8, 16))  # of either form
-        per_round = list(figures.tokens_per_round.values())
+        figures = summary(trace, drafter, (1, 2, 4, 8, 16))
+        per_round = [figures[f"tokens_per_round@{gamma}"] for gamma in (1, 2, 4, 8, 16)]
         assert per_round == sorted(per_round)
         assert 1.0 < per_round[0] <= 2.0
 

@@ -19,6 +19,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from dsd_env.acceptance.recording.models import LanguageModel
 from dsd_env.acceptance.recording.prompts import Prompt
 from dsd_env.acceptance.recording.record import RecordingError, make_batches, write_json
 from dsd_env.acceptance.recording.target import Row, sampling_key, target_runs
+from dsd_env.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -164,9 +166,7 @@ def make_runs(
                     tensors[f"{name}/prompt"] = torch.tensor(run.prompt_ids)
                     tensors[f"{name}/output"] = torch.tensor(run.output_ids)
                     tensors[f"{name}/hidden"] = torch.stack(states)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            save_file(tensors, str(temporary))
-            os.replace(temporary, path)
+            write_atomically(path, partial(save_file, tensors))
         progress(len(chosen))
 
 
@@ -454,9 +454,7 @@ def _save_checkpoint(
     for name, value in learnt.items():
         tensors |= {f"{k}/{name}": v for k, v in optimiser.state[value].items()}
     path = root / f"checkpoint-{log['step']}.safetensors"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, str(temporary))
-    os.replace(temporary, path)
+    write_atomically(path, partial(save_file, {k: v.contiguous() for k, v in tensors.items()}))
     write_json(root / "checkpoint.json", {"layers": list(training.layers), **log})
     for other in root.glob("checkpoint-*.safetensors"):
         if other != path:

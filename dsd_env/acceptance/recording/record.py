@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -33,6 +32,7 @@ from dsd_env.acceptance.recording.prefix import PrefixDrafter, PrefixRecord
 from dsd_env.acceptance.recording.prompts import PROMPT_SETS, Prompt
 from dsd_env.acceptance.recording.target import Row, TargetRun, sampling_key, target_runs
 from dsd_env.acceptance.traceset import DrafterTrace, TraceSet
+from dsd_env.files import write_text
 
 LOOKUP = "prompt-lookup"
 
@@ -106,10 +106,8 @@ class WorkDir:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: to a temporary name beside the file, then moved into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1 if path.name == "settings.json" else None))
-    os.replace(temporary, path)
+    """Write JSON atomically, on one line: most of it is long lists of numbers."""
+    write_text(path, json.dumps(value) + "\n")
 
 
 def select_prompts(
