@@ -101,6 +101,8 @@ def _watts(text: str) -> tuple[float, float]:
         idle, busy = (float(v) for v in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: two numbers IDLE,BUSY in watts, such as 2,12") from None
+    if not 0.0 <= idle <= busy <= 1e5:
+        raise argparse.ArgumentTypeError(f"{text!r}: IDLE,BUSY in watts, 0 <= IDLE <= BUSY <= 100000")
     return idle, busy
 
 

@@ -73,7 +73,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--name", action="append", metavar="NAME", help="fit this one (may be repeated)")
     what.add_argument("--show", action="store_true", help="compare the shipped fits, fit nothing")
     what.add_argument("--list", action="store_true", help="list the catalogue and stop")
-    parser.add_argument("--data", type=Path, help="folder of the statistics; default: DSD_DATA_DIR")
+    parser.add_argument(
+        "--data-dir", "--data", dest="data", type=Path, help="folder of the statistics; default: DSD_DATA_DIR"
+    )
     parser.add_argument("--out", type=Path, help="where to write; default: configs/network")
     return parser.parse_args(argv)
 

@@ -184,7 +184,8 @@ def test_missing_binary_and_wrong_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("factor", "weight_bytes"), [(1e3, 2.5e9), (1e6, 2.5e9), (1e3, None), (1e6, None), (1e-3, 2.5e9)]
+    ("factor", "weight_bytes"),
+    [(1e3, 2.5e9), (1e3, 16e9), (1e6, 2.5e9), (1e3, None), (1e6, None), (1e-3, 2.5e9)],
 )
 def test_milli_and_microseconds_in_the_seconds_column_are_noticed(tmp_path, factor, weight_bytes):
     rows = [
@@ -196,6 +197,13 @@ def test_milli_and_microseconds_in_the_seconds_column_are_noticed(tmp_path, fact
     points = import_csv(_write(tmp_path / "a.csv", "batch,q,context,seconds\n" + "\n".join(rows))).points
     with pytest.raises(MeasurementError, match=r"a\.csv: line \d+: seconds = "):
         check_plausible(points, weight_bytes)
+
+
+def test_one_point_in_another_unit_is_noticed(tmp_path):
+    rows = ["1,1,1024,0.006", "1,3,1024,6.09", "16,5,1024,0.0097", "1,512,0,0.02"]
+    points = import_csv(_write(tmp_path / "a.csv", "batch,q,context,seconds\n" + "\n".join(rows))).points
+    with pytest.raises(MeasurementError, match=r"a\.csv: line 3: seconds = 6.09 is 628 times .*line 4"):
+        check_plausible(points, 16e9)
 
 
 def test_tokens_per_second_and_times_per_token_are_noticed(tmp_path):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dsd_env import Scenario, ScenarioError, list_scenarios, load_scenario
+from dsd_env import Scenario, ScenarioError, list_scenarios, load_scenario, simulate
+from dsd_env.latency import load_profile, save_profile
 from tests.lab import lab
 
 SHIPPED = list_scenarios()
@@ -152,3 +153,30 @@ def test_an_error_in_an_override_says_that_it_was_overridden() -> None:
         ScenarioError, match=r"metro\.yaml with episode__requests overridden: .*requests = -1"
     ):
         load_scenario("metro", episode__requests=-1)
+
+
+def test_a_profile_may_be_the_path_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = load_profile("llama-3-8b_a100-sxm_tp1").model_copy(update={"name": "own"})
+    save_profile(own, tmp_path / "own.yaml")
+    monkeypatch.chdir(tmp_path)
+    named = simulate(
+        load_scenario("single_lan", targets__target__profile="llama-3-8b_a100-sxm_tp1"), "cloud_ar"
+    )
+    for path in (str(tmp_path / "own.yaml"), "own.yaml"):
+        scenario = load_scenario("single_lan", targets__target__profile=path)
+        assert simulate(scenario, "cloud_ar").metrics == named.metrics
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ("no/such/file", "targets.target.profile = 'no/such/file': String should match pattern"),
+        ({"t0_s": 0.0}, "targets.target.profile: t0_s + w_s must be > 0"),
+        ({"t0": 0.1}, "unknown key 'targets.target.profile.t0'"),
+    ],
+)
+def test_errors_in_profiles_name_the_key_alone(profile: Any, words: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario("single_lan", targets__target__profile=profile)
+    assert words in str(caught.value)
+    assert "<" not in str(caught.value).replace("<mapping>", "")

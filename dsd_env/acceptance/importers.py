@@ -264,15 +264,18 @@ def import_plain(path: Path, name: str | None = None) -> TraceSet:
         **card,
         "drafters": {d: given.get(d, {"model": "not stated"}) for d in traces},
     }
-    return TraceSet(
-        name=path.stem if name is None else name,
-        kinds=kinds,
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        kind=np.array([kinds.index(kind) for _, kind, _, _ in rows], np.uint8),
-        prompt_tokens=np.array([prompt for _, _, prompt, _ in rows], np.int32),
-        drafters=traces,
-        card=full,
-    )
+    try:
+        return TraceSet(
+            name=path.stem if name is None else name,
+            kinds=kinds,
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            kind=np.array([kinds.index(kind) for _, kind, _, _ in rows], np.uint8),
+            prompt_tokens=np.array([prompt for _, _, prompt, _ in rows], np.int32),
+            drafters=traces,
+            card=full,
+        )
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from error
 
 
 def _plain_trace(columns: Mapping[str, list[Any]]) -> DrafterTrace:

@@ -410,6 +410,10 @@ def _likelihood(tried: Floats, accepted: Floats, hazards: Floats) -> Floats:
     return result
 
 
+EXTRAPOLATED_PLACES = 32
+"""A model of rounds has runs up to at least this, with the acceptance of the last place that was logged."""
+
+
 def fit_rounds(
     counts: RoundCounts, longest_run: int | None = None, n_classes: int | None = None
 ) -> RunProcess:
@@ -524,7 +528,9 @@ def model_from_rounds(
     for kind, group in counts.items():
         if sorted(group) != known:
             raise TraceError(f"{name}: kind {kind!r} has drafters {sorted(group)}, others {known}")
-    longest = max(c.tried.shape[1] for group in counts.values() for c in group.values())
+    # Runs go on beyond the places logged: one that ended there would end the rounds of fewer drafts, too.
+    places = max(c.tried.shape[1] for group in counts.values() for c in group.values())
+    longest = max(places, EXTRAPOLATED_PLACES)
     fits = {
         kind: {
             drafter: {

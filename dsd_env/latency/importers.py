@@ -50,6 +50,8 @@ SHORTEST_S, LONGEST_S = 1e-6, 60.0
 _MAX_COUNT = 2**31
 _MAX_BANDWIDTH = 50e12
 """No device reads its weights faster (bytes per second)."""
+_MIN_BANDWIDTH = 8e9
+"""None of the published devices reads them slower; a Raspberry Pi 5 reaches 10e9 (bytes per second)."""
 
 
 class MeasurementError(ValueError):
@@ -263,8 +265,9 @@ def check_plausible(
 ) -> None:
     """Refuse points whose durations are in another unit.
 
-    Three signs: a duration outside 1 µs … 60 s; a decode step so fast that the weights would be read at more
-    than 50 TB/s, or so slow that a device reads them at less than 0.5 GB/s; and time that *falls* where
+    Four signs: a duration outside 1 µs … 60 s; a decode step so fast that the weights would be read at more
+    than 50 TB/s, or so slow that a device reads them at less than 8 GB/s (a Raspberry Pi 5 reaches 10); one
+    duration more than 20 times another of an iteration that does as much or more; and time that *falls* where
     batch, q and context grow (a duration per token given as that of the iteration).
 
     Args:
@@ -294,12 +297,21 @@ def check_plausible(
                 "fast takes more than 50 TB/s; is it per token or layer, or are the weights' bytes wrong?"
             )
         # Without the size: 2 s a step is slower than an 8B model on a Raspberry Pi.
-        limit = max(size / 0.5e9, 0.05) if weight_bytes else 2.0
+        limit = max(size / _MIN_BANDWIDTH, 0.05) if weight_bytes else 2.0
         if fastest.seconds > limit:
             raise MeasurementError(
                 f"{fastest.origin}: {field_name} = {fastest.seconds:g} is the fastest decode step; that is "
                 f"implausibly slow (limit {limit:.3g} s) and looks like milliseconds or tokens/s"
             )
+    for a in points:
+        for b in points:
+            more = b.batch >= a.batch and b.q >= a.q and b.context >= a.context
+            if more and a.seconds > 20.0 * b.seconds:
+                raise MeasurementError(
+                    f"{a.origin}: {field_name} = {a.seconds:g} is {a.seconds / b.seconds:.0f} times that of "
+                    f"an iteration that does as much or more ({b.seconds:g}, {b.origin}): one of the two is "
+                    "in another unit"
+                )
     # Four times the work in less than half of the time, in many pairs: one pair may be a disturbed machine.
     pairs, wrong = 0, []
     for a in points:

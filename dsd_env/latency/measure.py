@@ -426,7 +426,8 @@ def _config_of(spec: str) -> tuple[str, Any]:
         raise MeasurementError(f"{path}: model_type is missing: not a transformers config.json")
     kind = data.pop("model_type")
     try:
-        return path.parent.name or path.stem, transformers.AutoConfig.for_model(kind, **data)
+        name = path.parent.name if path.name == "config.json" and path.parent.name else path.stem
+        return name, transformers.AutoConfig.for_model(kind, **data)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise MeasurementError(f"{path}: not a usable configuration of {kind!r}: {e}") from e
 

@@ -47,6 +47,9 @@ HASH_SPLIT_CELLS = 160
 
 FOLDS = 5
 
+MAX_SIGMA = 1.0
+"""Largest sigma that a profile can state."""
+
 STRAGGLER_SIGMAS = 4.0
 """A repeat within this many robust sigmas is no straggler, whatever its ratio to the median."""
 
@@ -155,6 +158,20 @@ def fit_points(points: Sequence[MeasuredPoint]) -> tuple[FitResult, list[str]]:
         )
     if len(cells) < FULL_FORM_CELLS:
         return _fit_few(cells)
+    if not any(p.q > 1 and p.context for p in points):
+        # A prompt from nothing attends to as many tokens as it has: attention over a cache cannot be told
+        # from computing, and would be made up. Cells without a longest context say that it costs nothing.
+        cells = [replace(c, max_kv_multi_tokens=0) for c in cells]
+        fit, notes = _fit_full(cells)
+        return fit, [
+            *notes,
+            "several new tokens on a cached context not measured: k_lat, k_multi set to 0",
+        ]
+    return _fit_full(cells)
+
+
+def _fit_full(cells: Sequence[Cell]) -> tuple[FitResult, list[str]]:
+    """Closed form or knots; the error by cross-validation, or of many cells by a held-out quarter."""
     multi = [c for c in cells if c.max_kv_multi_tokens]
     # With one sequence only, k_lat and k_multi multiply the same number.
     several = any(c.kv_tokens > c.max_kv_multi_tokens for c in multi)
@@ -250,6 +267,7 @@ def describe_noise(noise: NoiseFit | None) -> str:
         f"noise over {noise.repeats} repeats of {noise.kinds} iterations: lognormal sigma {noise.sigma:.4f} "
         f"(robust {noise.sigma_robust:.4f}); {noise.stragglers} stragglers, on average "
         f"{noise.straggler_factor:.2f} times the iteration's median"
+        + (f"; the profile says {MAX_SIGMA:g}, the most that it can" if noise.sigma > MAX_SIGMA else "")
     )
 
 
@@ -320,7 +338,7 @@ def own_profile(
     scatter = None
     if noise is not None:
         scatter = Noise(
-            sigma=float(f"{min(noise.sigma, 1.0):.4g}"),
+            sigma=float(f"{min(noise.sigma, MAX_SIGMA):.4g}"),
             straggler_share=float(f"{min(noise.straggler_share, 0.5):.4g}"),
             straggler_factor=float(f"{min(noise.straggler_factor, 100.0):.4g}"),
             source=f"{noise.repeats} repeats of {noise.kinds} iterations, {source.name}",

@@ -185,7 +185,8 @@ def explain_validation_error(error: ValidationError, where: str) -> str:
     """
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
+        # Tags of alternatives are no keys of the file.
+        key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("<"))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key {key!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$", max_length=80)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -71,7 +71,17 @@ class SyntheticProfile(_Model):
         return self
 
 
-Profile = Name | SyntheticProfile
+ProfileName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$|\.ya?ml$",
+        description="Name of a shipped latency profile, or path of a YAML file.",
+    ),
+]
+Profile = Annotated[
+    Annotated[ProfileName, Tag("<name>")] | Annotated[SyntheticProfile, Tag("<coefficients>")],
+    Discriminator(lambda value: "<name>" if isinstance(value, str) else "<coefficients>"),
+]
 
 
 class Drafter(_Model):

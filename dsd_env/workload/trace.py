@@ -28,8 +28,11 @@ MAX_TOKENS = 10_000_000
 MAX_FILE_BYTES = 500_000_000
 _EPOCH_S = 1e8
 """Seconds after which a time is taken to count from 1970: three years."""
-_MAX_RATE_PER_S = 1e5
-_MAX_GAP_S = 20.0
+_MAX_RATE_PER_S = 500.0
+"""Requests per second that no published trace of one service reaches."""
+_MAX_GAP_S = 60.0
+_MAX_WHOLE_GAP_S = 20.0
+"""Mean gaps after which times are taken to be milliseconds: any, and those of whole numbers."""
 _FEW = 10
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\- ]{0,79}")
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,20})?([eE][+-]?[0-9]{1,2})?")
@@ -340,10 +343,10 @@ class TraceBuilder:
                 raise RequestTraceError(
                     f"{self._path}: {field}: requests come {gap_s:g} s apart on average; is it another unit?"
                 )
-            if self._whole and gap_s > _MAX_GAP_S:
+            if gap_s > (_MAX_WHOLE_GAP_S if self._whole else _MAX_GAP_S):
                 raise RequestTraceError(
-                    f"{self._path}: {field}: all times are whole, and requests come {gap_s:g} s apart on "
-                    "average; are they milliseconds?"
+                    f"{self._path}: {field}: requests come {gap_s:g} s apart on average; are the times in "
+                    "milliseconds?"
                 )
         origin_s = 0.0 if field == "arrival_s" else self._arrivals[0]
         return RequestTrace(
