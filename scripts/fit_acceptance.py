@@ -480,11 +480,11 @@ def main(argv: list[str] | None = None) -> int:
             cells = CATALOGUE[name]
             if options.show:
                 model = load_run_model(options.out / f"{name}.json")
-                comparisons = {
-                    (kind, cell.drafter): _compare(model.process(kind, cell.drafter), _load(folder, cell))
-                    for kind, group in cells.items()
-                    for cell in group
-                }
+                comparisons = {}
+                for kind, cell in [(kind, cell) for kind, group in cells.items() for cell in group]:
+                    print(f"comparing {name}: {kind}, {cell.drafter} ...", file=sys.stderr, flush=True)
+                    process = model.process(kind, cell.drafter)
+                    comparisons[kind, cell.drafter] = _compare(process, _load(folder, cell))
             else:
                 model, comparisons = _fit(name, folder, options.out)
             for (kind, drafter), both in comparisons.items():
