@@ -18,6 +18,7 @@ from dsd_env.acceptance import (
 )
 from dsd_env.acceptance.compare import simulate_like
 from dsd_env.acceptance.rounds import (
+    EXTRAPOLATED_PLACES,
     RoundCounts,
     fit_rounds,
     model_from_rounds,
@@ -343,12 +344,17 @@ def test_an_aggregate_becomes_a_model_with_its_tokens_per_round():
     counts = RoundCounts(reached[:, :-1], reached[:, 1:], np.zeros(1, np.int64), False, "a log")
     made = model_from_rounds("logged", {"chat": {"head": counts}}, **ABOUT)
     assert made.label == "fitted"
-    assert made.longest_run == 7
+    assert made.longest_run == EXTRAPOLATED_PLACES
     assert len(made.processes["chat"]["head"].classes) == 1
     pool = generate_pool(made, entries=300)
     runs, offsets = pool.drafters["head"].run_length, pool.offsets
-    assert tokens_per_round(runs, 7, offsets) == pytest.approx(counts.tokens_per_round, rel=0.01)
+    # 0.6 % too many in large pools: after a round that was accepted whole, its run may go on.
+    assert tokens_per_round(runs, 7, offsets) == pytest.approx(counts.tokens_per_round, rel=0.015)
     assert (runs.reshape(300, -1)[:, 0] >= 3).mean() == pytest.approx(0.41, abs=0.09)
+    # Each draft more gives less: a log of seven drafts says nothing special about the seventh.
+    gains = np.diff([tokens_per_round(runs, gamma, offsets) for gamma in range(1, 10)])
+    assert (gains > 0).all()
+    assert (np.diff(gains) < 0.03).all()
 
 
 def test_requests_of_two_sorts_are_told_apart():

@@ -93,7 +93,7 @@ def test_wheel_holds_every_module_and_data_file_of_the_package(
 
 
 def test_wheel_holds_the_configs_as_they_are(wheel: zipfile.ZipFile, checkout: Path) -> None:
-    configs = sorted((checkout / "configs").rglob("*.yaml"))
+    configs = sorted(path for path in (checkout / "configs").rglob("*") if path.is_file())
     assert any(path.parent.name == "scenarios" for path in configs)
     for path in configs:
         name = "dsd_env/_configs/" + path.relative_to(checkout / "configs").as_posix()

@@ -28,8 +28,7 @@ MAX_TOKENS = 10_000_000
 MAX_FILE_BYTES = 500_000_000
 _EPOCH_S = 1e8
 """Seconds after which a time is taken to count from 1970: three years."""
-_MAX_RATE_PER_S = 500.0
-"""Requests per second that no published trace of one service reaches."""
+_MAX_RATE_PER_S = 1e5
 _MAX_GAP_S = 60.0
 _MAX_WHOLE_GAP_S = 20.0
 """Mean gaps after which times are taken to be milliseconds: any, and those of whole numbers."""
@@ -250,9 +249,17 @@ def _short(text: str) -> str:
 class TraceBuilder:
     """Takes requests one by one, checks them, and makes a trace of them."""
 
-    def __init__(self, path: Path, *, trust_units: bool = False) -> None:
-        """Begin a trace; messages name the file."""
-        self._path, self._trust = path, trust_units
+    def __init__(
+        self, path: Path, *, trust_units: bool = False, max_rate_per_s: float = _MAX_RATE_PER_S
+    ) -> None:
+        """Begin a trace; messages name the file.
+
+        Args:
+            path: The file.
+            trust_units: Do not ask whether times may be in another unit.
+            max_rate_per_s: Mean rate above which they are.
+        """
+        self._path, self._trust, self._max_rate_per_s = path, trust_units, max_rate_per_s
         self._arrivals: list[float] = []
         self._prompts: list[int] = []
         self._outputs: list[int] = []
@@ -339,7 +346,7 @@ class TraceBuilder:
             raise RequestTraceError(f"{self._path}: {field}: all {n} requests come at one time")
         if not self._trust and n >= _FEW:
             gap_s = length_s / (n - 1)
-            if gap_s < 1.0 / _MAX_RATE_PER_S:
+            if gap_s < 1.0 / self._max_rate_per_s:
                 raise RequestTraceError(
                     f"{self._path}: {field}: requests come {gap_s:g} s apart on average; is it another unit?"
                 )
