@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 from dsd_env import rng
 from dsd_env.network.faults import FaultWindows
 from dsd_env.network.series import LinkSeries
 from dsd_env.rng import Stream
 from dsd_env.scenario.schema import Ar1, BandwidthProcess, Outages
+from dsd_env.scenario.variates import LogQuantiles
 
 QUANTILE_Z = (-2.326348, -1.644854, -0.674490, 0.0, 0.674490, 1.644854, 2.326348)
 """Standard normal quantiles at 1, 5, 25, 50, 75, 95 and 99 %."""
@@ -22,35 +22,23 @@ MAX_Z = 4.0
 """Where a distribution given by quantiles ends; one period in 16,000 would lie beyond."""
 
 
-class QuantileMarginal:
+class QuantileMarginal(LogQuantiles):
     """A positive distribution given by seven quantiles, as a function of a normal variate.
 
-    Its logarithm is piecewise linear in the normal variate, the outer pieces continued.
-
     Attributes:
-        logs: Logarithms of the quantiles.
-        slopes: Slopes between them, by unit of standard normal.
         spread: Standard deviation of the variate.
     """
 
-    __slots__ = ("logs", "slopes", "spread")
+    __slots__ = ("spread",)
 
     def __init__(self, quantiles: Sequence[float], parts: Sequence[Ar1]) -> None:
         """Take the quantiles for a variate that is the sum of processes."""
-        self.logs = [math.log(quantile) for quantile in quantiles]
-        self.slopes = [
-            (high - low) / (z_high - z_low)
-            for (low, high), (z_low, z_high) in zip(pairwise(self.logs), pairwise(QUANTILE_Z), strict=True)
-        ]
+        super().__init__(QUANTILE_Z, quantiles)
         self.spread = math.sqrt(_variance(parts))
 
     def at(self, x: float) -> float:
         """Return the value at a variate."""
-        z = min(max(x / self.spread, -MAX_Z), MAX_Z)
-        piece = 0
-        while piece < len(self.slopes) - 1 and z >= QUANTILE_Z[piece + 1]:
-            piece += 1
-        return math.exp(self.logs[piece] + self.slopes[piece] * (z - QUANTILE_Z[piece]))
+        return super().at(min(max(x / self.spread, -MAX_Z), MAX_Z))
 
 
 class LogProcess:

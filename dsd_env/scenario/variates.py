@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -12,22 +13,23 @@ from dsd_env.rng import Stream
 from dsd_env.scenario.schema import Constant, Exponential, Geometric, LogNormal, Quantiles
 
 
-class QuantileTable:
-    """A distribution by quantiles, as a function of a standard normal variate.
+class LogQuantiles:
+    """A positive distribution by quantiles, as a function of a standard normal variate.
+
+    Its logarithm is piecewise linear in the variate, the outer pieces continued.
 
     Attributes:
-        scores: Normal scores of the levels.
-        logs: Logarithms of the values.
+        scores: Standard normal scores of the quantiles.
+        logs: Logarithms of the quantiles.
         slopes: Of the logarithm, between the scores.
     """
 
     __slots__ = ("logs", "scores", "slopes")
 
-    def __init__(self, law: Quantiles) -> None:
-        """Take the quantiles of a law."""
-        normal = NormalDist()
-        self.scores = [normal.inv_cdf(level) for level in law.levels]
-        self.logs = [math.log(value) for value in law.values]
+    def __init__(self, scores: Sequence[float], quantiles: Sequence[float]) -> None:
+        """Take the quantiles at some scores, both ascending."""
+        self.scores = list(scores)
+        self.logs = [math.log(quantile) for quantile in quantiles]
         self.slopes = [
             (high - low) / (z_high - z_low)
             for (low, high), (z_low, z_high) in zip(pairwise(self.logs), pairwise(self.scores), strict=True)
@@ -35,11 +37,25 @@ class QuantileTable:
 
     def at(self, z: float) -> float:
         """Return the value at a standard normal variate."""
-        z = min(max(z, self.scores[0]), self.scores[-1])
         piece = 0
         while piece < len(self.slopes) - 1 and z >= self.scores[piece + 1]:
             piece += 1
         return math.exp(self.logs[piece] + self.slopes[piece] * (z - self.scores[piece]))
+
+
+class QuantileTable(LogQuantiles):
+    """A law by quantiles: what lies beyond the outer ones has their values."""
+
+    __slots__ = ()
+
+    def __init__(self, law: Quantiles) -> None:
+        """Take the quantiles of a law."""
+        normal = NormalDist()
+        super().__init__([normal.inv_cdf(level) for level in law.levels], law.values)
+
+    def at(self, z: float) -> float:
+        """Return the value at a standard normal variate."""
+        return super().at(min(max(z, self.scores[0]), self.scores[-1]))
 
 
 @functools.lru_cache(maxsize=256)

@@ -434,6 +434,15 @@ def _gauss_begin(kf, f, s, parts, marginal, c, x, i, key):
 
 
 @_jit
+def _log_quantiles_at(kf, table, n, z):
+    """``LogQuantiles.at``: scores, logarithms and slopes stand at `table`, of `n` quantiles."""
+    piece = 0
+    while piece < n - 2 and z >= kf[table + piece + 1]:
+        piece += 1
+    return math.exp(kf[table + n + piece] + kf[table + 2 * n + piece] * (z - kf[table + piece]))
+
+
+@_jit
 def _gauss_set(kf, f, s, parts, marginal, c, x, i):
     total = 0.0
     for number in range(parts):
@@ -442,11 +451,7 @@ def _gauss_set(kf, f, s, parts, marginal, c, x, i):
         f[x + GF_VALUE] = kf[c + GK_CENTRE] * math.exp(total)
     else:
         z = min(max(total / kf[marginal + MK_SPREAD], -MAX_Z_SCORE), MAX_Z_SCORE)
-        piece = 0
-        while piece < MK_STRIDE - MK_SLOPE - 1 and z >= kf[marginal + MK_Z + piece + 1]:
-            piece += 1
-        rest = z - kf[marginal + MK_Z + piece]
-        f[x + GF_VALUE] = math.exp(kf[marginal + MK_LOG + piece] + kf[marginal + MK_SLOPE + piece] * rest)
+        f[x + GF_VALUE] = _log_quantiles_at(kf, marginal + MK_Z, MK_LOG - MK_Z, z)
     f[x + GF_UNTIL] = (s[i + GI_INDEX] + 1) * kf[c + GK_PERIOD]
 
 
@@ -1721,11 +1726,7 @@ def _value_at(kf, law, at, z):
     if law == LAW_LOGNORMAL:
         return min(max(kf[at] * math.exp(kf[at + 1] * z), kf[at + 2]), kf[at + 3])
     table, n = int(kf[at]), int(kf[at + 1])
-    z = min(max(z, kf[table]), kf[table + n - 1])
-    piece = 0
-    while piece < n - 2 and z >= kf[table + piece + 1]:
-        piece += 1
-    return math.exp(kf[table + n + piece] + kf[table + 2 * n + piece] * (z - kf[table + piece]))
+    return _log_quantiles_at(kf, table, n, min(max(z, kf[table]), kf[table + n - 1]))
 
 
 @_jit
