@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from dsd_env import strict_json
 from dsd_env.acceptance.traceset import TraceError
 
 MAX_BYTES = 1_000_000_000
@@ -32,10 +32,6 @@ def read_text(path: Path) -> str:
         raise TraceError(f"{path}: cannot be read: {error}") from error
 
 
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number")
-
-
 def parse_json(text: str, where: str) -> Any:
     """Return parsed JSON; NaN and Infinity, which are not JSON, are refused.
 
@@ -43,7 +39,7 @@ def parse_json(text: str, where: str) -> Any:
         TraceError: Not JSON.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return strict_json.loads(text, unique=False)
     except (ValueError, RecursionError) as error:
         raise TraceError(f"{where}: not JSON: {error}") from error
 

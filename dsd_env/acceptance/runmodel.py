@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dsd_env import strict_json
 from dsd_env.acceptance.source import MAX_RUN_LENGTH
 from dsd_env.acceptance.traceset import DrafterTrace, TraceError, TraceSet
 from dsd_env.files import write_text
@@ -333,21 +334,12 @@ def _resolve(name_or_path: str | Path) -> Path:
     )
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"duplicate key {key!r}")
-        found[key] = value
-    return found
-
-
 @functools.lru_cache(maxsize=16)
 def _load(path: Path, _mtime_ns: int) -> RunModel:
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise TraceError(f"{path}: larger than {_MAX_FILE_BYTES} bytes, not a fitted model")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        data = strict_json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise TraceError(f"{path}: not a readable JSON file: {error}") from error
     if not isinstance(data, dict):

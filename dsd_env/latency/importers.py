@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from dsd_env import strict_json
 from dsd_env.latency.cells import DECODE, PREFILL, VERIFY, Cell
 
 __all__ = [
@@ -142,23 +143,10 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that JSON allows")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in out:
-            raise ValueError(f"field '{key}' is given twice")
-        out[key] = value
-    return out
-
-
 def _parse_json(text: str, where: str) -> Any:
     """Strict JSON: no NaN or Infinity, no field given twice."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        return strict_json.loads(text)
     except json.JSONDecodeError as e:
         line = f"line {e.lineno}, " if "line" not in where.rsplit(":", 1)[-1] else ""
         cut = "; the file looks truncated" if e.pos >= len(text.rstrip()) - 1 else ""
@@ -303,21 +291,19 @@ def check_plausible(
                 f"{fastest.origin}: {field_name} = {fastest.seconds:g} is the fastest decode step; that is "
                 f"implausibly slow (limit {limit:.3g} s) and looks like milliseconds or tokens/s"
             )
+    # Four times the work in less than half of the time, in many pairs: one pair may be a disturbed machine.
+    pairs, wrong = 0, []
     for a in points:
         for b in points:
-            more = b.batch >= a.batch and b.q >= a.q and b.context >= a.context
-            if more and a.seconds > 20.0 * b.seconds:
+            if not (b.batch >= a.batch and b.q >= a.q and b.context >= a.context):
+                continue
+            if a.seconds > 20.0 * b.seconds:
                 raise MeasurementError(
                     f"{a.origin}: {field_name} = {a.seconds:g} is {a.seconds / b.seconds:.0f} times that of "
                     f"an iteration that does as much or more ({b.seconds:g}, {b.origin}): one of the two is "
                     "in another unit"
                 )
-    # Four times the work in less than half of the time, in many pairs: one pair may be a disturbed machine.
-    pairs, wrong = 0, []
-    for a in points:
-        for b in points:
-            more = b.batch >= a.batch and b.q >= a.q and b.context >= a.context
-            if more and b.batch * b.q >= 4 * a.batch * a.q:
+            if b.batch * b.q >= 4 * a.batch * a.q:
                 pairs += 1
                 if b.seconds < 0.5 * a.seconds:
                     wrong.append((a, b))

@@ -17,12 +17,12 @@ plain    the project's own, see :mod:`dsd_env.workload.trace`
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from dsd_env import strict_json
 from dsd_env.workload.trace import (
     COLUMNS,
     RequestTrace,
@@ -142,11 +142,8 @@ def import_mooncake(path: str | Path, *, trust_units: bool = False) -> RequestTr
 
 
 def _record(builder: TraceBuilder, line: int, text: str) -> dict[str, Any]:
-    def constant(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not a number")
-
     try:
-        record = json.loads(text, parse_constant=constant)
+        record = strict_json.loads(text, unique=False)
     except (ValueError, RecursionError) as error:
         raise builder.error(line, f"not JSON: {error}") from None
     if not isinstance(record, dict):
