@@ -1,7 +1,8 @@
-"""Where the shipped configuration files lie."""
+"""Where files lie: the shipped configurations, and measured data that are not shipped."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -16,3 +17,9 @@ def config_dir() -> Path:
     if (_PACKAGE.parent / "pyproject.toml").is_file() and checkout.is_dir():
         return checkout
     return _PACKAGE / "_configs"
+
+
+def data_dir(named: Path | None) -> Path | None:
+    """Return the folder of measured data: the one named, else that of ``DSD_DATA_DIR``, or None."""
+    setting = os.environ.get("DSD_DATA_DIR")
+    return named or (Path(setting) if setting else None)

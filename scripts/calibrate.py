@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ from _own_hardware import add_options, add_sources, run, wanted
 
 from dsd_env.latency import list_profiles, load_profile, save_profile
 from dsd_env.latency.report import print_table
-from dsd_env.paths import config_dir
+from dsd_env.paths import config_dir, data_dir
 
 if TYPE_CHECKING:
     from dsd_env.latency.catalogue import Built
@@ -78,15 +77,15 @@ def main(argv: list[str] | None = None) -> int:
         print_table([load_profile(n) for n in names])
         return 0
 
-    raw = args.data_dir or (Path(os.environ["DSD_DATA_DIR"]) if os.environ.get("DSD_DATA_DIR") else None)
+    raw = data_dir(args.data_dir)
     if raw is None:
         print(
             "calibrate: say where the measured tables are: --data-dir DIR or DSD_DATA_DIR=DIR",
             file=sys.stderr,
         )
         return 2
-    data_dir = raw.expanduser().resolve()
-    if not data_dir.is_dir():
+    folder = raw.expanduser().resolve()
+    if not folder.is_dir():
         print(f"calibrate: {raw}: no such folder", file=sys.stderr)
         return 2
     names = list(CATALOGUE) if args.all else list(args.profile)
@@ -105,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"[{i}/{len(names)}] {name}", file=sys.stderr, flush=True)
             # The folder differs from machine to machine and is no part of the recipe: record its variable.
             command = f"python scripts/calibrate.py --data-dir $DSD_DATA_DIR --profile {name}"
-            one = build(name, data_dir, command, date)
+            one = build(name, folder, command, date)
             save_profile(one.profile, out / f"{name}.yaml")
             built.append(one)
     except (TableError, RuntimeError, ValueError) as e:

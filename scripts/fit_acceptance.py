@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,8 @@ from dsd_env.acceptance.runmodel import (
     generate_pool,
 )
 from dsd_env.acceptance.stats import mean_by_request
+from dsd_env.files import write_atomically
+from dsd_env.paths import data_dir
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -441,7 +443,7 @@ def _plot(
                 axis.legend(fontsize=7)
         figure.tight_layout()
         path = directory / f"acceptance_{model.name}_{drafter}.png"
-        figure.savefig(path, dpi=80)
+        write_atomically(path, partial(figure.savefig, format="png", dpi=80))
         plt.close(figure)
         print(f"wrote {path}")
 
@@ -455,7 +457,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, entry in PUBLISHED.items():
             print(f"{name}: {entry.kind} (published figures, needs no data)")
         return 0
-    folder = options.data_dir or (Path(os.environ["DSD_DATA_DIR"]) if "DSD_DATA_DIR" in os.environ else None)
+    folder = data_dir(options.data_dir)
     known = [*CATALOGUE, *PUBLISHED]
     names = known if options.all else options.name
     if unknown := [name for name in names if name not in known]:

@@ -14,7 +14,6 @@ shipped files without fitting anew. Scenarios hold copies of these numbers, and 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ import _checkout  # noqa: F401
 import yaml
 
 from dsd_env.files import write_text
-from dsd_env.paths import config_dir
+from dsd_env.paths import config_dir, data_dir
 from dsd_env.scenario.schema import Link
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         print(f"fit_network: {error}; install the extra: pip install -e '.[calibrate]'", file=sys.stderr)
         return 2
-    folder = args.data or (Path(os.environ["DSD_DATA_DIR"]) if os.environ.get("DSD_DATA_DIR") else None)
+    folder = data_dir(args.data)
     if folder is None:
         print(
             "fit_network: say where the statistics are: --data DIR or DSD_DATA_DIR=DIR",

@@ -14,7 +14,6 @@ the laws that simulations use, and a table compares what was given with what com
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ import _checkout  # noqa: F401
 import yaml
 
 from dsd_env.files import write_text
-from dsd_env.paths import config_dir
+from dsd_env.paths import config_dir, data_dir
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.list:
         print("\n".join(f"{name:<26} {entry.path}" for name, entry in catalogue.CATALOGUE.items()))
         return 0
-    folder = args.data_dir or (Path(os.environ["DSD_DATA_DIR"]) if os.environ.get("DSD_DATA_DIR") else None)
+    folder = data_dir(args.data_dir)
     if folder is None:
         print("fit_workload: say where the data are: --data-dir DIR or DSD_DATA_DIR=DIR", file=sys.stderr)
         return 2

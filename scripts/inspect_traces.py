@@ -40,6 +40,7 @@ from dsd_env.acceptance import (
 )
 from dsd_env.acceptance.source import MAX_RUN_LENGTH
 from dsd_env.acceptance.stats import autocorrelation, hazards, mean_by_request, realised_runs
+from dsd_env.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -246,7 +247,7 @@ def plot(item: dict[str, Any], directory: Path) -> Path:
     figure.tight_layout()
     name = "_".join(("trace", item["trace"], item["drafter"], "-".join(item["kinds"])))
     path = directory / f"{name[:150]}.png"
-    figure.savefig(path, dpi=80)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=80))
     plt.close(figure)
     return path
 
