@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # Above the other imports, before numpy or torch start their thread pools: under `pytest -n 2` on two cores, a
@@ -53,3 +54,21 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the raw measured data: set DSD_DATA_DIR to their folder")
     return folder
+
+
+@pytest.fixture
+def calibrate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return ``scripts/calibrate.py`` as a function of its arguments that returns what it prints.
+
+    In this process: importing torch once is enough.
+    """
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import calibrate as script
+
+    def run(*args: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert script.main(list(args)) == code
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    return run

@@ -390,20 +390,6 @@ def test_vllm_other_json_is_refused(tmp_path):
 FACTS = ["--precision", "Q4", "--shape", "llama-3.2-1b", "--power", "1,2", "--power-note", "made up"]
 
 
-@pytest.fixture
-def calibrate(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import calibrate as script
-
-    def run(*args: str, code: int = 0) -> str:
-        capsys.readouterr()
-        assert script.main(list(args)) == code
-        said = capsys.readouterr()
-        return said.out + said.err
-
-    return run
-
-
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_llama_bench_becomes_a_drafter_that_keeps_the_law(tmp_path, calibrate, kind):
     tests = [(p, 0, d) for p in (2, 4, 8, 16, 128, 512) for d in (0, 512, 2048, 4096)]

@@ -533,21 +533,6 @@ FACTS = [
 ]
 
 
-@pytest.fixture
-def calibrate(monkeypatch, capsys):
-    """The command in this process: importing torch once is enough."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import calibrate as script
-
-    def run(*args: str, code: int = 0) -> str:
-        capsys.readouterr()
-        assert script.main(list(args)) == code
-        said = capsys.readouterr()
-        return said.out + said.err
-
-    return run
-
-
 def test_command_measures_and_its_cells_can_be_read_back(tmp_path, calibrate):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
