@@ -22,7 +22,7 @@ pytest.importorskip("numba")
 from dsd_env.control import ActionSpace
 from dsd_env.scenario import load_scenario
 from dsd_env.sim.compiled import CompiledSimulation, compile_scenario
-from dsd_env.sim.compiled import layout as la
+from dsd_env.sim.compiled.records import SCENARIO
 from dsd_env.sim.events import Event, EventKind
 from dsd_env.sim.fuzz import (
     FEATURES,
@@ -302,18 +302,15 @@ def altered(name: str, change: Any) -> Any:
 
     def engine(scenario: Any, seed: int, builder: Any, price_delays: bool) -> CompiledSimulation:
         layout = compile_scenario(scenario, builder, log_events=1 << 18)
-        kf, ki = layout.kf.copy(), layout.ki.copy()
-        array = kf if name.startswith("KF_") else ki
-        array[getattr(la, name)] = change(array[getattr(la, name)])
-        # As a layout has them: others would be another type to Numba, and compile anew.
-        kf.setflags(write=False)
-        ki.setflags(write=False)
+        constants = layout.constants.copy()
+        header = constants[: SCENARIO.itemsize].view(SCENARIO.dtype)
+        header[name] = change(header[name][0])
         return CompiledSimulation(
             scenario,
             seed,
             record_events=True,
             price_delays=price_delays,
-            layout=dataclasses.replace(layout, kf=kf, ki=ki),
+            layout=dataclasses.replace(layout, constants=constants),
         )
 
     return engine
@@ -360,12 +357,12 @@ def crashes(scenario: Any, seed: int, builder: Any, price_delays: bool) -> Refer
 @pytest.mark.parametrize(
     "engine",
     [
-        altered("KF_DETECTION", _nudged),
-        altered("KF_PATIENCE", lambda s: s and _nudged(s)),
-        altered("KF_CLIENT_TIMEOUT", lambda s: s and _nudged(s)),
-        altered("KF_LATENCY", lambda s: s and _nudged(s)),
-        altered("K_CHUNK", lambda n: n + 1),
-        altered("K_PIPELINED", lambda flag: 1 - flag),
+        altered("crash_detection_s", _nudged),
+        altered("patience_s", lambda s: s and _nudged(s)),
+        altered("client_timeout_s", lambda s: s and _nudged(s)),
+        altered("decision_latency_s", lambda s: s and _nudged(s)),
+        altered("plain_chunk_tokens", lambda n: n + 1),
+        altered("pipelined", lambda flag: not flag),
         reordered,
         crashes,
     ],
@@ -376,7 +373,7 @@ def test_small_alterations_are_found(engine: Any) -> None:
 
 
 def test_a_difference_is_made_small_and_can_be_replayed() -> None:
-    engine = altered("KF_DETECTION", _nudged)
+    engine = altered("crash_detection_s", _nudged)
     case, difference = find(engine)
     smaller = minimise(case, difference, engine, seconds=60)
     small = smaller.case
@@ -395,7 +392,7 @@ def test_a_difference_is_made_small_and_can_be_replayed() -> None:
 
 
 def test_minimising_stops_when_its_time_is_over() -> None:
-    engine = altered("K_CHUNK", lambda n: n + 1)
+    engine = altered("plain_chunk_tokens", lambda n: n + 1)
     case, difference = find(engine)
     ticks = iter(range(10**6))
     smaller = minimise(case, difference, engine, seconds=5.0, clock=lambda: float(next(ticks)))

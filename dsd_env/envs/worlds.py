@@ -25,9 +25,9 @@ from dsd_env.envs.rewards import REWARD_TERMS, reward_factors, reward_weights
 from dsd_env.rng import Stream
 from dsd_env.scenario import Scenario, ScenarioError, load_scenario
 from dsd_env.sim.compiled import batch
-from dsd_env.sim.compiled import layout as la
+from dsd_env.sim.compiled.status import DUE, TERMINATED, TRUNCATED
 from dsd_env.sim.compiled.vector import WorldVector
-from dsd_env.sim.compiled.world import REASONS
+from dsd_env.laws.resolve import REASONS
 from dsd_env.sim.engines import compiled_layout
 
 ScenarioLike = str | Path | Scenario | Mapping[str, Any]
@@ -238,17 +238,17 @@ class EpisodeWorlds:
                 raise ValueError(f"actions have shape {actions.shape}; expected {(len(self),)}")
             actions = self.actions.unflatten(actions)
         self.worlds.step(actions)
-        ended: NDArray[np.bool_] = self.worlds.statuses != la.DUE
+        ended: NDArray[np.bool_] = self.worlds.statuses != DUE
         return ended
 
     def truncations(self) -> NDArray[np.bool_]:
         """Return where an episode has been truncated."""
-        truncated: NDArray[np.bool_] = self.worlds.statuses == la.TRUNCATED
+        truncated: NDArray[np.bool_] = self.worlds.statuses == TRUNCATED
         return truncated
 
     def terminations(self) -> NDArray[np.bool_]:
         """Return where an episode has terminated."""
-        terminated: NDArray[np.bool_] = self.worlds.statuses == la.TERMINATED
+        terminated: NDArray[np.bool_] = self.worlds.statuses == TERMINATED
         return terminated
 
     def scenario_of(self, world: int) -> Scenario:
@@ -341,7 +341,7 @@ class EpisodeWorlds:
             }
             if self._discount_rate_per_s is not None:
                 info["discount"] = math.exp(-self._discount_rate_per_s * dt_s)
-            if status == la.DUE:
+            if status == DUE:
                 info["decision"] = self._decision(fact, delay_s)
             else:
                 info["episode_metrics"] = w.reader(world).metrics()

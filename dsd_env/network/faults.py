@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from dsd_env import rng
-from dsd_env.rng import Stream
+from dsd_env.laws import faults
 from dsd_env.scenario.schema import Fault, Scenario
-from dsd_env.scenario.variates import draw
+from dsd_env.scenario.variates import VariateTable, variate_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,35 +70,63 @@ def fault_members(scenario: Scenario) -> list[FaultMember]:
     return members
 
 
+@dataclass(slots=True)
+class FaultTimes:
+    """When a fault hits one member; see :class:`dsd_env.laws.faults.FaultLaw`.
+
+    Attributes:
+        number: Number of the member.
+        is_random: At random times, at a mean interval from the end of one window to the next.
+        mean_interval_s: That interval.
+        n_times: Number of given times.
+        at_s: The given times.
+        duration_s: Law of the windows' lengths.
+        bandwidth_factor: What is left of the bandwidth of the member's links meanwhile.
+    """
+
+    number: int
+    is_random: bool
+    mean_interval_s: float
+    n_times: int
+    at_s: tuple[float, ...]
+    duration_s: VariateTable
+    bandwidth_factor: float
+
+    @classmethod
+    def of(cls, member: FaultMember) -> FaultTimes:
+        """Return those of a member."""
+        fault = member.fault
+        return cls(
+            member.number,
+            fault.mean_interval_s is not None,
+            fault.mean_interval_s or 0.0,
+            len(fault.at_s),
+            tuple(fault.at_s),
+            variate_table(fault.duration_s),
+            member.bandwidth_factor,
+        )
+
+
 class FaultWindows:
     """The windows of one member's fault, one after the other.
 
     Attributes:
         start_s: Beginning of the current window; infinite after the last.
         end_s: Its end.
+        index: Its number.
+        fault: When they are.
+        seed: Episode seed.
     """
 
-    __slots__ = ("_fault", "_index", "_number", "_seed", "end_s", "start_s")
+    __slots__ = ("end_s", "fault", "index", "seed", "start_s")
 
     def __init__(self, member: FaultMember, seed: int) -> None:
         """Stand at the first window."""
-        self._fault, self._number, self._seed = member.fault, member.number, seed
-        self._index = -1
+        self.fault, self.seed = FaultTimes.of(member), seed
+        self.index = -1
         self.start_s = self.end_s = 0.0
         self.advance()
 
     def advance(self) -> None:
         """Go on to the next window; it begins no earlier than this one ends."""
-        self._index += 1
-        index, fault = self._index, self._fault
-        if fault.mean_interval_s is not None:
-            u = rng.uniform(self._seed, Stream.FAULT, self._number, 3 * index)
-            self.start_s = self.end_s + fault.mean_interval_s * rng.exponential(u)
-        elif index < len(fault.at_s):
-            self.start_s = max(fault.at_s[index], self.end_s)
-        else:
-            self.start_s = self.end_s = math.inf
-            return
-        self.end_s = self.start_s + draw(
-            fault.duration_s, self._seed, Stream.FAULT, self._number, 3 * index + 1
-        )
+        faults.next_window(self, self.fault, self.seed)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from dsd_env import rng
+from dsd_env.laws import links
 from dsd_env.network.faults import FaultWindows
 from dsd_env.network.series import LinkSeries
 from dsd_env.rng import Stream
@@ -18,8 +19,7 @@ from dsd_env.scenario.variates import LogQuantiles
 
 QUANTILE_Z = (-2.326348, -1.644854, -0.674490, 0.0, 0.674490, 1.644854, 2.326348)
 """Standard normal quantiles at 1, 5, 25, 50, 75, 95 and 99 %."""
-MAX_Z = 4.0
-"""Where a distribution given by quantiles ends; one period in 16,000 would lie beyond."""
+MAX_Z = links.MAX_Z
 
 
 class QuantileMarginal(LogQuantiles):
@@ -44,12 +44,32 @@ class QuantileMarginal(LogQuantiles):
 class LogProcess:
     """Exponential of the sum of two first-order Gaussian processes, constant for a period.
 
+    State and constants of :func:`dsd_env.laws.links.advance_process`.
+
     Attributes:
         value: Its value in the current period.
         until_s: End of the current period.
     """
 
-    __slots__ = ("_centre", "_index", "_key", "_marginal", "_parts", "_period_s", "_x", "until_s", "value")
+    __slots__ = (
+        "by_quantiles",
+        "centre",
+        "index",
+        "key",
+        "logs",
+        "parts",
+        "period_s",
+        "pieces",
+        "rho",
+        "scores",
+        "sigma",
+        "slopes",
+        "spread",
+        "step",
+        "until_s",
+        "value",
+        "x",
+    )
 
     def __init__(
         self,
@@ -68,40 +88,23 @@ class LogProcess:
             stream_key: Key of its draws.
             marginal: Distribution of the value, instead of the log-normal one about the median.
         """
-        self._centre, self._period_s, self._key = centre, period_s, stream_key
-        self._marginal = marginal
-        self._parts = [
-            (part.sigma, rho, math.sqrt(1.0 - rho * rho))
-            for part in parts
-            for rho in (math.exp(-period_s / part.correlation_s),)
+        self.centre, self.period_s, self.parts = centre, period_s, len(parts)
+        self.sigma = [part.sigma for part in parts]
+        self.rho = [math.exp(-period_s / part.correlation_s) for part in parts]
+        self.step = [
+            sigma * math.sqrt(1.0 - rho * rho) for sigma, rho in zip(self.sigma, self.rho, strict=True)
         ]
-        self._index = 0
-        self._x = [sigma * self._normal(number) for number, (sigma, _, _) in enumerate(self._parts)]
-        self._set()
-
-    def _normal(self, number: int) -> float:
-        counter = 4 * self._index + 2 * number
-        return rng.normal(
-            rng.uniform_from_key(self._key, counter), rng.uniform_from_key(self._key, counter + 1)
-        )
-
-    def _set(self) -> None:
-        total = 0.0
-        for x in self._x:
-            total += x
-        self.value = self._centre * math.exp(total) if self._marginal is None else self._marginal.at(total)
-        self.until_s = (self._index + 1) * self._period_s
+        self.by_quantiles = marginal is not None
+        if marginal is not None:
+            self.spread, self.pieces = marginal.spread, len(marginal.slopes)
+            self.scores, self.logs, self.slopes = marginal.scores, marginal.logs, marginal.slopes
+        self.x = [0.0] * len(parts)
+        self.value = self.until_s = 0.0
+        links.begin_process(self, self, stream_key)
 
     def advance(self, time_s: float) -> None:
         """Go on to the period that holds a time."""
-        if time_s < self.until_s:
-            return
-        while time_s >= self.until_s:
-            self._index += 1
-            self.until_s = (self._index + 1) * self._period_s
-            for number, (sigma, rho, rest) in enumerate(self._parts):
-                self._x[number] = rho * self._x[number] + sigma * rest * self._normal(number)
-        self._set()
+        links.advance_process(self, self, time_s)
 
 
 class OutageWindows:
@@ -112,22 +115,18 @@ class OutageWindows:
         end_s: Its end.
     """
 
-    __slots__ = ("_index", "_key", "_outages", "end_s", "start_s")
+    __slots__ = ("end_s", "index", "key", "mean_down_s", "mean_up_s", "start_s")
 
     def __init__(self, outages: Outages, stream_key: int) -> None:
         """Stand at the first window."""
-        self._outages, self._key = outages, stream_key
-        self._index = -1
+        self.mean_up_s, self.mean_down_s, self.key = outages.mean_up_s, outages.mean_down_s, stream_key
+        self.index = -1
         self.start_s = self.end_s = 0.0
         self.advance()
 
     def advance(self) -> None:
         """Go on to the next window."""
-        self._index += 1
-        up = rng.exponential(rng.uniform_from_key(self._key, 2 * self._index))
-        down = rng.exponential(rng.uniform_from_key(self._key, 2 * self._index + 1))
-        self.start_s = self.end_s + self._outages.mean_up_s * up
-        self.end_s = self.start_s + self._outages.mean_down_s * down
+        links.next_outage(self, self, self.key)
 
 
 class SeriesCursor:
@@ -138,30 +137,27 @@ class SeriesCursor:
         until_s: Its end.
     """
 
-    __slots__ = ("_begun_s", "_series", "index", "until_s")
+    __slots__ = ("begun_s", "index", "pieces", "times_s", "until_s")
 
     def __init__(self, series: LinkSeries, offset_s: float) -> None:
         """Stand at the first piece; the series began `offset_s` before time 0."""
-        self._series = series
-        self._begun_s = -offset_s
-        self.index = 0
-        self.until_s = self._begun_s + series.times_s[1]
+        self.times_s, self.pieces = series.times_s, len(series.times_s) - 1
+        links.begin_cursor(self, self, offset_s)
 
     def advance(self, time_s: float) -> None:
         """Go on to the piece that holds a time."""
-        times = self._series.times_s
-        while time_s >= self.until_s:
-            self.index += 1
-            if self.index == len(times) - 1:
-                self.index = 0
-                self._begun_s += times[-1]
-            self.until_s = self._begun_s + times[self.index + 1]
+        links.advance_cursor(self, self, time_s)
 
 
 class RateProcess:
-    """The rate at which bytes leave a channel, as it changes."""
+    """What a channel does over time: the rate at which bytes leave it, and the delay that comes and goes.
 
-    __slots__ = ("_bandwidth", "_cursor", "_faults", "_nominal", "_outages", "_series")
+    State and constants of :mod:`dsd_env.laws.links`.
+
+    Attributes:
+        measured_bits_per_s: Bandwidth as measured by messages that have left.
+        busy_from_s: Since when there has been something to send without a break.
+    """
 
     def __init__(
         self,
@@ -171,6 +167,9 @@ class RateProcess:
         series: tuple[float, ...],
         cursor: SeriesCursor | None,
         faults: list[tuple[FaultWindows, float]],
+        *,
+        delay: LogProcess | None = None,
+        series_delay: tuple[tuple[float, ...], SeriesCursor] | None = None,
     ) -> None:
         """Combine what acts on a channel.
 
@@ -181,50 +180,36 @@ class RateProcess:
             series: Bandwidth by piece of a recorded series, instead of the nominal one.
             cursor: The place in it.
             faults: Windows of faults, and what each leaves of the bandwidth.
+            delay: Delay of every message, beside the propagation.
+            series_delay: Delay by piece of a recorded series, and the place in that.
         """
-        self._nominal = nominal_bits_per_s
-        self._bandwidth, self._outages = bandwidth, outages
-        self._series, self._cursor, self._faults = series, cursor, faults
+        self.nominal_bits_per_s = self.measured_bits_per_s = nominal_bits_per_s
+        self.sample_bits_per_s = self.sample_left_s = self.busy_from_s = 0.0
+        self.has_bandwidth, self.bandwidth = bandwidth is not None, bandwidth
+        self.has_outages, self.outage = outages is not None, outages
+        if outages is not None:
+            self.mean_up_s, self.mean_down_s = outages.mean_up_s, outages.mean_down_s
+        self.bits_per_s, self.cursor = series, cursor
+        # The pieces of a series, and where each ends, are those of both places in it.
+        place = cursor if cursor is not None else series_delay[1] if series_delay is not None else None
+        self.pieces = place.pieces if cursor is not None and place is not None else 0
+        self.times_s = place.times_s if place is not None else ()
+        self.has_delay, self.delay = delay is not None, delay
+        self.has_series_delay = series_delay is not None
+        self.extra_delay_s, self.delay_cursor = series_delay if series_delay is not None else ((), None)
+        self.n_breaks = len(faults)
+        self.breaks = [windows for windows, _ in faults]
+        for windows, factor in faults:
+            windows.fault.bandwidth_factor = factor
+        self._seed = self.breaks[0].seed if self.breaks else 0
 
     def at(self, time_s: float) -> tuple[float, float]:
         """Return the rate in bit/s at a time, and until when it stays; times must not fall."""
-        rate, until_s = self._nominal, math.inf
-        if self._cursor is not None:
-            self._cursor.advance(time_s)
-            rate, until_s = self._series[self._cursor.index], self._cursor.until_s
-        if self._bandwidth is not None:
-            self._bandwidth.advance(time_s)
-            rate *= self._bandwidth.value
-            until_s = min(until_s, self._bandwidth.until_s)
-        if self._outages is not None:
-            rate, until_s = _through(self._outages, 0.0, time_s, rate, until_s)
-        for windows, factor in self._faults:
-            rate, until_s = _through(windows, factor, time_s, rate, until_s)
-        return rate, until_s
+        return links.rate_at(self, self, self._seed, time_s)
 
     def departure_s(self, start_s: float, size_bytes: float) -> float:
         """Return when the last byte of a message has left that begins to leave at a time."""
-        bits = size_bytes * 8.0
-        time_s = start_s
-        while True:
-            rate, until_s = self.at(time_s)
-            if rate > 0.0:
-                end_s = time_s + bits / rate
-                if end_s <= until_s:
-                    return end_s
-                bits = max(0.0, bits - rate * (until_s - time_s))
-            time_s = until_s
-
-
-def _through(
-    windows: OutageWindows | FaultWindows, factor: float, time_s: float, rate: float, until_s: float
-) -> tuple[float, float]:
-    """Return rate and end of the piece with the windows of one fault in mind."""
-    while time_s >= windows.end_s:
-        windows.advance()
-    if time_s < windows.start_s:
-        return rate, min(until_s, windows.start_s)
-    return rate * factor, min(until_s, windows.end_s)
+        return links.departure_s(self, self, self._seed, start_s, size_bytes)
 
 
 def _variance(parts: Sequence[Ar1]) -> float:

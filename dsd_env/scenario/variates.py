@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
 
-from dsd_env import rng
-from dsd_env.rng import Stream
+from dsd_env.laws import variates
 from dsd_env.scenario.schema import Constant, Exponential, Geometric, LogNormal, Quantiles
 
 
@@ -37,10 +37,7 @@ class LogQuantiles:
 
     def at(self, z: float) -> float:
         """Return the value at a standard normal variate."""
-        piece = 0
-        while piece < len(self.slopes) - 1 and z >= self.scores[piece + 1]:
-            piece += 1
-        return math.exp(self.logs[piece] + self.slopes[piece] * (z - self.scores[piece]))
+        return variates.log_quantile(self.scores, self.logs, self.slopes, len(self.slopes), z)
 
 
 class QuantileTable(LogQuantiles):
@@ -64,26 +61,54 @@ def quantile_table(law: Quantiles) -> QuantileTable:
     return QuantileTable(law)
 
 
+@dataclass(frozen=True, slots=True)
+class VariateTable:
+    """A law of a scenario as the laws of variates take it; see :mod:`dsd_env.laws.variates`."""
+
+    code: int
+    a: float = 0.0
+    b: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    pieces: int = 0
+    scores: Sequence[float] = ()
+    logs: Sequence[float] = ()
+    slopes: Sequence[float] = ()
+
+
+@functools.lru_cache(maxsize=256)
+def variate_table(law: Constant | LogNormal | Exponential | Geometric | Quantiles) -> VariateTable:
+    """Return a law of a scenario as numbers; made once."""
+    if isinstance(law, Constant):
+        return VariateTable(variates.CONSTANT, law.value)
+    if isinstance(law, Exponential):
+        return VariateTable(variates.EXPONENTIAL, law.mean)
+    if isinstance(law, Geometric):
+        log_rest = 0.0 if law.mean == 1.0 else math.log(1.0 - 1.0 / law.mean)
+        return VariateTable(variates.GEOMETRIC, law.mean, log_rest)
+    if isinstance(law, LogNormal):
+        return VariateTable(variates.LOG_NORMAL, law.median, law.sigma, law.low, law.high)
+    table = quantile_table(law)
+    return VariateTable(
+        variates.QUANTILES,
+        pieces=len(table.slopes),
+        scores=table.scores,
+        logs=table.logs,
+        slopes=table.slopes,
+    )
+
+
 def value_at(law: LogNormal | Quantiles, z: float) -> float:
     """Return the value of a law at a standard normal variate."""
-    if isinstance(law, Quantiles):
-        return quantile_table(law).at(z)
-    return min(max(law.median * math.exp(law.sigma * z), law.low), law.high)
+    return variates.value_at(variate_table(law), z)
 
 
 def draw(
     law: Constant | LogNormal | Exponential | Geometric | Quantiles,
     seed: int,
-    stream: Stream,
+    stream: int,
     entity: int,
     counter: int,
 ) -> float:
     """Return one variate; it uses the draws ``counter`` and ``counter + 1``."""
-    if isinstance(law, Constant):
-        return law.value
-    u = rng.uniform(seed, stream, entity, counter)
-    if isinstance(law, Exponential):
-        return law.mean * rng.exponential(u)
-    if isinstance(law, Geometric):
-        return 1.0 if law.mean == 1.0 else 1.0 + math.floor(math.log(u) / math.log(1.0 - 1.0 / law.mean))
-    return value_at(law, rng.normal(u, rng.uniform(seed, stream, entity, counter + 1)))
+    return variates.draw(variate_table(law), seed, stream, entity, counter)

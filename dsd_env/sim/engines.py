@@ -81,7 +81,7 @@ def compiled_layout(
 
 def is_loaded() -> bool:
     """Return whether the event loop is compiled, or taken from the cache."""
-    return hasattr(sys.modules.get("dsd_env.sim.compiled.kernel"), "RUN")
+    return hasattr(sys.modules.get("dsd_env.sim.compiled.kernel.loop"), "RUN")
 
 
 @contextmanager

@@ -12,18 +12,19 @@ from enum import IntEnum
 
 import simpy
 
-from dsd_env import rng
 from dsd_env.acceptance import AcceptanceRealisation, AcceptanceSource
 from dsd_env.control.view import RECENT_ROUNDS, Site
 from dsd_env.latency import LatencyProfile, StepCoefficients
+from dsd_env.laws import drafting, reports, step_times
+from dsd_env.laws.constants import (
+    ACCEPTANCE_PRIOR,
+    REPORTS_KEPT,
+    SLOPE_TOKENS,
+    TOKENS_PER_ROUND_PRIOR,
+)
 from dsd_env.network import Channel
-from dsd_env.rng import Stream
 from dsd_env.scenario.schema import Power, Target
 from dsd_env.workload import RequestSpec
-
-_SLOPE_TOKENS = 8
-"""Distance over which a target's marginal time per token is taken; its largest batch has more."""
-
 
 class StepTimer:
     """A latency profile made fast: iteration times by table look-up.
@@ -59,33 +60,13 @@ class StepTimer:
 
     def step_s(self, new_tokens: int, kv_tokens: int, max_kv_multi_tokens: int) -> float:
         """Return the time of one iteration; see :mod:`dsd_env.latency.profile` for the form."""
-        if max_kv_multi_tokens == 0:
-            return self.compute_s[new_tokens] + self.k_bw_s * kv_tokens
-        return self.compute_s[new_tokens] + (self.k_multi_s * kv_tokens + self.k_lat_s * max_kv_multi_tokens)
+        return step_times.step_s(self, 1.0, new_tokens, kv_tokens, max_kv_multi_tokens)
 
     def draft_s(
         self, lag_tokens: int, context_tokens: int, gamma: int, active: int, active_kv_tokens: int
     ) -> float:
-        """Return the time to process the KV lag and draft ``gamma`` tokens.
-
-        The first step processes every committed token the drafter has not seen and yields the first
-        draft; each further step processes one draft and yields the next. Other sequences drafted at
-        the same time add one token each to every step.
-
-        Args:
-            lag_tokens: Committed tokens not processed yet, the last one included (1 is normal).
-            context_tokens: Committed tokens, prompt included.
-            gamma: Drafts; 0 only processes the lag.
-            active: Sequences drafted at the same time, this one included.
-            active_kv_tokens: Their KV together, this one's included.
-        """
-        duration_s = self.step_s(
-            lag_tokens + active - 1, active_kv_tokens, context_tokens if lag_tokens > 1 else 0
-        )
-        if gamma > 1:
-            duration_s += (gamma - 1) * self.step_s(active, active_kv_tokens, 0)
-            duration_s += self.k_bw_s * (gamma * (gamma - 1) // 2)
-        return duration_s
+        """Return the time to process the KV lag and draft; see :func:`dsd_env.laws.step_times.draft_s`."""
+        return step_times.draft_s(self, 1.0, lag_tokens, context_tokens, gamma, active, active_kv_tokens)
 
 
 class JobKind(IntEnum):
@@ -207,7 +188,7 @@ class TargetServer:
         self.down = 0
         self.end: simpy.Event | None = None
         self.check_s = math.inf
-        self.reports: deque[Report] = deque(maxlen=64)
+        self.reports: deque[Report] = deque(maxlen=REPORTS_KEPT)
         self.iteration_tokens = 1.0
         chunk = config.prefill_chunk_tokens
         self.prefill_token_s = timer.compute_s[chunk] / chunk
@@ -261,13 +242,12 @@ class TargetServer:
 
     def report(self, now_s: float) -> Report:
         """Return the state that the target would report now."""
-        rest_s = 0.0 if self.idle else self.expected_end_s - now_s
         return Report(
             now_s,
             len(self.ready) + len(self.waiting),
             len(self.running),
             self.resident,
-            rest_s if rest_s > 0.0 else 0.0,
+            reports.remaining_s(self.idle, self.expected_end_s, now_s),
             self.iteration_s,
             self.kv_reserved_tokens / self.config.kv_capacity_tokens,
             self.batch_size,
@@ -276,27 +256,12 @@ class TargetServer:
         )
 
     def _token_s(self) -> float:
-        table = self.timer.compute_s
-        tokens = min(int(self.iteration_tokens), len(table) - 1 - _SLOPE_TOKENS)
-        return (table[tokens + _SLOPE_TOKENS] - table[tokens]) / _SLOPE_TOKENS
+        timer = self.timer
+        return step_times.marginal_token_s(timer, len(timer.compute_s), self.iteration_tokens, SLOPE_TOKENS)
 
     def noise(self, seed: int) -> float:
-        """Return the random factor of the iteration about to run.
-
-        Log-normal with mean one, and ``straggler_factor`` times that with ``straggler_share``.
-        """
-        factor = 1.0
-        sigma = self.config.iteration_noise_sigma
-        if sigma != 0.0:
-            z = rng.normal(
-                rng.uniform(seed, Stream.ITERATION_NOISE, self.number, 2 * self.iterations),
-                rng.uniform(seed, Stream.ITERATION_NOISE, self.number, 2 * self.iterations + 1),
-            )
-            factor = math.exp(sigma * z - 0.5 * sigma * sigma)
-        share = self.config.straggler_share
-        if share != 0.0 and rng.uniform(seed, Stream.STRAGGLER, self.number, self.iterations) < share:
-            factor *= self.config.straggler_factor
-        return factor
+        """Return the random factor of the iteration about to run."""
+        return step_times.iteration_noise(self.config, seed, self.number, self.iterations)
 
 
 class Station:
@@ -347,14 +312,14 @@ class Station:
         self.busy_since_s = 0.0
         self.mean_job_s = timer.step_s(1, 0, 0)
         self.down = 0
-        self.reports: deque[tuple[float, int, float, bool]] = deque(maxlen=64)
+        self.reports: deque[tuple[float, int, float, bool]] = deque(maxlen=REPORTS_KEPT)
 
     def report(self, now_s: float) -> tuple[float, int, float, bool]:
         """Return (time, jobs, expected wait, up) as the drafter would report them now."""
         jobs = len(self.active) + len(self.queue)
-        wait_s = 0.0
-        if len(self.active) >= self.concurrency:
-            wait_s = self.mean_job_s * (len(self.queue) + 1) / self.concurrency
+        wait_s = reports.drafter_wait_s(
+            len(self.active), len(self.queue), self.concurrency, self.mean_job_s
+        )
         return now_s, jobs, wait_s, self.down == 0
 
 
@@ -383,9 +348,9 @@ class HeadStart:
 class JobState(IntEnum):
     """What has become of a draft job."""
 
-    QUEUED = 0
-    ACTIVE = 1
-    ENDED = 2
+    QUEUED = drafting.QUEUED
+    ACTIVE = drafting.ACTIVE
+    ENDED = drafting.ENDED
 
 
 @dataclass(slots=True, eq=False)
@@ -428,20 +393,25 @@ class DraftJob:
         A draft with a head start goes on where the drafter is, if that is faster than to begin anew from
         the committed tokens.
         """
-        station, timer = self.station, self.station.timer
-        active = len(station.active)
+        station = self.station
         kv_tokens = sum(job.context_tokens for job in station.active)
-        duration_s = timer.draft_s(self.lag_tokens, self.context_tokens, self.gamma, active, kv_tokens)
-        head = self.head_start
-        if head is not None:
-            whole_s = timer.draft_s(1, head.context_tokens, self.gamma + 1, active, kv_tokens)
-            duration_s = min(duration_s, max(0.0, whole_s - head.done_s))
         self.state = JobState.ACTIVE
-        self.start_s = now_s
-        self.duration_s = duration_s
-        self.first_s = min(
-            duration_s, timer.draft_s(self.lag_tokens, self.context_tokens, 1, active, kv_tokens)
-        )
+        drafting.start_job(self, station.timer, 1.0, len(station.active), kv_tokens, now_s)
+
+    @property
+    def head_context_tokens(self) -> int:
+        """Context from which its head start went on; 0 without one."""
+        return 0 if self.head_start is None else self.head_start.context_tokens
+
+    @property
+    def head_drafts(self) -> int:
+        """Complete drafts of its head start."""
+        return 0 if self.head_start is None else self.head_start.drafts
+
+    @property
+    def head_done_s(self) -> float:
+        """Time that the drafter has spent on its head start."""
+        return 0.0 if self.head_start is None else self.head_start.done_s
 
     def begin_anew(self) -> None:
         """Wait again, with everything to do: the drafter has lost its KV."""
@@ -455,23 +425,11 @@ class DraftJob:
 
     def done_s(self, now_s: float) -> float:
         """Return the time spent on it until now."""
-        if self.state == JobState.QUEUED:
-            return 0.0
-        return self.duration_s if self.state == JobState.ENDED else now_s - self.start_s
+        return drafting.done_s(self, now_s)
 
     def tokens_after(self, done_s: float) -> int:
         """Return how many of its tokens are complete after so much time."""
-        if self.state == JobState.QUEUED:
-            return 0
-        if self.state == JobState.ENDED or done_s >= self.duration_s:
-            return self.gamma
-        if self.head_start is not None:
-            ready = min(self.gamma, self.head_start.drafts)
-            return ready + int((self.gamma - ready) * (done_s / self.duration_s))
-        if done_s < self.first_s or self.gamma == 0:
-            return 0
-        later = (self.gamma - 1) * (done_s - self.first_s) / (self.duration_s - self.first_s)
-        return min(self.gamma, 1 + int(later))
+        return drafting.tokens_after(self, done_s)
 
 
 @dataclass(slots=True)
@@ -508,13 +466,7 @@ class Device:
 
     def measure(self, now_s: float, sample_s: float, weight: float) -> None:
         """Take a round-trip sample into the running estimates."""
-        self.rtt_deviation_s += weight * (abs(sample_s - self.rtt_s) - self.rtt_deviation_s)
-        self.rtt_s += weight * (sample_s - self.rtt_s)
-        self.rtt_sample_s = now_s
-
-
-ACCEPTANCE_PRIOR = 0.6
-"""What a controller assumes of a request's acceptance rate before it has seen a round."""
+        reports.measure_round_trip(self, now_s, sample_s, weight)
 
 
 @dataclass(slots=True, eq=False)
@@ -587,7 +539,7 @@ class Request:
     delivery_tokens: list[int] = field(default_factory=list)
     completed_s: float = math.nan
     acceptance_rate: float = ACCEPTANCE_PRIOR
-    tokens_per_round: float = 2.0
+    tokens_per_round: float = TOKENS_PER_ROUND_PRIOR
     recent_gammas: tuple[int, ...] = (0,) * RECENT_ROUNDS
     recent_accepted: tuple[int, ...] = (0,) * RECENT_ROUNDS
     last_confidence: float = 0.0
@@ -596,8 +548,7 @@ class Request:
         """Take the outcome of a draft round into the statistics that its controller keeps."""
         self.recent_gammas = (drafted, *self.recent_gammas[:-1])
         self.recent_accepted = (accepted, *self.recent_accepted[:-1])
-        self.acceptance_rate += weight * (accepted / drafted - self.acceptance_rate)
-        self.tokens_per_round += weight * (committed - self.tokens_per_round)
+        drafting.learn_round(self, drafted, accepted, committed, weight)
         self.last_confidence = confidence
 
     @property

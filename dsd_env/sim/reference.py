@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from dsd_env.control.actions import Decision
 from dsd_env.control.view import DecisionView, Site
+from dsd_env.laws import drafting, resolve
 from dsd_env.network import FaultMember, FaultWindows, fault_members
 from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.entities import (
@@ -233,19 +234,17 @@ class ReferenceSimulation:
         if not 0 <= placement < len(view.candidates):
             raise ValueError(f"placement = {placement} is outside 0..{len(view.candidates) - 1}")
         candidate = view.candidates[placement]
-        reason = None
+        moved = False
         if not candidate.target.up:
             place = (candidate.site, candidate.edge_server)
             for other in view.candidates:
                 if other.target.up and (other.site, other.edge_server) == place:
-                    candidate, reason = other, "target_down"
+                    candidate, moved = other, True
                     break
         target = candidate.target.index
-        if gamma > 0 and not candidate.valid:
-            gamma, reason = 0, reason or "no_drafter"
         limit = self._world.targets[target].config.max_batch_size
-        if batch_size > limit:
-            batch_size, reason = limit, reason or "batch_clipped"
+        gamma, batch_size, code = resolve.resolved(gamma, batch_size, moved, candidate.valid, limit)
+        reason = resolve.REASONS[code]
         if reason is not None:
             self.resolved[reason] = self.resolved.get(reason, 0) + 1
         station = -1
@@ -834,7 +833,7 @@ class ReferenceSimulation:
         start = request.committed
         left = request.spec.output_tokens - start
         run = realisation.run_at(start, request.chain_start)
-        accepted = min(drafted, run, left)
+        accepted = drafting.accepted_tokens(drafted, run, left)
         committed = min(accepted + 1, left)
         request.guessed = run > drafted
         # The drafter has processed its own drafts but the last; those accepted are right.

@@ -15,11 +15,13 @@ from dsd_env.control.view import (
     SystemView,
     TargetView,
 )
+from dsd_env.laws import reports
+from dsd_env.laws.constants import RATE_TIME_CONSTANT_S, REPORTS_KEPT
+from dsd_env.laws.view import fits, handover_s, time_per_token_s
 from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.entities import Device, Report, Request, Station, TargetServer
 from dsd_env.sim.world import World
 
-_RATE_TIME_CONSTANT_S = 2.0
 Row = TypeVar("Row", bound=tuple[float, ...])
 
 
@@ -40,7 +42,7 @@ class Telemetry:
         self._world = world
         self._actions = scenario.actions
         self._period_s = scenario.protocol.telemetry_period_s
-        self._weight = min(1.0, self._period_s / _RATE_TIME_CONSTANT_S)
+        self._weight = min(1.0, self._period_s / RATE_TIME_CONSTANT_S)
         self._n_offered = min(scenario.actions.targets_offered, scenario.n_targets)
         self._gamma_max = max(scenario.actions.gammas)
         self._colocated_base = len(world.devices) + len(world.edges)
@@ -48,7 +50,7 @@ class Telemetry:
         self._tokens = 0
         self._arrivals_per_s = 0.0
         self._tokens_per_s = 0.0
-        self._rates: deque[tuple[float, float, float]] = deque(maxlen=64)
+        self._rates: deque[tuple[float, float, float]] = deque(maxlen=REPORTS_KEPT)
 
     def count_arrival(self) -> None:
         """Note that a prompt has reached a target."""
@@ -67,8 +69,9 @@ class Telemetry:
         for edge in self._world.edges:
             edge.reports.append(edge.report(now_s))
         if now_s > 0.0:
-            self._arrivals_per_s += self._weight * (self._arrivals / self._period_s - self._arrivals_per_s)
-            self._tokens_per_s += self._weight * (self._tokens / self._period_s - self._tokens_per_s)
+            period_s, weight = self._period_s, self._weight
+            self._arrivals_per_s = reports.moved(self._arrivals_per_s, self._arrivals / period_s, weight)
+            self._tokens_per_s = reports.moved(self._tokens_per_s, self._tokens / period_s, weight)
         self._rates.append((now_s, self._arrivals_per_s, self._tokens_per_s))
         self._arrivals = 0
         self._tokens = 0
@@ -216,8 +219,7 @@ class Telemetry:
             context = request.context_tokens
             step_s = station.timer.step_s(1, context, 0)
             catch_up_s = station.timer.step_s(lag, context, context if lag > 1 else 0)
-            if request.own_jobs >= station.concurrency:
-                wait_s = station.mean_job_s * (request.own_jobs - station.concurrency + 1)
+            wait_s = reports.busy_drafter_wait_s(request.own_jobs, station.concurrency, station.mean_job_s)
         return CandidateView(
             Site.OWN_DEVICE,
             -1,
@@ -270,24 +272,22 @@ class Telemetry:
     def _handover_s(self, request: Request, site: Site, number: int, edge: int) -> float:
         """Return the expected one-way delay of moving control to a place."""
         at_site, at_number = request.control
-        if at_site == site and at_number == number:
-            return 0.0
         device = request.device
-        half_rtt_s = 0.5 * device.rtt_s
+        backhaul_s = 0.0
         if at_site == Site.EDGE_SERVER and site == Site.COLOCATED:
-            return self._world.backhauls[at_number][number][0].one_way_s
-        if at_site == Site.COLOCATED and site == Site.EDGE_SERVER:
-            return self._world.backhauls[edge][at_number][1].one_way_s
-        to_device_s = 0.0
-        if at_site == Site.COLOCATED:
-            to_device_s = half_rtt_s
-        elif at_site == Site.EDGE_SERVER and device.edge_down is not None:
-            to_device_s = device.edge_down.one_way_s
-        if site == Site.OWN_DEVICE:
-            return to_device_s
-        if site == Site.COLOCATED:
-            return to_device_s + half_rtt_s
-        return to_device_s + (device.edge_up.one_way_s if device.edge_up is not None else 0.0)
+            backhaul_s = self._world.backhauls[at_number][number][0].one_way_s
+        elif at_site == Site.COLOCATED and site == Site.EDGE_SERVER:
+            backhaul_s = self._world.backhauls[edge][at_number][1].one_way_s
+        return handover_s(
+            at_site,
+            at_number,
+            site,
+            number,
+            0.5 * device.rtt_s,
+            0.0 if device.edge_up is None else device.edge_up.one_way_s,
+            0.0 if device.edge_down is None else device.edge_down.one_way_s,
+            backhaul_s,
+        )
 
     def _drafter_view(self, request: Request) -> DrafterView:
         station = request.device.station
@@ -298,7 +298,9 @@ class Telemetry:
         return DrafterView(self._fits(station, request), step_s, lag, request.own_jobs)
 
     def _fits(self, station: Station | None, request: Request) -> bool:
-        return station is not None and request.context_tokens + self._gamma_max <= station.kv_capacity_tokens
+        return station is not None and fits(
+            request.context_tokens, self._gamma_max, station.kv_capacity_tokens
+        )
 
 
 def _jobs(station: Station | None) -> int:
@@ -340,11 +342,8 @@ def _target_view(target: TargetServer, report: Report, now_s: float) -> TargetVi
 
 def _request_view(request: Request, now_s: float) -> RequestView:
     spec = request.spec
-    ttft_s = tpot_s = 0.0
-    if request.committed > 0:
-        ttft_s = request.first_commit_s - request.arrival_s
-    if request.committed > 1:
-        tpot_s = (request.last_commit_s - request.first_commit_s) / (request.committed - 1)
+    ttft_s = request.first_commit_s - request.arrival_s if request.committed > 0 else 0.0
+    tpot_s = time_per_token_s(request.first_commit_s, request.last_commit_s, request.committed)
     return RequestView(
         request.target < 0,
         request.control[0],
@@ -366,7 +365,7 @@ def _request_view(request: Request, now_s: float) -> RequestView:
 
 
 def _link_view(device: Device, site: Site, now_s: float) -> LinkView:
-    age_s = now_s - device.rtt_sample_s if device.rtt_sample_s >= 0.0 else now_s
+    age_s = reports.sample_age_s(now_s, device.rtt_sample_s)
     # Whoever decides knows the queue of the direction that it sends to.
     channel = device.up if site == Site.OWN_DEVICE else device.down
     return LinkView(

@@ -107,6 +107,22 @@ def latency_profile(profile: Profile) -> LatencyProfile | StepCoefficients:
     return load_profile(profile)
 
 
+def idle_w(scenario: Scenario) -> float:
+    """Return the idle power of all edge servers, targets and dedicated drafters together."""
+    edges = [edge.power.idle_w for edge in scenario.edge_servers.values() for _ in range(edge.count)]
+    targets = [target.power.idle_w for target in scenario.targets.values() for _ in range(target.count)]
+    drafters = [
+        target.colocated_drafter.power.idle_w
+        for target in scenario.targets.values()
+        for _ in range(target.count)
+        if target.colocated_drafter is not None and target.colocated_drafter.mode == "dedicated"
+    ]
+    total_w = sum(edges)
+    total_w += sum(targets)
+    total_w += sum(drafters)
+    return total_w
+
+
 class WorldBuilder:
     """Builds worlds of one scenario; what does not depend on the seed is built once."""
 
@@ -120,12 +136,12 @@ class WorldBuilder:
             ScenarioError: The scenario asks for what a trace set does not have.
         """
         self.scenario = scenario
-        self._sources = {model: acceptance_source(config) for model, config in scenario.acceptance.items()}
-        _check_kinds(scenario, self._sources)
+        self.sources = {model: acceptance_source(config) for model, config in scenario.acceptance.items()}
+        _check_kinds(scenario, self.sources)
         longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
         gamma = max(scenario.actions.gammas)
         self._draft_tokens = longest + 256
-        self._faults = fault_members(scenario)
+        self.faults = fault_members(scenario)
         self.series = {
             name: load_series(link.replay.file) for name, link in scenario.links.items() if link.replay
         }
@@ -133,7 +149,7 @@ class WorldBuilder:
             replay_schedule(scenario) if isinstance(scenario.workload.arrivals, ReplayArrivals) else None
         )
         self._profiles: dict[int, LatencyProfile | StepCoefficients] = {}
-        self._target_timers: list[tuple[StepTimer, StepTimer | None]] = []
+        self.target_timers: list[tuple[StepTimer, StepTimer | None]] = []
         for target in scenario.targets.values():
             most = target.prefill_chunk_tokens + target.max_batch_size * (gamma + 1)
             most = max(most, *target.graph_batch_tokens, 0)
@@ -143,12 +159,12 @@ class WorldBuilder:
             if drafter is not None:
                 # One draft pass can process the KV lag of a whole batch.
                 colocated = StepTimer(latency_profile(drafter.profile), max(most, 8 * longest))
-            self._target_timers.append((timer, colocated))
-        self._device_timers = [
+            self.target_timers.append((timer, colocated))
+        self.device_timers = [
             StepTimer(latency_profile(device.drafter.profile), self._draft_tokens) if device.drafter else None
             for device in scenario.devices.values()
         ]
-        self._edge_timers = [
+        self.edge_timers = [
             StepTimer(latency_profile(edge.drafter.profile), self._draft_tokens)
             for edge in scenario.edge_servers.values()
         ]
@@ -158,7 +174,7 @@ class WorldBuilder:
         scenario = self.scenario
         models: dict[int, str] = {}
         devices: list[Device] = []
-        for config, base in zip(scenario.devices.values(), self._device_timers, strict=True):
+        for config, base in zip(scenario.devices.values(), self.device_timers, strict=True):
             for _ in range(config.count):
                 number = len(devices)
                 faults = self._hitting("device", number)
@@ -193,7 +209,7 @@ class WorldBuilder:
                     )
                 )
         edges: list[Station] = []
-        for edge, timer in zip(scenario.edge_servers.values(), self._edge_timers, strict=True):
+        for edge, timer in zip(scenario.edge_servers.values(), self.edge_timers, strict=True):
             for _ in range(edge.count):
                 number = len(devices) + len(edges)
                 drafter = edge.drafter
@@ -211,7 +227,7 @@ class WorldBuilder:
                 )
                 models[number] = drafter.model
         targets: list[TargetServer] = []
-        for target, (timer, colocated) in zip(scenario.targets.values(), self._target_timers, strict=True):
+        for target, (timer, colocated) in zip(scenario.targets.values(), self.target_timers, strict=True):
             for _ in range(target.count):
                 number = len(devices) + len(edges) + len(targets)
                 own = target.colocated_drafter
@@ -231,11 +247,14 @@ class WorldBuilder:
                         )
                 shared = colocated if own is not None and own.mode == "shared" else None
                 targets.append(TargetServer(len(targets), target, timer, shared, dedicated))
-        idle_w = sum(edge.power.idle_w for edge in edges)
-        idle_w += sum(target.config.power.idle_w for target in targets)
-        idle_w += sum(target.station.power.idle_w for target in targets if target.station)
         return World(
-            devices, edges, targets, self._backhauls(seed, len(targets)), self._sources, models, idle_w
+            devices,
+            edges,
+            targets,
+            self._backhauls(seed, len(targets)),
+            self.sources,
+            models,
+            idle_w(scenario),
         )
 
     def _backhauls(self, seed: int, n_targets: int) -> list[list[tuple[Channel, Channel]]]:
@@ -250,7 +269,7 @@ class WorldBuilder:
 
     def _hitting(self, site: str, entity: int) -> list[FaultMember]:
         """Return the faults that hit the links of a device or of an edge server."""
-        return [member for member in self._faults if (member.site, member.entity) == (site, entity)]
+        return [member for member in self.faults if (member.site, member.entity) == (site, entity)]
 
     def _duplex(
         self, link: str, seed: int, number: int, faults: list[FaultMember]

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 
 from dsd_env import rng
+from dsd_env.laws import arrivals as laws
+from dsd_env.laws import variates
+from dsd_env.laws.constants import REQUESTS_PER_DEVICE
 from dsd_env.rng import Stream
 from dsd_env.scenario.schema import (
     ClosedLoop,
@@ -21,9 +24,6 @@ from dsd_env.scenario.variates import draw, value_at
 from dsd_env.workload.load import LoadClock
 from dsd_env.workload.renewal import RenewalProcess, client_shares, longest_gap_s
 from dsd_env.workload.replay import Schedule, replay_schedule
-
-_ORDINALS = 1 << 24
-
 
 @dataclass(frozen=True, slots=True)
 class RequestSpec:
@@ -137,22 +137,13 @@ class WorkloadGenerator:
         if isinstance(arrivals, Renewal):
             return self.clock.advance(previous_s, self._processes[0].next_s())
         assert isinstance(arrivals, Poisson)
-        gap = rng.exponential(rng.uniform(self._seed, Stream.ARRIVAL, 0, ordinal)) / arrivals.rate_per_s
-        return self.clock.advance(previous_s, gap)
+        return self.clock.advance(previous_s, laws.poisson_gap_s(self._seed, ordinal, arrivals.rate_per_s))
 
     def open_device(self, ordinal: int) -> int:
         """Return the device of the ``ordinal``-th request of an open arrival process."""
         if self._schedule is not None and self._schedule.devices is not None:
             return self._schedule.devices[(self._first + ordinal) % len(self._schedule)]
-        u = rng.uniform(self._seed, Stream.ROUTING, 0, ordinal)
-        if not self._shares:
-            return int(u * self._n_devices)
-        below = 0.0
-        for device, share in enumerate(self._shares):
-            below += share
-            if u <= below:
-                return device
-        return self._n_devices - 1
+        return laws.open_device(self._seed, ordinal, self._n_devices, bool(self._shares), self._shares)
 
     def request(self, device: int, ordinal: int, place: int = 0) -> RequestSpec:
         """Return the ``ordinal``-th request of a device.
@@ -162,7 +153,7 @@ class WorkloadGenerator:
             ordinal: How many it has asked before.
             place: Number of the request in the open arrival process: where it stands in a replayed trace.
         """
-        uid = device * _ORDINALS + ordinal
+        uid = device * REQUESTS_PER_DEVICE + ordinal
         u = rng.uniform(self._seed, Stream.REQUEST_CLASS, uid, 0)
         number = next(
             i for i, bound in enumerate(self._cumulative) if u <= bound or i == len(self._kinds) - 1
@@ -205,6 +196,6 @@ class WorkloadGenerator:
             rest = math.sqrt(1.0 - correlation * correlation)
             output = value_at(kind.output_tokens, correlation * z + rest * own)
         return (
-            min(max(1, round(prompt)), self._workload.max_prompt_tokens),
-            min(max(1, round(output)), self._workload.max_output_tokens),
+            variates.whole_tokens(prompt, self._workload.max_prompt_tokens),
+            variates.whole_tokens(output, self._workload.max_output_tokens),
         )

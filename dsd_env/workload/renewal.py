@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 
 from dsd_env import rng
+from dsd_env.laws import arrivals as laws
 from dsd_env.rng import Stream
 from dsd_env.scenario.schema import RateModulation, Renewal, Scenario
 
-RUN_IN_GAPS = 32.0
-"""Mean gaps for which a process has gone on when the episode starts.
-
-A process that begins with a gap has, if its gaps vary much, more arrivals at first than later; and all
-clients would begin together.
-"""
-SHORTEST = 1e-300
-"""Instead of a unit exponential variate of 0, whose logarithm there is not; one in 2^53 is."""
+RUN_IN_GAPS = laws.RUN_IN_GAPS
 _SHAPES = (0.05, 60.0)
 
 
@@ -67,12 +62,8 @@ def client_spread(arrivals: Renewal) -> float:
 
 def client_shares(arrivals: Renewal, seed: int, n_devices: int) -> list[float]:
     """Return the share of each device of the arrival rate; they sum to one."""
-    spread = client_spread(arrivals)
-    weights = []
-    for device in range(n_devices):
-        key = rng.key(seed, Stream.ROUTING, device + 1)
-        z = rng.normal(rng.uniform_from_key(key, 0), rng.uniform_from_key(key, 1))
-        weights.append(math.exp(spread * z))
+    spec = renewal_law(arrivals)
+    weights = [laws.client_weight(spec, seed, device) for device in range(n_devices)]
     total = 0.0
     for weight in weights:
         total += weight
@@ -88,12 +79,44 @@ def process_cv(arrivals: Renewal, seed: int, process: int) -> float:
     return arrivals.cv
 
 
-class RenewalProcess:
-    """One process; a cursor that goes from arrival to arrival.
+@dataclass(frozen=True, slots=True)
+class RenewalLaw:
+    """Arrivals of a scenario as numbers; see :func:`dsd_env.laws.arrivals.begin_renewal`."""
 
-    Gap number i is drawn at (``ARRIVAL``, process, i), the rate's factor of period k at (``LOAD_PHASE``,
-    process + 1, 2k and 2k + 1).
+    power: float
+    scale: float
+    limit_s: float
+    client_spread: float
+    bursty_fraction: float = 0.0
+    bursty_power: float = 0.0
+    bursty_scale: float = 0.0
+    modulated: bool = False
+    sigma: float = 0.0
+    rho: float = 0.0
+    step: float = 0.0
+    period_s: float = 0.0
+
+
+def renewal_law(arrivals: Renewal, limit_s: float = math.inf) -> RenewalLaw:
+    """Return the law of renewal arrivals.
+
+    Args:
+        arrivals: As the scenario says.
+        limit_s: Longest time to the next arrival; see :func:`longest_gap_s`.
     """
+    power, scale = weibull_gap(arrivals.cv)
+    bursty, modulation = (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0)
+    if arrivals.bursty is not None:
+        bursty = (arrivals.bursty.fraction, *weibull_gap(arrivals.bursty.cv))
+    if arrivals.modulation is not None:
+        modulation = modulation_steps(arrivals.modulation)
+    return RenewalLaw(
+        power, scale, limit_s, client_spread(arrivals), *bursty, arrivals.modulation is not None, *modulation
+    )
+
+
+class RenewalProcess:
+    """One process; a cursor that goes from arrival to arrival. State of :mod:`dsd_env.laws.arrivals`."""
 
     def __init__(
         self, arrivals: Renewal, rate_per_s: float, seed: int, process: int, limit_s: float = math.inf
@@ -108,55 +131,12 @@ class RenewalProcess:
                 1 those of devices.
             limit_s: Longest time to the next arrival; see :func:`longest_gap_s`.
         """
-        self._rate_per_s = rate_per_s
-        self._limit_s = limit_s
-        self._power, self._scale = weibull_gap(process_cv(arrivals, seed, process))
-        self._gap_key = rng.key(seed, Stream.ARRIVAL, process)
-        self._rate_key = rng.key(seed, Stream.LOAD_PHASE, process + 1)
-        self._steps = None if arrivals.modulation is None else modulation_steps(arrivals.modulation)
-        self._ordinal = 0
-        self._period = 0
-        self._x = self._left_s = 0.0
-        self._factor = 1.0
-        if self._steps is not None:
-            self._x = self._normal()
-            self._begin_period()
-        self._first = -RUN_IN_GAPS
-        while self._first <= 0.0:
-            self._first += self._gap()
+        self._law = renewal_law(arrivals, limit_s)
+        self.gap_key = self.rate_key = self.ordinal = self.period = 0
+        self.rate_per_s = self.power = self.scale = self.first = self.x = self.left_s = 0.0
+        self.factor = 1.0
+        laws.begin_renewal(self, self._law, seed, rate_per_s, process)
 
     def next_s(self) -> float:
         """Return the time until the next arrival, in seconds of the load clock."""
-        gaps = self._gap() if self._first == 0.0 else self._first
-        self._first = 0.0
-        amount_s = gaps / self._rate_per_s
-        if self._steps is None:
-            return min(amount_s, self._limit_s)
-        _, rho, step, _ = self._steps
-        elapsed_s = 0.0
-        while amount_s > self._left_s * self._factor and elapsed_s < self._limit_s:
-            amount_s -= self._left_s * self._factor
-            elapsed_s += self._left_s
-            self._period += 1
-            self._x = rho * self._x + step * self._normal()
-            self._begin_period()
-        rest_s = amount_s / self._factor
-        self._left_s = max(0.0, self._left_s - rest_s)
-        return min(elapsed_s + rest_s, self._limit_s)
-
-    def _gap(self) -> float:
-        """Return the next gap, of mean one."""
-        variate = max(rng.exponential(rng.uniform_from_key(self._gap_key, self._ordinal)), SHORTEST)
-        self._ordinal += 1
-        return self._scale * math.exp(self._power * math.log(variate))
-
-    def _normal(self) -> float:
-        counter = 2 * self._period
-        return rng.normal(
-            rng.uniform_from_key(self._rate_key, counter), rng.uniform_from_key(self._rate_key, counter + 1)
-        )
-
-    def _begin_period(self) -> None:
-        assert self._steps is not None
-        sigma, _, _, self._left_s = self._steps
-        self._factor = math.exp(sigma * self._x - 0.5 * sigma * sigma)
+        return laws.next_gap_s(self, self._law)

@@ -6,7 +6,7 @@ Importing it compiles the event loop, unless the machine code of these sources i
 from dsd_env.sim.engines import announced, is_loaded
 
 with announced(is_loaded):
-    from dsd_env.sim.compiled.layout import Layout, compile_scenario
+    from dsd_env.sim.compiled.tables import Layout, compile_scenario
     from dsd_env.sim.compiled.world import CompiledSimulation, EngineError
 
 __all__ = ["CompiledSimulation", "EngineError", "Layout", "compile_scenario"]

@@ -5,64 +5,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-from numba import prange, types
-from numba.extending import intrinsic
+from numba import prange
 
-from dsd_env.sim.compiled.kernel import (
+from dsd_env.laws.resolve import NO_DRAFTER, TARGET_DOWN
+from dsd_env.sim.compiled.kernel.jit import entry, jit
+from dsd_env.sim.compiled.kernel.loop import (
     RESET,
     RUN,
-    _answer,
-    _call_reset,
-    _call_run,
-    _encode,
-    _entry,
-    _jit,
-    _mask,
-    _pointer,
-    _totals,
+    answer,
+    as_scenario,
+    as_world,
+    call_reset,
+    call_run,
+    pointer,
 )
-from dsd_env.sim.compiled.layout import (
-    DUE,
-    FAILED,
-    JI_STRIDE,
-    JOBS,
-    K_FEATURES,
-    K_OFFERED,
-    K_PLACES,
-    K_R_STRIDE,
-    K_TARGETS,
-    O_BATCHES,
-    O_GAMMAS,
-    O_HEAP_F,
-    O_HEAP_I,
-    O_JOB_I,
-    O_REQ_F,
-    O_REQ_I,
-    O_TGT_F,
-    O_TGT_I,
-    O_VIEW,
-    RF_DELAY_CAUSED,
-    RF_STRIDE,
-    TF_STRIDE,
-    TI_STRIDE,
-    V_ADMISSION,
-    V_COMMITTED,
-    V_COUNTER,
-    V_DEVICE,
-    V_REQUEST,
-    V_TARGETS,
-    VC_STRIDE,
-    VT_STRIDE,
-    WF_HEADER,
-    WF_NOW,
-    WI_HEADER,
-    WI_INVALID,
-    WI_NEWLY_N,
-    WI_PENDING,
-    WI_REASON,
-    WI_STATUS,
-)
+from dsd_env.sim.compiled.kernel.observe import encode, write_mask
+from dsd_env.sim.compiled.kernel.rows import fetch
+from dsd_env.sim.compiled.records import CANDIDATE_VIEW, DRAFT_JOB, REQUEST, SCHEDULED, TARGET, TARGET_VIEW, VIEW, WORLD
+from dsd_env.sim.compiled.status import DUE, FAILED
 
 (
     FACT_REQUEST,
@@ -77,22 +37,35 @@ from dsd_env.sim.compiled.layout import (
 ) = range(9)
 """Columns of `facts`: the due decision, then the last one answered. Stale in a world that has ended."""
 
-LINE = 8
-"""Numbers in a cache line."""
 LAST_FEATURES = 3
 """Features after the candidates."""
-NO_DRAFTER = 1
+WORLD_BYTES, REQUEST_BYTES, JOB_BYTES = WORLD.itemsize, REQUEST.itemsize, DRAFT_JOB.itemsize
+TARGET_BYTES, HEAP_BYTES = TARGET.itemsize, 32 * SCHEDULED.itemsize
+VIEW_BYTES, TARGET_VIEW_BYTES, CANDIDATE_BYTES = VIEW.itemsize, TARGET_VIEW.itemsize, CANDIDATE_VIEW.itemsize
 
 
-@_jit
-def _look(kf, ki, f, s, padding, observation, mask, fact, delay):
+@jit
+def _totals(k, w, totals):
+    """Write the totals behind the reward terms, accrued until now, in the order of the terms."""
+    sums = w.totals
+    elapsed_s = w.now_s - sums.time_s
+    totals[0], totals[5] = sums.request_seconds, sums.energy_joules
+    if elapsed_s > 0.0:
+        totals[0] += w.in_system * elapsed_s
+        totals[5] += k.idle_w * elapsed_s
+    totals[1], totals[2], totals[3] = sums.tpot_cost, sums.good, sums.slo_violations
+    totals[4], totals[6], totals[7] = sums.cloud_usd, sums.network_bytes, sums.output_tokens
+
+
+@jit
+def _look(k, w, padding, observation, mask, fact, delay):
     """Write what is to know of the due decision.
 
     A list of candidates that is shorter by `padding` than the observation has room for ends in zeros.
     """
-    features = ki[K_FEATURES]
-    _encode(kf, ki, f, _pointer(observation))
-    _mask(ki, f, mask)
+    features = k.n_features
+    encode(k, w, pointer(observation))
+    write_mask(k, w, mask)
     gap = len(observation) - features
     if gap > 0:
         first = features - LAST_FEATURES
@@ -102,116 +75,91 @@ def _look(kf, ki, f, s, padding, observation, mask, fact, delay):
             observation[first + i] = 0.0
         for i in range(padding):
             mask[len(mask) - 1 - i] = False
-    v = ki[O_VIEW]
-    fact[FACT_REQUEST] = int(f[v + V_REQUEST])
-    fact[FACT_DEVICE] = int(f[v + V_DEVICE])
-    fact[FACT_COUNTER] = int(f[v + V_COUNTER])
-    fact[FACT_ADMISSION] = int(f[v + V_ADMISSION])
-    fact[FACT_COMMITTED] = int(f[v + V_COMMITTED])
-    delay[0] = f[ki[O_REQ_F] + s[WI_PENDING] * RF_STRIDE + RF_DELAY_CAUSED]
+    request = w.requests[w.pending]
+    fact[FACT_REQUEST] = request.number
+    fact[FACT_DEVICE] = request.device
+    fact[FACT_COUNTER] = request.decisions
+    fact[FACT_ADMISSION] = 1 if request.target < 0 else 0
+    fact[FACT_COMMITTED] = request.committed
+    delay[0] = request.delay_caused_s
 
 
-@intrinsic
-def _prefetch(typing_context, pointer, at):
-    """Ask for the cache line of an element, without waiting for it."""
-
-    def generate(context, builder, signature, arguments):
-        byte = ir.IntType(8).as_pointer()
-        flag = ir.IntType(32)
-        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        )
-        builder.call(function, [address, flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.int64), generate
-
-
-@_jit
-def _fetch(pointer, at, length):
-    for i in range(at, at + length, LINE):
-        _prefetch(pointer, i)
-
-
-@_jit
-def _fetch_header(ki, f, s):
+@jit
+def _fetch_header(w):
     """Fetch what says where a world stands: it will be its turn after the next."""
-    _fetch(s, 0, WI_HEADER)
-    _fetch(f, 0, WF_HEADER)
+    fetch(w, 0, WORLD_BYTES)
 
 
-@_jit
-def _fetch_rows(ki, f, s):
+@jit
+def _fetch_rows(k, w):
     """Fetch what the next world will touch first: its due request, the view of it, the events to come.
 
-    Hundreds of worlds do not fit into the cache, and a step touches some eighty lines of one; to wait for
+    Hundreds of worlds do not fit into the cache, and a step touches some sixty lines of one; to wait for
     each in turn takes as long as all computation.
     """
-    q = s[WI_PENDING]
-    if q < 0:
+    slot = w.pending
+    if slot < 0:
         return
-    _fetch(s, ki[O_REQ_I] + q * ki[K_R_STRIDE], ki[K_R_STRIDE])
-    _fetch(f, ki[O_REQ_F] + q * RF_STRIDE, RF_STRIDE)
-    _fetch(s, ki[O_JOB_I] + JOBS * q * JI_STRIDE, JI_STRIDE)
-    _fetch(f, ki[O_HEAP_F], 32)
-    _fetch(s, ki[O_HEAP_I], 96)
-    _fetch(s, ki[O_TGT_I], ki[K_TARGETS] * TI_STRIDE)
-    _fetch(f, ki[O_TGT_F], ki[K_TARGETS] * TF_STRIDE)
-    _fetch(f, ki[O_VIEW], V_TARGETS + ki[K_OFFERED] * VT_STRIDE + ki[K_PLACES] * VC_STRIDE)
+    fetch(w.requests, slot * REQUEST_BYTES, REQUEST_BYTES)
+    fetch(w.jobs, 3 * slot * JOB_BYTES, JOB_BYTES)
+    fetch(w.heap, 0, HEAP_BYTES)
+    fetch(w.targets, 0, k.n_targets * TARGET_BYTES)
+    fetch(w.due_view, 0, VIEW_BYTES + k.n_offered * TARGET_VIEW_BYTES + k.n_places * CANDIDATE_BYTES)
 
 
-@_jit
-def _begin_one(run, reset, kf, ki, f, s, seed, price, padding, observation, mask, totals, clock, fact, delay):
-    _call_reset(reset, kf, ki, f, s, seed, 0, price)
-    status = _call_run(run, kf, ki, f, s)
+@jit
+def _begin_one(
+    run, reset, constants, world, seed, price, padding, observation, mask, totals, clock, fact, delay
+):
+    k, w = as_scenario(constants), as_world(world)
+    call_reset(reset, (constants, world, seed, 0, price))
+    status = call_run(run, (constants, world))
     totals[:] = 0.0
-    clock[0], clock[1] = f[WF_NOW], f[WF_NOW]
+    clock[0], clock[1] = w.now_s, w.now_s
     fact[FACT_REASON], fact[FACT_INVALID], fact[FACT_COMPLETED] = 0, 0, 0
     if status == DUE:
-        _look(kf, ki, f, s, padding, observation, mask, fact, delay)
+        _look(k, w, padding, observation, mask, fact, delay)
     return status
 
 
-@_jit
+@jit
 def _step_one(
-    run, kf, ki, f, s, action, factors, weights, padding, observation, mask, totals, terms, clock, fact, delay
+    run, constants, world, action, factors, weights, padding, observation, mask, totals, terms, clock, fact, delay
 ):
-    gamma, placement = ki[ki[O_GAMMAS] + action[0]], action[2]
+    k, w = as_scenario(constants), as_world(world)
+    gamma, placement = k.gammas[action[0]], action[2]
     # A candidate that only fills the list up: plain decoding at the current target.
-    absent = placement >= ki[K_PLACES]
+    absent = placement >= k.n_places
     if absent:
         gamma, placement = 0, 0
-    _answer(ki, f, s, gamma, ki[ki[O_BATCHES] + action[1]], placement)
-    reason = s[WI_REASON]
-    if absent and reason != 3:
+    answer(k, w, gamma, k.batch_sizes[action[1]], placement)
+    reason = w.reason
+    if absent and reason != TARGET_DOWN:
         reason = NO_DRAFTER
-    status = _call_run(run, kf, ki, f, s)
+    status = call_run(run, (constants, world))
     reward = 0.0
     for i in range(len(totals)):
         terms[i] = totals[i]
-    _totals(kf, f, s, totals)
+    _totals(k, w, totals)
     for i in range(len(totals)):
         terms[i] = factors[i] * (totals[i] - terms[i])
         if weights[i] != 0.0:
             reward += weights[i] * terms[i]
-    s[WI_INVALID] += 1 if reason != 0 else 0
-    clock[1] = f[WF_NOW] - clock[0]
-    clock[0] = f[WF_NOW]
-    fact[FACT_REASON], fact[FACT_INVALID], fact[FACT_COMPLETED] = reason, s[WI_INVALID], s[WI_NEWLY_N]
+    w.invalid += 1 if reason != 0 else 0
+    clock[1] = w.now_s - clock[0]
+    clock[0] = w.now_s
+    fact[FACT_REASON], fact[FACT_INVALID], fact[FACT_COMPLETED] = reason, w.invalid, w.newly_n
     if status == DUE:
-        _look(kf, ki, f, s, padding, observation, mask, fact, delay)
+        _look(k, w, padding, observation, mask, fact, delay)
     return reward
 
 
-@_entry()
+@entry()
 def _begin_worlds(
     run,
     reset,
-    kf,
-    ki,
-    fs,
-    ss,
+    constants,
+    pool,
     rows,
     worlds,
     seeds,
@@ -230,10 +178,8 @@ def _begin_worlds(
         statuses[w] = _begin_one(
             run,
             reset,
-            _pointer(kf),
-            _pointer(ki),
-            _pointer(fs[rows[i]]),
-            _pointer(ss[rows[i]]),
+            pointer(constants),
+            pointer(pool[rows[i]]),
             seeds[i],
             price,
             padding,
@@ -252,13 +198,11 @@ def _stepper(parallel: bool):
     It mentions `parallel` so that the two do not share a place in the cache.
     """
 
-    @_entry(parallel=parallel)
+    @entry(parallel=parallel)
     def step(
         run,
-        kf,
-        ki,
-        fs,
-        ss,
+        constants,
+        pool,
         rows,
         worlds,
         actions,
@@ -278,21 +222,19 @@ def _stepper(parallel: bool):
         _ = parallel
         failed = 0
         if len(rows) > 1:
-            _fetch_rows(_pointer(ki), _pointer(fs[rows[0]]), _pointer(ss[rows[0]]))
-            _fetch_header(_pointer(ki), _pointer(fs[rows[1]]), _pointer(ss[rows[1]]))
+            _fetch_rows(as_scenario(pointer(constants)), as_world(pointer(pool[rows[0]])))
+            _fetch_header(as_world(pointer(pool[rows[1]])))
         for i in prange(len(rows)):
             w = worlds[i]
-            s = _pointer(ss[rows[i]])
+            world = pointer(pool[rows[i]])
             if i + 1 < len(rows):
-                _fetch_rows(_pointer(ki), _pointer(fs[rows[i + 1]]), _pointer(ss[rows[i + 1]]))
+                _fetch_rows(as_scenario(pointer(constants)), as_world(pointer(pool[rows[i + 1]])))
             if i + 2 < len(rows):
-                _fetch_header(_pointer(ki), _pointer(fs[rows[i + 2]]), _pointer(ss[rows[i + 2]]))
+                _fetch_header(as_world(pointer(pool[rows[i + 2]])))
             rewards[w] = _step_one(
                 run,
-                _pointer(kf),
-                _pointer(ki),
-                _pointer(fs[rows[i]]),
-                s,
+                pointer(constants),
+                world,
                 actions[w],
                 factors,
                 weights,
@@ -305,7 +247,7 @@ def _stepper(parallel: bool):
                 facts[w],
                 delays[w],
             )
-            statuses[w] = s[WI_STATUS]
+            statuses[w] = as_world(world).status
             failed += 1 if statuses[w] == FAILED else 0
         return failed
 
@@ -330,7 +272,7 @@ def step_worlds_parallel(*arrays: Any) -> int:
     return int(_step_worlds_parallel(RUN, *arrays))
 
 
-@_entry()
+@entry()
 def first_refused(actions, sizes, statuses):
     """Return the first world that is not at a decision or whose action is outside the space, or -1."""
     for i in range(len(actions)):

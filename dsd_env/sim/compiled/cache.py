@@ -17,23 +17,25 @@ from pathlib import Path
 
 import dsd_env
 
-_SOURCES = (
-    "sim/compiled/kernel.py",
-    "sim/compiled/layout.py",
-    "sim/events.py",
-    "rng.py",
-    "control/view.py",
-    "network/processes.py",
-    "workload/renewal.py",
-)
-"""What the kernel is compiled from, within the package."""
+_SOURCES = ("laws", "sim/compiled", "sim/events.py", "sim/metrics.py", "rng.py", "control/view.py", "network/processes.py")
+"""What the kernel is compiled from, files and folders within the package."""
+
+
+def source_files(package: Path) -> list[Path]:
+    """Return the files that the kernel is compiled from."""
+    files: list[Path] = []
+    for source in _SOURCES:
+        path = package / source
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return files
 
 
 def fingerprint(package: Path) -> str:
     """Return a digest of the sources that the kernel is compiled from."""
     digest = hashlib.sha256()
-    for source in _SOURCES:
-        digest.update((package / source).read_bytes())
+    for file in source_files(package):
+        digest.update(file.relative_to(package).as_posix().encode())
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -12,9 +12,9 @@ from numba import config, set_num_threads
 from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, ObservationEncoder
-from dsd_env.sim.compiled import batch
-from dsd_env.sim.compiled import layout as la
-from dsd_env.sim.compiled.layout import FloatArray, IntArray, Layout
+from dsd_env.sim.compiled import batch, status
+from dsd_env.sim.compiled.records import COMPLETED, DELIVERED, LOGGED, SCHEDULED
+from dsd_env.sim.compiled.tables import Bytes, Layout
 from dsd_env.sim.compiled.world import CompiledSimulation, WorldReader
 from dsd_env.sim.engines import announced
 
@@ -26,13 +26,11 @@ class SavedWorld:
     """A world as it was; see :meth:`WorldVector.save`.
 
     Attributes:
-        f: Its floats, in pieces, each with its place.
-        s: Its integers, likewise.
+        pieces: Its bytes, in pieces, each with its place.
         outputs: Its rows of the output arrays, by name.
     """
 
-    f: tuple[tuple[int, FloatArray], ...]
-    s: tuple[tuple[int, IntArray], ...]
+    pieces: tuple[tuple[int, Bytes], ...]
     outputs: dict[str, NDArray[Any]]
 
 
@@ -54,7 +52,7 @@ class WorldVector:
         terms: float64 ``[n, n_terms]``, unweighted reward terms of the last step.
         totals: float64 ``[n, n_terms]``, the running totals behind them.
         clocks: float64 ``[n, 2]``, simulated time and time since the decision before.
-        statuses: int64 ``[n]``: ``DUE``, ``TERMINATED``, ``TRUNCATED`` or ``FAILED`` (see ``layout``).
+        statuses: int64 ``[n]``: ``DUE``, ``TERMINATED``, ``TRUNCATED`` or ``FAILED`` (see ``status``).
         facts: int64 ``[n, N_FACTS]``, the due decision and what became of the last (see ``batch``).
         delays: float64 ``[n, 1]``, delay that the due request has caused to others, with `price_delays`.
         kinds: int64 ``[n]``, number of each world's scenario.
@@ -115,7 +113,7 @@ class WorldVector:
         self.terms = np.zeros((n_worlds, n_terms))
         self.totals = np.zeros((n_worlds, n_terms))
         self.clocks = np.zeros((n_worlds, 2))
-        self.statuses = np.full(n_worlds, la.TERMINATED, dtype=np.int64)
+        self.statuses = np.full(n_worlds, status.TERMINATED, dtype=np.int64)
         self.facts = np.zeros((n_worlds, batch.N_FACTS), dtype=np.int64)
         self.delays = np.zeros((n_worlds, 1))
         self.kinds = np.zeros(n_worlds, dtype=np.int64)
@@ -147,13 +145,13 @@ class WorldVector:
             if row < 0:
                 raise RuntimeError(f"world {world} has no episode yet: begin one")
             pool = self._pools[self.kinds[world]]
-            reader = self._readers[world] = WorldReader(pool.layout, pool.f[row], pool.s[row])
+            reader = self._readers[world] = WorldReader(pool.layout, pool.worlds[row])
         return reader
 
     def simulation(self, world: int) -> WorldSimulation:
         """Return one world with the interface of a simulation, to look at; good until its next episode."""
         reader = self.reader(world)
-        return WorldSimulation(reader.layout, reader.f, reader.s)
+        return WorldSimulation(reader.layout, reader.world)
 
     def write_into(
         self, observations: NDArray[np.float32] | None = None, masks: NDArray[np.bool_] | None = None
@@ -202,7 +200,7 @@ class WorldVector:
             for part in self._parts(worlds, seeds, kinds):
                 self._begin_part(*part)
         self._begun = True
-        failed = worlds[self.statuses[worlds] != la.DUE]
+        failed = worlds[self.statuses[worlds] != status.DUE]
         if len(failed):
             reader = self.reader(int(failed[0]))
             reader.check()
@@ -229,7 +227,7 @@ class WorldVector:
             raise ValueError(f"actions have shape {chosen.shape}; expected {(len(self), 3)}")
         refused = batch.first_refused(chosen, self._sizes, self.statuses)
         if refused >= 0:
-            if self.statuses[refused] != la.DUE:
+            if self.statuses[refused] != status.DUE:
                 raise RuntimeError(f"world {refused} is not at a decision: begin an episode")
             raise ValueError(
                 f"action {chosen[refused].tolist()} is outside MultiDiscrete({self._sizes.tolist()})"
@@ -240,15 +238,13 @@ class WorldVector:
             failed = sum([self._step_part(*part, chosen) for part in self._plan])
         self._stepped = True
         if failed:
-            self.reader(int(np.flatnonzero(self.statuses == la.FAILED)[0])).check()
+            self.reader(int(np.flatnonzero(self.statuses == status.FAILED)[0])).check()
 
     def save(self, world: int) -> SavedWorld:
         """Return a copy of a world, for :meth:`restore`, without the parts of its tables not in use."""
         reader = self.reader(world)
-        f, s = _in_use(reader)
         return SavedWorld(
-            tuple((at, reader.f[at:end].copy()) for at, end in f),
-            tuple((at, reader.s[at:end].copy()) for at, end in s),
+            tuple((at, reader.world[at:end].copy()) for at, end in _in_use(reader)),
             {name: np.array(getattr(self, name)[world]) for name in self.OUTPUTS},
         )
 
@@ -262,10 +258,8 @@ class WorldVector:
         """
         self._place(world, kind)
         reader = self.reader(world)
-        for at, floats in saved.f:
-            reader.f[at : at + len(floats)] = floats
-        for at, integers in saved.s:
-            reader.s[at : at + len(integers)] = integers
+        for at, piece in saved.pieces:
+            reader.world[at : at + len(piece)] = piece
         for name, row in saved.outputs.items():
             getattr(self, name)[world] = row
 
@@ -307,10 +301,8 @@ class WorldVector:
         self, pool: _Pool, rows: WorldNumbers, worlds: WorldNumbers, seeds: NDArray[np.int64]
     ) -> None:
         batch.begin_worlds(
-            pool.kf,
-            pool.ki,
-            pool.f,
-            pool.s,
+            pool.layout.constants,
+            pool.worlds,
             rows,
             worlds,
             seeds,
@@ -335,10 +327,8 @@ class WorldVector:
             set_num_threads(min(self._threads, config.NUMBA_NUM_THREADS))
             step = batch.step_worlds_parallel
         failed: int = step(
-            pool.kf,
-            pool.ki,
-            pool.f,
-            pool.s,
+            pool.layout.constants,
+            pool.worlds,
             rows,
             worlds,
             actions,
@@ -365,11 +355,9 @@ class _Pool:
         self, layout: Layout, n_worlds: int, factors: Sequence[float], weights: Sequence[float], padding: int
     ) -> None:
         self.layout = layout
-        self.kf, self.ki = layout.kf, layout.ki
         # Pages are not touched before they are used: neither those of rows that no world needs nor those of
         # the tables at the end of each row.
-        self.f = np.zeros((n_worlds, layout.n_float))
-        self.s = np.zeros((n_worlds, layout.n_int), dtype=np.int64)
+        self.worlds = layout.new_worlds(n_worlds)
         self.free = list(range(n_worlds - 1, -1, -1))
         self.factors = np.array(factors, dtype=np.float64)
         self.weights = np.array(weights, dtype=np.float64)
@@ -382,17 +370,17 @@ class WorldSimulation(CompiledSimulation):
     `terminated` and `truncated` are those of the moment when it was made.
     """
 
-    def __init__(self, layout: Layout, f: FloatArray, s: IntArray) -> None:
-        """Look at one world's rows."""
+    def __init__(self, layout: Layout, world: Bytes) -> None:
+        """Look at one world."""
         self.scenario = layout.scenario
-        self.seed = int(s[la.WI_SEED])
-        self.terminated = bool(s[la.WI_STATUS] == la.TERMINATED)
-        self.truncated = bool(s[la.WI_STATUS] == la.TRUNCATED)
+        self._reader = WorldReader(layout, world)
+        self.seed = int(self._header["seed"])
+        self.terminated = bool(self._header["status"] == status.TERMINATED)
+        self.truncated = bool(self._header["status"] == status.TRUNCATED)
         self.events = []
         self.spans = []
         self._layout = layout
-        self.f, self.s = f, s
-        self._reader = WorldReader(layout, f, s)
+        self.world = world
         self._record_events = False
         self._view = None
 
@@ -421,20 +409,16 @@ class WorldSimulation(CompiledSimulation):
         self.advance()
 
 
-def _in_use(reader: WorldReader) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return the parts (from, to) of a world's rows of floats and integers that mean something."""
-    k, s = reader.layout.ki, reader.s
-    table, deliveries, events = int(s[la.WI_TABLE_N]), int(s[la.WI_DELIVERIES]), int(s[la.WI_EVENTS])
-    cap, log = int(k[la.K_DELIVERY_CAP]), int(k[la.K_EVENT_CAP])
-    f = [
-        (0, int(k[la.O_TABLE_F]) + table * la.XF_STRIDE),
-        (int(k[la.O_DELIVERY_F]), int(k[la.O_DELIVERY_F]) + deliveries),
-        (int(k[la.O_EVENTS]), int(k[la.O_EVENTS]) + events * la.EVENT),
-        (int(k[la.O_EVENTS]) + log * la.EVENT, reader.layout.n_float),
-    ]
-    i = [
-        (0, int(k[la.O_TABLE_I]) + table * la.XI_STRIDE),
-        (int(k[la.O_DELIVERY_I]), int(k[la.O_DELIVERY_I]) + 2 * deliveries),
-        (int(k[la.O_DELIVERY_I]) + 2 * cap, reader.layout.n_int),
-    ]
-    return [part for part in f if part[0] < part[1]], [part for part in i if part[0] < part[1]]
+def _in_use(reader: WorldReader) -> list[tuple[int, int]]:
+    """Return the parts (from, to) of a world that mean something."""
+    header = reader.header
+    parts = [(0, reader.layout.state_bytes)]
+    for block, record, count in (
+        ("heap", SCHEDULED, "heap_n"),
+        ("table", COMPLETED, "table_n"),
+        ("deliveries", DELIVERED, "deliveries_n"),
+        ("log", LOGGED, "events_n"),
+    ):
+        at = int(header[block])
+        parts.append((at, at + int(header[count]) * record.itemsize))
+    return [(at, end) for at, end in parts if at < end]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from dsd_env.control import ActionSpace
 from dsd_env.control.actions import Decision
 from dsd_env.control.view import (
-    RECENT_ROUNDS,
     CandidateView,
     DecisionView,
     DrafterView,
@@ -22,16 +22,15 @@ from dsd_env.control.view import (
     TargetView,
 )
 from dsd_env.scenario.schema import Scenario
-from dsd_env.sim.compiled import kernel
-from dsd_env.sim.compiled import layout as la
-from dsd_env.sim.compiled.layout import FloatArray, IntArray, Layout, compile_scenario
+from dsd_env.laws.resolve import REASONS
+from dsd_env.sim.compiled import records as rec
+from dsd_env.sim.compiled import status
+from dsd_env.sim.compiled.kernel import loop
+from dsd_env.sim.compiled.tables import Bytes, Layout, compile_scenario
 from dsd_env.sim.events import Event, EventKind, Span
 from dsd_env.sim.metrics import Totals, Window, episode_metrics, requests_table
 from dsd_env.sim.reference import Resolution
 from dsd_env.sim.world import WorldBuilder
-
-REASONS = (None, "no_drafter", "batch_clipped", "target_down")
-"""Why a decision was not executed as given, by the kernel's number."""
 
 
 class EngineError(RuntimeError):
@@ -93,83 +92,71 @@ class DueRequest:
 
 
 class WorldReader:
-    """Reads what the kernel left in the row of one world."""
+    """Reads what the kernel left in one world.
 
-    def __init__(self, layout: Layout, f: FloatArray, s: IntArray) -> None:
-        """Look at one world's rows."""
+    Attributes:
+        layout: The compiled scenario.
+        scenario: The scenario.
+        world: The world, uint8.
+        header: Its record `WORLD`; what is written to it is written to the world.
+    """
+
+    def __init__(self, layout: Layout, world: Bytes) -> None:
+        """Look at one world."""
         self.layout = layout
         self.scenario = layout.scenario
-        self.f, self.s = f, s
-        self._offset = [int(x) for x in layout.ki[: la.K_HEADER]]
+        self.world = world
+        self.header: Any = world[: rec.WORLD.itemsize].view(rec.WORLD.dtype)[0]
+        self._sizes = layout.header
+
+    def rows(self, block: str, n: int) -> NDArray[Any]:
+        """Return the first rows of a block of the world, a structured array."""
+        return self._rows_at(int(self.header[block]), rec.WORLD.fields[block].element, n)
+
+    def _rows_at(self, at: int, record: rec.Record, n: int) -> NDArray[Any]:
+        return self.world[at : at + n * record.itemsize].view(record.dtype)
 
     @property
     def now_s(self) -> float:
         """Simulated time."""
-        return float(self.f[la.WF_NOW])
+        return float(self.header["now_s"])
 
     def check(self) -> None:
         """Raise :class:`EngineError` if the world failed."""
-        error = int(self.s[la.WI_ERROR])
-        if error != la.OK:
+        error = int(self.header["error"])
+        if error != status.OK:
             raise EngineError(
-                f"scenario {self.scenario.name!r}, seed {int(self.s[la.WI_SEED])}, at {self.now_s:.6f} s: "
-                + la.ADVICE[error]
+                f"scenario {self.scenario.name!r}, seed {int(self.header['seed'])}, at {self.now_s:.6f} s: "
+                + status.ADVICE[error]
             )
 
     def view(self) -> DecisionView:
         """Return the view of the due decision."""
-        o = self._offset
-        n_targets = o[la.K_OFFERED]
-        size = la.V_TARGETS + n_targets * la.VT_STRIDE + o[la.K_PLACES] * la.VC_STRIDE
-        v = self.f[o[la.O_VIEW] : o[la.O_VIEW] + size].tolist()
-        targets = [_target_view(v[at:]) for at in _blocks(la.V_TARGETS, n_targets, la.VT_STRIDE)]
-        first = la.V_TARGETS + n_targets * la.VT_STRIDE
-        candidates = tuple(
-            _candidate_view(v[at:], targets) for at in _blocks(first, o[la.K_PLACES], la.VC_STRIDE)
-        )
+        view = self.rows("due_view", 1)[0]
+        targets = [_target_view(row) for row in self.rows("target_views", int(self._sizes["n_offered"]))]
+        rows = self.rows("candidates", int(self._sizes["n_places"]))
+        candidates = tuple(_candidate_view(row, targets) for row in rows)
+        link, drafter, system = view["link"].item(), view["drafter"].item(), view["system"].item()
         actions = self.scenario.actions
         return DecisionView(
-            v[la.V_NOW],
-            int(v[la.V_REQUEST]),
-            int(v[la.V_DEVICE]),
-            int(v[la.V_COUNTER]),
-            _request_view(v),
+            float(view["now_s"]),
+            int(view["request_id"]),
+            int(view["device"]),
+            int(view["counter"]),
+            _request_view(view["request"]),
             targets[0],
-            LinkView(v[la.V_LINK_UP] != 0.0, *v[la.V_RTT : la.V_LINK_AGE + 1]),
-            DrafterView(v[la.V_AVAILABLE] != 0.0, v[la.V_STEP], int(v[la.V_LAG]), int(v[la.V_JOBS])),
+            LinkView(link[0] != 0.0, *link[1:]),
+            DrafterView(drafter[0] != 0.0, drafter[1], int(drafter[2]), int(drafter[3])),
             candidates,
-            SystemView(int(v[la.V_ACTIVE]), v[la.V_ARRIVALS], v[la.V_TOKENS]),
+            SystemView(int(system[0]), *system[1:]),
             actions.gammas,
             actions.batch_sizes,
         )
 
     def totals(self) -> Totals:
         """Return the cumulative totals until now."""
-        f, s = self.f, self.s
-        totals = Totals(
-            time_s=float(f[la.WF_ACCRUED]),
-            request_seconds=float(f[la.WF_REQUEST_SECONDS]),
-            output_tokens=int(s[la.WI_OUTPUT_TOKENS]),
-            completed=int(s[la.WI_COMPLETED]),
-            good=int(s[la.WI_GOOD]),
-            slo_violations=int(s[la.WI_VIOLATIONS]),
-            tpot_cost=float(f[la.WF_TPOT_COST]),
-            drafted=int(s[la.WI_DRAFTED]),
-            accepted=int(s[la.WI_ACCEPTED]),
-            verified_rounds=int(s[la.WI_VERIFIED]),
-            round_tokens=int(s[la.WI_ROUND_TOKENS]),
-            gpu_s=float(f[la.WF_GPU_S]),
-            cloud_usd=float(f[la.WF_CLOUD_USD]),
-            energy_joules=float(f[la.WF_ENERGY]),
-            network_bytes=float(f[la.WF_BYTES]),
-            discarded=int(s[la.WI_DISCARDED]),
-            takeovers=int(s[la.WI_TAKEOVERS]),
-            interruptions=int(s[la.WI_INTERRUPTIONS]),
-            late_messages=int(s[la.WI_LATE]),
-            duplicate_messages=int(s[la.WI_DUPLICATES]),
-            preemptions=int(s[la.WI_PREEMPTIONS]),
-        )
-        totals.accrue(self.now_s, int(s[la.WI_IN_SYSTEM]), float(self.layout.kf[la.KF_IDLE_W]))
+        totals = Totals(*self.header["totals"].item())
+        totals.accrue(self.now_s, int(self.header["in_system"]), float(self._sizes["idle_w"]))
         return totals
 
     def completed(self, *, deliveries: bool) -> list[CompletedRequest]:
@@ -179,34 +166,26 @@ class WorldReader:
             deliveries: With every delivery, which only requests of the cohort have; otherwise with the
                 first and the last alone.
         """
-        o = self._offset
-        n = int(self.s[la.WI_TABLE_N])
-        whole = self.s[o[la.O_TABLE_I] : o[la.O_TABLE_I] + n * la.XI_STRIDE].reshape(n, la.XI_STRIDE).tolist()
-        real = self.f[o[la.O_TABLE_F] : o[la.O_TABLE_F] + n * la.XF_STRIDE].reshape(n, la.XF_STRIDE).tolist()
+        table = self.rows("table", int(self.header["table_n"]))
+        columns = {name: table[name].tolist() for name in rec.COMPLETED.fields}
         log = self._deliveries() if deliveries else {}
         requests = []
-        for i, x in zip(whole, real, strict=True):
-            number, tokens = i[la.XI_NUMBER], i[la.XI_DELIVERED]
-            brief = ([x[la.XF_FIRST], x[la.XF_LAST]], [1, tokens - 1])
-            delivery_s, delivery_tokens = log.get(number, brief)
+        for values in zip(*columns.values(), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            brief = ([row["first_delivery_s"], row["last_delivery_s"]], [1, row["delivered"] - 1])
+            delivery_s, delivery_tokens = log.get(row["number"], brief)
+            spec = CompletedSpec(**{name: row[name] for name in CompletedSpec.__dataclass_fields__})
             requests.append(
                 CompletedRequest(
-                    number,
-                    CompletedSpec(
-                        i[la.XI_UID],
-                        i[la.XI_KIND],
-                        i[la.XI_PROMPT],
-                        i[la.XI_OUTPUT],
-                        x[la.XF_SLO_TTFT],
-                        x[la.XF_SLO_TPOT],
-                    ),
-                    DeviceNumber(i[la.XI_DEVICE]),
-                    x[la.XF_ARRIVAL],
-                    x[la.XF_COMPLETED],
-                    i[la.XI_ROUNDS],
-                    i[la.XI_VERIFIES],
-                    i[la.XI_DRAFTED],
-                    i[la.XI_ACCEPTED],
+                    row["number"],
+                    spec,
+                    DeviceNumber(row["device"]),
+                    row["arrival_s"],
+                    row["completed_s"],
+                    row["rounds"],
+                    row["verifies"],
+                    row["drafted"],
+                    row["accepted"],
                     delivery_s,
                     delivery_tokens,
                 )
@@ -215,16 +194,14 @@ class WorldReader:
 
     def _deliveries(self) -> dict[int, tuple[list[float], list[int]]]:
         """Return when which tokens arrived, by request."""
-        o = self._offset
-        n = int(self.s[la.WI_DELIVERIES])
+        n = int(self.header["deliveries_n"])
         if n == 0:
             return {}
-        pairs = self.s[o[la.O_DELIVERY_I] : o[la.O_DELIVERY_I] + 2 * n].reshape(n, 2)
-        times = self.f[o[la.O_DELIVERY_F] : o[la.O_DELIVERY_F] + n]
-        order = np.argsort(pairs[:, 0], kind="stable")
-        numbers, starts = np.unique(pairs[order, 0], return_index=True)
+        lines = self.rows("deliveries", n)
+        lines = lines[np.argsort(lines["number"], kind="stable")]
+        numbers, starts = np.unique(lines["number"], return_index=True)
         ends = [*starts[1:].tolist(), n]
-        times_s, tokens = times[order].tolist(), pairs[order, 1].tolist()
+        times_s, tokens = lines["arrives_s"].tolist(), lines["tokens"].tolist()
         return {
             number: (times_s[start:end], tokens[start:end])
             for number, start, end in zip(numbers.tolist(), starts.tolist(), ends, strict=True)
@@ -232,37 +209,33 @@ class WorldReader:
 
     def metrics(self) -> dict[str, float]:
         """Return every metric of the episode so far; see :meth:`ReferenceSimulation.metrics`."""
-        o, f = self._offset, self.f
-        n_targets = o[la.K_TARGETS]
-        at = o[la.O_WINDOW]
-        window = f[at : at + 1 + la.N_TOTALS + n_targets].tolist()
-        start = Window(window[0], Totals(*window[1 : 1 + la.N_TOTALS]), window[1 + la.N_TOTALS :])
-        end = Window(self.now_s, self.totals(), [self._busy_until_s(number) for number in range(n_targets)])
-        cohort = [
-            request
-            for request in self.completed(deliveries=True)
-            if o[la.K_WARMUP] <= request.number < o[la.K_COHORT]
-        ]
-        arrived, completed = int(self.s[la.WI_ARRIVED]), int(self.s[la.WI_COMPLETED])
+        n_targets = int(self._sizes["n_targets"])
+        window = self.rows("window", 1)[0]
+        at = int(self.header["window"]) + int(window["busy_s"])
+        busy_s = self.world[at : at + 8 * n_targets].view(np.float64).tolist()
+        start = Window(float(window["time_s"]), Totals(*window["totals"].item()), busy_s)
+        end = Window(self.now_s, self.totals(), self._busy_until_s(n_targets))
+        warmup, cohort = int(self._sizes["warmup"]), int(self._sizes["cohort"])
+        requests = [r for r in self.completed(deliveries=True) if warmup <= r.number < cohort]
         metrics = episode_metrics(
             self.scenario,
-            cohort,  # type: ignore[arg-type]
+            requests,  # type: ignore[arg-type]
             start,
             end,
-            arrived,
-            completed,
+            int(self.header["arrived"]),
+            int(self.header["totals"]["completed"]),
         )
-        if o[la.K_DELIVERY_CAP] == 0:
+        if self._sizes["delivery_capacity"] == 0:
             metrics.update({name: float("nan") for name in metrics if name.startswith("itl_s")})
         return metrics
 
-    def _busy_until_s(self, target: int) -> float:
-        """Return the time that a target has been busy, the iteration under way included."""
-        o, f = self._offset, self.f
-        x = o[la.O_TGT_F] + target * la.TF_STRIDE
-        if self.s[o[la.O_TGT_I] + target * la.TI_STRIDE + la.TI_IDLE] != 0:
-            return float(f[x + la.TF_BUSY])
-        return float(f[x + la.TF_BUSY] + (self.now_s - f[x + la.TF_START]))
+    def _busy_until_s(self, n_targets: int) -> list[float]:
+        """Return the time that each target has been busy, the iteration under way included."""
+        targets = self.rows("targets", n_targets)
+        return [
+            float(row["busy_s"] if row["idle"] else row["busy_s"] + (self.now_s - row["iteration_start_s"]))
+            for row in targets
+        ]
 
     def requests_table(self) -> dict[str, NDArray[np.generic]]:
         """Return one column per property of the completed requests, in order of arrival.
@@ -270,7 +243,7 @@ class WorldReader:
         Raises:
             EngineError: More requests completed than the table holds.
         """
-        if dropped := int(self.s[la.WI_TABLE_DROPPED]):
+        if dropped := int(self.header["table_dropped"]):
             raise EngineError(
                 f"the table of requests lacks {dropped} that completed after the measured ones; "
                 "use engine='reference' for the whole table"
@@ -279,41 +252,38 @@ class WorldReader:
         requests.sort(key=lambda request: request.number)
         return requests_table(requests)  # type: ignore[arg-type]
 
+    def request(self, slot: int) -> Any:
+        """Return the record of a request in the system."""
+        return self.rows("requests", slot + 1)[slot]
+
     def newly_completed(self) -> Iterator[NewlyCompleted]:
         """Yield the requests that completed since the last decision was answered."""
-        o = self._offset
-        for i in range(int(self.s[la.WI_NEWLY_N])):
-            q = int(self.s[o[la.O_NEWLY] + i])
-            number = int(self.s[o[la.O_REQ_I] + q * o[la.K_R_STRIDE] + la.RI_NUMBER])
-            delay_s = float(self.f[o[la.O_REQ_F] + q * la.RF_STRIDE + la.RF_DELAY_CAUSED])
-            committed = int(self.s[o[la.O_REQ_I] + q * o[la.K_R_STRIDE] + la.RI_COMMITTED])
-            yield NewlyCompleted(number, self._completed_s(number), delay_s, committed)
+        at, n = int(self.header["newly"]), int(self.header["newly_n"])
+        for slot in self.world[at : at + 4 * n].view(np.int32).tolist():
+            row = self.request(slot)
+            number = int(row["number"])
+            yield NewlyCompleted(
+                number, self._completed_s(number), float(row["delay_caused_s"]), int(row["committed"])
+            )
 
     def due_request(self) -> DueRequest | None:
         """Return the request whose decision is due."""
-        q = int(self.s[la.WI_PENDING])
-        if q < 0:
+        slot = int(self.header["pending"])
+        if slot < 0:
             return None
-        o = self._offset
-        return DueRequest(
-            int(self.s[o[la.O_REQ_I] + q * o[la.K_R_STRIDE] + la.RI_NUMBER]),
-            float(self.f[o[la.O_REQ_F] + q * la.RF_STRIDE + la.RF_DELAY_CAUSED]),
-        )
+        row = self.request(slot)
+        return DueRequest(int(row["number"]), float(row["delay_caused_s"]))
 
     def _completed_s(self, number: int) -> float:
-        o = self._offset
-        for n in range(int(self.s[la.WI_TABLE_N]) - 1, -1, -1):
-            if int(self.s[o[la.O_TABLE_I] + n * la.XI_STRIDE + la.XI_NUMBER]) == number:
-                return float(self.f[o[la.O_TABLE_F] + n * la.XF_STRIDE + la.XF_COMPLETED])
-        return float("nan")
+        table = self.rows("table", int(self.header["table_n"]))
+        found = np.flatnonzero(table["number"][::-1] == number)
+        return float(table["completed_s"][::-1][found[0]]) if len(found) else float("nan")
 
     def drain_events(self) -> list[Event]:
         """Return the events recorded since the last call."""
-        n = int(self.s[la.WI_EVENTS])
-        at = self._offset[la.O_EVENTS]
-        rows = self.f[at : at + n * la.EVENT].reshape(n, la.EVENT).tolist()
-        self.s[la.WI_EVENTS] = 0
-        return [Event(t, EventKind(int(k)), int(e), int(r), v) for t, k, e, r, v in rows]
+        lines = self.rows("log", int(self.header["events_n"])).tolist()
+        self.header["events_n"] = 0
+        return [Event(t, EventKind(k), e, r, v) for t, k, e, r, v in lines]
 
 
 class CompiledSimulation:
@@ -329,8 +299,7 @@ class CompiledSimulation:
         truncated: The episode's number of requests has completed, or its horizon is reached.
         events: Event log, if recorded.
         spans: Always empty.
-        f: State of the world, floats.
-        s: State of the world, integers.
+        world: State of the world, uint8; see :mod:`dsd_env.sim.compiled.records`.
     """
 
     def __init__(
@@ -372,12 +341,15 @@ class CompiledSimulation:
         self.events: list[Event] = []
         self.spans: list[Span] = []
         self._layout = layout
-        self.f = np.zeros(layout.n_float)
-        self.s = np.zeros(layout.n_int, dtype=np.int64)
-        self._reader = WorldReader(layout, self.f, self.s)
+        self.world = layout.new_worlds(1)[0]
+        self._reader = WorldReader(layout, self.world)
         self._record_events = record_events
         self._view: DecisionView | None = None
-        kernel.reset_world(layout.kf, layout.ki, self.f, self.s, seed, int(record_events), int(price_delays))
+        loop.reset_world(layout.constants, self.world, seed, int(record_events), int(price_delays))
+
+    @property
+    def _header(self) -> Any:
+        return self._reader.header
 
     @property
     def now_s(self) -> float:
@@ -403,16 +375,15 @@ class CompiledSimulation:
             RuntimeError: The decision before has not been answered.
             EngineError: A bounded resource ran out.
         """
-        if self.s[la.WI_PENDING] >= 0:
+        if self._header["pending"] >= 0:
             raise RuntimeError("answer the pending decision with decide() before asking for the next")
-        layout = self._layout
         self._view = None
-        status = kernel.run_world(layout.kf, layout.ki, self.f, self.s)
+        reached = loop.run_world(self._layout.constants, self.world)
         self._reader.check()
         if self._record_events:
             self.events += self._reader.drain_events()
-        self.terminated, self.truncated = status == la.TERMINATED, status == la.TRUNCATED
-        return bool(status == la.DUE)
+        self.terminated, self.truncated = reached == status.TERMINATED, reached == status.TRUNCATED
+        return reached == status.DUE
 
     def decide(self, decision: Decision) -> Resolution:
         """Answer the pending decision; see :meth:`ReferenceSimulation.decide`.
@@ -421,7 +392,7 @@ class CompiledSimulation:
             RuntimeError: No decision is pending.
             ValueError: gamma or batch size negative or zero, or placement off the list.
         """
-        if self.s[la.WI_PENDING] < 0:
+        if self._header["pending"] < 0:
             raise RuntimeError("no decision is pending: call next_decision() first")
         gamma, batch_size, placement = decision
         if gamma < 0 or gamma > self.scenario.actions.gammas[-1]:
@@ -430,17 +401,16 @@ class CompiledSimulation:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
         if not 0 <= placement < self.scenario.n_placements:
             raise ValueError(f"placement = {placement} is outside 0..{self.scenario.n_placements - 1}")
-        layout, s = self._layout, self.s
-        kernel.answer_world(layout.ki, self.f, s, gamma, batch_size, placement)
-        r = layout.ki[la.O_REQ_I] + s[la.WI_ANSWERED] * layout.ki[la.K_R_STRIDE]
+        loop.answer_world(self._layout.constants, self.world, gamma, batch_size, placement)
+        row = self._reader.request(int(self._header["answered"]))
         return Resolution(
-            int(s[r + la.RI_GAMMA]),
-            int(s[r + la.RI_BATCH]),
-            Site(int(s[r + la.RI_RES_SITE])),
-            int(s[r + la.RI_STATION]),
-            int(s[r + la.RI_EDGE]),
-            int(s[r + la.RI_RES_TARGET]),
-            REASONS[s[la.WI_REASON]],
+            int(row["gamma"]),
+            int(row["batch_size"]),
+            Site(int(row["draft_site"])),
+            int(row["drafter"]),
+            int(row["edge_server"]),
+            int(row["to_target"]),
+            REASONS[int(self._header["reason"])],
         )
 
     def observe(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -448,16 +418,14 @@ class CompiledSimulation:
         layout = self._layout
         observation = np.empty(layout.n_features, dtype=np.float32)
         mask = np.empty(sum(ActionSpace.of(self.scenario).nvec), dtype=np.bool_)
-        kernel.observe_world(layout.kf, layout.ki, self.f, observation, mask)
+        loop.observe_world(layout.constants, self.world, observation, mask)
         return observation, mask
 
     @property
     def resolved(self) -> dict[str, int]:
         """Decisions that were not executed as given, by reason."""
         counts = {
-            "no_drafter": int(self.s[la.WI_NO_DRAFTER]),
-            "batch_clipped": int(self.s[la.WI_CLIPPED]),
-            "target_down": int(self.s[la.WI_TARGET_DOWN]),
+            reason: int(self._header[reason]) for reason in REASONS if reason is not None
         }
         return {reason: count for reason, count in counts.items() if count}
 
@@ -479,7 +447,7 @@ class CompiledSimulation:
     @property
     def active_requests(self) -> int:
         """Requests that have arrived and not completed."""
-        return int(self.s[la.WI_IN_SYSTEM])
+        return int(self._header["in_system"])
 
     def metrics(self) -> dict[str, float]:
         """Return every metric of the episode so far, by name; NaN where nothing was observed."""
@@ -489,75 +457,51 @@ class CompiledSimulation:
         """Return one column per property of the completed requests, in order of arrival."""
         return self._reader.requests_table()
 
-    def save(self) -> tuple[FloatArray, IntArray]:
+    def save(self) -> Bytes:
         """Return a copy of the world's state, for :meth:`restore`."""
-        return self.f.copy(), self.s.copy()
+        return self.world.copy()
 
-    def restore(self, state: tuple[FloatArray, IntArray]) -> None:
+    def restore(self, state: Bytes) -> None:
         """Go back to a saved state of the same scenario; the event log is not wound back."""
-        self.f[:], self.s[:] = state
-        status = int(self.s[la.WI_STATUS])
-        self.terminated, self.truncated = status == la.TERMINATED, status == la.TRUNCATED
+        self.world[:] = state
+        reached = int(self._header["status"])
+        self.terminated, self.truncated = reached == status.TERMINATED, reached == status.TRUNCATED
 
 
-def _blocks(first: int, count: int, stride: int) -> range:
-    return range(first, first + count * stride, stride)
+def _request_view(row: Any) -> RequestView:
+    names = RequestView.__dataclass_fields__
+    values = {name: row[name].tolist() for name in names}
+    values["is_admission"], values["control_site"] = bool(row["is_admission"]), Site(int(row["control_site"]))
+    for name in ("recent_gammas", "recent_accepted"):
+        values[name] = tuple(map(int, values[name]))
+    for name in ("prompt_tokens", "committed_tokens", "rounds", "head_start_tokens"):
+        values[name] = int(values[name])
+    return RequestView(**values)
 
 
-def _request_view(v: list[float]) -> RequestView:
-    recent = range(RECENT_ROUNDS)
-    return RequestView(
-        v[la.V_ADMISSION] != 0.0,
-        Site(int(v[la.V_SITE])),
-        int(v[la.V_PROMPT]),
-        int(v[la.V_COMMITTED]),
-        v[la.V_AGE],
-        v[la.V_SLO_TTFT],
-        v[la.V_SLO_TPOT],
-        v[la.V_TTFT],
-        v[la.V_TPOT],
-        int(v[la.V_ROUNDS]),
-        v[la.V_ACCEPTANCE],
-        v[la.V_TOKENS_PER_ROUND],
-        tuple(int(v[la.V_RECENT_GAMMA + i]) for i in recent),
-        tuple(int(v[la.V_RECENT_ACCEPTED + i]) for i in recent),
-        v[la.V_CONFIDENCE],
-        int(v[la.V_AHEAD]),
-    )
+def _target_view(row: Any) -> TargetView:
+    values = dict(zip(rec.TARGET_VIEW.fields, row.item(), strict=True))
+    values["up"] = values["up"] != 0.0
+    for name in ("index", "queued", "running", "resident", "batch_size"):
+        values[name] = int(values[name])
+    return TargetView(**values)
 
 
-def _target_view(v: list[float]) -> TargetView:
-    return TargetView(
-        int(v[la.VT_INDEX]),
-        v[la.VT_UP] != 0.0,
-        int(v[la.VT_QUEUED]),
-        int(v[la.VT_RUNNING]),
-        int(v[la.VT_RESIDENT]),
-        v[la.VT_REMAINING],
-        v[la.VT_ITERATION],
-        v[la.VT_KV],
-        int(v[la.VT_BATCH]),
-        v[la.VT_WAIT],
-        v[la.VT_TOKEN],
-        v[la.VT_PREFILL_TOKEN],
-        v[la.VT_AGE],
-    )
-
-
-def _candidate_view(v: list[float], targets: list[TargetView]) -> CandidateView:
+def _candidate_view(row: Any, targets: list[TargetView]) -> CandidateView:
+    values = dict(zip(rec.CANDIDATE_VIEW.fields, row.item(), strict=True))
     return CandidateView(
-        Site(int(v[la.VC_SITE])),
-        int(v[la.VC_EDGE]),
-        targets[int(v[la.VC_OFFERED])],
-        v[la.VC_VALID] != 0.0,
-        v[la.VC_CURRENT] != 0.0,
-        v[la.VC_SAME] != 0.0,
-        v[la.VC_STEP],
-        v[la.VC_CATCH_UP],
-        v[la.VC_WAIT],
-        v[la.VC_RTT],
-        v[la.VC_HANDOVER],
-        int(v[la.VC_LAG]),
-        v[la.VC_MOVE],
-        v[la.VC_SHARES] != 0.0,
+        Site(int(values["site"])),
+        int(values["edge_server"]),
+        targets[int(values["offered"])],
+        values["valid"] != 0.0,
+        values["is_current"] != 0.0,
+        values["same_target"] != 0.0,
+        values["draft_step_s"],
+        values["catch_up_s"],
+        values["draft_wait_s"],
+        values["rtt_s"],
+        values["handover_s"],
+        int(values["kv_lag_tokens"]),
+        values["move_s"],
+        values["shares_target"] != 0.0,
     )

@@ -1,0 +1,16 @@
+"""Numbers that several laws share."""
+
+from __future__ import annotations
+
+ACCEPTANCE_PRIOR = 0.6
+"""What a controller assumes of a request's acceptance rate before it has seen a round."""
+TOKENS_PER_ROUND_PRIOR = 2.0
+"""What it assumes of the tokens committed per draft round, likewise."""
+REPORTS_KEPT = 64
+"""Periodic reports that a controller may still be waiting for."""
+SLOPE_TOKENS = 8
+"""Distance over which a target's marginal time per token is taken; its largest batch has more."""
+REQUESTS_PER_DEVICE = 1 << 24
+"""Most requests of a device in an episode: request number i of device d draws as entity d · this + i."""
+RATE_TIME_CONSTANT_S = 2.0
+"""Time constant of the running arrival and token rates."""

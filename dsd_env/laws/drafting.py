@@ -1,0 +1,77 @@
+"""How far a draft has come, and what a round's result teaches.
+
+A draft job has ``gamma`` tokens to make, a ``state``, ``start_s``, ``duration_s`` and ``first_s`` (when it started,
+how long it takes, how long its first token takes). With a head start, drafted ahead on a guess that turned out
+right, ``head_context_tokens`` says from which context (0: it has none), ``head_drafts`` how many drafts of this
+window are complete, and ``head_done_s`` how long the drafter has spent on them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dsd_env.laws.step_times import Timer, draft_s
+
+ENDED, QUEUED, ACTIVE = range(3)
+"""What has become of a draft job."""
+
+DraftJob = Any
+Learner = Any
+
+
+def start_job(
+    job: DraftJob, timer: Timer, speed: float, active: int, active_kv_tokens: int, now_s: float
+) -> None:
+    """Let a job start at a drafter, of which it is one of the ``active`` jobs already.
+
+    A draft with a head start goes on where the drafter is, if that is faster than to begin anew from the
+    committed tokens.
+    """
+    gamma, lag, context = job.gamma, job.lag_tokens, job.context_tokens
+    duration_s = draft_s(timer, speed, lag, context, gamma, active, active_kv_tokens)
+    if job.head_context_tokens > 0:
+        whole_s = draft_s(timer, speed, 1, job.head_context_tokens, gamma + 1, active, active_kv_tokens)
+        duration_s = min(duration_s, max(0.0, whole_s - job.head_done_s))
+    job.start_s = now_s
+    job.duration_s = duration_s
+    job.first_s = min(duration_s, draft_s(timer, speed, lag, context, 1, active, active_kv_tokens))
+
+
+def done_s(job: DraftJob, now_s: float) -> float:
+    """Return the time spent on a job until now."""
+    if job.state == QUEUED:
+        return 0.0
+    return job.duration_s if job.state == ENDED else now_s - job.start_s
+
+
+def tokens_after(job: DraftJob, spent_s: float) -> int:
+    """Return how many of a job's tokens are complete after so much time."""
+    gamma = job.gamma
+    if job.state == QUEUED:
+        return 0
+    if job.state == ENDED or spent_s >= job.duration_s:
+        return gamma
+    if job.head_context_tokens > 0:
+        ready = min(gamma, job.head_drafts)
+        return ready + int((gamma - ready) * (spent_s / job.duration_s))
+    if spent_s < job.first_s or gamma == 0:
+        return 0
+    later = (gamma - 1) * (spent_s - job.first_s) / (job.duration_s - job.first_s)
+    return min(gamma, 1 + int(later))
+
+
+def accepted_tokens(drafted: int, run: int, left: int) -> int:
+    """Return how many of the drafts a verification accepts.
+
+    Args:
+        drafted: Drafts verified.
+        run: How many would be right if there were no end of them.
+        left: Output tokens that the request still lacks.
+    """
+    return min(drafted, run, left)
+
+
+def learn_round(learner: Learner, drafted: int, accepted: int, committed: int, weight: float) -> None:
+    """Take the outcome of a draft round into the running means that its controller keeps."""
+    learner.acceptance_rate += weight * (accepted / drafted - learner.acceptance_rate)
+    learner.tokens_per_round += weight * (committed - learner.tokens_per_round)

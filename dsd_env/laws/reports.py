@@ -1,0 +1,52 @@
+"""What servers report and controllers measure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dsd_env.laws.constants import SLOPE_TOKENS
+from dsd_env.laws.step_times import marginal_token_s
+
+Report = Any
+Server = Any
+Device = Any
+
+
+def remaining_s(idle: bool, expected_end_s: float, now_s: float) -> float:
+    """Return the expected rest of the iteration under way, 0 if none is."""
+    rest_s = 0.0 if idle else expected_end_s - now_s
+    return rest_s if rest_s > 0.0 else 0.0
+
+
+def target_token_s(spec: Server, iteration_tokens: float) -> float:
+    """Return a target's marginal time of a new token at its usual iteration; see ``marginal_token_s``."""
+    return marginal_token_s(spec, spec.length, iteration_tokens, SLOPE_TOKENS)
+
+
+def drafter_wait_s(active: int, queued: int, concurrency: int, mean_job_s: float) -> float:
+    """Return the expected wait for a drafter with so many places and jobs."""
+    if active < concurrency:
+        return 0.0
+    return mean_job_s * (queued + 1) / concurrency
+
+
+def busy_drafter_wait_s(jobs: int, concurrency: int, mean_job_s: float) -> float:
+    """Return the expected wait for a device's own drafter, of which only the number of jobs is known."""
+    return mean_job_s * (jobs - concurrency + 1) if jobs >= concurrency else 0.0
+
+
+def moved(mean: float, sample: float, weight: float) -> float:
+    """Return a running mean with one more sample in it."""
+    return mean + weight * (sample - mean)
+
+
+def measure_round_trip(device: Device, now_s: float, sample_s: float, weight: float) -> None:
+    """Take a round-trip sample into a device's running estimates."""
+    device.rtt_deviation_s += weight * (abs(sample_s - device.rtt_s) - device.rtt_deviation_s)
+    device.rtt_s += weight * (sample_s - device.rtt_s)
+    device.rtt_sample_s = now_s
+
+
+def sample_age_s(now_s: float, sample_s: float) -> float:
+    """Return the age of an estimate whose newest sample was taken at a time (negative: never)."""
+    return now_s - sample_s if sample_s >= 0.0 else now_s

@@ -1,0 +1,110 @@
+"""How long iterations and draft steps take.
+
+A timer has ``compute_s`` (attention-free time by number of new tokens), ``k_bw_s``, ``k_multi_s`` and ``k_lat_s``
+(seconds per KV token read when every sequence has one new token, when some has more, and per KV token of the
+longest sequence that has more); see :mod:`dsd_env.latency.profile` for the form. Every engine reads the same
+float64 table, so that all of them compute the same times to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from dsd_env import rng
+from dsd_env.rng import Stream
+
+ITERATION_NOISE = int(Stream.ITERATION_NOISE)
+STRAGGLER = int(Stream.STRAGGLER)
+
+
+class Timer(Protocol):
+    """A tabulated latency profile; see the module."""
+
+    compute_s: Sequence[float]
+    k_bw_s: float
+    k_multi_s: float
+    k_lat_s: float
+
+
+class Noise(Protocol):
+    """How iteration times scatter."""
+
+    iteration_noise_sigma: float
+    straggler_share: float
+    straggler_factor: float
+
+
+def step_s(timer: Timer, speed: float, new_tokens: int, kv_tokens: int, longest_kv_tokens: int) -> float:
+    """Return the time of one iteration or draft step.
+
+    Args:
+        timer: Its times.
+        speed: Factor on all of them: 1, or that of a device that is slower or faster than its class.
+        new_tokens: New tokens of all sequences.
+        kv_tokens: KV tokens that they read.
+        longest_kv_tokens: KV tokens of the longest sequence with more than one new token; 0: there is none.
+    """
+    compute_s = timer.compute_s[new_tokens] * speed
+    if longest_kv_tokens == 0:
+        return compute_s + timer.k_bw_s * speed * kv_tokens
+    return compute_s + (timer.k_multi_s * speed * kv_tokens + timer.k_lat_s * speed * longest_kv_tokens)
+
+
+def draft_s(
+    timer: Timer, speed: float, lag_tokens: int, context_tokens: int, gamma: int, active: int, active_kv_tokens: int
+) -> float:
+    """Return the time to process the KV lag and draft ``gamma`` tokens.
+
+    The first step processes every committed token that the drafter has not seen and yields the first draft; each
+    further step processes one draft and yields the next. Other sequences drafted at the same time add one
+    token each to every step.
+
+    Args:
+        timer: Times of the drafter's steps.
+        speed: Factor on them.
+        lag_tokens: Committed tokens not processed yet, the last one included (1 is normal).
+        context_tokens: Committed tokens, prompt included.
+        gamma: Drafts; 0 only processes the lag.
+        active: Sequences drafted at the same time, this one included.
+        active_kv_tokens: Their KV together, this one's included.
+    """
+    longest = context_tokens if lag_tokens > 1 else 0
+    duration_s = step_s(timer, speed, lag_tokens + active - 1, active_kv_tokens, longest)
+    if gamma > 1:
+        duration_s += (gamma - 1) * step_s(timer, speed, active, active_kv_tokens, 0)
+        duration_s += timer.k_bw_s * speed * (gamma * (gamma - 1) // 2)
+    return duration_s
+
+
+def iteration_noise(spec: Noise, seed: int, target: int, iterations: int) -> float:
+    """Return the random factor of a target's iteration number ``iterations``.
+
+    Log-normal with mean one, and ``straggler_factor`` times that with probability ``straggler_share``.
+    """
+    factor = 1.0
+    sigma = spec.iteration_noise_sigma
+    if sigma != 0.0:
+        noise_key = rng.key(seed, ITERATION_NOISE, target)
+        z = rng.normal(
+            rng.uniform_from_key(noise_key, 2 * iterations), rng.uniform_from_key(noise_key, 2 * iterations + 1)
+        )
+        factor = math.exp(sigma * z - 0.5 * sigma * sigma)
+    share = spec.straggler_share
+    if share != 0.0 and rng.uniform(seed, STRAGGLER, target, iterations) < share:
+        factor *= spec.straggler_factor
+    return factor
+
+
+def marginal_token_s(timer: Timer, length: int, usual_tokens: float, slope_tokens: int) -> float:
+    """Return the time of one more new token in an iteration of the usual size, from the profile.
+
+    Args:
+        timer: The target's times.
+        length: Entries of its table.
+        usual_tokens: Running mean of an iteration's new tokens.
+        slope_tokens: Distance over which the slope is taken.
+    """
+    tokens = min(int(usual_tokens), length - 1 - slope_tokens)
+    return (timer.compute_s[tokens + slope_tokens] - timer.compute_s[tokens]) / slope_tokens

@@ -1,0 +1,144 @@
+"""How far the drafts of a round are right: the reference's acceptance sources, by another algorithm.
+
+A recording is read in place: entries one after the other, each a stretch of output positions.
+"""
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+from dsd_env.rng import Stream
+from dsd_env.sim.compiled.kernel.draws import key, uniform, uniform_from_key
+from dsd_env.sim.compiled.kernel.jit import jit, number
+from dsd_env.sim.compiled.kernel.rows import tail
+
+ACCEPTANCE_PICK, ACCEPTANCE_MATCH = number(Stream.ACCEPTANCE_PICK), number(Stream.ACCEPTANCE_MATCH)
+
+MATCHES, RUNS, IID, MARKOV = range(4)
+"""Sources: recorded matches by position, recorded run lengths by start, and the two synthetic ones."""
+
+
+@jit
+def _place_of(entries, n, entry):
+    """Return where an entry stands in an ascending list."""
+    low, high = 0, n
+    while low < high:
+        middle = (low + high) >> 1
+        if entries[middle] < entry:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@jit
+def _locate(k, w, request, model, position, keep):
+    """Return the recorded entry that holds an output position, and its first position.
+
+    With `keep` the request remembers it; positions kept must not fall.
+    """
+    spec = k.models[model]
+    chain = w.chains[k.n_models * request.slot + model]
+    entry, start, picks = chain.entry, chain.start, chain.picks
+    if picks == 0:
+        pool = spec.pools[request.kind]
+        u = uniform(w.seed, ACCEPTANCE_PICK, request.uid, 0)
+        entry, start, picks = k.integers[pool.first + int(u * pool.n)], 0, 1
+    length = spec.offsets[entry + 1] - spec.offsets[entry]
+    while position >= start + length:
+        same = spec.same_kind[spec.kind_of[entry]]
+        n = same.n
+        if n > 1:
+            u = uniform(w.seed, ACCEPTANCE_PICK, request.uid, picks)
+            entries = tail(k.integers, same.first)
+            place = _place_of(entries, n, entry)
+            entry = entries[(place + 1 + int(u * (n - 1))) % n]
+        start += length
+        picks += 1
+        length = spec.offsets[entry + 1] - spec.offsets[entry]
+    if keep:
+        chain.entry, chain.start, chain.picks = entry, start, picks
+    return entry, start
+
+
+@jit
+def _recorded_run(k, w, request, model, start, keep):
+    """Return the run length recorded at a position; it ends with its entry."""
+    spec = k.models[model]
+    entry, first = _locate(k, w, request, model, start, keep)
+    begin = spec.offsets[entry]
+    rest = spec.offsets[entry + 1] - begin - (start - first)
+    return min(spec.run_length[begin + start - first], rest)
+
+
+@jit
+def run_length(k, w, request, model, chain, start, limit):
+    """Return ``min(run, limit)`` at `start`, of proposals without a break from `chain`."""
+    spec = k.models[model]
+    source = spec.source
+    if source == RUNS:
+        run = _recorded_run(k, w, request, model, chain, True)
+        if run >= spec.longest:
+            run = _recorded_run(k, w, request, model, start, False)
+        else:
+            run -= start - chain
+        return min(run, limit)
+    match_key = key(w.seed, ACCEPTANCE_MATCH, request.uid)
+    run = 0
+    if source == MATCHES:
+        entry, first = _locate(k, w, request, model, start, True)
+        begin = spec.offsets[entry]
+        rest = spec.offsets[entry + 1] - begin - (start - first)
+        limit = min(limit, rest)
+        accept_prob = tail(spec.accept_prob, begin + start - first)
+        while run < limit and uniform_from_key(match_key, start + run) < accept_prob[run]:
+            run += 1
+        return run
+    low, high = spec.low, spec.high
+    if source == IID:
+        while run < limit and uniform_from_key(match_key, start + run) < low:
+            run += 1
+        return run
+    flips = spec.flips
+    position = start
+    while position > 0:  # the last position that decides for itself
+        u = uniform_from_key(match_key, position)
+        if u < low or u >= high:
+            break
+        position -= 1
+    u = uniform_from_key(match_key, position)
+    match = u < (low if position > 0 else spec.first)
+    if flips and (start - position) % 2 == 1:
+        match = not match
+    while match and run < limit:
+        run += 1
+        u = uniform_from_key(match_key, start + run)
+        if u >= high:
+            match = False
+        elif u >= low:
+            match = not flips
+    return run
+
+
+@jit
+def top1_prob(k, w, request, model, position):
+    """Return the drafter's confidence at an output position."""
+    spec = k.models[model]
+    if spec.source >= IID:
+        return spec.confidence
+    entry, first = _locate(k, w, request, model, position, False)
+    return spec.top1_prob[spec.offsets[entry] + position - first]
+
+
+@jit
+def confident_drafts(k, w, request, drafter, gamma):
+    """Return how many tokens a drafter drafts until it is no longer sure, at most `gamma`."""
+    threshold = k.confidence_stop
+    if threshold == 0.0:
+        return gamma
+    model = k.drafters[drafter].model
+    start = request.committed
+    for drafted in range(1, gamma):
+        position = start + drafted - 1
+        if position >= request.output_tokens or top1_prob(k, w, request, model, position) < threshold:
+            return drafted
+    return gamma

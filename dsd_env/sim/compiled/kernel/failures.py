@@ -1,0 +1,131 @@
+"""What crashes, what that takes along, and what comes back."""
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+import math
+
+from dsd_env.laws import faults
+from dsd_env.sim.compiled.kernel.drafters import (
+    NO_DRAFTER,
+    colocated,
+    crash_drafter,
+    drafter_returns,
+    drafts_alone,
+    lose_kv,
+)
+from dsd_env.sim.compiled.kernel.events import AT_FAULT, LOG_FAULT, LOG_RETURN, log, push
+from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
+from dsd_env.sim.compiled.kernel.requests import FOR_PLACE, abandon, ask, finished, is_down, reconnect
+from dsd_env.sim.compiled.kernel.targets import EDGE_SERVER, OWN_DEVICE, iteration_over
+
+compile_laws(faults)
+
+AT_DEVICE, AT_EDGE, AT_TARGET = range(3)
+"""What a fault hits."""
+
+
+@jit
+def next_crash(k, w, n):
+    """Schedule the next crash of one that crashes."""
+    window, fault = w.crashes[n].window, k.faults[n]
+    faults.next_window(window, fault, w.seed)
+    if window.start_s < math.inf:
+        push(k, w, window.start_s, AT_FAULT, fault.number, n)
+
+
+@jit
+def fault_event(k, w, n):
+    """One that crashes goes down, or comes back."""
+    crash, fault = w.crashes[n], k.faults[n]
+    if not crash.down:
+        crash.down = True
+        log(k, w, LOG_FAULT, fault.entity, -1, fault.number)
+        _crash(k, w, fault.site, fault.entity)
+        push(k, w, crash.window.end_s, AT_FAULT, fault.number, n)
+    else:
+        crash.down = False
+        log(k, w, LOG_RETURN, fault.entity, -1, fault.number)
+        _come_back(k, w, fault.site, fault.entity)
+        next_crash(k, w, n)
+
+
+@jit
+def _crash(k, w, site, entity):
+    if site == AT_TARGET:
+        server = w.targets[entity]
+        server.down += 1
+        if server.down == 1:
+            _crash_target(k, w, server)
+    elif site == AT_EDGE:
+        crash_drafter(k, w, k.n_devices + entity)
+    else:
+        w.devices[entity].down_faults += 1
+        if k.drafters[entity].mode != NO_DRAFTER:
+            crash_drafter(k, w, entity)
+
+
+@jit
+def _come_back(k, w, site, entity):
+    if site == AT_TARGET:
+        server = w.targets[entity]
+        server.down -= 1
+        if server.down == 0 and drafts_alone(k, colocated(k, entity)):
+            drafter_returns(k, w, colocated(k, entity))
+        return
+    if site == AT_EDGE:
+        place = EDGE_SERVER
+        drafter_returns(k, w, k.n_devices + entity)
+    else:
+        place = OWN_DEVICE
+        w.devices[entity].down_faults -= 1
+        if k.drafters[entity].mode != NO_DRAFTER:
+            drafter_returns(k, w, entity)
+    if is_down(k, w, place, entity):
+        return
+    for slot in range(k.n_slots):
+        request = w.requests[slot]
+        waits = request.number >= 0 and request.waits_for == FOR_PLACE
+        if waits and request.site == place and request.at == entity:
+            ask(k, w, request)
+
+
+@jit
+def _crash_target(k, w, server):
+    """A target loses its KV, its queue and the iteration under way; its clients are told."""
+    if not server.idle:
+        iteration_over(k, w, server)
+    server.n_ready, server.waiting, server.resident = 0, 0, 0
+    server.kv_reserved_tokens = 0
+    server.check_s, server.oldest_s = math.inf, math.inf
+    server.batch_size = k.targets[server.number].initial_batch_size
+    server.setter = -1
+    number = -1
+    while True:
+        slot = _next_victim(k, w, server.number, number)
+        if slot < 0:
+            break
+        request = w.requests[slot]
+        number = request.number
+        request.target, request.kv_reserved_tokens = -1, 0
+        w.totals.interruptions += 1
+        abandon(k, w, request)
+        reconnect(k, w, request)
+    drafter = colocated(k, server.number)
+    lose_kv(k, w, drafter)
+    if drafts_alone(k, drafter):
+        crash_drafter(k, w, drafter)
+
+
+@jit
+def _next_victim(k, w, target, number):
+    """Return the slot of the first request after `number` that is at a target; -1 if there is none."""
+    best, best_number = -1, -1
+    for slot in range(k.n_slots):
+        request = w.requests[slot]
+        other = request.number
+        if other <= number or request.done or request.target != target:
+            continue
+        if not finished(request) and (best < 0 or other < best_number):
+            best, best_number = slot, other
+    return best

@@ -1,0 +1,66 @@
+"""How the kernel's functions are compiled, and the constants that they know each other by."""
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+from numba import cfunc, njit, types
+from numba.extending import register_jitable
+
+from dsd_env.sim.compiled.cache import caching
+
+
+def jit(function):
+    """Compile what only compiled code calls, once for each combination of argument types.
+
+    Division is as IEEE has it: nothing here divides by zero. Numba would compile a version for each constant that
+    a function is called with; the types of the constants are all that matters here.
+    """
+    dispatcher = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    template = dispatcher.get_call_template
+    dispatcher.get_call_template = lambda args, kws: template(
+        tuple(types.unliteral(a) for a in args), {name: types.unliteral(a) for name, a in dict(kws).items()}
+    )
+    return dispatcher
+
+
+
+def entry(**options):
+    """Compile what Python calls, when it is called first, and keep it where a cache can be written."""
+
+    def decorate(function):
+        with caching() as cached:
+            return njit(cache=cached, nogil=True, error_model="numpy", **options)(function)
+
+    return decorate
+
+
+def native(signature):
+    """Compile a function now, with the calling convention of C, to be called by address; cached likewise."""
+
+    def decorate(function):
+        with caching() as cached:
+            return cfunc(signature, cache=cached, error_model="numpy")(function)
+
+    return decorate
+
+
+def compile_laws(*modules):
+    """Let compiled code call the functions of modules of :mod:`dsd_env.laws`, which know nothing of it."""
+    for module in modules:
+        for function in vars(module).values():
+            if inspect.isfunction(function) and function.__module__ == module.__name__:
+                register_jitable(error_model="numpy")(function)
+
+
+def number(member):
+    """Return a member of an enumeration as a NumPy integer.
+
+    Given Python integers, the compiler makes a version of each function for each value that it is called with.
+    """
+    return np.int64(int(member))
+
+
+ZERO, ONE = np.int64(0), np.int64(1)

@@ -1,0 +1,138 @@
+"""Messages between devices, edge servers and targets, and what they cost."""
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+from dsd_env.laws import links, reports
+from dsd_env.rng import Stream
+from dsd_env.sim.compiled.kernel.draws import key
+from dsd_env.sim.compiled.kernel.events import LOG_SEND, log
+from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
+
+compile_laws(links, reports)
+
+LINK_SPREAD = number(Stream.LINK_SPREAD)
+UPLINK_JITTER, DOWNLINK_JITTER = number(Stream.UPLINK_JITTER), number(Stream.DOWNLINK_JITTER)
+UPLINK_LOSS, DOWNLINK_LOSS = number(Stream.UPLINK_LOSS), number(Stream.DOWNLINK_LOSS)
+
+UP, DOWN, EDGE_UP, EDGE_DOWN = range(4)
+"""A device's channels, which have numbers 4 · device and on."""
+
+
+@jit
+def begin_channel(k, w, n):
+    """Set an idle channel up."""
+    channel, spec = w.channels[n], k.channels[n]
+    factor = links.spread_factor(spec.spread_low, spec.spread_high, w.seed, LINK_SPREAD, spec.number)
+    channel.one_way_s = spec.one_way_s * factor
+    down = n % 2
+    channel.jitter_key = key(w.seed, DOWNLINK_JITTER if down else UPLINK_JITTER, spec.number)
+    channel.loss_key = key(w.seed, DOWNLINK_LOSS if down else UPLINK_LOSS, spec.number)
+    if spec.has_rate_row:
+        links.begin_rate(channel.rate, spec.rate, w.seed, spec.number)
+
+
+@jit
+def backhaul(k, edge, target):
+    """Return the number of the channel from an edge server to a target; the next one leads back."""
+    return 4 * k.n_devices + 2 * (edge * k.n_targets + target)
+
+
+@jit
+def one_way_s(w, channel):
+    """Return a channel's propagation delay."""
+    return w.channels[channel].one_way_s
+
+
+@jit
+def seems_up(k, w, channel):
+    """Return whether a channel is believed up."""
+    return links.seems_up(w.channels[channel], k.channels[channel], w.now_s)
+
+
+@jit
+def bits_per_s(k, w, channel, nominal):
+    """Return a channel's bandwidth as measured; nominal where it does not change."""
+    return w.channels[channel].rate.measured_bits_per_s if k.channels[channel].has_rate_row else nominal
+
+
+@jit
+def send(k, w, channel, size_bytes):
+    """Put a message on a channel; return when it arrives."""
+    return links.send(w.channels[channel], k.channels[channel], w.seed, k.stats_weight, w.now_s, size_bytes)
+
+
+@jit
+def count_bytes(k, w, size_bytes, device):
+    """Book a message that a device sends or receives."""
+    w.totals.network_bytes += size_bytes
+    w.totals.energy_joules += size_bytes * k.devices[device].radio_joules_per_byte
+
+
+@jit
+def _sent(k, w, number_of_device, channel, size_bytes):
+    """A device's controller sees whether its message had to be sent again."""
+    device = w.devices[number_of_device]
+    lost = 1.0 if w.channels[channel].last_lost != 0 else 0.0
+    device.loss = reports.moved(device.loss, lost, k.stats_weight)
+    count_bytes(k, w, size_bytes, number_of_device)
+
+
+@jit
+def own_jobs(w, device):
+    """Return the jobs at a device's drafter (none, if it has none)."""
+    drafter = w.drafters[device]
+    return drafter.active + drafter.queued
+
+
+@jit
+def send_up(k, w, request, payload):
+    """Send from a request's device to the targets."""
+    device = request.device
+    size = k.header_bytes + payload
+    arrives_s = send(k, w, 4 * device + UP, size)
+    _sent(k, w, device, 4 * device + UP, size)
+    request.own_jobs = own_jobs(w, device)
+    log(k, w, LOG_SEND, 2 * device, request.number, arrives_s)
+    return arrives_s
+
+
+@jit
+def send_down(k, w, request, payload):
+    """Send from the targets to a request's device."""
+    device = request.device
+    size = k.header_bytes + payload
+    arrives_s = send(k, w, 4 * device + DOWN, size)
+    _sent(k, w, device, 4 * device + DOWN, size)
+    w.totals.cloud_usd += size * 1e-9 * k.egress_usd_per_gigabyte
+    log(k, w, LOG_SEND, 2 * device, request.number, arrives_s)
+    return arrives_s
+
+
+@jit
+def send_edge(k, w, request, down, payload):
+    """Send between a request's device and its edge servers."""
+    device = request.device
+    size = k.header_bytes + payload
+    arrives_s = send(k, w, 4 * device + EDGE_UP + down, size)
+    count_bytes(k, w, size, device)
+    log(k, w, LOG_SEND, 2 * device + 1, request.number, arrives_s)
+    return arrives_s
+
+
+@jit
+def send_backhaul(k, w, request, edge, target, down, payload):
+    """Send between an edge server and a target."""
+    channel = backhaul(k, edge, target) + down
+    size = k.header_bytes + payload
+    arrives_s = send(k, w, channel, size)
+    w.totals.network_bytes += size
+    log(k, w, LOG_SEND, k.channels[channel].number, request.number, arrives_s)
+    return arrives_s
+
+
+@jit
+def measure_round_trip(k, w, request, round_trip_s):
+    """Take a round-trip sample into the estimates of a request's device."""
+    reports.measure_round_trip(w.devices[request.device], w.now_s, round_trip_s, k.stats_weight)
+    request.own_jobs = own_jobs(w, request.device)

@@ -1,0 +1,302 @@
+"""The view of a due decision: what its controller knows, written where features are gathered from."""
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from dsd_env.control.view import RECENT_ROUNDS
+from dsd_env.laws import reports, view
+from dsd_env.sim.compiled.kernel.drafters import (
+    DRAFTS_ALONE,
+    DRAFTS_SHARED,
+    NO_DRAFTER,
+    colocated,
+    context_tokens,
+    lag_tokens,
+    step_s,
+)
+from dsd_env.sim.compiled.kernel.jit import jit
+from dsd_env.sim.compiled.kernel.links import (
+    DOWN,
+    EDGE_DOWN,
+    EDGE_UP,
+    UP,
+    backhaul,
+    bits_per_s,
+    one_way_s,
+    own_jobs,
+    seems_up,
+)
+from dsd_env.sim.compiled.kernel.targets import COLOCATED, EDGE_SERVER, OWN_DEVICE
+from dsd_env.sim.compiled.kernel.telemetry import drafter_wait_s, newest, report_target
+
+RECENT = int(RECENT_ROUNDS)
+BELIEVED_DOWN = 1e12
+"""Added to the load of a target believed down: those come last."""
+
+
+@jit
+def observe(k, w, request):
+    """Write the view of a request's decision."""
+    v, site = w.due_view, request.site
+    delay_s = 0.0
+    if site == OWN_DEVICE:
+        delay_s = one_way_s(w, 4 * request.device + DOWN)
+    elif site == EDGE_SERVER:
+        delay_s = one_way_s(w, backhaul(k, request.at, 0) + 1)
+    latest = newest(k, w, w.now_s - delay_s)
+    _offer_targets(k, w, request, latest)
+    for i in range(k.n_offered):
+        _view_target(k, w, request, w.target_views[i], latest)
+    if site == OWN_DEVICE:
+        request.own_jobs = own_jobs(w, request.device)
+    v.now_s, v.request_id, v.device, v.counter = w.now_s, request.number, request.device, request.decisions
+    _view_request(v.request, w, request)
+    _view_link(k, w, v.link, request)
+    _view_drafter(k, w, v.drafter, request)
+    rates, system = w.rates[latest], v.system
+    system.arrivals_per_s, system.tokens_per_s = rates.arrivals_per_s, rates.tokens_per_s
+    active = 0
+    for target in range(k.n_targets):
+        active += w.reports[target * k.ring + latest].resident
+    system.active_requests = active
+    for i in range(k.n_offered):
+        _candidates(k, w, request, i, latest)
+
+
+@jit
+def _view_request(v, w, request):
+    committed, site = request.committed, request.site
+    v.is_admission = 1.0 if request.target < 0 else 0.0
+    v.control_site = site
+    v.control_at_target = 1.0 if site == COLOCATED else 0.0
+    v.control_at_device = 1.0 if site == OWN_DEVICE else 0.0
+    v.control_at_edge_server = 1.0 if site == EDGE_SERVER else 0.0
+    v.prompt_tokens, v.committed_tokens, v.context_tokens = request.prompt_tokens, committed, context_tokens(request)
+    v.age_s = w.now_s - request.arrival_s
+    v.slo_ttft_s, v.slo_tpot_s = request.slo_ttft_s, request.slo_tpot_s
+    v.ttft_s = request.first_commit_s - request.arrival_s if committed > 0 else 0.0
+    v.tpot_s = view.time_per_token_s(request.first_commit_s, request.last_commit_s, committed)
+    v.ttft_slack = view.ttft_slack(v.ttft_s, v.age_s, v.slo_ttft_s)
+    v.tpot_slack = view.tpot_slack(v.tpot_s, v.slo_tpot_s)
+    v.rounds, v.acceptance_rate = request.rounds, request.acceptance_rate
+    v.tokens_per_round, v.last_confidence = request.tokens_per_round, request.last_confidence
+    for i in range(RECENT):
+        v.recent_gammas[i] = request.recent_gammas[i]
+        v.recent_accepted[i] = request.recent_accepted[i]
+    v.head_start_tokens = max(0, request.head_tokens - 1) if request.head_drafter >= 0 else 0
+
+
+@jit
+def _view_link(k, w, v, request):
+    device, spec = w.devices[request.device], k.devices[request.device]
+    first = 4 * request.device
+    # Whoever decides knows the queue of the direction that it sends to.
+    v.up = 1.0 if seems_up(k, w, first + (UP if request.site == OWN_DEVICE else DOWN)) else 0.0
+    v.rtt_s, v.rtt_deviation_s, v.loss = device.rtt_s, device.rtt_deviation_s, device.loss
+    v.uplink_bits_per_s = bits_per_s(k, w, first + UP, spec.uplink_bits_per_s)
+    v.downlink_bits_per_s = bits_per_s(k, w, first + DOWN, spec.downlink_bits_per_s)
+    v.age_s = reports.sample_age_s(w.now_s, device.rtt_sample_s)
+
+
+@jit
+def _view_drafter(k, w, v, request):
+    """The drafter on the request's own device."""
+    n, context = request.device, context_tokens(request)
+    v.available = 1.0 if _fits(k, n, context) else 0.0
+    v.step_s, v.kv_lag_tokens, v.jobs = 0.0, context, 0.0
+    if k.drafters[n].mode != NO_DRAFTER:
+        v.step_s = step_s(k, w, n, 1, context, 0)
+        v.kv_lag_tokens = lag_tokens(k, w, request, n)
+        v.jobs = request.own_jobs
+
+
+@jit
+def _fits(k, n, context):
+    spec = k.drafters[n]
+    return spec.mode == DRAFTS_ALONE and view.fits(context, k.gamma_max, spec.kv_capacity_tokens)
+
+
+# ---------------------------------------------------------------------- targets on offer
+
+
+@jit
+def _is_offered(w, n, target):
+    for i in range(n):
+        if w.target_views[i].index == target:
+            return True
+    return False
+
+
+@jit
+def _offer_targets(k, w, request, latest):
+    """Choose the targets of the candidate list: the current one, then the least loaded."""
+    n = 0
+    if request.target >= 0:
+        w.target_views[0].index = request.target
+        n = 1
+    while n < k.n_offered:
+        best, best_load = -1, math.inf
+        for target in range(k.n_targets):
+            report = w.reports[target * k.ring + latest]
+            load = report.resident + (0.0 if report.up else BELIEVED_DOWN)
+            if load < best_load and not _is_offered(w, n, target):
+                best, best_load = target, load
+        w.target_views[n].index = best
+        n += 1
+
+
+@jit
+def _view_target(k, w, request, v, latest):
+    """Write what is known of an offered target: its state here, else the newest report that has come."""
+    target = int(v.index)
+    report = w.reports[target * k.ring + latest]
+    if request.target == target and request.has_report and request.report.time_s > report.time_s:
+        report = request.report
+    if request.site == COLOCATED and request.at == target:
+        report = w.scratch
+        report_target(k, w, target, report)
+    spec = k.targets[target]
+    v.up = 1.0 if report.up else 0.0
+    v.queued, v.running, v.resident = report.queued, report.running, report.resident
+    v.remaining_s, v.iteration_s, v.kv_fraction = report.remaining_s, report.iteration_s, report.kv_fraction
+    v.batch_size, v.token_s = report.batch_size, report.token_s
+    v.max_batch_wait_s, v.prefill_token_s = spec.max_batch_wait_s, spec.prefill_token_s
+    v.age_s = w.now_s - report.time_s
+
+
+# ---------------------------------------------------------------------- candidates
+
+
+@jit
+def _candidates(k, w, request, i, latest):
+    """Write the candidates at one offered target: at its drafter, on the own device, on each edge server."""
+    at_target = w.target_views[i]
+    target, context = int(at_target.index), context_tokens(request)
+    same = request.target == target
+    move_s = 0.0
+    if not same and request.target >= 0:
+        move_s = context * k.targets[target].prefill_token_s
+    places = 2 + k.n_edges
+    for place in range(places):
+        c = w.candidates[i * places + place]
+        site, edge, drafter, number = COLOCATED, -1, colocated(k, target), target
+        if place == 1:
+            site, drafter, number = OWN_DEVICE, request.device, request.device
+        elif place > 1:
+            site, edge = EDGE_SERVER, place - 2
+            drafter, number = k.n_devices + edge, edge
+        lag = lag_tokens(k, w, request, drafter)
+        if site == COLOCATED:
+            can_draft = _at_target(k, w, request, c, drafter, target, context, lag, latest)
+        elif site == OWN_DEVICE:
+            can_draft = _on_device(k, w, request, c, drafter, context, lag)
+        else:
+            can_draft = _at_edge(k, w, request, c, drafter, edge, target, context, lag, latest)
+        c.site, c.edge_server, c.offered = site, edge, i
+        c.colocated = 1.0 if site == COLOCATED else 0.0
+        c.own_device = 1.0 if site == OWN_DEVICE else 0.0
+        c.valid = 1.0 if can_draft and at_target.up != 0.0 else 0.0
+        c.is_current = 1.0 if same and request.drafted_at == drafter else 0.0
+        c.same_target = 1.0 if same else 0.0
+        c.handover_s = _handover_s(k, w, request, site, number, edge)
+        c.kv_lag_tokens, c.move_s = lag, move_s
+        c.target_queued, c.target_iteration_s = at_target.queued, at_target.iteration_s
+
+
+@jit
+def _write_drafter(c, draft_step_s, catch_up_s, draft_wait_s, rtt_s, shares_target):
+    c.draft_step_s, c.catch_up_s, c.draft_wait_s, c.rtt_s = draft_step_s, catch_up_s, draft_wait_s, rtt_s
+    c.shares_target = shares_target
+
+
+@jit
+def _steps(k, w, n, context, lag):
+    """Return the times of a draft step and of the first one, which catches up; 0 without a drafter."""
+    if k.drafters[n].mode == NO_DRAFTER:
+        return 0.0, 0.0
+    return step_s(k, w, n, 1, context, 0), step_s(k, w, n, lag, context, context if lag > 1 else 0)
+
+
+@jit
+def _at_target(k, w, request, c, n, target, context, lag, latest):
+    mode = k.drafters[n].mode
+    draft_step_s, catch_up_s = _steps(k, w, n, context, lag)
+    wait_s = 0.0
+    if mode == DRAFTS_ALONE:
+        if request.site == COLOCATED and request.at == target:
+            wait_s = drafter_wait_s(k, w, n)
+        else:
+            wait_s = w.drafter_reports[(k.n_edges + target) * k.ring + latest].wait_s
+    _write_drafter(c, draft_step_s, catch_up_s, wait_s, 0.0, 1.0 if mode == DRAFTS_SHARED else 0.0)
+    return mode != NO_DRAFTER
+
+
+@jit
+def _on_device(k, w, request, c, n, context, lag):
+    draft_step_s, catch_up_s = _steps(k, w, n, context, lag)
+    wait_s = 0.0
+    if k.drafters[n].mode != NO_DRAFTER:
+        mean_job_s = w.drafters[n].mean_job_s
+        wait_s = reports.busy_drafter_wait_s(request.own_jobs, k.drafters[n].concurrency, mean_job_s)
+    _write_drafter(c, draft_step_s, catch_up_s, wait_s, w.devices[request.device].rtt_s, 0.0)
+    return _fits(k, n, context)
+
+
+@jit
+def _at_edge(k, w, request, c, n, edge, target, context, lag, latest):
+    report = w.drafter_reports[edge * k.ring + latest]
+    together = min(report.jobs + 1, k.drafters[n].concurrency)
+    draft_step_s = step_s(k, w, n, together, together * context, 0)
+    catch_up_s = step_s(k, w, n, lag + together - 1, together * context, context if lag > 1 else 0)
+    rtt_s = 2.0 * one_way_s(w, backhaul(k, edge, target))
+    _write_drafter(c, draft_step_s, catch_up_s, report.wait_s, rtt_s, 0.0)
+    return report.up and k.devices[request.device].has_edge_link and _fits(k, n, context)
+
+
+@jit
+def _handover_s(k, w, request, site, number, edge):
+    """Return the expected one-way delay of moving control to a place."""
+    at_site, at = request.site, request.at
+    if at_site == site and at == number:
+        return 0.0
+    first = 4 * request.device
+    half_rtt_s = 0.5 * w.devices[request.device].rtt_s
+    to_edge_s, from_edge_s, backhaul_s = 0.0, 0.0, 0.0
+    if k.devices[request.device].has_edge_link:
+        to_edge_s, from_edge_s = one_way_s(w, first + EDGE_UP), one_way_s(w, first + EDGE_DOWN)
+    if at_site == EDGE_SERVER and site == COLOCATED:
+        backhaul_s = one_way_s(w, backhaul(k, at, number))
+    elif at_site == COLOCATED and site == EDGE_SERVER:
+        backhaul_s = one_way_s(w, backhaul(k, edge, at) + 1)
+    return view.handover_s(at_site, at, site, number, half_rtt_s, to_edge_s, from_edge_s, backhaul_s)
+
+
+# ---------------------------------------------------------------------- observation and mask
+
+
+@jit
+def encode(k, w, observation):
+    """Write the observation: the features' raw values gathered from the view, then scaled."""
+    raw = w.due_view_numbers
+    for i in range(k.n_features):
+        x = raw[k.feature_source[i]]
+        observation[i] = np.float32(x / (abs(x) * k.feature_squashes[i] + k.feature_half[i]))
+
+
+@jit
+def write_mask(k, w, mask):
+    """Write which actions are valid."""
+    gammas, batches = k.n_gammas, k.n_batches
+    some = False
+    for i in range(k.n_places):
+        valid = w.candidates[i].valid != 0.0
+        some = some or valid
+        mask[gammas + batches + i] = valid or i == 0
+    for i in range(gammas):
+        mask[i] = some or i == 0
+    for i in range(batches):
+        mask[gammas + i] = True

@@ -1,0 +1,508 @@
+"""Target servers: admission to the KV pool, the ready queue, iterations, and what they commit."""
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+import math
+
+from dsd_env.laws import drafting, step_times
+from dsd_env.sim.compiled.kernel.acceptance import run_length, top1_prob
+from dsd_env.sim.compiled.kernel.batching import compose, remove_ready
+from dsd_env.sim.compiled.kernel.drafters import (
+    colocated,
+    context_tokens,
+    drafts_shared,
+    lag_tokens,
+    set_valid_tokens,
+    step_s,
+)
+from dsd_env.sim.compiled.kernel.events import (
+    AT_ITERATION_END,
+    AT_ITERATION_START,
+    AT_JOB_DONE,
+    IS_WAIT,
+    LOG_ADMIT,
+    LOG_COMMIT,
+    LOG_ENQUEUE,
+    LOG_ITERATION_END,
+    LOG_ITERATION_START,
+    LOG_PREEMPT,
+    SLOT_BITS,
+    log,
+    push,
+    tag,
+)
+from dsd_env.sim.compiled.kernel.jit import jit, number
+from dsd_env.sim.compiled.kernel.links import send_down
+from dsd_env.control.view import RECENT_ROUNDS
+from dsd_env.sim.compiled.status import DELIVERIES_FULL, TABLE_RANGE
+
+RECENT = int(RECENT_ROUNDS)
+
+JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = (number(kind) for kind in range(4))
+"""What a request wants of its target: the kinds of :class:`dsd_env.sim.entities.JobKind`."""
+
+COLOCATED, OWN_DEVICE, EDGE_SERVER = (number(site) for site in range(3))
+"""Where control is, and where drafts are made."""
+
+
+# ---------------------------------------------------------------------- queues
+
+
+@jit
+def _join(k, w, server, request):
+    """A job becomes ready."""
+    request.queued_s = w.now_s
+    request.job_sequence = server.joined
+    server.joined += 1
+    _append_ready(server, request)
+    log(k, w, LOG_ENQUEUE, server.number, request.number, request.job_gamma + 1)
+
+
+@jit
+def _append_ready(server, request):
+    server.oldest_s = min(server.oldest_s, request.queued_s)
+    server.ready[server.n_ready] = request.slot
+    server.n_ready += 1
+
+
+@jit
+def _admit(k, w, server):
+    """Let waiting requests have their KV, in order, as long as there is room."""
+    spec = k.targets[server.number]
+    while server.waiting > 0:
+        request = w.requests[server.wait_head]
+        need = request.prompt_tokens + k.max_output_tokens + k.gamma_max + 1
+        if spec.preempts:
+            need = context_tokens(request)
+        if server.kv_reserved_tokens + need > spec.kv_capacity_tokens:
+            return
+        server.wait_head = request.next
+        server.waiting -= 1
+        server.kv_reserved_tokens += need
+        request.kv_reserved_tokens = need
+        request.admission = server.admissions
+        server.admissions += 1
+        log(k, w, LOG_ADMIT, server.number, request.number, need)
+        _join(k, w, server, request)
+
+
+@jit
+def release(k, w, request):
+    """A request leaves its target and gives its KV back."""
+    server = w.targets[request.target]
+    server.kv_reserved_tokens -= request.kv_reserved_tokens
+    request.kv_reserved_tokens = 0
+    server.resident -= 1
+    _admit(k, w, server)
+    wake(k, w, server)
+
+
+@jit
+def queue_at(k, w, request, server, kind, gamma, prefill, warms, waits_for):
+    """Queue a job at a target that is up; the batch size in force stays."""
+    request.served += 1
+    request.job_kind, request.job_gamma, request.job_chunk = kind, gamma, k.plain_chunk_tokens
+    request.job_prefill, request.job_prefilled, request.warms = prefill, 0, warms
+    request.waits_for = waits_for
+    target = server.number
+    if request.target != target:
+        if request.target >= 0:
+            release(k, w, request)
+        request.target = target
+        server.resident += 1
+        _wait_for_kv(k, w, server, request)
+    elif request.kv_reserved_tokens == 0:  # preempted while it was away
+        _prefill_again(request)
+        _wait_for_kv(k, w, server, request)
+    else:
+        _join(k, w, server, request)
+    request.site, request.at = COLOCATED, target
+    wake(k, w, server)
+
+
+@jit
+def _wait_for_kv(k, w, server, request):
+    """Let a request wait for room in a target's KV pool."""
+    request.next = -1
+    if server.waiting == 0:
+        server.wait_head = request.slot
+    else:
+        w.requests[server.wait_tail].next = request.slot
+    server.wait_tail = request.slot
+    server.waiting += 1
+    _admit(k, w, server)
+
+
+@jit
+def _prefill_again(request):
+    """A job begins with the whole context, whose KV has been lost; the newest token comes with the job."""
+    newest = 0 if request.job_kind == JOB_PREFILL else 1
+    request.job_prefill = context_tokens(request) - newest
+    request.job_prefilled = 0
+
+
+# ---------------------------------------------------------------------- preemption
+
+
+@jit
+def _make_room(k, w, server, n):
+    """Give a batch the KV that it needs; return the size of what is left of it."""
+    running, capacity = server.running, k.targets[server.number].kv_capacity_tokens
+    for i in range(n):
+        request = w.requests[running[i].slot]
+        gamma = 0 if request.job_prefill != 0 else request.job_gamma
+        need = context_tokens(request) + gamma
+        while (
+            request.kv_reserved_tokens > 0
+            and server.kv_reserved_tokens + max(0, need - request.kv_reserved_tokens) > capacity
+        ):
+            _preempt(k, w, server, n)
+        if request.kv_reserved_tokens > 0:
+            grown = max(0, need - request.kv_reserved_tokens)
+            request.kv_reserved_tokens += grown
+            server.kv_reserved_tokens += grown
+    left = 0
+    for i in range(n):
+        slot, tokens = running[i].slot, running[i].tokens
+        if w.requests[slot].kv_reserved_tokens > 0:
+            running[left].slot, running[left].tokens = slot, tokens
+            left += 1
+    server.n_running = left
+    return left
+
+
+@jit
+def _preempt(k, w, server, n):
+    """Take its KV from the request that was admitted last; it waits in front and prefills again."""
+    target = server.number
+    victim, newest = -1, -1
+    for slot in range(k.n_slots):
+        request = w.requests[slot]
+        if request.number < 0 or request.target != target or request.kv_reserved_tokens == 0:
+            continue
+        if victim < 0 or request.admission > newest:
+            victim, newest = slot, request.admission
+    request = w.requests[victim]
+    w.totals.preemptions += 1
+    log(k, w, LOG_PREEMPT, target, request.number, request.kv_reserved_tokens)
+    server.kv_reserved_tokens -= request.kv_reserved_tokens
+    request.kv_reserved_tokens = 0
+    if drafts_shared(k, target):
+        set_valid_tokens(k, w, request, colocated(k, target), 0)
+    here = remove_ready(w, server, victim)
+    for i in range(n):
+        here = here or server.running[i].slot == victim
+    if here:
+        _prefill_again(request)
+        request.next = server.wait_head if server.waiting > 0 else -1
+        if server.waiting == 0:
+            server.wait_tail = victim
+        server.wait_head = victim
+        server.waiting += 1
+
+
+# ---------------------------------------------------------------------- when an iteration starts
+
+
+@jit
+def wake(k, w, server):
+    """Let an idle target with ready jobs look whether an iteration starts: now, or when the wait is over."""
+    if not server.idle or server.n_ready == 0:
+        return
+    check_s = w.now_s
+    if server.n_ready < server.batch_size:
+        check_s = max(check_s, server.oldest_s + k.targets[server.number].max_batch_wait_s)
+    if check_s < server.check_s:
+        server.check_s = check_s
+        push(k, w, check_s, AT_ITERATION_START, server.number, server.number)
+
+
+@jit
+def look(k, w, server):
+    """Start an iteration if the target is idle and its batch is full, or has waited long enough."""
+    if server.check_s == w.now_s:
+        server.check_s = math.inf
+    if not server.idle or server.n_ready == 0:
+        return
+    if server.n_ready < server.batch_size:
+        if w.now_s < server.oldest_s + k.targets[server.number].max_batch_wait_s:
+            wake(k, w, server)
+            return
+    _start_iteration(k, w, server)
+
+
+# ---------------------------------------------------------------------- what an iteration costs
+
+
+@jit
+def target_step_s(k, w, target, new_tokens, kv_tokens, longest):
+    """Return the time of a target's iteration."""
+    spec = k.targets[target]
+    if new_tokens >= spec.length:
+        w.error = TABLE_RANGE
+        return 1.0
+    return step_times.step_s(spec, 1.0, new_tokens, kv_tokens, longest)
+
+
+@jit
+def _captured_step_s(k, w, target, new_tokens, kv_tokens, longest, prefills):
+    """Return the same; without prefill it runs at the next captured number of tokens."""
+    spec = k.targets[target]
+    if spec.pads and not prefills and new_tokens < spec.length:
+        new_tokens = spec.padded[new_tokens]
+    return target_step_s(k, w, target, new_tokens, kv_tokens, longest)
+
+
+@jit
+def _share(k, w, target, request, tokens):
+    """Return what a job brings into an iteration: (KV tokens, the shared drafter's lag and KV tokens, gamma)."""
+    context = context_tokens(request)
+    if request.job_prefill != 0:
+        kv = request.job_prefilled + tokens
+        if request.warms and drafts_shared(k, target):
+            return kv, tokens, kv, 0
+        return kv, 0, 0, 0
+    if request.job_kind == JOB_COLOCATED:
+        lag = lag_tokens(k, w, request, colocated(k, target))
+        return context + tokens - 1, lag, context, request.job_gamma
+    return context + tokens - 1, 0, 0, 0
+
+
+@jit
+def _start_iteration(k, w, server):
+    target, running = server.number, server.running
+    spec = k.targets[target]
+    drafter = colocated(k, target)
+    n = compose(k, w, server)
+    if spec.preempts:
+        n = _make_room(k, w, server, n)
+        if n == 0:
+            wake(k, w, server)
+            return
+    prefills = False
+    new = kv = lag = lag_kv = 0
+    longest = longest_2 = lag_longest = lag_longest_2 = 0
+    most = 0
+    for i in range(n):
+        tokens = running[i].tokens
+        request = w.requests[running[i].slot]
+        share_kv, share_lag, share_draft_kv, gamma = _share(k, w, target, request, tokens)
+        prefills = prefills or request.job_prefill != 0
+        new += tokens
+        kv += share_kv
+        if tokens > 1:
+            if share_kv > longest:
+                longest, longest_2 = share_kv, longest
+            elif share_kv > longest_2:
+                longest_2 = share_kv
+        if share_lag != 0:
+            lag += share_lag
+            lag_kv += share_draft_kv
+            if share_lag > 1:
+                if share_draft_kv > lag_longest:
+                    lag_longest, lag_longest_2 = share_draft_kv, lag_longest
+                elif share_draft_kv > lag_longest_2:
+                    lag_longest_2 = share_draft_kv
+            most = max(most, gamma)
+    expected_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
+    if lag > 0:
+        drafting_s = step_s(k, w, drafter, lag, lag_kv, lag_longest)
+        for step in range(2, most + 1):
+            sequences, step_kv = _drafting_at(w, server, n, step)
+            drafting_s += step_s(k, w, drafter, sequences, step_kv, 0)
+        expected_s = expected_s + drafting_s
+    duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations)
+    if w.prices:
+        whole = (new, kv, longest, longest_2, prefills)
+        _charge(k, w, server, n, expected_s, whole, (lag, lag_kv, lag_longest, lag_longest_2))
+    server.idle = False
+    server.iterations += 1
+    server.iteration_start_s = w.now_s
+    server.expected_end_s = w.now_s + expected_s
+    log(k, w, LOG_ITERATION_START, target, -1, n)
+    push(k, w, w.now_s + duration_s, AT_ITERATION_END, target, (server.iterations << SLOT_BITS) | target)
+
+
+@jit
+def _drafting_at(w, server, n, step):
+    """Return how many sequences of the batch draft at least `step` tokens, and the KV they read then."""
+    sequences = kv = 0
+    for i in range(n):
+        request = w.requests[server.running[i].slot]
+        if request.job_prefill == 0 and request.job_kind == JOB_COLOCATED and request.job_gamma >= step:
+            sequences += 1
+            kv += context_tokens(request)
+    return sequences, kv + sequences * (step - 1)
+
+
+@jit
+def _caused_s(k, w, server, n, request, tokens, whole, draft):
+    """Return by how much the iteration would be shorter without one of its sequences."""
+    new, kv, longest, longest_2, prefills = whole
+    lag, lag_kv, lag_longest, lag_longest_2 = draft
+    target = server.number
+    share_kv, share_lag, share_draft_kv, gamma = _share(k, w, target, request, tokens)
+    others = longest_2 if tokens > 1 and share_kv == longest else longest
+    caused_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
+    if new > tokens:
+        caused_s -= _captured_step_s(k, w, target, new - tokens, kv - share_kv, others, prefills)
+    if share_lag == 0:
+        return caused_s
+    drafter = colocated(k, target)
+    caused_s += step_s(k, w, drafter, lag, lag_kv, lag_longest)
+    if lag > share_lag:
+        others = lag_longest_2 if share_lag > 1 and share_draft_kv == lag_longest else lag_longest
+        caused_s -= step_s(k, w, drafter, lag - share_lag, lag_kv - share_draft_kv, others)
+    for step in range(2, gamma + 1):
+        sequences, step_kv = _drafting_at(w, server, n, step)
+        caused_s += step_s(k, w, drafter, sequences, step_kv, 0)
+        if sequences > 1:
+            others_kv = step_kv - share_draft_kv - (step - 1)
+            caused_s -= step_s(k, w, drafter, sequences - 1, others_kv, 0)
+    return caused_s
+
+
+@jit
+def _charge(k, w, server, n, duration_s, whole, draft):
+    """Account to each request of a batch how long it makes others wait."""
+    others = server.resident - 1
+    ready_s = math.inf
+    for i in range(n):
+        request = w.requests[server.running[i].slot]
+        caused_s = _caused_s(k, w, server, n, request, server.running[i].tokens, whole, draft)
+        request.delay_caused_s += caused_s * others
+        ready_s = min(ready_s, request.queued_s)
+    if server.setter >= 0:
+        setter = w.requests[server.setter]
+        if setter.number == server.setter_number:
+            waited_s = w.now_s - max(ready_s, server.iteration_end_s)
+            setter.delay_caused_s += server.n_ready * duration_s + n * waited_s
+
+
+# ---------------------------------------------------------------------- when an iteration ends
+
+
+@jit
+def iteration_over(k, w, server):
+    """A target has become idle: book what the iteration cost; return how long it ran."""
+    spec = k.targets[server.number]
+    duration_s = w.now_s - server.iteration_start_s
+    server.n_running = 0
+    server.idle = True
+    server.iteration_end_s = w.now_s
+    server.busy_s += duration_s
+    w.totals.gpu_s += duration_s * spec.gpus
+    w.totals.cloud_usd += duration_s * spec.gpus * spec.price_usd_per_gpu_hour / 3600.0
+    w.totals.energy_joules += duration_s * (spec.busy_w - spec.idle_w)
+    return duration_s
+
+
+@jit
+def end_iteration(k, w, server):
+    """Every job of the batch advances."""
+    n = server.n_running
+    duration_s = iteration_over(k, w, server)
+    server.iteration_s += k.stats_weight * (duration_s - server.iteration_s)
+    new = 0
+    for i in range(n):
+        new += server.running[i].tokens
+    server.iteration_tokens += k.stats_weight * (new - server.iteration_tokens)
+    log(k, w, LOG_ITERATION_END, server.number, -1, new)
+    for i in range(n):
+        _advance(k, w, server, w.requests[server.running[i].slot], server.running[i].tokens)
+    wake(k, w, server)
+
+
+@jit
+def _advance(k, w, server, request, tokens):
+    target = server.number
+    kind = request.job_kind
+    if request.job_prefill != 0:
+        request.job_prefill -= tokens
+        request.job_prefilled += tokens
+        if request.warms and drafts_shared(k, target):
+            set_valid_tokens(k, w, request, colocated(k, target), request.job_prefilled)
+        if request.job_prefill != 0 or kind != JOB_PREFILL:
+            _append_ready(server, request)
+            return
+        _commit(k, w, request, 1)
+    elif kind == JOB_PLAIN:
+        _commit(k, w, request, 1)
+        request.job_chunk -= 1
+        if request.job_chunk > 0 and request.committed < request.output_tokens:
+            _join(k, w, server, request)
+            return
+        _remember(request, 0, 0)
+    elif kind == JOB_COLOCATED:
+        request.chain_start = request.committed
+        _verified(k, w, request, colocated(k, target), request.job_gamma)
+    else:
+        _verified(k, w, request, request.drafter, request.job_gamma)
+    push(k, w, w.now_s, AT_JOB_DONE, request.number, tag(request, IS_WAIT))
+
+
+@jit
+def _remember(request, drafted, accepted):
+    """Keep the outcome of the last rounds, newest first."""
+    gammas, counts = request.recent_gammas, request.recent_accepted
+    for i in range(RECENT - 1, 0, -1):
+        gammas[i] = gammas[i - 1]
+        counts[i] = counts[i - 1]
+    gammas[0] = drafted
+    counts[0] = accepted
+
+
+@jit
+def _verified(k, w, request, drafter, drafted):
+    """A window has been verified: so many of its drafts are right, and one token more."""
+    model = k.drafters[drafter].model
+    start = request.committed
+    left = request.output_tokens - start
+    run = run_length(k, w, request, model, request.chain_start, start, min(drafted + 1, left))
+    accepted = drafting.accepted_tokens(drafted, run, left)
+    request.guessed = run > drafted
+    committed = min(accepted + 1, left)
+    set_valid_tokens(k, w, request, drafter, request.prompt_tokens + start + min(drafted - 1, accepted))
+    request.drafted_at = drafter
+    request.verifies += 1
+    request.drafted += drafted
+    request.accepted += accepted
+    request.round_tokens = committed
+    last = min(start + min(accepted, drafted - 1), request.output_tokens - 1)
+    request.last_confidence = top1_prob(k, w, request, model, last)
+    _remember(request, drafted, accepted)
+    drafting.learn_round(request, drafted, accepted, committed, k.stats_weight)
+    w.totals.drafted += drafted
+    w.totals.accepted += accepted
+    w.totals.verified_rounds += 1
+    w.totals.round_tokens += committed
+    _commit(k, w, request, committed)
+
+
+@jit
+def _commit(k, w, request, tokens):
+    """Tokens are committed and sent to the client."""
+    first = request.committed == 0
+    if first:
+        request.first_commit_s = w.now_s
+    request.last_commit_s = w.now_s
+    request.committed += tokens
+    w.totals.output_tokens += tokens
+    w.tokens_seen += tokens
+    number_of_request = request.number
+    log(k, w, LOG_COMMIT, request.target, number_of_request, tokens)
+    arrives_s = send_down(k, w, request, tokens * k.bytes_per_token)
+    if first:
+        request.first_delivery_s = arrives_s
+    request.last_delivery_s = arrives_s
+    if k.delivery_capacity > 0 and k.warmup <= number_of_request < k.cohort:
+        n = w.deliveries_n
+        if n >= k.delivery_capacity:
+            w.error = DELIVERIES_FULL
+        else:
+            line = w.deliveries[n]
+            line.arrives_s, line.number, line.tokens = arrives_s, number_of_request, tokens
+            w.deliveries_n = n + 1
+    if request.committed >= request.output_tokens:
+        release(k, w, request)

@@ -1,0 +1,66 @@
+"""What targets and drafters report periodically, and with a result."""
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+from dsd_env.laws import reports
+from dsd_env.sim.compiled.kernel.drafters import DRAFTS_ALONE
+from dsd_env.sim.compiled.kernel.events import AT_TELEMETRY, push
+from dsd_env.sim.compiled.kernel.jit import jit
+
+
+@jit
+def report_target(k, w, target, report):
+    """Write the state that a target would report now."""
+    server, spec = w.targets[target], k.targets[target]
+    report.time_s = w.now_s
+    report.queued = server.n_ready + server.waiting
+    report.running = server.n_running
+    report.resident = server.resident
+    report.remaining_s = reports.remaining_s(server.idle, server.expected_end_s, w.now_s)
+    report.iteration_s = server.iteration_s
+    report.kv_fraction = server.kv_reserved_tokens / spec.kv_capacity_tokens
+    report.batch_size = server.batch_size
+    report.token_s = reports.target_token_s(spec, server.iteration_tokens)
+    report.up = server.down == 0
+
+
+@jit
+def drafter_wait_s(k, w, n):
+    """Return the expected wait for a drafter."""
+    drafter = w.drafters[n]
+    return reports.drafter_wait_s(drafter.active, drafter.queued, k.drafters[n].concurrency, drafter.mean_job_s)
+
+
+@jit
+def publish(k, w):
+    """Let every server publish its state."""
+    ring = w.ticks % k.ring
+    for target in range(k.n_targets):
+        report_target(k, w, target, w.reports[target * k.ring + ring])
+    for i in range(k.n_edges + k.n_targets):
+        n = k.n_devices + i
+        if k.drafters[n].mode == DRAFTS_ALONE:
+            drafter, report = w.drafters[n], w.drafter_reports[i * k.ring + ring]
+            report.jobs = drafter.active + drafter.queued
+            report.wait_s = drafter_wait_s(k, w, n)
+            report.up = drafter.down == 0
+    if w.now_s > 0.0:
+        period_s = k.telemetry_period_s
+        w.arrivals_per_s = reports.moved(w.arrivals_per_s, w.arrivals_seen / period_s, k.rate_weight)
+        w.tokens_per_s = reports.moved(w.tokens_per_s, w.tokens_seen / period_s, k.rate_weight)
+    rates = w.rates[ring]
+    rates.time_s, rates.arrivals_per_s, rates.tokens_per_s = w.now_s, w.arrivals_per_s, w.tokens_per_s
+    w.arrivals_seen, w.tokens_seen = 0, 0
+    w.ticks += 1
+    push(k, w, w.ticks * k.telemetry_period_s, AT_TELEMETRY, 0, 0)
+
+
+@jit
+def newest(k, w, visible_s):
+    """Return the place in the rings of the newest reports made no later than `visible_s`."""
+    first = max(0, w.ticks - k.ring)
+    for tick in range(w.ticks - 1, first, -1):
+        if w.rates[tick % k.ring].time_s <= visible_s:
+            return tick % k.ring
+    return first % k.ring

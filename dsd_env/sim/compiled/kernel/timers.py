@@ -1,0 +1,102 @@
+"""Patience of targets with their drafters, and of clients with their results."""
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+import math
+
+from dsd_env.sim.compiled.kernel.events import (
+    AT_DELIVERY,
+    AT_TIMEOUT,
+    ENTITY_MASK,
+    IS_DUPLICATE,
+    LOG_TAKEOVER,
+    log,
+    push,
+    tag,
+)
+from dsd_env.sim.compiled.kernel.jit import jit
+from dsd_env.sim.compiled.kernel.links import send_up
+from dsd_env.sim.compiled.kernel.requests import FOR_RESULT, abandon, finished
+from dsd_env.sim.compiled.kernel.targets import COLOCATED, JOB_PLAIN, queue_at
+
+
+@jit
+def expect_drafts(k, w, request):
+    """The target has sent a result and waits for the next window, but not for ever."""
+    if k.patience_s == 0.0:
+        return
+    request.patience_at_s = w.now_s + k.patience_s
+    request.patience_served = request.served
+    # One timer a request: when it goes off too early, it is set again.
+    if not request.patience_set:
+        request.patience_set = True
+        push(k, w, request.patience_at_s, AT_TIMEOUT, 2 * request.number, request.slot)
+
+
+@jit
+def _patience_ends(k, w, request):
+    """No draft came: the target goes on by plain decoding."""
+    request.patience_set = False
+    if request.served != request.patience_served or finished(request):
+        return
+    if w.now_s < request.patience_at_s:
+        request.patience_set = True
+        push(k, w, request.patience_at_s, AT_TIMEOUT, 2 * request.number, request.slot)
+        return
+    target = request.target
+    w.totals.takeovers += 1
+    log(k, w, LOG_TAKEOVER, target, request.number, k.patience_s)
+    abandon(k, w, request)
+    request.site, request.at = COLOCATED, target
+    queue_at(k, w, request, w.targets[target], JOB_PLAIN, 0, 0, False, FOR_RESULT)
+
+
+@jit
+def expect_result(k, w, request, payload):
+    """The device has sent its drafts and waits for the result; it sends them again after a time-out."""
+    request.exchange += 1
+    if k.client_timeout_s == 0.0:
+        return
+    request.resend_exchange = request.exchange
+    request.resend_wait_s, request.resend_payload = k.client_timeout_s, payload
+    request.resend_at_s = w.now_s + k.client_timeout_s
+    # The timer set may be that of an earlier window, and later than this one's: it was set again and again.
+    if request.resend_timer_s > request.resend_at_s:
+        _set_resend(k, w, request)
+
+
+@jit
+def _set_resend(k, w, request):
+    request.resend_timer_s = request.resend_at_s
+    push(k, w, request.resend_at_s, AT_TIMEOUT, 2 * request.number + 1, request.slot)
+
+
+@jit
+def _send_again(k, w, request):
+    """The client has heard nothing within its time-out."""
+    if w.now_s != request.resend_timer_s:
+        return
+    request.resend_timer_s = math.inf
+    if request.exchange != request.resend_exchange or finished(request):
+        return
+    if w.now_s >= request.resend_at_s:
+        if w.devices[request.device].down_faults == 0:
+            arrives_s = send_up(k, w, request, request.resend_payload)
+            push(k, w, arrives_s, AT_DELIVERY, request.number, tag(request, IS_DUPLICATE))
+        request.resend_wait_s *= 2.0
+        request.resend_at_s = w.now_s + request.resend_wait_s
+    _set_resend(k, w, request)
+
+
+@jit
+def timeout(k, w, place, slot):
+    """A timer goes off; that of a request which has left concerns nobody."""
+    entity = place & ENTITY_MASK
+    request = w.requests[slot]
+    if request.number != entity >> 1:
+        return
+    if entity & 1:
+        _send_again(k, w, request)
+    else:
+        _patience_ends(k, w, request)

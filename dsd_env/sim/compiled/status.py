@@ -1,0 +1,17 @@
+"""What a world is doing, and what can go wrong in it."""
+
+from __future__ import annotations
+
+DUE, TERMINATED, TRUNCATED, FAILED = range(4)
+"""A decision is due; the workload is finished; the episode's number of requests or its horizon is reached; an error."""
+
+OK, HEAP_FULL, SLOTS_FULL, EVENTS_FULL, TABLE_RANGE, DELIVERIES_FULL = range(6)
+ADVICE = {
+    HEAP_FULL: "the event queue is full; give the engine a larger `heap_events`",
+    SLOTS_FULL: "too many requests in the system at once; give the engine a larger `max_active_requests`",
+    EVENTS_FULL: "the event log is full between two decisions; give the engine a larger `log_events`",
+    TABLE_RANGE: "an iteration processes more tokens than its latency table holds; lower max_batch_size, "
+    "or spread requests over more targets",
+    DELIVERIES_FULL: "the log of deliveries is full; this is a bug, please report it",
+}
+"""What to do about each error."""

@@ -1,0 +1,714 @@
+"""From a scenario to the tables of the compiled engine: its constants, and a world before its seed is known."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.acceptance import MAX_RUN_LENGTH, IidAcceptance, MarkovAcceptance, TraceReplay
+from dsd_env.control import ObservationEncoder
+from dsd_env.laws import constants, variates
+from dsd_env.network import FaultMember, fault_members
+from dsd_env.network.processes import QUANTILE_Z, QuantileMarginal, log_centre
+from dsd_env.scenario.schema import (
+    Ar1,
+    ClosedLoop,
+    Constant,
+    Exponential,
+    Geometric,
+    LogNormal,
+    Poisson,
+    Quantiles,
+    Renewal,
+    Scenario,
+)
+from dsd_env.scenario.variates import quantile_table
+from dsd_env.sim.compiled import records as rec
+from dsd_env.sim.compiled.buffer import Buffer, Rows
+from dsd_env.sim.entities import StepTimer
+from dsd_env.sim.iteration import padded_tokens
+from dsd_env.sim.world import WorldBuilder, idle_w
+from dsd_env.workload.renewal import client_spread, longest_gap_s, modulation_steps, weibull_gap
+
+Bytes = NDArray[np.uint8]
+
+DRAFT_JOBS = 3
+"""Draft jobs of a request: its round's, its drafter's prefill, what is drafted ahead."""
+NO_DRAFTER, DRAFTS_ALONE, DRAFTS_SHARED = range(3)
+CLOSED, POISSON, RENEWAL, CLIENT_RENEWALS, REPLAY = range(5)
+SITES = {"device": 0, "edge": 1, "target": 2}
+MATCHES, RUNS, IID, MARKOV = range(4)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A scenario compiled to tables.
+
+    Attributes:
+        scenario: The scenario.
+        constants: What no episode changes; it begins with a ``SCENARIO`` record. Nobody writes to it.
+        bytes_per_world: Bytes of address space per world; what comes after the state is touched only as far
+            as it is used.
+        state_bytes: Bytes of the state. The queue of events, the tables and the logs follow.
+        n_features: Length of an observation.
+        n_mask: Length of an action mask.
+    """
+
+    scenario: Scenario
+    constants: Bytes
+    bytes_per_world: int
+    state_bytes: int
+    n_features: int
+    n_mask: int
+
+    @property
+    def header(self) -> Any:
+        """The scenario's record."""
+        return self.constants[: rec.SCENARIO.itemsize].view(rec.SCENARIO.dtype)[0]
+
+    def new_worlds(self, n: int) -> Bytes:
+        """Return room for worlds, shape (n, bytes_per_world); each must be reset before it is used."""
+        return np.zeros((n, self.bytes_per_world), dtype=np.uint8)
+
+
+def compile_scenario(
+    scenario: Scenario,
+    builder: WorldBuilder | None = None,
+    *,
+    max_active_requests: int | None = None,
+    heap_events: int | None = None,
+    log_events: int = 0,
+    keep_deliveries: bool = True,
+) -> Layout:
+    """Compile a scenario into tables.
+
+    Args:
+        scenario: The scenario.
+        builder: Builder of its worlds, to load profiles and traces only once.
+        max_active_requests: Most requests in the system at once. Default: twice the number of devices and 64
+            more in a closed loop, where it cannot be reached but by drafters that never catch up; 4,096 in an
+            open system.
+        heap_events: Most scheduled events.
+        log_events: Room for recorded events between two decisions; 0 records none.
+        keep_deliveries: Keep when tokens arrive, which the metrics of inter-token latency need.
+
+    Raises:
+        NotImplementedError: An acceptance source is one that only the reference engine knows.
+    """
+    compiler = _Compiler(scenario, builder or WorldBuilder(scenario))
+    compiler.constants()
+    return compiler.layout(max_active_requests, heap_events, log_events, keep_deliveries)
+
+
+class _Compiler:
+    """Fills the tables of one scenario."""
+
+    def __init__(self, scenario: Scenario, builder: WorldBuilder) -> None:
+        self.scenario, self.builder = scenario, builder
+        self.n_devices = scenario.n_devices
+        self.n_edges = sum(edge.count for edge in scenario.edge_servers.values())
+        self.n_targets = scenario.n_targets
+        members = fault_members(scenario)
+        self.crashing = [member for member in members if member.crashes]
+        self.faults = self.crashing + [member for member in members if not member.crashes]
+        self.models = {name: number for number, name in enumerate(scenario.acceptance)}
+        self.buffer = Buffer()
+        self.k = self.buffer.rows(rec.SCENARIO, 1)
+        self.k_header = self.k.array
+        self._kept: dict[Any, int] = {}
+        self.fault_rows: Rows
+        self.channels_of_rates: list[int] = []
+        self.n_breaks_of_rates: list[int] = []
+
+    def set(self, **values: Any) -> None:
+        """Set fields of the scenario's record."""
+        for name, value in values.items():
+            self.k_header[name] = value
+
+    def once(self, key: Any, values: Any, dtype: str) -> int:
+        """Put a table of numbers into the buffer, once; return where it begins."""
+        if key not in self._kept:
+            self._kept[key] = self.buffer.numbers(values, dtype)
+        return self._kept[key]
+
+    # ------------------------------------------------------------------ constants
+
+    def constants(self) -> None:
+        """Write all constants but those of the world's size."""
+        self._header()
+        self._fault_table()
+        self._drafters()
+        self._targets()
+        self._channels()
+        self._workload()
+        self._acceptance()
+
+    def _header(self) -> None:
+        scenario, protocol, actions = self.scenario, self.scenario.protocol, self.scenario.actions
+        total = scenario.episode.total_requests
+        if self.builder.schedule is not None:
+            total = self.builder.schedule.total(total)
+        # The reference compares it with float32 probabilities, so in float32.
+        stop = float(np.float32(protocol.confidence_stop))
+        if protocol.confidence_stop > 0.0 and stop == 0.0:
+            stop = -1.0
+        self.set(
+            n_devices=self.n_devices,
+            n_edges=self.n_edges,
+            n_targets=self.n_targets,
+            n_drafters=self.n_devices + self.n_edges + self.n_targets,
+            n_places=scenario.n_placements,
+            n_offered=min(actions.targets_offered, self.n_targets),
+            n_models=len(self.models),
+            n_kinds=len(scenario.workload.kinds),
+            n_gammas=len(actions.gammas),
+            n_batches=len(actions.batch_sizes),
+            n_valid=1 + self.n_edges + self.n_targets,
+            n_crashes=len(self.crashing),
+            ring=constants.REPORTS_KEPT,
+            gamma_max=max(actions.gammas),
+            plain_chunk_tokens=protocol.plain_chunk_tokens,
+            max_prompt_tokens=scenario.workload.max_prompt_tokens,
+            max_output_tokens=scenario.workload.max_output_tokens,
+            warmup=scenario.episode.warmup_requests,
+            cohort=scenario.episode.warmup_requests + scenario.episode.requests,
+            total=-1 if total is None else total,
+            pipelined=protocol.kind == "pipelined",
+            horizon_s=scenario.episode.horizon_s,
+            header_bytes=protocol.header_bytes,
+            bytes_per_token=protocol.bytes_per_token,
+            bytes_per_draft_token=protocol.bytes_per_draft_token,
+            confidence_stop=stop,
+            decision_latency_s=protocol.decision_latency_s,
+            telemetry_period_s=protocol.telemetry_period_s,
+            stats_weight=protocol.stats_window,
+            rate_weight=min(1.0, protocol.telemetry_period_s / constants.RATE_TIME_CONSTANT_S),
+            egress_usd_per_gigabyte=scenario.egress_usd_per_gigabyte,
+            idle_w=idle_w(scenario),
+            patience_s=protocol.patience_s or 0.0,
+            client_timeout_s=protocol.client_timeout_s or 0.0,
+            crash_detection_s=protocol.crash_detection_s,
+        )
+        self.k.point("gammas", self.buffer.numbers(actions.gammas, "i4"))
+        self.k.point("batch_sizes", self.buffer.numbers(actions.batch_sizes, "i4"))
+
+    def _fault_table(self) -> None:
+        rows = self.fault_rows = self.buffer.rows(rec.FAULT_SPEC, len(self.faults))
+        for i, member in enumerate(self.faults):
+            fault = member.fault
+            rows.set(
+                i,
+                number=member.number,
+                site=SITES[member.site],
+                entity=member.entity,
+                is_random=fault.mean_interval_s is not None,
+                n_times=len(fault.at_s),
+                mean_interval_s=fault.mean_interval_s or 0.0,
+                bandwidth_factor=member.bandwidth_factor,
+            )
+            rows.point("at_s", self.buffer.numbers(fault.at_s, "f8"), i)
+            self._law(rows, "duration_s", fault.duration_s, i)
+        self.k.point("faults", rows.at)
+
+    def _law(
+        self, rows: Rows, field: str, law: Constant | LogNormal | Exponential | Geometric | Quantiles, i: int = 0
+    ) -> None:
+        """Write a law of variates; see :mod:`dsd_env.laws.variates`."""
+        row = rows.array[field][i : i + 1]
+        if isinstance(law, Constant):
+            row["code"], row["a"] = variates.CONSTANT, law.value
+        elif isinstance(law, Exponential):
+            row["code"], row["a"] = variates.EXPONENTIAL, law.mean
+        elif isinstance(law, Geometric):
+            row["code"], row["a"] = variates.GEOMETRIC, law.mean
+            row["b"] = 0.0 if law.mean == 1.0 else math.log(1.0 - 1.0 / law.mean)
+        elif isinstance(law, LogNormal):
+            row["code"], row["a"], row["b"] = variates.LOG_NORMAL, law.median, law.sigma
+            row["low"], row["high"] = law.low, law.high
+        else:
+            table = quantile_table(law)
+            row["code"], row["pieces"] = variates.QUANTILES, len(table.slopes)
+            for name in ("scores", "logs", "slopes"):
+                rows.point((field, name), self.buffer.numbers(getattr(table, name), "f8"), i)
+
+    def _timer(self, rows: Rows, i: int, timer: StepTimer) -> None:
+        """Write step times: coefficients, and the table of compute times, which is kept once."""
+        rows.point("compute_s", self.once(id(timer), timer.compute_s, "f8"), i)
+        rows.set(
+            i, length=len(timer.compute_s), k_bw_s=timer.k_bw_s, k_multi_s=timer.k_multi_s, k_lat_s=timer.k_lat_s
+        )
+
+    def _drafters(self) -> None:
+        scenario, builder = self.scenario, self.builder
+        devices = self.buffer.rows(rec.DEVICE_SPEC, self.n_devices)
+        rows = self.buffer.rows(rec.DRAFTER_SPEC, self.n_devices + self.n_edges + self.n_targets)
+        rows.array["concurrency"] = 1
+        rows.array["speed_low"] = rows.array["speed_high"] = 1.0
+        n = 0
+
+        def drafter(timer: StepTimer, mode: int, concurrency: int, kv: int, model: str, **other: float) -> None:
+            self._timer(rows, n, timer)
+            model_number = self.models[model]
+            rows.set(n, mode=mode, concurrency=concurrency, kv_capacity_tokens=kv, model=model_number, **other)
+
+        for config, timer in zip(scenario.devices.values(), builder.device_timers, strict=True):
+            link = scenario.links[config.link]
+            for _ in range(config.count):
+                devices.set(
+                    n,
+                    has_edge_link=config.edge_link is not None,
+                    radio_joules_per_byte=config.radio_joules_per_byte,
+                    uplink_bits_per_s=link.uplink_bits_per_s,
+                    downlink_bits_per_s=link.downlink_bits_per_s,
+                )
+                own, (low, high) = config.drafter, config.speed_spread
+                if own is not None and timer is not None:
+                    drafter(
+                        timer,
+                        DRAFTS_ALONE,
+                        own.concurrency,
+                        own.kv_capacity_tokens,
+                        own.model,
+                        busy_w=config.power.busy_w,
+                        idle_w=config.power.idle_w,
+                        speed_low=low,
+                        speed_high=high,
+                    )
+                n += 1
+        for edge, edge_timer in zip(scenario.edge_servers.values(), builder.edge_timers, strict=True):
+            for _ in range(edge.count):
+                drafter(
+                    edge_timer,
+                    DRAFTS_ALONE,
+                    edge.drafter.concurrency,
+                    edge.drafter.kv_capacity_tokens,
+                    edge.drafter.model,
+                    busy_w=edge.power.busy_w,
+                    idle_w=edge.power.idle_w,
+                    gpus=edge.gpus,
+                    price_usd_per_gpu_hour=edge.price_usd_per_gpu_hour,
+                )
+                n += 1
+        for target, (_, colocated) in zip(scenario.targets.values(), builder.target_timers, strict=True):
+            for _ in range(target.count):
+                own_drafter = target.colocated_drafter
+                if own_drafter is not None and colocated is not None and own_drafter.mode == "dedicated":
+                    drafter(
+                        colocated,
+                        DRAFTS_ALONE,
+                        own_drafter.concurrency,
+                        1 << 30,
+                        own_drafter.model,
+                        busy_w=own_drafter.power.busy_w,
+                        idle_w=own_drafter.power.idle_w,
+                        gpus=own_drafter.gpus,
+                        price_usd_per_gpu_hour=target.price_usd_per_gpu_hour,
+                    )
+                elif own_drafter is not None and colocated is not None:
+                    drafter(colocated, DRAFTS_SHARED, 1, 0, own_drafter.model)
+                n += 1
+        self.k.point("devices", devices.at)
+        self.k.point("drafters", rows.at)
+
+    def _targets(self) -> None:
+        rows = self.buffer.rows(rec.TARGET_SPEC, self.n_targets)
+        n = 0
+        for config, (timer, _) in zip(self.scenario.targets.values(), self.builder.target_timers, strict=True):
+            captured, length = config.graph_batch_tokens, len(timer.compute_s)
+            chunk = config.prefill_chunk_tokens
+            for _ in range(config.count):
+                self._timer(rows, n, timer)
+                rows.set(
+                    n,
+                    max_batch_size=config.max_batch_size,
+                    initial_batch_size=config.initial_batch_size,
+                    prefill_chunk_tokens=chunk,
+                    kv_capacity_tokens=config.kv_capacity_tokens,
+                    prefill_first=config.order == "prefill_first",
+                    shortest_first=config.within_class == "shortest_first",
+                    preempts=config.kv_policy == "preempt",
+                    pads=bool(captured),
+                    max_batch_wait_s=config.max_batch_wait_s,
+                    prefill_token_s=timer.compute_s[chunk] / chunk,
+                    iteration_noise_sigma=config.iteration_noise_sigma,
+                    straggler_share=config.straggler_share,
+                    straggler_factor=config.straggler_factor,
+                    gpus=config.gpus,
+                    price_usd_per_gpu_hour=config.price_usd_per_gpu_hour,
+                    busy_w=config.power.busy_w,
+                    idle_w=config.power.idle_w,
+                )
+                if captured:
+                    padded = [padded_tokens(m, captured) for m in range(length)]
+                    rows.point("padded", self.once((captured, length), padded, "i4"), n)
+                n += 1
+        self.k.point("targets", rows.at)
+
+    # ------------------------------------------------------------------ links
+
+    def _channels(self) -> None:
+        """Four channels per device, in two pairs, then a pair per edge server and target."""
+        scenario = self.scenario
+        pairs: list[tuple[str | None, int, str, int]] = []
+        device = 0
+        for config in scenario.devices.values():
+            for _ in range(config.count):
+                pairs.append((config.link, 2 * device, "device", device))
+                pairs.append((config.edge_link, 2 * device + 1, "device", device))
+                device += 1
+        server, link_number = 0, 2 * device
+        for edge in scenario.edge_servers.values():
+            for _ in range(edge.count):
+                for _ in range(self.n_targets):
+                    pairs.append((edge.backhaul, link_number, "edge", server))
+                    link_number += 1
+                server += 1
+        rows = self.buffer.rows(rec.CHANNEL_SPEC, 2 * len(pairs))
+        for i, (name, number, site, entity) in enumerate(pairs):
+            for direction in (0, 1):
+                n = 2 * i + direction
+                rows.array["number"][n] = number
+                if name is not None:
+                    self._channel(rows, n, name, direction, site, entity)
+        self.set(n_channels=2 * len(pairs), n_links=len(self.channels_of_rates))
+        self.k.point("channels", rows.at)
+
+    def _channel(self, rows: Rows, n: int, name: str, direction: int, site: str, entity: int) -> None:
+        link = self.scenario.links[name]
+        bits_per_s = (link.uplink_bits_per_s, link.downlink_bits_per_s)[direction]
+        loss = link.loss_probability
+        low, high = link.one_way_spread
+        hitting = [r for r, member in enumerate(self.faults) if (member.site, member.entity) == (site, entity)]
+        hitting.sort(key=lambda r: self.faults[r].number)
+        changes = bool(link.bandwidth or link.outages or self.builder.series.get(name) or hitting)
+        has_rate_row = changes or link.delay is not None
+        rows.set(
+            n,
+            changes=changes,
+            has_rate_row=has_rate_row,
+            one_way_s=link.one_way_s,
+            spread_low=low,
+            spread_high=high,
+            seconds_per_byte=8.0 / bits_per_s,
+            jitter_median_s=link.jitter.median_s,
+            jitter_sigma=link.jitter.sigma,
+            loss_probability=loss,
+            log_loss_probability=math.log(loss) if loss > 0.0 else 0.0,
+            rto_s=link.rto_s,
+        )
+        if has_rate_row:
+            self.channels_of_rates.append(n)
+            self.n_breaks_of_rates.append(len(hitting))
+            rows.point("rate", self._rate(name, direction, bits_per_s, hitting), n)
+
+    def _rate(self, name: str, direction: int, bits_per_s: float, hitting: list[int]) -> int:
+        """Write what a channel does over time; return where that lies."""
+        link, series = self.scenario.links[name], self.builder.series.get(name)
+        row = self.buffer.rows(rec.RATE_SPEC, 1)
+        row.set(
+            0,
+            nominal_bits_per_s=bits_per_s,
+            direction=direction,
+            has_bandwidth=link.bandwidth is not None,
+            has_outages=link.outages is not None,
+            has_delay=link.delay is not None,
+            random_start=link.replay is not None and link.replay.random_start,
+            n_breaks=len(hitting),
+        )
+        if link.outages is not None:
+            row.set(0, mean_up_s=link.outages.mean_up_s, mean_down_s=link.outages.mean_down_s)
+        if series is not None:
+            rates = (series.uplink_bits_per_s, series.downlink_bits_per_s)[direction]
+            row.set(0, pieces=len(series.extra_delay_s), has_series_delay=any(series.extra_delay_s))
+            for field, values in (
+                ("times_s", series.times_s),
+                ("bits_per_s", rates),
+                ("extra_delay_s", series.extra_delay_s),
+            ):
+                row.point(field, self.once(id(values), values, "f8"))
+        if link.bandwidth is not None:
+            process = link.bandwidth
+            spec = row.array["bandwidth"][0:1]
+            _gaussian(spec, process.period_s, log_centre(process.parts), process.parts)
+            if process.quantiles is not None:
+                law = QuantileMarginal(process.quantiles, process.parts)
+                spec["by_quantiles"], spec["spread"], spec["pieces"] = True, law.spread, len(law.slopes)
+                spec["scores"][0], spec["logs"][0] = QUANTILE_Z, law.logs
+                spec["slopes"][0, : len(law.slopes)] = law.slopes
+        if link.delay is not None:
+            _gaussian(row.array["delay"][0:1], link.delay.period_s, link.delay.median_s, link.delay.parts)
+        breaks = self.buffer.rows(rec.BREAK_SPEC, len(hitting))
+        for i, fault in enumerate(hitting):
+            breaks.point("fault", self.fault_rows.at_row(fault), i)
+        row.point("breaks", breaks.at)
+        return row.at
+
+    # ------------------------------------------------------------------ workload
+
+    def _workload(self) -> None:
+        workload = self.scenario.workload
+        kinds = list(workload.kinds.values())
+        total = sum(kind.weight for kind in kinds)
+        rows = self.buffer.rows(rec.KIND_SPEC, len(kinds))
+        for i, kind in enumerate(kinds):
+            slo, correlation = self.scenario.slo[kind.slo], kind.length_correlation
+            rows.set(
+                i,
+                bound=sum(other.weight for other in kinds[: i + 1]) / total,
+                slo_ttft_s=slo.ttft_s,
+                slo_tpot_s=slo.tpot_s,
+                length_correlation=correlation,
+                length_rest=math.sqrt(1.0 - correlation * correlation),
+            )
+            self._law(rows, "prompt_tokens", kind.prompt_tokens, i)
+            self._law(rows, "output_tokens", kind.output_tokens, i)
+        self.k.point("kinds", rows.at)
+        load = workload.load
+        points = [(phase * load.period_s, value) for phase, value in load.points]
+        points.append((load.period_s, load.points[0][1]))
+        spec = self.k_header["load"]
+        spec["period_s"], spec["segments"], spec["random_phase"] = load.period_s, len(points) - 1, load.random_phase
+        for column, name in enumerate(("times_s", "values")):
+            self.k.point(("load", name), self.buffer.numbers([point[column] for point in points], "f8"))
+        arrivals = workload.arrivals
+        if isinstance(arrivals, ClosedLoop):
+            self.set(closed=True, arrivals=CLOSED)
+            self._law(self.k, "think_s", arrivals.think_s)
+        elif isinstance(arrivals, Poisson):
+            self.set(arrivals=POISSON, rate_per_s=arrivals.rate_per_s)
+        elif isinstance(arrivals, Renewal):
+            self._renewal(arrivals)
+        if self.builder.schedule is not None:
+            self._schedule()
+
+    def _renewal(self, arrivals: Renewal) -> None:
+        self.set(
+            arrivals=CLIENT_RENEWALS if arrivals.per_client else RENEWAL,
+            rate_per_s=arrivals.rate_per_s,
+            has_shares=arrivals.per_client or arrivals.client_rate_cv > 0.0,
+        )
+        spec = self.k_header["renewal"]
+        spec["power"], spec["scale"] = weibull_gap(arrivals.cv)
+        spec["limit_s"] = longest_gap_s(self.scenario)
+        spec["client_spread"] = client_spread(arrivals)
+        if arrivals.bursty is not None:
+            spec["bursty_fraction"] = arrivals.bursty.fraction
+            spec["bursty_power"], spec["bursty_scale"] = weibull_gap(arrivals.bursty.cv)
+        if arrivals.modulation is not None:
+            spec["modulated"] = True
+            spec["sigma"], spec["rho"], spec["step"], spec["period_s"] = modulation_steps(arrivals.modulation)
+
+    def _schedule(self) -> None:
+        schedule = self.builder.schedule
+        assert schedule is not None
+        rows = self.buffer.rows(rec.REPLAYED, len(schedule))
+        rows.array["arrival_s"] = schedule.times_s
+        rows.array["prompt_tokens"], rows.array["output_tokens"] = schedule.prompt_tokens, schedule.output_tokens
+        if schedule.devices is not None:
+            rows.array["device"] = schedule.devices
+        if schedule.kinds is not None:
+            rows.array["kind"] = schedule.kinds
+        self.set(
+            arrivals=REPLAY,
+            n_replayed=len(schedule),
+            replay_random=schedule.random_start,
+            replays_devices=schedule.devices is not None,
+            replays_kinds=schedule.kinds is not None,
+            replay_period_s=schedule.period_s,
+        )
+        self.k.point("replayed", rows.at)
+
+    # ------------------------------------------------------------------ acceptance
+
+    def _acceptance(self) -> None:
+        rows = self.buffer.rows(rec.MODEL_SPEC, len(self.models))
+        self.numbers: list[NDArray[np.int64]] = []
+        self.n_numbers = 0
+        for i, (source, drafter) in enumerate(self.builder.sources.values()):
+            if isinstance(source, TraceReplay):
+                self._recording(rows, i, source, drafter)
+            elif isinstance(source, IidAcceptance):
+                alpha = source.alpha
+                rows.set(i, source=IID, low=alpha, high=alpha, first=alpha, confidence=float(np.float32(alpha)))
+            elif isinstance(source, MarkovAcceptance):
+                low, high = sorted((source.after_match, source.after_mismatch))
+                rows.set(
+                    i,
+                    source=MARKOV,
+                    low=low,
+                    high=high,
+                    first=source.stationary,
+                    flips=source.after_match < source.after_mismatch,
+                    confidence=float(np.float32(source.stationary)),
+                )
+            else:
+                raise NotImplementedError(
+                    f"the compiled engine does not know acceptance source {type(source).__name__}; "
+                    "use engine='reference'"
+                )
+        self.k.point("models", rows.at)
+        self.k.point("integers", self.buffer.numbers(np.concatenate([[0], *self.numbers]), "i8"))
+
+    def _entries(self, lists: Sequence[Sequence[int]]) -> int:
+        """Write lists of recorded entries; return where their stretches lie."""
+        rows = self.buffer.rows(rec.ENTRIES, len(lists))
+        for i, entries in enumerate(lists):
+            rows.set(i, first=1 + self.n_numbers, n=len(entries))
+            self.numbers.append(np.asarray(entries, dtype=np.int64))
+            self.n_numbers += len(entries)
+        return rows.at
+
+    def _recording(self, rows: Rows, i: int, source: TraceReplay, drafter: str) -> None:
+        trace = source.trace
+        columns = trace.drafters[drafter]
+        kinds = self.scenario.workload.kinds.values()
+        rows.point("offsets", self.buffer.numbers(trace.offsets, "i8"), i)
+        rows.point("kind_of", self.buffer.numbers(trace.kind, "i8"), i)
+        rows.point("same_kind", self._entries([trace.entries_of([name]) for name in trace.kinds]), i)
+        rows.point("pools", self._entries([trace.entries_of(kind.acceptance_kinds or None) for kind in kinds]), i)
+        rows.point("top1_prob", self.buffer.numbers(columns.top1_prob.astype(np.float32), "f8"), i)
+        if columns.run_length is not None:
+            rows.set(i, source=RUNS, longest=trace.gamma_max or MAX_RUN_LENGTH)
+            rows.point("run_length", self.buffer.numbers(columns.run_length, "i8"), i)
+        else:
+            rows.set(i, source=MATCHES, longest=MAX_RUN_LENGTH)
+            rows.point("accept_prob", self.buffer.numbers(columns.accept_prob, "f8"), i)
+
+    # ------------------------------------------------------------------ a world
+
+    def layout(
+        self, max_active_requests: int | None, heap_events: int | None, log_events: int, keep_deliveries: bool
+    ) -> Layout:
+        """Lay out a world, write what it is before its seed is known, and finish the constants."""
+        scenario, h = self.scenario, self.k_header
+        closed = isinstance(scenario.workload.arrivals, ClosedLoop)
+        slots = max_active_requests or (2 * self.n_devices + 64 if closed else 4096)
+        # Per request: its wait, its drafter's prefill, a draft ahead, two timers, messages in vain.
+        heap = heap_events or 8 * slots + 64 * self.n_targets + self.n_devices + len(self.crashing) + 64
+        cohort = int(h["cohort"][0])
+        deliveries = scenario.episode.requests * scenario.workload.max_output_tokens if keep_deliveries else 0
+        self.set(
+            n_slots=slots,
+            heap_capacity=heap,
+            log_capacity=log_events,
+            table_capacity=4 * cohort + 1024,
+            delivery_capacity=deliveries,
+        )
+        world = Buffer()
+        w = world.rows(rec.WORLD, 1)
+        offered, places = int(h["n_offered"][0]), int(h["n_places"][0])
+        ring, n_drafters = constants.REPORTS_KEPT, int(h["n_drafters"][0])
+        w.array["pending"] = w.array["answered"] = -1
+        w.array["cohort_left"], w.array["free_n"] = cohort, slots
+
+        def block(name: str, record: rec.Record, n: int) -> Rows:
+            rows = world.rows(record, n)
+            w.point(name, rows.at)
+            return rows
+
+        view = block("due_view", rec.VIEW, 1)
+        w.point("due_view_numbers", view.at)
+        target_views = block("target_views", rec.TARGET_VIEW, offered)
+        candidates = block("candidates", rec.CANDIDATE_VIEW, places)
+        targets = block("targets", rec.TARGET, self.n_targets)
+        block("scratch", rec.REPORT, 1)
+        block("requests", rec.REQUEST, slots).set_columns(number=-1, slot=np.arange(slots))
+        w.point("valid_tokens", world.room(4 * slots * int(h["n_valid"][0])))
+        block("chains", rec.CHAIN, slots * max(1, len(self.models)))
+        block("jobs", rec.DRAFT_JOB, DRAFT_JOBS * slots).set_columns(number=np.arange(DRAFT_JOBS * slots))
+        block("drafters", rec.DRAFTER, n_drafters).set_columns(number=np.arange(n_drafters))
+        block("devices", rec.DEVICE, self.n_devices).set_columns(rtt_sample_s=-1.0)
+        channels = block("channels", rec.CHANNEL, int(h["n_channels"][0]))
+        self._world_rates(block("link_rates", rec.RATE, len(self.channels_of_rates)), channels, world)
+        block("crashes", rec.CRASH, len(self.crashing)).array["window"]["index"] = -1
+        arrivals = int(h["arrivals"][0])
+        renewals = {RENEWAL: 1, CLIENT_RENEWALS: self.n_devices}.get(arrivals, 0)
+        block("renewals", rec.RENEWAL, renewals)
+        w.point("shares", world.room(8 * self.n_devices if h["has_shares"][0] else 0))
+        w.point("free", world.numbers(np.arange(slots - 1, -1, -1), "i4"))
+        w.point("newly", world.room(4 * slots))
+        window = block("window", rec.WINDOW_START, 1)
+        window.point("busy_s", world.room(8 * self.n_targets))
+        most = max(target.max_batch_size for target in scenario.targets.values())
+        targets.set_columns(
+            number=np.arange(self.n_targets),
+            batch_size=[t.initial_batch_size for t in scenario.targets.values() for _ in range(t.count)],
+            setter=-1,
+            idle=True,
+            check_s=np.inf,
+            oldest_s=np.inf,
+            iteration_tokens=1.0,
+        )
+        for n in range(self.n_targets):
+            targets.point("ready", world.room(4 * slots), n)
+            targets.point("running", world.rows(rec.SEAT, most).at, n)
+        block("reports", rec.REPORT, self.n_targets * ring)
+        block("drafter_reports", rec.DRAFTER_REPORT, (self.n_edges + self.n_targets) * ring)
+        block("rates", rec.RATES, ring)
+        image_bytes = world.size
+        heap_at = world.room(heap * rec.SCHEDULED.itemsize)
+        w.point("heap", heap_at)
+        w.point("table", world.room(int(h["table_capacity"][0]) * rec.COMPLETED.itemsize))
+        w.point("deliveries", world.room(deliveries * rec.DELIVERED.itemsize))
+        w.point("log", world.room(log_events * rec.LOGGED.itemsize))
+        image = world.array(image_bytes)
+        self.set(image_bytes=len(image))
+        self.k.point("image", self.buffer.numbers(image.view(np.uint64), "u8"))
+        features = self._features(view, target_views, candidates)
+        actions = scenario.actions
+        n_mask = len(actions.gammas) + len(actions.batch_sizes) + scenario.n_placements
+        # Whole cache lines, so that two worlds share none.
+        size = -(-world.size // 64) * 64
+        return Layout(scenario, self.buffer.array(), size, image_bytes, features, n_mask)
+
+    def _world_rates(self, rows: Rows, channels: Rows, world: Buffer) -> None:
+        """Let the channels that change point to their rates, and these to the windows of their faults."""
+        for i, (channel, n_breaks) in enumerate(zip(self.channels_of_rates, self.n_breaks_of_rates, strict=True)):
+            channels.point("rate", rows.at_row(i), channel)
+            rows.point("breaks", world.rows(rec.WINDOW, n_breaks).at, i)
+
+    def _features(self, view: Rows, target_views: Rows, candidates: Rows) -> int:
+        """Write where each feature's raw value stands in the view, and how it is scaled; return how many."""
+        features = ObservationEncoder(self.scenario.n_placements).features
+        sources = [_source(feature.name, view, target_views, candidates) for feature in features]
+        self.set(n_features=len(features))
+        self.k.point("feature_source", self.buffer.numbers(sources, "i4"))
+        self.k.point("feature_half", self.buffer.numbers([feature.half for feature in features], "f8"))
+        squashes = [0.0 if feature.scale == "fraction" else 1.0 for feature in features]
+        self.k.point("feature_squashes", self.buffer.numbers(squashes, "f8"))
+        return len(features)
+
+
+def _source(name: str, view: Rows, target_views: Rows, candidates: Rows) -> int:
+    """Return the number, counted in float64 from the view on, of the raw value of a feature.
+
+    ``request.age_s`` stands in the record `request` of the view, ``target.queued`` in the first target on offer,
+    ``candidate_3.rtt_s`` in that candidate, ``request.recent_gamma_2`` in the array `recent_gammas`.
+    """
+    group, field = name.split(".")
+    if group == "target":
+        at, record = target_views.at, rec.TARGET_VIEW
+    elif found := re.fullmatch(r"candidate_(\d+)", group):
+        at, record = candidates.at_row(int(found[1])), rec.CANDIDATE_VIEW
+    else:
+        at, record = view.at + rec.VIEW.offsets[group], rec.VIEW.fields[group]
+    place = 0
+    if field not in record.fields and (numbered := re.fullmatch(r"(\w+)_(\d+)", field)):
+        field, place = numbered[1], int(numbered[2])
+        field = field if field in record.fields else f"{field}s"
+    return (at + record.offsets[field] - view.at) // 8 + place
+
+
+def _gaussian(spec: NDArray[Any], period_s: float, centre: float, parts: tuple[Ar1, ...]) -> None:
+    """Write the constants of a process; see :func:`dsd_env.laws.links.begin_process`."""
+    spec["period_s"], spec["centre"], spec["parts"] = period_s, centre, len(parts)
+    for i, part in enumerate(parts):
+        rho = math.exp(-period_s / part.correlation_s)
+        spec["sigma"][0, i], spec["rho"][0, i] = part.sigma, rho
+        spec["step"][0, i] = part.sigma * math.sqrt(1.0 - rho * rho)
