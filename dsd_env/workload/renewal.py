@@ -11,7 +11,7 @@ from dsd_env.laws import arrivals as laws
 from dsd_env.rng import Stream
 from dsd_env.scenario.schema import RateModulation, Renewal, Scenario
 
-RUN_IN_GAPS = laws.RUN_IN_GAPS
+RUN_IN_GAPS, SHORTEST = laws.RUN_IN_GAPS, laws.SHORTEST
 _SHAPES = (0.05, 60.0)
 
 
