@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dsd_env.envs.rewards import REWARD_TERMS
 from dsd_env.rng import as_int64
@@ -77,8 +78,13 @@ class NumericInfos:
     price_delays: bool
     discount_rate_per_s: float | None
 
-    def of(self, info: Mapping[str, Any], episode_seed: int, scenario_index: int = 0) -> dict[str, Any]:
-        """Return an info of a reset or a step as numbers and arrays of fixed shape.
+    def of(
+        self, info: Mapping[str, Any], episode_seed: int, scenario_index: int = 0
+    ) -> dict[str, NDArray[Any]]:
+        """Return an info of a reset or a step as arrays of fixed shape.
+
+        Single numbers are arrays of shape (): some buffers ask every value for its `dtype`, and Gymnasium's
+        vector environments batch no other form of NumPy's truth values.
 
         Args:
             info: The full info.
@@ -88,7 +94,7 @@ class NumericInfos:
         decision, metrics = info.get("decision"), info.get("episode_metrics")
         due = decision or {}
         terms = info.get("reward_terms", {})
-        numbers: dict[str, Any] = {
+        values: dict[str, Any] = {
             "now_s": info["now_s"],
             "dt_s": info["dt_s"],
             "decision_due": decision is not None,
@@ -99,15 +105,15 @@ class NumericInfos:
             "decision_committed_tokens": due.get("committed_tokens", NOT_DUE),
             "episode_seed": as_int64(episode_seed),
             "scenario_index": scenario_index,
-            "reward_terms": np.array([terms.get(name, 0.0) for name in REWARD_TERMS]),
+            "reward_terms": [terms.get(name, 0.0) for name in REWARD_TERMS],
             "resolved_code": RESOLVED_CODES[info.get("resolved")],
             "invalid_actions": info.get("invalid_actions", 0),
             "completed_requests": len(info.get("completed", ())),
             "has_episode_metrics": metrics is not None,
-            "episode_metrics": np.array([(metrics or {}).get(name, math.nan) for name in METRICS]),
+            "episode_metrics": [(metrics or {}).get(name, math.nan) for name in METRICS],
         }
         if self.price_delays:
-            numbers["decision_delay_caused_s"] = due.get("delay_caused_s", math.nan)
+            values["decision_delay_caused_s"] = due.get("delay_caused_s", math.nan)
         if self.discount_rate_per_s is not None:
-            numbers["discount"] = math.exp(-self.discount_rate_per_s * info["dt_s"])
-        return numbers
+            values["discount"] = math.exp(-self.discount_rate_per_s * info["dt_s"])
+        return {name: np.asarray(value) for name, value in values.items()}

@@ -147,7 +147,8 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._begun = np.zeros(num_envs, dtype=np.bool_)
         self._over = np.zeros(num_envs, dtype=np.bool_)
-        self._nowhere = np.zeros(num_envs, dtype=np.bool_)
+        self._any_over = False
+        self._everywhere = np.ones(num_envs, dtype=np.bool_)
 
     # ``VectorEnv`` has one generator; like ``SyncVectorEnv`` this one has one per world.
     @property  # type: ignore[misc]
@@ -197,7 +198,8 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         self.worlds.begin(chosen, checked)
         self._begun |= mask
         self._over &= ~mask
-        return self._observations(), self.worlds.arrays(self._nowhere, mask, self._nowhere)
+        self._any_over = bool(self._over.any())
+        return self._observations(), self.worlds.arrays(np.zeros_like(mask), mask)
 
     def _per_world(self, name: str, values: Sequence[Any] | None) -> list[Any]:
         if values is None:
@@ -239,28 +241,27 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
             raise gym.error.ResetNeeded("call reset() before step()")
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             return self._step_and_begin(actions)
-        if self._over.any():
-            return self._step_or_begin(actions)
-        worlds = self.worlds
-        self._over = worlds.step(actions)
-        told = ~self._nowhere if self._step_infos else self._over
-        infos = worlds.arrays(told, self._nowhere, self._over) if told.any() else {}
-        rewards = worlds.worlds.rewards.copy()
-        return self._observations(), rewards, worlds.terminations(), worlds.truncations(), infos
-
-    def _step_or_begin(self, actions: NDArray[np.int64]) -> VectorStep:
-        """Begin episodes in the worlds where they are over, and take a step in the others."""
-        if self.autoreset_mode is AutoresetMode.DISABLED:
+        if self._any_over and self.autoreset_mode is AutoresetMode.DISABLED:
             raise gym.error.ResetNeeded(
                 f"the episodes of worlds {np.flatnonzero(self._over).tolist()} are over and autoreset is "
                 "disabled: call reset(options={'reset_mask': ...})"
             )
-        worlds, begun = self.worlds, self._over
-        self._over = worlds.step(actions, ~begun)
-        worlds.begin(np.flatnonzero(begun))
-        told = ~begun if self._step_infos else self._over
-        infos = worlds.arrays(told, begun, self._over)
-        rewards = worlds.worlds.rewards * ~begun
+        return self._step_or_begin(actions)
+
+    def _step_or_begin(self, actions: NDArray[np.int64]) -> VectorStep:
+        """Take a step in every world, or begin the next episode where one has ended before."""
+        worlds, begun = self.worlds, self._over if self._any_over else None
+        stepping = None if begun is None else ~begun
+        self._over = over = worlds.step(actions, stepping)
+        self._any_over = bool(over.any())
+        rewards = worlds.worlds.rewards.copy()
+        if begun is not None:
+            worlds.begin(np.flatnonzero(begun))
+            rewards[begun] = 0.0
+        infos: dict[str, Any] = {}
+        if self._step_infos or self._any_over or begun is not None:
+            told = over if not self._step_infos else self._everywhere if stepping is None else stepping
+            infos = worlds.arrays(told, begun, over if self._any_over else None)
         return self._observations(), rewards, worlds.terminations(), worlds.truncations(), infos
 
     def _step_and_begin(self, actions: NDArray[np.int64]) -> VectorStep:
@@ -280,7 +281,8 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
                 infos = self._add_info(infos, final, world)
             worlds.begin(numbers)
         if self._step_infos or infos:
-            infos |= worlds.arrays(~ended if self._step_infos else self._nowhere, ended, self._nowhere)
+            told = ~ended if self._step_infos else np.zeros_like(ended)
+            infos |= worlds.arrays(told, ended if ended.any() else None)
         return self._observations(), rewards, terminations, truncations, infos
 
     def _observations(self) -> Floats:
@@ -333,6 +335,7 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
             self.worlds.restore(world, state)
             self._begun[world] = True
             self._over[world] = self.worlds.over(world)
+        self._any_over = bool(self._over.any())
         return self._observations()
 
     def render(self) -> tuple[str | None, ...]:  # type: ignore[override]

@@ -256,9 +256,10 @@ class EpisodeWorlds:
             chosen = self.actions.unflatten(chosen if stepping is None else chosen * stepping)
         self.worlds.step(chosen, None if stepping is None else np.flatnonzero(stepping))
         self.steps += 1 if stepping is None else stepping
+        ended: NDArray[np.bool_] = self.worlds.statuses != la.DUE
         if self._max_steps is not None:
             self.cut = self.steps >= self._max_steps
-        ended: NDArray[np.bool_] = (self.worlds.statuses != la.DUE) | self.cut
+            ended |= self.cut
         return ended if stepping is None else ended & stepping
 
     def over(self, world: int) -> bool:
@@ -267,8 +268,8 @@ class EpisodeWorlds:
 
     def truncations(self) -> NDArray[np.bool_]:
         """Return where an episode has been truncated."""
-        truncated: NDArray[np.bool_] = (self.worlds.statuses == la.TRUNCATED) | self.cut
-        return truncated
+        truncated: NDArray[np.bool_] = self.worlds.statuses == la.TRUNCATED
+        return truncated if self._max_steps is None else truncated | self.cut
 
     def terminations(self) -> NDArray[np.bool_]:
         """Return where an episode has terminated."""
@@ -398,29 +399,37 @@ class EpisodeWorlds:
     # ------------------------------------------------------------------ infos of all worlds, as arrays
 
     def arrays(
-        self, told: NDArray[np.bool_], begun: NDArray[np.bool_], ended: NDArray[np.bool_]
+        self,
+        told: NDArray[np.bool_],
+        begun: NDArray[np.bool_] | None = None,
+        ended: NDArray[np.bool_] | None = None,
     ) -> dict[str, Any]:
         """Return infos in Gymnasium's form: arrays over the worlds, each with a mask of where it counts.
 
         Args:
             told: The worlds with the info of a step.
-            begun: Those with the info of a reset; the entries of worlds that are neither are 0 or None.
-            ended: Those among `told` whose episodes have ended.
+            begun: Those with the info of a reset, if any; entries of worlds that are neither are 0 or None.
+            ended: Those among `told` whose episodes have ended, if any.
         """
         if self.infos == "none":
             return {}
         # The masks go out as they are, so they must not be the caller's.
-        told, begun, ended = told.copy(), begun.copy(), ended.copy()
-        shown = told | begun
-        due = shown & (self.worlds.statuses == la.DUE)
+        told = shown = due = told.copy()
+        episodes = None
+        if begun is not None or ended is not None:
+            none = np.zeros(len(self), dtype=np.bool_)
+            shown = told if begun is None else told | begun
+            due = shown & (self.worlds.statuses == la.DUE)
+            ended = none if ended is None else ended.copy()
+            episodes = ended if begun is None else begun | ended
         if self.infos == "numeric":
             return _masked(self._numeric_arrays(shown, due, told, ended), shown)
         infos = self._now_arrays(shown, due)
-        if told.any():
+        if shown is told or told.any():
             self._add_steps(infos, told)
-        if (named := begun | ended).any():
-            self._add_episodes(infos, named)
-        if ended.any():
+        if episodes is not None:
+            self._add_episodes(infos, episodes)
+        if ended is not None and ended.any():
             columns = zip(METRICS, self._metrics(ended, 0.0).T, strict=True)
             infos["episode_metrics"], infos["_episode_metrics"] = _masked(dict(columns), ended), ended
         return infos
@@ -446,8 +455,9 @@ class EpisodeWorlds:
         infos["reward_terms"] = _masked(dict(zip(REWARD_TERMS, terms, strict=True)), told)
         infos["_reward_terms"] = told
         reasons, completed = np.full(n, None, dtype=object), np.full(n, None, dtype=object)
-        for world in (w.facts[:, batch.FACT_REASON] * told).nonzero()[0].tolist():
-            reasons[world] = REASONS[w.facts[world, batch.FACT_REASON]]
+        for world in w.facts[:, batch.FACT_REASON].nonzero()[0].tolist():
+            if told[world]:
+                reasons[world] = REASONS[w.facts[world, batch.FACT_REASON]]
         counts = w.facts[:, batch.FACT_COMPLETED].tolist()
         for world, (here, count) in enumerate(zip(told.tolist(), counts, strict=True)):
             if here:
@@ -468,10 +478,11 @@ class EpisodeWorlds:
         shown: NDArray[np.bool_],
         due: NDArray[np.bool_],
         told: NDArray[np.bool_],
-        ended: NDArray[np.bool_],
+        ended: NDArray[np.bool_] | None,
     ) -> dict[str, NDArray[Any]]:
         """Return what :class:`~dsd_env.envs.infos.NumericInfos` has, of all worlds."""
         w = self.worlds
+        ended = np.zeros(len(self), dtype=np.bool_) if ended is None else ended
         now_s, dt_s = w.clocks.T * shown
         facts = np.where(due, w.facts.T, NOT_DUE) * shown
         steps = w.facts.T * told
