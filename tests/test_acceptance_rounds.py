@@ -166,6 +166,7 @@ def log_line(rates=(0.8, 0.5, 0.3), drafts=1000, **changes):
         "accepted": accepted,
         "drafted": drafts * len(rates),
         "shown": ", ".join(f"{r:.3f}" for r in rates),
+        "share": f"{100 * accepted / (drafts * len(rates)):.1f}",
         **changes,
     }
     return (
@@ -173,7 +174,7 @@ def log_line(rates=(0.8, 0.5, 0.3), drafts=1000, **changes):
         f"Mean acceptance length: {values['mean']}, Accepted throughput: 10.00 tokens/s, "
         f"Drafted throughput: 20.00 tokens/s, Accepted: {values['accepted']} tokens, "
         f"Drafted: {values['drafted']} tokens, Per-position acceptance rate: {values['shown']}, "
-        "Avg Draft acceptance rate: 50.0%"
+        f"Avg Draft acceptance rate: {values['share']}%"
     )
 
 
@@ -511,9 +512,10 @@ def test_any_json_raises_nothing_but_trace_errors(tmp_path_factory, value):
 def test_a_file_that_cannot_be_read(tmp_path):
     for path in (tmp_path / "none.jsonl", tmp_path):
         for _, reader in SAMPLES.values():
-            with pytest.raises(TraceError, match="cannot be read"):
+            with pytest.raises(TraceError, match=f"{path.name}: (there is no such file|is not a file)"):
                 reader(path)
     file = tmp_path / "latin.jsonl"
     file.write_bytes(b"{\xe9}")
-    with pytest.raises(TraceError, match="not UTF-8 text, byte 1"):
-        import_plain(file)
+    for _, reader in SAMPLES.values():
+        with pytest.raises(TraceError, match=r"latin.jsonl: is not UTF-8 text.*byte 0xe9"):
+            reader(file)
