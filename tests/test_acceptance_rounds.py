@@ -27,6 +27,7 @@ from dsd_env.acceptance.rounds import (
     read_vllm_bench,
     read_vllm_log,
     read_vllm_metrics,
+    read_vllm_responses,
 )
 
 ABOUT = {"target": "a target", "date": "2026-01-01", "data": "our own", "licence": "Apache-2.0"}
@@ -422,6 +423,7 @@ BENCH_ROW = {
     "acc_eagle": {"acc_len": [3, 2, 1]},
     "acc_ngram": {"acc_len": [1, 1, 4]},
 }
+HISTOGRAM = {"acceptance_histogram": [1, 0, 1, 1]}
 SAMPLES = {
     "plain": (json.dumps(plain()) + "\n" + json.dumps(plain(d={"run_length": [0, 3]})), import_plain),
     "rounds": (json.dumps(plain(d={"rounds": [[4, 2], [4, 4]]})), read_plain_rounds),
@@ -429,6 +431,12 @@ SAMPLES = {
     "log": (log_line() + "\n" + log_line((0.5, 0.2, 0.1)), read_vllm_log),
     "metrics": (metrics_page(1000, (800, 500)), read_vllm_metrics),
     "vllm bench": (json.dumps(bench()), read_vllm_bench),
+    "vllm responses": (
+        json.dumps(
+            {"metrics": {"speculative_decoding": {**HISTOGRAM, "num_draft_tokens": 9, "num_spec_tokens": 3}}}
+        ),
+        read_vllm_responses,
+    ),
     "sglang": (json.dumps({"meta_info": meta()}) + "\n" + json.dumps(meta((1, 1))), read_sglang),
 }
 
@@ -489,6 +497,12 @@ def test_random_corruption_raises_nothing_but_trace_errors(tmp_path_factory, dat
                         "meta_info",
                         "choices",
                         "spec_accept_histogram",
+                        "spec_tokens_details",
+                        "sglext",
+                        "metrics",
+                        "speculative_decoding",
+                        "acceptance_histogram",
+                        "usage",
                         "completion_tokens",
                         "acc_eagle",
                         "acc_len",

@@ -217,7 +217,7 @@ def _compare(found: _Found, reached: Floats, places: int, short: Shortfall) -> N
         most = accepted / max(printed - half_unit(rate), 1e-9)
         if most < accepted * (1 - 1e-9):
             raise TraceError(f"{found.where}: {rate_name} is {printed:g}")
-        short.add(found.where, f"drafted tokens by {rate_name}", most, rounds, places)
+        short.add(found.where, f"drafted tokens by {rate_name}, at most", most, rounds, places)
     caps = found.counts(_CAPS)
     if caps is not None and sum(n > 0 for n in caps) > 1:
         raise TraceError(

@@ -185,7 +185,7 @@ def read_vllm_log(path: Path) -> RoundCounts:
             that drafted fewer tokens than the most.
     """
     path = Path(path)
-    total: Floats = np.zeros(1)
+    parts: list[Floats] = []
     left_out = cut = 0
     short = Shortfall(_DETAILED)
     for index, line in enumerate(read_text(path).split("\n"), start=1):
@@ -201,19 +201,27 @@ def read_vllm_log(path: Path) -> RoundCounts:
             if reached is None:
                 left_out += 1
                 continue
-            size = max(len(total), len(reached))
-            total = np.pad(total, (0, size - len(total))) + np.pad(reached, (0, size - len(reached)))
-    if left_out and not total[0]:
+            parts.append(reached)
+    if left_out and not parts:
         raise TraceError(f"{path}: holds no round with drafts: Drafted is 0 in {count_of(left_out, 'line')}")
-    if not total[0]:
+    if not parts:
         raise TraceError(f"{path}: has no line with {_LOG_MARK!r} and rounds")
     notes = []
     if left_out:
         notes.append(f"{count_of(left_out, 'line')} left out: intervals without drafts")
     if cut:
         notes.append(f"{count_of(cut, 'line')} left out: another message begins in the middle")
-    notes += short.notes(float(total[-2]))
-    return aggregate(total, None, f"vLLM log {path.name}", left_out + cut, tuple(notes))
+    reached, tried = _sum([(part, part[:-1]) for part in parts])
+    notes += short.notes(float(tried[-1]))
+    return aggregate(reached, tried, f"vLLM log {path.name}", left_out + cut, tuple(notes))
+
+
+def _sum(parts: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Add up reached and tried of records; those with fewer places than others tried none beyond them."""
+    places = max(len(tried) for _, tried in parts)
+    reached = np.sum([np.pad(mine, (0, places + 1 - len(mine))) for mine, _ in parts], axis=0)
+    tried = np.sum([np.pad(mine, (0, places - len(mine))) for _, mine in parts], axis=0)
+    return reached, tried
 
 
 # ---------------------------------------------------------------------- /metrics
@@ -374,14 +382,10 @@ def read_vllm_metrics(path: Path, before: Path | None = None) -> RoundCounts:
     for key, engine in engines.items():
         where = f"{path}, {_labels(key)}" if len(engines) > 1 else str(path)
         parts.append(_engine_rounds(engine, where, short))
-    places = max(len(tried) for _, tried, _ in parts)
-    reached, tried = np.zeros(places + 1), np.zeros(places)
-    for mine, tries, _ in parts:
-        reached[: len(mine)] += mine
-        tried[: len(tries)] += tries
-    notes = list(short.notes(float(reached[-2])))
+    reached, tried = _sum([(mine, tries) for mine, tries, _ in parts])
+    notes = list(short.notes(float(tried[-1])))
     if not all(counted for _, _, counted in parts):
-        notes.append(ASSUMED.format(places=places))
+        notes.append(ASSUMED.format(places=len(tried)))
     return aggregate(reached, tried, f"vLLM metrics {path.name}", 0, tuple(notes))
 
 
@@ -477,7 +481,7 @@ def _bench_drafted(
     if rate and accepted:
         half = half_unit(row["spec_decode_acceptance_rate"])
         most = 100.0 * accepted / max(rate - half, 1e-9)
-        name = "drafted tokens by spec_decode_acceptance_rate"
+        name = "drafted tokens by spec_decode_acceptance_rate, at most"
         short.add(where, name, min(most, drafts * places), drafts, places)
         return ()
     return (ASSUMED.format(places=places),)
