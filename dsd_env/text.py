@@ -82,9 +82,7 @@ def open_text(path: str | Path) -> Iterator[TextIO]:
             try:
                 yield file
             except UnicodeDecodeError as error:
-                raise TextError(
-                    f"{path}: is not {_name(encoding)} text: {error.reason}{_hint(error)}"
-                ) from None
+                raise TextError(f"{path}: is not {_name(encoding)} text: {error.reason}{_hint(error)}") from None
 
 
 def _encoding(path: Path, head: bytes) -> str:
@@ -111,6 +109,4 @@ def _name(encoding: str) -> str:
 def _hint(error: UnicodeDecodeError) -> str:
     """Return where a byte stands that does not decode; within one block, so only near the beginning exactly."""
     byte = error.object[error.start] if error.start < len(error.object) else None
-    return (
-        "" if byte is None else f" (byte 0x{byte:02x}); a file in Latin-1 or Windows-1252? Save it as UTF-8"
-    )
+    return "" if byte is None else f" (byte 0x{byte:02x}); a file in Latin-1 or Windows-1252? Save it as UTF-8"

@@ -82,6 +82,9 @@ def test_plain_runs_and_probabilities(tmp_path):
     ("rows", "message"),
     [
         (["{"], "line 1: not JSON"),
+        (["# mine", plain()], "line 1: not JSON.*it begins '# mine', but every line must be a JSON object"),
+        (["[12:00:01] INFO", plain()], r"line 1: not JSON.*it begins '\[12:00:01\] INFO'"),
+        ([plain(), '{"kind": "a", "kind": "b"}'], "line 2: not JSON: field 'kind' is given twice"),
         ([plain(), "[1, 2"], "line 2: not JSON"),
         (["[]"], "line 1: must be a JSON object, found list"),
         (["NaN"], "NaN is not a number"),

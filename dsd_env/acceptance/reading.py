@@ -37,13 +37,13 @@ def parse_json(line: str, where: str) -> Any:
     """
     try:
         return strict_json.loads(line)
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         hint = ""
-        if isinstance(error, json.JSONDecodeError) and line.lstrip()[:1] not in ("{", "["):
-            hint = (
-                f"; it begins {_short(line.strip())}, and only JSON objects, one a line, may be in the file"
-            )
-        raise TraceError(f"{where}: not JSON: {error}{hint}") from error
+        if not line.lstrip().startswith("{"):
+            hint = f"; it begins {_short(line.strip())}, but every line must be a JSON object"
+        raise TraceError(f"{where}: not JSON: {error.msg}, column {error.colno}{hint}") from error
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{where}: not JSON: {error}") from error
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -108,6 +108,9 @@ def json_messages(path: Path) -> tuple[list[Message], int]:
             start = content.index(body[0], at)
             try:
                 value, stop = strict_json.next_value(content, start)
+            except json.JSONDecodeError as error:
+                place = f"line {error.lineno}, column {error.colno}"
+                raise TraceError(f"{where}: not JSON: {error.msg}, {place}") from error
             except (ValueError, RecursionError) as error:
                 raise TraceError(f"{where}: not JSON: {error}") from error
             messages.append(Message(where, value, streamed))
