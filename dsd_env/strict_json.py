@@ -22,6 +22,24 @@ def loads(text: str, *, unique: bool = True) -> Any:
     )
 
 
+def next_value(text: str, start: int, *, unique: bool = True) -> tuple[Any, int]:
+    """Return the JSON value that begins at a place of a text, and where it ends; the rest is not looked at.
+
+    NaN and infinities, which programs write although JSON has none, become floats: whoever wants a number
+    checks that it is finite.
+
+    Args:
+        text: The text.
+        start: Where the value begins.
+        unique: Refuse an object that has a field twice.
+
+    Raises:
+        ValueError: A field twice; a :class:`json.JSONDecodeError` if no JSON begins there.
+        RecursionError: Nested too deep.
+    """
+    return (_UNIQUE if unique else _ANY).raw_decode(text, start)
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number that JSON allows")
 
@@ -33,3 +51,7 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"field {key!r} is given twice")
         found[key] = value
     return found
+
+
+_UNIQUE = json.JSONDecoder(object_pairs_hook=_unique_fields)
+_ANY = json.JSONDecoder()

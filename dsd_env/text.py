@@ -1,7 +1,7 @@
 """Reading text files of strangers: one place that knows about encodings and sizes.
 
-Text is UTF-8, with or without a byte order mark, or UTF-16 with one (PowerShell's ``>`` writes that). Anything
-else is refused with a message that says what the file seems to be.
+Text is UTF-8, with or without a byte order mark, or UTF-16 with one (PowerShell's ``>`` writes that).
+Anything else is refused with a message that says what the file seems to be.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def open_text(path: str | Path) -> Iterator[TextIO]:
             try:
                 yield file
             except UnicodeDecodeError as error:
-                raise TextError(f"{path}: is not {_name(encoding)} text: {error.reason}{_hint(error)}") from None
+                raise TextError(
+                    f"{path}: is not {_name(encoding)} text: {error.reason}{_hint(error)}"
+                ) from None
 
 
 def _encoding(path: Path, head: bytes) -> str:
@@ -107,6 +109,7 @@ def _name(encoding: str) -> str:
 
 
 def _hint(error: UnicodeDecodeError) -> str:
-    """Return where a byte stands that does not decode; within one block, so only near the beginning exactly."""
-    byte = error.object[error.start] if error.start < len(error.object) else None
-    return "" if byte is None else f" (byte 0x{byte:02x}); a file in Latin-1 or Windows-1252? Save it as UTF-8"
+    """Return which byte does not decode, and what that may mean."""
+    if error.start >= len(error.object):
+        return ""
+    return f" (byte 0x{error.object[error.start]:02x}); a file in Latin-1 or Windows-1252? Save it as UTF-8"

@@ -90,7 +90,7 @@ def test_malformed_files_are_named(tmp_path, text, message):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(TraceError, match="cannot be read"):
+    with pytest.raises(TraceError, match=r"combined_x\.jsonl: there is no such file"):
         import_specdecode_bench([tmp_path / "combined_x.jsonl"])
     with pytest.raises(TraceError, match="no files"):
         import_specdecode_bench([])

@@ -407,10 +407,21 @@ def test_prompts(tmp_path):
     assert [p.id for p in prompts["custom"]] == ["mine/0", "mine/2"]
     chosen = select_prompts(prompts, lambda text, prefix: [0] * len((text + " " + prefix).split()), 5, 3)
     assert [p.id for p in chosen] == ["mine/0", "i"]
-    for text, message in (('{"text": 1}', "line 1"), ("{", "mine.jsonl"), ("", "no prompts")):
+    for text, message in (
+        ('{"text": 1}', "line 1"),
+        ("{", "mine.jsonl, line 1: not JSON"),
+        ("[1]", "mine.jsonl, line 1: must be a JSON object"),
+        ("", "no prompts"),
+    ):
         path.write_text(text)
         with pytest.raises(PromptError, match=message):
             read_prompt_file(path)
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text(json.dumps(rows[0]), encoding=encoding)
+        assert [p.text for p in read_prompt_file(path)["custom"]] == ["a b c"]
+    path.write_bytes(b'{"prompt": "\xe9"}')
+    with pytest.raises(PromptError, match=r"mine\.jsonl: is not UTF-8 text"):
+        read_prompt_file(path)
     with pytest.raises(PromptError, match="holds none of"):
         find_data_dir(tmp_path)
     with pytest.raises(PromptError, match="unknown kinds"):

@@ -27,6 +27,7 @@ from dsd_env.acceptance.rounds import (
     read_vllm_bench,
     read_vllm_log,
     read_vllm_metrics,
+    read_vllm_responses,
 )
 
 ABOUT = {"target": "a target", "date": "2026-01-01", "data": "our own", "licence": "Apache-2.0"}
@@ -81,6 +82,9 @@ def test_plain_runs_and_probabilities(tmp_path):
     ("rows", "message"),
     [
         (["{"], "line 1: not JSON"),
+        (["# mine", plain()], "line 1: not JSON.*it begins '# mine', but every line must be a JSON object"),
+        (["[12:00:01] INFO", plain()], r"line 1: not JSON.*it begins '\[12:00:01\] INFO'"),
+        ([plain(), '{"kind": "a", "kind": "b"}'], "line 2: not JSON: field 'kind' is given twice"),
         ([plain(), "[1, 2"], "line 2: not JSON"),
         (["[]"], "line 1: must be a JSON object, found list"),
         (["NaN"], "NaN is not a number"),
@@ -166,6 +170,7 @@ def log_line(rates=(0.8, 0.5, 0.3), drafts=1000, **changes):
         "accepted": accepted,
         "drafted": drafts * len(rates),
         "shown": ", ".join(f"{r:.3f}" for r in rates),
+        "share": f"{100 * accepted / (drafts * len(rates)):.1f}",
         **changes,
     }
     return (
@@ -173,7 +178,7 @@ def log_line(rates=(0.8, 0.5, 0.3), drafts=1000, **changes):
         f"Mean acceptance length: {values['mean']}, Accepted throughput: 10.00 tokens/s, "
         f"Drafted throughput: 20.00 tokens/s, Accepted: {values['accepted']} tokens, "
         f"Drafted: {values['drafted']} tokens, Per-position acceptance rate: {values['shown']}, "
-        "Avg Draft acceptance rate: 50.0%"
+        f"Avg Draft acceptance rate: {values['share']}%"
     )
 
 
@@ -421,6 +426,7 @@ BENCH_ROW = {
     "acc_eagle": {"acc_len": [3, 2, 1]},
     "acc_ngram": {"acc_len": [1, 1, 4]},
 }
+HISTOGRAM = {"acceptance_histogram": [1, 0, 1, 1]}
 SAMPLES = {
     "plain": (json.dumps(plain()) + "\n" + json.dumps(plain(d={"run_length": [0, 3]})), import_plain),
     "rounds": (json.dumps(plain(d={"rounds": [[4, 2], [4, 4]]})), read_plain_rounds),
@@ -428,6 +434,12 @@ SAMPLES = {
     "log": (log_line() + "\n" + log_line((0.5, 0.2, 0.1)), read_vllm_log),
     "metrics": (metrics_page(1000, (800, 500)), read_vllm_metrics),
     "vllm bench": (json.dumps(bench()), read_vllm_bench),
+    "vllm responses": (
+        json.dumps(
+            {"metrics": {"speculative_decoding": {**HISTOGRAM, "num_draft_tokens": 9, "num_spec_tokens": 3}}}
+        ),
+        read_vllm_responses,
+    ),
     "sglang": (json.dumps({"meta_info": meta()}) + "\n" + json.dumps(meta((1, 1))), read_sglang),
 }
 
@@ -488,6 +500,12 @@ def test_random_corruption_raises_nothing_but_trace_errors(tmp_path_factory, dat
                         "meta_info",
                         "choices",
                         "spec_accept_histogram",
+                        "spec_tokens_details",
+                        "sglext",
+                        "metrics",
+                        "speculative_decoding",
+                        "acceptance_histogram",
+                        "usage",
                         "completion_tokens",
                         "acc_eagle",
                         "acc_len",
@@ -511,9 +529,10 @@ def test_any_json_raises_nothing_but_trace_errors(tmp_path_factory, value):
 def test_a_file_that_cannot_be_read(tmp_path):
     for path in (tmp_path / "none.jsonl", tmp_path):
         for _, reader in SAMPLES.values():
-            with pytest.raises(TraceError, match="cannot be read"):
+            with pytest.raises(TraceError, match=f"{path.name}: (there is no such file|is not a file)"):
                 reader(path)
     file = tmp_path / "latin.jsonl"
     file.write_bytes(b"{\xe9}")
-    with pytest.raises(TraceError, match="not UTF-8 text, byte 1"):
-        import_plain(file)
+    for _, reader in SAMPLES.values():
+        with pytest.raises(TraceError, match=r"latin.jsonl: is not UTF-8 text.*byte 0xe9"):
+            reader(file)

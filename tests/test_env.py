@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import pickle
+import re
 import sys
 import time
 import warnings
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 import dsd_env
 from dsd_env.control import DecisionView, ObservationEncoder
 from dsd_env.envs import ENV_ID, REWARD_TERMS, EdgeCloudEnv, FlatActionWrapper, register_envs
+from dsd_env.envs.infos import METRICS, RESOLVED_CODES
 from dsd_env.envs.tables import observation_table
 from tests.scenarios import tiny
 
@@ -247,6 +250,9 @@ def test_simulate_turns_to_the_reference_where_the_compiled_engine_is_too_small(
         ({"discount_rate_per_s": math.nan}, "discount_rate_per_s = nan"),
         ({"scenario": "nowhere"}, "unknown scenario 'nowhere'; shipped are"),
         ({"n_placements": 5}, "n_placements = 5 is less than the 6 candidates"),
+        ({"infos": "all"}, "infos = 'all' is not one of"),
+        ({"max_episode_steps": 0}, "max_episode_steps = 0 must be a whole number above 0"),
+        ({"max_episode_steps": "9"}, "max_episode_steps = '9'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
@@ -288,6 +294,53 @@ def test_actions_outside_the_space_are_refused_and_change_nothing(action: list[i
         env.step(np.array(action))
     good = np.array([2, 2, 0])
     assert env.step(good)[0].tobytes() == untouched.step(good)[0].tobytes()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("action", "kind"),
+    [
+        ([0.5, 0, 0], r"float64 of shape \(3,\)"),
+        ([1.9, 0, 0], "float64"),
+        (np.array([1.0, 0.0, 0.0]), "float64"),
+        ([math.nan, 0, 0], "float64"),
+        ([math.inf, 0, 0], "float64"),
+        (["1", "0", "0"], "<U1"),
+        ([True, 0, 0], "bool"),
+        (np.array([True, False, False]), "bool"),
+        ([10**30, 0, 0], "object"),
+        ([[0], [0, 0]], "list of no array's shape"),
+        ([[0, 0, 0]], r"int64 of shape \(1, 3\)"),
+        (np.array([2**63, 0, 0], dtype=np.uint64), "uint64"),
+        (5, r"int64 of shape \(\)"),
+        (None, "object"),
+        ({"gamma": 1}, "object"),
+    ],
+)
+def test_what_is_no_action_is_refused_with_one_message(action: Any, kind: str, engine: str) -> None:
+    env = EdgeCloudEnv(tiny(), engine=engine)
+    before, _ = env.reset(seed=0)
+    sizes = env.action_space.nvec.tolist()
+    words = (
+        rf"outside MultiDiscrete\({re.escape(str(sizes))}\): it is {kind}.*expected integers of shape \(3,\)"
+    )
+    with pytest.raises(ValueError, match=words):
+        env.step(action)
+    with pytest.raises(ValueError, match=words):
+        env.actions.decode(action)
+    assert env.view.counter == 0
+    assert env.simulation.totals.request_seconds == 0.0
+    assert before in env.observation_space
+
+
+@pytest.mark.parametrize("action", [(1, 2, 0), [np.int8(1), 2, 0]])
+@pytest.mark.parametrize("dtype", [None, np.uint8, np.int16, np.int32, np.uint64])
+def test_integers_of_every_type_are_actions(action: Any, dtype: Any) -> None:
+    one, other = EdgeCloudEnv(tiny()), EdgeCloudEnv(tiny())
+    one.reset(seed=0)
+    other.reset(seed=0)
+    taken = action if dtype is None else np.array(action, dtype=dtype)
+    assert one.step(taken)[0].tobytes() == other.step(np.array([1, 2, 0]))[0].tobytes()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -339,6 +392,103 @@ def test_completed_requests_are_told_once_when_they_complete(engine: str) -> Non
         before_s = info["now_s"]
     table = env.simulation.requests_table()
     assert told == dict(zip(table["request"].tolist(), table["completed_s"].tolist(), strict=True))
+
+
+def decisions_until_the_end(env: gym.Env, most: int) -> list[tuple[Any, ...]]:
+    """Return the steps of an episode of one action."""
+    env.reset(seed=4)
+    steps: list[tuple[Any, ...]] = []
+    while not steps or not (steps[-1][2] or steps[-1][3]):
+        steps.append(env.step(np.array([1, 1, 0])))
+        assert len(steps) <= most
+    return steps
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("how", ["argument", "make", "wrapper", "spec"])
+def test_an_episode_cut_off_by_its_steps_tells_its_metrics(how: str, engine: str) -> None:
+    arguments: dict[str, Any] = {"scenario": tiny(), "engine": engine}
+    env: gym.Env
+    if how == "argument":
+        env = EdgeCloudEnv(**arguments, max_episode_steps=7)
+    elif how == "make":
+        env = gym.make(ENV_ID, **arguments, max_episode_steps=7)
+    elif how == "wrapper":
+        env = gym.wrappers.TimeLimit(gym.wrappers.TimeLimit(EdgeCloudEnv(**arguments), 7), 100)
+    else:
+        spec = copy.deepcopy(gym.spec(ENV_ID))
+        spec.kwargs = arguments | {"max_episode_steps": 7}
+        env = gym.make(spec)
+    base = env.unwrapped
+    assert isinstance(base, EdgeCloudEnv)
+    for _ in range(2):
+        steps = decisions_until_the_end(env, 7)
+        assert len(steps) == 7
+        assert steps[-1][2:4] == (False, True)
+        assert all("episode_metrics" not in step[4] for step in steps[:-1])
+        last = steps[-1][4]
+        metrics = base.simulation.metrics()
+        assert last["episode_metrics"] == pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
+        assert last["scenario"] == "tiny"
+        assert last["decision"]["counter"] == base.view.counter
+    if how in ("argument", "spec"):
+        with pytest.raises(gym.error.ResetNeeded):
+            env.step(np.array([1, 1, 0]))
+
+
+def test_a_limit_that_an_episode_does_not_reach_changes_nothing() -> None:
+    plain, limited = EdgeCloudEnv(tiny()), EdgeCloudEnv(tiny(), max_episode_steps=10**6)
+    assert_same_steps(run_episode(plain, 3), run_episode(limited, 3))
+    assert_same_steps(run_episode(plain, 4), run_episode(EdgeCloudEnv(tiny(), max_episode_steps=-1), 4))
+
+
+def test_a_limit_counts_on_from_a_state() -> None:
+    env = EdgeCloudEnv(tiny(), max_episode_steps=5)
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step([1, 1, 0])
+    state = env.clone_state()
+    for _ in range(2):
+        ends = [env.step([1, 1, 0])[3] for _ in range(2)]
+        assert ends == [False, True]
+        env.restore_state(state)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("arguments", [{}, {"price_delays": True, "discount_rate_per_s": 0.5}])
+def test_numeric_infos_are_alike_and_say_what_full_ones_do(arguments: dict[str, Any], engine: str) -> None:
+    full = run_episode(EdgeCloudEnv(tiny(), engine=engine, **arguments), 2)
+    numeric = run_episode(EdgeCloudEnv(tiny(), engine=engine, infos="numeric", **arguments), 2)
+    none = run_episode(EdgeCloudEnv(tiny(), engine=engine, infos="none", **arguments), 2)
+    assert all(step[4] == {} for step in none)
+    kinds = {
+        tuple((key, value.dtype, value.shape) for key, value in sorted(step[4].items())) for step in numeric
+    }
+    assert len(kinds) == 1
+    assert all(dtype.kind in "bif" for _, dtype, _ in next(iter(kinds)))
+    assert len(full) == len(numeric) == len(none)
+    resolved = set()
+    for one, other in zip(full, numeric, strict=True):
+        assert one[0].tobytes() == other[0].tobytes()
+        assert one[1:4] == other[1:4]
+        info, numbers = one[4], other[4]
+        assert numbers["now_s"] == info["now_s"]
+        assert numbers["decision_due"] == ("decision" in info)
+        for key, value in info.get("decision", {}).items():
+            assert numbers[f"decision_{key}"] == value
+        terms = info.get("reward_terms", dict.fromkeys(REWARD_TERMS, 0.0))
+        assert dict(zip(REWARD_TERMS, numbers["reward_terms"].tolist(), strict=True)) == terms
+        assert numbers["resolved_code"] == RESOLVED_CODES[info.get("resolved")]
+        assert numbers["completed_requests"] == len(info.get("completed", []))
+        assert numbers["episode_seed"] == full[0][4]["episode_seed"]
+        assert numbers["has_episode_metrics"] == ("episode_metrics" in info)
+        resolved.add(info.get("resolved"))
+    assert len(resolved) > 1
+    assert numbers["decision_request_id"] == -1
+    metrics = dict(zip(METRICS, numbers["episode_metrics"].tolist(), strict=True))
+    assert metrics == pytest.approx(info["episode_metrics"], rel=0, abs=0, nan_ok=True)
+    assert list(metrics) == list(info["episode_metrics"])
+    assert np.isnan(numeric[-2][4]["episode_metrics"]).all()
 
 
 def test_pricing_delays_changes_nothing_else() -> None:
@@ -596,6 +746,11 @@ def test_every_reward_term_and_info_key_is_documented(checkout: Path) -> None:
     for text in (EdgeCloudEnv.__doc__ or "", page):
         for name in (*REWARD_TERMS, *keys):
             assert f"`{name}`" in text, name
+    numeric = EdgeCloudEnv(tiny(), discount_rate_per_s=1.0, price_delays=True, infos="numeric")
+    for name in numeric.reset(seed=0)[1]:
+        assert f"`{name}`" in page, name
+    for reason, code in RESOLVED_CODES.items():
+        assert f"{code} `{reason}`" in page, reason
 
 
 # --- rendering -----------------------------------------------------------------------------------

@@ -137,6 +137,49 @@ def test_rewards_and_lengths_add_up_to_what_episodes_report() -> None:
     assert ended > 3
 
 
+@pytest.mark.parametrize("infos", ["full", "numeric", "none"])
+@pytest.mark.parametrize("limit", [7, None])
+def test_ends_and_infos_are_those_of_stable_baselines_own_vec_env(infos: str, limit: int | None) -> None:
+    """`DummyVecEnv` of scalar environments, here with Gymnasium's `TimeLimit`, gives the same."""
+
+    def make() -> gym.Env:
+        return Monitor(
+            gym.make("dsd_env/EdgeCloud-v0", scenario=short(), infos=infos, max_episode_steps=limit)
+        )
+
+    dummy = DummyVecEnv([make] * 2)
+    worlds = dsd_env.make_sb3_vec_env(short(), 2, full_infos=True, infos=infos, max_episode_steps=limit)
+    assert worlds.seed(3) == dummy.seed(3)
+    np.testing.assert_array_equal(worlds.reset(), dummy.reset())
+    generator, ended, keys = np.random.default_rng(0), 0, set()
+    for _ in range(150):
+        actions = draw(worlds, generator)
+        found, expected = worlds.step(actions), dummy.step(actions)
+        for one, other in zip(found[:3], expected[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
+        for info, other_info in zip(found[3], expected[3], strict=True):
+            # Stable-Baselines3's own has it at every step, and here it is at the ends.
+            assert info.pop("TimeLimit.truncated", False) == other_info.pop("TimeLimit.truncated")
+            # The rest of it is a clock and a rounded sum.
+            assert info.pop("episode", {}).get("l") == other_info.pop("episode", {}).get("l")
+            keys.add(frozenset(info) - {"terminal_observation"})
+            np.testing.assert_equal(info, other_info)
+        np.testing.assert_equal(worlds.reset_infos, dummy.reset_infos)
+        ended += int(found[2].sum())
+    assert ended > 1
+    assert len(keys) == (2 if infos == "full" else 1), "those of the last step are others"
+
+
+@pytest.mark.parametrize(
+    "actions", [np.zeros((2, 3)), np.zeros((2, 3), dtype=np.bool_), np.full((2, 3), "1"), [[0.5, 0, 0]] * 2]
+)
+def test_actions_that_are_no_integers_are_refused_as_elsewhere(actions: Any) -> None:
+    worlds = dsd_env.make_sb3_vec_env(tiny(), 2, seed=3)
+    worlds.reset()
+    with pytest.raises(ValueError, match=r"outside MultiDiscrete.*expected integers of shape \(2, 3\)"):
+        worlds.step(actions)
+
+
 def test_worlds_do_not_depend_on_how_many_there_are() -> None:
     trails = []
     for n, threads in ((1, 1), (5, 1), (5, 3)):

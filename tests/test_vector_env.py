@@ -24,6 +24,7 @@ from dsd_env.envs import (
     FlatActionWrapper,
     drawn_scenario,
 )
+from dsd_env.envs.infos import METRICS, RESOLVED_CODES
 from dsd_env.scenario import Scenario, ScenarioError
 from dsd_env.sim import engines
 from tests.scenarios import tiny
@@ -82,14 +83,19 @@ def assert_same(found: Any, expected: Any, where: str = "infos") -> None:
         assert found == expected or (found != found and expected != expected), where
 
 
-def sync(n: int, **arguments: Any) -> Any:
+def sync(n: int, mode: str = "NextStep", **arguments: Any) -> Any:
     return gym.make_vec(
         ENV_ID,
         num_envs=n,
         vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        vector_kwargs={"autoreset_mode": mode},
         **arguments,
     )
+
+
+def same_step(*arguments: Any, **options: Any) -> EdgeCloudVectorEnv:
+    """Return environments whose episodes begin where the one before ends."""
+    return EdgeCloudVectorEnv(*arguments, autoreset_mode="SameStep", **options)
 
 
 def rollout(envs: EdgeCloudVectorEnv, steps: int, seed: int | None = 5) -> list[tuple[Any, ...]]:
@@ -104,21 +110,40 @@ def rollout(envs: EdgeCloudVectorEnv, steps: int, seed: int | None = 5) -> list[
 # --- the same as scalar environments -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ["reference", "compiled"])
+MODES = [mode.value for mode in AutoresetMode]
+
+
 @pytest.mark.parametrize(
-    "options", [{}, {"price_delays": True, "discount_rate_per_s": 0.7}, {"n_placements": 9}]
+    ("mode", "engine", "options"),
+    [
+        *((mode, engine, {}) for mode in MODES for engine in ("reference", "compiled")),
+        *((mode, "compiled", {"price_delays": True, "discount_rate_per_s": 0.7}) for mode in MODES),
+        ("NextStep", "compiled", {"n_placements": 9}),
+        *((mode, "reference", {"infos": "numeric"}) for mode in MODES),
+        *(
+            (mode, "compiled", {"infos": "numeric", "price_delays": True, "discount_rate_per_s": 0.7})
+            for mode in MODES
+        ),
+        *((mode, "compiled", {"infos": "none"}) for mode in MODES),
+        *((mode, "compiled", {"max_episode_steps": 13}) for mode in MODES),
+        *((mode, "reference", {"max_episode_steps": 9, "infos": "numeric"}) for mode in MODES),
+        # No episode is so short that this does not cut every one off at its first step.
+        *((mode, "compiled", {"max_episode_steps": 1}) for mode in MODES),
+    ],
 )
-def test_everything_is_as_in_a_sync_vector_env(engine: str, options: dict[str, Any]) -> None:
+def test_everything_is_as_in_a_sync_vector_env(mode: str, engine: str, options: dict[str, Any]) -> None:
     n, generator = 3, np.random.default_rng(1)
-    envs = EdgeCloudVectorEnv(n, short(), **options)
-    expected = sync(n, scenario=short(), engine=engine, **options)
+    envs = EdgeCloudVectorEnv(n, short(), autoreset_mode=mode, **options)
+    # Here Gymnasium's `TimeLimit` counts the steps.
+    expected = sync(n, mode, scenario=short(), engine=engine, **options)
+    assert envs.autoreset_mode is expected.autoreset_mode is envs.metadata["autoreset_mode"]
     assert envs.observation_space == expected.observation_space
     assert envs.action_space == expected.action_space
     (observations, infos), (others, other_infos) = envs.reset(seed=7), expected.reset(seed=7)
     np.testing.assert_array_equal(observations, others)
     assert_same(infos, other_infos)
-    ended = 0
-    for _ in range(250):
+    ended = np.zeros(n, dtype=int)
+    for _ in range(180):
         masks = np.array([env.unwrapped.action_masks() for env in expected.envs])
         np.testing.assert_array_equal(envs.action_masks(), masks)
         actions = actions_of(envs, generator)
@@ -127,14 +152,73 @@ def test_everything_is_as_in_a_sync_vector_env(engine: str, options: dict[str, A
             assert one.dtype == two.dtype
             np.testing.assert_array_equal(one, two)
         assert_same(step[4], other[4])
-        ended += int((step[2] | step[3]).sum())
-    assert ended >= 2 * n
+        over = step[2] | step[3]
+        ended += over
+        if mode == "Disabled" and over.any():
+            begun = envs.reset(options={"reset_mask": over})
+            other_begun = expected.reset(options={"reset_mask": over})
+            np.testing.assert_array_equal(begun[0], other_begun[0])
+            assert_same(begun[1], other_begun[1])
+    assert ended.all()
     assert [generator.bit_generator.state for generator in envs.np_random] == [
         generator.bit_generator.state for generator in expected.np_random
     ]
     assert str(envs.np_random_seed) == str(expected.np_random_seed)
     # Where they stand now, resets without seeds go on alike.
     assert_same(envs.reset()[1], expected.reset()[1])
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_action_of_a_world_that_begins_anew_counts_for_nothing(flat: bool) -> None:
+    nonsense = -7 if flat else (-7, 99, 99)
+    one, other = (EdgeCloudVectorEnv(3, short(), flat_actions=flat) for _ in range(2))
+    one.reset(seed=3)
+    other.reset(seed=3)
+    generator, over, begun = np.random.default_rng(0), np.zeros(3, dtype=np.bool_), 0
+    for _ in range(300):
+        actions = actions_of(one, generator)
+        changed = actions.copy()
+        changed[over] = nonsense
+        step, expected = one.step(changed), other.step(actions)
+        for found, as_expected in zip(step[:4], expected[:4], strict=True):
+            np.testing.assert_array_equal(found, as_expected)
+        assert not step[1][over].any()
+        assert not (step[2] | step[3])[over].any()
+        begun += int(over.sum())
+        over = step[2] | step[3]
+    assert begun > 3
+    with pytest.raises(ValueError, match=r"world 0: action .* is outside"):
+        one.step(np.full_like(actions, 999))
+
+
+def test_without_autoreset_a_world_that_is_over_must_be_reset() -> None:
+    envs = EdgeCloudVectorEnv(2, short(), autoreset_mode=AutoresetMode.DISABLED)
+    envs.reset(seed=[0, 1])
+    over = np.zeros(2, dtype=np.bool_)
+    while not over.any():
+        *_, terminations, truncations, _ = envs.step(np.ones((2, 3), dtype=np.int64))
+        over = terminations | truncations
+    numbers = ", ".join(str(world) for world in np.flatnonzero(over))
+    with pytest.raises(gym.error.ResetNeeded, match=rf"worlds \[{numbers}\].*reset_mask"):
+        envs.step(np.ones((2, 3), dtype=np.int64))
+    envs.reset(options={"reset_mask": over})
+    envs.step(np.ones((2, 3), dtype=np.int64))
+
+
+def test_a_state_that_is_over_begins_anew_at_the_next_step() -> None:
+    envs, other = (EdgeCloudVectorEnv(2, short(), max_episode_steps=20) for _ in range(2))
+    envs.reset(seed=0)
+    for _ in range(15):
+        envs.step(np.ones((2, 3), dtype=np.int64))
+    other.restore_state(envs.clone_state(0))
+    for number in range(16, 30):
+        steps = [each.step(np.ones((2, 3), dtype=np.int64)) for each in (envs, other)]
+        assert steps[0][3].tolist() == steps[1][3].tolist() == [number == 20] * 2
+        assert steps[0][0][0].tobytes() == steps[1][0][0].tobytes() == steps[1][0][1].tobytes()
+        if number == 20:
+            # The state of the end is an end, too.
+            other.restore_state(envs.clone_state(0))
+        assert (steps[0][1] == 0.0).tolist()[0] == (number == 21)
 
 
 def test_terminations_are_told_from_truncations() -> None:
@@ -153,7 +237,7 @@ def test_terminations_are_told_from_truncations() -> None:
 
 def test_all_worlds_may_end_at_once() -> None:
     scenario = short(episode__horizon_s=1.0, episode__requests=100)
-    envs, expected = EdgeCloudVectorEnv(2, scenario), sync(2, scenario=scenario)
+    envs, expected = same_step(2, scenario), sync(2, "SameStep", scenario=scenario)
     envs.reset(seed=1, options={"episode_seed": 3})
     expected.reset(seed=1, options={"episode_seed": 3})
     while True:
@@ -196,14 +280,15 @@ def test_threads_change_nothing(threads: int) -> None:
 
 
 def test_flat_actions_are_those_of_the_wrapper() -> None:
-    envs = EdgeCloudVectorEnv(2, short(), flat_actions=True)
+    envs = same_step(2, short(), flat_actions=True)
     scalars = [FlatActionWrapper(EdgeCloudEnv(short())) for _ in range(2)]
     assert envs.single_action_space == scalars[0].action_space
     envs.reset(seed=3)
     for i, env in enumerate(scalars):
         env.reset(seed=3 + i)
     generator = np.random.default_rng(3)
-    for _ in range(80):
+    ended = 0
+    for _ in range(150):
         np.testing.assert_array_equal(envs.action_masks(), [env.action_masks() for env in scalars])
         actions = actions_of(envs, generator)
         step = envs.step(actions)
@@ -211,8 +296,10 @@ def test_flat_actions_are_those_of_the_wrapper() -> None:
             observation, reward, terminated, truncated, _ = env.step(actions[i])
             assert (step[1][i], step[2][i], step[3][i]) == (reward, terminated, truncated)
             if terminated or truncated:
+                ended += 1
                 observation, _ = env.reset()
             np.testing.assert_array_equal(step[0][i], observation)
+    assert ended
     with pytest.raises(ValueError, match="outside Discrete"):
         envs.step(np.array([0, envs.single_action_space.n]))
     with pytest.raises(ValueError, match="shape"):
@@ -226,7 +313,7 @@ def test_make_vec_makes_it() -> None:
     envs = gym.make_vec(ENV_ID, num_envs=8, scenario=short())
     assert type(envs.unwrapped) is EdgeCloudVectorEnv
     assert str(envs) == f"EdgeCloudVectorEnv({ENV_ID}, num_envs=8)"
-    assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     assert envs.num_envs == 8
     assert envs.observation_space == batch_space(envs.single_observation_space, 8)
     assert envs.action_space == batch_space(envs.single_action_space, 8)
@@ -251,30 +338,95 @@ def test_gymnasium_measures_its_speed() -> None:
     assert benchmark_vector_step(envs, target_duration=1, seed=1) > 100.0
 
 
-def test_gymnasiums_wrappers_understand_it() -> None:
-    plain = EdgeCloudVectorEnv(3, short())
-    envs = gym.wrappers.vector.DictInfoToList(
-        gym.wrappers.vector.RecordEpisodeStatistics(EdgeCloudVectorEnv(3, short()))
-    )
-    plain.reset(seed=2)
+@pytest.mark.parametrize("mode", MODES)
+def test_episode_statistics_of_gymnasium_are_right(mode: str) -> None:
+    wrap = gym.wrappers.vector.RecordEpisodeStatistics
+    envs = gym.wrappers.vector.DictInfoToList(wrap(EdgeCloudVectorEnv(3, short(), autoreset_mode=mode)))
     envs.reset(seed=2)
     generator, returns, lengths, told = np.random.default_rng(0), np.zeros(3), np.zeros(3, dtype=int), 0
-    for _ in range(150):
-        actions = actions_of(plain, generator)
-        _, rewards, terminations, truncations, _ = plain.step(actions)
-        infos = envs.step(actions)[4]
+    over = np.zeros(3, dtype=np.bool_)
+    for _ in range(250):
+        _, rewards, terminations, truncations, infos = envs.step(actions_of(envs, generator))
         returns += rewards
-        lengths += 1
-        for i in np.flatnonzero(terminations | truncations):
+        lengths += ~over if mode == "NextStep" else 1
+        over = terminations | truncations
+        for i in np.flatnonzero(over):
+            last = infos[i]["final_info"] if mode == "SameStep" else infos[i]
             assert infos[i]["episode"]["r"] == pytest.approx(returns[i])
             assert infos[i]["episode"]["l"] == lengths[i]
-            assert infos[i]["final_info"]["episode_metrics"]["requests_completed"] >= SHORT
+            assert last["episode_metrics"]["requests_completed"] >= SHORT
             returns[i], lengths[i], told = 0.0, 0, told + 1
+        if mode == "Disabled" and over.any():
+            envs.reset(options={"reset_mask": over})
     assert told >= 3
 
 
+def wrapped_in(name: str, envs: EdgeCloudVectorEnv) -> Any:
+    wrappers = gym.wrappers.vector
+    if name == "TransformObservation":
+        return wrappers.TransformObservation(envs, func=lambda x: x + 1.0, observation_space=None)
+    if name == "NumpyToTorch":
+        pytest.importorskip("torch")
+        pytest.importorskip("array_api_compat")
+        return wrappers.NumpyToTorch(envs, device="cpu")
+    if name == "ClipReward":
+        return wrappers.ClipReward(envs, -1.0, 1.0)
+    if name == "RescaleObservation":
+        return wrappers.RescaleObservation(envs, np.float32(0.0), np.float32(1.0))
+    return getattr(wrappers, name)(envs)
+
+
+WRAPPERS = (
+    "DictInfoToList",
+    "FlattenObservation",
+    "TransformObservation",
+    "RescaleObservation",
+    "NormalizeObservation",
+    "NormalizeReward",
+    "ClipReward",
+    "NumpyToTorch",
+)
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize(
+    ("mode", "infos"), [("NextStep", "full"), ("NextStep", "numeric"), ("SameStep", "numeric")]
+)
+def test_vector_wrappers_of_gymnasium_work(name: str, mode: str, infos: str) -> None:
+    """With NEXT_STEP all do, torch's with numeric infos; docs/environment.md has the table."""
+    envs = EdgeCloudVectorEnv(2, short(), autoreset_mode=mode, infos=infos)
+    refused: Any = None
+    if mode == "SameStep" and name.endswith("Observation"):
+        refused = ValueError
+    elif name == "NumpyToTorch" and (infos == "full" or mode == "SameStep"):
+        refused = (RuntimeError, TypeError, BufferError)
+    generator, ended = np.random.default_rng(0), 0
+
+    def run() -> None:
+        nonlocal ended
+        wrapped = wrapped_in(name, envs)
+        observations, _ = wrapped.reset(seed=0)
+        for _ in range(150):
+            actions: Any = actions_of(envs, generator)
+            if name == "NumpyToTorch":
+                import torch
+
+                actions = torch.from_numpy(actions)
+            observations, rewards, terminations, truncations, _ = wrapped.step(actions)
+            ended += int((terminations | truncations).sum())
+        assert observations.shape == envs.observation_space.shape
+        assert rewards.shape == (2,)
+
+    if refused is None:
+        run()
+        assert ended
+    else:
+        with pytest.raises(refused):
+            run()
+
+
 def test_seeds_of_all_kinds_do_what_gymnasium_says() -> None:
-    envs, expected = EdgeCloudVectorEnv(3, short()), sync(3, scenario=short())
+    envs, expected = same_step(3, short()), sync(3, "SameStep", scenario=short())
     for seed in (4, [9, 8, 7], [3, None, 5]):
         assert_same(envs.reset(seed=seed)[1], expected.reset(seed=seed)[1])
         assert str(envs.np_random_seed) == str(expected.np_random_seed)
@@ -338,7 +490,7 @@ def test_episode_seeds_are_those_of_simulate() -> None:
             break
     result = dsd_env.simulate(scenario, "edge_sd:4", 21, engine="reference")
     for name, value in result.metrics.items():
-        found = infos["final_info"]["episode_metrics"][name][0]
+        found = infos["episode_metrics"][name][0]
         assert found == value or (math.isnan(found) and math.isnan(value)), name
 
 
@@ -357,6 +509,10 @@ def test_misuse_says_what_to_do() -> None:
         (np.array([[0, 0, 0], [0, -1, 0]]), "outside"),
         (np.zeros((3, 3), dtype=np.int64), "shape"),
         (np.zeros((2, 3)), "integers"),
+        (np.zeros((2, 3), dtype=np.bool_), "integers"),
+        ([[0, 0, 0], [0, 0, True]], "integers"),
+        ([[0, 0, 0], [0, 0]], "integers"),
+        (np.zeros((2, 3), dtype="<U1"), "integers"),
     ):
         with pytest.raises(ValueError, match=words):
             envs.step(actions)
@@ -373,6 +529,12 @@ def test_misuse_says_what_to_do() -> None:
         ({"num_envs": 0}, "at least 1"),
         ({"threads": 0}, "threads = 0"),
         ({"n_placements": 2}, "less than the 6 candidates"),
+        ({"autoreset_mode": "next_step"}, "autoreset_mode = 'next_step' is not one of.*NextStep"),
+        ({"max_episode_steps": 0}, "max_episode_steps = 0"),
+        ({"max_episode_steps": 1.5}, "max_episode_steps = 1.5"),
+        ({"max_episode_steps": True}, "max_episode_steps = True"),
+        ({"infos": "some"}, "infos = 'some' is not one of"),
+        ({"infos": "numeric", "step_infos": False}, "step_infos must be True"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
@@ -445,7 +607,7 @@ def test_a_trainers_arrays_are_written_in_place() -> None:
         envs.write_into(observations=pages[step])
         infos = envs.step(actions_of(envs, generator))[4]
         assert_same(infos, expected[step][4])
-        ended += int(np.sum(infos.get("_final_obs", 0)))
+        ended += int(np.sum(infos.get("_episode_metrics", 0)))
     assert ended
     np.testing.assert_array_equal(pages, [step[0] for step in expected])
     np.testing.assert_array_equal(masks, [member.action_masks() for member in envs.worlds.members])
@@ -458,19 +620,65 @@ def test_a_trainers_arrays_are_written_in_place() -> None:
             envs.write_into(observations=wrong)
 
 
-def test_infos_can_be_left_out() -> None:
-    envs, full = EdgeCloudVectorEnv(2, short(), step_infos=False), EdgeCloudVectorEnv(2, short())
-    ended = 0
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_infos_can_be_left_out(mode: str) -> None:
+    envs, full = (
+        EdgeCloudVectorEnv(2, short(), step_infos=told, autoreset_mode=mode) for told in (False, True)
+    )
+    ended, over = 0, np.zeros(2, dtype=np.bool_)
     for found, expected in zip(rollout(envs, 150)[1:], rollout(full, 150)[1:], strict=True):
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_array_equal(found[1], expected[1])
-        if (found[2] | found[3]).any():
+        infos, before, over = found[4], over, found[2] | found[3]
+        if mode == "SameStep" and over.any():
             ended += 1
-            assert_same(found[4]["final_info"], expected[4]["final_info"])
-            assert_same(found[4]["episode_seed"], expected[4]["episode_seed"])
+            assert_same(infos["final_info"], expected[4]["final_info"])
+            assert_same(infos["episode_seed"], expected[4]["episode_seed"])
+        elif mode == "NextStep" and over.any():
+            ended += 1
+            assert_same(infos["episode_metrics"], expected[4]["episode_metrics"])
+            assert infos["_resolved"].tolist() == over.tolist()
+        elif mode == "NextStep" and before.any():
+            assert_same(infos["episode_seed"], expected[4]["episode_seed"])
+            assert infos["_decision"].tolist() == before.tolist()
         else:
-            assert found[4] == {}
+            assert infos == {}
     assert ended
+
+
+def test_numeric_infos_are_alike_at_every_reset_and_step() -> None:
+    envs = EdgeCloudVectorEnv(
+        3, mixture(), n_placements=6, infos="numeric", price_delays=True, discount_rate_per_s=0.1
+    )
+    shapes: set[tuple[Any, ...]] = set()
+    scenarios: set[tuple[int, str]] = set()
+    trail = rollout(envs, 200)
+    for infos in (entry[-1] for entry in trail):
+        shapes.add(tuple(sorted((key, value.dtype.str, value.shape) for key, value in infos.items())))
+        assert all(infos["_" + key].all() for key in infos if not key.startswith("_"))
+        for seed, number in zip(
+            infos["episode_seed"].tolist(), infos["scenario_index"].tolist(), strict=True
+        ):
+            scenarios.add((number, mixture()[drawn_scenario(seed, 3)].name))
+    assert len(shapes) == 1
+    assert all(dtype[1] in "bif" for _, dtype, _ in next(iter(shapes)))
+    assert scenarios == {(0, "tiny"), (1, "narrow"), (2, "bare")}
+    told = np.array([entry[-1]["has_episode_metrics"] for entry in trail])
+    ends = np.array([np.zeros(3, dtype=bool), *(entry[2] | entry[3] for entry in trail[1:])])
+    np.testing.assert_array_equal(told, ends)
+    completed = METRICS.index("requests_completed")
+    values = np.array([entry[-1]["episode_metrics"][:, completed] for entry in trail])
+    assert np.isfinite(values[told]).all()
+    assert np.isnan(values[~told]).all()
+    codes = set(np.concatenate([entry[-1]["resolved_code"] for entry in trail]).tolist())
+    assert codes == set(RESOLVED_CODES.values())
+
+
+def test_codes_of_reasons_are_the_engines() -> None:
+    from dsd_env.sim.compiled.world import REASONS
+
+    assert tuple(RESOLVED_CODES) == REASONS
+    assert tuple(RESOLVED_CODES.values()) == tuple(range(len(REASONS)))
 
 
 # --- mixtures -------------------------------------------------------------------------------------
@@ -479,7 +687,7 @@ def test_infos_can_be_left_out() -> None:
 @pytest.mark.parametrize("engine", ["reference", "compiled"])
 def test_every_episode_of_a_mixture_is_the_scalar_one_of_its_scenario_and_seed(engine: str) -> None:
     scenarios, n = mixture(), 3
-    envs = EdgeCloudVectorEnv(n, scenarios, n_placements=6)
+    envs = same_step(n, scenarios, n_placements=6)
     scalars = {
         (scenario.name, i): EdgeCloudEnv(scenario, n_placements=6, engine=engine)
         for scenario in scenarios
@@ -687,7 +895,7 @@ def test_looking_ahead_in_many_worlds_does_not_disturb_the_one() -> None:
 
 
 def test_states_travel_between_worlds_of_a_mixture() -> None:
-    envs = EdgeCloudVectorEnv(3, mixture(), n_placements=6)
+    envs = same_step(3, mixture(), n_placements=6)
     generator = np.random.default_rng(0)
     for seed in range(6):
         envs.reset(seed=seed)

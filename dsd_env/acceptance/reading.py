@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsd_env import strict_json
+from dsd_env import strict_json, text
 from dsd_env.acceptance.traceset import TraceError
 
 MAX_BYTES = 1_000_000_000
@@ -15,31 +18,30 @@ MAX_BYTES = 1_000_000_000
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text.
+    r"""Return a file's text, without a byte order mark and with ``\n`` as line ends.
 
     Raises:
-        TraceError: It cannot be read, is no UTF-8, or is too large.
+        TraceError: It cannot be read, is no text, or is too large.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise TraceError(f"{path}: larger than {MAX_BYTES} bytes")
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: not UTF-8 text, byte {error.start}") from error
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte; TraceError is one, too
-        if isinstance(error, TraceError):
-            raise
-        raise TraceError(f"{path}: cannot be read: {error}") from error
+        return text.read_text(path, max_bytes=MAX_BYTES)
+    except text.TextError as error:
+        raise TraceError(str(error)) from error
 
 
-def parse_json(text: str, where: str) -> Any:
-    """Return parsed JSON; NaN and Infinity, which are not JSON, are refused.
+def parse_json(line: str, where: str) -> Any:
+    """Return parsed JSON; NaN and Infinity, which are not JSON, and fields given twice are refused.
 
     Raises:
         TraceError: Not JSON.
     """
     try:
-        return strict_json.loads(text, unique=False)
+        return strict_json.loads(line)
+    except json.JSONDecodeError as error:
+        hint = ""
+        if not line.lstrip().startswith("{"):
+            hint = f"; it begins {_short(line.strip())}, but every line must be a JSON object"
+        raise TraceError(f"{where}: not JSON: {error.msg}, column {error.colno}{hint}") from error
     except (ValueError, RecursionError) as error:
         raise TraceError(f"{where}: not JSON: {error}") from error
 
@@ -54,6 +56,89 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         if line.strip():
             where = f"{path}, line {number}"
             yield where, parse_json(line, where)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One JSON value of a file that a client of a server wrote.
+
+    Attributes:
+        where: ``FILE, line N``.
+        value: The value.
+        streamed: Whether it was an event of a stream (``data: {...}``).
+    """
+
+    where: str
+    value: Any
+    streamed: bool
+
+
+_BEGINS_JSON = re.compile(r"\{|\[\s*(?:[\[{\"\]]|$)", re.MULTILINE)
+_EVENT_FIELD = re.compile(r"(?:event|id|retry)?:|data:\s*(?:\[DONE\])?\s*$")
+_LIKE_JSON = re.compile(r'"\s*:|[{}]')
+
+
+def json_messages(path: Path) -> tuple[list[Message], int]:
+    """Read JSON values from what a client of a server wrote, in whichever way they stand there.
+
+    They may stand one a line, over several lines, one behind the other, or as events of a stream
+    (``data: {...}``, ``data: [DONE]``). Lines of other programs before the first value (a log, a progress
+    meter) are passed over.
+
+    Returns:
+        The values, and how many lines of other programs came before them.
+
+    Raises:
+        TraceError: The file cannot be read, or something in it is neither.
+    """
+    content = read_text(path)
+    messages: list[Message] = []
+    foreign = 0
+    at, line = 0, 1
+    while at < len(content):
+        end = content.find("\n", at)
+        end = len(content) if end < 0 else end
+        rest = content[at:end].strip()
+        where = f"{path}, line {line}"
+        streamed = rest.startswith("data:")
+        body = rest.removeprefix("data:").strip()
+        if not rest or _EVENT_FIELD.match(rest):
+            at, line = end + 1, line + 1
+        elif _BEGINS_JSON.match(body):
+            start = content.index(body[0], at)
+            try:
+                value, stop = strict_json.next_value(content, start)
+            except json.JSONDecodeError as error:
+                place = f"line {error.lineno}, column {error.colno}"
+                raise TraceError(f"{where}: not JSON: {error.msg}, {place}") from error
+            except (ValueError, RecursionError) as error:
+                raise TraceError(f"{where}: not JSON: {error}") from error
+            messages.append(Message(where, value, streamed))
+            line += content.count("\n", at, stop)
+            at = stop
+        elif not messages and not _LIKE_JSON.search(rest):
+            foreign += 1
+            at, line = end + 1, line + 1
+        else:
+            raise TraceError(f"{where}: not JSON: it begins {_short(rest)}")
+    if not messages:
+        first = content.strip().partition("\n")[0]
+        begins = f"; it begins {_short(first)}" if first else ""
+        raise TraceError(f"{path}: holds no JSON object{begins}")
+    return messages, foreign
+
+
+def each_item(messages: Iterable[Message]) -> Iterator[tuple[str, Any, bool]]:
+    """Yield where it stands, value and whether it was streamed, of messages and of the items of lists."""
+    for message in messages:
+        if not isinstance(message.value, list):
+            yield message.where, message.value, message.streamed
+            continue
+        inner = (
+            Message(f"{message.where}, item {number}", item, message.streamed)
+            for number, item in enumerate(message.value)
+        )
+        yield from each_item(inner)
 
 
 def field(row: Any, name: str, where: str, kind: type | tuple[type, ...] = object) -> Any:
@@ -99,5 +184,5 @@ def number(value: Any, name: str, where: str, low: float, high: float) -> float:
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge integer"
-    return text if len(text) <= 60 else text[:57] + "..."
+    shown = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge integer"
+    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -38,6 +38,7 @@ from dsd_env.acceptance.source import MAX_RUN_LENGTH
 from dsd_env.acceptance.traceset import DrafterTrace, TraceError, TraceSet
 from dsd_env.files import write_text
 from dsd_env.rng import Stream, uniforms
+from dsd_env.text import TextError, read_text
 
 FORMAT_VERSION = 1
 MODEL_DIR = Path(__file__).resolve().parent / "models"
@@ -339,7 +340,9 @@ def _load(path: Path, _mtime_ns: int) -> RunModel:
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise TraceError(f"{path}: larger than {_MAX_FILE_BYTES} bytes, not a fitted model")
     try:
-        data = strict_json.loads(path.read_text(encoding="utf-8"))
+        data = strict_json.loads(read_text(path))
+    except TextError as error:
+        raise TraceError(str(error)) from error
     except (OSError, ValueError, RecursionError) as error:
         raise TraceError(f"{path}: not a readable JSON file: {error}") from error
     if not isinstance(data, dict):

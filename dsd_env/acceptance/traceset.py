@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from dsd_env.acceptance.source import MAX_RUN_LENGTH
 from dsd_env.files import write_bytes
+from dsd_env.text import TextError, read_text
 
 FORMAT_VERSION = 1
 DATA_DIR = Path(__file__).resolve().parent / "data"
@@ -270,7 +271,9 @@ def load_trace_set(name_or_path: str | Path) -> TraceSet:
                 f"{path} does not exist; shipped trace sets: {', '.join(available_trace_sets()) or 'none'}"
             )
     try:
-        card = json.loads(json_path.read_text(encoding="utf-8"))
+        card = json.loads(read_text(json_path))
+    except TextError as error:
+        raise TraceError(str(error)) from error
     except (OSError, ValueError) as error:
         raise TraceError(f"{json_path}: not a readable JSON card: {error}") from error
     if not isinstance(card, dict):

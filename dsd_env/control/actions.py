@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -72,6 +73,41 @@ class ActionSpace:
         """Number of actions when the three dimensions are one (see :meth:`unflatten`)."""
         return math.prod(self.nvec)
 
+    def indices(self, given: object, shape: tuple[int, ...], *, flat: bool = False) -> NDArray[np.integer]:
+        """Return actions as an array of integers, without a look at their ranges.
+
+        Args:
+            given: What somebody gave as actions: integers of any integer type, as an array or as lists.
+            shape: The shape that they must have.
+            flat: They are flat actions (see :meth:`unflatten`).
+
+        Raises:
+            ValueError: They are no integers (numbers such as 1.0, truth values and digits in a text are
+                not), or have another shape.
+        """
+        try:
+            found = np.asarray(given)
+        except (TypeError, ValueError):
+            found = np.empty((), dtype=object)
+        # Among numbers in a list NumPy makes integers of truth values.
+        mixed = not isinstance(given, np.ndarray) and _holds_bool(given)
+        if found.dtype.kind in "iu" and found.shape == shape and not mixed:
+            return found
+        raise refused_action(given, shape, (self.n_flat,) if flat else self.nvec)
+
+    def checked(self, given: object) -> NDArray[np.int64]:
+        """Return one MultiDiscrete action as somebody gave it: int64, shape (3,).
+
+        Raises:
+            ValueError: It is not in the action space; see :meth:`indices`.
+        """
+        found = self.indices(given, (3,))
+        gamma, batch, placement = found.tolist()
+        sizes = self.nvec
+        if not (0 <= gamma < sizes[0] and 0 <= batch < sizes[1] and 0 <= placement < sizes[2]):
+            raise refused_action(given, (3,), sizes)
+        return found.astype(np.int64, copy=False)
+
     def decode(self, action: Sequence[int] | NDArray[np.integer]) -> Decision:
         """Return the decision of a MultiDiscrete action.
 
@@ -79,14 +115,9 @@ class ActionSpace:
             action: Three indices.
 
         Raises:
-            ValueError: Not three indices, or one outside its dimension.
+            ValueError: Not three integers, or one outside its dimension.
         """
-        if len(action) != 3:
-            raise ValueError(f"an action has three indices (gamma, batch, placement), got {len(action)}")
-        gamma, batch, placement = (int(index) for index in action)
-        sizes = self.nvec
-        if not (0 <= gamma < sizes[0] and 0 <= batch < sizes[1] and 0 <= placement < sizes[2]):
-            raise ValueError(f"action {[gamma, batch, placement]} is outside MultiDiscrete({list(sizes)})")
+        gamma, batch, placement = self.checked(action).tolist()
         return Decision(self.gammas[gamma], self.batch_sizes[batch], placement)
 
     def encode(self, decision: Decision) -> NDArray[np.int64]:
@@ -131,12 +162,15 @@ class ActionSpace:
             actions: Integers below :attr:`n_flat`, of any shape.
 
         Raises:
-            ValueError: An action is outside ``Discrete(n_flat)``.
+            ValueError: An action is no integer, or outside ``Discrete(n_flat)``.
         """
-        try:
-            return np.stack(np.unravel_index(actions, self.nvec), axis=-1).astype(np.int64, copy=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"an action is outside Discrete({self.n_flat}): {error}") from None
+        indices = self.indices(actions, np.shape(actions), flat=True)
+        outside = np.atleast_1d((indices < 0) | (indices >= self.n_flat))
+        if outside.any():
+            first = tuple(index[0] for index in outside.nonzero())
+            world = int(first[0]) if indices.ndim else None
+            raise refused_action(np.atleast_1d(indices)[first], (), (self.n_flat,), world)
+        return np.stack(np.unravel_index(indices, self.nvec), axis=-1).astype(np.int64, copy=False)
 
     def flat_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which flat actions are valid (bool, shape (..., n_flat)): those valid in every dimension.
@@ -150,6 +184,42 @@ class ActionSpace:
             gamma[..., :, None, None] & batch[..., None, :, None] & placement[..., None, None, :]
         )
         return valid.reshape(*mask.shape[:-1], self.n_flat)
+
+
+def refused_action(
+    given: object, shape: tuple[int, ...], sizes: Sequence[int], world: int | None = None
+) -> ValueError:
+    """Return the error of an action that is not in the action space, the same for every environment.
+
+    Args:
+        given: What was given.
+        shape: The shape that it should have.
+        sizes: Sizes of the dimensions; one for flat actions.
+        world: Number of the world whose action it is, where there are several.
+    """
+    flat = len(sizes) == 1
+    space = f"Discrete({sizes[0]})" if flat else f"MultiDiscrete({list(sizes)})"
+    highest = ", ".join(f"0..{size - 1}" for size in sizes)
+    ranges = highest if flat else f"{highest} (speculation length, batch size, placement)"
+    plain = given.tolist() if isinstance(given, (np.ndarray, np.generic)) else given
+    return ValueError(
+        f"{'' if world is None else f'world {world}: '}action {reprlib.repr(plain)} is outside {space}: "
+        f"it is {_kind(given)}; expected integers of shape {shape} in {ranges}"
+    )
+
+
+def _kind(given: object) -> str:
+    try:
+        found = np.asarray(given)
+    except (TypeError, ValueError):
+        return f"{type(given).__name__} of no array's shape"
+    return f"{'bool' if _holds_bool(given) else found.dtype} of shape {found.shape}"
+
+
+def _holds_bool(given: object) -> bool:
+    if isinstance(given, (list, tuple)):
+        return any(_holds_bool(each) for each in given)
+    return isinstance(given, (bool, np.bool_))
 
 
 def snap(values: Sequence[int], wanted: float) -> int:

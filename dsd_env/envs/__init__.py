@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsd_env.envs.edge_cloud import EdgeCloudEnv
 from dsd_env.envs.episodes import EnvState
+from dsd_env.envs.infos import INFOS, METRICS, RESOLVED_CODES
 from dsd_env.envs.registration import ENV_ID, register_envs
 from dsd_env.envs.rewards import REWARD_TERMS
 from dsd_env.envs.wrappers import FlatActionWrapper
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENV_ID",
+    "INFOS",
+    "METRICS",
+    "RESOLVED_CODES",
     "REWARD_TERMS",
     "EdgeCloudEnv",
     "EdgeCloudVectorEnv",

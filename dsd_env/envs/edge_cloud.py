@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from dsd_env.control import ActionSpace, DecisionView, ObservationEncoder
 from dsd_env.envs import rendering
 from dsd_env.envs.episodes import EnvState, make_episodes
+from dsd_env.envs.infos import NumericInfos, check_infos
+from dsd_env.envs.limits import checked_max_episode_steps, surrounding_time_limit
 from dsd_env.envs.rewards import REWARD_TERMS
 from dsd_env.scenario import Scenario, load_scenario
 
@@ -170,9 +172,10 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     1. Termination: the workload is finished (the scenario sets `episode.total_requests`, and all are done).
     2. Truncation: the first `episode.warmup_requests + episode.requests` requests by arrival have completed, or
-       `episode.horizon_s` has passed.
+       `episode.horizon_s` has passed, or `max_episode_steps` decisions have been taken.
 
-    The observation returned with the last step is that of the last decision, as no further one is due.
+    The observation returned with the last step is that of the last decision, as no further one is due. Only where
+    `max_episode_steps` has cut the episode off, it is that of the next decision, which is due.
 
     ## Info
 
@@ -180,8 +183,8 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     |-------------------|-----------|--------------------------------------------------------------------------------|
     | `now_s`           | always    | Simulated time.                                                                |
     | `dt_s`            | always    | Simulated time since the decision before.                                      |
-    | `decision`        | not last  | The decision now due: `request_id`, `device`, `counter`, `is_admission`,       |
-    |                   |           | `committed_tokens`, and with `price_delays` `delay_caused_s`.                  |
+    | `decision`        | if one is | The decision now due: `request_id`, `device`, `counter`, `is_admission`,       |
+    |                   | due       | `committed_tokens`, and with `price_delays` `delay_caused_s`.                  |
     | `episode_seed`    | reset,    | Seed of the episode; `reset(options={"episode_seed": …})` repeats it.          |
     |                   | last step |                                                                                |
     | `scenario`        | reset,    | Name of the scenario.                                                          |
@@ -192,6 +195,10 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | `discount`        | step      | exp(−`discount_rate_per_s` · dt), if that argument is given.                   |
     | `completed`       | step      | Requests that completed: (`request_id`, time in s, `delay_caused_s`, tokens).  |
     | `episode_metrics` | last step | Every metric by name (docs/simulator.md).                                      |
+
+    These are the infos with `infos="full"`. With `infos="numeric"` every info, of resets too, has the same keys with
+    numbers and arrays of fixed shape, which buffers can store (docs/environment.md has the table); with
+    `infos="none"` they are empty.
 
     ## Arguments
 
@@ -215,6 +222,11 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | `price_delays`        | **bool**                             | `False`       | Accounts `delay_caused_s`         |
     | `n_placements`        | **int** or None                      | `None`        | Fills the candidates up           |
     | `engine_options`      | mapping or None                      | `None`        | Bounds of the compiled engine     |
+    | `max_episode_steps`   | **int** or None                      | `None`        | Truncates the episode             |
+    | `infos`               | **str**                              | `"full"`      | `"numeric"` or `"none"`           |
+
+    `gymnasium.make(..., max_episode_steps=N)` does not hand its number on, but puts a `TimeLimit` around the
+    environment. The infos are the same: that of the step at which it truncates is the episode's last, with metrics.
 
     `engine="auto"` is the compiled engine, but where only the reference will do: for `render_mode="rgb_array"`,
     for a scenario that the compiled one does not simulate, and without Numba. The attribute `engine` tells which
@@ -250,6 +262,8 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         price_delays: bool = False,
         n_placements: int | None = None,
         engine_options: Mapping[str, int] | None = None,
+        max_episode_steps: int | None = None,
+        infos: str = "full",
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode = {render_mode!r} is not one of {self.metadata['render_modes']}")
@@ -270,6 +284,11 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             options=engine_options,
         )
         self._discount_rate_per_s = discount_rate_per_s
+        self._infos = check_infos(infos)
+        self._numeric = NumericInfos(price_delays, discount_rate_per_s)
+        self._max_steps = checked_max_episode_steps(max_episode_steps)
+        self._time_limit: int | None = None
+        self._steps = 0
         self._episode_seed: int | None = None
 
     @property
@@ -327,6 +346,10 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._episode_seed = None
         episodes.begin(episode_seed)
         self._episode_seed = episode_seed
+        self._steps = 0
+        self._time_limit = surrounding_time_limit(self)
+        if self._infos == "none":
+            return episodes.observation, {}
         info = {
             "now_s": episodes.now_s,
             "dt_s": episodes.dt_s,
@@ -334,7 +357,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             "episode_seed": episode_seed,
             "scenario": self.scenario.name,
         }
-        return episodes.observation, info
+        return episodes.observation, self._told(info)
 
     def step(
         self, action: NDArray[np.int64]
@@ -345,14 +368,20 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             action: Indices of speculation length, batch size and placement, shape (3,).
 
         Raises:
-            ValueError: The action is not in the action space.
+            ValueError: The action is not in the action space: three integers within its ranges.
             gymnasium.error.ResetNeeded: The episode is over or was never begun.
             EngineError: A bounded resource of the compiled engine ran out (see `engine_options`).
         """
         episodes = self._episodes
-        if self._episode_seed is None or episodes.over:
+        if self._episode_seed is None or episodes.over or self._reached(self._max_steps):
             raise gym.error.ResetNeeded("the episode is over or was never begun: call reset()")
-        over = episodes.step(action)
+        over = episodes.step(self.actions.checked(action))
+        self._steps += 1
+        cut = self._reached(self._max_steps)
+        terminated = over and episodes.terminated
+        truncated = (over and not terminated) or cut
+        if self._infos == "none":
+            return episodes.observation, episodes.reward, terminated, truncated, {}
         info: dict[str, Any] = {
             "now_s": episodes.now_s,
             "dt_s": episodes.dt_s,
@@ -365,13 +394,22 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             info["discount"] = math.exp(-self._discount_rate_per_s * episodes.dt_s)
         if not over:
             info["decision"] = episodes.decision()
-            return episodes.observation, episodes.reward, False, False, info
-        info["episode_metrics"] = episodes.simulation().metrics()
-        info["episode_seed"] = self._episode_seed
-        info["scenario"] = self.scenario.name
-        # No decision is due any more: the last observation stands in for the next.
-        terminated = episodes.terminated
-        return episodes.observation, episodes.reward, terminated, not terminated, info
+        if over or cut or self._reached(self._time_limit):
+            info["episode_metrics"] = episodes.simulation().metrics()
+            info["episode_seed"] = self._episode_seed
+            info["scenario"] = self.scenario.name
+        # When the episode is over no decision is due any more: the last observation stands in for the next.
+        return episodes.observation, episodes.reward, terminated, truncated, self._told(info)
+
+    def _reached(self, limit: int | None) -> bool:
+        return limit is not None and self._steps >= limit
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return an info as the argument `infos` wants it."""
+        if self._infos == "full":
+            return info
+        assert self._episode_seed is not None
+        return self._numeric.of(info, self._episode_seed)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the valid indices, concatenated over the dimensions (bool, shape (sum(nvec),)).
@@ -397,6 +435,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             self.engine,
             self.scenario,
             generator=self.np_random.bit_generator.state,
+            steps=self._steps,
             **self._episodes.save(),
         )
 
@@ -413,7 +452,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             raise ValueError(f"the state was made on engine {state.engine!r}, this is {self.engine!r}")
         check_state(state, [self.scenario], len(self.encoder.features))
         self._episodes.restore(state)
-        self._episode_seed = state.episode_seed
+        self._episode_seed, self._steps = state.episode_seed, state.steps
         self.np_random.bit_generator.state = dict(state.generator)
         return self._episodes.observation
 

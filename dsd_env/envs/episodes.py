@@ -37,6 +37,7 @@ class EnvState:
         generator: State of the generator that later episodes' seeds are drawn from.
         world: The world (compiled engine).
         actions: The actions until then (reference engine, which repeats them).
+        steps: Steps taken in the episode.
     """
 
     engine: str
@@ -45,6 +46,7 @@ class EnvState:
     generator: Mapping[str, Any]
     world: SavedWorld | None = None
     actions: tuple[tuple[int, ...], ...] = ()
+    steps: int = 0
 
 
 class Episodes(Protocol):
@@ -313,8 +315,6 @@ class CompiledEpisodes:
             ValueError: The action is not in the action space.
             EngineError: A bounded resource ran out.
         """
-        if len(action) != 3:
-            raise ValueError(f"an action has three indices (gamma, batch, placement), got {len(action)}")
         self._action[0] = action
         self._worlds.step(self._action)
         self._look()

@@ -50,6 +50,8 @@ class CompiledVecEnv(VecEnv):
         render_mode: str | None = None,
         threads: int = 1,
         engine_options: Mapping[str, int] | None = None,
+        max_episode_steps: int | None = None,
+        infos: str = "full",
     ) -> None:
         """Compile the scenario; the first call on a machine compiles the engine too.
 
@@ -66,6 +68,9 @@ class CompiledVecEnv(VecEnv):
             render_mode: ``"ansi"`` or None.
             threads: Threads to step with.
             engine_options: Bounds of the engine; see :func:`dsd_env.sim.compiled.compile_scenario`.
+            max_episode_steps: Truncates episodes.
+            infos: ``"full"``; ``"numeric"``: at every step, the numbers of :mod:`dsd_env.envs.infos`;
+                ``"none"``: only what Stable-Baselines3 adds at an end.
 
         Raises:
             ScenarioError: A scenario is not valid.
@@ -82,9 +87,12 @@ class CompiledVecEnv(VecEnv):
             name_seed=episode_seeds,
             threads=threads,
             engine_options=engine_options,
+            max_episode_steps=max_episode_steps,
+            infos=infos,
         )
         self.worlds = self.episodes.worlds
-        self._full_infos = full_infos
+        # Numeric infos are there to be stored, for which they must be the same at every step.
+        self._full_infos = full_infos or infos == "numeric"
         self._returns = np.zeros(n_envs)
         self._lengths = np.zeros(n_envs, dtype=np.int64)
         self._began_s = time.time()
@@ -164,7 +172,8 @@ class CompiledVecEnv(VecEnv):
     def _last_info(self, world: int, info: dict[str, Any] | None) -> dict[str, Any]:
         info = self.episodes.step_info(world) if info is None else info
         info["terminal_observation"] = self.worlds.observations[world].copy()
-        info["TimeLimit.truncated"] = bool(self.episodes.truncations()[world])
+        truncated, terminated = self.episodes.truncations()[world], self.episodes.terminations()[world]
+        info["TimeLimit.truncated"] = bool(truncated and not terminated)
         info["episode"] = {
             "r": round(float(self._returns[world]), 6),
             "l": int(self._lengths[world]),

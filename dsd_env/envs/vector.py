@@ -16,6 +16,8 @@ from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.worlds import RENDER_MODES, EpisodeWorlds, ScenarioLike
 
 Floats = NDArray[np.float32]
+VectorStep = tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
+"""Observations, rewards, terminations, truncations and infos."""
 
 
 class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
@@ -35,9 +37,14 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
 
     World ``i`` after ``reset(seed=s)`` is the scalar environment after ``reset(seed=s + i)``: the same
     observations, rewards, ends and infos, to the last bit, whatever the number of worlds and of threads.
-    Observations, rewards and infos have the forms of Gymnasium's ``SyncVectorEnv`` with
-    ``AutoresetMode.SAME_STEP``: where an episode ends, the observation and the infos returned are the first
-    of the next one, and ``infos["final_obs"]`` and ``infos["final_info"]`` hold the last of the old one.
+    Observations, rewards and infos have the forms of Gymnasium's ``SyncVectorEnv``, and so has what happens
+    where an episode ends (`autoreset_mode`):
+
+    - ``"NextStep"``: the step returns the last observation and infos of the episode; the next step begins
+      another one in that world, whatever its action: reward 0, and the first observation and infos.
+    - ``"SameStep"``: the step returns the first observation and infos of the next episode;
+      ``infos["final_obs"]`` and ``infos["final_info"]`` hold the last of the old one.
+    - ``"Disabled"``: the world has to be reset, with ``options={"reset_mask": ...}``, before the next step.
 
     ## Mixtures
 
@@ -73,18 +80,23 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
     | `step_infos`          | **bool**                                    | `True`    | Infos of every step; without them |
     |                       |                                             |           | only of resets and ends: faster   |
     | `threads`             | **int**                                     | `1`       | Threads to step with              |
+    | `max_episode_steps`   | **int** or None                             | `None`    | Truncates episodes                |
+    | `infos`               | **str**                                     | `"full"`  | `"numeric"` or `"none"`           |
+    | `autoreset_mode`      | **str** or ``AutoresetMode``                | see above | `"NextStep"`, `"SameStep"` or     |
+    |                       |                                             |           | `"Disabled"`                      |
 
     On reset, ``options`` may hold ``"reset_mask"`` (bool, shape (num_envs,)): reset those worlds alone; and
     ``"episode_seed"``: an integer for all worlds, or a sequence with one per world (None: drawn).
 
     Attributes:
         worlds: The worlds, with all arrays.
+        autoreset_mode: What happens where an episode ends; also in `metadata`.
     """  # noqa: E501
 
     metadata: dict[str, Any] = {  # noqa: RUF012
         "render_modes": list(RENDER_MODES),
         "render_fps": 10,
-        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
     def __init__(
@@ -102,8 +114,13 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         flat_actions: bool = False,
         step_infos: bool = True,
         threads: int = 1,
+        max_episode_steps: int | None = None,
+        infos: str = "full",
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
     ) -> None:
         super().__init__()
+        if infos == "numeric" and not step_infos:
+            raise ValueError("infos = 'numeric' are the same at every step, so step_infos must be True")
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.copy = copy
@@ -118,13 +135,20 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
             flat_actions=flat_actions,
             threads=threads,
             engine_options=engine_options,
+            max_episode_steps=max_episode_steps,
+            infos=infos,
         )
+        self.autoreset_mode = _checked_mode(autoreset_mode)
+        self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}
         self._step_infos = step_infos
         self.single_observation_space = self.worlds.single_observation_space
         self.single_action_space = self.worlds.single_action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._begun = np.zeros(num_envs, dtype=np.bool_)
+        self._over = np.zeros(num_envs, dtype=np.bool_)
+        self._any_over = False
+        self._everywhere = np.ones(num_envs, dtype=np.bool_)
 
     # ``VectorEnv`` has one generator; like ``SyncVectorEnv`` this one has one per world.
     @property  # type: ignore[misc]
@@ -173,7 +197,9 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
                 self.worlds.seed(world, seeds[world])
         self.worlds.begin(chosen, checked)
         self._begun |= mask
-        return self._observations(), self.worlds.begin_arrays(mask)
+        self._over &= ~mask
+        self._any_over = bool(self._over.any())
+        return self._observations(), self.worlds.arrays(np.zeros_like(mask), mask)
 
     def _per_world(self, name: str, values: Sequence[Any] | None) -> list[Any]:
         if values is None:
@@ -196,10 +222,8 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
             raise ValueError("options['reset_mask'] must be True for at least one world")
         return mask
 
-    def step(
-        self, actions: NDArray[np.int64]
-    ) -> tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """Take a step in every world, and start the next episode where one ends.
+    def step(self, actions: NDArray[np.int64]) -> VectorStep:
+        """Take a step in every world, and start the next episode where one ends or has ended.
 
         Args:
             actions: Integers, shape (num_envs, 3), or (num_envs,) with flat actions.
@@ -209,11 +233,39 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
 
         Raises:
             ValueError: An action is outside the action space; nothing has happened then.
-            gymnasium.error.ResetNeeded: A world was never reset.
+            gymnasium.error.ResetNeeded: A world was never reset, or its episode is over and there is no
+                autoreset.
             EngineError: A bounded resource of the engine ran out (see `engine_options`).
         """
         if not self._begun.all():
             raise gym.error.ResetNeeded("call reset() before step()")
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            return self._step_and_begin(actions)
+        if self._any_over and self.autoreset_mode is AutoresetMode.DISABLED:
+            raise gym.error.ResetNeeded(
+                f"the episodes of worlds {np.flatnonzero(self._over).tolist()} are over and autoreset is "
+                "disabled: call reset(options={'reset_mask': ...})"
+            )
+        return self._step_or_begin(actions)
+
+    def _step_or_begin(self, actions: NDArray[np.int64]) -> VectorStep:
+        """Take a step in every world, or begin the next episode where one has ended before."""
+        worlds, begun = self.worlds, self._over if self._any_over else None
+        stepping = None if begun is None else ~begun
+        self._over = over = worlds.step(actions, stepping)
+        self._any_over = bool(over.any())
+        rewards = worlds.worlds.rewards.copy()
+        if begun is not None:
+            worlds.begin(np.flatnonzero(begun))
+            rewards[begun] = 0.0
+        infos: dict[str, Any] = {}
+        if self._step_infos or self._any_over or begun is not None:
+            told = over if not self._step_infos else self._everywhere if stepping is None else stepping
+            infos = worlds.arrays(told, begun, over if self._any_over else None)
+        return self._observations(), rewards, worlds.terminations(), worlds.truncations(), infos
+
+    def _step_and_begin(self, actions: NDArray[np.int64]) -> VectorStep:
+        """Take a step in every world, and begin the next episode at once where one ends."""
         worlds = self.worlds
         ended = worlds.step(actions)
         rewards = worlds.worlds.rewards.copy()
@@ -228,10 +280,9 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
                 }
                 infos = self._add_info(infos, final, world)
             worlds.begin(numbers)
-        if self._step_infos:
-            infos |= worlds.step_arrays(ended)
-        elif infos:
-            infos |= worlds.begin_arrays(ended)
+        if self._step_infos or infos:
+            told = ~ended if self._step_infos else np.zeros_like(ended)
+            infos |= worlds.arrays(told, ended if ended.any() else None)
         return self._observations(), rewards, terminations, truncations, infos
 
     def _observations(self) -> Floats:
@@ -283,6 +334,8 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         for world in range(self.num_envs) if worlds is None else worlds:
             self.worlds.restore(world, state)
             self._begun[world] = True
+            self._over[world] = self.worlds.over(world)
+        self._any_over = bool(self._over.any())
         return self._observations()
 
     def render(self) -> tuple[str | None, ...]:  # type: ignore[override]
@@ -309,3 +362,11 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         )
         for member, value in zip(self.worlds.members, each, strict=True):
             setattr(member, name, value)
+
+
+def _checked_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        known = [each.value for each in AutoresetMode]
+        raise ValueError(f"autoreset_mode = {mode!r} is not one of {known}") from None

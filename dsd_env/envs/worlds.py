@@ -21,6 +21,8 @@ from dsd_env.envs.edge_cloud import (
     draw_episode_seed,
 )
 from dsd_env.envs.episodes import EnvState
+from dsd_env.envs.infos import METRICS, NOT_DUE, NumericInfos, check_infos
+from dsd_env.envs.limits import checked_max_episode_steps
 from dsd_env.envs.rewards import REWARD_TERMS, reward_factors, reward_weights
 from dsd_env.rng import Stream
 from dsd_env.scenario import Scenario, ScenarioError, load_scenario
@@ -109,6 +111,9 @@ class EpisodeWorlds:
         actions: The action space.
         encoder: The observation encoder.
         flat: Actions are flat: one index instead of three.
+        infos: How much infos hold; see `dsd_env.envs.infos`.
+        steps: int64 (n,), steps taken in each world's episode.
+        cut: bool (n,), where `max_episode_steps` ended the episode.
         worlds: The worlds themselves, and all arrays.
         members: One handle per world.
         episode_seeds: int, seed of each world's episode.
@@ -129,6 +134,8 @@ class EpisodeWorlds:
         name_seed: EpisodeSeeds | None = None,
         threads: int = 1,
         engine_options: Mapping[str, int] | None = None,
+        max_episode_steps: int | None = None,
+        infos: str = "full",
     ) -> None:
         """Compile the scenarios and allocate the worlds; see the environments for the arguments."""
         if engine not in ("auto", "compiled"):
@@ -143,6 +150,8 @@ class EpisodeWorlds:
                 "gymnasium.make_vec(..., vectorization_mode='sync')"
             )
         check_discount(discount_rate_per_s)
+        self.infos = check_infos(infos)
+        self._max_steps = checked_max_episode_steps(max_episode_steps)
         self.scenarios = load_mixture(scenario)
         self.actions = common_space(self.scenarios, n_placements)
         self.encoder = ObservationEncoder(self.actions.n_placements)
@@ -170,7 +179,12 @@ class EpisodeWorlds:
         self.render_mode = render_mode
         self.price_delays = price_delays
         self._discount_rate_per_s = discount_rate_per_s
+        self._numeric = NumericInfos(price_delays, discount_rate_per_s)
+        # Of a scenario that is listed several times the first place stands for all.
+        self._listed = np.array([self._kind_of.index(kind) for kind in range(len(distinct))])
         self._name_seed = name_seed
+        self.steps = np.zeros(n_worlds, dtype=np.int64)
+        self.cut = np.zeros(n_worlds, dtype=np.bool_)
         self.generators: list[np.random.Generator | None] = [None] * n_worlds
         self.generator_seeds: list[int] = [-1] * n_worlds
         self.episode_seeds = [-1] * n_worlds
@@ -216,6 +230,8 @@ class EpisodeWorlds:
         )
         for world, seed in zip(numbers, drawn, strict=True):
             self.episode_seeds[world] = seed
+        self.steps[worlds] = 0
+        self.cut[worlds] = False
 
     def _next_seed(self, world: int) -> int:
         if self._name_seed is None:
@@ -224,27 +240,36 @@ class EpisodeWorlds:
         self._episodes[world] += 1
         return self._name_seed(world, episode)
 
-    def step(self, actions: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Take a step in every world; return where episodes have ended (their worlds stand still).
+    def step(self, actions: object, stepping: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+        """Take a step in every world, or in some; return where episodes have ended.
+
+        Args:
+            actions: Integers, shape (n, 3), or (n,) with flat actions.
+            stepping: The worlds that step; the others' actions count for nothing.
 
         Raises:
-            ValueError: An action is outside the action space, or they are no integers.
+            ValueError: The actions are no integers, have another shape, or one is outside the action space;
+                nothing has happened then.
         """
-        actions = np.asarray(actions)
-        if actions.dtype.kind not in "iu":
-            raise ValueError(f"actions are indices and must be integers, got {actions.dtype}")
+        chosen = self.actions.indices(actions, (len(self),) if self.flat else (len(self), 3), flat=self.flat)
         if self.flat:
-            if actions.shape != (len(self),):
-                raise ValueError(f"actions have shape {actions.shape}; expected {(len(self),)}")
-            actions = self.actions.unflatten(actions)
-        self.worlds.step(actions)
+            chosen = self.actions.unflatten(chosen if stepping is None else chosen * stepping)
+        self.worlds.step(chosen, None if stepping is None else np.flatnonzero(stepping))
+        self.steps += 1 if stepping is None else stepping
         ended: NDArray[np.bool_] = self.worlds.statuses != DUE
-        return ended
+        if self._max_steps is not None:
+            self.cut = self.steps >= self._max_steps
+            ended |= self.cut
+        return ended if stepping is None else ended & stepping
+
+    def over(self, world: int) -> bool:
+        """Return whether a world's episode has ended."""
+        return bool(self.worlds.statuses[world] != DUE) or bool(self.cut[world])
 
     def truncations(self) -> NDArray[np.bool_]:
         """Return where an episode has been truncated."""
         truncated: NDArray[np.bool_] = self.worlds.statuses == TRUNCATED
-        return truncated
+        return truncated if self._max_steps is None else truncated | self.cut
 
     def terminations(self) -> NDArray[np.bool_]:
         """Return where an episode has terminated."""
@@ -268,6 +293,7 @@ class EpisodeWorlds:
             self.episode_seeds[world],
             self.generator(world).bit_generator.state,
             self.worlds.save(world),
+            steps=int(self.steps[world]),
         )
 
     def restore(self, world: int, state: EnvState) -> None:
@@ -282,6 +308,8 @@ class EpisodeWorlds:
         self.worlds.restore(world, state.world, kind)
         self.episode_seeds[world] = state.episode_seed
         self.generator(world).bit_generator.state = dict(state.generator)
+        self.steps[world] = state.steps
+        self.cut[world] = self._max_steps is not None and state.steps >= self._max_steps
 
     # ------------------------------------------------------------------ infos of one world
 
@@ -302,16 +330,26 @@ class EpisodeWorlds:
         """Return the description of a world's due decision."""
         return self._decision(self.worlds.facts[world].tolist(), float(self.worlds.delays[world, 0]))
 
+    def _told(self, world: int, info: dict[str, Any]) -> dict[str, Any]:
+        """Return a full info as the argument `infos` wants it."""
+        if self.infos == "full":
+            return info
+        index = int(self._listed[self.worlds.kinds[world]])
+        return self._numeric.of(info, self.episode_seeds[world], index)
+
     def begin_info(self, world: int) -> dict[str, Any]:
         """Return the info of a reset."""
+        if self.infos == "none":
+            return {}
         now_s, dt_s = self.worlds.clocks[world].tolist()
-        return {
+        info = {
             "now_s": now_s,
             "dt_s": dt_s,
             "decision": self.decision(world),
             "episode_seed": self.episode_seeds[world],
             "scenario": self.scenario_of(world).name,
         }
+        return self._told(world, info)
 
     def step_info(self, world: int) -> dict[str, Any]:
         """Return the info of the last step."""
@@ -319,6 +357,9 @@ class EpisodeWorlds:
 
     def step_infos(self, worlds: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the info of the last step of some worlds, of all by default."""
+        if self.infos == "none":
+            yield from ({} for _ in (range(len(self)) if worlds is None else worlds))
+            return
         w = self.worlds
         which: Any = slice(None) if worlds is None else worlds
         rows = zip(
@@ -343,11 +384,11 @@ class EpisodeWorlds:
                 info["discount"] = math.exp(-self._discount_rate_per_s * dt_s)
             if status == DUE:
                 info["decision"] = self._decision(fact, delay_s)
-            else:
+            if status != DUE or self.cut[world]:
                 info["episode_metrics"] = w.reader(world).metrics()
                 info["episode_seed"] = self.episode_seeds[world]
                 info["scenario"] = self.scenario_of(world).name
-            yield info
+            yield self._told(world, info)
 
     def _completed(self, world: int) -> list[tuple[int, float, float, int]]:
         return [
@@ -357,69 +398,131 @@ class EpisodeWorlds:
 
     # ------------------------------------------------------------------ infos of all worlds, as arrays
 
-    def begin_arrays(self, begun: NDArray[np.bool_]) -> dict[str, Any]:
-        """Return the infos of a reset in Gymnasium's form: arrays over the worlds, with masks.
+    def arrays(
+        self,
+        told: NDArray[np.bool_],
+        begun: NDArray[np.bool_] | None = None,
+        ended: NDArray[np.bool_] | None = None,
+    ) -> dict[str, Any]:
+        """Return infos in Gymnasium's form: arrays over the worlds, each with a mask of where it counts.
 
         Args:
-            begun: The worlds that were reset; the others' entries are 0 or None.
+            told: The worlds with the info of a step.
+            begun: Those with the info of a reset, if any; entries of worlds that are neither are 0 or None.
+            ended: Those among `told` whose episodes have ended, if any.
         """
-        begun = begun.copy()
-        infos = self._now_arrays(begun)
-        self._add_episodes(infos, begun)
+        if self.infos == "none":
+            return {}
+        # The masks go out as they are, so they must not be the caller's.
+        told = shown = due = told.copy()
+        episodes = None
+        if begun is not None or ended is not None:
+            none = np.zeros(len(self), dtype=np.bool_)
+            shown = told if begun is None else told | begun
+            due = shown & (self.worlds.statuses == DUE)
+            ended = none if ended is None else ended.copy()
+            episodes = ended if begun is None else begun | ended
+        if self.infos == "numeric":
+            return _masked(self._numeric_arrays(shown, due, told, ended), shown)
+        infos = self._now_arrays(shown, due)
+        if shown is told or told.any():
+            self._add_steps(infos, told)
+        if episodes is not None:
+            self._add_episodes(infos, episodes)
+        if ended is not None and ended.any():
+            columns = zip(METRICS, self._metrics(ended, 0.0).T, strict=True)
+            infos["episode_metrics"], infos["_episode_metrics"] = _masked(dict(columns), ended), ended
         return infos
 
-    def step_arrays(self, ended: NDArray[np.bool_]) -> dict[str, Any]:
-        """Return the infos of the last step in Gymnasium's form: arrays over the worlds, with masks.
-
-        Args:
-            ended: The worlds whose episodes ended, and which have begun new ones since: they have the infos
-                of a reset.
-        """
-        w, n = self.worlds, len(self)
-        everywhere = np.ones(n, dtype=np.bool_)
-        infos = self._now_arrays(everywhere)
-        lives = ~ended if ended.any() else everywhere
-        if lives.any():
-            # As copies, and 0 where an episode has just begun, whose step was the old episode's.
-            terms, invalid = w.terms.T * lives, w.facts[:, batch.FACT_INVALID] * lives
-            infos["reward_terms"] = _masked(dict(zip(REWARD_TERMS, terms, strict=True)), lives)
-            infos["_reward_terms"] = lives
-            reasons, completed = np.full(n, None, dtype=object), np.full(n, None, dtype=object)
-            for world in w.facts[:, batch.FACT_REASON].nonzero()[0].tolist():
-                reasons[world] = REASONS[w.facts[world, batch.FACT_REASON]]
-            counts = w.facts[:, batch.FACT_COMPLETED].tolist()
-            for world, (alive, count) in enumerate(zip(lives.tolist(), counts, strict=True)):
-                if alive:
-                    completed[world] = self._completed(world) if count else []
-            values = {"resolved": reasons, "invalid_actions": invalid, "completed": completed}
-            if self._discount_rate_per_s is not None:
-                rate = self._discount_rate_per_s
-                values["discount"] = np.array([math.exp(-rate * x) for x in w.clocks[:, 1].tolist()]) * lives
-            infos |= _masked(values, lives)
-        if lives is not everywhere:
-            self._add_episodes(infos, ended)
-        return infos
-
-    def _now_arrays(self, which: NDArray[np.bool_]) -> dict[str, Any]:
-        """Return the clocks and the decision of some worlds."""
+    def _now_arrays(self, shown: NDArray[np.bool_], due: NDArray[np.bool_]) -> dict[str, Any]:
+        """Return the clocks of some worlds and the due decisions."""
         w = self.worlds
-        now_s, dt_s = w.clocks.T * which
-        facts = w.facts.T * which
-        decision: dict[str, NDArray[Any]] = {name: facts[column] for name, column in _DECISION.items()}
-        decision["is_admission"] = decision["is_admission"] != 0
-        if self.price_delays:
-            decision["delay_caused_s"] = w.delays[:, 0] * which
-        infos: dict[str, Any] = _masked({"now_s": now_s, "dt_s": dt_s}, which)
-        infos["decision"], infos["_decision"] = _masked(decision, which), which
+        now_s, dt_s = w.clocks.T * shown
+        infos: dict[str, Any] = _masked({"now_s": now_s, "dt_s": dt_s}, shown)
+        if due.any():
+            facts = w.facts.T * due
+            decision: dict[str, NDArray[Any]] = {name: facts[column] for name, column in _DECISION.items()}
+            decision["is_admission"] = decision["is_admission"] != 0
+            if self.price_delays:
+                decision["delay_caused_s"] = w.delays[:, 0] * due
+            infos["decision"], infos["_decision"] = _masked(decision, due), due
         return infos
+
+    def _add_steps(self, infos: dict[str, Any], told: NDArray[np.bool_]) -> None:
+        w, n = self.worlds, len(self)
+        # As copies, and 0 where an episode has just begun, whose step was the old episode's.
+        terms, invalid = w.terms.T * told, w.facts[:, batch.FACT_INVALID] * told
+        infos["reward_terms"] = _masked(dict(zip(REWARD_TERMS, terms, strict=True)), told)
+        infos["_reward_terms"] = told
+        reasons, completed = np.full(n, None, dtype=object), np.full(n, None, dtype=object)
+        for world in w.facts[:, batch.FACT_REASON].nonzero()[0].tolist():
+            if told[world]:
+                reasons[world] = REASONS[w.facts[world, batch.FACT_REASON]]
+        counts = w.facts[:, batch.FACT_COMPLETED].tolist()
+        for world, (here, count) in enumerate(zip(told.tolist(), counts, strict=True)):
+            if here:
+                completed[world] = self._completed(world) if count else []
+        values = {"resolved": reasons, "invalid_actions": invalid, "completed": completed}
+        if self._discount_rate_per_s is not None:
+            values["discount"] = self._discounts(self._discount_rate_per_s) * told
+        infos |= _masked(values, told)
 
     def _add_episodes(self, infos: dict[str, Any], which: NDArray[np.bool_]) -> None:
-        seeds = np.zeros(len(self), dtype=np.int64)
         names = np.full(len(self), None, dtype=object)
         for world in np.flatnonzero(which).tolist():
-            seeds[world] = rng.as_int64(self.episode_seeds[world])
             names[world] = self.scenario_of(world).name
-        infos |= _masked({"episode_seed": seeds, "scenario": names}, which)
+        infos |= _masked({"episode_seed": self._seeds(which), "scenario": names}, which)
+
+    def _numeric_arrays(
+        self,
+        shown: NDArray[np.bool_],
+        due: NDArray[np.bool_],
+        told: NDArray[np.bool_],
+        ended: NDArray[np.bool_] | None,
+    ) -> dict[str, NDArray[Any]]:
+        """Return what :class:`~dsd_env.envs.infos.NumericInfos` has, of all worlds."""
+        w = self.worlds
+        ended = np.zeros(len(self), dtype=np.bool_) if ended is None else ended
+        now_s, dt_s = w.clocks.T * shown
+        facts = np.where(due, w.facts.T, NOT_DUE) * shown
+        steps = w.facts.T * told
+        values: dict[str, NDArray[Any]] = {"now_s": now_s, "dt_s": dt_s, "decision_due": due}
+        values |= {f"decision_{name}": facts[column] for name, column in _DECISION.items()}
+        values["decision_is_admission"] = due & (facts[batch.FACT_ADMISSION] != 0)
+        values |= {
+            "episode_seed": self._seeds(shown),
+            "scenario_index": self._listed[w.kinds] * shown,
+            "reward_terms": w.terms * told[:, None],
+            # The engine's numbers of the reasons are these codes.
+            "resolved_code": steps[batch.FACT_REASON],
+            "invalid_actions": steps[batch.FACT_INVALID],
+            "completed_requests": steps[batch.FACT_COMPLETED],
+            "has_episode_metrics": ended,
+            "episode_metrics": np.where(shown[:, None], self._metrics(ended, math.nan), 0.0),
+        }
+        if self.price_delays:
+            delays = np.where(due, w.delays[:, 0], math.nan)
+            values["decision_delay_caused_s"] = np.where(shown, delays, 0.0)
+        if self._discount_rate_per_s is not None:
+            values["discount"] = self._discounts(self._discount_rate_per_s) * shown
+        return values
+
+    def _metrics(self, ended: NDArray[np.bool_], empty: float) -> NDArray[np.float64]:
+        """Return the metrics of episodes that have ended, shape (n, metrics), and a number elsewhere."""
+        found = np.full((len(self), len(METRICS)), empty)
+        for world in np.flatnonzero(ended).tolist():
+            metrics = self.worlds.reader(world).metrics()
+            found[world] = [metrics[name] for name in METRICS]
+        return found
+
+    def _discounts(self, rate_per_s: float) -> NDArray[np.float64]:
+        return np.array([math.exp(-rate_per_s * dt_s) for dt_s in self.worlds.clocks[:, 1].tolist()])
+
+    def _seeds(self, which: NDArray[np.bool_]) -> NDArray[np.int64]:
+        seeds = np.zeros(len(self), dtype=np.int64)
+        for world in np.flatnonzero(which).tolist():
+            seeds[world] = rng.as_int64(self.episode_seeds[world])
+        return seeds
 
 
 def _masked(values: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsd_env.text import TextError, open_text
+
 
 class PromptError(ValueError):
     """Prompts are missing or malformed."""
@@ -118,14 +120,23 @@ def find_data_dir(explicit: Path | None = None) -> Path | None:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    opener = gzip.open if path.suffix == ".gz" else open
+    number = -1
     try:
-        with opener(path, "rt", encoding="utf-8") as stream:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else open_text(path) as stream
+        ):
             for number, line in enumerate(stream):
                 if line.strip():
-                    yield number, json.loads(line)
-    except (OSError, json.JSONDecodeError) as error:
-        raise PromptError(f"{path}: {error}") from error
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise PromptError(f"{path}, line {number + 1}: must be a JSON object, one a line")
+                    yield number, row
+    except TextError as error:
+        raise PromptError(str(error)) from error
+    except json.JSONDecodeError as error:
+        raise PromptError(f"{path}, line {number + 1}: not JSON: {error}") from error
+    except (OSError, EOFError, UnicodeDecodeError, RecursionError) as error:
+        raise PromptError(f"{path}: cannot be read: {error}") from error
 
 
 def read_prompts(

@@ -12,6 +12,7 @@ from numba import config, set_num_threads
 from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.control.actions import refused_action
 from dsd_env.sim.compiled import batch, status
 from dsd_env.sim.compiled.records import COMPLETED, DELIVERED, LOGGED, SCHEDULED
 from dsd_env.sim.compiled.tables import Bytes, Layout
@@ -209,13 +210,14 @@ class WorldVector:
                 f"is episode.horizon_s = {reader.scenario.episode.horizon_s:g} too short?"
             )
 
-    def step(self, actions: NDArray[np.integer[Any]]) -> None:
-        """Answer every world's due decision and run it to the next.
+    def step(self, actions: NDArray[np.integer[Any]], worlds: WorldNumbers | None = None) -> None:
+        """Answer the due decision of every world, or of some, and run each to its next.
 
-        Every world must stand at a decision: begin new episodes in those that have ended.
+        They must stand at a decision: begin new episodes in those that have ended.
 
         Args:
             actions: Integers ``[n, 3]``: indices of speculation length, batch size and placement.
+            worlds: Numbers of the worlds to step, each once; of the others nothing is looked at.
 
         Raises:
             ValueError: An action is outside the action space; nothing has happened then.
@@ -225,17 +227,17 @@ class WorldVector:
         chosen = np.ascontiguousarray(actions, dtype=np.int64)
         if chosen.shape != (len(self), 3):
             raise ValueError(f"actions have shape {chosen.shape}; expected {(len(self), 3)}")
-        refused = batch.first_refused(chosen, self._sizes, self.statuses)
+        if worlds is None:
+            refused = batch.first_refused(chosen, self._sizes, self.statuses)
+        else:
+            refused = batch.first_refused(chosen[worlds], self._sizes, self.statuses[worlds])
+            refused = refused if refused < 0 else int(worlds[refused])
         if refused >= 0:
             if self.statuses[refused] != status.DUE:
                 raise RuntimeError(f"world {refused} is not at a decision: begin an episode")
-            raise ValueError(
-                f"action {chosen[refused].tolist()} is outside MultiDiscrete({self._sizes.tolist()})"
-            )
-        if self._plan is None:
-            self._plan = self._parts_of_all()
+            raise refused_action(actions[refused], (3,), self._sizes.tolist(), refused)
         with nullcontext() if self._stepped else announced(lambda: batch._step_worlds.signatures):
-            failed = sum([self._step_part(*part, chosen) for part in self._plan])
+            failed = sum([self._step_part(*part, chosen) for part in self._plan_of(worlds)])
         self._stepped = True
         if failed:
             self.reader(int(np.flatnonzero(self.statuses == status.FAILED)[0])).check()
@@ -277,14 +279,18 @@ class WorldVector:
         self._readers[world] = None
         self._plan = None
 
-    def _parts_of_all(self) -> list[tuple[_Pool, WorldNumbers, WorldNumbers]]:
-        """Return the worlds by scenario."""
-        parts = []
+    def _plan_of(self, worlds: WorldNumbers | None) -> list[tuple[_Pool, WorldNumbers, WorldNumbers]]:
+        """Return some worlds by scenario; the list of all is kept."""
+        if worlds is None:
+            if self._plan is None:
+                self._plan = self._plan_of(np.arange(len(self)))
+            return self._plan
+        plan = []
         for kind, pool in enumerate(self._pools):
-            worlds = np.flatnonzero(self.kinds == kind)
-            if len(worlds):
-                parts.append((pool, self._rows[worlds], worlds))
-        return parts
+            numbers = worlds[self.kinds[worlds] == kind]
+            if len(numbers):
+                plan.append((pool, self._rows[numbers], numbers))
+        return plan
 
     def _parts(
         self, worlds: WorldNumbers, seeds: NDArray[np.int64], kinds: NDArray[np.int64]

@@ -1,0 +1,119 @@
+"""How much the infos of an environment hold: all there is, numbers of fixed shape, or nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.envs.rewards import REWARD_TERMS
+from dsd_env.rng import as_int64
+
+INFOS = ("full", "numeric", "none")
+"""Values of the environments' argument `infos`."""
+
+RESOLVED_CODES: Mapping[str | None, int] = {None: 0, "no_drafter": 1, "batch_clipped": 2, "target_down": 3}
+"""Number in ``info["resolved_code"]`` of each reason why an action was changed by rule."""
+
+METRICS = (
+    *(f"{name}_{what}" for name in ("e2e_s", "ttft_s", "tpot_s") for what in ("mean", "p50", "p95", "p99")),
+    *(f"itl_s_{what}" for what in ("mean", "p50", "p95", "p99", "max")),
+    "throughput_tokens_per_s",
+    "throughput_requests_per_s",
+    "goodput_requests_per_s",
+    "slo_attainment",
+    "acceptance_rate",
+    "block_efficiency",
+    "speculated_token_share",
+    "wasted_draft_tokens_per_token",
+    "discarded_draft_tokens_per_token",
+    "gpu_s_per_1k_tokens",
+    "cost_usd_per_1m_tokens",
+    "energy_j_per_1k_tokens",
+    "bytes_per_token",
+    "utilisation_target",
+    "requests_in_system_mean",
+    "jain_fairness",
+    "takeovers",
+    "interruptions",
+    "late_messages",
+    "duplicate_messages",
+    "preemptions",
+    "requests_arrived",
+    "requests_completed",
+    "requests_active",
+    "requests_measured",
+    "duration_s",
+)
+"""Names of the metrics, in the order of the array ``info["episode_metrics"]`` of numeric infos."""
+
+NOT_DUE = -1
+"""Stands in numeric infos for what is told of a due decision, where none is due."""
+
+
+def check_infos(infos: str) -> str:
+    """Return the argument `infos`, checked.
+
+    Raises:
+        ValueError: It is unknown.
+    """
+    if infos not in INFOS:
+        raise ValueError(f"infos = {infos!r} is not one of {list(INFOS)}")
+    return infos
+
+
+@dataclass(frozen=True, slots=True)
+class NumericInfos:
+    """Infos with the same keys, types and shapes at every reset and step: what buffers can store.
+
+    Attributes:
+        price_delays: With ``decision_delay_caused_s``.
+        discount_rate_per_s: With ``discount``.
+    """
+
+    price_delays: bool
+    discount_rate_per_s: float | None
+
+    def of(
+        self, info: Mapping[str, Any], episode_seed: int, scenario_index: int = 0
+    ) -> dict[str, NDArray[Any]]:
+        """Return an info of a reset or a step as arrays of fixed shape.
+
+        Single numbers are arrays of shape (): some buffers ask every value for its `dtype`, and Gymnasium's
+        vector environments batch no other form of NumPy's truth values.
+
+        Args:
+            info: The full info.
+            episode_seed: Seed of the episode.
+            scenario_index: Number of its scenario among those of a mixture.
+        """
+        decision, metrics = info.get("decision"), info.get("episode_metrics")
+        due = decision or {}
+        terms = info.get("reward_terms", {})
+        values: dict[str, Any] = {
+            "now_s": info["now_s"],
+            "dt_s": info["dt_s"],
+            "decision_due": decision is not None,
+            "decision_request_id": due.get("request_id", NOT_DUE),
+            "decision_device": due.get("device", NOT_DUE),
+            "decision_counter": due.get("counter", NOT_DUE),
+            "decision_is_admission": due.get("is_admission", False),
+            "decision_committed_tokens": due.get("committed_tokens", NOT_DUE),
+            "episode_seed": as_int64(episode_seed),
+            "scenario_index": scenario_index,
+            "reward_terms": [terms.get(name, 0.0) for name in REWARD_TERMS],
+            "resolved_code": RESOLVED_CODES[info.get("resolved")],
+            "invalid_actions": info.get("invalid_actions", 0),
+            "completed_requests": len(info.get("completed", ())),
+            "has_episode_metrics": metrics is not None,
+            "episode_metrics": [(metrics or {}).get(name, math.nan) for name in METRICS],
+        }
+        if self.price_delays:
+            values["decision_delay_caused_s"] = due.get("delay_caused_s", math.nan)
+        if self.discount_rate_per_s is not None:
+            values["discount"] = math.exp(-self.discount_rate_per_s * info["dt_s"])
+        return {name: np.asarray(value) for name, value in values.items()}

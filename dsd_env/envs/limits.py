@@ -1,0 +1,42 @@
+"""Limits on the number of steps of an episode, the environment's own and that of Gymnasium's wrapper."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+
+def checked_max_episode_steps(steps: object) -> int | None:
+    """Return the argument `max_episode_steps`, checked; -1 is no limit, as for ``gymnasium.make``.
+
+    Raises:
+        ValueError: It is neither None nor -1 nor a whole number above 0.
+    """
+    if steps is None:
+        return None
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or (steps < 1 and steps != -1):
+        raise ValueError(f"max_episode_steps = {steps!r} must be a whole number above 0, or None")
+    return None if steps == -1 else int(steps)
+
+
+def surrounding_time_limit(env: gym.Env[Any, Any]) -> int | None:
+    """Return the limit of the ``TimeLimit`` wrapper through which ``env.reset()`` is being called, or None.
+
+    ``gymnasium.make`` keeps `max_episode_steps` to itself and puts a ``TimeLimit`` around the environment,
+    which is told nothing of it, so that it would not know which info is the episode's last. While the wrapper
+    passes a reset on, however, it stands on the call stack. Where there are several, the tightest counts.
+
+    Args:
+        env: The environment, in its own ``reset``.
+    """
+    code, limit = gym.wrappers.TimeLimit.reset.__code__, None
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is code and (wrapper := frame.f_locals["self"]).unwrapped is env:
+            steps = int(wrapper._max_episode_steps)
+            limit = steps if limit is None else min(limit, steps)
+    return limit
