@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _checkout  # noqa: F401
+import _seeds
 
 from dsd_env.acceptance.recording.models import ModelError
 from dsd_env.acceptance.recording.prompts import PromptError
@@ -49,7 +50,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     data.add_argument("--data-dir", type=Path, help="directory of question files, for more prompts")
     data.add_argument("--skip-per-kind", type=int, default=200, help="leave out the first (%(default)s)")
     data.add_argument("--per-kind", type=int, default=100, help="then take this many (%(default)s)")
-    data.add_argument("--seed", type=int, default=0, help="seed of every draw (%(default)s)")
+    # torch's generators draw the same for seeds that are equal in their last 31 bits here.
+    data.add_argument(
+        "--seed", type=_seeds.seed(2**31 - 1), default=0, help="seed of every draw (%(default)s)"
+    )
     data.add_argument("--use-made", action="store_true", help="train on the runs made so far")
     data.add_argument("--data-only", action="store_true", help="stop before training")
     training = parser.add_argument_group("training")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _checkout  # noqa: F401
+import _seeds
 
 from dsd_env.acceptance.recording.models import ModelError
 from dsd_env.acceptance.recording.prompts import KINDS, PromptError
@@ -75,7 +76,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     recording.add_argument(
         "--temperature", type=float, nargs="+", default=[0.0], help="0 is greedy; a trace set for each (0)"
     )
-    recording.add_argument("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
+    recording.add_argument("--seed", type=_seeds.seed(), default=0, help="seed of the sampling (%(default)s)")
     recording.add_argument("--max-tokens", type=int, default=128, help="starts per request (%(default)s)")
     recording.add_argument("--gamma-max", type=int, default=16, help="longest run seen (%(default)s)")
     recording.add_argument(

@@ -222,7 +222,7 @@ class EpisodeWorlds:
             return draw_episode_seed(self.generator(world))
         episode = self._episodes[world]
         self._episodes[world] += 1
-        return self._name_seed(world, episode)
+        return rng.checked_seed(self._name_seed(world, episode), "episode_seed")
 
     def step(self, actions: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
         """Take a step in every world; return where episodes have ended (their worlds stand still).
