@@ -61,7 +61,7 @@ def main() -> int:
             f"\ninterrupted; continue with: scripts/train.py --out {arguments.out} --resume", file=sys.stderr
         )
         return 130
-    except (ConfigError, RunError, CheckpointError, ValueError) as error:
+    except (ConfigError, RunError, CheckpointError, ValueError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
 
