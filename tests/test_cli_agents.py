@@ -205,3 +205,26 @@ def test_interrupted_evaluation_continues(checkout: Path, tmp_path: Path, call) 
     assert finished >= 3
     assert (tmp_path / "e.json").is_file()
     assert not list(tmp_path.glob("e.json.*")), "sidecar and lock are gone"
+
+
+def test_nobody_has_to_listen(checkout: Path, tmp_path: Path) -> None:
+    """As before `| head`: whatever is printed, and the progress bar, go into closed pipes."""
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    for name, arguments, result in (
+        ("train", ("--config", "tiny.yaml", "--out", "run"), "run/final.zip"),
+        ("export", ("--run", "run", "--out", "policy"), "policy/manifest.json"),
+    ):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            done = subprocess.run(
+                command(checkout, name, *arguments),
+                cwd=tmp_path,
+                timeout=120,
+                stdout=writing,
+                stderr=writing if name == "train" else subprocess.PIPE,
+            )
+        finally:
+            os.close(writing)
+        assert (done.returncode, done.stderr or b"") == (0, b"")
+        assert (tmp_path / result).is_file()

@@ -68,7 +68,8 @@ class Policy:
         self.backend: Literal["numpy", "onnx"] = "numpy" if session is None else "onnx"
         self._actor = actor
         self._session = session
-        self._bounds = tuple(pairwise(accumulate(self.actions.nvec, initial=0)))
+        self._flat = manifest.action.flat
+        self._bounds = tuple(pairwise(accumulate(manifest.action.heads(), initial=0)))
         self._all = np.ones((1, actor.n_logits), dtype=np.bool_)
 
     def __repr__(self) -> str:
@@ -89,7 +90,7 @@ class Policy:
             observation: float32, shape (n_features,), as :class:`~dsd_env.control.ObservationEncoder` makes
                 it.
             mask: bool, shape (sum(nvec),), as :meth:`~dsd_env.control.ActionSpace.mask` makes it; None: all
-                selectable.
+                selectable. A policy with flat actions also takes a flat mask, shape (n_flat,).
 
         Raises:
             ValueError: Wrong shapes, values that are not finite, or a dimension with nothing to select.
@@ -99,10 +100,18 @@ class Policy:
 
     def action(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> list[int]:
         """Return the MultiDiscrete action (three indices) that :meth:`decide` translates."""
+        if mask is not None:
+            mask = np.asarray(mask, dtype=np.bool_)
+            if self._flat and mask.shape == (sum(self.actions.nvec),):
+                mask = self.actions.flat_mask(mask)
+        chosen = self._choose(observation, mask)
+        return list(map(int, np.unravel_index(chosen[0], self.actions.nvec))) if self._flat else chosen
+
+    def _choose(self, observation: Real, mask: NDArray[np.bool_] | None) -> list[int]:
         if self._session is None:
             return self._actor.action(observation, mask)
         x = self._checked(observation)
-        allowed = self._all if mask is None else np.asarray(mask, dtype=np.bool_)
+        allowed = self._all if mask is None else mask
         if allowed.size != self._all.size:
             raise ValueError(f"the mask has shape {allowed.shape}, the policy needs ({self._all.size},)")
         allowed = allowed.reshape(1, -1)
@@ -115,7 +124,7 @@ class Policy:
         return actions
 
     def logits(self, observation: Real) -> Float32:
-        """Return the logits before masking (float32, shape (sum(nvec),), a fresh array)."""
+        """Return the logits before masking (float32, shape (sum(nvec),); flat (n_flat,); a fresh array)."""
         if self._session is None:
             return self._actor.logits(observation).copy()
         x = self._checked(observation)
@@ -189,7 +198,7 @@ def load(path: str | Path, backend: Backend = "auto") -> Policy:
     actor = MlpActor(
         _unpack(contents[NPZ_FILE], manifest, str(folder / NPZ_FILE)),
         manifest.network.activation,
-        manifest.action.space().nvec,
+        manifest.action.heads(),
         manifest.network.normalisations,
     )
     session = (
@@ -287,9 +296,10 @@ def _opened(folder: Path) -> Iterator[_Source]:
         raise PolicyError(f"{folder}: cannot be read ({error})") from error
     try:
         if extra := sorted(set(names) - FILES):
+            some = ", ".join(map(repr, extra[:5])) + " …" * (len(extra) > 5)
             raise PolicyError(
-                f"{folder}: holds {', '.join(map(repr, extra[:5]))}{' …' * (len(extra) > 5)}, which no policy "
-                f"bundle does; its files are {', '.join(sorted(FILES))}: move the rest elsewhere"
+                f"{folder}: holds {some}, which no policy bundle does; its files are "
+                f"{', '.join(sorted(FILES))}: move the rest elsewhere"
             )
         yield _Source(folder, descriptor)
     finally:
@@ -440,7 +450,7 @@ def _onnx_session(content: bytes, manifest: Manifest, where: str) -> Any:
     expected = {
         "observation": (widths[0], "tensor(float)"),
         "mask": (widths[-1], "tensor(bool)"),
-        "actions": (3, "tensor(int64)"),
+        "actions": (len(manifest.action.heads()), "tensor(int64)"),
         "logits": (widths[-1], "tensor(float)"),
     }
     if ports != expected:
