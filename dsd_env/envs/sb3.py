@@ -10,15 +10,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from dsd_env.control import ActionSpace, ObservationEncoder
 from dsd_env.envs.edge_cloud import check_options, checked_episode_seed, checked_generator_seed
 from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.worlds import EpisodeSeeds, EpisodeWorlds, ScenarioLike, WorldMember
+from dsd_env.extras import needs
 from dsd_env.scenario import Scenario
+
+with needs("train", "a VecEnv of Stable-Baselines3"):
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 
 class CompiledVecEnv(VecEnv):
