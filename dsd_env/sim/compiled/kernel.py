@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from dsd_env.network.processes import MAX_Z
 from dsd_env.rng import Stream
-from dsd_env.sim.compiled.cache import caching
+from dsd_env.sim.code_cache import caching
 from dsd_env.sim.compiled.layout import *  # noqa: F403
 from dsd_env.sim.events import EventKind, Order
 from dsd_env.workload.renewal import RUN_IN_GAPS, SHORTEST
