@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -132,28 +135,48 @@ class ValidationCallback(BaseCallback):
 
 
 class ProgressCallback(BaseCallback):
-    """A progress bar over the whole run, resumed steps included."""
+    """A progress bar over the whole run, resumed steps included.
+
+    That nobody reads it any more, as behind a pipe that was closed, is no reason to stop the training.
+    """
 
     def __init__(self, total: int) -> None:
         """Count up to ``total`` steps."""
         super().__init__()
         self._total = total
+        self._bar: tqdm[Any] | None = None
+
+    @contextlib.contextmanager
+    def _showing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._bar = None
 
     def _on_training_start(self) -> None:
-        self._bar = tqdm(
-            total=self._total, initial=self.num_timesteps, desc="training", unit=" decisions", mininterval=0.5
-        )
+        with self._showing():
+            self._bar = tqdm(
+                total=self._total,
+                initial=self.num_timesteps,
+                desc="training",
+                unit=" decisions",
+                mininterval=0.5,
+            )
 
     def _on_step(self) -> bool:
-        self._bar.update(self.num_timesteps - self._bar.n)
+        if self._bar is not None:
+            with self._showing():
+                self._bar.update(self.num_timesteps - self._bar.n)
         return True
 
     def _on_rollout_end(self) -> None:
         returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
-        if returns:
-            self._bar.set_postfix_str(f"return {np.mean(returns):.3g}")
+        if returns and self._bar is not None:
+            with self._showing():
+                self._bar.set_postfix_str(f"return {np.mean(returns):.3g}")
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        if hasattr(self, "_bar"):
-            self._bar.close()
+        if self._bar is not None:
+            with self._showing():
+                self._bar.close()

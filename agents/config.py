@@ -162,7 +162,7 @@ class TrainConfig(_Model):
         default={}, description="Changes of the scenario by dotted key, e.g. {episode.requests: 200}."
     )
     timesteps: Steps = 500_000
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
     n_envs: Annotated[int, Field(ge=1, le=4096)] = 8
     vec_env: Literal["compiled", "dummy", "subproc"] = Field(
         default="compiled",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 
 from agents.seeds import training_seed
 from dsd_env.scenario import Scenario
-from dsd_env.sim.engines import compiled_layout
+from dsd_env.sim.engines import EngineImportError, compiled_layout
 
 ENV_ID = "dsd_env/EdgeCloud-v0"
 
@@ -129,19 +128,17 @@ def make_vec_env(
         make: Makes one environment, instead of the registered one; not for ``compiled``.
 
     Raises:
-        ValueError: ``make`` is given for ``compiled``, or Numba is not installed.
+        ValueError: ``make`` is given for ``compiled``, or the compiled engine cannot be used here.
     """
     if kind == "compiled":
         if make is not None:
             raise ValueError(
                 "vec_env 'compiled' steps worlds of its own; take 'dummy' for another environment"
             )
-        if not has_compiled_engine():
-            raise ValueError(
-                "vec_env 'compiled' needs Numba: pip install -e '.[compiled]', or set vec_env: dummy, which "
-                "is far slower"
-            )
-        from dsd_env.envs.sb3 import CompiledVecEnv
+        try:
+            from dsd_env.envs.sb3 import CompiledVecEnv
+        except EngineImportError as error:
+            raise ValueError(f"vec_env 'compiled': {error}; or set vec_env: dummy, far slower") from error
 
         # It reports episodes as VecMonitor does.
         return CompiledVecEnv(scenario, n_envs, price_delays=price_delays, episode_seeds=seeds)
@@ -151,11 +148,6 @@ def make_vec_env(
         SubprocVecEnv(factories, start_method="spawn") if kind == "subproc" else DummyVecEnv(factories)
     )
     return VecMonitor(vec_env)
-
-
-def has_compiled_engine() -> bool:
-    """Return whether the compiled engine can be used here."""
-    return importlib.util.find_spec("numba") is not None
 
 
 def engine_for(scenario: Scenario) -> str:

@@ -1,37 +1,26 @@
-"""Exporting a trained actor as a policy bundle: npz and ONNX, no pickle, no torch needed to run it.
-
-The ONNX graph is written node by node instead of being traced: it then holds standard operators only, its
-bytes depend on the weights alone, and the order of its float32 operations is the trainer's (see
-:mod:`dsd_env.policy.network` on why that matters for ties).
-"""
+"""Exporting a checkpoint of a training run as a policy bundle; see :mod:`dsd_env.policy.export`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
-import onnx
 import torch
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from stable_baselines3.common.save_util import load_from_zip_file
 
-from agents import checkpoints, provenance
+from agents import checkpoints
 from agents.actors import actor_layers, normalisations_of
 from agents.config import TrainConfig, load_config
 from agents.training import CONFIG_FILE, RECORD_FILE, SCENARIO_FILE, RunError
-from dsd_env.control import ActionSpace, ObservationEncoder
-from dsd_env.policy.bundle import write_bundle
-from dsd_env.policy.manifest import Actions, Manifest, Network, Training, feature_specs, scenario_ref
+from dsd_env.control import ActionSpace
+from dsd_env.policy.export import export_actor
+from dsd_env.policy.graph import onnx_bytes
+from dsd_env.policy.manifest import Manifest, Training
 from dsd_env.policy.network import MlpActor
-from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.scenario import load_scenario
 
-OPSET = 18
-IR_VERSION = 9
 ALGORITHMS = {"ppo": "PPO", "maskable_ppo": "MaskablePPO"}
 
 
@@ -115,120 +104,4 @@ def actor_from_zip(path: Path, config: TrainConfig, actions: ActionSpace) -> Mlp
         ) from error
 
 
-def export_actor(
-    actor: MlpActor, scenario: Scenario, training: Training, out: str | Path, *, overwrite: bool = False
-) -> Manifest:
-    """Write an actor as a bundle.
-
-    Args:
-        actor: The network.
-        scenario: The scenario it was trained on; gives observation and action schema.
-        training: Provenance.
-        out: Directory of the bundle.
-        overwrite: Replace an existing bundle.
-
-    Returns:
-        The manifest.
-    """
-    actions = ActionSpace.of(scenario)
-    widths = [actor.n_inputs] + [weight.shape[0] for weight, _ in actor.layers]
-    manifest = Manifest(
-        created=provenance.now_utc(),
-        observation=feature_specs(ObservationEncoder.of(scenario).features),
-        action=Actions(
-            gammas=actions.gammas, batch_sizes=actions.batch_sizes, n_placements=actions.n_placements
-        ),
-        network=Network(
-            layers=tuple(widths), activation=actor.activation, normalisations=actor.normalisations
-        ),
-        scenario=scenario_ref(scenario),
-        training=training,
-    )
-    arrays = {}
-    for index, (weight, bias) in enumerate(actor.layers):
-        arrays[f"weight_{index}"], arrays[f"bias_{index}"] = weight, bias
-    graph = onnx_bytes(actor, manifest.identity_json())
-    return write_bundle(out, manifest, arrays, graph, overwrite=overwrite)
-
-
-def onnx_bytes(actor: MlpActor, manifest_json: str) -> bytes:
-    """Return the actor as an ONNX model.
-
-    Inputs: ``observation`` (float32, (batch, n_features)), ``mask`` (bool, (batch, n_logits)). Outputs:
-        ``actions``
-    (int64, (batch, 3)), ``logits`` (float32, (batch, n_logits), before masking).
-
-    Args:
-        actor: The network.
-        manifest_json: Stored as metadata property ``manifest``.
-    """
-    graph = _Graph()
-    x = "observation"
-    for index, (weight, bias) in enumerate(actor.layers):
-        last = index == len(actor.layers) - 1
-        names = [graph.constant(f"weight_{index}", weight), graph.constant(f"bias_{index}", bias)]
-        x = graph.add("Gemm", [x, *names], "logits" if last else f"linear_{index}", transB=1)
-        if not last:
-            x = graph.add({"tanh": "Tanh", "relu": "Relu"}[actor.activation], [x], f"hidden_{index}")
-    axes = graph.constant("axes", np.array([1], dtype=np.int64))
-    masked_logit = graph.constant("masked_logit", np.array(-1e8, dtype=np.float32))
-    forbidden = graph.constant("forbidden", np.array(-1.0, dtype=np.float32))
-    chosen, start = [], 0
-    for dimension, size in enumerate(actor.nvec):
-        bounds = [
-            graph.constant(f"{which}_{dimension}", np.array([at], dtype=np.int64))
-            for which, at in (("start", start), ("stop", start + size))
-        ]
-        start += size
-        mask = graph.add("Slice", ["mask", *bounds, axes], f"mask_{dimension}")
-        part = graph.add("Slice", ["logits", *bounds, axes], f"logits_{dimension}")
-        part = _normalise(graph, part, axes, f"first_{dimension}")
-        if actor.normalisations == 2:
-            part = graph.add("Where", [mask, part, masked_logit], f"masked_{dimension}")
-            part = _normalise(graph, part, axes, f"second_{dimension}")
-        probabilities = graph.add("Softmax", [part], f"softmax_{dimension}", axis=1)
-        allowed = graph.add("Where", [mask, probabilities, forbidden], f"allowed_{dimension}")
-        chosen.append(graph.add("ArgMax", [allowed], f"action_{dimension}", axis=1, keepdims=1))
-    graph.add("Concat", chosen, "actions", axis=1)
-    inputs = [
-        helper.make_tensor_value_info("observation", TensorProto.FLOAT, ["batch", actor.n_inputs]),
-        helper.make_tensor_value_info("mask", TensorProto.BOOL, ["batch", actor.n_logits]),
-    ]
-    outputs = [
-        helper.make_tensor_value_info("actions", TensorProto.INT64, ["batch", len(actor.nvec)]),
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", actor.n_logits]),
-    ]
-    model = helper.make_model(
-        helper.make_graph(graph.nodes, "policy", inputs, outputs, graph.constants),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="dsd_env",
-    )
-    helper.set_model_props(model, {"manifest": manifest_json})
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-class _Graph:
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
-
-    def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
-        return output
-
-
-def _normalise(graph: _Graph, x: str, axes: str, name: str) -> str:
-    """Add x - logsumexp(x), in the operations that torch uses."""
-    top = graph.add("ReduceMax", [x, axes], f"{name}_top", keepdims=1)
-    shifted = graph.add("Sub", [x, top], f"{name}_shifted")
-    powers = graph.add("Exp", [shifted], f"{name}_powers")
-    total = graph.add("ReduceSum", [powers, axes], f"{name}_total", keepdims=1)
-    log_total = graph.add("Log", [total], f"{name}_log_total")
-    log_sum = graph.add("Add", [log_total, top], f"{name}_log_sum")
-    return graph.add("Sub", [x, log_sum], name)
+__all__ = ["actor_from_zip", "export_actor", "export_run", "find_checkpoint", "onnx_bytes"]

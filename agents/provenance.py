@@ -2,35 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
-PACKAGES = (
-    "dsd-env",
-    "gymnasium",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "pydantic",
-    "sb3-contrib",
-    "simpy",
-    "stable-baselines3",
-    "torch",
-)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter; absent ones are left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+from dsd_env.provenance import PACKAGES, now_utc, versions
 
 
 def git_commit(folder: Path) -> str | None:
@@ -48,6 +23,4 @@ def _git(folder: Path, *arguments: str) -> str:
     return result.stdout.strip()
 
 
-def now_utc() -> str:
-    """Return the time in ISO 8601, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+__all__ = ["PACKAGES", "git_commit", "now_utc", "versions"]

@@ -27,6 +27,7 @@ from agents.policies import FastMaskablePolicy, FastPolicy
 from agents.stagger import StaggerCallback
 from agents.warm_start import warm_start
 from dsd_env.files import write_json, write_text
+from dsd_env.locks import LOCK_FILE, hold
 from dsd_env.scenario import Scenario
 
 CONFIG_FILE = "config.yaml"
@@ -76,13 +77,8 @@ def build_model(config: TrainConfig, scenario: Scenario, vec_env: VecEnv) -> OnP
     )
 
 
-def prepare_run(
-    config: TrainConfig, scenario: Scenario, run: Path, resume: bool
-) -> checkpoints.Checkpoint | None:
-    """Make the run's directory, or find where to resume; write configuration, scenario and circumstances.
-
-    Returns:
-        The checkpoint to continue from; None to begin.
+def check_run(config: TrainConfig, scenario: Scenario, run: Path, resume: bool) -> None:
+    """Make sure that a run can be begun in a directory, or resumed; write nothing.
 
     Raises:
         RunError: The directory is taken, holds another configuration, or there is nothing to resume.
@@ -100,10 +96,24 @@ def prepare_run(
             raise RunError(
                 f"{run}: scenario {scenario.name!r} has changed since the run began; begin a new run"
             )
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif run.exists() and (not run.is_dir() or {file.name for file in run.iterdir()} - {LOCK_FILE}):
         raise RunError(
             f"{run}: exists and is not empty; give --resume to continue it, or choose another directory"
         )
+
+
+def prepare_run(
+    config: TrainConfig, scenario: Scenario, run: Path, resume: bool
+) -> checkpoints.Checkpoint | None:
+    """Make the run's directory, or find where to resume; write configuration, scenario and circumstances.
+
+    Returns:
+        The checkpoint to continue from; None to begin.
+
+    Raises:
+        RunError: The directory is taken, holds another configuration, or there is nothing to resume.
+    """
+    check_run(config, scenario, run, resume)
     run.mkdir(parents=True, exist_ok=True)
     checkpoint = checkpoints.newest(run) if resume else None
     write_text(run / CONFIG_FILE, config.to_yaml())
@@ -154,6 +164,7 @@ def train(
 
     Raises:
         RunError: The directory cannot be used.
+        dsd_env.locks.InUseError: Another process is training in it.
         dsd_env.scenario.ScenarioError: The scenario is not valid.
         KeyboardInterrupt: Interrupted; the state has been saved as a checkpoint.
     """
@@ -166,6 +177,22 @@ def train(
     th.set_num_threads(config.torch_threads)
     # Whatever is missing is missed before the directory is made.
     make_envs(1, TrainingEpisodes(config.seed, 0), engine).close()
+    check_run(config, scenario, run, resume)
+    with hold(run / LOCK_FILE, run):
+        return _train(config, scenario, run, resume, make_envs, engine, make_env, progress)
+
+
+def _train(
+    config: TrainConfig,
+    scenario: Scenario,
+    run: Path,
+    resume: bool,
+    make_envs: Callable[..., VecEnv],
+    engine: str,
+    make_env: EnvFactory | None,
+    progress: bool,
+) -> checkpoints.Checkpoint:
+    """Train in a directory that is locked; see :func:`train`."""
     start = prepare_run(config, scenario, run, resume)
     step = start.num_timesteps if start else 0
     by_request = config.credit.kind == "request"
@@ -221,4 +248,4 @@ def train(
         vec_env.close()
 
 
-__all__ = ["ConfigError", "RunError", "build_model", "prepare_run", "train"]
+__all__ = ["ConfigError", "RunError", "build_model", "check_run", "prepare_run", "train"]

@@ -56,7 +56,7 @@ def make_sb3_vec_env(
         **options: See :class:`dsd_env.envs.sb3.CompiledVecEnv`.
 
     Raises:
-        ImportError: Stable-Baselines3 or Numba is not installed.
+        ImportError: Stable-Baselines3 or Numba is not installed; the message says what to install.
         ScenarioError: A scenario is not valid.
         ValueError: An argument is wrong, or the scenarios of a mixture have different spaces.
     """

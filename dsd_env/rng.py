@@ -23,6 +23,9 @@ _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 _TO_UNIT = 2.0**-53
 
+MAX_SEED = (1 << 63) - 1
+"""The largest episode seed: what fits the 64-bit integers of the engines and of the environments' infos."""
+
 
 class Stream(IntEnum):
     """Independent streams of randomness. The numbers are part of the reproducibility contract."""
@@ -57,6 +60,24 @@ def _mix(z: int) -> int:
     return z ^ (z >> 31)
 
 
+def checked_seed(seed: object, name: str = "seed", *, most: int | None = MAX_SEED) -> int:
+    """Return a seed that a user gave, as a Python integer.
+
+    Args:
+        seed: A whole number, Python's or NumPy's; ``True`` and ``1.0`` are none.
+        name: What the user calls it.
+        most: The largest one; None: no bound, for generators that take integers of any length.
+
+    Raises:
+        ValueError: It is no whole number, or out of range; the message gives name, value and range.
+    """
+    whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if not whole or seed < 0 or (most is not None and seed > most):  # type: ignore[operator]
+        span = "of at least 0" if most is None else f"from 0 to {most}"
+        raise ValueError(f"{name} = {seed!r} must be a whole number {span}")
+    return int(seed)  # type: ignore[call-overload, no-any-return]
+
+
 def as_int64(seed: int) -> int:
     """Return the seed within int64 that draws the same as any integer: equal modulo 2^64."""
     return ((seed + (1 << 63)) & _MASK64) - (1 << 63)
@@ -66,7 +87,8 @@ def key(seed: int, stream: int, entity: int) -> int:
     """Return the 64-bit key of one ``(seed, stream, entity)``; hash counters with it.
 
     Args:
-        seed: Episode seed, any integer (taken modulo 2^64).
+        seed: Episode seed; any integer is taken modulo 2^64. What users give has gone through
+            :func:`checked_seed`.
         stream: A :class:`Stream`.
         entity: Number of the device, link, server or request that draws.
     """

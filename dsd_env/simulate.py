@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control import DecisionView
-from dsd_env.rng import as_int64
+from dsd_env.rng import checked_seed
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim import Event, ReferenceSimulation
@@ -64,7 +64,8 @@ def simulate(
     Args:
         scenario: Name of a shipped scenario, path of a YAML file, mapping, or scenario.
         scheduler: Name of a scheduler, e.g. ``"colocated_sd:4"`` or ``"policy:DIR"``, or an object.
-        seed: Episode seed. The same seed gives the same world to every scheduler.
+        seed: Episode seed, a whole number of at least 0. The same seed gives the same world to every
+            scheduler.
         requests: Number of requests to measure, instead of the scenario's own.
         record_events: Keep the event log in the result.
         builder: Builder of this scenario's worlds, to load profiles and traces only once.
@@ -76,12 +77,14 @@ def simulate(
 
     Raises:
         ScenarioError: The scenario is not valid.
-        ValueError: The scheduler is unknown or decides something off the lists, or the engine is unknown.
+        ValueError: The scheduler is unknown or decides something off the lists, or the engine is unknown,
+            or the seed is not a whole number from 0 to 2^63 − 1.
         EngineError: With ``"compiled"``, a bounded resource ran out.
 
     Example:
         >>> simulate("single_lan", "colocated_sd:4", seed=1).metrics["e2e_s_mean"]
     """
+    seed = checked_seed(seed)
     scenario = load_scenario(scenario)
     if requests is not None:
         scenario = load_scenario(scenario, episode__requests=requests)
@@ -92,9 +95,7 @@ def simulate(
         from dsd_env.sim.compiled import CompiledSimulation, EngineError
 
         try:
-            compiled = CompiledSimulation(
-                scenario, as_int64(seed), record_events=record_events, layout=layout
-            )
+            compiled = CompiledSimulation(scenario, seed, record_events=record_events, layout=layout)
             return _run(compiled, compiled.next_decision(), policy, seed, "compiled")
         except EngineError:
             # The reference has no bounds.

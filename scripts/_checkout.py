@@ -14,8 +14,29 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+_EXTRAS = {
+    **dict.fromkeys(("gguf", "safetensors", "sentencepiece", "tokenizers", "transformers"), "record"),
+    **dict.fromkeys(("onnx", "onnxruntime"), "export"),
+    **dict.fromkeys(("sb3_contrib", "stable_baselines3", "tensorboard", "torch", "tqdm", "rich"), "train"),
+    "matplotlib": "plot",
+    "scipy": "calibrate",
+}
+"""Which extra brings a package that a script may lack."""
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Instead of a traceback, say what to install, where it is only that."""
+    package = (getattr(error, "name", None) or "").split(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or package not in _EXTRAS:
+        sys.__excepthook__(kind, error, trace)
+        return
+    advice = f"; run `make demo`, or pip install -e '.[{_EXTRAS[package]}]'" * ("pip" not in str(error))
+    print(f"{Path(sys.argv[0]).stem}: {error}{advice}", file=sys.stderr)
 
 
 def _prepare() -> None:
@@ -37,3 +58,4 @@ def _prepare() -> None:
 
 
 _prepare()
+sys.excepthook = _explain

@@ -45,6 +45,7 @@ from dsd_env.latency.measure import (
 )
 from dsd_env.latency.own import Facts, own_profile
 from dsd_env.latency.profile import LatencyProfile, Power, ProfileError, Source, save_profile
+from dsd_env.locks import hold
 from dsd_env.paths import config_dir
 
 
@@ -300,7 +301,8 @@ def _measure(args: argparse.Namespace, path: Path) -> Measurement:
             bar.set_postfix_str(cell)
 
         runner = TorchRunner(model, args.device, graph)
-        return measure(runner, info, cells, path, rule, environment(args.device), report)
+        with hold(path.with_name(f"{path.name}.lock"), path):
+            return measure(runner, info, cells, path, rule, environment(args.device), report)
 
 
 def _command(argv: Sequence[str]) -> str:

@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             from dsd_env.latency.plot import plot_fit, plot_overview
         except ImportError as e:
-            print(f"calibrate: {e}; plots need matplotlib: pip install -e '.[calibrate]'", file=sys.stderr)
+            print(f"calibrate: {e}", file=sys.stderr)
             return 2
         fitted = [b for b in built if b.fit is not None]
         for b in fitted:

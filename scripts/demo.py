@@ -19,6 +19,8 @@ from typing import Any
 import _checkout  # noqa: F401
 import numpy as np
 
+from dsd_env.locks import LOCK_FILE, InUseError, hold
+
 BASELINES = (
     "cloud_ar",
     "colocated_sd:4",
@@ -77,7 +79,11 @@ def main() -> int:
     console.rule(
         f"1. Train: {config.algorithm} on scenario {config.scenario}, {config.timesteps:,} decisions"
     )
-    train_afresh_or_resume(config, run)
+    try:
+        train_afresh_or_resume(config, run)
+    except InUseError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
 
     console.rule("2. Export: a file that needs neither torch nor Stable-Baselines3")
     from agents.export import export_run
@@ -122,8 +128,9 @@ def train_afresh_or_resume(config: Any, run: Path) -> None:
             train(config, run, resume=True)
             return
         except RunError as error:
-            print(f"begins anew: {error}")
-            shutil.rmtree(run)
+            with hold(run / LOCK_FILE, run):
+                print(f"begins anew: {error}")
+                shutil.rmtree(run)
     train(config, run)
 
 

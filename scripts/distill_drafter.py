@@ -20,14 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _checkout  # noqa: F401
+import _seeds
 
 from dsd_env.acceptance.recording.models import ModelError
 from dsd_env.acceptance.recording.prompts import PromptError
 from dsd_env.acceptance.recording.record import RecordingError
 from dsd_env.acceptance.recording.weights import WeightsError
+from dsd_env.locks import LOCK_FILE, hold
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+    from dsd_env.acceptance.recording.distill import DistillSettings
+    from dsd_env.acceptance.recording.prompts import Prompt
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,7 +54,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     data.add_argument("--data-dir", type=Path, help="directory of question files, for more prompts")
     data.add_argument("--skip-per-kind", type=int, default=200, help="leave out the first (%(default)s)")
     data.add_argument("--per-kind", type=int, default=100, help="then take this many (%(default)s)")
-    data.add_argument("--seed", type=int, default=0, help="seed of every draw (%(default)s)")
+    # torch's generators draw the same for seeds that are equal in their last 31 bits here.
+    data.add_argument(
+        "--seed", type=_seeds.seed(2**31 - 1), default=0, help="seed of every draw (%(default)s)"
+    )
     data.add_argument("--use-made", action="store_true", help="train on the runs made so far")
     data.add_argument("--data-only", action="store_true", help="stop before training")
     training = parser.add_argument_group("training")
@@ -82,7 +90,7 @@ def advance(bar: tqdm[Any], done: int) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Make the training data, train, and save the drafter."""
-    from dsd_env.acceptance.recording.prompts import Prompt, find_data_dir, read_prompts
+    from dsd_env.acceptance.recording.prompts import find_data_dir, read_prompts
 
     extra: list[Prompt] = []
     if options.data_dir is not None:
@@ -92,10 +100,8 @@ def run(options: argparse.Namespace) -> None:
             extra += rows[options.skip_per_kind : options.skip_per_kind + options.per_kind]
 
     import torch
-    from tqdm import tqdm
 
     from dsd_env.acceptance.recording import distill
-    from dsd_env.acceptance.recording.models import load_language_model
 
     torch.set_num_threads(options.threads)
     work = options.work or options.out.with_name(f"{options.out.name}.work")
@@ -107,9 +113,21 @@ def run(options: argparse.Namespace) -> None:
         temperatures=tuple(options.temperatures),
         seed=options.seed,
     )
-    distill.open_work(work, settings)
-    if options.out.exists():
-        raise RecordingError(f"{options.out} is there already; give another --out")
+    with hold(work / LOCK_FILE, work):
+        distill.open_work(work, settings)
+        if options.out.exists():
+            raise RecordingError(f"{options.out} is there already; give another --out")
+        make(options, settings, work, extra)
+
+
+def make(options: argparse.Namespace, settings: DistillSettings, work: Path, extra: list[Prompt]) -> None:
+    """Make data and drafter in a work directory that is locked; see :func:`run`."""
+    from tqdm import tqdm
+
+    from dsd_env.acceptance.recording import distill
+    from dsd_env.acceptance.recording.models import load_language_model
+    from dsd_env.acceptance.recording.prompts import Prompt
+
     print("loading the target ...", flush=True)
     target = load_language_model(options.target, cache_dir=options.cache_dir)
     if not options.use_made:

@@ -16,6 +16,8 @@ from typing import Any
 
 import _checkout
 
+from dsd_env.locks import InUseError, hold
+
 
 def main() -> int:
     """Run the command line; return the exit status."""
@@ -41,6 +43,18 @@ def main() -> int:
         if value is not None and value < 1:
             parser.error(f"--{name} {value}: must be at least 1")
 
+    if arguments.json is None:
+        return _evaluate(arguments)
+    try:
+        # Two would take each other's unfinished results away.
+        with hold(arguments.json.with_name(f"{arguments.json.name}.lock"), arguments.json):
+            return _evaluate(arguments)
+    except InUseError as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
     try:
         from rich.console import Console
         from tqdm import tqdm

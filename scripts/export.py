@@ -1,6 +1,11 @@
 """Export a trained scheduler as a policy bundle that needs neither torch nor Stable-Baselines3.
 
     python scripts/export.py --run runs/metro --out policies/metro
+    python scripts/export.py --model model.zip --scenario metro --out policies/mine
+
+--run takes a run of scripts/train.py, --model the zip file of a model (PPO, A2C, MaskablePPO, or DQN with
+flat actions) that was trained with Stable-Baselines3 itself and saved with model.save. Of either only tensors
+and text are read; what such files hold in pickled form, and so could run code, is never opened.
 
 The bundle holds the actor as ONNX and as npz, and a manifest with schema, provenance and digests. Load it
 with ``dsd_env.policy.load(DIR)``, or name it ``policy:DIR`` wherever a scheduler is asked for.
@@ -9,6 +14,7 @@ with ``dsd_env.policy.load(DIR)``, or name it ``policy:DIR`` wherever a schedule
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,20 +26,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--run", required=True, type=Path, metavar="DIR", help="directory that scripts/train.py wrote"
-    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, metavar="DIR", help="directory that scripts/train.py wrote")
+    source.add_argument("--model", type=Path, metavar="FILE", help="zip file that model.save wrote")
     parser.add_argument(
         "--out", required=True, type=Path, metavar="POLICY_DIR", help="directory of the bundle"
     )
     parser.add_argument(
-        "--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a zip file of the run"
+        "--scenario", metavar="NAME", help="with --model: name or YAML file of what it was trained on"
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="WHICH", help="with --run: best (default), last, or a zip file of the run"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     arguments = parser.parse_args()
+    if arguments.model and not arguments.scenario:
+        parser.error("--model needs --scenario: what the model was trained on")
+    if (arguments.model and arguments.checkpoint) or (arguments.run and arguments.scenario):
+        parser.error("--checkpoint goes with --run, --scenario with --model")
 
     try:
-        from agents.export import export_run
+        if arguments.run:
+            from agents.export import export_run
         from dsd_env import policy
     except ModuleNotFoundError as error:
         print(
@@ -43,20 +57,37 @@ def main() -> int:
         return 1
 
     try:
-        manifest = export_run(
-            arguments.run, arguments.out, arguments.checkpoint, overwrite=arguments.overwrite
-        )
+        if arguments.run:
+            manifest = export_run(
+                arguments.run, arguments.out, arguments.checkpoint or "best", overwrite=arguments.overwrite
+            )
+        else:
+            manifest = policy.export_sb3(
+                arguments.model, arguments.scenario, arguments.out, overwrite=arguments.overwrite
+            )
         # What has been written is what a server will read: load it the same way, every check included.
         loaded = policy.load(arguments.out)
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
 
-    print(f"wrote {arguments.out}: {loaded}")
-    for name, entry in manifest.files.items():
-        print(f"  {name:12}  {entry.bytes:8d} bytes  sha256 {entry.sha256}")
-    print(f"use it:  python scripts/evaluate.py --schedulers jsq_goodput,policy:{arguments.out} ...")
+    _say(
+        f"wrote {arguments.out}: {loaded}",
+        *(
+            f"  {name:12}  {file.bytes:8d} bytes  sha256 {file.sha256}"
+            for name, file in manifest.files.items()
+        ),
+        f"use it:  python scripts/evaluate.py --schedulers jsq_goodput,policy:{arguments.out} ...",
+    )
     return 0
+
+
+def _say(*lines: str) -> None:
+    """Print what was done, all of which is saved by now; nobody need be listening any more."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from dsd_env.network.fit import FitError, read_rows
     except ImportError as error:
-        print(f"fit_network: {error}; install the extra: pip install -e '.[calibrate]'", file=sys.stderr)
+        print(f"fit_network: {error}", file=sys.stderr)
         return 2
     folder = data_dir(args.data)
     if folder is None:

@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         from dsd_env.workload import RequestTraceError, catalogue
         from dsd_env.workload.fit import FitError
     except ImportError as error:
-        print(f"fit_workload: {error}; install the extra: pip install -e '.[calibrate]'", file=sys.stderr)
+        print(f"fit_workload: {error}", file=sys.stderr)
         return 2
     if args.list:
         print("\n".join(f"{name:<26} {entry.path}" for name, entry in catalogue.CATALOGUE.items()))

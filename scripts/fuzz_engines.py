@@ -27,6 +27,7 @@ from random import Random
 from typing import Any
 
 import _checkout
+import _seeds
 
 from agents import provenance
 from dsd_env.files import write_json
@@ -401,7 +402,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=_positive, default=5.0, metavar="M", help="how long (default 5)")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the run (default 1)")
+    parser.add_argument(
+        "--seed", type=_seeds.seed(), default=1, metavar="S", help="seed of the run (default 1)"
+    )
     parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first episode")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default 1)")
     parser.add_argument(

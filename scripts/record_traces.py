@@ -25,15 +25,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _checkout  # noqa: F401
+import _seeds
 
 from dsd_env.acceptance.recording.models import ModelError
 from dsd_env.acceptance.recording.prompts import KINDS, PromptError
 from dsd_env.acceptance.recording.record import RecordingError, Settings
 from dsd_env.acceptance.recording.weights import PACKAGED, WeightsError, default_cache_dir
 from dsd_env.acceptance.traceset import TraceError, TraceSet
+from dsd_env.locks import LOCK_FILE, hold
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+    from dsd_env.acceptance.recording.prompts import Prompt
+    from dsd_env.acceptance.recording.record import WorkDir
 
 DEFAULT_GAMMAS = (1, 2, 4, 8, 16)
 
@@ -75,7 +80,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     recording.add_argument(
         "--temperature", type=float, nargs="+", default=[0.0], help="0 is greedy; a trace set for each (0)"
     )
-    recording.add_argument("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
+    recording.add_argument("--seed", type=_seeds.seed(), default=0, help="seed of the sampling (%(default)s)")
     recording.add_argument("--max-tokens", type=int, default=128, help="starts per request (%(default)s)")
     recording.add_argument("--gamma-max", type=int, default=16, help="longest run seen (%(default)s)")
     recording.add_argument(
@@ -182,19 +187,8 @@ def run(options: argparse.Namespace) -> list[TraceSet]:
         prompts = {k: prompts[k] for k in kinds or prompts}  # recorded in the order asked for
 
     import torch
-    from tqdm import tqdm
 
-    from dsd_env.acceptance.recording.drafters import TextDrafter
-    from dsd_env.acceptance.recording.models import load_language_model
-    from dsd_env.acceptance.recording.prefix import PrefixDrafter, same_vocabulary
-    from dsd_env.acceptance.recording.record import (
-        WorkDir,
-        assemble,
-        check_temperatures,
-        record_drafters,
-        record_targets,
-        select_prompts,
-    )
+    from dsd_env.acceptance.recording.record import WorkDir
 
     torch.set_num_threads(options.threads)
     settings = Settings(
@@ -213,7 +207,32 @@ def run(options: argparse.Namespace) -> list[TraceSet]:
     ]
     name = options.name or f"{names[0]}_{names[1]}"
     work = WorkDir(options.work or options.out / f"{name}.work")
-    work.open(settings)
+    with hold(work.root / LOCK_FILE, work.root):
+        work.open(settings)
+        return record(options, settings, prompts, work, name, names)
+
+
+def record(
+    options: argparse.Namespace,
+    settings: Settings,
+    prompts: dict[str, list[Prompt]],
+    work: WorkDir,
+    name: str,
+    names: list[str],
+) -> list[TraceSet]:
+    """Record into a work directory that is locked, and assemble; see :func:`run`."""
+    from tqdm import tqdm
+
+    from dsd_env.acceptance.recording.drafters import TextDrafter
+    from dsd_env.acceptance.recording.models import load_language_model
+    from dsd_env.acceptance.recording.prefix import PrefixDrafter, same_vocabulary
+    from dsd_env.acceptance.recording.record import (
+        assemble,
+        check_temperatures,
+        record_drafters,
+        record_targets,
+        select_prompts,
+    )
 
     print("loading the models (a minute or two; the first time they are downloaded) ...", flush=True)
     load = {"dtype": options.dtype, "cache_dir": options.cache_dir}

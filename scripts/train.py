@@ -10,6 +10,7 @@ results and TensorBoard logs. Interrupt it as you like: --resume continues from 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -61,17 +62,25 @@ def main() -> int:
             f"\ninterrupted; continue with: scripts/train.py --out {arguments.out} --resume", file=sys.stderr
         )
         return 130
-    except (ConfigError, RunError, CheckpointError, ValueError) as error:
+    except (ConfigError, RunError, CheckpointError, ValueError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
 
     best = arguments.out / BEST
-    print(
+    _say(
         f"trained {final.num_timesteps} decisions; last state {final.path}"
-        + (f", best {best}" * best.is_file())
+        + (f", best {best}" * best.is_file()),
+        f"export it:  python scripts/export.py --run {arguments.out} --out POLICY_DIR",
     )
-    print(f"export it:  python scripts/export.py --run {arguments.out} --out POLICY_DIR")
     return 0
+
+
+def _say(*lines: str) -> None:
+    """Print what was done, all of which is saved by now; nobody need be listening any more."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

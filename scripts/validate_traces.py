@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
+import _seeds
 
 from dsd_env.acceptance.recording.models import ModelError
 from dsd_env.acceptance.recording.prompts import Prompt, PromptError
@@ -47,7 +48,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--requests", type=int, default=60, help="requests, spread over kinds (%(default)s)")
     parser.add_argument("--kinds", help="comma-separated kinds to take them from (all)")
     parser.add_argument("--gammas", type=int, nargs="+", default=[1, 2, 4, 8], help="(1 2 4 8)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the direct runs (%(default)s)")
+    parser.add_argument("--seed", type=_seeds.seed(), default=1, help="seed of the direct runs (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=30, help="requests decoded together (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (%(default)s)")
     options = parser.parse_args(arguments)

@@ -119,7 +119,13 @@ def test_mistakes_are_explained(name: str, arguments, message: str, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_killed_training_resumes_from_its_newest_checkpoint(checkout: Path, tmp_path: Path) -> None:
+def contents(run_dir: Path) -> list[bytes]:
+    """Return the files of a run that only its start writes."""
+    return [(run_dir / name).read_bytes() for name in ("run.json", "config.yaml", "scenario.json", ".lock")]
+
+
+def test_killed_training_resumes_from_its_newest_checkpoint(checkout: Path, tmp_path: Path, call) -> None:
+    """While it runs, a second one on its directory is turned away; its death frees the directory."""
     (tmp_path / "tiny.yaml").write_text(CONFIG.replace("timesteps: 128", "timesteps: 100000000"))
     process = subprocess.Popen(
         command(checkout, "train", "--config", "tiny.yaml", "--out", "run", "--quiet"),
@@ -133,6 +139,12 @@ def test_killed_training_resumes_from_its_newest_checkpoint(checkout: Path, tmp_
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        before, boards = contents(tmp_path / "run"), list((tmp_path / "run" / "tensorboard").iterdir())
+        code, output, errors = call("train", "--out", "run", "--resume", "--timesteps", 10**8, "--quiet")
+        assert (code, output) == (1, ""), errors
+        assert f"train: run is in use by process {process.pid} on" in errors and "tiny.yaml" in errors
+        assert contents(tmp_path / "run") == before
+        assert list((tmp_path / "run" / "tensorboard").iterdir()) == boards
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -146,10 +158,11 @@ def test_killed_training_resumes_from_its_newest_checkpoint(checkout: Path, tmp_
     assert f"trained {target} decisions" in resumed.stdout
     starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
     assert [start["step"] for start in starts] == [0, newest]
+    assert not (tmp_path / "run" / ".lock").exists()
     assert steps_saved(tmp_path / "run")[-1] == target
 
 
-def test_interrupted_evaluation_continues(checkout: Path, tmp_path: Path) -> None:
+def test_interrupted_evaluation_continues(checkout: Path, tmp_path: Path, call) -> None:
     arguments = (
         "--scenarios",
         "single_lan",
@@ -175,6 +188,8 @@ def test_interrupted_evaluation_continues(checkout: Path, tmp_path: Path) -> Non
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    code, _, errors = call("evaluate", *arguments, "--json", "e.json")
+    assert code == 1 and f"e.json is in use by process {process.pid} on" in errors
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -189,4 +204,27 @@ def test_interrupted_evaluation_continues(checkout: Path, tmp_path: Path) -> Non
     assert "3 of 3 simulations were finished before" in result.stdout
     assert finished >= 3
     assert (tmp_path / "e.json").is_file()
-    assert not sidecar.exists()
+    assert not list(tmp_path.glob("e.json.*")), "sidecar and lock are gone"
+
+
+def test_nobody_has_to_listen(checkout: Path, tmp_path: Path) -> None:
+    """As before `| head`: whatever is printed, and the progress bar, go into closed pipes."""
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    for name, arguments, result in (
+        ("train", ("--config", "tiny.yaml", "--out", "run"), "run/final.zip"),
+        ("export", ("--run", "run", "--out", "policy"), "policy/manifest.json"),
+    ):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            done = subprocess.run(
+                command(checkout, name, *arguments),
+                cwd=tmp_path,
+                timeout=120,
+                stdout=writing,
+                stderr=writing if name == "train" else subprocess.PIPE,
+            )
+        finally:
+            os.close(writing)
+        assert (done.returncode, done.stderr or b"") == (0, b"")
+        assert (tmp_path / result).is_file()

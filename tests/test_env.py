@@ -207,7 +207,7 @@ def test_what_only_the_reference_simulates_runs_there(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("scheduler", ["edge_sd:4", "jsq_goodput"])
 def test_simulate_gives_the_same_on_both_engines(scheduler: str) -> None:
-    for seed in (1, -5, 2**64 + 7):
+    for seed in (1, 2**63 - 1, np.int32(7)):
         results = [
             dsd_env.simulate(tiny(), scheduler, seed, engine=engine, record_events=True) for engine in ENGINES
         ]

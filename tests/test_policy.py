@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import os
+import socket
+import stat
 import subprocess
 import sys
 import zipfile
@@ -16,6 +20,7 @@ import pytest
 
 from dsd_env.control import ActionSpace, Decision, ObservationEncoder
 from dsd_env.policy import FORMAT_VERSION, Manifest, MlpActor, PolicyError, load, write_bundle
+from dsd_env.policy import bundle as bundle_module
 from dsd_env.policy.manifest import Actions, Network, ScenarioRef, Training, feature_specs
 
 GAMMAS, BATCHES, PLACEMENTS = (0, 2, 4), (1, 8), 2
@@ -172,7 +177,7 @@ def test_truncated_manifest(bundle: Path) -> None:
     ("change", "message"),
     [
         (lambda d: d.update(format="other"), "not the manifest of a policy bundle"),
-        (lambda d: d.update(format_version=FORMAT_VERSION + 1), "format_version 2 is not 1"),
+        (lambda d: d.update(format_version=FORMAT_VERSION + 1), "format_version 3 is not 1 or 2"),
         (lambda d: d.update(surprise=1), "unknown key 'surprise'"),
         (lambda d: d.pop("network"), "'network' is missing"),
         (lambda d: d["network"].update(activation="gelu"), "network.activation = 'gelu'"),
@@ -331,3 +336,101 @@ def test_a_decision_takes_microseconds() -> None:
     x, mask = rng.uniform(-1, 1, 110).astype(np.float32), np.ones(29, dtype=bool)
     best = min(timeit.repeat(lambda: actor.action(x, mask), number=5000, repeat=5)) / 5000
     assert best < 10e-6
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "policy.npz.bak", "Manifest.json", "a\nb"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_whatever_no_bundle_holds_is_refused(name: str, kind: str, bundle: Path, tmp_path: Path) -> None:
+    extra = bundle / name
+    if kind == "file":
+        extra.write_text("")
+    elif kind == "folder":
+        extra.mkdir()
+    else:
+        extra.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(PolicyError, match="move the rest elsewhere") as refused:
+        load(bundle)
+    assert repr(name) in str(refused.value)
+
+
+def test_a_linked_directory_is_refused(bundle: Path, tmp_path: Path) -> None:
+    chain = tmp_path / "absolute"
+    for name, target in (("absolute", bundle), ("relative", Path("policy")), ("chain", chain)):
+        (tmp_path / name).symlink_to(target)
+        for given in (tmp_path / name, f"{tmp_path / name}/", f"{tmp_path / name}/."):
+            with pytest.raises(PolicyError, match=f"{name}: is a symbolic link; give the directory"):
+                load(given)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(PolicyError, match="dangling: is a symbolic link"):
+        load(tmp_path / "dangling")
+    # The way to it may lead over links: that is how systems mount and name their folders.
+    (tmp_path / "parent").symlink_to(tmp_path)
+    load(tmp_path / "parent" / "policy")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "policy.npz", "policy.onnx"])
+@pytest.mark.parametrize("kind", ["link", "link inside", "folder", "pipe", "device", "socket"])
+def test_only_regular_files_are_read(name: str, kind: str, bundle: Path, tmp_path: Path) -> None:
+    file = bundle / name
+    message = r"is not a regular file|cannot be read"
+    if kind.startswith("link"):
+        # What it points to is all right; that it is a link is not.
+        target = file.rename(tmp_path / "elsewhere")
+        file.symlink_to(target if kind == "link" else Path("..") / target.name)
+        message = "is a symbolic link; a bundle holds its files itself"
+    else:
+        file.unlink()
+        if kind == "folder":
+            file.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(file)  # reading it would wait for ever
+        elif kind == "device":
+            try:
+                os.mknod(file, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # zeros without end
+            except PermissionError:
+                pytest.skip("only root makes devices")
+        else:
+            with contextlib.chdir(bundle), socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(name)
+    with pytest.raises(PolicyError, match=f"{name}: .*({message})"):
+        load(bundle)
+
+
+def test_links_are_refused_where_directories_cannot_be_opened(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    monkeypatch.setattr(os, "supports_dir_fd", set())
+    load(bundle)
+    (bundle / "policy.npz").rename(tmp_path / "elsewhere")
+    (bundle / "policy.npz").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PolicyError, match="is a symbolic link"):
+        load(bundle)
+
+
+def test_a_directory_exchanged_while_it_is_read_is_not_mixed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All files come from the directory that was opened, whatever its name means meanwhile."""
+    expected = load(bundle).logits(np.ones(WIDTHS[0]))
+    read = bundle_module._read
+
+    def exchange(source, name: str, limit: int) -> bytes:
+        content = read(source, name, limit)
+        if name == "manifest.json":
+            bundle.rename(tmp_path / "old")
+            bundle.mkdir()
+        return content
+
+    monkeypatch.setattr(bundle_module, "_read", exchange)
+    np.testing.assert_array_equal(load(bundle).logits(np.ones(WIDTHS[0])), expected)
+
+
+def test_a_directory_that_becomes_a_link_is_refused(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look and opening it."""
+    (tmp_path / "link").symlink_to(bundle)
+    monkeypatch.setattr(Path, "is_symlink", lambda self: False)
+    with pytest.raises(PolicyError, match="is a symbolic link"):
+        load(tmp_path / "link")

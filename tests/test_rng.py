@@ -50,3 +50,38 @@ def test_variates_have_their_moments() -> None:
     normal = np.array([rng.normal(x, y) for x, y in zip(u, v, strict=True)])
     assert normal.mean() == pytest.approx(0.0, abs=0.03)
     assert normal.var() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("seed", [0, 7, rng.MAX_SEED, np.int32(7), np.uint64(2**62)])
+def test_a_whole_number_is_a_seed(seed: object) -> None:
+    checked = rng.checked_seed(seed)
+    assert checked == seed and type(checked) is int
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        -1,
+        2**63,
+        2**64,
+        1.5,
+        1.0,
+        True,
+        np.True_,
+        "1",
+        None,
+        np.float64(1),
+        np.uint64(2**63),
+        [1],
+        np.array([1]),
+    ],
+)
+def test_what_is_no_seed_is_named(seed: object) -> None:
+    with pytest.raises(ValueError, match=rf"^fruit = .* must be a whole number from 0 to {2**63 - 1}$"):
+        rng.checked_seed(seed, "fruit")
+
+
+def test_a_generator_takes_seeds_of_any_length() -> None:
+    assert rng.checked_seed(2**100, most=None) == 2**100
+    with pytest.raises(ValueError, match=r"seed = -1 must be a whole number of at least 0$"):
+        rng.checked_seed(-1, most=None)

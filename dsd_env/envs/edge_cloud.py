@@ -17,10 +17,8 @@ from dsd_env.envs.episodes import EnvState, make_episodes
 from dsd_env.envs.infos import NumericInfos, check_infos
 from dsd_env.envs.limits import checked_max_episode_steps, surrounding_time_limit
 from dsd_env.envs.rewards import REWARD_TERMS
+from dsd_env.rng import MAX_SEED, checked_seed
 from dsd_env.scenario import Scenario, load_scenario
-
-MAX_SEED = 2**63 - 1
-"""Episode seeds are drawn below this."""
 
 
 class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
@@ -333,13 +331,14 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             The first observation, and `info`.
 
         Raises:
-            ValueError: An unknown option, or a seed that is not a whole number of at least 0.
+            ValueError: An unknown option, or a seed that is not a whole number of at least 0; that of an
+                episode must be below 2^63.
             RuntimeError: The scenario's horizon ends before the first request.
         """
-        super().reset(seed=seed)
         options = options or {}
         check_options(options, ("episode_seed",))
         episode_seed = checked_episode_seed(options.get("episode_seed"))
+        super().reset(seed=checked_generator_seed(seed))
         if episode_seed is None:
             episode_seed = draw_episode_seed(self.np_random)
         episodes = self._episodes
@@ -505,16 +504,23 @@ def check_options(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
 
 
 def checked_episode_seed(seed: object) -> int | None:
-    """Return the seed of an episode as given by a user.
+    """Return the seed of an episode as given by a user; None stays None.
 
     Raises:
-        ValueError: It is neither None nor a whole number of at least 0.
+        ValueError: It is no whole number, or out of range; see :func:`dsd_env.rng.checked_seed`.
     """
-    if seed is None:
-        return None
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"episode_seed = {seed!r} must be a whole number of at least 0")
-    return int(seed)
+    return None if seed is None else checked_seed(seed, "episode_seed")
+
+
+def checked_generator_seed(seed: object) -> int | None:
+    """Return the seed of a generator of episode seeds as given to ``reset(seed=)``; None stays None.
+
+    It has no upper bound: `np_random_seed`, which repeats a reset without a seed, has 128 bits.
+
+    Raises:
+        ValueError: It is no whole number of at least 0.
+    """
+    return None if seed is None else checked_seed(seed, "seed", most=None)
 
 
 def draw_episode_seed(generator: np.random.Generator) -> int:

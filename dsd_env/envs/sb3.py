@@ -10,15 +10,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from dsd_env.control import ActionSpace, ObservationEncoder
-from dsd_env.envs.edge_cloud import check_options, checked_episode_seed
+from dsd_env.envs.edge_cloud import check_options, checked_episode_seed, checked_generator_seed
 from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.worlds import EpisodeSeeds, EpisodeWorlds, ScenarioLike, WorldMember
+from dsd_env.extras import needs
 from dsd_env.scenario import Scenario
+
+with needs("train", "a VecEnv of Stable-Baselines3"):
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 
 class CompiledVecEnv(VecEnv):
@@ -140,6 +143,14 @@ class CompiledVecEnv(VecEnv):
         self._reset_options()
         self._begin(self.episodes.all, given)
         return self.worlds.observations.copy()
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed world ``i`` with ``seed + i`` at the next reset, None: from the operating system.
+
+        Raises:
+            ValueError: It is not a whole number of at least 0.
+        """
+        return super().seed(checked_generator_seed(seed))
 
     def _begin(self, worlds: NDArray[np.int64], seeds: Sequence[int | None] | None = None) -> None:
         self.episodes.begin(worlds, seeds)

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from dsd_env.envs.edge_cloud import check_options, checked_episode_seed
+from dsd_env.envs.edge_cloud import check_options, checked_episode_seed, checked_generator_seed
 from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.worlds import RENDER_MODES, EpisodeWorlds, ScenarioLike
 
@@ -183,9 +183,11 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         options = options or {}
         check_options(options, ("episode_seed", "reset_mask"))
         mask = self._reset_mask(options)
-        seeds = self._per_world("seed", seed if not isinstance(seed, (int, np.integer)) else None)
-        if isinstance(seed, (int, np.integer)):
-            seeds = [int(seed) + world for world in range(self.num_envs)]
+        if isinstance(seed, (list, tuple, np.ndarray)):
+            seeds = [checked_generator_seed(each) for each in self._per_world("seed", seed)]
+        else:
+            first = checked_generator_seed(seed)
+            seeds = [None if first is None else first + world for world in range(self.num_envs)]
         given = options.get("episode_seed")
         episode_seeds = self._per_world("episode_seed", given if isinstance(given, (list, tuple)) else None)
         if not isinstance(given, (list, tuple)):

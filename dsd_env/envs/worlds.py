@@ -238,7 +238,7 @@ class EpisodeWorlds:
             return draw_episode_seed(self.generator(world))
         episode = self._episodes[world]
         self._episodes[world] += 1
-        return self._name_seed(world, episode)
+        return rng.checked_seed(self._name_seed(world, episode), "episode_seed")
 
     def step(self, actions: object, stepping: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
         """Take a step in every world, or in some; return where episodes have ended.

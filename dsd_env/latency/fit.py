@@ -18,6 +18,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from dsd_env.extras import needs
 from dsd_env.latency.cells import Cell
 from dsd_env.latency.profile import ErrorStats, RegionError, StepCoefficients
 
@@ -295,7 +296,8 @@ def _robust_nnls(
 
     ``offset_s`` is a known part of every cell.
     """
-    from scipy.optimize import nnls
+    with needs("calibrate", "fitting latency profiles"):
+        from scipy.optimize import nnls
 
     seconds = np.array([c.seconds for c in cells])
     root_weight = np.sqrt(np.array([c.weight for c in cells]))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dsd_env.extras import needs
 from dsd_env.latency.cells import DECODE, Cell
 from dsd_env.latency.fit import (
     FitResult,
@@ -80,7 +81,8 @@ def _design(cells: Sequence[Cell], columns: Sequence[str]) -> NDArray[np.float64
 
 def _fit_line(cells: Sequence[Cell], columns: Sequence[str]) -> StepCoefficients:
     """Non-negative least squares of the relative error with p = 1."""
-    from scipy.optimize import nnls
+    with needs("calibrate", "fitting latency profiles"):
+        from scipy.optimize import nnls
 
     root = np.sqrt([c.weight for c in cells])
     design = _design(cells, columns) * root[:, None]

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
+from dsd_env.extras import needs
 from dsd_env.files import write_bytes
 from dsd_env.latency.catalogue import Built
 from dsd_env.latency.cells import DECODE, PREFILL, VERIFY
@@ -20,6 +18,11 @@ from dsd_env.latency.edge import CLASSES, fit_class, load_figures, streamed_byte
 from dsd_env.latency.noise import STRAGGLER_THRESHOLD
 from dsd_env.latency.report import GOAL_MEDIAN_PCT, GOAL_P95_PCT
 from dsd_env.latency.splitwise import load_splitwise, select
+
+with needs("plot", "plotting latency profiles"):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 __all__ = ["plot_documentation", "plot_fit", "plot_overview"]
 

@@ -19,11 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, differential_evolution, minimize
-from scipy.signal import lfilter
-from scipy.stats import norm
 
 from dsd_env import rng
+from dsd_env.extras import needs
 from dsd_env.network.channel import duplex
 from dsd_env.network.processes import (
     MAX_Z,
@@ -35,6 +33,11 @@ from dsd_env.network.processes import (
 )
 from dsd_env.rng import Stream
 from dsd_env.scenario.schema import Ar1, BandwidthProcess, DelayProcess, Jitter, Link, Outages
+
+with needs("calibrate", "fitting network models"):
+    from scipy.optimize import Bounds, differential_evolution, minimize
+    from scipy.signal import lfilter
+    from scipy.stats import norm
 
 __all__ = [
     "LAGS",

@@ -3,7 +3,7 @@
 A bundle is a directory with three files: ``manifest.json`` (schema, provenance, digests), ``policy.npz`` (the
 weights as plain arrays) and ``policy.onnx`` (the same network with its masked argmax as a graph). Reading one
 executes nothing that the bundle brings: JSON, arrays of known name, shape and type, and, if asked for, a
-graph of standard operators.
+graph of standard operators. Symbolic links, whatever is no regular file, and any fourth name are refused.
 
 The digests find damage and mix-ups. They are no signature: whoever can write the directory can rewrite the
 manifest.
@@ -11,12 +11,16 @@ manifest.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
+import stat
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +45,8 @@ from dsd_env.scenario import Scenario
 
 Backend = Literal["auto", "numpy", "onnx"]
 _FLOAT32 = np.dtype("<f4")
+FILES = frozenset({MANIFEST_FILE, NPZ_FILE, ONNX_FILE})
+"""All that the directory of a bundle holds."""
 
 
 class Policy:
@@ -62,7 +68,8 @@ class Policy:
         self.backend: Literal["numpy", "onnx"] = "numpy" if session is None else "onnx"
         self._actor = actor
         self._session = session
-        self._bounds = tuple(pairwise(accumulate(self.actions.nvec, initial=0)))
+        self._flat = manifest.action.flat
+        self._bounds = tuple(pairwise(accumulate(manifest.action.heads(), initial=0)))
         self._all = np.ones((1, actor.n_logits), dtype=np.bool_)
 
     def __repr__(self) -> str:
@@ -83,7 +90,7 @@ class Policy:
             observation: float32, shape (n_features,), as :class:`~dsd_env.control.ObservationEncoder` makes
                 it.
             mask: bool, shape (sum(nvec),), as :meth:`~dsd_env.control.ActionSpace.mask` makes it; None: all
-                selectable.
+                selectable. A policy with flat actions also takes a flat mask, shape (n_flat,).
 
         Raises:
             ValueError: Wrong shapes, values that are not finite, or a dimension with nothing to select.
@@ -93,10 +100,18 @@ class Policy:
 
     def action(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> list[int]:
         """Return the MultiDiscrete action (three indices) that :meth:`decide` translates."""
+        if mask is not None:
+            mask = np.asarray(mask, dtype=np.bool_)
+            if self._flat and mask.shape == (sum(self.actions.nvec),):
+                mask = self.actions.flat_mask(mask)
+        chosen = self._choose(observation, mask)
+        return list(map(int, np.unravel_index(chosen[0], self.actions.nvec))) if self._flat else chosen
+
+    def _choose(self, observation: Real, mask: NDArray[np.bool_] | None) -> list[int]:
         if self._session is None:
             return self._actor.action(observation, mask)
         x = self._checked(observation)
-        allowed = self._all if mask is None else np.asarray(mask, dtype=np.bool_)
+        allowed = self._all if mask is None else mask
         if allowed.size != self._all.size:
             raise ValueError(f"the mask has shape {allowed.shape}, the policy needs ({self._all.size},)")
         allowed = allowed.reshape(1, -1)
@@ -109,7 +124,7 @@ class Policy:
         return actions
 
     def logits(self, observation: Real) -> Float32:
-        """Return the logits before masking (float32, shape (sum(nvec),), a fresh array)."""
+        """Return the logits before masking (float32, shape (sum(nvec),); flat (n_flat,); a fresh array)."""
         if self._session is None:
             return self._actor.logits(observation).copy()
         x = self._checked(observation)
@@ -155,30 +170,35 @@ class Policy:
 def load(path: str | Path, backend: Backend = "auto") -> Policy:
     """Load a policy bundle and verify all of it.
 
+    The directory holds the three files of a bundle and nothing else. Neither it nor a file in it may be a
+    symbolic link: what was checked could then be exchanged from elsewhere.
+
     Args:
         path: The bundle's directory.
         backend: ``numpy``; ``onnx`` (needs the package onnxruntime); ``auto`` is ``numpy``, which is about as
             fast on networks of this size and starts at once.
 
     Raises:
-        PolicyError: Missing or oversized file, wrong digest, schema, shape, type or value, or no onnxruntime.
+        PolicyError: A missing, oversized or unexpected file, a link, a wrong digest, schema, shape, type or
+            value, or no onnxruntime.
     """
     if backend not in ("auto", "numpy", "onnx"):
         raise PolicyError(f"unknown backend {backend!r}; choose 'auto', 'numpy' or 'onnx'")
     folder = Path(path)
-    if not folder.is_dir():
-        raise PolicyError(f"{folder}: no such directory; a policy bundle is a directory with {MANIFEST_FILE}")
-    manifest = Manifest.parse(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES), str(folder / MANIFEST_FILE))
-    contents = {}
-    for name in (NPZ_FILE, ONNX_FILE):
-        entry = dict(manifest.files).get(name)  # type: ignore[call-overload]
-        if entry is None:
-            raise PolicyError(f"{folder / MANIFEST_FILE}: files lacks {name!r}; export the policy again")
-        contents[name] = _read_verified(folder / name, entry)
+    with _opened(folder) as source:
+        manifest = Manifest.parse(
+            _read(source, MANIFEST_FILE, MAX_MANIFEST_BYTES), str(folder / MANIFEST_FILE)
+        )
+        contents = {}
+        for name in (NPZ_FILE, ONNX_FILE):
+            entry = dict(manifest.files).get(name)  # type: ignore[call-overload]
+            if entry is None:
+                raise PolicyError(f"{folder / MANIFEST_FILE}: files lacks {name!r}; export the policy again")
+            contents[name] = _read_verified(source, name, entry)
     actor = MlpActor(
         _unpack(contents[NPZ_FILE], manifest, str(folder / NPZ_FILE)),
         manifest.network.activation,
-        manifest.action.space().nvec,
+        manifest.action.heads(),
         manifest.network.normalisations,
     )
     session = (
@@ -212,11 +232,7 @@ def write_bundle(
     """
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        replaceable = target.is_dir() and {p.name for p in target.iterdir()} <= {
-            MANIFEST_FILE,
-            NPZ_FILE,
-            ONNX_FILE,
-        }
+        replaceable = target.is_dir() and {p.name for p in target.iterdir()} <= FILES
         if not replaceable:
             raise PolicyError(f"{target}: exists and is not a policy bundle; choose another directory")
         if not overwrite:
@@ -240,22 +256,88 @@ def write_bundle(
     return manifest
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """Return the content of a regular file of at most ``limit`` bytes."""
-    if path.is_symlink():
-        raise PolicyError(f"{path}: is a symbolic link; a bundle holds its files itself")
+@dataclass(frozen=True)
+class _Source:
+    """A bundle's directory, open for reading.
+
+    Attributes:
+        folder: Its path.
+        descriptor: It itself, held open, so that all files are read from one directory whatever happens to
+            its name meanwhile; None where the system opens no directories.
+    """
+
+    folder: Path
+    descriptor: int | None
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[_Source]:
+    """Open a bundle's directory, which is none by a link and holds nothing that a bundle does not.
+
+    Raises:
+        PolicyError: It is a link, no directory, or holds something else.
+    """
+    linked = PolicyError(f"{folder}: is a symbolic link; give the directory that it points to")
+    absent = PolicyError(f"{folder}: no such directory; a policy bundle is a directory with {MANIFEST_FILE}")
+    descriptor = None
     try:
-        with path.open("rb") as file:
+        if folder.is_symlink():
+            raise linked
+        if not folder.is_dir():
+            raise absent
+        if os.open in os.supports_dir_fd and os.listdir in os.supports_fd:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        names = os.listdir(folder if descriptor is None else descriptor)
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        if isinstance(error, PolicyError):
+            raise
+        if getattr(error, "errno", None) in (errno.ELOOP, errno.ENOTDIR):  # exchanged since the looks above
+            raise linked from error
+        raise PolicyError(f"{folder}: cannot be read ({error})") from error
+    try:
+        if extra := sorted(set(names) - FILES):
+            some = ", ".join(map(repr, extra[:5])) + " …" * (len(extra) > 5)
+            raise PolicyError(
+                f"{folder}: holds {some}, which no policy bundle does; its files are "
+                f"{', '.join(sorted(FILES))}: move the rest elsewhere"
+            )
+        yield _Source(folder, descriptor)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _read(source: _Source, name: str, limit: int) -> bytes:
+    """Return the content of a regular file of at most ``limit`` bytes."""
+    path = source.folder / name
+    linked = PolicyError(f"{path}: is a symbolic link; a bundle holds its files itself")
+    # Without O_NONBLOCK, opening a pipe would wait for somebody to write.
+    flags = os.O_RDONLY
+    for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, flag, 0)
+    try:
+        if source.descriptor is None:
+            if path.is_symlink():
+                raise linked
+            descriptor = os.open(path, flags)
+        else:
+            descriptor = os.open(name, flags, dir_fd=source.descriptor)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise PolicyError(f"{path}: is not a regular file; copy or export the bundle again")
             content = file.read(limit + 1)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise linked from error
         raise PolicyError(f"{path}: cannot be read ({error.strerror}); is the bundle complete?") from error
     if len(content) > limit:
         raise PolicyError(f"{path}: larger than {limit} bytes, which no file of a bundle is")
     return content
 
 
-def _read_verified(path: Path, entry: FileEntry) -> bytes:
-    content = _read(path, MAX_FILE_BYTES)
+def _read_verified(source: _Source, name: str, entry: FileEntry) -> bytes:
+    content = _read(source, name, MAX_FILE_BYTES)
+    path = source.folder / name
     if len(content) != entry.bytes:
         raise PolicyError(
             f"{path}: {len(content)} bytes, the manifest says {entry.bytes}: truncated or replaced; "
@@ -368,7 +450,7 @@ def _onnx_session(content: bytes, manifest: Manifest, where: str) -> Any:
     expected = {
         "observation": (widths[0], "tensor(float)"),
         "mask": (widths[-1], "tensor(bool)"),
-        "actions": (3, "tensor(int64)"),
+        "actions": (len(manifest.action.heads()), "tensor(int64)"),
         "logits": (widths[-1], "tensor(float)"),
     }
     if ports != expected:

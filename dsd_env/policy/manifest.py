@@ -5,17 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from dsd_env.control import ActionSpace, Feature, ObservationEncoder
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.loader import explain_validation_error
 
 FORMAT = "dsd_env.policy"
-FORMAT_VERSION = 1
-"""Raised when a bundle of this format can no longer be read by older code."""
+FORMAT_VERSION = 2
+"""Raised when a bundle of this format can no longer be read by older code. Bundles that it can read say 1: 2
+adds flat actions, logits that are not normalised, and trainings without a seed."""
 
 NPZ_FILE = "policy.npz"
 ONNX_FILE = "policy.onnx"
@@ -53,6 +62,10 @@ class Actions(_Model):
     gammas: tuple[Annotated[int, Field(ge=0, le=4096)], ...] = Field(min_length=1, max_length=4096)
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = Field(min_length=1, max_length=4096)
     n_placements: Annotated[int, Field(ge=1, le=4096)]
+    flat: bool = Field(
+        default=False,
+        description="One logit per combination of the three indices, in the order of `numpy.unravel_index`.",
+    )
 
     @model_validator(mode="after")
     def _increasing(self) -> Actions:
@@ -65,12 +78,24 @@ class Actions(_Model):
         """Return the same lists as an :class:`~dsd_env.control.ActionSpace`."""
         return ActionSpace(self.gammas, self.batch_sizes, self.n_placements)
 
+    def heads(self) -> tuple[int, ...]:
+        """Return the sizes of the groups of logits of which one each is chosen."""
+        space = self.space()
+        return (space.n_flat,) if self.flat else space.nvec
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The ONNX file carries the manifest's text: that of a bundle without flat actions stays what it was.
+        data: dict[str, Any] = serialise(self)
+        return data if self.flat else {key: value for key, value in data.items() if key != "flat"}
+
 
 class Network(_Model):
     """Shape of the actor: a multilayer perceptron in float32.
 
     `normalisations` counts how often the trainer's distribution normalises the logits (x - logsumexp(x),
-    rounded to float32) before it takes the argmax of their softmax: 1 for PPO, 2 for MaskablePPO. Rounding
+    rounded to float32) before it takes the argmax of their softmax: 1 for PPO and A2C, 2 for MaskablePPO; 0
+    for DQN, which takes the argmax of its values as they are. Rounding
     can make the two best of several almost equal logits exactly equal, and then the first of them wins; see
     :mod:`dsd_env.policy.network`.
     """
@@ -79,7 +104,7 @@ class Network(_Model):
         min_length=2, max_length=17, description="Widths from input to output."
     )
     activation: Literal["tanh", "relu"]
-    normalisations: Literal[1, 2]
+    normalisations: Literal[0, 1, 2]
 
 
 class ScenarioRef(_Model):
@@ -94,7 +119,7 @@ class Training(_Model):
     """Where a policy came from."""
 
     algorithm: _Word
-    seed: int
+    seed: int | None
     steps: Annotated[int, Field(ge=0)]
     config_sha256: _Sha256 | None = None
     warm_start: _Text | None = None
@@ -115,7 +140,7 @@ class Manifest(_Model):
     """Everything about a bundle except the weights."""
 
     format: Literal["dsd_env.policy"] = "dsd_env.policy"
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 1
     created: _Text
     observation: tuple[FeatureSpec, ...] = Field(min_length=1, max_length=4096)
     action: Actions
@@ -133,10 +158,15 @@ class Manifest(_Model):
             raise ValueError(
                 f"network.layers begins with {self.network.layers[0]}, but there are {len(names)} features"
             )
-        n_logits = sum(self.action.space().nvec)
+        n_logits = sum(self.action.heads())
         if self.network.layers[-1] != n_logits:
             raise ValueError(
                 f"network.layers ends with {self.network.layers[-1]}, but the actions need {n_logits}"
+            )
+        newer = self.action.flat or self.network.normalisations == 0 or self.training.seed is None
+        if newer and self.format_version == 1:
+            raise ValueError(
+                "flat actions, logits that are not normalised, and no seed need format_version 2"
             )
         return self
 
@@ -171,10 +201,11 @@ class Manifest(_Model):
             raise PolicyError(
                 f"{where}: not the manifest of a policy bundle (key 'format' must be {FORMAT!r})"
             )
-        if data.get("format_version") != FORMAT_VERSION:
+        version = data.get("format_version")
+        if isinstance(version, bool) or version not in (1, FORMAT_VERSION):
             raise PolicyError(
-                f"{where}: format_version {data.get('format_version')!r} is not {FORMAT_VERSION}, the one "
-                "that this dsd_env reads; export the policy again, or install the version that wrote it"
+                f"{where}: format_version {version!r} is not 1 or {FORMAT_VERSION}, which this dsd_env "
+                "reads; export the policy again, or install the version that wrote it"
             )
         try:
             return cls.model_validate(data)

@@ -49,14 +49,15 @@ class MlpActor:
         layers: Sequence[tuple[Real, Real]],
         activation: Literal["tanh", "relu"],
         nvec: Sequence[int],
-        normalisations: Literal[1, 2] = 2,
+        normalisations: Literal[0, 1, 2] = 2,
     ) -> None:
         """Take the weights.
 
         Args:
             layers: (weight (out, in), bias (out,)) per layer, float32, from input to logits.
             activation: Between the layers; the last one is linear.
-            nvec: Sizes of the action dimensions; they sum to the number of logits.
+            nvec: Sizes of the action dimensions; they sum to the number of logits. A single one for flat
+                actions.
             normalisations: How often the trainer normalises the logits, see
                 :class:`dsd_env.policy.manifest.Network`.
 
@@ -145,7 +146,7 @@ def choose(
         logits: float32, shape (n,).
         mask: bool, shape (n,); None: all True.
         bounds: (start, stop) of every dimension within the logits.
-        normalisations: 1 (PPO) or 2 (MaskablePPO).
+        normalisations: 0 (DQN), 1 (PPO, A2C) or 2 (MaskablePPO).
 
     Raises:
         ValueError: Wrong mask shape, or a dimension with nothing to select.
@@ -175,7 +176,7 @@ def choose(
         # Normalised logits are of the size of `reach`; float32 spacing there is at most 1.2e-7 of it per
         # rounding.
         reach = 4.0 + abs(top) + max(masked - top, 0.0)
-        if top - earlier <= 1e-6 * reach:
+        if normalisations and top - earlier <= 1e-6 * reach:
             part = np.asarray(allowed[start:stop], dtype=np.bool_)
             chosen.append(_as_the_trainer(logits[start:stop], part, normalisations))
         else:

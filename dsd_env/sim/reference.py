@@ -24,6 +24,7 @@ from dsd_env.control.actions import Decision
 from dsd_env.control.view import DecisionView, Site
 from dsd_env.laws import drafting, resolve
 from dsd_env.network import FaultMember, FaultWindows, fault_members
+from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.entities import (
     Device,
@@ -137,7 +138,11 @@ class ReferenceSimulation:
             record_spans: Keep timeline bars for rendering.
             price_delays: Account to each request how long it makes others wait (`delay_caused_s`).
             builder: Builder of this scenario's worlds, to load profiles and traces only once.
+
+        Raises:
+            ValueError: The seed is not a whole number from 0 to 2^63 − 1.
         """
+        seed = checked_seed(seed)
         self.scenario = scenario
         self.seed = seed
         self.terminated = False

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq, minimize
 
+from dsd_env.extras import needs
 from dsd_env.scenario.schema import BurstyClients, Quantiles, RateModulation, Renewal, RequestKind
 from dsd_env.workload.statistics import (
     WINDOWS_S,
@@ -27,6 +27,9 @@ from dsd_env.workload.statistics import (
     renewal_arrivals,
     share_of_top_clients,
 )
+
+with needs("calibrate", "fitting workloads"):
+    from scipy.optimize import brentq, minimize
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

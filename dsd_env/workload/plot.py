@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from dsd_env.extras import needs
 from dsd_env.files import write_atomically
 from dsd_env.workload.catalogue import CURVE_S, Curves
+
+with needs("plot", "plotting workloads"):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 _DATA, _MODEL = "#0072b2", "#d55e00"
 

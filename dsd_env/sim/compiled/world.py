@@ -21,6 +21,7 @@ from dsd_env.control.view import (
     SystemView,
     TargetView,
 )
+from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
 from dsd_env.laws.resolve import REASONS
 from dsd_env.sim.compiled import records as rec
@@ -329,9 +330,11 @@ class CompiledSimulation:
 
         Raises:
             NotImplementedError: Spans are asked for, or an acceptance source that only the reference knows.
+            ValueError: The seed is not a whole number from 0 to 2^63 − 1.
         """
         if record_spans:
             raise NotImplementedError("the compiled engine records no spans; use engine='reference'")
+        seed = checked_seed(seed)
         if layout is None:
             layout = compile_scenario(scenario, builder, log_events=log_events if record_events else 0)
         self.scenario = scenario

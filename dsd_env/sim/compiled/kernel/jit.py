@@ -9,7 +9,7 @@ import numpy as np
 from numba import cfunc, njit, types
 from numba.extending import register_jitable
 
-from dsd_env.sim.compiled.cache import caching
+from dsd_env.sim.code_cache import caching
 
 
 def jit(function):

@@ -1,0 +1,60 @@
+"""Writing a trained actor as a policy bundle: npz and ONNX, no pickle, no torch needed to run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dsd_env import provenance
+from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.policy.bundle import write_bundle
+from dsd_env.policy.graph import onnx_bytes
+from dsd_env.policy.manifest import Actions, Manifest, Network, Training, feature_specs, scenario_ref
+from dsd_env.policy.network import MlpActor
+from dsd_env.scenario import Scenario
+
+
+def export_actor(
+    actor: MlpActor, scenario: Scenario, training: Training, out: str | Path, *, overwrite: bool = False
+) -> Manifest:
+    """Write an actor as a bundle.
+
+    Args:
+        actor: The network, with one head per dimension of the actions, or one for all flat actions.
+        scenario: The scenario it was trained on; gives observation and action schema.
+        training: Provenance.
+        out: Directory of the bundle.
+        overwrite: Replace an existing bundle.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        PolicyError: ``out`` is taken, the package onnx is not installed, or the network does not fit the
+            scenario.
+    """
+    actions = ActionSpace.of(scenario)
+    flat = actor.nvec == (actions.n_flat,)
+    # What code of before cannot read is of the next version, whatever else is not.
+    newer = flat or training.seed is None or actor.normalisations == 0
+    widths = [actor.n_inputs] + [weight.shape[0] for weight, _ in actor.layers]
+    manifest = Manifest(
+        format_version=2 if newer else 1,
+        created=provenance.now_utc(),
+        observation=feature_specs(ObservationEncoder.of(scenario).features),
+        action=Actions(
+            gammas=actions.gammas,
+            batch_sizes=actions.batch_sizes,
+            n_placements=actions.n_placements,
+            flat=flat,
+        ),
+        network=Network(
+            layers=tuple(widths), activation=actor.activation, normalisations=actor.normalisations
+        ),
+        scenario=scenario_ref(scenario),
+        training=training,
+    )
+    arrays = {}
+    for index, (weight, bias) in enumerate(actor.layers):
+        arrays[f"weight_{index}"], arrays[f"bias_{index}"] = weight, bias
+    graph = onnx_bytes(actor, manifest.identity_json())
+    return write_bundle(out, manifest, arrays, graph, overwrite=overwrite)
