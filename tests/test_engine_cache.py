@@ -27,7 +27,9 @@ def sources() -> list[str]:
     return [file.relative_to(PACKAGE).as_posix() for file in cache.source_files(PACKAGE)]
 
 
-@pytest.mark.parametrize("source", ["laws/links.py", "rng.py", "sim/compiled/records.py", "sim/compiled/kernel/loop.py"])
+@pytest.mark.parametrize(
+    "source", ["laws/links.py", "rng.py", "sim/compiled/records.py", "sim/compiled/kernel/loop.py"]
+)
 def test_a_change_of_any_source_is_another_folder(tmp_path: Path, source: str) -> None:
     for name in sources():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -675,7 +675,7 @@ def test_numeric_infos_are_alike_at_every_reset_and_step() -> None:
 
 
 def test_codes_of_reasons_are_the_engines() -> None:
-    from dsd_env.sim.compiled.world import REASONS
+    from dsd_env.laws.resolve import REASONS
 
     assert tuple(RESOLVED_CODES) == REASONS
     assert tuple(RESOLVED_CODES.values()) == tuple(range(len(REASONS)))

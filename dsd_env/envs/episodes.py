@@ -269,9 +269,9 @@ class CompiledEpisodes:
 
     def __init__(self, layout: Layout, actions: ActionSpace, *, price_delays: bool) -> None:
         """Allocate the one world."""
+        from dsd_env.laws.resolve import REASONS
         from dsd_env.sim.compiled.status import DUE, TERMINATED
         from dsd_env.sim.compiled.vector import WorldVector
-        from dsd_env.laws.resolve import REASONS
 
         scenario = layout.scenario
         self._due, self._terminated, self._reasons = DUE, TERMINATED, REASONS

@@ -24,12 +24,12 @@ from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.infos import METRICS, NOT_DUE, NumericInfos, check_infos
 from dsd_env.envs.limits import checked_max_episode_steps
 from dsd_env.envs.rewards import REWARD_TERMS, reward_factors, reward_weights
+from dsd_env.laws.resolve import REASONS
 from dsd_env.rng import Stream
 from dsd_env.scenario import Scenario, ScenarioError, load_scenario
 from dsd_env.sim.compiled import batch
 from dsd_env.sim.compiled.status import DUE, TERMINATED, TRUNCATED
 from dsd_env.sim.compiled.vector import WorldVector
-from dsd_env.laws.resolve import REASONS
 from dsd_env.sim.engines import compiled_layout
 
 ScenarioLike = str | Path | Scenario | Mapping[str, Any]

@@ -28,8 +28,8 @@ Renewal = Any
 def load_advance(load: Load, offset_s: float, now_s: float, amount: float) -> float:
     """Return when the load clock, which runs at the speed of the load, has advanced by ``amount``.
 
-    The load is linear between ``load.times_s``, of which there are ``load.segments + 1``, and has ``load.values``
-    there; time 0 lies at ``offset_s`` of its period.
+    The load is linear between ``load.times_s``, of which there are ``load.segments + 1``, and has
+    ``load.values`` there; time 0 lies at ``offset_s`` of its period.
     """
     position_s = (now_s + offset_s) % load.period_s
     segment = load.segments - 1
@@ -70,8 +70,8 @@ def client_weight(spec: Renewal, seed: int, device: int) -> float:
 def begin_renewal(process: Renewal, spec: Renewal, seed: int, rate_per_s: float, number: int) -> None:
     """Let a renewal process stand at the start of the episode.
 
-    Gap number i is drawn at (``ARRIVAL``, number, i), the rate's factor of period k at (``LOAD_PHASE``, number + 1,
-    2k and 2k + 1).
+    Gap number i is drawn at (``ARRIVAL``, number, i), the rate's factor of period k at (``LOAD_PHASE``,
+    number + 1, 2k and 2k + 1).
 
     Args:
         process: The process.
@@ -99,13 +99,13 @@ def begin_renewal(process: Renewal, spec: Renewal, seed: int, rate_per_s: float,
 
 def next_gap_s(process: Renewal, spec: Renewal) -> float:
     """Return the time until the process's next arrival, in seconds of the load clock."""
-    gaps = process.first
+    gaps: float = process.first
     if gaps == 0.0:
         gaps = _gap(process)
     process.first = 0.0
-    amount_s = gaps / process.rate_per_s
+    amount_s: float = gaps / process.rate_per_s
     if not spec.modulated:
-        return min(amount_s, spec.limit_s)
+        return float(min(amount_s, spec.limit_s))
     elapsed_s = 0.0
     while amount_s > process.left_s * process.factor and elapsed_s < spec.limit_s:
         amount_s -= process.left_s * process.factor
@@ -115,14 +115,14 @@ def next_gap_s(process: Renewal, spec: Renewal) -> float:
         _begin_rate_period(process, spec)
     rest_s = amount_s / process.factor
     process.left_s = max(0.0, process.left_s - rest_s)
-    return min(elapsed_s + rest_s, spec.limit_s)
+    return float(min(elapsed_s + rest_s, spec.limit_s))
 
 
 def _gap(process: Renewal) -> float:
     """Return the next gap, of mean one: Weibull."""
     variate = max(rng.exponential(rng.uniform_from_key(process.gap_key, process.ordinal)), SHORTEST)
     process.ordinal += 1
-    return process.scale * math.exp(process.power * math.log(variate))
+    return float(process.scale * math.exp(process.power * math.log(variate)))
 
 
 def _rate_normal(process: Renewal) -> float:

@@ -1,9 +1,9 @@
 """How far a draft has come, and what a round's result teaches.
 
-A draft job has ``gamma`` tokens to make, a ``state``, ``start_s``, ``duration_s`` and ``first_s`` (when it started,
-how long it takes, how long its first token takes). With a head start, drafted ahead on a guess that turned out
-right, ``head_context_tokens`` says from which context (0: it has none), ``head_drafts`` how many drafts of this
-window are complete, and ``head_done_s`` how long the drafter has spent on them.
+A draft job has ``gamma`` tokens to make, a ``state``, ``start_s``, ``duration_s`` and ``first_s`` (when it
+started, how long it takes, how long its first token takes). With a head start, drafted ahead on a guess that
+turned out right, ``head_context_tokens`` says from which context (0: it has none), ``head_drafts`` how many
+drafts of this window are complete, and ``head_done_s`` how long the drafter has spent on them.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ def done_s(job: DraftJob, now_s: float) -> float:
     """Return the time spent on a job until now."""
     if job.state == QUEUED:
         return 0.0
-    return job.duration_s if job.state == ENDED else now_s - job.start_s
+    return float(job.duration_s if job.state == ENDED else now_s - job.start_s)
 
 
 def tokens_after(job: DraftJob, spent_s: float) -> int:
     """Return how many of a job's tokens are complete after so much time."""
-    gamma = job.gamma
+    gamma: int = job.gamma
     if job.state == QUEUED:
         return 0
     if job.state == ENDED or spent_s >= job.duration_s:
         return gamma
     if job.head_context_tokens > 0:
-        ready = min(gamma, job.head_drafts)
+        ready: int = min(gamma, job.head_drafts)
         return ready + int((gamma - ready) * (spent_s / job.duration_s))
     if spent_s < job.first_s or gamma == 0:
         return 0
-    later = (gamma - 1) * (spent_s - job.first_s) / (job.duration_s - job.first_s)
+    later: float = (gamma - 1) * (spent_s - job.first_s) / (job.duration_s - job.first_s)
     return min(gamma, 1 + int(later))
 
 

@@ -24,12 +24,18 @@ class Window(Protocol):
 class FaultLaw(Protocol):
     """One entity that a fault hits: at random, or at ``n_times`` given times ``at_s``."""
 
-    number: int
-    is_random: bool
-    mean_interval_s: float
-    n_times: int
-    at_s: Sequence[float]
-    duration_s: VariateLaw
+    @property
+    def number(self) -> int: ...
+    @property
+    def is_random(self) -> bool: ...
+    @property
+    def mean_interval_s(self) -> float: ...
+    @property
+    def n_times(self) -> int: ...
+    @property
+    def at_s(self) -> Sequence[float]: ...
+    @property
+    def duration_s(self) -> VariateLaw: ...
 
 
 def next_window(window: Window, fault: FaultLaw, seed: int) -> None:

@@ -1,7 +1,7 @@
 """One direction of a link: FIFO serialisation at a rate that may change, propagation, jitter, loss.
 
-A channel asks at times that never fall, so each process on it stands at one piece and goes on from there. What it
-draws is addressed by the piece's number, not by who asked when.
+A channel asks at times that never fall, so each process on it stands at one piece and goes on from there.
+What it draws is addressed by the piece's number, not by who asked when.
 
 A channel has a state and a spec (its constants). Where its bandwidth or its delay changes, or it can fail,
 ``channel.rate`` and ``spec.rate`` are state and constants of that.
@@ -53,7 +53,9 @@ def advance_process(process: Process, spec: Process, time_s: float) -> None:
         process.index += 1
         process.until_s = (process.index + 1) * spec.period_s
         for part in range(spec.parts):
-            process.x[part] = spec.rho[part] * process.x[part] + spec.step[part] * _process_normal(process, part)
+            process.x[part] = spec.rho[part] * process.x[part] + spec.step[part] * _process_normal(
+                process, part
+            )
     _set_value(process, spec)
 
 
@@ -118,7 +120,9 @@ def begin_rate(rate: Rate, spec: Rate, seed: int, number: int) -> None:
         next_window(rate.breaks[n], spec.breaks[n].fault, seed)
 
 
-def _through(window: Window, factor: float, time_s: float, bits_per_s: float, until_s: float) -> tuple[float, float]:
+def _through(
+    window: Window, factor: float, time_s: float, bits_per_s: float, until_s: float
+) -> tuple[float, float]:
     """Return rate and end of the piece with one window in mind that has not ended."""
     if time_s < window.start_s:
         return bits_per_s, min(until_s, window.start_s)
@@ -189,20 +193,20 @@ def _losses(channel: Channel, spec: Channel) -> int:
 def _jitter_s(channel: Channel, spec: Channel) -> float:
     """Return the log-normal jitter of the next message."""
     if spec.jitter_median_s == 0.0 or spec.jitter_sigma == 0.0:
-        return spec.jitter_median_s
+        return float(spec.jitter_median_s)
     z = rng.normal(
         rng.uniform_from_key(channel.jitter_key, 2 * channel.messages),
         rng.uniform_from_key(channel.jitter_key, 2 * channel.messages + 1),
     )
-    return spec.jitter_median_s * math.exp(spec.jitter_sigma * z)
+    return float(spec.jitter_median_s * math.exp(spec.jitter_sigma * z))
 
 
 def send(channel: Channel, spec: Channel, seed: int, weight: float, now_s: float, size_bytes: float) -> float:
     """Put a message on a channel and return when it arrives.
 
-    A message starts when the one before it has left, takes its size over the rate to leave, then propagates with
-    jitter. Each loss costs one retransmission time-out. Messages arrive in the order in which they were sent, as on
-    a TCP stream: a late one holds up those behind it.
+    A message starts when the one before it has left, takes its size over the rate to leave, then propagates
+    with jitter. Each loss costs one retransmission time-out. Messages arrive in the order in which they were
+    sent, as on a TCP stream: a late one holds up those behind it.
 
     Args:
         channel: State of the channel.
@@ -226,7 +230,7 @@ def send(channel: Channel, spec: Channel, seed: int, weight: float, now_s: float
         if spec.rate.has_series_delay:
             advance_cursor(channel.rate.delay_cursor, spec.rate, channel.free_s)
             arrival_s += spec.rate.extra_delay_s[channel.rate.delay_cursor.index]
-    arrival_s = max(arrival_s, channel.last_arrival_s)
+    arrival_s = float(max(arrival_s, channel.last_arrival_s))
     channel.last_arrival_s = arrival_s
     channel.messages += 1
     return arrival_s

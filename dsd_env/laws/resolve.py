@@ -8,7 +8,9 @@ REASONS: tuple[str | None, ...] = (None, "no_drafter", "batch_clipped", "target_
 """Their names, by number."""
 
 
-def resolved(gamma: int, batch_size: int, moved: bool, can_draft: bool, max_batch_size: int) -> tuple[int, int, int]:
+def resolved(
+    gamma: int, batch_size: int, moved: bool, can_draft: bool, max_batch_size: int
+) -> tuple[int, int, int]:
     """Return (gamma, batch size, reason) as executed.
 
     Args:

@@ -1,9 +1,9 @@
 """How long iterations and draft steps take.
 
-A timer has ``compute_s`` (attention-free time by number of new tokens), ``k_bw_s``, ``k_multi_s`` and ``k_lat_s``
-(seconds per KV token read when every sequence has one new token, when some has more, and per KV token of the
-longest sequence that has more); see :mod:`dsd_env.latency.profile` for the form. Every engine reads the same
-float64 table, so that all of them compute the same times to the last bit.
+A timer has ``compute_s`` (attention-free time by number of new tokens), ``k_bw_s``, ``k_multi_s`` and
+``k_lat_s`` (seconds per KV token read when every sequence has one new token, when some has more, and per KV
+token of the longest sequence that has more); see :mod:`dsd_env.latency.profile` for the form. Every engine
+reads the same float64 table, so that all of them compute the same times to the last bit.
 """
 
 from __future__ import annotations
@@ -22,18 +22,25 @@ STRAGGLER = int(Stream.STRAGGLER)
 class Timer(Protocol):
     """A tabulated latency profile; see the module."""
 
-    compute_s: Sequence[float]
-    k_bw_s: float
-    k_multi_s: float
-    k_lat_s: float
+    @property
+    def compute_s(self) -> Sequence[float]: ...
+    @property
+    def k_bw_s(self) -> float: ...
+    @property
+    def k_multi_s(self) -> float: ...
+    @property
+    def k_lat_s(self) -> float: ...
 
 
 class Noise(Protocol):
     """How iteration times scatter."""
 
-    iteration_noise_sigma: float
-    straggler_share: float
-    straggler_factor: float
+    @property
+    def iteration_noise_sigma(self) -> float: ...
+    @property
+    def straggler_share(self) -> float: ...
+    @property
+    def straggler_factor(self) -> float: ...
 
 
 def step_s(timer: Timer, speed: float, new_tokens: int, kv_tokens: int, longest_kv_tokens: int) -> float:
@@ -53,13 +60,19 @@ def step_s(timer: Timer, speed: float, new_tokens: int, kv_tokens: int, longest_
 
 
 def draft_s(
-    timer: Timer, speed: float, lag_tokens: int, context_tokens: int, gamma: int, active: int, active_kv_tokens: int
+    timer: Timer,
+    speed: float,
+    lag_tokens: int,
+    context_tokens: int,
+    gamma: int,
+    active: int,
+    active_kv_tokens: int,
 ) -> float:
     """Return the time to process the KV lag and draft ``gamma`` tokens.
 
-    The first step processes every committed token that the drafter has not seen and yields the first draft; each
-    further step processes one draft and yields the next. Other sequences drafted at the same time add one
-    token each to every step.
+    The first step processes every committed token that the drafter has not seen and yields the first draft;
+    each further step processes one draft and yields the next. Other sequences drafted at the same time add
+    one token each to every step.
 
     Args:
         timer: Times of the drafter's steps.
@@ -88,7 +101,8 @@ def iteration_noise(spec: Noise, seed: int, target: int, iterations: int) -> flo
     if sigma != 0.0:
         noise_key = rng.key(seed, ITERATION_NOISE, target)
         z = rng.normal(
-            rng.uniform_from_key(noise_key, 2 * iterations), rng.uniform_from_key(noise_key, 2 * iterations + 1)
+            rng.uniform_from_key(noise_key, 2 * iterations),
+            rng.uniform_from_key(noise_key, 2 * iterations + 1),
         )
         factor = math.exp(sigma * z - 0.5 * sigma * sigma)
     share = spec.straggler_share

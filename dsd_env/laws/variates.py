@@ -1,6 +1,7 @@
 """Laws of variates: think times, lengths of prompts and answers, durations of faults.
 
-A law is an object with ``code``, ``pieces``, ``a``, ``b``, ``low``, ``high``, ``scores``, ``logs`` and ``slopes``:
+A law is an object with ``code``, ``pieces``, ``a``, ``b``, ``low``, ``high``, ``scores``, ``logs`` and
+``slopes``:
 
 ============= ==================================================================================
 code          value of the variate
@@ -28,15 +29,24 @@ CONSTANT, EXPONENTIAL, GEOMETRIC, LOG_NORMAL, QUANTILES = range(5)
 class VariateLaw(Protocol):
     """What the functions here ask of a law; see the module."""
 
-    code: int
-    pieces: int
-    a: float
-    b: float
-    low: float
-    high: float
-    scores: Sequence[float]
-    logs: Sequence[float]
-    slopes: Sequence[float]
+    @property
+    def code(self) -> int: ...
+    @property
+    def pieces(self) -> int: ...
+    @property
+    def a(self) -> float: ...
+    @property
+    def b(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def scores(self) -> Sequence[float]: ...
+    @property
+    def logs(self) -> Sequence[float]: ...
+    @property
+    def slopes(self) -> Sequence[float]: ...
 
 
 def log_quantile(

@@ -196,7 +196,8 @@ class RateProcess:
         self.times_s = place.times_s if place is not None else ()
         self.has_delay, self.delay = delay is not None, delay
         self.has_series_delay = series_delay is not None
-        self.extra_delay_s, self.delay_cursor = series_delay if series_delay is not None else ((), None)
+        self.extra_delay_s: tuple[float, ...] = () if series_delay is None else series_delay[0]
+        self.delay_cursor: SeriesCursor | None = None if series_delay is None else series_delay[1]
         self.n_breaks = len(faults)
         self.breaks = [windows for windows, _ in faults]
         for windows, factor in faults:

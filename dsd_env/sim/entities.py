@@ -26,6 +26,7 @@ from dsd_env.network import Channel
 from dsd_env.scenario.schema import Power, Target
 from dsd_env.workload import RequestSpec
 
+
 class StepTimer:
     """A latency profile made fast: iteration times by table look-up.
 
@@ -317,9 +318,7 @@ class Station:
     def report(self, now_s: float) -> tuple[float, int, float, bool]:
         """Return (time, jobs, expected wait, up) as the drafter would report them now."""
         jobs = len(self.active) + len(self.queue)
-        wait_s = reports.drafter_wait_s(
-            len(self.active), len(self.queue), self.concurrency, self.mean_job_s
-        )
+        wait_s = reports.drafter_wait_s(len(self.active), len(self.queue), self.concurrency, self.mean_job_s)
         return now_s, jobs, wait_s, self.down == 0
 
 

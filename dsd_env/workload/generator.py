@@ -25,6 +25,7 @@ from dsd_env.workload.load import LoadClock
 from dsd_env.workload.renewal import RenewalProcess, client_shares, longest_gap_s
 from dsd_env.workload.replay import Schedule, replay_schedule
 
+
 @dataclass(frozen=True, slots=True)
 class RequestSpec:
     """What a request is, before anything happens to it.

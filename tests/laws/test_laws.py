@@ -1,6 +1,7 @@
 """Every shared law against a closed form, or a case worked out by hand.
 
-The engines are compared with each other event for event, but a law that both of them call could be wrong in both.
+The engines are compared with each other event for event, but a law that both of them call could be wrong in
+both.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def test_a_law_by_quantiles_goes_through_them_and_stays_within() -> None:
     for z, value in zip(scores, values, strict=True):
         assert variates.value_at(one, z) == pytest.approx(value)
     assert variates.value_at(one, 0.5) == pytest.approx(math.sqrt(20.0 * 80.0))
-    assert variates.value_at(one, -7.0) == pytest.approx(10.0) and variates.value_at(one, 7.0) == pytest.approx(80.0)
+    assert variates.value_at(one, -7.0) == pytest.approx(10.0) and variates.value_at(
+        one, 7.0
+    ) == pytest.approx(80.0)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +114,8 @@ def test_the_marginal_time_of_a_token_is_the_slope_of_the_table_within_it() -> N
 def channel(**values: object) -> Case:
     """Return an idle channel of 1 kB/s and 10 ms."""
     plain = {
-        "free_s": 0.0, "last_arrival_s": 0.0, "messages": 0, "last_lost": 0, "one_way_s": 0.010, "changes": False,
-        "has_rate_row": False, "seconds_per_byte": 1e-3, "jitter_median_s": 0.0, "jitter_sigma": 0.0,
+        "free_s": 0.0, "last_arrival_s": 0.0, "messages": 0, "last_lost": 0, "one_way_s": 0.010, "changes":
+        False, "has_rate_row": False, "seconds_per_byte": 1e-3, "jitter_median_s": 0.0, "jitter_sigma": 0.0,
         "loss_probability": 0.0, "log_loss_probability": 0.0, "rto_s": 0.2, "jitter_key": 5, "loss_key": 7,
         "rate": None,
     }  # fmt: skip
@@ -153,9 +156,9 @@ def test_jitter_is_log_normal_about_its_median() -> None:
 def rate(**values: object) -> Case:
     """Return what a channel of 8,000 bit/s does over time: nothing, if not said."""
     plain = {
-        "nominal_bits_per_s": 8000.0, "measured_bits_per_s": 8000.0, "sample_bits_per_s": 0.0, "sample_left_s": 0.0,
-        "busy_from_s": 0.0, "pieces": 0, "has_bandwidth": False, "has_outages": False, "has_delay": False,
-        "has_series_delay": False, "n_breaks": 0, "breaks": [],
+        "nominal_bits_per_s": 8000.0, "measured_bits_per_s": 8000.0, "sample_bits_per_s": 0.0,
+        "sample_left_s": 0.0, "busy_from_s": 0.0, "pieces": 0, "has_bandwidth": False, "has_outages": False,
+        "has_delay": False, "has_series_delay": False, "n_breaks": 0, "breaks": [],
     }  # fmt: skip
     return Case(**{**plain, **values})
 
@@ -176,7 +179,13 @@ def test_a_collapse_leaves_a_share_of_the_bandwidth() -> None:
 def test_a_series_is_repeated() -> None:
     cursor = Case(index=0, begun_s=0.0, until_s=1.0)
     one = rate(pieces=2, times_s=[0.0, 1.0, 2.0], bits_per_s=[8000.0, 0.0], cursor=cursor)
-    assert [links.rate_at(one, one, 1, t)[0] for t in (0.5, 1.5, 2.5, 3.5, 8.5)] == [8000.0, 0.0, 8000.0, 0.0, 8000.0]
+    assert [links.rate_at(one, one, 1, t)[0] for t in (0.5, 1.5, 2.5, 3.5, 8.5)] == [
+        8000.0,
+        0.0,
+        8000.0,
+        0.0,
+        8000.0,
+    ]
 
 
 def test_a_process_has_the_moments_and_the_memory_that_it_is_given() -> None:
@@ -273,12 +282,15 @@ def job(**values: object) -> Case:
     """Return a draft job of 4 tokens that began at 1 s and takes 4 s, 1 s for the first token."""
     plain = {
         "gamma": 4, "state": drafting.ACTIVE, "start_s": 1.0, "duration_s": 4.0, "first_s": 1.0,
-        "head_context_tokens": 0, "head_drafts": 0, "head_done_s": 0.0, "lag_tokens": 1, "context_tokens": 100,
+        "head_context_tokens": 0, "head_drafts": 0, "head_done_s": 0.0, "lag_tokens": 1, "context_tokens":
+        100,
     }  # fmt: skip
     return Case(**{**plain, **values})
 
 
-@pytest.mark.parametrize(("spent_s", "tokens"), [(0.5, 0), (1.0, 1), (1.9, 1), (2.1, 2), (3.9, 3), (4.0, 4), (9.0, 4)])
+@pytest.mark.parametrize(
+    ("spent_s", "tokens"), [(0.5, 0), (1.0, 1), (1.9, 1), (2.1, 2), (3.9, 3), (4.0, 4), (9.0, 4)]
+)
 def test_tokens_are_done_one_by_one(spent_s: float, tokens: int) -> None:
     assert drafting.tokens_after(job(), spent_s) == tokens
 
@@ -293,7 +305,9 @@ def test_a_job_that_waits_has_nothing_done_and_one_that_ended_all() -> None:
 def test_a_head_start_shortens_a_draft_but_never_lengthens_it() -> None:
     plain = job()
     drafting.start_job(plain, TIMER, 1.0, 1, 100, 2.0)
-    assert plain.start_s == 2.0 and plain.duration_s == pytest.approx(step_times.draft_s(TIMER, 1.0, 1, 100, 4, 1, 100))
+    assert plain.start_s == 2.0 and plain.duration_s == pytest.approx(
+        step_times.draft_s(TIMER, 1.0, 1, 100, 4, 1, 100)
+    )
     ahead = job(head_context_tokens=99, head_drafts=2, head_done_s=0.03)
     drafting.start_job(ahead, TIMER, 1.0, 1, 100, 2.0)
     whole_s = step_times.draft_s(TIMER, 1.0, 1, 99, 5, 1, 100)
@@ -303,7 +317,9 @@ def test_a_head_start_shortens_a_draft_but_never_lengthens_it() -> None:
     assert late.duration_s == plain.duration_s
 
 
-@pytest.mark.parametrize(("drafted", "run", "left", "accepted"), [(4, 2, 9, 2), (4, 7, 9, 4), (4, 7, 3, 3), (4, 0, 9, 0)])
+@pytest.mark.parametrize(
+    ("drafted", "run", "left", "accepted"), [(4, 2, 9, 2), (4, 7, 9, 4), (4, 7, 3, 3), (4, 0, 9, 0)]
+)
 def test_a_verification_accepts_the_run_within_the_window_and_the_answer(
     drafted: int, run: int, left: int, accepted: int
 ) -> None:
@@ -332,7 +348,11 @@ def test_reports_say_what_is_left_and_how_long_one_waits() -> None:
 def test_a_round_trip_moves_mean_and_deviation() -> None:
     device = Case(rtt_s=0.1, rtt_deviation_s=0.0, rtt_sample_s=-1.0)
     reports.measure_round_trip(device, 7.0, 0.2, 0.5)
-    assert (device.rtt_s, device.rtt_deviation_s, device.rtt_sample_s) == (pytest.approx(0.15), pytest.approx(0.05), 7.0)
+    assert (device.rtt_s, device.rtt_deviation_s, device.rtt_sample_s) == (
+        pytest.approx(0.15),
+        pytest.approx(0.05),
+        7.0,
+    )
 
 
 C, D, E = view.COLOCATED, view.OWN_DEVICE, view.EDGE_SERVER
@@ -375,5 +395,7 @@ def test_slack_is_what_is_left_of_the_bound() -> None:
         (True, True, 64, (3, 8, resolve.TARGET_DOWN)),
     ],
 )
-def test_the_first_reason_counts(moved: bool, can_draft: bool, batch: int, expected: tuple[int, int, int]) -> None:
+def test_the_first_reason_counts(
+    moved: bool, can_draft: bool, batch: int, expected: tuple[int, int, int]
+) -> None:
     assert resolve.resolved(3, batch, moved, can_draft, 8) == expected

@@ -21,7 +21,16 @@ from dsd_env.sim.compiled.kernel.loop import (
 )
 from dsd_env.sim.compiled.kernel.observe import encode, write_mask
 from dsd_env.sim.compiled.kernel.rows import fetch
-from dsd_env.sim.compiled.records import CANDIDATE_VIEW, DRAFT_JOB, REQUEST, SCHEDULED, TARGET, TARGET_VIEW, VIEW, WORLD
+from dsd_env.sim.compiled.records import (
+    CANDIDATE_VIEW,
+    DRAFT_JOB,
+    REQUEST,
+    SCHEDULED,
+    TARGET,
+    TARGET_VIEW,
+    VIEW,
+    WORLD,
+)
 from dsd_env.sim.compiled.status import DUE, FAILED
 
 (
@@ -124,7 +133,20 @@ def _begin_one(
 
 @jit
 def _step_one(
-    run, constants, world, action, factors, weights, padding, observation, mask, totals, terms, clock, fact, delay
+    run,
+    constants,
+    world,
+    action,
+    factors,
+    weights,
+    padding,
+    observation,
+    mask,
+    totals,
+    terms,
+    clock,
+    fact,
+    delay,
 ):
     k, w = as_scenario(constants), as_world(world)
     gamma, placement = k.gammas[action[0]], action[2]

@@ -2,9 +2,9 @@
 
 Two buffers of bytes hold everything. One begins with a :data:`SCENARIO` and holds what no episode changes,
 shared by all worlds; each world has one that begins with a :data:`WORLD`. Rows of other records follow in
-blocks; a field that says where a block begins counts bytes from its own record, so a world is copied by copying
-its bytes. :mod:`dsd_env.sim.compiled.tables` lays both out, :mod:`dsd_env.sim.compiled.kernel.rows` reads them in
-compiled code, and NumPy reads them through the records' structured dtypes.
+blocks; a field that says where a block begins counts bytes from its own record, so a world is copied by
+copying its bytes. :mod:`dsd_env.sim.compiled.tables` lays both out, :mod:`dsd_env.sim.compiled.kernel.rows`
+reads them in compiled code, and NumPy reads them through the records' structured dtypes.
 
 Names are those of the reference engine's entities, since the laws that both engines share
 (:mod:`dsd_env.laws`) ask either for them. A record named `...Spec` holds constants.
@@ -107,7 +107,8 @@ LAW_SPEC = Record(
 PROCESS_SPEC = Record(
     "ProcessSpec", period_s="f8", centre="f8", parts="i4", by_quantiles="?", spread="f8",
     sigma=Array("f8", 2), rho=Array("f8", 2), step=Array("f8", 2), pieces="i4",
-    scores=Array("f8", len(QUANTILE_Z)), logs=Array("f8", len(QUANTILE_Z)), slopes=Array("f8", len(QUANTILE_Z)),
+    scores=Array("f8", len(QUANTILE_Z)), logs=Array("f8", len(QUANTILE_Z)), slopes=Array("f8",
+    len(QUANTILE_Z)),
 )  # fmt: skip
 PROCESS = Record("Process", value="f8", until_s="f8", x=Array("f8", 2), key="u8", index="i8")
 """The exponential of a sum of Gaussian processes, constant for a period."""
@@ -128,9 +129,9 @@ CURSOR = Record("Cursor", begun_s="f8", until_s="f8", index="i8")
 BREAK_SPEC = Record("BreakSpec", fault=Ref(FAULT_SPEC))
 """A fault that hits a channel."""
 RATE_SPEC = Record(
-    "RateSpec", nominal_bits_per_s="f8", has_bandwidth="?", has_outages="?", has_delay="?", has_series_delay="?",
-    random_start="?", direction="i4", pieces="i4", n_breaks="i4", mean_up_s="f8", mean_down_s="f8",
-    bandwidth=PROCESS_SPEC, delay=PROCESS_SPEC, times_s=Block("f8"), bits_per_s=Block("f8"),
+    "RateSpec", nominal_bits_per_s="f8", has_bandwidth="?", has_outages="?", has_delay="?",
+    has_series_delay="?", random_start="?", direction="i4", pieces="i4", n_breaks="i4", mean_up_s="f8",
+    mean_down_s="f8", bandwidth=PROCESS_SPEC, delay=PROCESS_SPEC, times_s=Block("f8"), bits_per_s=Block("f8"),
     extra_delay_s=Block("f8"), breaks=Block(BREAK_SPEC),
 )  # fmt: skip
 RATE = Record(
@@ -145,10 +146,10 @@ CHANNEL_SPEC = Record(
     spread_low="f8", spread_high="f8", rate=Ref(RATE_SPEC),
 )  # fmt: skip
 CHANNEL = Record(
-    "Channel", one_way_s="f8", free_s="f8", last_arrival_s="f8", jitter_key="u8", loss_key="u8", messages="i8",
-    last_lost="i4", rate=Ref(RATE),
+    "Channel", one_way_s="f8", free_s="f8", last_arrival_s="f8", jitter_key="u8", loss_key="u8",
+    messages="i8", last_lost="i4", rate=Ref(RATE),
 )  # fmt: skip
-"""One direction of a link: four per device (up, down, edge up, edge down), then two per edge server and target."""
+"""One direction of a link: of each device up, down, edge up and edge down, then the backhauls in pairs."""
 
 # ---------------------------------------------------------------------- arrivals
 
@@ -157,11 +158,13 @@ RENEWAL_SPEC = Record(
     bursty_power="f8", bursty_scale="f8", modulated="?", sigma="f8", rho="f8", step="f8", period_s="f8",
 )  # fmt: skip
 RENEWAL = Record(
-    "Renewal", rate_per_s="f8", power="f8", scale="f8", arrival_s="f8", first="f8", x="f8", factor="f8", left_s="f8",
-    gap_key="u8", rate_key="u8", ordinal="i8", period="i8",
+    "Renewal", rate_per_s="f8", power="f8", scale="f8", arrival_s="f8", first="f8", x="f8", factor="f8",
+    left_s="f8", gap_key="u8", rate_key="u8", ordinal="i8", period="i8",
 )  # fmt: skip
 """An arrival process with Weibull gaps and a rate that may change."""
-LOAD_SPEC = Record("LoadSpec", period_s="f8", segments="i4", random_phase="?", times_s=Block("f8"), values=Block("f8"))
+LOAD_SPEC = Record(
+    "LoadSpec", period_s="f8", segments="i4", random_phase="?", times_s=Block("f8"), values=Block("f8")
+)
 REPLAYED = Record("Replayed", arrival_s="f8", prompt_tokens="i4", output_tokens="i4", device="i4", kind="i4")
 """A request of a replayed trace."""
 KIND_SPEC = Record(
@@ -173,11 +176,11 @@ KIND_SPEC = Record(
 # ---------------------------------------------------------------------- acceptance
 
 ENTRIES = Record("Entries", first="i8", n="i8")
-"""Recorded requests to draw from: a stretch of a list of entry numbers, as offsets into `SCENARIO.integers`."""
+"""Recorded requests to draw from: a stretch of entry numbers, as offsets into `SCENARIO.integers`."""
 MODEL_SPEC = Record(
     "ModelSpec", source="i4", longest="i4", low="f8", high="f8", first="f8", flips="?", confidence="f8",
-    offsets=Block("i8"), kind_of=Block("i8"), accept_prob=Block("f8"), top1_prob=Block("f8"), run_length=Block("i8"),
-    same_kind=Block(ENTRIES), pools=Block(ENTRIES),
+    offsets=Block("i8"), kind_of=Block("i8"), accept_prob=Block("f8"), top1_prob=Block("f8"),
+    run_length=Block("i8"), same_kind=Block(ENTRIES), pools=Block(ENTRIES),
 )  # fmt: skip
 """The acceptance of one draft model."""
 CHAIN = Record("Chain", entry="i4", start="i4", picks="i4")
@@ -198,9 +201,9 @@ DRAFTER = Record(
 DRAFTER_REPORT = Record("DrafterReport", jobs="i4", up="?", wait_s="f8")
 
 DRAFT_JOB = Record(
-    "DraftJob", number="i4", gamma="i4", lag_tokens="i4", context_tokens="i4", drafter="i4", next="i4", state="i4",
-    head_context_tokens="i4", head_drafts="i4", run="i8", order="i8", start_s="f8", duration_s="f8", first_s="f8",
-    head_done_s="f8",
+    "DraftJob", number="i4", gamma="i4", lag_tokens="i4", context_tokens="i4", drafter="i4", next="i4",
+    state="i4", head_context_tokens="i4", head_drafts="i4", run="i8", order="i8", start_s="f8",
+    duration_s="f8", first_s="f8", head_done_s="f8",
 )  # fmt: skip
 """Drafting for one request. `run` counts how often it was given up; `head_...` is its head start, if any."""
 
@@ -213,10 +216,10 @@ RATES = Record("Rates", time_s="f8", arrivals_per_s="f8", tokens_per_s="f8")
 
 TARGET_SPEC = Record(
     "TargetSpec", length="i4", max_batch_size="i4", initial_batch_size="i4", prefill_chunk_tokens="i4",
-    kv_capacity_tokens="i8", prefill_first="?", shortest_first="?", preempts="?", pads="?", compute_s=Block("f8"),
-    padded=Block("i4"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8", max_batch_wait_s="f8", prefill_token_s="f8",
-    iteration_noise_sigma="f8", straggler_share="f8", straggler_factor="f8", gpus="f8",
-    price_usd_per_gpu_hour="f8", busy_w="f8", idle_w="f8",
+    kv_capacity_tokens="i8", prefill_first="?", shortest_first="?", preempts="?", pads="?",
+    compute_s=Block("f8"), padded=Block("i4"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8",
+    max_batch_wait_s="f8", prefill_token_s="f8", iteration_noise_sigma="f8", straggler_share="f8",
+    straggler_factor="f8", gpus="f8", price_usd_per_gpu_hour="f8", busy_w="f8", idle_w="f8",
 )  # fmt: skip
 SEAT = Record("Seat", slot="i4", tokens="i4")
 """A job in the iteration under way, with its number of new tokens."""
@@ -224,15 +227,19 @@ TARGET = Record(
     "Target", number="i4", batch_size="i4", setter="i4", setter_number="i4", wait_head="i4", wait_tail="i4",
     waiting="i4", n_ready="i4", n_running="i4", resident="i4", down="i4", idle="?", kv_reserved_tokens="i8",
     iterations="i8", joined="i8", admissions="i8", busy_s="f8", iteration_start_s="f8", iteration_end_s="f8",
-    expected_end_s="f8", iteration_s="f8", check_s="f8", oldest_s="f8", iteration_tokens="f8", ready=Block("i4"),
-    running=Block(SEAT),
+    expected_end_s="f8", iteration_s="f8", check_s="f8", oldest_s="f8", iteration_tokens="f8",
+    ready=Block("i4"), running=Block(SEAT),
 )  # fmt: skip
-"""A target: requests that wait for KV (linked), ready jobs, the iteration under way (`check_s`: when one may begin)."""
+"""A target: requests that wait for KV, ready jobs, the iteration under way; `check_s`: when one may begin."""
 
 # ---------------------------------------------------------------------- devices, requests
 
 DEVICE_SPEC = Record(
-    "DeviceSpec", has_edge_link="?", radio_joules_per_byte="f8", uplink_bits_per_s="f8", downlink_bits_per_s="f8"
+    "DeviceSpec",
+    has_edge_link="?",
+    radio_joules_per_byte="f8",
+    uplink_bits_per_s="f8",
+    downlink_bits_per_s="f8",
 )
 DEVICE = Record(
     "Device", rtt_s="f8", rtt_deviation_s="f8", rtt_sample_s="f8", loss="f8", ordinal="i4", down_faults="i4"
@@ -243,27 +250,27 @@ REQUEST = Record(
     # Who it is.
     slot="i4", number="i4", device="i4", kind="i4", prompt_tokens="i4", output_tokens="i4",
     # Where it stands in its protocol.
-    committed="i4", target="i4", site="i4", at="i4", waits_for="i4", epoch="i4", then="i4", to_site="i4", to="i4",
-    hop_site="i4", hop="i4", moves="?", done="?", is_new="?", warms="?", waits_warm="?", guessed="?",
+    committed="i4", target="i4", site="i4", at="i4", waits_for="i4", epoch="i4", then="i4", to_site="i4",
+    to="i4", hop_site="i4", hop="i4", moves="?", done="?", is_new="?", warms="?", waits_warm="?", guessed="?",
     drafts_ahead="?", has_report="?", patience_set="?",
     # Its decision in force.
     gamma="i4", batch_size="i4", draft_site="i4", drafter="i4", edge_server="i4", to_target="i4", drafts="i4",
     # Its job at a target, and in the target's queue.
-    job_kind="i4", job_gamma="i4", job_chunk="i4", job_prefill="i4", job_prefilled="i4", job_sequence="i8", next="i4",
-    kv_reserved_tokens="i4", admission="i8", queued_s="f8",
+    job_kind="i4", job_gamma="i4", job_chunk="i4", job_prefill="i4", job_prefilled="i4", job_sequence="i8",
+    next="i4", kv_reserved_tokens="i4", admission="i8", queued_s="f8",
     # Its drafters.
-    drafted_at="i4", warming="i4", chain_start="i4", head_drafter="i4", head_context_tokens="i4", head_tokens="i4",
-    head_done_s="f8", own_jobs="i4",
+    drafted_at="i4", warming="i4", chain_start="i4", head_drafter="i4", head_context_tokens="i4",
+    head_tokens="i4", head_done_s="f8", own_jobs="i4",
     # What its controller learned.
     decisions="i4", rounds="i4", verifies="i4", drafted="i4", accepted="i4", round_tokens="i4",
     acceptance_rate="f8", tokens_per_round="f8", last_confidence="f8",
     recent_gammas=Array("i2", RECENT_ROUNDS), recent_accepted=Array("i2", RECENT_ROUNDS), report=REPORT,
     # Times.
-    arrival_s="f8", slo_ttft_s="f8", slo_tpot_s="f8", first_commit_s="f8", last_commit_s="f8", first_delivery_s="f8",
-    last_delivery_s="f8", delay_caused_s="f8", sent_s="f8", served_s="f8", move_bytes="f8",
-    # Patience and the client's time-out.
-    served="i4", exchange="i4", patience_served="i4", resend_exchange="i4", patience_at_s="f8", resend_at_s="f8",
-    resend_wait_s="f8", resend_payload="f8", resend_timer_s="f8",
+    arrival_s="f8", slo_ttft_s="f8", slo_tpot_s="f8", first_commit_s="f8", last_commit_s="f8",
+    first_delivery_s="f8", last_delivery_s="f8", delay_caused_s="f8", sent_s="f8", served_s="f8",
+    move_bytes="f8", # Patience and the client's time-out.
+    served="i4", exchange="i4", patience_served="i4", resend_exchange="i4", patience_at_s="f8",
+    resend_at_s="f8", resend_wait_s="f8", resend_payload="f8", resend_timer_s="f8",
     uid="i8",
 )  # fmt: skip
 
@@ -281,13 +288,15 @@ SCHEDULED = Record("Scheduled", time_s="f8", place="i8", sequence="i8", argument
 # ---------------------------------------------------------------------- the view of a decision
 
 TARGET_VIEW = Record(
-    "TargetView", index="f8", up="f8", queued="f8", running="f8", resident="f8", remaining_s="f8", iteration_s="f8",
-    kv_fraction="f8", batch_size="f8", max_batch_wait_s="f8", token_s="f8", prefill_token_s="f8", age_s="f8",
+    "TargetView", index="f8", up="f8", queued="f8", running="f8", resident="f8", remaining_s="f8",
+    iteration_s="f8", kv_fraction="f8", batch_size="f8", max_batch_wait_s="f8", token_s="f8",
+    prefill_token_s="f8", age_s="f8",
 )  # fmt: skip
 CANDIDATE_VIEW = Record(
     "CandidateView", site="f8", edge_server="f8", offered="f8", valid="f8", is_current="f8", same_target="f8",
     draft_step_s="f8", catch_up_s="f8", draft_wait_s="f8", rtt_s="f8", handover_s="f8", kv_lag_tokens="f8",
-    move_s="f8", shares_target="f8", colocated="f8", own_device="f8", target_queued="f8", target_iteration_s="f8",
+    move_s="f8", shares_target="f8", colocated="f8", own_device="f8", target_queued="f8",
+    target_iteration_s="f8",
 )  # fmt: skip
 REQUEST_VIEW = Record(
     "RequestView", is_admission="f8", control_site="f8", control_at_target="f8", control_at_device="f8",
@@ -318,27 +327,27 @@ WINDOW_START = Record("WindowStart", time_s="f8", totals=TOTALS, busy_s=Block("f
 WORLD = Record(
     "World",
     status="i4", error="i4", seed="i8", records="?", prices="?",
-    now_s="f8", heap_n="i4", free_n="i4", newly_n="i4", pending="i4", answered="i4", reason="i4", arrived="i4",
-    in_system="i4", cohort_left="i4", ordinal="i8", sequence="i8", ticks="i8", arrivals_seen="i4", tokens_seen="i4",
-    events_n="i4", table_n="i4", table_dropped="i4", deliveries_n="i4", decisions="i8", events_done="i8",
-    no_drafter="i4", batch_clipped="i4", target_down="i4", invalid="i4", trace_first="i8",
-    load_offset_s="f8", open_arrival_s="f8", trace_offset_s="f8", arrivals_per_s="f8", tokens_per_s="f8",
-    totals=TOTALS,
-    heap=Block(SCHEDULED), due_view=Ref(VIEW), due_view_numbers=Block("f8"), target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW),
-    targets=Block(TARGET), reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES),
-    scratch=Ref(REPORT), requests=Block(REQUEST), valid_tokens=Block("i4"), chains=Block(CHAIN),
-    jobs=Block(DRAFT_JOB), drafters=Block(DRAFTER), devices=Block(DEVICE), channels=Block(CHANNEL),
-    link_rates=Block(RATE), crashes=Block(CRASH), renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"),
-    newly=Block("i4"), window=Ref(WINDOW_START), table=Block(COMPLETED), deliveries=Block(DELIVERED),
-    log=Block(LOGGED),
+    now_s="f8", heap_n="i4", free_n="i4", newly_n="i4", pending="i4", answered="i4", reason="i4",
+    arrived="i4", in_system="i4", cohort_left="i4", ordinal="i8", sequence="i8", ticks="i8",
+    arrivals_seen="i4", tokens_seen="i4", events_n="i4", table_n="i4", table_dropped="i4", deliveries_n="i4",
+    decisions="i8", events_done="i8", no_drafter="i4", batch_clipped="i4", target_down="i4", invalid="i4",
+    trace_first="i8", load_offset_s="f8", open_arrival_s="f8", trace_offset_s="f8", arrivals_per_s="f8",
+    tokens_per_s="f8", totals=TOTALS,
+    heap=Block(SCHEDULED), due_view=Ref(VIEW), due_view_numbers=Block("f8"), target_views=Block(TARGET_VIEW),
+    candidates=Block(CANDIDATE_VIEW), targets=Block(TARGET), reports=Block(REPORT),
+    drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES), scratch=Ref(REPORT), requests=Block(REQUEST),
+    valid_tokens=Block("i4"), chains=Block(CHAIN), jobs=Block(DRAFT_JOB), drafters=Block(DRAFTER),
+    devices=Block(DEVICE), channels=Block(CHANNEL), link_rates=Block(RATE), crashes=Block(CRASH),
+    renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"), newly=Block("i4"),
+    window=Ref(WINDOW_START), table=Block(COMPLETED), deliveries=Block(DELIVERED), log=Block(LOGGED),
 )  # fmt: skip
-"""The header of a world. `pending` is the slot of the request whose decision is due, `answered` of the one decided."""
+"""The header of a world; `pending` is the slot of the request whose decision is due, `answered` the last."""
 
 SCENARIO = Record(
     "Scenario",
-    n_devices="i4", n_edges="i4", n_targets="i4", n_drafters="i4", n_places="i4", n_offered="i4", n_slots="i4",
-    n_models="i4", n_kinds="i4", n_gammas="i4", n_batches="i4", n_features="i4", n_valid="i4", n_links="i4",
-    n_crashes="i4", n_channels="i4",
+    n_devices="i4", n_edges="i4", n_targets="i4", n_drafters="i4", n_places="i4", n_offered="i4",
+    n_slots="i4", n_models="i4", n_kinds="i4", n_gammas="i4", n_batches="i4", n_features="i4", n_valid="i4",
+    n_links="i4", n_crashes="i4", n_channels="i4",
     heap_capacity="i4", log_capacity="i4", table_capacity="i4", delivery_capacity="i4", ring="i4",
     gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4", warmup="i4",
     cohort="i4", total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?", has_shares="?",
@@ -348,9 +357,9 @@ SCENARIO = Record(
     egress_usd_per_gigabyte="f8", idle_w="f8", patience_s="f8", client_timeout_s="f8", crash_detection_s="f8",
     rate_per_s="f8", replay_period_s="f8", think_s=LAW_SPEC, renewal=RENEWAL_SPEC, load=LOAD_SPEC,
     gammas=Block("i4"), batch_sizes=Block("i4"), devices=Block(DEVICE_SPEC), drafters=Block(DRAFTER_SPEC),
-    targets=Block(TARGET_SPEC), channels=Block(CHANNEL_SPEC), kinds=Block(KIND_SPEC), models=Block(MODEL_SPEC),
-    faults=Block(FAULT_SPEC), replayed=Block(REPLAYED), integers=Block("i8"), feature_source=Block("i4"),
-    feature_half=Block("f8"), feature_squashes=Block("f8"),
+    targets=Block(TARGET_SPEC), channels=Block(CHANNEL_SPEC), kinds=Block(KIND_SPEC),
+    models=Block(MODEL_SPEC), faults=Block(FAULT_SPEC), replayed=Block(REPLAYED), integers=Block("i8"),
+    feature_source=Block("i4"), feature_half=Block("f8"), feature_squashes=Block("f8"),
     image_bytes="i8", image=Block("u8"),
 )  # fmt: skip
 """The header of a scenario's constants. `image` is a world before its seed is known; see `tables`."""

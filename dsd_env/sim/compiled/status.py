@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 DUE, TERMINATED, TRUNCATED, FAILED = range(4)
-"""A decision is due; the workload is finished; the episode's number of requests or its horizon is reached; an error."""
+"""A decision is due; the workload is finished; the episode is long enough; an error has happened."""
 
 OK, HEAP_FULL, SLOTS_FULL, EVENTS_FULL, TABLE_RANGE, DELIVERIES_FULL = range(6)
 ADVICE = {

@@ -1,4 +1,4 @@
-"""From a scenario to the tables of the compiled engine: its constants, and a world before its seed is known."""
+"""From a scenario to the tables of the compiled engine: its constants, a world before its seed is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dsd_env.acceptance import MAX_RUN_LENGTH, IidAcceptance, MarkovAcceptance, TraceReplay
 from dsd_env.control import ObservationEncoder
 from dsd_env.laws import constants, variates
-from dsd_env.network import FaultMember, fault_members
+from dsd_env.network import fault_members
 from dsd_env.network.processes import QUANTILE_Z, QuantileMarginal, log_centre
 from dsd_env.scenario.schema import (
     Ar1,
@@ -217,7 +217,11 @@ class _Compiler:
         self.k.point("faults", rows.at)
 
     def _law(
-        self, rows: Rows, field: str, law: Constant | LogNormal | Exponential | Geometric | Quantiles, i: int = 0
+        self,
+        rows: Rows,
+        field: str,
+        law: Constant | LogNormal | Exponential | Geometric | Quantiles,
+        i: int = 0,
     ) -> None:
         """Write a law of variates; see :mod:`dsd_env.laws.variates`."""
         row = rows.array[field][i : i + 1]
@@ -241,7 +245,11 @@ class _Compiler:
         """Write step times: coefficients, and the table of compute times, which is kept once."""
         rows.point("compute_s", self.once(id(timer), timer.compute_s, "f8"), i)
         rows.set(
-            i, length=len(timer.compute_s), k_bw_s=timer.k_bw_s, k_multi_s=timer.k_multi_s, k_lat_s=timer.k_lat_s
+            i,
+            length=len(timer.compute_s),
+            k_bw_s=timer.k_bw_s,
+            k_multi_s=timer.k_multi_s,
+            k_lat_s=timer.k_lat_s,
         )
 
     def _drafters(self) -> None:
@@ -252,10 +260,14 @@ class _Compiler:
         rows.array["speed_low"] = rows.array["speed_high"] = 1.0
         n = 0
 
-        def drafter(timer: StepTimer, mode: int, concurrency: int, kv: int, model: str, **other: float) -> None:
+        def drafter(
+            timer: StepTimer, mode: int, concurrency: int, kv: int, model: str, **other: float
+        ) -> None:
             self._timer(rows, n, timer)
             model_number = self.models[model]
-            rows.set(n, mode=mode, concurrency=concurrency, kv_capacity_tokens=kv, model=model_number, **other)
+            rows.set(
+                n, mode=mode, concurrency=concurrency, kv_capacity_tokens=kv, model=model_number, **other
+            )
 
         for config, timer in zip(scenario.devices.values(), builder.device_timers, strict=True):
             link = scenario.links[config.link]
@@ -319,7 +331,9 @@ class _Compiler:
     def _targets(self) -> None:
         rows = self.buffer.rows(rec.TARGET_SPEC, self.n_targets)
         n = 0
-        for config, (timer, _) in zip(self.scenario.targets.values(), self.builder.target_timers, strict=True):
+        for config, (timer, _) in zip(
+            self.scenario.targets.values(), self.builder.target_timers, strict=True
+        ):
             captured, length = config.graph_batch_tokens, len(timer.compute_s)
             chunk = config.prefill_chunk_tokens
             for _ in range(config.count):
@@ -384,7 +398,9 @@ class _Compiler:
         bits_per_s = (link.uplink_bits_per_s, link.downlink_bits_per_s)[direction]
         loss = link.loss_probability
         low, high = link.one_way_spread
-        hitting = [r for r, member in enumerate(self.faults) if (member.site, member.entity) == (site, entity)]
+        hitting = [
+            r for r, member in enumerate(self.faults) if (member.site, member.entity) == (site, entity)
+        ]
         hitting.sort(key=lambda r: self.faults[r].number)
         changes = bool(link.bandwidth or link.outages or self.builder.series.get(name) or hitting)
         has_rate_row = changes or link.delay is not None
@@ -473,7 +489,11 @@ class _Compiler:
         points = [(phase * load.period_s, value) for phase, value in load.points]
         points.append((load.period_s, load.points[0][1]))
         spec = self.k_header["load"]
-        spec["period_s"], spec["segments"], spec["random_phase"] = load.period_s, len(points) - 1, load.random_phase
+        spec["period_s"], spec["segments"], spec["random_phase"] = (
+            load.period_s,
+            len(points) - 1,
+            load.random_phase,
+        )
         for column, name in enumerate(("times_s", "values")):
             self.k.point(("load", name), self.buffer.numbers([point[column] for point in points], "f8"))
         arrivals = workload.arrivals
@@ -509,7 +529,10 @@ class _Compiler:
         assert schedule is not None
         rows = self.buffer.rows(rec.REPLAYED, len(schedule))
         rows.array["arrival_s"] = schedule.times_s
-        rows.array["prompt_tokens"], rows.array["output_tokens"] = schedule.prompt_tokens, schedule.output_tokens
+        rows.array["prompt_tokens"], rows.array["output_tokens"] = (
+            schedule.prompt_tokens,
+            schedule.output_tokens,
+        )
         if schedule.devices is not None:
             rows.array["device"] = schedule.devices
         if schedule.kinds is not None:
@@ -535,7 +558,9 @@ class _Compiler:
                 self._recording(rows, i, source, drafter)
             elif isinstance(source, IidAcceptance):
                 alpha = source.alpha
-                rows.set(i, source=IID, low=alpha, high=alpha, first=alpha, confidence=float(np.float32(alpha)))
+                rows.set(
+                    i, source=IID, low=alpha, high=alpha, first=alpha, confidence=float(np.float32(alpha))
+                )
             elif isinstance(source, MarkovAcceptance):
                 low, high = sorted((source.after_match, source.after_mismatch))
                 rows.set(
@@ -555,7 +580,7 @@ class _Compiler:
         self.k.point("models", rows.at)
         self.k.point("integers", self.buffer.numbers(np.concatenate([[0], *self.numbers]), "i8"))
 
-    def _entries(self, lists: Sequence[Sequence[int]]) -> int:
+    def _entries(self, lists: Sequence[NDArray[np.int64]]) -> int:
         """Write lists of recorded entries; return where their stretches lie."""
         rows = self.buffer.rows(rec.ENTRIES, len(lists))
         for i, entries in enumerate(lists):
@@ -571,7 +596,9 @@ class _Compiler:
         rows.point("offsets", self.buffer.numbers(trace.offsets, "i8"), i)
         rows.point("kind_of", self.buffer.numbers(trace.kind, "i8"), i)
         rows.point("same_kind", self._entries([trace.entries_of([name]) for name in trace.kinds]), i)
-        rows.point("pools", self._entries([trace.entries_of(kind.acceptance_kinds or None) for kind in kinds]), i)
+        rows.point(
+            "pools", self._entries([trace.entries_of(kind.acceptance_kinds or None) for kind in kinds]), i
+        )
         rows.point("top1_prob", self.buffer.numbers(columns.top1_prob.astype(np.float32), "f8"), i)
         if columns.run_length is not None:
             rows.set(i, source=RUNS, longest=trace.gamma_max or MAX_RUN_LENGTH)
@@ -669,7 +696,9 @@ class _Compiler:
 
     def _world_rates(self, rows: Rows, channels: Rows, world: Buffer) -> None:
         """Let the channels that change point to their rates, and these to the windows of their faults."""
-        for i, (channel, n_breaks) in enumerate(zip(self.channels_of_rates, self.n_breaks_of_rates, strict=True)):
+        for i, (channel, n_breaks) in enumerate(
+            zip(self.channels_of_rates, self.n_breaks_of_rates, strict=True)
+        ):
             channels.point("rate", rows.at_row(i), channel)
             rows.point("breaks", world.rows(rec.WINDOW, n_breaks).at, i)
 
@@ -688,8 +717,8 @@ class _Compiler:
 def _source(name: str, view: Rows, target_views: Rows, candidates: Rows) -> int:
     """Return the number, counted in float64 from the view on, of the raw value of a feature.
 
-    ``request.age_s`` stands in the record `request` of the view, ``target.queued`` in the first target on offer,
-    ``candidate_3.rtt_s`` in that candidate, ``request.recent_gamma_2`` in the array `recent_gammas`.
+    ``request.age_s`` stands in the record `request` of the view, ``target.queued`` in the first target on
+    offer, ``candidate_3.rtt_s`` in that candidate, ``request.recent_gamma_2`` in the array `recent_gammas`.
     """
     group, field = name.split(".")
     if group == "target":

@@ -21,9 +21,9 @@ from dsd_env.control.view import (
     SystemView,
     TargetView,
 )
+from dsd_env.laws.resolve import REASONS
 from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
-from dsd_env.laws.resolve import REASONS
 from dsd_env.sim.compiled import records as rec
 from dsd_env.sim.compiled import status
 from dsd_env.sim.compiled.kernel import loop
@@ -427,9 +427,7 @@ class CompiledSimulation:
     @property
     def resolved(self) -> dict[str, int]:
         """Decisions that were not executed as given, by reason."""
-        counts = {
-            reason: int(self._header[reason]) for reason in REASONS if reason is not None
-        }
+        counts = {reason: int(self._header[reason]) for reason in REASONS if reason is not None}
         return {reason: count for reason, count in counts.items() if count}
 
     @property
@@ -462,7 +460,8 @@ class CompiledSimulation:
 
     def save(self) -> Bytes:
         """Return a copy of the world's state, for :meth:`restore`."""
-        return self.world.copy()
+        copy: Bytes = self.world.copy()
+        return copy
 
     def restore(self, state: Bytes) -> None:
         """Go back to a saved state of the same scenario; the event log is not wound back."""

@@ -56,7 +56,7 @@ def begin_arrivals(k, w):
             rate_per_s = k.rate_per_s * w.shares[device]
             arrivals.begin_renewal(w.renewals[device], k.renewal, w.seed, rate_per_s, device + 1)
     elif k.arrivals == RENEWAL:
-        arrivals.begin_renewal(w.renewals[0], k.renewal, w.seed, k.rate_per_s, ZERO)
+        arrivals.begin_renewal(w.renewals[0], k.renewal, w.seed, k.rate_per_s, 0)
     elif k.arrivals == REPLAY and k.replay_random:
         offset_s = k.replay_period_s * uniform(w.seed, ARRIVAL, 0, 0)
         low, high = ZERO, k.n_replayed
@@ -155,7 +155,10 @@ def _arrive(k, w, number_of_device, row):
         kind = k.replayed[row].kind
     spec = k.kinds[kind]
     if row >= 0:
-        request.prompt_tokens, request.output_tokens = k.replayed[row].prompt_tokens, k.replayed[row].output_tokens
+        request.prompt_tokens, request.output_tokens = (
+            k.replayed[row].prompt_tokens,
+            k.replayed[row].output_tokens,
+        )
     else:
         _draw_lengths(k, w, request, spec, uid)
     request.number, request.uid, request.device, request.kind = w.arrived, uid, number_of_device, kind

@@ -41,8 +41,9 @@ def find_oldest(w, server):
 def compose(k, w, server):
     """Fill the running list, leave the rest ready; return the batch's size.
 
-    At most the batch size in force takes part; prefill chunks share a budget of tokens. The job that has waited
-    longest always has a seat; the rest go by class, and within a class first come first served or shortest first.
+    At most the batch size in force takes part; prefill chunks share a budget of tokens. The job that has
+    waited longest always has a seat; the rest go by class, and within a class first come first served or
+    shortest first.
     """
     spec = k.targets[server.number]
     ready, running, n = server.ready, server.running, server.n_ready

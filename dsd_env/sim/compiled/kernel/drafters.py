@@ -59,7 +59,7 @@ def request_of(w, job):
 
 @jit
 def _valid_at(k, request, drafter):
-    """Return where a request's right tokens at a drafter are kept: one place for its device, then by drafter."""
+    """Return where a request's right tokens at a drafter are kept: first its device's, then by drafter."""
     devices = k.n_devices
     return k.n_valid * request.slot + (0 if drafter < devices else 1 + drafter - devices)
 

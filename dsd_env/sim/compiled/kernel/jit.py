@@ -15,8 +15,8 @@ from dsd_env.sim.code_cache import caching
 def jit(function):
     """Compile what only compiled code calls, once for each combination of argument types.
 
-    Division is as IEEE has it: nothing here divides by zero. Numba would compile a version for each constant that
-    a function is called with; the types of the constants are all that matters here.
+    Division is as IEEE has it: nothing here divides by zero. Numba would compile a version for each constant
+    that a function is called with; the types of the constants are all that matters here.
     """
     dispatcher = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     template = dispatcher.get_call_template
@@ -24,7 +24,6 @@ def jit(function):
         tuple(types.unliteral(a) for a in args), {name: types.unliteral(a) for name, a in dict(kws).items()}
     )
     return dispatcher
-
 
 
 def entry(**options):
@@ -58,7 +57,8 @@ def compile_laws(*modules):
 def number(member):
     """Return a member of an enumeration as a NumPy integer.
 
-    Given Python integers, the compiler makes a version of each function for each value that it is called with.
+    Given Python integers, the compiler makes a version of each function for each value that it is called
+    with.
     """
     return np.int64(int(member))
 

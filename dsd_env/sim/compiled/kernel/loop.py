@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-
-
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -15,8 +13,8 @@ from numpy.typing import NDArray
 from dsd_env.laws import links, resolve
 from dsd_env.rng import Stream
 from dsd_env.sim.compiled.kernel.arrivals import arrival, begin_arrivals, think
-from dsd_env.sim.compiled.kernel.draws import uniform
 from dsd_env.sim.compiled.kernel.drafters import NO_DRAFTER, colocated, step_s
+from dsd_env.sim.compiled.kernel.draws import uniform
 from dsd_env.sim.compiled.kernel.events import (
     AT_DECISION,
     AT_DELIVERY,
@@ -283,5 +281,3 @@ def observe_world(constants, world, observation, mask):
     k, w = as_scenario(pointer(constants)), as_world(pointer(world))
     encode(k, w, pointer(observation))
     write_mask(k, w, mask)
-
-

@@ -75,7 +75,11 @@ def _view_request(v, w, request):
     v.control_at_target = 1.0 if site == COLOCATED else 0.0
     v.control_at_device = 1.0 if site == OWN_DEVICE else 0.0
     v.control_at_edge_server = 1.0 if site == EDGE_SERVER else 0.0
-    v.prompt_tokens, v.committed_tokens, v.context_tokens = request.prompt_tokens, committed, context_tokens(request)
+    v.prompt_tokens, v.committed_tokens, v.context_tokens = (
+        request.prompt_tokens,
+        committed,
+        context_tokens(request),
+    )
     v.age_s = w.now_s - request.arrival_s
     v.slo_ttft_s, v.slo_tpot_s = request.slo_ttft_s, request.slo_tpot_s
     v.ttft_s = request.first_commit_s - request.arrival_s if committed > 0 else 0.0
@@ -125,7 +129,7 @@ def _fits(k, n, context):
 
 @jit
 def _is_offered(w, n, target):
-    for i in range(n):
+    for i in range(n):  # noqa: SIM110 - compiled code has no generators
         if w.target_views[i].index == target:
             return True
     return False

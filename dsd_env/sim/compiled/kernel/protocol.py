@@ -1,7 +1,7 @@
 """The protocol of a request: prefill, then rounds of decide, draft, verify, deliver, at the place decided on.
 
-Control is at one place at a time: on the device, at an edge server or at a target. A round begins by moving it
-to where the round begins.
+Control is at one place at a time: on the device, at an edge server or at a target. A round begins by moving
+it to where the round begins.
 """
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
@@ -308,7 +308,7 @@ def _delivered(k, w, request):
         request.served_s = w.now_s
         prefill = prefill_elsewhere(request)
         serve(k, w, request, target, JOB_VERIFY, request.drafts, prefill, False, FOR_EDGE_RESULT)
-    elif waits_for == FOR_RESULT_AT_DEVICE or waits_for == FOR_FIRST_TOKEN:
+    elif waits_for == FOR_RESULT_AT_DEVICE or waits_for == FOR_FIRST_TOKEN:  # noqa: SIM109
         if waits_for == FOR_RESULT_AT_DEVICE:
             request.exchange += 1
         measure_round_trip(k, w, request, (w.now_s - request.sent_s) - request.served_s)

@@ -16,7 +16,7 @@ from dsd_env.sim.compiled.kernel.events import (
     tag,
 )
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
-from dsd_env.sim.compiled.kernel.targets import COLOCATED, EDGE_SERVER, OWN_DEVICE, queue_at
+from dsd_env.sim.compiled.kernel.targets import EDGE_SERVER, OWN_DEVICE, queue_at
 from dsd_env.sim.compiled.status import TERMINATED, TRUNCATED
 
 compile_laws(view)

@@ -1,7 +1,7 @@
 """Rows of structured memory in compiled code: `server.ready`, `world.requests[q].committed`.
 
-A :class:`~dsd_env.sim.compiled.records.Record` says which named fields lie where. In the kernel a row is a bare
-pointer whose type knows its record, so that a call passes one word and a field is one load or store:
+A :class:`~dsd_env.sim.compiled.records.Record` says which named fields lie where. In the kernel a row is a
+bare pointer whose type knows its record, so that a call passes one word and a field is one load or store:
 
 * a number reads as a float64 or, of whatever width it is stored, as an int64 (so that no function is compiled
   once for every width), a flag as a boolean;
@@ -21,9 +21,19 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
-from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr, infer_global, signature
+from numba.core.imputils import (
+    lower_builtin,
+    lower_getattr_generic,
+    lower_setattr_generic,
+)
+from numba.core.typing.templates import (
+    AbstractTemplate,
+    AttributeTemplate,
+    infer_getattr,
+    infer_global,
+    signature,
+)
 from numba.extending import intrinsic
-from numba.core.imputils import Registry, impl_ret_untracked, lower_builtin, lower_getattr_generic, lower_setattr_generic
 
 from dsd_env.sim.compiled.records import Array, Block, Element, Record, Ref
 
@@ -207,11 +217,16 @@ def fetch(typing_context, row_or_rows, at, length):
     def generate(context, builder, sig, arguments):
         flag = ir.IntType(32)
         function = builder.module.declare_intrinsic(
-            "llvm.prefetch", [_BYTE.as_pointer()], ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), flag, flag, flag])
+            "llvm.prefetch",
+            [_BYTE.as_pointer()],
+            ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), flag, flag, flag]),
         )
         pointer, begin, size = arguments
         end = builder.add(begin, size)
-        with cgutils.for_range_slice(builder, begin, end, ir.Constant(begin.type, 64), begin.type) as (index, _):
+        with cgutils.for_range_slice(builder, begin, end, ir.Constant(begin.type, 64), begin.type) as (
+            index,
+            _,
+        ):
             builder.call(function, [_address(builder, pointer, index), flag(0), flag(3), flag(1)])
         return context.get_dummy_value()
 

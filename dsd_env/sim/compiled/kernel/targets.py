@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.laws import drafting, step_times
 from dsd_env.sim.compiled.kernel.acceptance import run_length, top1_prob
 from dsd_env.sim.compiled.kernel.batching import compose, remove_ready
@@ -34,7 +35,6 @@ from dsd_env.sim.compiled.kernel.events import (
 )
 from dsd_env.sim.compiled.kernel.jit import jit, number
 from dsd_env.sim.compiled.kernel.links import send_down
-from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.sim.compiled.status import DELIVERIES_FULL, TABLE_RANGE
 
 RECENT = int(RECENT_ROUNDS)
@@ -225,10 +225,10 @@ def look(k, w, server):
         server.check_s = math.inf
     if not server.idle or server.n_ready == 0:
         return
-    if server.n_ready < server.batch_size:
-        if w.now_s < server.oldest_s + k.targets[server.number].max_batch_wait_s:
-            wake(k, w, server)
-            return
+    wait_s = k.targets[server.number].max_batch_wait_s
+    if server.n_ready < server.batch_size and w.now_s < server.oldest_s + wait_s:
+        wake(k, w, server)
+        return
     _start_iteration(k, w, server)
 
 
@@ -256,7 +256,7 @@ def _captured_step_s(k, w, target, new_tokens, kv_tokens, longest, prefills):
 
 @jit
 def _share(k, w, target, request, tokens):
-    """Return what a job brings into an iteration: (KV tokens, the shared drafter's lag and KV tokens, gamma)."""
+    """Return a job's part of an iteration: (KV tokens, the shared drafter's lag and KV tokens, gamma)."""
     context = context_tokens(request)
     if request.job_prefill != 0:
         kv = request.job_prefilled + tokens

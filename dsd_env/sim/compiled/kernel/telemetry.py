@@ -29,7 +29,9 @@ def report_target(k, w, target, report):
 def drafter_wait_s(k, w, n):
     """Return the expected wait for a drafter."""
     drafter = w.drafters[n]
-    return reports.drafter_wait_s(drafter.active, drafter.queued, k.drafters[n].concurrency, drafter.mean_job_s)
+    return reports.drafter_wait_s(
+        drafter.active, drafter.queued, k.drafters[n].concurrency, drafter.mean_job_s
+    )
 
 
 @jit
