@@ -33,8 +33,8 @@ class _Lasting(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            # Windows says EINVAL of a closed pipe.
-            if error.errno not in (errno.EPIPE, errno.EINVAL):
+            closed = error.errno == errno.EPIPE or (os.name == "nt" and error.errno == errno.EINVAL)
+            if not closed:
                 raise
             return memoryview(data).nbytes
 

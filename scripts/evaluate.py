@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import _checkout
+import _cli
 
 
 def main() -> int:
@@ -93,10 +94,11 @@ def main() -> int:
         "command": ["scripts/evaluate.py", *sys.argv[1:]],
     }
     summary = evaluation.summarise(tasks, partial.results, metadata)
-    print_tables(summary, shown, Console())
     if arguments.json:
         write_json(arguments.json, summary)
         partial.discard()
+    print_tables(summary, shown, Console())
+    if arguments.json:
         print(f"wrote {arguments.json}")
     return 0
 
@@ -106,4 +108,4 @@ def _names(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

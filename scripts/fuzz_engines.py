@@ -27,6 +27,7 @@ from random import Random
 from typing import Any
 
 import _checkout
+import _cli
 
 from agents import provenance
 from dsd_env.files import write_json
@@ -442,4 +443,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

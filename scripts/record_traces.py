@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _checkout  # noqa: F401
+import _cli
 
 from dsd_env.acceptance.recording.models import ModelError
 from dsd_env.acceptance.recording.prompts import KINDS, PromptError
@@ -300,4 +301,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

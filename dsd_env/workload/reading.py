@@ -111,7 +111,7 @@ class Lines:
 
     def _too_long(self, number: int) -> RequestTraceError:
         return RequestTraceError(
-            f"{self._path}: line {number}: longer than {_MAX_LINE:,} characters; a trace has one request a line"
+            f"{self._path}: line {number}: longer than {_MAX_LINE:,} characters; needed is one request a line"
         )
 
     def rest(self) -> Iterator[str]:
