@@ -313,7 +313,7 @@ class _Log:
             interval_s, timing = self._took_s / (len(rtt_s) - 1), "its last lines"
         if interval_s is None:
             interval_s, timing = DEFAULT_INTERVAL_S, "assumed: it does not say"
-        sent_s = np.arange(len(rtt_s)) * interval_s
+        sent_s = np.arange(len(rtt_s), dtype=np.float64) * float(interval_s)
         return PingLog(self._form, sent_s, rtt_s, f"{interval_s:g} s apart, {timing}", loss_known=True)
 
     def _sent(self, first: int, count: int) -> FloatArray:

@@ -107,7 +107,7 @@ class RequestTrace:
         """
         end_s = math.inf if duration_s is None else start_s + duration_s
         low, high = np.searchsorted(self.arrival_s, [start_s, end_s])
-        if first is not None and low + first < high:
+        if first is not None and low + first <= high:
             high = low + first
             end_s = float(self.arrival_s[high - 1]) if high > low else start_s
         if high <= low:
