@@ -165,6 +165,15 @@ def test_a_part_is_the_same_read_and_cut(tmp_path: Path, text: str, part: dict[s
     np.testing.assert_array_equal(found.dropped_s, wanted.dropped_s)
 
 
+def test_a_published_trace_in_a_replay_is_sent_to_the_importer(tmp_path: Path) -> None:
+    for text, name in ((BURSTGPT, "burstgpt"), (QWEN, "qwen"), (VIDUR, "vidur")):
+        path = write(tmp_path, text)
+        with pytest.raises(RequestTraceError, match=rf"line 1: .* {name}, not plain: .*import_workload.py"):
+            replay_schedule(replaying(path))
+        with pytest.raises(RequestTraceError, match=rf"line 1: .* {name}, not azure: leave the format out"):
+            import_trace(path, "azure")
+
+
 def test_no_more_is_read_than_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading_module, "_JUDGED", 50)
     text = plain([n / 4 for n in range(400)]) + "broken\n" * 1000

@@ -314,7 +314,7 @@ def import_trace(
     if kind is not None and kind not in FORMATS:
         raise RequestTraceError(f"{path}: unknown format {kind!r}; there are {', '.join(FORMATS)}")
     with opened(path) as lines:
-        form = FORMATS[_guess(path, lines) if kind is None else kind]
+        form = FORMATS[_guess(path, lines) if kind is None else _told(path, lines, kind)]
         builder = TraceBuilder(
             path,
             part,
@@ -376,6 +376,26 @@ def _guess(path: Path, lines: Lines) -> str:
     if text and all(_is_number(field) for field in first.replace(";", ",").split(",")):
         raise RequestTraceError(f"{where}: {first[:80]!r}: there is no header that names the columns")
     raise RequestTraceError(f"{where}: no known format ({', '.join(FORMATS)}) begins with {first[:80]!r}")
+
+
+def _told(path: Path, lines: Lines, kind: str) -> str:
+    """Return the format that is asked for, unless the file is clearly of another.
+
+    Raises:
+        RequestTraceError: It is.
+    """
+    try:
+        seems = _guess(path, lines)
+    except RequestTraceError:
+        return kind
+    if seems == kind or FORMATS[seems].time == FORMATS[kind].time:
+        return kind
+    advice = "leave the format out to have it found out"
+    if kind == "plain":
+        advice = f"import it first, python scripts/import_workload.py {path} --out TRACE.csv"
+    raise RequestTraceError(
+        f"{path}: line {lines.number}: seems to be a trace in the format {seems}, not {kind}: {advice}"
+    )
 
 
 def _is_number(field: str) -> bool:
