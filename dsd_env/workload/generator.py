@@ -143,7 +143,9 @@ class WorkloadGenerator:
     def open_device(self, ordinal: int) -> int:
         """Return the device of the ``ordinal``-th request of an open arrival process."""
         if self._schedule is not None and self._schedule.devices is not None:
-            return self._schedule.devices[(self._first + ordinal) % len(self._schedule)]
+            device = self._schedule.devices[(self._first + ordinal) % len(self._schedule)]
+            if device >= 0:
+                return device
         u = rng.uniform(self._seed, Stream.ROUTING, 0, ordinal)
         if not self._shares:
             return int(u * self._n_devices)
@@ -172,7 +174,7 @@ class WorkloadGenerator:
         else:
             row = (self._first + place) % len(self._schedule)
             prompt, output = self._schedule.prompt_tokens[row], self._schedule.output_tokens[row]
-            if self._schedule.kinds is not None:
+            if self._schedule.kinds is not None and self._schedule.kinds[row] >= 0:
                 number = self._schedule.kinds[row]
         kind = self._kinds[number]
         slo = self._slo[kind.slo]

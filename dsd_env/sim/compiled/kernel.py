@@ -1909,7 +1909,7 @@ def _next_open_arrival(kf, ki, f, s):
 @_jit
 def _open_device(ki, f, s, ordinal, row):
     """``WorkloadGenerator.open_device``; ``row`` is that of the request in a replayed trace."""
-    if ki[K_TRACE_DEVICES] != 0:
+    if ki[K_TRACE_DEVICES] != 0 and ki[row + TRACE_DEVICE] >= 0:
         return ki[row + TRACE_DEVICE]
     u = _uniform(s[WI_SEED], ROUTING, 0, ordinal)
     devices = ki[K_DEVICES]
@@ -1969,7 +1969,7 @@ def _arrive(kf, ki, f, s, device, row):
     kind = 0
     while kind < ki[K_KINDS] - 1 and u > kf[ki[O_KINDF] + kind * KINDF_STRIDE + KINDF_BOUND]:
         kind += 1
-    if row != 0 and ki[K_TRACE_KINDS] != 0:
+    if row != 0 and ki[K_TRACE_KINDS] != 0 and ki[row + TRACE_KIND] >= 0:
         kind = ki[row + TRACE_KIND]
     laws, x = ki[O_KINDI] + kind * KINDI_STRIDE, ki[O_KINDF] + kind * KINDF_STRIDE
     prompt_law, output_law = ki[laws + KINDI_PROMPT_LAW], ki[laws + KINDI_OUTPUT_LAW]
