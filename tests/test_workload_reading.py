@@ -476,8 +476,7 @@ _cli.run(main)
 def test_scripts_with_results_survive_a_closed_pipe(checkout: Path) -> None:
     for script in sorted((checkout / "scripts").glob("[!_]*.py")):
         text = script.read_text(encoding="utf-8")
-        if script.name not in ("train.py", "export.py"):
-            assert text.endswith('if __name__ == "__main__":\n    _cli.run(main)\n'), script.name
+        assert text.endswith('if __name__ == "__main__":\n    _cli.run(main)\n'), script.name
 
 
 # ---------------------------------------------------------------- any file
