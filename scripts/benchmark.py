@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
+import _cli
 import numpy as np
 
 from agents.provenance import now_utc, versions
@@ -400,4 +401,4 @@ def scaling(bench: Bench) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _checkout  # noqa: F401
+import _cli
 from _own_hardware import add_options, add_sources, run, wanted
 
 from dsd_env.latency import list_profiles, load_profile, save_profile
@@ -129,4 +130,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    _cli.run(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
+import _cli
 import numpy as np
 
 from dsd_env.locks import LOCK_FILE, InUseError, hold
@@ -281,4 +282,4 @@ def ask(bundle: Path, scenario: str, repeats: int = 2000) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

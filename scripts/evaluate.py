@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import _checkout
+import _cli
 
 from dsd_env.locks import InUseError, hold
 
@@ -107,10 +108,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "command": ["scripts/evaluate.py", *sys.argv[1:]],
     }
     summary = evaluation.summarise(tasks, partial.results, metadata)
-    print_tables(summary, shown, Console())
     if arguments.json:
         write_json(arguments.json, summary)
         partial.discard()
+    print_tables(summary, shown, Console())
+    if arguments.json:
         print(f"wrote {arguments.json}")
     return 0
 
@@ -120,4 +122,4 @@ def _names(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

@@ -14,11 +14,11 @@ with ``dsd_env.policy.load(DIR)``, or name it ``policy:DIR`` wherever a schedule
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import _checkout  # noqa: F401
+import _cli
 
 
 def main() -> int:
@@ -71,24 +71,17 @@ def main() -> int:
         print(f"export: {error}", file=sys.stderr)
         return 1
 
-    _say(
+    print(
         f"wrote {arguments.out}: {loaded}",
         *(
             f"  {name:12}  {file.bytes:8d} bytes  sha256 {file.sha256}"
             for name, file in manifest.files.items()
         ),
         f"use it:  python scripts/evaluate.py --schedulers jsq_goodput,policy:{arguments.out} ...",
+        sep="\n",
     )
     return 0
 
 
-def _say(*lines: str) -> None:
-    """Print what was done, all of which is saved by now; nobody need be listening any more."""
-    try:
-        print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

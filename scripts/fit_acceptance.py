@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _checkout  # noqa: F401
+import _cli
 import numpy as np
 from numpy.typing import NDArray
 
@@ -489,11 +490,11 @@ def main(argv: list[str] | None = None) -> int:
                     comparisons[kind, cell.drafter] = _compare(process, _load(folder, cell))
             else:
                 model, comparisons = _fit(name, folder, options.out)
+            if options.plot is not None:
+                _plot(model, folder, cells, comparisons, options.plot)
             for (kind, drafter), both in comparisons.items():
                 for table in _tables(name, kind, drafter, both):
                     console.print(table)
-            if options.plot is not None:
-                _plot(model, folder, cells, comparisons, options.plot)
     except TraceError as error:
         print(error, file=sys.stderr)
         return 1
@@ -501,4 +502,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
+import _cli
 import numpy as np
 
 from dsd_env.acceptance import TraceError
@@ -164,4 +165,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
+import _cli
 import yaml
 
 from dsd_env.files import write_text
@@ -124,4 +125,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

@@ -27,6 +27,7 @@ from random import Random
 from typing import Any
 
 import _checkout
+import _cli
 import _seeds
 
 from agents import provenance
@@ -445,4 +446,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

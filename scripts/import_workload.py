@@ -6,8 +6,9 @@
     python scripts/import_workload.py BurstGPT.csv --first 10000 --out first.csv
     python scripts/import_workload.py cut.csv --scenario my.yaml
 
-Formats: azure, mooncake, burstgpt and the project's own (plain), told apart by the first line;
-docs/workload.md describes them. With ``--scenario``, requests longer than the scenario allows are counted.
+Formats: azure, mooncake, qwen, burstgpt, vidur and the project's own (plain), told apart by the first line;
+docs/workload.md describes them. A file of any size is read, line by line and no further than the part that is
+asked for. With ``--scenario``, requests longer than the scenario allows are counted.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import _checkout  # noqa: F401
+import _cli
 import numpy as np
 
 from dsd_env import load_scenario
 from dsd_env.scenario import ScenarioError
-from dsd_env.workload import RequestTrace, RequestTraceError, import_trace, save_trace
+from dsd_env.workload import RequestTrace, import_trace, save_trace, spread_ticks
 from dsd_env.workload.importers import IMPORTERS
 from dsd_env.workload.statistics import (
     PERCENTILES,
@@ -48,6 +50,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--duration-s", type=float, help="length of the part to keep")
     parser.add_argument("--first", type=int, metavar="N", help="keep the first N requests of the part")
     parser.add_argument("--rate-scale", type=float, default=1.0, help="at 2, twice as many requests a second")
+    parser.add_argument(
+        "--spread-ticks",
+        nargs="?",
+        const="draws",
+        choices=("draws", "even"),
+        help="spread requests that a coarse clock has come at once over its tick: at drawn places (the "
+        "default) or at equal distances",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws of --spread-ticks (default 0)")
     parser.add_argument("--out", type=Path, help="save it here, as CSV for `arrivals: {kind: replay}`")
     parser.add_argument("--scenario", help="count the requests that this scenario would cut short")
     args = parser.parse_args(argv)
@@ -57,6 +68,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         value = getattr(args, option)
         if value is not None and not (value > 0 and math.isfinite(value)):
             parser.error(f"--{option.replace('_', '-')} {value} must be finite and above 0")
+    if args.seed < 0:
+        parser.error(f"--seed {args.seed} must be at least 0")
     return args
 
 
@@ -66,9 +79,17 @@ def summary(trace: RequestTrace) -> Iterator[str]:
     yield f"requests          {len(trace)} over {length_s:.6g} s"
     if trace.dropped:
         yield f"left out          {trace.dropped} that failed"
+    if trace.unused:
+        yield f"not used          {', '.join(trace.unused)}"
     if length_s > 0.0:
         yield f"rate              {len(trace) / length_s:.4g} /s"
-    if len(trace) > 2:
+    if trace.tick_s is not None:
+        times = len(np.unique(trace.arrival_s))
+        yield (
+            f"coarse clock      it ticks every {trace.tick_s:.4g} s: {len(trace)} requests have {times} "
+            "times and come in bursts that nobody sent; --spread-ticks spreads them"
+        )
+    if len(trace) > 2 and length_s > 0.0:
         yield f"CV of gaps        {gap_cv(trace.arrival_s):.3f}"
     for window_s in WINDOWS_S:
         if length_s >= 10 * window_s:
@@ -86,37 +107,51 @@ def summary(trace: RequestTrace) -> Iterator[str]:
         ("kinds", trace.kind, trace.kinds),
     ):
         if numbers is not None:
-            top = share_of_top_clients(np.bincount(numbers, minlength=len(names)))
-            yield f"{what:<18}{len(names)}; the top 10 % make {100 * top:.1f} % of the requests"
+            named = numbers[numbers >= 0]
+            top = share_of_top_clients(np.bincount(named, minlength=len(names)))
+            yield f"{what:<18}{len(names)}; the top 10 % make {100 * top:.1f} % of {len(named)} requests"
+            if len(named) < len(numbers):
+                yield f"{'':<18}{len(numbers) - len(named)} requests have none"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = _parse(argv)
     try:
-        trace = import_trace(args.file, args.format, trust_units=args.trust_units)
-        dropped = trace.dropped
-        if args.start_s > 0.0 or args.duration_s is not None or args.first is not None:
-            trace = trace.cut(args.start_s, args.duration_s, args.first)
+        recorded = import_trace(
+            args.file,
+            args.format,
+            trust_units=args.trust_units,
+            start_s=args.start_s,
+            duration_s=args.duration_s,
+            first=args.first,
+        )
+        trace = recorded
+        if args.spread_ticks is not None:
+            trace = spread_ticks(recorded, args.spread_ticks, seed=args.seed, end_s=args.duration_s)
         trace = trace.scaled(args.rate_scale)
+        workload = None if args.scenario is None else load_scenario(args.scenario).workload
+        # What is to be saved is saved before anything is printed: whoever reads that may go away.
+        saved = None if args.out is None else save_trace(trace, args.out)
         print("\n".join(summary(trace)))
-        if dropped and not trace.dropped:
-            print(f"left out          {dropped} of the whole file, that failed")
-        if args.scenario is not None:
-            workload = load_scenario(args.scenario).workload
+        if args.spread_ticks is not None and recorded.tick_s is None:
+            print("nothing spread    no coarse clock was found")
+        elif args.spread_ticks is not None:
+            print(f"spread            over ticks of {recorded.tick_s:.4g} s of the recording")
+        if workload is not None:
             for name, tokens, most in (
                 ("prompts", trace.prompt_tokens, workload.max_prompt_tokens),
                 ("answers", trace.output_tokens, workload.max_output_tokens),
             ):
                 cut = int((tokens > most).sum())
                 print(f"{name} cut short{cut:>8} ({100 * cut / len(trace):.2f} %) at {most} tokens")
-        if args.out is not None:
-            print(f"wrote {save_trace(trace, args.out)}")
-    except (RequestTraceError, ScenarioError, OSError) as error:
+        if saved is not None:
+            print(f"wrote {saved}")
+    except (ScenarioError, OSError, ValueError) as error:
         print(f"import_workload: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _checkout  # noqa: F401
+import _cli
 import numpy as np
 from numpy.typing import NDArray
 
@@ -286,6 +287,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TraceError as error:
         print(error, file=sys.stderr)
         return 1
+    if options.plot is not None:
+        for item in shown:
+            if item["kinds"] == groups[-1]:
+                print(f"wrote {plot(item, options.plot)}", file=sys.stderr)
     if options.json:
         print(json.dumps(shown, indent=2, allow_nan=False))
     else:
@@ -295,12 +300,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"[bold]{trace.name}[/bold] ({trace.label}; {trace.card['licence']})", highlight=False)
         for made in tables(shown):
             console.print(made)
-    if options.plot is not None:
-        for item in shown:
-            if item["kinds"] == groups[-1]:
-                print(f"wrote {plot(item, options.plot)}", file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

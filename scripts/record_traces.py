@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _checkout  # noqa: F401
+import _cli
 import _seeds
 
 from dsd_env.acceptance.recording.models import ModelError
@@ -319,4 +320,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

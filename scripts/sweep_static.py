@@ -15,13 +15,13 @@ OUT.md and OUT.png.
 from __future__ import annotations
 
 import argparse
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401  (finds agents/ beside scripts/)
+import _cli
 import numpy as np
 from tqdm import tqdm
 
@@ -255,4 +255,4 @@ def plot(sweep: Sweep, phases: list[Phase], path: Path, title: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

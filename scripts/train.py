@@ -10,11 +10,11 @@ results and TensorBoard logs. Interrupt it as you like: --resume continues from 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import _checkout  # noqa: F401
+import _cli
 
 
 def main() -> int:
@@ -67,21 +67,14 @@ def main() -> int:
         return 1
 
     best = arguments.out / BEST
-    _say(
+    print(
         f"trained {final.num_timesteps} decisions; last state {final.path}"
         + (f", best {best}" * best.is_file()),
         f"export it:  python scripts/export.py --run {arguments.out} --out POLICY_DIR",
+        sep="\n",
     )
     return 0
 
 
-def _say(*lines: str) -> None:
-    """Print what was done, all of which is saved by now; nobody need be listening any more."""
-    try:
-        print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

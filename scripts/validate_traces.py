@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
+import _cli
 import _seeds
 
 from dsd_env.acceptance.recording.models import ModelError
@@ -212,8 +213,8 @@ def run(options: argparse.Namespace) -> int:
             else:
                 row |= asdict(validate.compare_sampled(direct, replay, gamma))
             rows.append(row)
-            print(json.dumps(row), flush=True)
             write_json(options.out, report)
+            print(json.dumps(row), flush=True)
     print_table(report)
     return 1 if differing else 0
 
@@ -249,4 +250,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.run(main)

@@ -135,7 +135,7 @@ def test_a_broken_table_is_refused_by_line_and_field(tmp_path: Path, text: str, 
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FitError, match="not readable"):
+    with pytest.raises(FitError, match="there is no such file"):
         read_rows(tmp_path / "none.csv")
 
 

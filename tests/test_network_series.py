@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsd_env.network import LinkSeries, SeriesError, duplex, load_series
+from dsd_env.network import LinkSeries, SeriesError, duplex, load_series, save_series
 from dsd_env.network.processes import SeriesCursor
 from dsd_env.scenario.schema import Link
 
@@ -45,20 +45,28 @@ def test_columns_may_stand_in_any_order_and_delay_may_be_absent(tmp_path: Path) 
     ("text", "words"),
     [
         ("", ["line 1", "empty"]),
-        ("\n1,2,3\n", ["line 1", "empty"]),
+        ("\n1,2,3\n", ["line 2", "the header is"]),
+        ("# nothing else\n", ["line 1", "empty"]),
         ("a,b,c\n1,2,3\n", ["line 1", "a", "uplink_bits_per_s"]),
         (f"{HEADER},latency\n0,1e6,1e6,5\n", ["line 1", "latency", "extra_delay_s"]),
         (f"{HEADER},time_s\n0,1e6,1e6,5\n", ["line 1", "each once"]),
-        (HEADER.replace(",", ";") + "\n0;1e6;1e6\n", ["line 1", "the header is"]),
+        (HEADER.replace(",", "|") + "\n0|1e6|1e6\n", ["line 1", "the header is"]),
         (f"{HEADER}\n", ["0 rows", "at least 2"]),
         (f"{HEADER}\n0,1e6,1e6\n", ["1 rows", "at least 2"]),
         (f"{HEADER}\n0,1e6,1e6\n1,1e6\n", ["line 3", "2 fields", "3"]),
         (f"{HEADER}\n0,1e6,1e6\n1,1e6,1e6,7\n", ["line 3", "4 fields"]),
-        (f"{HEADER}\n0,1e6,1e6\n   \n1,1e6,1e6\n", ["line 3", "1 fields"]),
+        (f"{HEADER}\n0,1e6,1e6\n # \n1,1e6,1e6\n", ["line 3", "1 fields"]),
         (f"{HEADER}\n0,1e6,fast\n1,1e6,1e6\n", ["line 2", "downlink_bits_per_s = 'fast'", "not a number"]),
         (f"{HEADER}\n0,1e6,1e6\n1,,1e6\n", ["line 3", "uplink_bits_per_s = ''", "not a number"]),
         (f"{HEADER}\n0,1e6,1e6\n1,1.2e,1e6\n", ["line 3", "uplink_bits_per_s = '1.2e'", "not a number"]),
-        (f"{HEADER}\n0,1e6,1e6\n1,1e6,1\0\n", ["line 3", "downlink_bits_per_s", "not a number"]),
+        (f"{HEADER}\n0,1e6,1e6\n1,1e6,1\0\n", ["null bytes"]),
+        (f"{HEADER}\n0,1e6,1e6\n1e300,1e6,1e6\n", ["line 3", "time_s = 1e300", "another unit"]),
+        (f"{HEADER}\n0,1e6,1e6\n1,1_0,1e6\n", ["line 3", "uplink_bits_per_s = '1_0'", "not a number"]),
+        (
+            f"{HEADER},extra_delay_s\n0,1e6,1e6,0\n1,1e6,1e6,-1\n",
+            ["line 3", "extra_delay_s = -1", "not negative"],
+        ),
+        ('{"rates": []}\n', ["line 1", "JSON"]),
         (f"{HEADER}\n0,nan,1e6\n1,1e6,1e6\n", ["line 2", "uplink_bits_per_s = nan", "finite"]),
         (f"{HEADER}\n0,1e6,inf\n1,1e6,1e6\n", ["line 2", "downlink_bits_per_s = inf", "finite"]),
         (f"{HEADER}\n0,1e6,1e6\n1,-5,1e6\n", ["line 3", "uplink_bits_per_s = -5", "not negative"]),
@@ -81,7 +89,7 @@ def test_columns_may_stand_in_any_order_and_delay_may_be_absent(tmp_path: Path) 
         ("1\n2.5\n", ["line 2", "'2.5'"]),
         ("1\n-2\n", ["line 2", "'-2'"]),
         ("5\n3000\n4\n", ["line 3", "4 ms comes before 3000 ms"]),
-        ("1\n999\n", ["999 ms long", "at least 2 s"]),
+        ("0\n0\n", ["the last time is 0 ms", "at least 1 ms"]),
         ("1\n" + "9" * 5000 + "\n", ["line 2", "longer than a day"]),
         ("1\n99999999\n", ["line 2", "longer than a day"]),
         ("1\n²\n", ["line 2", "'²'"]),
@@ -98,14 +106,27 @@ def test_what_cannot_be_used_is_refused_by_file_line_and_field(
         assert word in str(caught.value)
 
 
+def test_semicolons_comments_and_utf16_are_read(tmp_path: Path) -> None:
+    text = "# a comment\n" + HEADER.replace(",", ";") + "\n0;1e6;2e6\n   \n# another\n1;3e6;4e6\n"
+    for content in (text.encode(), text.encode("utf-16")):
+        series = load_series(written(tmp_path, content))
+        assert series.uplink_bits_per_s == (1e6, 3e6) and series.downlink_bits_per_s == (2e6, 4e6)
+
+
+def test_a_saved_series_is_loaded_again(tmp_path: Path) -> None:
+    whole = LinkSeries((0.0, 1.0, 3.0, 5.0), (8e3, 0.0, 80e3), (8e5,) * 3, (0.0, 0.5, 0.25))
+    saved = save_series(whole, tmp_path / "new" / "saved.csv", comments=("made by hand",))
+    assert load_series(saved) == whole
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SeriesError, match="'nowhere' does not exist"):
         load_series("nowhere")
     with pytest.raises(SeriesError, match="does not exist"):
         load_series(tmp_path)
-    with pytest.raises(SeriesError, match="not a text file"):
+    with pytest.raises(SeriesError, match="is not UTF-8 text"):
         load_series(written(tmp_path, HEADER.encode() + b"\n0,1e6,1\xe96\n"))
-    with pytest.raises(SeriesError, match="line 1"):
+    with pytest.raises(SeriesError, match="seems to be UTF-16"):
         load_series(written(tmp_path, bytes(40)))
 
 
@@ -137,6 +158,26 @@ def test_a_constant_mahimahi_trace_is_constant_to_its_end(tmp_path: Path) -> Non
     assert series.uplink_bits_per_s == pytest.approx((12e6,) * 3)
     assert series.downlink_bits_per_s == series.uplink_bits_per_s
     assert series.extra_delay_s == (0.0,) * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "packets_per_s"),
+    [("1\n", 1000.0), ("1\n1\n", 2000.0), ("3\n", 1000 / 3), ("1\n2\n4\n", 750.0), ("10\n1000\n", 2.0)],
+)
+def test_a_trace_within_a_second_goes_round_at_its_mean_rate(
+    tmp_path: Path, text: str, packets_per_s: float
+) -> None:
+    series = load_series(written(tmp_path, text))
+    assert series.length_s == 2.0
+    assert series.uplink_bits_per_s == pytest.approx((packets_per_s * 12e3,) * 2)
+    assert series.downlink_bits_per_s == series.uplink_bits_per_s
+
+
+def test_a_trace_below_two_seconds_is_taken_twice(tmp_path: Path) -> None:
+    # 3 packets in the first half second, none after, again and again: 3 in each 1.5 s.
+    series = load_series(written(tmp_path, "10\n20\n500\n1500\n"))
+    assert series.times_s == (0.0, 1.0, 2.0, 3.0)
+    assert series.uplink_bits_per_s == pytest.approx((3 * 12e3, 4 * 12e3, 1 * 12e3))
 
 
 def test_a_mahimahi_trace_has_silent_seconds_and_a_last_piece_of_its_own_length(tmp_path: Path) -> None:

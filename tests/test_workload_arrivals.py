@@ -31,6 +31,7 @@ from dsd_env.workload.statistics import (
     renewal_arrivals,
     share_of_top_clients,
 )
+from tests.engines import assert_engines_agree
 from tests.lab import lab
 
 MODULATION = {"sigma": 0.4, "correlation_s": 40.0, "period_s": 2.0}
@@ -446,3 +447,18 @@ def test_requests_are_conserved(trace: Path) -> None:
     assert sorted(table["output_tokens"]) == sorted(recorded.output_tokens)
     assert sorted(table["prompt_tokens"]) == sorted(recorded.prompt_tokens)
     assert table["delivered_tokens"].sum() == recorded.output_tokens.sum()
+
+
+def test_both_engines_draw_who_has_no_client_and_no_kind(trace: Path) -> None:
+    lines = "".join(
+        f"{n / 8},{20 + n},{3 + n % 5},{f'c{n % 5}' if n % 3 else ''},{('chat', 'code', '')[n % 3]}\n"
+        for n in range(30)
+    )
+    trace.write_text("arrival_s,prompt_tokens,output_tokens,client,kind\n" + lines)
+    scenario = replaying(trace, clients=4, trace_kinds=True)
+    kind = scenario.workload.kinds["question"].model_dump()
+    scenario = load_scenario(scenario, workload__kinds={"chat": kind, "code": {**kind, "weight": 3.0}})
+    schedule = replay_schedule(scenario)
+    assert schedule.devices is not None and schedule.kinds is not None
+    assert schedule.devices.count(-1) == 10 and schedule.kinds.count(-1) == 10
+    assert assert_engines_agree(scenario, "jsq_goodput", seed=3) > 30

@@ -33,6 +33,7 @@ from dsd_env.network.processes import (
 )
 from dsd_env.rng import Stream
 from dsd_env.scenario.schema import Ar1, BandwidthProcess, DelayProcess, Jitter, Link, Outages
+from dsd_env.text import TextError, read_text
 
 with needs("calibrate", "fitting network models"):
     from scipy.optimize import Bounds, differential_evolution, minimize
@@ -156,15 +157,20 @@ def read_rows(path: Path) -> dict[str, NetworkRow]:
     ]
     rows: dict[str, NetworkRow] = {}
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FitError(f"{path}: not readable: {error}") from error
-    reader = csv.DictReader(text.splitlines())
-    missing = [name for name in needed if name not in (reader.fieldnames or ())]
-    if missing:
-        raise FitError(f"{path}: line 1: columns {missing} are missing")
-    for record in reader:
-        where = f"{path}: line {reader.line_num}"
+        text = read_text(path)
+    except TextError as error:
+        raise FitError(str(error)) from None
+    reader = csv.DictReader(text.split("\n"), strict=True)
+    try:
+        header, records = list(reader.fieldnames or ()), [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise FitError(f"{path}: line {reader.line_num}: {error}") from error
+    missing = [name for name in needed if name not in header]
+    if missing or len(set(header)) != len(header):
+        fault = f"columns {missing} are missing" if missing else "a column comes twice"
+        raise FitError(f"{path}: line 1: {fault}")
+    for line, record in records:
+        where = f"{path}: line {line}"
         if None in record or None in record.values():
             raise FitError(f"{where}: not as many fields as the header has")
 
@@ -179,7 +185,7 @@ def read_rows(path: Path) -> dict[str, NetworkRow]:
 
         name, unit = record["trace"], record["unit"]
         if name in rows:
-            raise FitError(f"{where}: trace = {name!r} comes twice")
+            raise FitError(f"{where}: trace = {name[:80]!r} comes twice")
         if unit not in _SECONDS:
             raise FitError(f"{where}: unit = {unit!r} is not one of {sorted(_SECONDS)}")
         ordered = tuple(number(f"p{p}") for p in PERCENTILES)

@@ -3,19 +3,28 @@
 CSV, with a header: ``time_s, uplink_bits_per_s, downlink_bits_per_s`` and optionally ``extra_delay_s``; each
 row holds from its time until the next one's, the last as long as the one before it. Mahimahi: one line per
 delivery opportunity of 1,500 bytes, its time in milliseconds, from 1; the last line ends the period of the
-trace. The same file serves both directions.
+trace, which then begins again. The same file serves both directions. Lines that begin with ``#`` are
+comments.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+import re
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
+from dsd_env.files import write_text
+from dsd_env.network.errors import SeriesError
+from dsd_env.network.pings import PingLog, recognise
 from dsd_env.paths import config_dir
+from dsd_env.text import TextError, read_text
 
 COLUMNS = ("time_s", "uplink_bits_per_s", "downlink_bits_per_s")
 OPTIONAL = ("extra_delay_s",)
@@ -25,11 +34,10 @@ _MIN_BITS_PER_S = 1e4
 """A link slower than this, always, was given in another unit, most likely."""
 _MAX_DELAY_S = 10.0
 """A delay longer than this, likewise."""
+_MOST = {"time_s": 1e9, "uplink_bits_per_s": 1e15, "downlink_bits_per_s": 1e15}
+"""Values above these are not seconds from any beginning, or bits per second."""
 _MAX_MAHIMAHI_MS = 86_400_000
-
-
-class SeriesError(ValueError):
-    """A network series cannot be used; the message names file, line and field."""
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -65,52 +73,127 @@ def load_series(name: str | Path) -> LinkSeries:
         path = config_dir() / "network" / f"{name}.csv"
     if not path.is_file():
         raise SeriesError(f"network series {str(name)!r} does not exist")
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise SeriesError(f"{path}: larger than {_MAX_FILE_BYTES} bytes")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SeriesError(f"{path}: not a text file ({error})") from error
-    lines = text.splitlines()
-    if not lines or not lines[0].strip():
+        text = read_text(path, max_bytes=_MAX_FILE_BYTES)
+    except TextError as error:
+        raise SeriesError(str(error)) from None
+    lines = ["" if line.startswith("#") else line for line in text.split("\n")]
+    first = next((number for number, line in enumerate(lines) if line.strip()), None)
+    if first is None:
         raise SeriesError(f"{path}: line 1: empty; a CSV begins with the header {','.join(COLUMNS)}")
-    if _is_whole(lines[0].strip()):
+    if _is_whole(lines[first].strip()):
         return _mahimahi(lines, path)
-    return _csv(lines, path)
-
-
-def _csv(lines: list[str], path: Path) -> LinkSeries:
-    reader = csv.reader(lines)
-    try:
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise SeriesError(f"{path}: line {reader.line_num}: {error}") from error
-    header = [name.strip() for name in rows[0][1]]
-    missing = [name for name in COLUMNS if name not in header]
-    unknown = [name for name in header if name not in COLUMNS + OPTIONAL]
-    if missing or unknown or len(set(header)) != len(header):
+    found = recognise(lines[first : first + 50])
+    if found is not None:
         raise SeriesError(
-            f"{path}: line 1: the header is {header}; needed are {list(COLUMNS)}, allowed {list(OPTIONAL)}, "
-            "each once"
+            f"{path}: line {first + 1}: a {found}, not a series: import it first, "
+            f"python scripts/import_network.py {path} --out SERIES.csv"
         )
+    if lines[first].lstrip().startswith(("{", "[")):
+        raise SeriesError(
+            f"{path}: line {first + 1}: JSON, not a series: CSV begins with {','.join(COLUMNS)}"
+        )
+    return _csv(lines, first, path)
+
+
+def series_of_pings(
+    log: PingLog,
+    *,
+    uplink_bits_per_s: float,
+    downlink_bits_per_s: float,
+    step_s: float = 0.0,
+    outage_s: float = 2.0,
+) -> tuple[LinkSeries, float, float]:
+    """Return a series with the delays of pings, and what else belongs to the link.
+
+    Half of a round trip is a direction's delay; what all have in common is the link's own ``one_way_s``. A
+    lost ping keeps the delay of the one before it. Where nothing is answered for long, the link has no
+    bandwidth; the other losses are the link's ``loss_probability``, the same in both directions.
+
+    Args:
+        log: The pings.
+        uplink_bits_per_s: What the link has; pings do not measure it.
+        downlink_bits_per_s: Likewise.
+        step_s: Length of a piece, over which round trips are averaged; 0: each ping is a piece.
+        outage_s: From how many seconds without an answer on the link counts as down.
+
+    Returns:
+        The series; ``one_way_s``; ``loss_probability`` of a direction.
+
+    Raises:
+        SeriesError: All pings were sent at one time, or pieces are longer than the log.
+        ValueError: A bandwidth, ``step_s`` or ``outage_s`` is not possible.
+    """
+    if min(uplink_bits_per_s, downlink_bits_per_s) < _MIN_BITS_PER_S:
+        raise ValueError(f"a link needs at least {_MIN_BITS_PER_S:g} bit/s in each direction")
+    if step_s < 0.0 or outage_s <= 0.0:
+        raise ValueError(f"step_s = {step_s} must not be negative, outage_s = {outage_s} above 0")
+    sent_s, rtt_s = log.sent_s, log.rtt_s
+    answered = np.isfinite(rtt_s)
+    least_s = float(rtt_s[answered].min())
+    # The number of the last ping with an answer, or of the first one that has any, at each ping.
+    numbers = np.where(answered, np.arange(len(rtt_s)), -1)
+    before = np.maximum(np.maximum.accumulate(numbers), int(np.argmax(answered)))
+    # A stretch without an answer lasts from its first lost ping to the next answered one.
+    down = np.zeros(len(rtt_s), dtype=bool)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], (~answered).astype(np.int8), [0]))))
+    ends_s = np.append(sent_s, sent_s[-1])
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if ends_s[end] - sent_s[start] >= outage_s:
+            down[start:end] = True
+    lost = float((~answered & ~down).sum() / max(1, (~down).sum()))
+    trips_s = rtt_s[before]
+    if step_s > 0.0:
+        piece = np.floor_divide(sent_s, step_s).astype(np.int64)
+        kept, first, counts = np.unique(piece, return_index=True, return_counts=True)
+        starts_s, trips_s = kept * step_s, np.add.reduceat(trips_s, first) / counts
+        down = np.logical_and.reduceat(down, first)
+    else:
+        distinct = np.concatenate(([True], np.diff(sent_s) > 0.0))
+        starts_s, trips_s, down = sent_s[distinct], trips_s[distinct], down[distinct]
+    if len(starts_s) < 2:
+        raise SeriesError(f"{len(starts_s)} pieces of the log; a series needs at least 2")
+    starts = tuple(float(f"{start_s:.9g}") for start_s in (starts_s - starts_s[0]).tolist())
+    delays = tuple(float(f"{delay_s:.9g}") for delay_s in ((trips_s - least_s) / 2.0).tolist())
+    series = LinkSeries(
+        (*starts, 2.0 * starts[-1] - starts[-2]),
+        tuple(0.0 if off else uplink_bits_per_s for off in down.tolist()),
+        tuple(0.0 if off else downlink_bits_per_s for off in down.tolist()),
+        delays,
+    )
+    return series, least_s / 2.0, 1.0 - math.sqrt(1.0 - lost)
+
+
+def save_series(series: LinkSeries, path: str | Path, *, comments: tuple[str, ...] = ()) -> Path:
+    """Write a series as CSV, atomically.
+
+    Args:
+        series: The series.
+        path: Where to.
+        comments: Lines above the header, without their ``#``.
+    """
+    path = Path(path)
+    lines = [f"# {comment}" for comment in comments]
+    lines.append(",".join((*COLUMNS, *OPTIONAL)))
+    columns = (
+        series.times_s[:-1],
+        series.uplink_bits_per_s,
+        series.downlink_bits_per_s,
+        series.extra_delay_s,
+    )
+    lines += [",".join(f"{value:.9g}" for value in row) for row in zip(*columns, strict=True)]
+    write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def _csv(lines: list[str], first: int, path: Path) -> LinkSeries:
+    separator, header = _header(lines[first], first + 1, path)
     columns: dict[str, list[float]] = {name: [] for name in header}
-    for line, row in rows[1:]:
-        if not row:
-            continue
+    for line, row in _rows(lines, first, separator, path):
         if len(row) != len(header):
             raise SeriesError(f"{path}: line {line}: {len(row)} fields, the header has {len(header)}")
         for name, field in zip(header, row, strict=True):
-            try:
-                value = float(field)
-            except ValueError:
-                raise SeriesError(f"{path}: line {line}: {name} = {field!r} is not a number") from None
-            if not math.isfinite(value) or value < 0.0:
-                raise SeriesError(f"{path}: line {line}: {name} = {field} must be finite and not negative")
-            if name == "extra_delay_s" and value > _MAX_DELAY_S:
-                raise SeriesError(
-                    f"{path}: line {line}: {name} = {field} is above {_MAX_DELAY_S:g} s; not in milliseconds?"
-                )
-            columns[name].append(value)
+            columns[name].append(_value(f"{path}: line {line}: {name}", name, field.strip()))
         times = columns["time_s"]
         if len(times) > 1 and times[-1] <= times[-2]:
             raise SeriesError(f"{path}: line {line}: time_s = {times[-1]} does not come after {times[-2]}")
@@ -132,26 +215,83 @@ def _csv(lines: list[str], path: Path) -> LinkSeries:
     )
 
 
+def _header(line: str, number: int, path: Path) -> tuple[str, list[str]]:
+    """Return what separates the columns, and their names."""
+    found = {}
+    for separator in (",", ";", "\t"):
+        try:
+            found[separator] = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+        except csv.Error:
+            found[separator] = [line.strip()]
+    separator = next((s for s, names in found.items() if set(COLUMNS) <= set(names)), ",")
+    header = found[separator]
+    missing = [name for name in COLUMNS if name not in header]
+    unknown = [name for name in header if name not in COLUMNS + OPTIONAL]
+    if missing or unknown or len(set(header)) != len(header):
+        shown = str(header)
+        raise SeriesError(
+            f"{path}: line {number}: the header is {shown[:200]}; needed are {list(COLUMNS)}, allowed "
+            f"{list(OPTIONAL)}, each once"
+        )
+    return separator, header
+
+
+def _rows(lines: list[str], first: int, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and fields of each row below the header."""
+    reader = csv.reader(lines[first + 1 :], delimiter=separator)
+    try:
+        for row in reader:
+            if row and not (len(row) == 1 and not row[0].strip()):
+                yield first + 1 + reader.line_num, row
+    except csv.Error as error:
+        raise SeriesError(f"{path}: line {first + 1 + reader.line_num}: {error}") from error
+
+
+def _value(where: str, name: str, field: str) -> float:
+    """Return a number of a field."""
+    shown = field if len(field) <= 80 else field[:80] + "..."
+    if field.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+        raise SeriesError(f"{where} = {shown} must be finite and not negative")
+    if not _NUMBER.fullmatch(field):
+        raise SeriesError(f"{where} = {shown!r} is not a number")
+    value = float(field)
+    if not math.isfinite(value) or value < 0.0:
+        raise SeriesError(f"{where} = {shown} must be finite and not negative")
+    if value > _MOST.get(name, value):
+        raise SeriesError(f"{where} = {shown} is above {_MOST[name]:g}; not in another unit?")
+    if name == "extra_delay_s" and value > _MAX_DELAY_S:
+        raise SeriesError(f"{where} = {shown} is above {_MAX_DELAY_S:g} s; not in milliseconds?")
+    return value
+
+
 def _is_whole(field: str) -> bool:
     return field.isascii() and field.isdigit()
 
 
-def _mahimahi(lines: Iterable[str], path: Path) -> LinkSeries:
-    times_ms: list[int] = []
+def _mahimahi(lines: list[str], path: Path) -> LinkSeries:
+    times_ms = array("l")
     for number, line in enumerate(lines, start=1):
         field = line.strip()
         if not field:
             continue
         if not _is_whole(field):
-            raise SeriesError(f"{path}: line {number}: {field!r} is not a time in whole milliseconds")
+            raise SeriesError(f"{path}: line {number}: {field[:80]!r} is not a time in whole milliseconds")
         if len(field) > 9 or int(field) > _MAX_MAHIMAHI_MS:
-            raise SeriesError(f"{path}: line {number}: {field} ms is longer than a day")
+            raise SeriesError(f"{path}: line {number}: {field[:80]} ms is longer than a day")
         if times_ms and int(field) < times_ms[-1]:
             raise SeriesError(f"{path}: line {number}: {field} ms comes before {times_ms[-1]} ms")
         times_ms.append(int(field))
     length_ms = times_ms[-1]
+    if length_ms < 1:
+        raise SeriesError(f"{path}: the last time is 0 ms; it is the period of the trace, at least 1 ms")
+    if length_ms <= 1000:
+        # It goes round within a second, and what is made of it is a bandwidth by the second.
+        rate = len(times_ms) * MAHIMAHI_BYTES * 8.0 / (length_ms / 1000.0)
+        return LinkSeries((0.0, 1.0, 2.0), (rate, rate), (rate, rate), (0.0, 0.0))
     if length_ms < 2000:
-        raise SeriesError(f"{path}: {length_ms} ms long; a series needs at least 2 s")
+        # Two rounds, so that there are whole seconds.
+        times_ms.extend([time_ms + length_ms for time_ms in times_ms])
+        length_ms *= 2
     # Pieces of a second; what is left at the end belongs to the last.
     pieces = length_ms // 1000
     counts = [0] * pieces

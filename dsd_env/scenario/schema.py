@@ -438,6 +438,9 @@ class ReplayArrivals(_Model):
 
     kind: Literal["replay"]
     trace: str = Field(min_length=1, description="Path of a trace of requests, as CSV.")
+    trust_units: bool = Field(
+        default=False, description="Its times are seconds: do not ask whether they may be in another unit."
+    )
     start_s: NonNegative = Field(default=0.0, description="What comes before in the trace is left out.")
     duration_s: Positive | None = Field(
         default=None, description="Length of the part that is replayed; without it, to the trace's end."

@@ -1,10 +1,11 @@
 """Who asks when, for how much."""
 
+from dsd_env.workload.clock import clock_tick, spread_ticks
 from dsd_env.workload.generator import RequestSpec, WorkloadGenerator
-from dsd_env.workload.importers import import_trace
+from dsd_env.workload.importers import import_trace, load_trace
 from dsd_env.workload.load import LoadClock
 from dsd_env.workload.replay import Schedule, replay_schedule
-from dsd_env.workload.trace import RequestTrace, RequestTraceError, load_trace, save_trace
+from dsd_env.workload.trace import RequestTrace, RequestTraceError, save_trace
 
 __all__ = [
     "LoadClock",
@@ -13,8 +14,10 @@ __all__ = [
     "RequestTraceError",
     "Schedule",
     "WorkloadGenerator",
+    "clock_tick",
     "import_trace",
     "load_trace",
     "replay_schedule",
     "save_trace",
+    "spread_ticks",
 ]

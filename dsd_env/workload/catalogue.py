@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dsd_env.scenario.schema import Renewal, RequestKind
 from dsd_env.workload import fit
-from dsd_env.workload.importers import import_azure
+from dsd_env.workload.importers import import_trace
 from dsd_env.workload.statistics import (
     arrival_statistics,
     client_arrivals,
@@ -139,7 +139,7 @@ def measure(entry: Entry, data: Path) -> Measured:
     """
     path = data / entry.path
     if entry.kind == "requests":
-        trace = import_azure(path)
+        trace = import_trace(path, "azure")
         length_s = trace.duration_s
         statistics = arrival_statistics(trace.arrival_s, length_s)
         statistics |= _lengths(trace.prompt_tokens, trace.output_tokens, trace.prompt_tokens)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import csv
 import gzip
-import json
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -16,8 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsd_env import strict_json
 from dsd_env.extras import needs
 from dsd_env.scenario.schema import BurstyClients, Quantiles, RateModulation, Renewal, RequestKind
+from dsd_env.text import TextError, open_text
+from dsd_env.workload.reading import MAX_TOKENS
 from dsd_env.workload.statistics import (
     WINDOWS_S,
     arrival_statistics,
@@ -298,9 +300,12 @@ def _read_windows(path: Path) -> FloatArray:
     """Return start, rate, CV, family and shape by window, shape (5, windows)."""
     rows: list[tuple[float, ...]] = []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for line, row in enumerate(csv.reader(file, strict=True), start=1):
-                where = f"{path}: line {line}"
+        with open_text(path) as file:
+            reader = csv.reader(file, strict=True)
+            for row in reader:
+                if not row:
+                    continue
+                where = f"{path}: line {reader.line_num}"
                 if len(row) != 6:
                     raise FitError(
                         f"{where}: {len(row)} fields; needed are start, rate, CV, family, 2 parameters"
@@ -318,8 +323,10 @@ def _read_windows(path: Path) -> FloatArray:
                 if shape <= 0.0:
                     raise FitError(f"{where}: shape = {shape} must be > 0")
                 rows.append((start_s, rate, cv, float(FAMILIES.index(row[3])), shape))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FitError(f"{path}: not a CSV file: {error}") from error
+    except csv.Error as error:
+        raise FitError(f"{path}: line {reader.line_num}: not a CSV file: {error}") from error
+    except TextError as error:
+        raise FitError(str(error)) from None
     if len(rows) < 2:
         raise FitError(f"{path}: {len(rows)} windows; needed are at least 2")
     return np.array(rows).T
@@ -341,7 +348,7 @@ def _read_lengths(
     """Return prompt and output histograms, each window of lengths weighted by the requests in it."""
     try:
         with gzip.open(path, "rb") as file:
-            data = json.loads(file.read(_MAX_JSON_BYTES))
+            data = strict_json.loads(file.read(_MAX_JSON_BYTES).decode("utf-8-sig"))
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise FitError(f"{path}: not gzipped JSON: {error}") from error
     if not isinstance(data, dict):
@@ -374,10 +381,13 @@ def _histogram(where: str, window: Any, name: str) -> dict[int, float]:
         ValueError,
         SyntaxError,
         AttributeError,
+        OverflowError,
         RecursionError,
         MemoryError,
     ) as error:
         raise FitError(f"{where} is not a histogram: {error!r}") from error
+    if any(tokens > MAX_TOKENS for tokens in shares):
+        raise FitError(f"{where}: more than {MAX_TOKENS} tokens")
     if any(tokens < 1 for tokens, share in shares.items() if share > 0.0):
         shares = {max(1, tokens): share for tokens, share in shares.items()}
     if not all(math.isfinite(share) and share >= 0.0 for share in shares.values()):

@@ -143,7 +143,9 @@ class WorkloadGenerator:
     def open_device(self, ordinal: int) -> int:
         """Return the device of the ``ordinal``-th request of an open arrival process."""
         if self._schedule is not None and self._schedule.devices is not None:
-            return self._schedule.devices[(self._first + ordinal) % len(self._schedule)]
+            device = self._schedule.devices[(self._first + ordinal) % len(self._schedule)]
+            if device >= 0:
+                return device
         return laws.open_device(self._seed, ordinal, self._n_devices, bool(self._shares), self._shares)
 
     def request(self, device: int, ordinal: int, place: int = 0) -> RequestSpec:
@@ -164,7 +166,7 @@ class WorkloadGenerator:
         else:
             row = (self._first + place) % len(self._schedule)
             prompt, output = self._schedule.prompt_tokens[row], self._schedule.output_tokens[row]
-            if self._schedule.kinds is not None:
+            if self._schedule.kinds is not None and self._schedule.kinds[row] >= 0:
                 number = self._schedule.kinds[row]
         kind = self._kinds[number]
         slo = self._slo[kind.slo]

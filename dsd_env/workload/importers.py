@@ -4,186 +4,436 @@
 format   file
 ======== ================================================================================================
 azure    Azure LLM inference traces 2023 and 2024: CSV ``TIMESTAMP,ContextTokens,GeneratedTokens``, times as
-         ``2023-11-16 18:15:46.6805900``, with or without a UTC offset
+         ``2023-11-16 18:15:46.6805900``, with or without a UTC offset; ``NumImages`` of the multimodal trace
+         of 2025 is not used
 mooncake Mooncake: JSON lines with ``timestamp`` (whole milliseconds), ``input_length``, ``output_length`` and
          ``hash_ids``, which are not used
+qwen     Qwen-Bailian: JSON lines with ``timestamp`` (seconds), ``input_length``, ``output_length``,
+         ``chat_id``, ``parent_chat_id`` (the turns of a conversation are one client), ``type`` (the kind);
+         ``turn`` and ``hash_ids`` are not used
 burstgpt BurstGPT: CSV ``Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type``, optionally
-         ``Session ID`` (the client) and ``Elapsed time``; seconds. The log type is the kind; requests without
-         response tokens failed and are left out
+         ``Session ID`` (the client) and ``Elapsed time`` (not used); seconds. The log type is the kind
+vidur    Vidur: CSV ``arrived_at,num_prefill_tokens,num_decode_tokens``; seconds
 plain    the project's own, see :mod:`dsd_env.workload.trace`
 ======== ================================================================================================
+
+A CSV may be separated by commas, semicolons or tabs, and its columns may stand in any order. In all of the
+published formats a request without output tokens has failed: it is left out and counted.
 """
 
 from __future__ import annotations
 
 import datetime
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from dsd_env import strict_json
-from dsd_env.workload.trace import (
-    COLUMNS,
-    RequestTrace,
-    RequestTraceError,
+from dsd_env.workload import clock
+from dsd_env.workload.reading import (
+    SEPARATORS,
+    Lines,
+    Part,
     TraceBuilder,
-    load_trace,
-    read_csv,
-    read_text,
+    csv_rows,
+    header_of,
+    json_rows,
+    opened,
     shown,
 )
+from dsd_env.workload.trace import COLUMNS, MAX_RATE_PER_S, OPTIONAL, RequestTrace, RequestTraceError
 
-AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-BURSTGPT = ("Timestamp", "Model", "Request tokens", "Response tokens", "Total tokens", "Log Type")
-BURSTGPT_OPTIONAL = ("Session ID", "Elapsed time")
-MOONCAKE = ("timestamp", "input_length", "output_length")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _MAX_TIMESTAMP_MS = 10**12
 
 
-def import_azure(path: str | Path, *, trust_units: bool = False) -> RequestTrace:
-    """Read an Azure trace.
+class _Reader(Protocol):
+    """Takes the rows of one format, in the order of its columns."""
 
-    Raises:
-        RequestTraceError: Anything that is wrong with the file.
-    """
-    path = Path(path)
-    builder = TraceBuilder(path, trust_units=trust_units)
-    origin_s: int | None = None
-    for line, row in read_csv(path, AZURE, ()):
-        whole_s, fraction_s = _stamp(builder, line, row["TIMESTAMP"])
-        origin_s = whole_s if origin_s is None else origin_s
-        if whole_s < origin_s:
-            raise builder.error(line, f"TIMESTAMP = {row['TIMESTAMP']} comes before the first one")
-        builder.add(
-            line,
-            whole_s - origin_s + fraction_s,
-            builder.tokens(line, "ContextTokens", row["ContextTokens"]),
-            builder.tokens(line, "GeneratedTokens", row["GeneratedTokens"]),
-            field="TIMESTAMP",
-        )
-    return builder.trace(field="TIMESTAMP")
+    def __init__(self, builder: TraceBuilder) -> None: ...
+
+    def take(self, line: int, row: Sequence[Any]) -> None:
+        """Give a row to the builder."""
 
 
-def _stamp(builder: TraceBuilder, line: int, field: str) -> tuple[int, float]:
-    """Return whole seconds since 1970 and the fraction."""
-    found = _STAMP.fullmatch(field)
-    if found is None:
-        raise builder.error(
-            line, f"TIMESTAMP = {shown(field)} is not a time like 2023-11-16 18:15:46.6805900"
-        )
-    day, clock, fraction, offset = found.groups()
-    zone = "+00:00" if offset in (None, "Z") else offset
-    try:
-        moment = datetime.datetime.fromisoformat(f"{day}T{clock}{zone}")
-        return int(moment.timestamp()), float(f"0.{fraction or 0}")
-    except (ValueError, OverflowError) as error:
-        raise builder.error(line, f"TIMESTAMP = {shown(field)}: {error}") from None
+class _Plain:
+    def __init__(self, builder: TraceBuilder) -> None:
+        self._builder = builder
+
+    def take(self, line: int, row: Sequence[str]) -> None:
+        arrival_s, prompt, output, client, kind = row
+        builder = self._builder
+        if builder.wants(line, builder.number(line, "arrival_s", arrival_s)):
+            builder.add(
+                builder.tokens(line, "prompt_tokens", prompt),
+                builder.tokens(line, "output_tokens", output),
+                builder.word(line, "client", client),
+                builder.word(line, "kind", kind),
+            )
 
 
-def import_burstgpt(path: str | Path, *, trust_units: bool = False) -> RequestTrace:
-    """Read a BurstGPT trace.
+class _Azure:
+    def __init__(self, builder: TraceBuilder) -> None:
+        self._builder = builder
+        self._origin_s: int | None = None
+        self._second: tuple[str, str, str | None, int] = ("", "", None, 0)
 
-    Raises:
-        RequestTraceError: Anything that is wrong with the file.
-    """
-    path = Path(path)
-    builder = TraceBuilder(path, trust_units=trust_units)
-    for line, row in read_csv(path, BURSTGPT, BURSTGPT_OPTIONAL):
-        arrival_s = builder.number(line, "Timestamp", row["Timestamp"])
-        response = builder.tokens(line, "Response tokens", row["Response tokens"], least=0)
-        request = builder.tokens(line, "Request tokens", row["Request tokens"], least=min(1, response))
-        total = builder.tokens(line, "Total tokens", row["Total tokens"], least=0)
+    def take(self, line: int, row: Sequence[str]) -> None:
+        stamp, prompt, output = row
+        builder = self._builder
+        whole_s, fraction_s = self._stamp(line, stamp)
+        if self._origin_s is None:
+            self._origin_s = whole_s
+        if whole_s < self._origin_s:
+            raise builder.error(line, f"TIMESTAMP = {stamp} comes before the first one")
+        time_s = whole_s - self._origin_s + fraction_s
+        if output.strip() == "0":
+            builder.drop(time_s)
+        elif builder.wants(line, time_s):
+            builder.add(
+                builder.tokens(line, "ContextTokens", prompt), builder.tokens(line, "GeneratedTokens", output)
+            )
+
+    def _stamp(self, line: int, field: str) -> tuple[int, float]:
+        """Return whole seconds since 1970 and the fraction."""
+        found = _STAMP.fullmatch(field) or _STAMP.fullmatch(field.strip())
+        if found is None:
+            raise self._builder.error(
+                line, f"TIMESTAMP = {shown(field)} is not a time like 2023-11-16 18:15:46.6805900"
+            )
+        day, hours, fraction, offset = found.groups()
+        if self._second[:3] != (day, hours, offset):
+            zone = "+00:00" if offset in (None, "Z") else offset
+            try:
+                moment = datetime.datetime.fromisoformat(f"{day}T{hours}{zone}")
+                self._second = (day, hours, offset, int(moment.timestamp()))
+            except (ValueError, OverflowError) as error:
+                raise self._builder.error(line, f"TIMESTAMP = {shown(field)}: {error}") from None
+        return self._second[3], float(f"0.{fraction or 0}")
+
+
+class _BurstGpt:
+    def __init__(self, builder: TraceBuilder) -> None:
+        self._builder = builder
+
+    def take(self, line: int, row: Sequence[str]) -> None:
+        time, _model, request_field, response_field, total_field, log_type, session = row
+        builder = self._builder
+        arrival_s = builder.number(line, "Timestamp", time)
+        response = builder.tokens(line, "Response tokens", response_field, least=0)
+        request = builder.tokens(line, "Request tokens", request_field, least=min(1, response))
+        total = builder.tokens(line, "Total tokens", total_field, least=0)
         if total != request + response:
             raise builder.error(line, f"Total tokens = {total} is not {request} + {response}")
-        kind = builder.word(line, "Log Type", row["Log Type"])
-        session = row.get("Session ID")
-        client = None if session is None else builder.word(line, "Session ID", session)
+        kind = builder.word(line, "Log Type", log_type)
+        client = builder.word(line, "Session ID", session)
         if response == 0:
-            builder.dropped += 1
-            continue
-        builder.add(line, arrival_s, request, response, client=client, kind=kind, field="Timestamp")
-    return builder.trace(field="Timestamp")
+            builder.drop(arrival_s)
+        elif builder.wants(line, arrival_s):
+            builder.add(request, response, client, kind)
 
 
-def import_mooncake(path: str | Path, *, trust_units: bool = False) -> RequestTrace:
-    """Read a Mooncake trace.
+class _Vidur:
+    def __init__(self, builder: TraceBuilder) -> None:
+        self._builder = builder
 
-    Raises:
-        RequestTraceError: Anything that is wrong with the file.
-    """
-    path = Path(path)
-    # Whole seconds taken for milliseconds come a thousand times too fast.
-    builder = TraceBuilder(path, trust_units=trust_units, max_rate_per_s=500.0)
-    for line, text in enumerate(read_text(path).split("\n"), start=1):
-        if not text.strip():
-            continue
-        record = _record(builder, line, text)
-        for name in MOONCAKE:
-            if name not in record:
-                raise builder.error(line, f"{name} is missing")
-            if type(record[name]) is not int:
-                what = "milliseconds" if name == "timestamp" else "tokens"
-                raise builder.error(line, f"{name} = {shown(record[name])} is not a whole number of {what}")
-        time_ms = record["timestamp"]
+    def take(self, line: int, row: Sequence[str]) -> None:
+        time, prompt, output = row
+        builder = self._builder
+        arrival_s = builder.number(line, "arrived_at", time)
+        if output.strip() == "0":
+            builder.drop(arrival_s)
+        elif builder.wants(line, arrival_s):
+            builder.add(
+                builder.tokens(line, "num_prefill_tokens", prompt),
+                builder.tokens(line, "num_decode_tokens", output),
+            )
+
+
+class _Mooncake:
+    def __init__(self, builder: TraceBuilder) -> None:
+        self._builder = builder
+
+    def take(self, line: int, row: Sequence[Any]) -> None:
+        time_ms, prompt, output = row
+        builder = self._builder
+        if type(time_ms) is not int:
+            raise builder.error(line, f"timestamp = {shown(time_ms)} is not a whole number of milliseconds")
         if not 0 <= time_ms <= _MAX_TIMESTAMP_MS:
             raise builder.error(
                 line, f"timestamp = {shown(time_ms)} ms is not within 0 and {_MAX_TIMESTAMP_MS}"
             )
-        builder.add(
-            line,
-            time_ms / 1000.0,
-            builder.in_range(line, "input_length", record["input_length"]),
-            builder.in_range(line, "output_length", record["output_length"]),
-            field="timestamp",
-        )
-    return builder.trace(field="timestamp")
+        if type(output) is int and output == 0:
+            builder.drop(time_ms / 1000.0)
+        elif builder.wants(line, time_ms / 1000.0):
+            builder.add(
+                builder.in_range(line, "input_length", prompt),
+                builder.in_range(line, "output_length", output),
+            )
 
 
-def _record(builder: TraceBuilder, line: int, text: str) -> dict[str, Any]:
-    try:
-        record = strict_json.loads(text, unique=False)
-    except (ValueError, RecursionError) as error:
-        raise builder.error(line, f"not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise builder.error(line, f"a line is an object, this is {type(record).__name__}")
-    return record
+class _Qwen:
+    def __init__(self, builder: TraceBuilder) -> None:
+        self._builder = builder
+        self._roots: dict[str, str] = {}
+
+    def take(self, line: int, row: Sequence[Any]) -> None:
+        time_s, prompt, output, chat, parent, kind = row
+        builder = self._builder
+        if type(time_s) not in (int, float) or not (math.isfinite(time_s) and 0 <= time_s <= 1e12):
+            raise builder.error(
+                line, f"timestamp = {shown(time_s)} is not a finite number of seconds, at least 0"
+            )
+        client = self._session(line, chat, parent)
+        kind = self._name(line, "type", kind)
+        if type(output) is int and output == 0:
+            builder.drop(float(time_s))
+        elif builder.wants(line, float(time_s)):
+            builder.add(
+                builder.in_range(line, "input_length", prompt),
+                builder.in_range(line, "output_length", output),
+                client,
+                kind,
+            )
+
+    def _session(self, line: int, chat: object, parent: object) -> str | None:
+        """Return the first turn of the conversation that a turn belongs to, as far as the file has it."""
+        own = self._name(line, "chat_id", chat)
+        before = None if parent == -1 else self._name(line, "parent_chat_id", parent)
+        root = own if before is None else self._roots.get(before, before)
+        if own is not None and root is not None:
+            self._roots[own] = root
+        return root
+
+    def _name(self, line: int, name: str, value: object) -> str | None:
+        if value is None:
+            return None
+        if type(value) is int and 0 <= value < 10**18:
+            return str(value)
+        if not isinstance(value, str):
+            raise self._builder.error(line, f"{name} = {shown(value)} is neither a name nor a whole number")
+        return self._builder.word(line, name, value)
 
 
-IMPORTERS: dict[str, Callable[..., RequestTrace]] = {
-    "azure": import_azure,
-    "mooncake": import_mooncake,
-    "burstgpt": import_burstgpt,
-    "plain": load_trace,
+@dataclass(frozen=True)
+class Format:
+    """A format of traces.
+
+    Attributes:
+        reader: Takes the rows.
+        needed: Columns or fields, in the order in which the reader takes them; the time is ``time``.
+        optional: Those that may be absent or empty, which follow.
+        unused: Those that are known and not used.
+        time: What the format calls the time of a request.
+        lines: Whether it has JSON lines; otherwise it is CSV.
+        dated: Whether times may count from any date.
+        max_rate_per_s: Mean rate above which times are taken for another unit.
+    """
+
+    reader: Callable[[TraceBuilder], _Reader]
+    needed: tuple[str, ...]
+    optional: tuple[str, ...]
+    unused: tuple[str, ...]
+    time: str
+    lines: bool = False
+    dated: bool = True
+    max_rate_per_s: float = MAX_RATE_PER_S
+
+
+FORMATS: dict[str, Format] = {
+    "azure": Format(
+        _Azure, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), (), ("NumImages",), "TIMESTAMP"
+    ),
+    "mooncake": Format(
+        _Mooncake,
+        ("timestamp", "input_length", "output_length"),
+        (),
+        ("hash_ids",),
+        "timestamp",
+        lines=True,
+        # Whole seconds taken for milliseconds come a thousand times too fast.
+        max_rate_per_s=500.0,
+    ),
+    "qwen": Format(
+        _Qwen,
+        ("timestamp", "input_length", "output_length", "chat_id"),
+        ("parent_chat_id", "type"),
+        ("turn", "hash_ids"),
+        "timestamp",
+        lines=True,
+    ),
+    "burstgpt": Format(
+        _BurstGpt,
+        ("Timestamp", "Model", "Request tokens", "Response tokens", "Total tokens", "Log Type"),
+        ("Session ID",),
+        ("Elapsed time",),
+        "Timestamp",
+    ),
+    "vidur": Format(_Vidur, ("arrived_at", "num_prefill_tokens", "num_decode_tokens"), (), (), "arrived_at"),
+    "plain": Format(_Plain, COLUMNS, OPTIONAL, (), "arrival_s", dated=False),
 }
 
 
-def import_trace(path: str | Path, kind: str | None = None, *, trust_units: bool = False) -> RequestTrace:
-    """Read a trace of any of the formats.
+def import_trace(
+    path: str | Path,
+    kind: str | None = None,
+    *,
+    trust_units: bool = False,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    first: int | None = None,
+    spread_ticks: bool | clock.Spread = False,
+    seed: int = 0,
+) -> RequestTrace:
+    """Read a trace of any of the formats, or a part of it, of a file of any size.
+
+    The part is that of :meth:`RequestTrace.cut`, but the file is read line by line and no further than
+    needed (and as far as its units are judged by: 50,000 requests); what is wrong beyond is not seen.
 
     Args:
         path: The file.
-        kind: One of :data:`IMPORTERS`; None: found out from the first line.
+        kind: One of :data:`FORMATS`; None: found out from the first line.
         trust_units: Do not ask whether times may be in another unit.
+        start_s: Beginning of the part, in seconds from the beginning of the trace.
+        duration_s: Its length in seconds, its end not included; None: to the last request.
+        first: At most so many requests of it.
+        spread_ticks: Spread requests that share their time because of a coarse clock over its tick, at
+            ``draws`` (or True) or ``even`` places; see :func:`dsd_env.workload.clock.spread_ticks`. The part
+            is chosen by the times as recorded.
+        seed: Of what is drawn for that.
 
     Raises:
         RequestTraceError: Anything that is wrong with the file; no format fits.
+        ValueError: ``start_s``, ``duration_s``, ``first`` or ``spread_ticks`` make no sense.
     """
     path = Path(path)
-    kind = _guess(path) if kind is None else kind
-    if kind not in IMPORTERS:
-        raise RequestTraceError(f"{path}: unknown format {kind!r}; there are {', '.join(IMPORTERS)}")
-    return IMPORTERS[kind](path, trust_units=trust_units)
+    part = Part(start_s, duration_s, first)
+    if kind is not None and kind not in FORMATS:
+        raise RequestTraceError(f"{path}: unknown format {kind!r}; there are {', '.join(FORMATS)}")
+    with opened(path) as lines:
+        form = FORMATS[_guess(path, lines) if kind is None else _told(path, lines, kind)]
+        builder = TraceBuilder(
+            path,
+            part,
+            form.time,
+            trust_units=trust_units or lines.trusted,
+            max_rate_per_s=form.max_rate_per_s,
+            dated=form.dated,
+        )
+        complete = _read(path, lines, form, builder)
+        unused = tuple(name for name in form.unused if name in lines.first)
+    trace = builder.trace(complete=complete, unused=unused)
+    if spread_ticks is False:
+        return trace
+    how: clock.Spread = "draws" if spread_ticks is True else spread_ticks
+    return clock.spread_ticks(trace, how, seed=seed, end_s=duration_s)
 
 
-def _guess(path: Path) -> str:
-    first = read_text(path).lstrip().split("\n", 1)[0]
-    for kind, column in (("azure", AZURE[0]), ("burstgpt", BURSTGPT[0]), ("plain", COLUMNS[0])):
-        if column in [field.strip() for field in first.split(",")]:
-            return kind
-    if first.startswith("{"):
-        return "mooncake"
+def _read(path: Path, lines: Lines, form: Format, builder: TraceBuilder) -> bool:
+    """Give rows to a builder until it has enough; return whether the file ended before."""
+    take = form.reader(builder).take
+    try:
+        if form.lines:
+            for line, values in json_rows(path, lines, form.needed, form.optional):
+                take(line, values)
+                if builder.full and builder.done:
+                    return False
+        else:
+            for line, row in csv_rows(path, lines, form.needed, form.optional, form.unused):
+                take(line, row)
+                if builder.full and builder.done:
+                    return False
+    except (RequestTraceError, UnicodeError):
+        if not builder.full:
+            raise
+        return False  # The part was complete; this came of looking further.
+    return True
+
+
+def _guess(path: Path, lines: Lines) -> str:
+    """Return the format that the first line fits."""
+    first = lines.first
+    text = first.lstrip()
+    where = f"{path}: line {lines.number}"
+    if text.startswith("{"):
+        if text.strip() == "{":
+            raise RequestTraceError(f"{where}: JSON over several lines; needed is one object a line")
+        return "qwen" if '"chat_id"' in text else "mooncake"
+    if text.startswith("["):
+        raise RequestTraceError(f"{where}: a JSON array; needed is one object a line")
+    headers = [set(header_of(first, separator)) for separator in SEPARATORS]
+    tables = {name: form for name, form in FORMATS.items() if not form.lines}
+    for name, form in tables.items():
+        if any(set(form.needed) <= header for header in headers):
+            return name
+    for name, form in tables.items():
+        # Its own complaint is the better one.
+        if any(form.time in header for header in headers):
+            return name
+    if text and all(_is_number(field) for field in first.replace(";", ",").split(",")):
+        raise RequestTraceError(f"{where}: {first[:80]!r}: there is no header that names the columns")
+    raise RequestTraceError(f"{where}: no known format ({', '.join(FORMATS)}) begins with {first[:80]!r}")
+
+
+def _told(path: Path, lines: Lines, kind: str) -> str:
+    """Return the format that is asked for, unless the file is clearly of another.
+
+    Raises:
+        RequestTraceError: It is.
+    """
+    try:
+        seems = _guess(path, lines)
+    except RequestTraceError:
+        return kind
+    if seems == kind or FORMATS[seems].time == FORMATS[kind].time:
+        return kind
+    advice = "leave the format out to have it found out"
+    if kind == "plain":
+        advice = f"import it first, python scripts/import_workload.py {path} --out TRACE.csv"
     raise RequestTraceError(
-        f"{path}: line 1: no known format ({', '.join(IMPORTERS)}) begins with {first[:80]!r}"
+        f"{path}: line {lines.number}: seems to be a trace in the format {seems}, not {kind}: {advice}"
     )
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
+def load_trace(
+    path: str | Path,
+    *,
+    trust_units: bool = False,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    first: int | None = None,
+) -> RequestTrace:
+    """Load a trace, or a part of it, in the project's own format (:mod:`dsd_env.workload.trace`).
+
+    Args:
+        path: The file.
+        trust_units: Do not ask whether times may be in another unit.
+        start_s: Beginning of the part, in seconds.
+        duration_s: Its length in seconds, its end not included; None: to the last request.
+        first: At most so many requests of it.
+
+    Raises:
+        RequestTraceError: Not found, malformed, not finite, negative, out of order, or most likely in other
+            units.
+        ValueError: The part makes no sense.
+    """
+    return import_trace(
+        path, "plain", trust_units=trust_units, start_s=start_s, duration_s=duration_s, first=first
+    )
+
+
+IMPORTERS: dict[str, Callable[..., RequestTrace]] = {
+    name: partial(import_trace, kind=name) for name in FORMATS
+}
+"""The reader of each format, called as :func:`import_trace`."""

@@ -12,7 +12,8 @@ from dsd_env import rng
 from dsd_env.rng import Stream
 from dsd_env.scenario.loader import ScenarioError
 from dsd_env.scenario.schema import ReplayArrivals, Scenario
-from dsd_env.workload.trace import RequestTrace, load_trace
+from dsd_env.workload.importers import load_trace
+from dsd_env.workload.trace import RequestTrace
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ class Schedule:
         times_s: From the beginning of the replayed part, at the scenario's speed.
         prompt_tokens: Within the scenario's bounds.
         output_tokens: Likewise.
-        devices: Device of each, by client; None: drawn from the seed.
-        kinds: Number of the scenario's kind of each; None: drawn from the seed.
+        devices: Device of each, by client; None, and -1 for one without a client: drawn from the seed.
+        kinds: Number of the scenario's kind of each; None, and -1 for one without: drawn from the seed.
         period_s: Length of the part; later than its last request.
         endless: Whether it begins again at its end.
         random_start: Whether it begins at a place drawn from the seed.
@@ -84,8 +85,22 @@ def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Sc
     workload = scenario.workload
     arrivals = workload.arrivals
     assert isinstance(arrivals, ReplayArrivals)
-    trace = load_trace(arrivals.trace) if trace is None else trace
-    part = trace.cut(arrivals.start_s, arrivals.duration_s)
+    if trace is None:
+        part = load_trace(
+            arrivals.trace,
+            trust_units=arrivals.trust_units,
+            start_s=arrivals.start_s,
+            duration_s=arrivals.duration_s,
+        )
+    else:
+        part = trace.cut(arrivals.start_s, arrivals.duration_s)
+    if part.tick_s is not None:
+        _LOGGER.warning(
+            "%s: its clock ticks every %g s, and requests of one tick come at once; "
+            "scripts/import_workload.py --spread-ticks spreads them",
+            arrivals.trace,
+            part.tick_s,
+        )
     length_s = arrivals.duration_s
     if length_s is None:
         # As if one more request came after it, a mean gap later.
@@ -98,10 +113,12 @@ def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Sc
                 f"scenario {scenario.name!r}: workload.arrivals.trace_kinds: {arrivals.trace} has the kinds "
                 f"{list(part.kinds)}, the scenario {known}"
             )
-        kinds = tuple(known.index(part.kinds[number]) for number in part.kind.tolist())
+        numbers = [known.index(name) for name in part.kinds]
+        kinds = tuple(numbers[number] if number >= 0 else -1 for number in part.kind.tolist())
     devices = None
     if part.client is not None:
-        devices = tuple(number % scenario.n_devices for number in part.client.tolist())
+        n_devices = scenario.n_devices
+        devices = tuple(number % n_devices if number >= 0 else -1 for number in part.client.tolist())
     most_prompt, most_output = workload.max_prompt_tokens, workload.max_output_tokens
     capped_prompts = int((part.prompt_tokens > most_prompt).sum())
     capped_outputs = int((part.output_tokens > most_output).sum())

@@ -106,7 +106,7 @@ def _next_open_arrival(k, w):
 @jit
 def _open_device(k, w, ordinal, row):
     """Return the device of an open arrival; `row` is that of the request in a replayed trace."""
-    if k.replays_devices:
+    if k.replays_devices and k.replayed[row].device >= 0:
         return k.replayed[row].device
     return arrivals.open_device(w.seed, ordinal, k.n_devices, k.has_shares, w.shares)
 
@@ -151,7 +151,7 @@ def _arrive(k, w, number_of_device, row):
     kind = 0
     while kind < k.n_kinds - 1 and u > k.kinds[kind].bound:
         kind += 1
-    if row >= 0 and k.replays_kinds:
+    if row >= 0 and k.replays_kinds and k.replayed[row].kind >= 0:
         kind = k.replayed[row].kind
     spec = k.kinds[kind]
     if row >= 0:
