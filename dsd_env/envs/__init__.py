@@ -6,7 +6,7 @@ from dsd_env.envs.edge_cloud import EdgeCloudEnv
 from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.registration import ENV_ID, register_envs
 from dsd_env.envs.rewards import REWARD_TERMS
-from dsd_env.envs.wrappers import FlatActionWrapper
+from dsd_env.envs.wrappers import DictObservationVectorWrapper, DictObservationWrapper, FlatActionWrapper
 
 if TYPE_CHECKING:
     from dsd_env.envs.vector import EdgeCloudVectorEnv
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ENV_ID",
     "REWARD_TERMS",
+    "DictObservationVectorWrapper",
+    "DictObservationWrapper",
     "EdgeCloudEnv",
     "EdgeCloudVectorEnv",
     "EnvState",
