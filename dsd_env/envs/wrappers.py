@@ -14,6 +14,11 @@ from dsd_env.envs.edge_cloud import EdgeCloudEnv
 if TYPE_CHECKING:
     from dsd_env.envs.vector import EdgeCloudVectorEnv
 
+    _VectorWrapper = gym.vector.VectorWrapper[Any, Any, Any, Any, Any]
+else:
+    # Only from Gymnasium 1.3 on it can be indexed.
+    _VectorWrapper = gym.vector.VectorWrapper
+
 Observation = NDArray[np.float32]
 DictObservation = dict[str, NDArray[Any]]
 
@@ -129,10 +134,7 @@ class DictObservationWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordCo
         return self._with_mask(observation), reward, terminated, truncated, info
 
 
-class DictObservationVectorWrapper(
-    gym.vector.VectorWrapper[DictObservation, Any, Observation, Any, NDArray[Any]],
-    gym.utils.RecordConstructorArgs,
-):
+class DictObservationVectorWrapper(_VectorWrapper, gym.utils.RecordConstructorArgs):
     """:class:`DictObservationWrapper` for many worlds at once.
 
     It works with every `autoreset_mode`; with ``SAME_STEP`` the observations in ``infos["final_obs"]`` have
