@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,12 @@ def run(program: str, folder: Path) -> str:
     script = folder / "recipe.py"
     script.write_text(program, encoding="utf-8")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    # Libraries keep what they write in this folder, too: Ray its token, else put into the user's home.
+    token = folder / "ray_token"
+    token.write_text(secrets.token_hex(32), encoding="utf-8")
     settings = {
         "PYTHONPATH": path,
+        "RAY_AUTH_TOKEN_PATH": str(token),
         "MINARI_DATASETS_PATH": str(folder / "minari"),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
