@@ -29,6 +29,53 @@ class Decision(NamedTuple):
     placement: int
 
 
+class Resolved(NamedTuple):
+    """What becomes of a decision.
+
+    Attributes:
+        candidate: The candidate that is taken.
+        gamma: Speculation length in force.
+        batch_size: Batch size in force.
+        reason: Why it is not what was asked for (``no_drafter``, ``batch_clipped``, ``target_down``); None
+            if it is.
+    """
+
+    candidate: CandidateView
+    gamma: int
+    batch_size: int
+    reason: str | None
+
+
+def resolve(view: DecisionView, decision: Decision, max_batch_sizes: Sequence[int]) -> Resolved:
+    """Return what becomes of a decision, of which all may not be possible.
+
+    A target believed down is replaced by the first on offer that is believed up (``target_down``); drafting
+    where no drafter is available becomes plain decoding at that candidate's target (``no_drafter``); a batch
+    size above the target's limit is clipped (``batch_clipped``). The first of these that applies is the
+    reason. Of the speculation length only whether it is 0 matters.
+
+    Args:
+        view: What the controller knows.
+        decision: What it decided; its placement is on the list.
+        max_batch_sizes: Limit of each target, by number.
+    """
+    gamma, batch_size, placement = decision
+    candidate = view.candidates[placement]
+    reason = None
+    if not candidate.target.up:
+        place = (candidate.site, candidate.edge_server)
+        for other in view.candidates:
+            if other.target.up and (other.site, other.edge_server) == place:
+                candidate, reason = other, "target_down"
+                break
+    if gamma > 0 and not candidate.valid:
+        gamma, reason = 0, reason or "no_drafter"
+    limit = max_batch_sizes[candidate.target.index]
+    if batch_size > limit:
+        batch_size, reason = limit, reason or "batch_clipped"
+    return Resolved(candidate, gamma, batch_size, reason)
+
+
 @dataclass(frozen=True, slots=True)
 class ActionSpace:
     """The action lists of a scenario and the translation between indices and decisions.
@@ -153,6 +200,15 @@ class ActionSpace:
         mask[n_gamma + n_batch :] = placements
         return mask
 
+    def sample_mask(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.int8], ...]:
+        """Return a mask as ``MultiDiscrete.sample(mask=...)`` takes it: int8, one array per dimension.
+
+        Args:
+            mask: Concatenated mask, shape (sum(nvec),).
+        """
+        n_gamma, n_batch, _ = self.nvec
+        return tuple(part.astype(np.int8) for part in np.split(mask, (n_gamma, n_gamma + n_batch)))
+
     def unflatten(self, actions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Return the MultiDiscrete actions (int64, shape (..., 3)) of flat ones.
 
@@ -172,18 +228,29 @@ class ActionSpace:
             raise refused_action(np.atleast_1d(indices)[first], (), (self.n_flat,), world)
         return np.stack(np.unravel_index(indices, self.nvec), axis=-1).astype(np.int64, copy=False)
 
-    def flat_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which flat actions are valid (bool, shape (..., n_flat)): those valid in every dimension.
+    def flat_mask(self, view: DecisionView, max_batch_sizes: Sequence[int]) -> NDArray[np.bool_]:
+        """Return which flat actions are carried out as they are (bool, shape (n_flat,)).
+
+        Unlike :meth:`mask` it knows what the three indices mean together: it excludes exactly the actions
+        that :func:`resolve` would change. Should the smallest batch size exceed every target's limit, so that
+        nothing is left, then the actions remain of which only that is clipped.
 
         Args:
-            mask: Concatenated masks, shape (..., sum(nvec)).
+            view: The due decision.
+            max_batch_sizes: Limit of each target, by number (``scenario.max_batch_sizes``).
         """
-        n_gamma, n_batch, _ = self.nvec
-        gamma, batch, placement = np.split(mask, (n_gamma, n_gamma + n_batch), axis=-1)
-        valid: NDArray[np.bool_] = (
-            gamma[..., :, None, None] & batch[..., None, :, None] & placement[..., None, None, :]
-        )
-        return valid.reshape(*mask.shape[:-1], self.n_flat)
+        n_gamma, n_batch, n_placements = self.nvec
+        # Resolving asks of the speculation length only whether it is 0.
+        kinds = min(n_gamma, 2)
+        reasons = np.full((kinds, n_batch, n_placements), "no_drafter", dtype=object)
+        for gamma, batch, placement in np.ndindex(kinds, n_batch, min(n_placements, len(view.candidates))):
+            decision = Decision(self.gammas[gamma], self.batch_sizes[batch], placement)
+            reasons[gamma, batch, placement] = resolve(view, decision, max_batch_sizes).reason
+        valid = reasons == None  # noqa: E711  (element by element)
+        if not valid.any():
+            valid[:, 0] = reasons[:, 0] == "batch_clipped"
+        mask: NDArray[np.bool_] = np.repeat(valid, [1, n_gamma - 1][:kinds], axis=0).astype(np.bool_)
+        return mask.reshape(self.n_flat)
 
 
 def refused_action(

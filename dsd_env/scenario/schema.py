@@ -795,6 +795,11 @@ class Scenario(_Model):
         return sum(target.count for target in self.targets.values())
 
     @property
+    def max_batch_sizes(self) -> tuple[int, ...]:
+        """Largest batch of each target server, by number."""
+        return tuple(target.max_batch_size for target in self.targets.values() for _ in range(target.count))
+
+    @property
     def n_edge_servers(self) -> int:
         """Number of edge servers."""
         return sum(edge.count for edge in self.edge_servers.values())

@@ -17,6 +17,7 @@ from dsd_env.sim.compiled.kernel import (
     _call_run,
     _encode,
     _entry,
+    _flat_mask,
     _jit,
     _mask,
     _pointer,
@@ -340,3 +341,10 @@ def first_refused(actions, sizes, statuses):
             if actions[i, j] < 0 or actions[i, j] >= sizes[j]:
                 return i
     return -1
+
+
+@_entry()
+def flat_masks(ki, fs, rows, worlds, padding, masks):
+    """Write the masks of flat actions of some worlds' decisions, one after the other."""
+    for i in range(len(rows)):
+        _flat_mask(_pointer(ki), _pointer(fs[rows[i]]), padding, masks[worlds[i]])

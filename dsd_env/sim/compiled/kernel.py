@@ -3180,13 +3180,14 @@ def _reset(kf, ki, f, s, seed, record, price):
 
 
 @_jit
-def _answer(ki, f, s, gamma, batch, placement):
-    """``ReferenceSimulation.decide``: note how the due decision will be executed."""
-    q = s[WI_PENDING]
-    r = _r(ki, q)
+def _resolve(ki, f, gamma, batch, placement):
+    """``control.actions.resolve`` of the view block.
+
+    Return the place of the candidate in it, the number of the target, gamma, batch, and the reason.
+    """
     v = ki[O_VIEW]
-    c = v + V_TARGETS + ki[K_OFFERED] * VT_STRIDE + placement * VC_STRIDE
-    site, edge = int(f[c + VC_SITE]), int(f[c + VC_EDGE])
+    first = v + V_TARGETS + ki[K_OFFERED] * VT_STRIDE
+    c = first + placement * VC_STRIDE
     reason = 0
     at = v + V_TARGETS + int(f[c + VC_OFFERED]) * VT_STRIDE
     if f[at + VT_UP] == 0.0:
@@ -3194,7 +3195,6 @@ def _answer(ki, f, s, gamma, batch, placement):
         for i in range(ki[K_OFFERED]):
             if f[v + V_TARGETS + i * VT_STRIDE + VT_UP] != 0.0:
                 at = v + V_TARGETS + i * VT_STRIDE
-                first = v + V_TARGETS + ki[K_OFFERED] * VT_STRIDE
                 c = first + (i * places + placement % places) * VC_STRIDE
                 reason = 3
                 break
@@ -3208,6 +3208,43 @@ def _answer(ki, f, s, gamma, batch, placement):
         batch = limit
         if reason == 0:
             reason = 2
+    return c, target, gamma, batch, reason
+
+
+@_jit
+def _flat_mask(ki, f, padding, mask):
+    """``ActionSpace.flat_mask`` of the view block, with a list of candidates filled up by `padding`."""
+    gammas, batches, places = ki[K_GAMMAS], ki[K_BATCHES], ki[K_PLACES]
+    row = places + padding
+    size = batches * row
+    some = False
+    # Twice at most: where nothing is left as it is, what is only clipped remains.
+    for accepted in (0, 2):
+        if some:
+            break
+        # Resolving asks of gamma only whether it is 0.
+        for i in range(min(gammas, 2)):
+            for j in range(batches):
+                batch = ki[ki[O_BATCHES] + j]
+                for k in range(places):
+                    _, _, _, _, reason = _resolve(ki, f, ki[ki[O_GAMMAS] + i], batch, k)
+                    valid = reason == accepted and (accepted == 0 or j == 0)
+                    mask[i * size + j * row + k] = valid
+                    some = some or valid
+                for k in range(places, row):
+                    mask[i * size + j * row + k] = False
+    for i in range(2, gammas):
+        for k in range(size):
+            mask[i * size + k] = mask[size + k]
+
+
+@_jit
+def _answer(ki, f, s, gamma, batch, placement):
+    """``ReferenceSimulation.decide``: note how the due decision will be executed."""
+    q = s[WI_PENDING]
+    r = _r(ki, q)
+    c, target, gamma, batch, reason = _resolve(ki, f, gamma, batch, placement)
+    site, edge = int(f[c + VC_SITE]), int(f[c + VC_EDGE])
     if reason == 1:
         s[WI_NO_DRAFTER] += 1
     elif reason == 2:

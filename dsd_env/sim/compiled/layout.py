@@ -735,6 +735,10 @@ class Layout:
     n_features: int
     n_mask: int
 
+    def __deepcopy__(self, memo: object) -> Layout:
+        # Nobody writes to it, so that copies of a world can share it.
+        return self
+
     @property
     def bytes_per_world(self) -> int:
         """Bytes of address space per world; the tables at the end are touched only as far as used."""
