@@ -176,7 +176,7 @@ def test_empty_csv_is_refused(tmp_path, content):
 def test_missing_binary_and_wrong_files_are_refused(tmp_path):
     with pytest.raises(MeasurementError, match=r"nothing\.csv: cannot be read"):
         import_csv(tmp_path / "nothing.csv")
-    (tmp_path / "b.csv").write_bytes(b"batch,q\xff\xfe\x00")
+    (tmp_path / "b.csv").write_bytes(b"batch,q\xff\xfe")
     with pytest.raises(MeasurementError, match="not UTF-8"):
         import_csv(tmp_path / "b.csv")
     with pytest.raises(MeasurementError, match="cannot be read"):
@@ -306,8 +306,6 @@ def test_damaged_json_is_located(tmp_path):
         import_llama_bench([_write(tmp_path / "d.jsonl", twice)])
     with pytest.raises(MeasurementError, match="not the output of `llama-bench -o csv`"):
         import_llama_bench([_write(tmp_path / "e.md", "| model | t/s |\n| --- | --- |\n")])
-    with pytest.raises(MeasurementError, match="already given"):
-        import_llama_bench([_write(tmp_path / "f.jsonl", lines[0] + "\n" + lines[0])])
     with pytest.raises(MeasurementError, match=r"not usable JSON|not JSON"):
         import_llama_bench([_write(tmp_path / "g.json", "[" * 100_000)])
 
@@ -362,7 +360,7 @@ def test_vllm_serve_gives_steps_by_batch_and_lone_prefills(tmp_path):
     ("changes", "message"),
     [
         ({"itls": None}, "--save-detailed"),
-        ({"start_times": None}, "records start_times"),
+        ({"start_times": None}, "field start_times missing: .*records start_times"),
         ({"ttfts": [0.02]}, "lists of the same length"),
         ({"output_lens": [82] * 12}, "request 0: 40 itls for 82 output tokens"),
         ({"ttfts": [20.0] * 12}, "mean_ttft_ms = .*: units"),
