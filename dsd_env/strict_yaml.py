@@ -16,7 +16,7 @@ import math
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -147,7 +147,7 @@ class _CarefulLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {None: _WORDS}  # noqa: RUF012
     yaml_constructors = _CONSTRUCTORS
-    yaml_multi_constructors: dict[str, Any] = {}  # noqa: RUF012
+    yaml_multi_constructors: ClassVar[dict[str | None, Any]] = {}
 
 
 class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -155,7 +155,7 @@ class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignor
 
     yaml_implicit_resolvers = {None: _WORDS}  # noqa: RUF012
     yaml_constructors = _CONSTRUCTORS
-    yaml_multi_constructors: dict[str, Any] = {}  # noqa: RUF012
+    yaml_multi_constructors: ClassVar[dict[str | None, Any]] = {}
 
 
 _OPENING = re.compile(r"^[ \-?:]*", re.MULTILINE)
@@ -185,7 +185,8 @@ def loads(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise StrictYamlError(
-            f"{where}: not readable as YAML: {place}{error.problem or error.context}"
+            f"{where}: not readable as YAML: {place}"
+            + ", ".join(part for part in (error.context, error.problem) if part)
         ) from error
     except yaml.YAMLError as error:
         raise StrictYamlError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from error

@@ -156,10 +156,9 @@ def _csv_rows(path: Path, text: str) -> tuple[list[_Row], list[str]]:
 
 
 def _check_select(select: Mapping[str, str], rows: Sequence[_Row]) -> None:
-    for row in rows:
-        for name in select:
-            if name not in row.fields:
-                raise MeasurementError(f"{row.where}: no field '{name}' to select by")
+    for name in select:
+        if not any(name in row.fields for row in rows):
+            raise MeasurementError(f"{rows[0].where}: no field '{name}' to select by, nor in any other row")
 
 
 def _matches(value: Any, wanted: str) -> bool:
@@ -373,10 +372,10 @@ def import_llama_bench(files: Sequence[Path], select: Mapping[str, str] | None =
         rows += more
         notes += said
     _check_select(select, rows)
-    chosen = [row for row in rows if all(_matches(row.fields[k], v) for k, v in select.items())]
+    chosen = [row for row in rows if all(_matches(row.fields.get(k), v) for k, v in select.items())]
     named = ", ".join(map(str, files))
     if not chosen:
-        there = sorted({f"{k}={_as_option(row.fields[k])}" for row in rows for k in select})
+        there = sorted({f"{k}={_as_option(row.fields.get(k))}" for row in rows for k in select})
         raise MeasurementError(
             f"{named}: no row matches {', '.join(f'{k}={v}' for k, v in select.items())}; there are "
             f"{', '.join(there)}"
