@@ -158,7 +158,8 @@ class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignor
     yaml_multi_constructors: ClassVar[dict[str | None, Any]] = {}
 
 
-_OPENING = re.compile(r"^[ \-?:]*", re.MULTILINE)
+_OPENING = re.compile(r"[ \t\-?:]+")
+"""What block collections begin with: a line of depth n has so many of these in a row, wherever lines end."""
 
 
 def _may_be_deep(text: str) -> bool:

@@ -316,6 +316,14 @@ def _command(argv: Sequence[str]) -> str:
     return shlex.join(["python", *words])
 
 
+def _portable(note: str, args: argparse.Namespace) -> str:
+    """A note with files by their names: folders of this machine are nobody's business."""
+    files = [*(args.from_llama_bench or ()), *(args.from_vllm or ()), *filter(None, [args.from_csv])]
+    for file in sorted((f.split("@")[0] for f in files), key=len, reverse=True):
+        note = note.replace(file, Path(file).name)
+    return note
+
+
 def _coverage(m: Measurement, min_repeats: int) -> list[str]:
     """Lines on cells that were skipped or not reached, for the user and the profile's notes."""
     skipped = [c for c in m.cells if c.skipped]
@@ -428,7 +436,7 @@ def _run(
             source,
             _command(argv),
             date,
-            [*notes, *args.note],
+            [*(_portable(note, args) for note in notes), *args.note],
             trust_units=args.trust_units,
         )
     except MeasurementError as e:

@@ -1,13 +1,10 @@
-"""Importers of a user's own measurements: valid samples, broken ones, and random damage."""
+"""Importers of a user's own measurements: valid samples and broken ones."""
 
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dsd_env.latency import load_profile
 from dsd_env.latency.cells import DECODE, PREFILL, VERIFY
@@ -330,66 +327,3 @@ def test_vllm_latency_becomes_a_target_that_says_what_it_extrapolates(tmp_path, 
     assert profile.role == "target" and profile.kv_capacity_tokens is not None
     assert profile.step_s(8, 8 * 200, 0) == pytest.approx(6e-3 + 8e-5 + 8e-8 * 200, rel=0.1)
     assert any("verification is extrapolated" in n for n in profile.notes)
-
-
-# -------------------------------------------------------------------------------------------- random damage
-
-SAMPLES = {
-    "cells.csv": CSV,
-    "bench.json": llama_text("json", [llama_row(*t) for t in TESTS]),
-    "bench.jsonl": llama_text("jsonl", [llama_row(*t) for t in TESTS]),
-    "bench.csv": llama_text("csv", [llama_row(*t) for t in TESTS]),
-    "lat_b8_i512_o1.json": json.dumps(latency_json(8, 512, 1)),
-    "serve.json": json.dumps(serve_json(6, 50, 25)),
-}
-TOKENS = [
-    b"NaN",
-    b"-1",
-    b"1e999",
-    b"null",
-    b'"',
-    b",",
-    b"\n",
-    b"{",
-    b"]",
-    b"\x00",
-    b"\xff",
-    b"999999999999999999999",
-    b"true",
-    b"0",
-]
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.sampled_from(sorted(SAMPLES)), st.integers(0, 2**32 - 1))
-def test_random_damage_gives_the_documented_error_or_finite_positive_times(tmp_path_factory, name, seed):
-    rng = random.Random(seed)
-    data = bytearray(SAMPLES[name].encode())
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(data))
-        kind = rng.randrange(4)
-        if kind == 0:
-            data[at : at + 1] = rng.choice(TOKENS)
-        elif kind == 1:
-            del data[at : at + rng.randint(1, 40)]
-        elif kind == 2:
-            del data[at:]
-        else:
-            data[at] = rng.randrange(256)
-        data = data or bytearray(b" ")
-    path = tmp_path_factory.getbasetemp() / name
-    path.write_bytes(data)
-    try:
-        if name == "cells.csv":
-            got = import_csv(path)
-        elif name.startswith("bench"):
-            got = import_llama_bench([path])
-        else:
-            got = import_vllm([str(path)])
-        check_plausible(got.points, 8e8)
-    except MeasurementError as error:
-        assert name in str(error)
-        return
-    for p in got.points:
-        assert p.batch >= 1 and p.q >= 1 and p.context >= 0
-        assert 0.0 < p.cell().seconds <= 1e6

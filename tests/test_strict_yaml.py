@@ -108,6 +108,8 @@ def test_anchors_repeat_and_share_nothing():
         ("a: [1\n", "line 2, column 1"),
         ("[" * 20_000, "nested too deep"),
         ("- " * 20_000, "nested too deep"),
+        ("a:\r" + "- " * 50_000, "nested too deep"),
+        ("a:\u2028" + "? " * 50_000, "nested too deep"),
         ("".join(" " * i + "a:\n" for i in range(1400)), "nested too deep"),
     ],
 )
