@@ -228,6 +228,21 @@ class ActionSpace:
             raise refused_action(np.atleast_1d(indices)[first], (), (self.n_flat,), world)
         return np.stack(np.unravel_index(indices, self.nvec), axis=-1).astype(np.int64, copy=False)
 
+    def flattened(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the flat actions that a mask by dimension allows (bool, shape (..., n_flat)).
+
+        It cannot know what the three indices mean together; :meth:`flat_mask` does.
+
+        Args:
+            mask: Concatenated masks, shape (..., sum(nvec)).
+        """
+        n_gamma, n_batch, _ = self.nvec
+        gamma, batch, placement = np.split(mask, (n_gamma, n_gamma + n_batch), axis=-1)
+        valid: NDArray[np.bool_] = (
+            gamma[..., :, None, None] & batch[..., None, :, None] & placement[..., None, None, :]
+        )
+        return valid.reshape(*mask.shape[:-1], self.n_flat)
+
     def flat_mask(self, view: DecisionView, max_batch_sizes: Sequence[int]) -> NDArray[np.bool_]:
         """Return which flat actions are carried out as they are (bool, shape (n_flat,)).
 

@@ -5,6 +5,7 @@ They hold state and compute durations; what happens when is the engine's busines
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -25,6 +26,12 @@ _SLOPE_TOKENS = 8
 """Distance over which a target's marginal time per token is taken; its largest batch has more."""
 
 
+@functools.lru_cache(maxsize=64)
+def _compute_table_s(coefficients: StepCoefficients, max_tokens: int) -> tuple[float, ...]:
+    """Return the attention-free time of 0 … ``max_tokens`` new tokens; the same for every world."""
+    return tuple(coefficients.compute_s(m) for m in range(max_tokens + 1))
+
+
 class StepTimer:
     """A latency profile made fast: iteration times by table look-up.
 
@@ -32,18 +39,20 @@ class StepTimer:
     compute the same iteration times to the last bit.
 
     Attributes:
-        compute_s: Attention-free time by number of new tokens.
+        compute_s: Attention-free time by number of new tokens, before ``factor``; shared between timers.
+        factor: What every time of the table is multiplied by.
         k_bw_s: Seconds per KV token read when every sequence has one new token.
         k_multi_s: Seconds per KV token read when some sequence has more.
         k_lat_s: Seconds per KV token of the longest sequence with more than one new token.
     """
 
-    __slots__ = ("compute_s", "k_bw_s", "k_lat_s", "k_multi_s")
+    __slots__ = ("compute_s", "factor", "k_bw_s", "k_lat_s", "k_multi_s")
 
     def __init__(self, profile: LatencyProfile | StepCoefficients, max_tokens: int) -> None:
         """Tabulate a profile up to ``max_tokens`` new tokens."""
         coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
-        self.compute_s: list[float] = [coefficients.compute_s(m) for m in range(max_tokens + 1)]
+        self.compute_s = _compute_table_s(coefficients, max_tokens)
+        self.factor = 1.0
         self.k_bw_s = coefficients.k_bw_s_per_token
         self.k_multi_s = coefficients.k_bw_s_per_token + coefficients.k_multi_s_per_token
         self.k_lat_s = coefficients.k_lat_s_per_token
@@ -51,7 +60,8 @@ class StepTimer:
     def scaled(self, factor: float) -> StepTimer:
         """Return a timer whose every time is ``factor`` times this one's."""
         timer = object.__new__(StepTimer)
-        timer.compute_s = [time_s * factor for time_s in self.compute_s]
+        timer.compute_s = self.compute_s
+        timer.factor = self.factor * factor
         timer.k_bw_s = self.k_bw_s * factor
         timer.k_multi_s = self.k_multi_s * factor
         timer.k_lat_s = self.k_lat_s * factor
@@ -60,8 +70,10 @@ class StepTimer:
     def step_s(self, new_tokens: int, kv_tokens: int, max_kv_multi_tokens: int) -> float:
         """Return the time of one iteration; see :mod:`dsd_env.latency.profile` for the form."""
         if max_kv_multi_tokens == 0:
-            return self.compute_s[new_tokens] + self.k_bw_s * kv_tokens
-        return self.compute_s[new_tokens] + (self.k_multi_s * kv_tokens + self.k_lat_s * max_kv_multi_tokens)
+            return self.compute_s[new_tokens] * self.factor + self.k_bw_s * kv_tokens
+        return self.compute_s[new_tokens] * self.factor + (
+            self.k_multi_s * kv_tokens + self.k_lat_s * max_kv_multi_tokens
+        )
 
     def draft_s(
         self, lag_tokens: int, context_tokens: int, gamma: int, active: int, active_kv_tokens: int
