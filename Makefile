@@ -26,7 +26,16 @@ KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 STAMP_demo := $(VENV)/.installed-demo-$(KEY)
 STAMP_test := $(VENV)/.installed-test-$(KEY)
 
-.PHONY: help demo test test-slow benchmark lint format wheel-check constraints clean distclean
+# Other people's training libraries, for docs/recipes.md. They agree on fewer versions than the project does, so they have
+# an environment and constraints of their own. d3rlpy asks for a Gymnasium that is too old, and does without; what else it
+# needs stands behind it.
+CLIENTS_VENV := .venv-clients
+CLIENTS := ray[rllib] torchrl tianshou minari[hdf5] sbx-rl skrl
+CLIENTS_ALONE := d3rlpy
+CLIENTS_NEEDS := h5py scikit-learn structlog dataclasses-json colorama click gym
+STAMP_clients := $(CLIENTS_VENV)/.installed-$(shell cat pyproject.toml constraints-clients.txt | cksum | cut -d ' ' -f 1)
+
+.PHONY: help demo test test-slow test-clients benchmark lint format wheel-check constraints clean distclean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -38,7 +47,10 @@ test: $(STAMP_test) ## Run the tests, without the slow ones
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 test-slow: $(STAMP_test) ## Run the slow tests too (real models, minutes)
-	$(BIN)/python -m pytest -m "not benchmark" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not benchmark and not clients" $(PYTEST_ARGS)
+
+test-clients: $(STAMP_clients) ## Run the recipes with the libraries of others (a large installation of its own)
+	$(CLIENTS_VENV)/bin/python -m pytest -m clients tests/test_recipes.py $(PYTEST_ARGS)
 
 benchmark: $(STAMP_test) ## Run the tests that measure speed (on an idle machine)
 	$(BIN)/python -m pytest -m benchmark $(PYTEST_ARGS)
@@ -62,10 +74,10 @@ constraints: $(STAMP_test) ## Write the installed versions into constraints.txt
 
 clean: ## Remove caches and builds (not .venv, not your runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -path ./$(VENV) -o -path ./$(CLIENTS_VENV) \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## Remove .venv as well
-	rm -rf $(VENV)
+distclean: clean ## Remove .venv and .venv-clients as well
+	rm -rf $(VENV) $(CLIENTS_VENV)
 
 # The build backend comes from constraints.txt too, so that nothing but the pinned versions takes part
 # (--no-build-isolation). torch goes first, as by far the largest download.
@@ -87,4 +99,17 @@ $(VENV)/.installed-%-$(KEY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--no-build-isolation --editable ".[$(EXTRAS_$*)]"
 	@rm -f $(VENV)/.installed-$*-*
+	@touch $@
+
+$(STAMP_clients): pyproject.toml constraints-clients.txt
+	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or newer found." >&2; exit 1; }
+	@$(CLIENTS_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(CLIENTS_VENV)
+	@echo "Installing $(CLIENTS) $(CLIENTS_ALONE) (a large download the first time)"
+	@$(CLIENTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-clients.txt \
+		torch hatchling editables setuptools
+	@$(CLIENTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-clients.txt \
+		--no-build-isolation --editable ".[train]" pytest hypothesis $(CLIENTS) $(CLIENTS_NEEDS)
+	@$(CLIENTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-clients.txt \
+		--no-deps $(CLIENTS_ALONE)
+	@rm -f $(CLIENTS_VENV)/.installed-*
 	@touch $@

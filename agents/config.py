@@ -6,14 +6,16 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agents.credit import CreditWeights
+from dsd_env import strict_yaml
 from dsd_env.paths import config_dir
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.loader import explain_validation_error
+from dsd_env.strict_model import StrictNumbers
+from dsd_env.strict_yaml import StrictYamlError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -26,7 +28,7 @@ class ConfigError(ValueError):
     """A training configuration is wrong; the message names file, key, value and range."""
 
 
-class _Model(BaseModel):
+class _Model(StrictNumbers, BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
@@ -214,7 +216,7 @@ class TrainConfig(_Model):
 
     def to_yaml(self) -> str:
         """Return the complete configuration, defaults included, as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return strict_yaml.dumps(self.model_dump(mode="json"))
 
 
 def load_config(config: str | Path, **changes: Any) -> TrainConfig:
@@ -237,9 +239,9 @@ def load_config(config: str | Path, **changes: Any) -> TrainConfig:
             f"no training configuration {str(config)!r}; shipped are {names}, or give a YAML file's path"
         )
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+        data = strict_yaml.load(path)
+    except StrictYamlError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(data, dict):
         raise ConfigError(
             f"{path}: a training configuration is a mapping of keys, this is {type(data).__name__}"

@@ -136,13 +136,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="llama-bench: use these rows only",
+        help="llama-bench: use these rows only (true, 1 and on are the same; * lets the field differ)",
     )
     facts.add_argument(
         "--max-batched-tokens",
         type=int,
         default=8192,
         help="vLLM's max_num_batched_tokens (default: %(default)s)",
+    )
+    facts.add_argument(
+        "--trust-units",
+        action="store_true",
+        help="do not ask whether times are in another unit; the profile and the table of cells say so",
     )
     grid, rule = GridSpec(), StopRule()
 
@@ -253,9 +258,11 @@ def _facts(args: argparse.Namespace, known: dict[str, Any], role: str | None) ->
 def _read(args: argparse.Namespace) -> tuple[Imported, str, str | None]:
     """What the files hold, the name of their source, and the role that it implies."""
     if args.from_csv:
-        return import_csv(Path(args.from_csv)), "measured cells of the user (CSV)", None
+        imported = import_csv(Path(args.from_csv), trust_units=args.trust_units)
+        return imported, "measured cells of the user (CSV)", None
     if args.from_vllm:
-        return import_vllm(args.from_vllm, args.max_batched_tokens), "vLLM benchmark", "target"
+        imported = import_vllm(args.from_vllm, args.max_batched_tokens, trust_units=args.trust_units)
+        return imported, "vLLM benchmark", "target"
     select = dict(s.split("=", 1) for s in args.select if "=" in s)
     if len(select) != len(args.select):
         raise MeasurementError("--select: expected FIELD=VALUE, each field once")
@@ -309,6 +316,14 @@ def _command(argv: Sequence[str]) -> str:
     """The command for the provenance; folders of this machine are no part of the recipe."""
     words = [w if w.startswith("-") or not Path(w).is_absolute() else Path(w).name for w in argv]
     return shlex.join(["python", *words])
+
+
+def _portable(note: str, args: argparse.Namespace) -> str:
+    """A note with files by their names: folders of this machine are nobody's business."""
+    files = [*(args.from_llama_bench or ()), *(args.from_vllm or ()), *filter(None, [args.from_csv])]
+    for file in sorted((f.split("@")[0] for f in files), key=len, reverse=True):
+        note = note.replace(file, Path(file).name)
+    return note
 
 
 def _coverage(m: Measurement, min_repeats: int) -> list[str]:
@@ -400,27 +415,37 @@ def _run(
             )
     else:
         imported, origin, role = _read(args)
-        points, known, lines = list(imported.points), dict(imported.facts), []
-        notes = list(imported.notes)
+        points, known = list(imported.points), dict(imported.facts)
+        notes, lines = list(imported.notes), []
         if software := known.pop("software", None):
             origin = f"{origin} ({software})"
     table = measured.with_name(f"{measured.name}.csv")
     if args.measure or args.cells_only:
-        write_text(table, write_csv(points))
+        write_text(table, write_csv(points, trust_units=args.trust_units))
     print("\n".join([f"{len(points)} cells", *lines]), file=sys.stderr)
     if args.cells_only:
+        print("\n".join(notes), file=sys.stderr)
         return 0
     facts = _facts(args, known, role)
     if not args.measure:
-        check_plausible(points, float(facts.weight_bytes) / facts.parallelism)
+        per_device = float(facts.weight_bytes) / facts.parallelism
+        notes += check_plausible(points, per_device, trust_units=args.trust_units)
     source = Source(name=origin, licence="own measurement", used_for="all coefficients")
     try:
-        profile, fit, noise = own_profile(facts, points, source, _command(argv), date, [*notes, *args.note])
+        profile, fit, noise = own_profile(
+            facts,
+            points,
+            source,
+            _command(argv),
+            date,
+            [*(_portable(note, args) for note in notes), *args.note],
+            trust_units=args.trust_units,
+        )
     except MeasurementError as e:
         hint = f"; for example `{LLAMA_BENCH_COMMAND}`" if args.from_llama_bench else ""
         hint += "; run the same command again to measure the rest" if lines else ""
         raise MeasurementError(f"{e}{hint}") from e
-    write_text(table, write_csv(points))
+    write_text(table, write_csv(points, trust_units=args.trust_units))
     if args.measure:
         summary = {
             "noise": None if noise is None else dataclasses.asdict(noise),

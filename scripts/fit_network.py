@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _checkout  # noqa: F401
 import _cli
-import yaml
 
+from dsd_env import strict_yaml
 from dsd_env.files import write_text
 from dsd_env.paths import config_dir, data_dir
 from dsd_env.scenario.schema import Link
+from dsd_env.strict_yaml import StrictYamlError
 
 if TYPE_CHECKING:
     from dsd_env.network.fit import NetworkRow, Statistics
@@ -153,7 +154,8 @@ def _write(path: Path, name: str, entry: Entry, row: NetworkRow, fields: dict[st
         "command": f"python scripts/fit_network.py --data $DSD_DATA_DIR --name {name}",
         "link": fields,
     }
-    write_text(path, head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100))
+    options: dict[str, Any] = {"default_flow_style": None, "width": 100, "allow_unicode": False}
+    write_text(path, head + strict_yaml.dumps(content, **options))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -189,13 +191,13 @@ def main(argv: list[str] | None = None) -> int:
             row = measured[entry.row]
             path = out / f"{name}.yaml"
             if args.show:
-                fields = yaml.safe_load(path.read_text(encoding="utf-8"))["link"]
+                fields = strict_yaml.load(path)["link"]
             else:
                 print(f"fitting {name}", file=sys.stderr, flush=True)
                 fields = _fit(entry, row)
                 _write(path, name, entry, row, fields)
             compared.append((name, row.given, _generate(entry, row, fields)))
-    except (FitError, OSError) as error:
+    except (FitError, StrictYamlError, OSError) as error:
         print(f"fit_network: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

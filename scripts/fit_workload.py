@@ -21,10 +21,11 @@ from typing import Any
 
 import _checkout  # noqa: F401
 import _cli
-import yaml
 
+from dsd_env import strict_yaml
 from dsd_env.files import write_text
 from dsd_env.paths import config_dir, data_dir
+from dsd_env.strict_yaml import StrictYamlError
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 
@@ -68,7 +69,8 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         "# Fitted by scripts/fit_workload.py; docs/workload.md explains and compares. Not written by hand.\n"
         "# A scenario gives each kind of request its SLO.\n"
     )
-    write_text(path, head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110))
+    options: dict[str, Any] = {"default_flow_style": None, "width": 110, "allow_unicode": False}
+    write_text(path, head + strict_yaml.dumps(content, **options))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
                 plot_fit(figure, name, measured.curves, curves, given)
                 print(f"drew {figure}", file=sys.stderr)
             print("\n".join(_table(name, rows)) + "\n")
-    except (FitError, RequestTraceError, OSError) as error:
+    except (FitError, RequestTraceError, StrictYamlError, OSError) as error:
         print(f"fit_workload: {error}", file=sys.stderr)
         return 1
     return 0

@@ -92,7 +92,7 @@ def test_it_decides_as_predict(algorithm, flat, options, scenario: Scenario, tmp
     masked = algorithm is MaskablePPO
     observations, masks = states(scenario, masked)
     space = ActionSpace.of(scenario)
-    given = {"action_masks": space.flat_mask(masks) if flat else masks} if masked else {}
+    given = {"action_masks": space.flattened(masks) if flat else masks} if masked else {}
     expected = model.predict(observations, deterministic=True, **given)[0]
     if flat:
         expected = space.unflatten(expected)
@@ -142,8 +142,8 @@ def test_flat_policies_take_flat_masks(scenario: Scenario, tmp_path: Path) -> No
         assert policy.logits(np.zeros(len(ObservationEncoder.of(scenario).low))).shape == (space.n_flat,)
         for x, mask in zip(*states(scenario, True, 50), strict=True):
             action = policy.action(x, mask)
-            assert policy.action(x, space.flat_mask(mask)) == action
-            assert space.flat_mask(mask)[np.ravel_multi_index(action, space.nvec)]
+            assert policy.action(x, space.flattened(mask)) == action
+            assert space.flattened(mask)[np.ravel_multi_index(action, space.nvec)]
         with pytest.raises(ValueError, match="mask has shape"):
             policy.action(np.zeros(73), np.ones(5, dtype=bool))
         with pytest.raises(ValueError, match="nothing to select"):

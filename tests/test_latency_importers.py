@@ -1,16 +1,10 @@
-"""Importers of a user's own measurements: valid samples, broken ones, and random damage."""
+"""Importers of a user's own measurements: valid samples and broken ones."""
 
 from __future__ import annotations
 
 import json
-import random
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dsd_env.latency import load_profile
 from dsd_env.latency.cells import DECODE, PREFILL, VERIFY
@@ -23,118 +17,28 @@ from dsd_env.latency.importers import (
     import_vllm,
     write_csv,
 )
-
-ROOT = Path(__file__).resolve().parent.parent
-
-CSV = """batch,q,context,seconds,repeats,std_s,phase
-1,1,128,0.0101,20,0.0002,decode
-1,1,1024,0.0109,20,0.0002,decode
-4,1,1024,0.0131,,,
-1,5,1024,0.0112,20,0.0003,verify
-1,256,0,0.0312,20,0.0003,prefill
-"""
-
-
-def _step_s(q: int, context: float) -> float:
-    return 8e-3 + 9e-5 * q + 1e-6 * (context + q)
-
-
-def llama_row(prompt: int, gen: int, depth: int, **changes: Any) -> dict[str, Any]:
-    """One row as llama-bench writes it; durations follow a known law."""
-    if gen:
-        total = sum(_step_s(1, depth + i) for i in range(gen))
-    else:
-        total = sum(_step_s(min(512, prompt - s), depth + s) for s in range(0, prompt, 512))
-    samples = [total * f for f in (0.99, 1.0, 1.01, 0.995, 1.005)]
-    row: dict[str, Any] = {
-        "build_commit": "abc1234",
-        "build_number": 1,
-        "cpu_info": "made-up CPU",
-        "gpu_info": "",
-        "backends": "CPU",
-        "model_filename": "model.gguf",
-        "model_type": "llama 1B Q4_K - Medium",
-        "model_size": 800_000_000,
-        "model_n_params": 1_240_000_000,
-        "n_batch": 2048,
-        "n_ubatch": 512,
-        "n_threads": 4,
-        "type_k": "f16",
-        "type_v": "f16",
-        "n_gpu_layers": 0,
-        "flash_attn": False,
-        "n_prompt": prompt,
-        "n_gen": gen,
-        "n_depth": depth,
-        "test_time": "2026-01-02T03:04:05Z",
-        "avg_ns": round(sum(samples) / 5 * 1e9),
-        "stddev_ns": round(float(np.std(samples, ddof=1)) * 1e9),
-        "avg_ts": (prompt + gen) / total,
-        "stddev_ts": 1.0,
-        "samples_ns": [round(s * 1e9) for s in samples],
-        "samples_ts": [(prompt + gen) / s for s in samples],
-    }
-    return row | changes
-
-
-TESTS = [(0, 32, 0), (0, 32, 1024), (8, 0, 1024), (512, 0, 0), (512, 0, 1024), (1024, 0, 0)]
-
-
-def llama_text(kind: str, rows: list[dict[str, Any]]) -> str:
-    if kind == "json":
-        return json.dumps(rows, indent=2)
-    if kind == "jsonl":
-        return "".join(json.dumps(r) + "\n" for r in rows)
-    names = [k for k in rows[0] if not k.startswith("samples")]
-    lines = [",".join('"' + str(r[n]).replace('"', '""') + '"' for n in names) for r in rows]
-    return "\n".join([",".join(names), *lines]) + "\n"
-
-
-def latency_json(batch: int, inputs: int, outputs: int) -> dict[str, Any]:
-    prefill = 5e-3 + 2e-5 * batch * inputs
-    total = prefill + sum(6e-3 + 1e-5 * batch + 1e-8 * batch * (inputs + j) for j in range(1, outputs))
-    samples = [total * f for f in (0.99, 1.0, 1.0, 1.01)]
-    return {"avg_latency": total, "latencies": samples, "percentiles": {"50": total}}
-
-
-def serve_json(requests: int = 12, inputs: int = 100, outputs: int = 41) -> dict[str, Any]:
-    """Pairs of requests that start together; 6 ms an iteration alone, 7 ms for two."""
-    starts, itls, ttfts = [], [], []
-    for i in range(requests):
-        starts.append(100.0 + 2.0 * (i // 2) if i < requests - 2 else 200.0 + 2.0 * i)
-        pair = i < requests - 2
-        ttfts.append(0.020 if not pair else 0.030)
-        itls.append([0.007 if pair else 0.006] * (outputs - 1))
-    return {
-        "model_id": "made-up",
-        "completed": requests,
-        "request_throughput": 1.0,
-        "mean_ttft_ms": 1e3 * sum(ttfts) / requests,
-        "input_lens": [inputs] * requests,
-        "output_lens": [outputs] * requests,
-        "start_times": starts,
-        "ttfts": ttfts,
-        "itls": itls,
-        "errors": [""] * requests,
-    }
-
-
-def _write(path: Path, content: Any) -> Path:
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
-
+from tests.latency_samples import (
+    CSV,
+    TESTS,
+    latency_json,
+    llama_row,
+    llama_text,
+    serve_json,
+    step_s,
+    write,
+)
 
 # ------------------------------------------------------------------------------------------------------ CSV
 
 
 def test_csv_gives_cells_and_comes_back_as_written(tmp_path):
-    got = import_csv(_write(tmp_path / "a.csv", CSV)).points
+    got = import_csv(write(tmp_path / "a.csv", CSV)).points
     assert [p.phase for p in got] == [DECODE, DECODE, DECODE, VERIFY, PREFILL]
     cell = got[2].cell()
     assert (cell.new_tokens, cell.kv_tokens, cell.max_kv_multi_tokens) == (4, 4 * 1025, 0)
     cell = got[3].cell()
     assert (cell.new_tokens, cell.kv_tokens, cell.max_kv_multi_tokens) == (5, 1029, 1029)
-    again = import_csv(_write(tmp_path / "b.csv", write_csv(got))).points
+    again = import_csv(write(tmp_path / "b.csv", write_csv(got))).points
     assert [(p.key, p.seconds, p.repeats) for p in again] == [(p.key, p.seconds, p.repeats) for p in got]
 
 
@@ -159,7 +63,7 @@ def test_csv_gives_cells_and_comes_back_as_written(tmp_path):
     ],
 )
 def test_broken_csv_names_file_line_and_field(tmp_path, old, new, line, field):
-    path = _write(tmp_path / "cells.csv", CSV.replace(old, new, 1))
+    path = write(tmp_path / "cells.csv", CSV.replace(old, new, 1))
     with pytest.raises(MeasurementError) as error:
         import_csv(path)
     text = str(error.value)
@@ -170,13 +74,13 @@ def test_broken_csv_names_file_line_and_field(tmp_path, old, new, line, field):
 @pytest.mark.parametrize("content", ["", "\n\n", "batch,q,context,seconds\n"])
 def test_empty_csv_is_refused(tmp_path, content):
     with pytest.raises(MeasurementError, match=r"empty file|no rows"):
-        import_csv(_write(tmp_path / "a.csv", content))
+        import_csv(write(tmp_path / "a.csv", content))
 
 
 def test_missing_binary_and_wrong_files_are_refused(tmp_path):
     with pytest.raises(MeasurementError, match=r"nothing\.csv: cannot be read"):
         import_csv(tmp_path / "nothing.csv")
-    (tmp_path / "b.csv").write_bytes(b"batch,q\xff\xfe\x00")
+    (tmp_path / "b.csv").write_bytes(b"batch,q\xff\xfe")
     with pytest.raises(MeasurementError, match="not UTF-8"):
         import_csv(tmp_path / "b.csv")
     with pytest.raises(MeasurementError, match="cannot be read"):
@@ -194,14 +98,14 @@ def test_milli_and_microseconds_in_the_seconds_column_are_noticed(tmp_path, fact
         for q in (1, 5)
         for c in (128, 2048)
     ]
-    points = import_csv(_write(tmp_path / "a.csv", "batch,q,context,seconds\n" + "\n".join(rows))).points
+    points = import_csv(write(tmp_path / "a.csv", "batch,q,context,seconds\n" + "\n".join(rows))).points
     with pytest.raises(MeasurementError, match=r"a\.csv: line \d+: seconds = "):
         check_plausible(points, weight_bytes)
 
 
 def test_one_point_in_another_unit_is_noticed(tmp_path):
     rows = ["1,1,1024,0.006", "1,3,1024,6.09", "16,5,1024,0.0097", "1,512,0,0.02"]
-    points = import_csv(_write(tmp_path / "a.csv", "batch,q,context,seconds\n" + "\n".join(rows))).points
+    points = import_csv(write(tmp_path / "a.csv", "batch,q,context,seconds\n" + "\n".join(rows))).points
     with pytest.raises(MeasurementError, match=r"a\.csv: line 3: seconds = 6.09 is 628 times .*line 4"):
         check_plausible(points, 16e9)
 
@@ -210,12 +114,12 @@ def test_tokens_per_second_and_times_per_token_are_noticed(tmp_path):
     step = {(b, q): 8e-3 + 1e-4 * b * q for b in (1, 8, 64) for q in (1, 5)}
     for what in (lambda b, q: b * q / step[b, q], lambda b, q: step[b, q] / (b * q)):
         rows = [f"{b},{q},512,{what(b, q)}" for b, q in step]
-        points = import_csv(_write(tmp_path / "a.csv", "batch,q,context,seconds\n" + "\n".join(rows))).points
+        points = import_csv(write(tmp_path / "a.csv", "batch,q,context,seconds\n" + "\n".join(rows))).points
         with pytest.raises(MeasurementError, match="line"):
             check_plausible(points, None)
     rows = [f"{b},{q},512,{s}" for (b, q), s in step.items()]
     check_plausible(
-        import_csv(_write(tmp_path / "b.csv", "batch,q,context,seconds\n" + "\n".join(rows))).points, 2e9
+        import_csv(write(tmp_path / "b.csv", "batch,q,context,seconds\n" + "\n".join(rows))).points, 2e9
     )
 
 
@@ -225,7 +129,7 @@ def test_tokens_per_second_and_times_per_token_are_noticed(tmp_path):
 @pytest.mark.parametrize("kind", ["json", "jsonl", "csv"])
 def test_llama_bench_gives_the_law_behind_it(tmp_path, kind):
     rows = [llama_row(*t) for t in TESTS]
-    got = import_llama_bench([_write(tmp_path / f"bench.{kind}", llama_text(kind, rows))])
+    got = import_llama_bench([write(tmp_path / f"bench.{kind}", llama_text(kind, rows))])
     assert [(p.batch, p.q, p.context, p.phase) for p in got.points] == [
         (1, 1, 15.5, DECODE),
         (1, 1, 1039.5, DECODE),
@@ -235,7 +139,7 @@ def test_llama_bench_gives_the_law_behind_it(tmp_path, kind):
         (1, 512, 256, PREFILL),
     ]
     for p in got.points:
-        assert p.seconds == pytest.approx(_step_s(p.q, p.context), rel=1e-6)
+        assert p.seconds == pytest.approx(step_s(p.q, p.context), rel=1e-6)
         single = p.q > 1 and (p.q, p.context) != (512, 256)
         assert len(p.samples_s) == (5 if single and kind != "csv" else 0)
     assert got.facts["weight_bytes"] == 800_000_000 and got.facts["device"] == "made-up CPU"
@@ -244,7 +148,7 @@ def test_llama_bench_gives_the_law_behind_it(tmp_path, kind):
 
 def test_llama_bench_leaves_out_what_it_cannot_split(tmp_path):
     rows = [llama_row(0, 32, 0), llama_row(512, 32, 0), llama_row(700, 0, 0)]
-    got = import_llama_bench([_write(tmp_path / "a.json", llama_text("json", rows))])
+    got = import_llama_bench([write(tmp_path / "a.json", llama_text("json", rows))])
     assert len(got.points) == 1
     assert "row 2" in got.notes[0] and "pg512,32" in got.notes[0]
     assert "row 3" in got.notes[1] and "pp700" in got.notes[1]
@@ -253,12 +157,12 @@ def test_llama_bench_leaves_out_what_it_cannot_split(tmp_path):
 def test_llama_bench_without_depth_is_an_older_version(tmp_path):
     row = llama_row(0, 32, 0)
     del row["n_depth"]
-    assert import_llama_bench([_write(tmp_path / "a.json", [row])]).points[0].context == 15.5
+    assert import_llama_bench([write(tmp_path / "a.json", [row])]).points[0].context == 15.5
 
 
 def test_llama_bench_of_two_configurations_needs_a_choice(tmp_path):
     rows = [llama_row(0, 32, 0), llama_row(0, 32, 512, n_gpu_layers=99)]
-    path = _write(tmp_path / "a.json", rows)
+    path = write(tmp_path / "a.json", rows)
     with pytest.raises(MeasurementError, match=r"a\.json: row 2: n_gpu_layers = 99.*--select n_gpu_layers"):
         import_llama_bench([path])
     assert len(import_llama_bench([path], {"n_gpu_layers": "99"}).points) == 1
@@ -285,7 +189,7 @@ def test_llama_bench_of_two_configurations_needs_a_choice(tmp_path):
     ],
 )
 def test_broken_llama_bench_names_row_and_field(tmp_path, changes, message):
-    path = _write(tmp_path / "a.json", [llama_row(0, 32, 0, **changes)])
+    path = write(tmp_path / "a.json", [llama_row(0, 32, 0, **changes)])
     with pytest.raises(MeasurementError, match=rf"a\.json: row 1: {message}"):
         import_llama_bench([path])
 
@@ -293,31 +197,29 @@ def test_broken_llama_bench_names_row_and_field(tmp_path, changes, message):
 def test_damaged_json_is_located(tmp_path):
     whole = llama_text("json", [llama_row(*t) for t in TESTS])
     with pytest.raises(MeasurementError, match=r"a\.json: line \d+, column \d+: not JSON: .*truncated"):
-        import_llama_bench([_write(tmp_path / "a.json", whole[: len(whole) // 2].rsplit("\n", 1)[0] + "\n")])
+        import_llama_bench([write(tmp_path / "a.json", whole[: len(whole) // 2].rsplit("\n", 1)[0] + "\n")])
     lines = llama_text("jsonl", [llama_row(*t) for t in TESTS]).splitlines()
     lines[2] = lines[2][:100]
     with pytest.raises(MeasurementError, match=r"b\.jsonl: line 3: column"):
-        import_llama_bench([_write(tmp_path / "b.jsonl", "\n".join(lines))])
+        import_llama_bench([write(tmp_path / "b.jsonl", "\n".join(lines))])
     nan = json.dumps([llama_row(0, 32, 0, avg_ns=float("nan"))])
     with pytest.raises(MeasurementError, match="NaN is not a number"):
-        import_llama_bench([_write(tmp_path / "c.json", nan)])
+        import_llama_bench([write(tmp_path / "c.json", nan)])
     twice = lines[0].replace('"n_gen": 32', '"n_gen": 32, "n_gen": 64')
     with pytest.raises(MeasurementError, match="'n_gen' is given twice"):
-        import_llama_bench([_write(tmp_path / "d.jsonl", twice)])
+        import_llama_bench([write(tmp_path / "d.jsonl", twice)])
     with pytest.raises(MeasurementError, match="not the output of `llama-bench -o csv`"):
-        import_llama_bench([_write(tmp_path / "e.md", "| model | t/s |\n| --- | --- |\n")])
-    with pytest.raises(MeasurementError, match="already given"):
-        import_llama_bench([_write(tmp_path / "f.jsonl", lines[0] + "\n" + lines[0])])
+        import_llama_bench([write(tmp_path / "e.md", "| model | t/s |\n| --- | --- |\n")])
     with pytest.raises(MeasurementError, match=r"not usable JSON|not JSON"):
-        import_llama_bench([_write(tmp_path / "g.json", "[" * 100_000)])
+        import_llama_bench([write(tmp_path / "g.json", "[" * 100_000)])
 
 
 # ------------------------------------------------------------------------------------------------------ vLLM
 
 
 def test_vllm_latency_gives_steps_between_output_lengths_and_prefill(tmp_path):
-    specs = [str(_write(tmp_path / f"lat_b8_i512_o{o}.json", latency_json(8, 512, o))) for o in (129, 1, 65)]
-    other = _write(tmp_path / "run.json", latency_json(2, 100, 1))
+    specs = [str(write(tmp_path / f"lat_b8_i512_o{o}.json", latency_json(8, 512, o))) for o in (129, 1, 65)]
+    other = write(tmp_path / "run.json", latency_json(2, 100, 1))
     got = import_vllm([*specs, f"{other}@2,100,1"])
     decode = [p for p in got.points if p.phase == DECODE]
     # Steps 1 ... 64 attend 513 ... 576 tokens, their own included: 544.5 on average, 543.5 cached.
@@ -330,7 +232,7 @@ def test_vllm_latency_gives_steps_between_output_lengths_and_prefill(tmp_path):
 
 
 def test_vllm_latency_says_what_is_missing(tmp_path):
-    path = _write(tmp_path / "latency.json", latency_json(8, 512, 128))
+    path = write(tmp_path / "latency.json", latency_json(8, 512, 128))
     with pytest.raises(MeasurementError, match=r"latency\.json: the file does not state the run's shape"):
         import_vllm([str(path)])
     with pytest.raises(MeasurementError, match=r"no iteration can be derived.*\n.*one output length only"):
@@ -341,16 +243,16 @@ def test_vllm_latency_says_what_is_missing(tmp_path):
         import_vllm([f"{path}@8,512,64", f"{path}@8,512,64"])
     with pytest.raises(MeasurementError, match="must all be >= 1"):
         import_vllm([f"{path}@8,0,64"])
-    big = _write(tmp_path / "big_b64_i512_o1.json", latency_json(64, 512, 1))
+    big = write(tmp_path / "big_b64_i512_o1.json", latency_json(64, 512, 1))
     with pytest.raises(MeasurementError, match="more than the 8192 tokens of one iteration"):
         import_vllm([str(big)])
-    bad = _write(tmp_path / "b1_i8_o8.json", latency_json(1, 8, 8) | {"avg_latency": 4.2})
+    bad = write(tmp_path / "b1_i8_o8.json", latency_json(1, 8, 8) | {"avg_latency": 4.2})
     with pytest.raises(MeasurementError, match=r"b1_i8_o8\.json: avg_latency = 4\.2, but the mean"):
         import_vllm([str(bad)])
 
 
 def test_vllm_serve_gives_steps_by_batch_and_lone_prefills(tmp_path):
-    got = import_vllm([str(_write(tmp_path / "serve.json", serve_json()))])
+    got = import_vllm([str(write(tmp_path / "serve.json", serve_json()))])
     found = {(p.batch, p.q): p for p in got.points}
     assert found[1, 1].seconds == pytest.approx(0.006) and found[2, 1].seconds == pytest.approx(0.007)
     assert found[2, 1].context == pytest.approx(120, abs=2)
@@ -362,7 +264,7 @@ def test_vllm_serve_gives_steps_by_batch_and_lone_prefills(tmp_path):
     ("changes", "message"),
     [
         ({"itls": None}, "--save-detailed"),
-        ({"start_times": None}, "records start_times"),
+        ({"start_times": None}, "field start_times missing: .*records start_times"),
         ({"ttfts": [0.02]}, "lists of the same length"),
         ({"output_lens": [82] * 12}, "request 0: 40 itls for 82 output tokens"),
         ({"ttfts": [20.0] * 12}, "mean_ttft_ms = .*: units"),
@@ -375,14 +277,14 @@ def test_vllm_serve_says_what_is_missing_or_wrong(tmp_path, changes, message):
     data = serve_json() | changes
     data = {k: v for k, v in data.items() if v is not None}
     with pytest.raises(MeasurementError, match=message) as error:
-        import_vllm([str(_write(tmp_path / "s.json", data))])
+        import_vllm([str(write(tmp_path / "s.json", data))])
     assert "s.json" in str(error.value)
 
 
 def test_vllm_other_json_is_refused(tmp_path):
     for content in ({"a": 1}, [1, 2], "3"):
         with pytest.raises(MeasurementError, match=r"neither|expected the object"):
-            import_vllm([str(_write(tmp_path / "x.json", content))])
+            import_vllm([str(write(tmp_path / "x.json", content))])
 
 
 # -------------------------------------------------------------------------------------------- to a profile
@@ -394,7 +296,7 @@ FACTS = ["--precision", "Q4", "--shape", "llama-3.2-1b", "--power", "1,2", "--po
 def test_llama_bench_becomes_a_drafter_that_keeps_the_law(tmp_path, calibrate, kind):
     tests = [(p, 0, d) for p in (2, 4, 8, 16, 128, 512) for d in (0, 512, 2048, 4096)]
     rows = [llama_row(*t) for t in [*tests, *((0, 32, d) for d in (0, 512, 2048, 4096))]]
-    path = _write(tmp_path / f"b.{kind}", llama_text(kind, rows))
+    path = write(tmp_path / f"b.{kind}", llama_text(kind, rows))
     calibrate("--from-llama-bench", str(path), "--name", "own", "--out", str(tmp_path), *FACTS)
     profile = load_profile(tmp_path / "own.yaml")
     assert (profile.role, profile.label, profile.device) == ("drafter", "measured", "made-up CPU")
@@ -402,12 +304,12 @@ def test_llama_bench_becomes_a_drafter_that_keeps_the_law(tmp_path, calibrate, k
     assert profile.error.heldout_p95_pct < 1.0
     for q, context in ((1, 3000), (5, 100), (256, 1000)):
         predicted = profile.step_s(q, context + q, context + q if q > 1 else 0)
-        assert predicted == pytest.approx(_step_s(q, context), rel=0.02)
+        assert predicted == pytest.approx(step_s(q, context), rel=0.02)
     assert (profile.noise is None) == (kind == "csv")
 
 
 def test_llama_bench_defaults_are_too_few_and_the_message_says_what_to_run(tmp_path, calibrate):
-    path = _write(tmp_path / "b.json", [llama_row(512, 0, 0), llama_row(0, 128, 0)])
+    path = write(tmp_path / "b.json", [llama_row(512, 0, 0), llama_row(0, 128, 0)])
     said = calibrate("--from-llama-bench", str(path), "--name", "own", "--out", str(tmp_path), *FACTS, code=1)
     assert "2 point(s)" in said and LLAMA_BENCH_COMMAND in said
     assert not (tmp_path / "own.yaml").exists() and not (tmp_path / "measured").exists()
@@ -415,7 +317,7 @@ def test_llama_bench_defaults_are_too_few_and_the_message_says_what_to_run(tmp_p
 
 def test_vllm_latency_becomes_a_target_that_says_what_it_extrapolates(tmp_path, calibrate):
     files = [
-        str(_write(tmp_path / f"lat_b{b}_i128_o{o}.json", latency_json(b, 128, o)))
+        str(write(tmp_path / f"lat_b{b}_i128_o{o}.json", latency_json(b, 128, o)))
         for b in (1, 8, 32)
         for o in (1, 65, 257)
     ]
@@ -425,66 +327,3 @@ def test_vllm_latency_becomes_a_target_that_says_what_it_extrapolates(tmp_path, 
     assert profile.role == "target" and profile.kv_capacity_tokens is not None
     assert profile.step_s(8, 8 * 200, 0) == pytest.approx(6e-3 + 8e-5 + 8e-8 * 200, rel=0.1)
     assert any("verification is extrapolated" in n for n in profile.notes)
-
-
-# -------------------------------------------------------------------------------------------- random damage
-
-SAMPLES = {
-    "cells.csv": CSV,
-    "bench.json": llama_text("json", [llama_row(*t) for t in TESTS]),
-    "bench.jsonl": llama_text("jsonl", [llama_row(*t) for t in TESTS]),
-    "bench.csv": llama_text("csv", [llama_row(*t) for t in TESTS]),
-    "lat_b8_i512_o1.json": json.dumps(latency_json(8, 512, 1)),
-    "serve.json": json.dumps(serve_json(6, 50, 25)),
-}
-TOKENS = [
-    b"NaN",
-    b"-1",
-    b"1e999",
-    b"null",
-    b'"',
-    b",",
-    b"\n",
-    b"{",
-    b"]",
-    b"\x00",
-    b"\xff",
-    b"999999999999999999999",
-    b"true",
-    b"0",
-]
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.sampled_from(sorted(SAMPLES)), st.integers(0, 2**32 - 1))
-def test_random_damage_gives_the_documented_error_or_finite_positive_times(tmp_path_factory, name, seed):
-    rng = random.Random(seed)
-    data = bytearray(SAMPLES[name].encode())
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(data))
-        kind = rng.randrange(4)
-        if kind == 0:
-            data[at : at + 1] = rng.choice(TOKENS)
-        elif kind == 1:
-            del data[at : at + rng.randint(1, 40)]
-        elif kind == 2:
-            del data[at:]
-        else:
-            data[at] = rng.randrange(256)
-        data = data or bytearray(b" ")
-    path = tmp_path_factory.getbasetemp() / name
-    path.write_bytes(data)
-    try:
-        if name == "cells.csv":
-            got = import_csv(path)
-        elif name.startswith("bench"):
-            got = import_llama_bench([path])
-        else:
-            got = import_vllm([str(path)])
-        check_plausible(got.points, 8e8)
-    except MeasurementError as error:
-        assert name in str(error)
-        return
-    for p in got.points:
-        assert p.batch >= 1 and p.q >= 1 and p.context >= 0
-        assert 0.0 < p.cell().seconds <= 60.0

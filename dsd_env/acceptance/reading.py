@@ -107,7 +107,7 @@ def json_messages(path: Path) -> tuple[list[Message], int]:
         elif _BEGINS_JSON.match(body):
             start = content.index(body[0], at)
             try:
-                value, stop = strict_json.next_value(content, start)
+                value, stop = strict_json.next_value(content, start, nan=True)
             except json.JSONDecodeError as error:
                 place = f"line {error.lineno}, column {error.colno}"
                 raise TraceError(f"{where}: not JSON: {error.msg}, {place}") from error

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control.view import CandidateView, DecisionView
+from dsd_env.laws import resolve as laws
 from dsd_env.scenario.schema import Scenario
 
 
@@ -27,6 +28,51 @@ class Decision(NamedTuple):
     gamma: int
     batch_size: int
     placement: int
+
+
+class Resolved(NamedTuple):
+    """What becomes of a decision.
+
+    Attributes:
+        candidate: The candidate that is taken.
+        gamma: Speculation length in force.
+        batch_size: Batch size in force.
+        reason: Why it is not what was asked for (``no_drafter``, ``batch_clipped``, ``target_down``); None
+            if it is.
+    """
+
+    candidate: CandidateView
+    gamma: int
+    batch_size: int
+    reason: str | None
+
+
+def resolve(view: DecisionView, decision: Decision, max_batch_sizes: Sequence[int]) -> Resolved:
+    """Return what becomes of a decision, of which all may not be possible.
+
+    A target believed down is replaced by the first on offer that is believed up (``target_down``); drafting
+    where no drafter is available becomes plain decoding at that candidate's target (``no_drafter``); a batch
+    size above the target's limit is clipped (``batch_clipped``). The first of these that applies is the
+    reason. Of the speculation length only whether it is 0 matters.
+
+    Args:
+        view: What the controller knows.
+        decision: What it decided; its placement is on the list.
+        max_batch_sizes: Limit of each target, by number.
+    """
+    candidate = view.candidates[decision.placement]
+    moved = False
+    if not candidate.target.up:
+        place = (candidate.site, candidate.edge_server)
+        for other in view.candidates:
+            if other.target.up and (other.site, other.edge_server) == place:
+                candidate, moved = other, True
+                break
+    limit = max_batch_sizes[candidate.target.index]
+    gamma, batch_size, reason = laws.resolved(
+        decision.gamma, decision.batch_size, moved, candidate.valid, limit
+    )
+    return Resolved(candidate, gamma, batch_size, laws.REASONS[reason])
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +199,15 @@ class ActionSpace:
         mask[n_gamma + n_batch :] = placements
         return mask
 
+    def sample_mask(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.int8], ...]:
+        """Return a mask as ``MultiDiscrete.sample(mask=...)`` takes it: int8, one array per dimension.
+
+        Args:
+            mask: Concatenated mask, shape (sum(nvec),).
+        """
+        n_gamma, n_batch, _ = self.nvec
+        return tuple(part.astype(np.int8) for part in np.split(mask, (n_gamma, n_gamma + n_batch)))
+
     def unflatten(self, actions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Return the MultiDiscrete actions (int64, shape (..., 3)) of flat ones.
 
@@ -172,8 +227,10 @@ class ActionSpace:
             raise refused_action(np.atleast_1d(indices)[first], (), (self.n_flat,), world)
         return np.stack(np.unravel_index(indices, self.nvec), axis=-1).astype(np.int64, copy=False)
 
-    def flat_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which flat actions are valid (bool, shape (..., n_flat)): those valid in every dimension.
+    def flattened(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the flat actions that a mask by dimension allows (bool, shape (..., n_flat)).
+
+        It cannot know what the three indices mean together; :meth:`flat_mask` does.
 
         Args:
             mask: Concatenated masks, shape (..., sum(nvec)).
@@ -184,6 +241,30 @@ class ActionSpace:
             gamma[..., :, None, None] & batch[..., None, :, None] & placement[..., None, None, :]
         )
         return valid.reshape(*mask.shape[:-1], self.n_flat)
+
+    def flat_mask(self, view: DecisionView, max_batch_sizes: Sequence[int]) -> NDArray[np.bool_]:
+        """Return which flat actions are carried out as they are (bool, shape (n_flat,)).
+
+        Unlike :meth:`mask` it knows what the three indices mean together: it excludes exactly the actions
+        that :func:`resolve` would change. Should the smallest batch size exceed every target's limit, so that
+        nothing is left, then the actions remain of which only that is clipped.
+
+        Args:
+            view: The due decision.
+            max_batch_sizes: Limit of each target, by number (``scenario.max_batch_sizes``).
+        """
+        n_gamma, n_batch, n_placements = self.nvec
+        # Resolving asks of the speculation length only whether it is 0.
+        kinds = min(n_gamma, 2)
+        reasons = np.full((kinds, n_batch, n_placements), "no_drafter", dtype=object)
+        for gamma, batch, placement in np.ndindex(kinds, n_batch, min(n_placements, len(view.candidates))):
+            decision = Decision(self.gammas[gamma], self.batch_sizes[batch], placement)
+            reasons[gamma, batch, placement] = resolve(view, decision, max_batch_sizes).reason
+        valid = reasons == None  # noqa: E711  (element by element)
+        if not valid.any():
+            valid[:, 0] = reasons[:, 0] == "batch_clipped"
+        mask: NDArray[np.bool_] = np.repeat(valid, [1, n_gamma - 1][:kinds], axis=0).astype(np.bool_)
+        return mask.reshape(self.n_flat)
 
 
 def refused_action(

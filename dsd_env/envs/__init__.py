@@ -7,7 +7,7 @@ from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.infos import INFOS, METRICS, RESOLVED_CODES
 from dsd_env.envs.registration import ENV_ID, register_envs
 from dsd_env.envs.rewards import REWARD_TERMS
-from dsd_env.envs.wrappers import FlatActionWrapper
+from dsd_env.envs.wrappers import DictObservationVectorWrapper, DictObservationWrapper, FlatActionWrapper
 
 if TYPE_CHECKING:
     from dsd_env.envs.vector import EdgeCloudVectorEnv
@@ -19,6 +19,8 @@ __all__ = [
     "METRICS",
     "RESOLVED_CODES",
     "REWARD_TERMS",
+    "DictObservationVectorWrapper",
+    "DictObservationWrapper",
     "EdgeCloudEnv",
     "EdgeCloudVectorEnv",
     "EnvState",

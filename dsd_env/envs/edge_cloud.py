@@ -281,6 +281,9 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             price_delays=price_delays,
             options=engine_options,
         )
+        if engine == "compiled":
+            # Whoever asks this environment what it can show, to make it again, must not be told of timelines.
+            self.metadata = self.metadata | {"render_modes": ["ansi"]}
         self._discount_rate_per_s = discount_rate_per_s
         self._infos = check_infos(infos)
         self._numeric = NumericInfos(price_delays, discount_rate_per_s)
@@ -418,6 +421,25 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         """
         self._need_episode("looking at the decision")
         return self._episodes.mask()
+
+    def sample_mask(self) -> tuple[NDArray[np.int8], ...]:
+        """Return the masks for ``action_space.sample(mask=...)``: int8, one array per dimension.
+
+        Raises:
+            gymnasium.error.ResetNeeded: The environment was never reset.
+        """
+        return self.actions.sample_mask(self.action_masks())
+
+    def flat_action_masks(self) -> NDArray[np.bool_]:
+        """Return which flat actions would be carried out as they are (bool, shape (n_flat,)).
+
+        See :class:`dsd_env.envs.FlatActionWrapper`, whose `action_masks` this is.
+
+        Raises:
+            gymnasium.error.ResetNeeded: The environment was never reset.
+        """
+        self._need_episode("looking at the decision")
+        return self._episodes.flat_mask()
 
     def clone_state(self) -> EnvState:
         """Return the environment's state, for :meth:`restore_state`, as often as wanted.

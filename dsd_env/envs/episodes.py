@@ -91,6 +91,9 @@ class Episodes(Protocol):
     def mask(self) -> NDArray[np.bool_]:
         """Return the mask of the decision now due."""
 
+    def flat_mask(self) -> NDArray[np.bool_]:
+        """Return which flat actions the decision now due carries out as they are."""
+
     def completed(self) -> list[Completed]:
         """Return the requests that completed during the last step."""
 
@@ -240,6 +243,10 @@ class ReferenceEpisodes:
         """Return the mask of the decision now due."""
         return self._actions.mask(self._view)
 
+    def flat_mask(self) -> NDArray[np.bool_]:
+        """Return which flat actions the decision now due carries out as they are."""
+        return self._actions.flat_mask(self._view, self._scenario.max_batch_sizes)
+
     def completed(self) -> list[Completed]:
         """Return the requests that completed during the last step."""
         return [
@@ -356,6 +363,10 @@ class CompiledEpisodes:
         """Return the mask of the decision now due."""
         mask: NDArray[np.bool_] = self._worlds.masks[0].copy()
         return mask
+
+    def flat_mask(self) -> NDArray[np.bool_]:
+        """Return which flat actions the decision now due carries out as they are."""
+        return self._worlds.flat_masks(0)
 
     def completed(self) -> list[Completed]:
         """Return the requests that completed during the last step."""

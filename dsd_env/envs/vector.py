@@ -91,6 +91,8 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
     Attributes:
         worlds: The worlds, with all arrays.
         autoreset_mode: What happens where an episode ends; also in `metadata`.
+        final_masks: With ``SAME_STEP``, the masks that belong to ``infos["final_obs"]``, as
+            :meth:`action_masks` gives them; of the last step at which an episode ended.
     """  # noqa: E501
 
     metadata: dict[str, Any] = {  # noqa: RUF012
@@ -149,6 +151,7 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         self._over = np.zeros(num_envs, dtype=np.bool_)
         self._any_over = False
         self._everywhere = np.ones(num_envs, dtype=np.bool_)
+        self.final_masks: NDArray[np.bool_] | None = None
 
     # ``VectorEnv`` has one generator; like ``SyncVectorEnv`` this one has one per world.
     @property  # type: ignore[misc]
@@ -281,6 +284,7 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
                     "final_info": worlds.step_info(world),
                 }
                 infos = self._add_info(infos, final, world)
+            self.final_masks = worlds.masks().copy()
             worlds.begin(numbers)
         if self._step_infos or infos:
             told = ~ended if self._step_infos else np.zeros_like(ended)
@@ -301,6 +305,22 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
             raise gym.error.ResetNeeded("call reset() before looking at the decisions")
         masks = self.worlds.masks()
         return masks.copy() if self.copy else masks
+
+    def sample_mask(self) -> tuple[Any, ...]:
+        """Return the masks as spaces take them for ``sample(mask=...)``: int8.
+
+        Returns:
+            For each world what ``single_action_space.sample(mask=...)`` takes: a tuple of one array per
+            dimension, or with flat actions an array. With flat actions, the whole is what
+            ``action_space.sample(mask=...)`` takes. (Without, that is a ``Box``, which takes no masks.)
+
+        Raises:
+            gymnasium.error.ResetNeeded: A world was never reset.
+        """
+        masks = self.action_masks()
+        if self.worlds.flat:
+            return tuple(masks.astype(np.int8))
+        return tuple(self.worlds.actions.sample_mask(mask) for mask in masks)
 
     def write_into(self, observations: Floats | None = None, masks: NDArray[np.bool_] | None = None) -> None:
         """From now on write observations and masks into arrays of the caller's; they get the present content.

@@ -282,8 +282,7 @@ class EpisodeWorlds:
 
     def masks(self) -> NDArray[np.bool_]:
         """Return the masks of all worlds: the array itself, or with flat actions a new one."""
-        masks = self.worlds.masks
-        return self.actions.flat_mask(masks) if self.flat else masks
+        return self.worlds.flat_masks() if self.flat else self.worlds.masks
 
     def save(self, world: int) -> EnvState:
         """Return a world's state; see :meth:`dsd_env.envs.EdgeCloudEnv.clone_state`."""
@@ -605,8 +604,9 @@ class WorldMember:
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the mask of the due decision (bool; shape (sum(nvec),), or (n,) with flat actions)."""
-        mask: NDArray[np.bool_] = self._parent.worlds.masks[self._world].copy()
-        return self.actions.flat_mask(mask) if self._parent.flat else mask
+        worlds = self._parent.worlds
+        mask: NDArray[np.bool_] = worlds.masks[self._world].copy()
+        return worlds.flat_masks(self._world) if self._parent.flat else mask
 
     def metrics(self) -> dict[str, float]:
         """Return every metric of the episode so far."""

@@ -8,15 +8,15 @@ its own uses the eta that these imply.
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dsd_env.latency.profile import ErrorStats, StepCoefficients
+from dsd_env.latency.reading import csv_table, number_field, text_of
 from dsd_env.latency.shapes import MODELS, ModelShape
 from dsd_env.latency.tables import TableError
 
@@ -164,6 +164,23 @@ def resident_bytes(shape: ModelShape, quant: str) -> int:
     return round(streamed + embedding)
 
 
+_FIGURE_COLUMNS = (
+    "device",
+    "mem_bw_GBps",
+    "model",
+    "quant",
+    "decode_tok_s",
+    "prefill_tok_s",
+    "conditions",
+    "source",
+)
+
+
+def _positive(row: Mapping[str, str], column: str, where: str) -> float | None:
+    """A positive number, or ``None`` where nothing is given."""
+    return number_field(row, column, where, text=True, bare=True, error=TableError) if row[column] else None
+
+
 def load_figures(data_dir: Path) -> list[Figure]:
     """Load ``edge_bench/edge_tokens_per_s.csv``; rows without a decode figure are left out.
 
@@ -173,58 +190,32 @@ def load_figures(data_dir: Path) -> list[Figure]:
     path = data_dir / "edge_bench" / "edge_tokens_per_s.csv"
     if not path.is_file():
         raise TableError(f"{path}: no such table; is the data directory right (--data-dir or DSD_DATA_DIR)?")
+    table = csv_table(path, text_of(path, TableError), _FIGURE_COLUMNS, TableError)
     figures = []
-    with path.open(newline="", encoding="utf-8") as f:
-        reader = csv.DictReader(f)
-        needed = {
-            "device",
-            "mem_bw_GBps",
-            "model",
-            "quant",
-            "decode_tok_s",
-            "prefill_tok_s",
-            "conditions",
-            "source",
-        }
-        missing = sorted(needed - set(reader.fieldnames or ()))
-        if missing:
-            raise TableError(f"{path}: line 1: missing column(s) {', '.join(missing)}")
-        for row in reader:
-            where = f"{path}: line {reader.line_num}"
-
-            def number(column: str, row: dict[str, str] = row, where: str = where) -> float | None:
-                raw = (row[column] or "").strip()
-                if not raw:
-                    return None
-                try:
-                    value = float(raw)
-                except ValueError:
-                    raise TableError(f"{where}: {column} = {raw!r} is not a number") from None
-                if not math.isfinite(value) or value <= 0.0:
-                    raise TableError(f"{where}: {column} = {raw} must be finite and > 0")
-                return value
-
-            bandwidth, decode = number("mem_bw_GBps"), number("decode_tok_s")
-            if bandwidth is None:
-                raise TableError(f"{where}: mem_bw_GBps is empty")
-            if decode is None:
-                continue
-            prompt = 512
-            for word in row["conditions"].replace("prompt ", "pp").split("/"):
-                if word.startswith("pp") and word[2:].isdigit():
-                    prompt = int(word[2:])
-            figures.append(
-                Figure(
-                    row["device"],
-                    bandwidth * 1e9,
-                    row["model"],
-                    row["quant"],
-                    1.0 / decode,
-                    number("prefill_tok_s"),
-                    prompt,
-                    row["source"],
-                )
+    for line, row in table.rows:
+        where = f"{path}: line {line}"
+        bandwidth = _positive(row, "mem_bw_GBps", where)
+        decode = _positive(row, "decode_tok_s", where)
+        if bandwidth is None:
+            raise TableError(f"{where}: mem_bw_GBps is empty")
+        if decode is None:
+            continue
+        prompt = 512
+        for word in row["conditions"].replace("prompt ", "pp").split("/"):
+            if re.fullmatch(r"pp[0-9]{1,9}", word):
+                prompt = int(word[2:])
+        figures.append(
+            Figure(
+                row["device"],
+                bandwidth * 1e9,
+                row["model"],
+                row["quant"],
+                1.0 / decode,
+                _positive(row, "prefill_tok_s", where),
+                prompt,
+                row["source"],
             )
+        )
     return figures
 
 

@@ -196,7 +196,7 @@ def fit_coefficients(
 
     Raises:
         ValueError: fewer than eight cells.
-        RuntimeError: SciPy is not installed, or no start converged.
+        RuntimeError: SciPy is not installed, or no start led to finite coefficients.
     """
     try:
         from scipy.optimize import least_squares
@@ -236,7 +236,7 @@ def fit_coefficients(
     lower = np.array([floor, 1e-6, 0.0, P_RANGE[0], 0.0, 0.0, 0.0])
     # A bound of width zero is not allowed: too small to matter stands for "not fitted".
     upper = np.array([10.0, 10.0, 10.0, P_RANGE[1], 1e3, 1e3, 1e3 if multi_kv else 1e-12])
-    best = None
+    best = closest = None
     for p_start in (1.2, 2.0, 4.0, 8.0):
         for share in (0.1, 0.5):
             start = np.array([max(share, floor * 1.01), 1.0 - share, 0.8, p_start, 0.2, 0.2, 0.2])
@@ -246,8 +246,13 @@ def fit_coefficients(
             )
             if out.success and (best is None or out.cost < best.cost * (1.0 - 1e-9)):
                 best = out
+            if np.isfinite(out.cost) and (closest is None or out.cost < closest.cost):
+                closest = out
+    # Where the form describes cells badly, the solver may creep along a flat valley for ever. Where it got
+    # to is then as good as its end, and the error on cells that it did not see says how good that is.
+    best = best or closest
     if best is None:
-        raise RuntimeError("the fit did not converge from any start; check the cells for wrong units")
+        raise RuntimeError("the fit found no finite coefficients from any start; check the cells")
     # A coefficient that moves no cell by a millionth is zero: write it as such.
     moved = best.x * scale * np.array([1.0, 1.0, new.max(), 1.0, kv.max(), multi.max(), kv.max()])
     values = np.where(moved < 1e-6 * shortest, 0.0, best.x * scale)

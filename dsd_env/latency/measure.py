@@ -31,10 +31,13 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dsd_env import strict_json
 from dsd_env.files import write_text
 from dsd_env.latency.cells import DECODE, PREFILL
-from dsd_env.latency.importers import MeasuredPoint, MeasurementError, phase_of
+from dsd_env.latency.measurements import MeasuredPoint, MeasurementError, phase_of
+from dsd_env.latency.reading import text_of
 from dsd_env.latency.shapes import MODELS, ModelShape
+from dsd_env.strict_model import StrictNumbers
 
 __all__ = [
     "SHAPES",
@@ -75,7 +78,7 @@ _Positive = Annotated[float, Field(gt=0.0, le=1e4, allow_inf_nan=False)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 
 
-class _Record(BaseModel):
+class _Record(StrictNumbers, BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -145,7 +148,7 @@ class Measurement(_Record):
                 out.append(
                     MeasuredPoint(
                         c.batch, c.q, c.context, float(np.median(c.samples_s)), c.phase, str(c),
-                        c.samples_s, len(c.samples_s), std,
+                        c.samples_s, len(c.samples_s), std, certain_unit=True,
                     )
                 )  # fmt: skip
         return out
@@ -157,9 +160,10 @@ def load_measurement(path: Path) -> Measurement:
     Raises:
         MeasurementError: unreadable, truncated or impossible content; names file and field.
     """
+    text = text_of(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
+        data = strict_json.loads(text, nan=True)
+    except (ValueError, RecursionError) as e:
         raise MeasurementError(f"{path}: cannot be read as a measurement: {e}") from e
     try:
         return Measurement.model_validate(data)
@@ -419,8 +423,8 @@ def _config_of(spec: str) -> tuple[str, Any]:
         )
     path = Path(spec)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
+        data = strict_json.loads(text_of(path))
+    except (ValueError, RecursionError) as e:
         raise MeasurementError(f"{path}: cannot be read as a model configuration: {e}") from e
     if not isinstance(data, dict) or not isinstance(data.get("model_type"), str):
         raise MeasurementError(f"{path}: model_type is missing: not a transformers config.json")

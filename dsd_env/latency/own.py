@@ -27,8 +27,9 @@ from dsd_env.latency.fit import (
     relative_errors,
     summarise,
 )
-from dsd_env.latency.importers import MeasuredPoint, MeasurementError
+from dsd_env.latency.measurements import MeasuredPoint, MeasurementError
 from dsd_env.latency.noise import STRAGGLER_THRESHOLD, NoiseFit, fit_noise
+from dsd_env.latency.plausible import TRUST_HINT
 from dsd_env.latency.profile import (
     LatencyProfile,
     Noise,
@@ -36,6 +37,7 @@ from dsd_env.latency.profile import (
     Provenance,
     Source,
     StepCoefficients,
+    beyond_guards,
 )
 
 __all__ = ["Facts", "describe_noise", "fit_points", "own_noise", "own_profile", "weighted_cells"]
@@ -314,11 +316,27 @@ def own_profile(
     command: str,
     date: str,
     notes: Sequence[str] = (),
+    *,
+    trust_units: bool = False,
 ) -> tuple[LatencyProfile, FitResult, NoiseFit | None]:
     """Fit points and put the profile together; its label is ``measured``.
 
+    Args:
+        facts: what no measurement of time can tell.
+        points: measured points, keys unique.
+        source: where they come from.
+        command: the command line, for the provenance.
+        date: ISO date of today.
+        notes: what to know about the points.
+        trust_units: the user says that units are right; the profile says so too, so that it loads. Points of
+            certain unit need nobody's word.
+
+    Returns:
+        The profile, the fit behind it, and that of its noise.
+
     Raises:
-        MeasurementError: too few points, or no room for KV in the memory given.
+        MeasurementError: too few points, no room for KV in the memory given, or coefficients that look like
+            another unit.
         pydantic.ValidationError: a fact is impossible.
     """
     capacity, capacity_note = None, ""
@@ -336,6 +354,10 @@ def own_profile(
             f"{facts.kv_bytes_per_token / 1024:g} KiB a token"
         )
     fit, limits = fit_points(points)
+    beyond = beyond_guards(fit.coefficients)
+    trusted = trust_units or (bool(beyond) and all(p.certain_unit for p in points))
+    if beyond and not trusted:
+        raise MeasurementError(f"the fit says {'; '.join(beyond)}: not in seconds?{TRUST_HINT}")
     noise = own_noise([p.samples_s for p in points])
     scatter = None
     if noise is not None:
@@ -365,6 +387,7 @@ def own_profile(
             "provenance": Provenance(sources=(source,), command=command, date=date),
             "error": fit.error,
             "notes": (*notes, *limits, describe_noise(noise)),
+            "trust_units": trusted or None,
         }
     )
     return profile, fit, noise

@@ -28,6 +28,7 @@ Nothing here needs more than the standard library, numpy, pydantic and PyYAML; f
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -38,10 +39,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dsd_env import strict_yaml
 from dsd_env.files import write_text
 from dsd_env.paths import config_dir
+from dsd_env.strict_model import StrictNumbers, explain_type
 
 __all__ = [
     "ErrorStats",
@@ -70,26 +73,27 @@ class ProfileError(ValueError):
     """A latency profile cannot be loaded; the message names file, key, value and what is allowed."""
 
 
-def _refuse_bool(value: object) -> object:
-    """YAML's ``yes``/``true`` would silently become 1: refuse it where a number is meant."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number, got a boolean")
-    return value
+UNIT_GUARDS: dict[str, float] = {
+    "t0_s": 10.0,
+    "w_s": 10.0,
+    "c_s_per_token": 1.0,
+    "k_bw_s_per_token": 1e-2,
+    "k_lat_s_per_token": 1e-2,
+    "k_multi_s_per_token": 1e-2,
+    "compute_knots": 10.0,
+}
+"""Largest coefficients of a profile whose units are not trusted: no physics, but guards against milli- or
+microseconds given as seconds."""
 
-
-_NotBool = BeforeValidator(_refuse_bool)
-# Upper bounds are no physics but guards against wrong units (milliseconds or microseconds given as seconds).
-_Seconds = Annotated[float, _NotBool, Field(ge=0.0, le=10.0, allow_inf_nan=False)]
-_SecondsPerToken = Annotated[float, _NotBool, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-_SecondsPerKvToken = Annotated[float, _NotBool, Field(ge=0.0, le=1e-2, allow_inf_nan=False)]
-_Percent = Annotated[float, _NotBool, Field(ge=0.0, le=1000.0, allow_inf_nan=False)]
-_Watts = Annotated[float, _NotBool, Field(ge=0.0, le=1e5, allow_inf_nan=False)]
-_PositiveInt = Annotated[int, Field(strict=True, gt=0)]
-_Count = Annotated[int, Field(strict=True, ge=0)]
+_Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+_Percent = Annotated[float, Field(ge=0.0, le=1000.0, allow_inf_nan=False)]
+_Watts = Annotated[float, Field(ge=0.0, le=1e5, allow_inf_nan=False)]
+_PositiveInt = Annotated[int, Field(gt=0)]
+_Count = Annotated[int, Field(ge=0)]
 _Text = Annotated[str, Field(min_length=1)]
 
 
-class _Model(BaseModel):
+class _Model(StrictNumbers, BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
@@ -125,11 +129,11 @@ class StepCoefficients(_Model):
 
     t0_s: _Seconds
     w_s: _Seconds
-    c_s_per_token: _SecondsPerToken
-    p: Annotated[float, _NotBool, Field(ge=1.0, le=64.0, allow_inf_nan=False)]
-    k_bw_s_per_token: _SecondsPerKvToken = 0.0
-    k_lat_s_per_token: _SecondsPerKvToken = 0.0
-    k_multi_s_per_token: _SecondsPerKvToken = 0.0
+    c_s_per_token: _Seconds
+    p: Annotated[float, Field(ge=1.0, le=64.0, allow_inf_nan=False)]
+    k_bw_s_per_token: _Seconds = 0.0
+    k_lat_s_per_token: _Seconds = 0.0
+    k_multi_s_per_token: _Seconds = 0.0
     compute_knots: Annotated[tuple[tuple[_PositiveInt, _Seconds], ...], Field(min_length=2)] | None = None
 
     @model_validator(mode="after")
@@ -222,9 +226,9 @@ class Noise(_Model):
         source: which repeats this was fitted to.
     """
 
-    sigma: Annotated[float, _NotBool, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-    straggler_share: Annotated[float, _NotBool, Field(ge=0.0, le=0.5, allow_inf_nan=False)] = 0.0
-    straggler_factor: Annotated[float, _NotBool, Field(ge=1.0, le=100.0, allow_inf_nan=False)] = 1.0
+    sigma: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+    straggler_share: Annotated[float, Field(ge=0.0, le=0.5, allow_inf_nan=False)] = 0.0
+    straggler_factor: Annotated[float, Field(ge=1.0, le=100.0, allow_inf_nan=False)] = 1.0
     source: _Text
 
 
@@ -290,9 +294,9 @@ class ExternalCheck(_Model):
     """
 
     name: _Text
-    ratio_median: Annotated[float, _NotBool, Field(gt=0.0, allow_inf_nan=False)]
-    ratio_min: Annotated[float, _NotBool, Field(gt=0.0, allow_inf_nan=False)]
-    ratio_max: Annotated[float, _NotBool, Field(gt=0.0, allow_inf_nan=False)]
+    ratio_median: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    ratio_min: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    ratio_max: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
     cells: _PositiveInt
     note: str = ""
 
@@ -321,13 +325,15 @@ class LatencyProfile(_Model):
         external_checks: comparisons with whole iterations measured elsewhere.
         noise: scatter of iterations of equal work, or ``None`` where no repeats were measured.
         notes: anything a reader should know before trusting the numbers.
+        trust_units: whoever made it says that units are right, so that coefficients of any size load
+            (:data:`UNIT_GUARDS`).
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     role: Literal["target", "drafter"]
     model: _Text
     device: _Text
-    parallelism: Annotated[int, Field(strict=True, ge=1, le=64)]
+    parallelism: Annotated[int, Field(ge=1, le=64)]
     precision: _Text
     label: Literal["measured", "fitted", "published"]
     coefficients: StepCoefficients
@@ -342,6 +348,18 @@ class LatencyProfile(_Model):
     external_checks: tuple[ExternalCheck, ...] = ()
     noise: Noise | None = None
     notes: tuple[str, ...] = ()
+    trust_units: Annotated[bool | None, AfterValidator(lambda value: value or None)] = None
+
+    @model_validator(mode="after")
+    def _plausible_units(self) -> LatencyProfile:
+        beyond = beyond_guards(self.coefficients)
+        if beyond and not self.trust_units:
+            raise ValueError(
+                "\n  ".join(beyond)
+                + "\n  (if the units are right: trust_units: true in the profile, or calibrate.py "
+                "--trust-units)"
+            )
+        return self
 
     def step_s(self, new_tokens: int, kv_tokens: int, max_kv_multi_tokens: int) -> float:
         """Duration of one iteration.
@@ -445,11 +463,27 @@ class LatencyProfile(_Model):
         )
 
 
+def beyond_guards(coefficients: StepCoefficients) -> list[str]:
+    """Return a line for each coefficient that looks as if it were in another unit than seconds."""
+    lines = []
+    for name, limit in UNIT_GUARDS.items():
+        value = getattr(coefficients, name)
+        numbers = {name: value}
+        if name == "compute_knots":
+            numbers = {f"{name}.{i}.1": seconds for i, (_, seconds) in enumerate(value or ())}
+        lines += [
+            f"coefficients.{key} = {number:g}: must be <= {limit:g} (allowed 0 to {limit:g})"
+            for key, number in numbers.items()
+            if number > limit
+        ]
+    return lines
+
+
 def _knots_line(knots: tuple[tuple[int, float], ...]) -> str:
     return "  knots (tokens: ms) " + ", ".join(f"{m}: {1e3 * s:.3g}" for m, s in knots)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(strict_yaml.Dumper):
     """Safe dumper that writes a short list of numbers on one line."""
 
 
@@ -461,25 +495,6 @@ def _numbers_on_one_line(dumper: _Dumper, value: list[Any]) -> yaml.Node:
 _Dumper.add_representer(list, _numbers_on_one_line)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe loader that refuses a key given twice (plain YAML keeps the last one silently)."""
-
-
-def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if not isinstance(key, str):
-            raise ProfileError(f"key {key!r} (line {key_node.start_mark.line + 1}) is not a word")
-        if key in seen:
-            line = key_node.start_mark.line + 1
-            raise ProfileError(f"key '{key}' is given twice (line {line}); keep one of them")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-
 _RANGE_WORDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -488,6 +503,8 @@ def _allowed(error: Mapping[str, Any]) -> str:
     ctx = error.get("ctx") or {}
     bounds = [f"{_RANGE_WORDS[k]} {v}" for k, v in ctx.items() if k in _RANGE_WORDS]
     kind = error["type"]
+    if isinstance(error["input"], bool) and explain_type(error) is not None:
+        return "expected a number, got a boolean" if kind != "string_type" else "expected text, got a boolean"
     if kind == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
     if kind == "missing":
@@ -502,18 +519,20 @@ def _allowed(error: Mapping[str, Any]) -> str:
 
 def _full_range(loc: tuple[Any, ...]) -> str:
     """Both bounds of a coefficient (pydantic's error names only the one that was crossed)."""
-    field = StepCoefficients.model_fields.get(str(loc[-1])) if loc and loc[0] == "coefficients" else None
-    if field is None:
+    if len(loc) < 2 or loc[0] != "coefficients":
         return ""
-    low = next((m.ge for m in field.metadata if getattr(m, "ge", None) is not None), None)
-    high = next((m.le for m in field.metadata if getattr(m, "le", None) is not None), None)
-    return "" if low is None or high is None else f" (allowed {low:g} to {high:g})"
+    high = UNIT_GUARDS.get(str(loc[1]), 64.0 if loc[1] == "p" else None)
+    low = 1 if loc[1] == "p" else 0
+    return "" if high is None else f" (allowed {low} to {high:g})"
 
 
 def _explain(path: Path, error: ValidationError) -> ProfileError:
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+        if not item["loc"] and item["type"] == "value_error":
+            lines.append(f"  {_allowed(item)}")
+            continue
         shown = "" if item["type"] == "missing" else f" = {item['input']!r:.80}"
         full_range = _full_range(item["loc"])
         lines.append(f"  {key}{shown}: {_allowed(item)}{full_range}")
@@ -561,21 +580,30 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> LatencyProfile:
             close = difflib.get_close_matches(text_name, names, n=3)
             hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
             raise ProfileError(f"{path}: no latency profile named '{text_name}'; {hint}")
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except ProfileError as e:
-        raise ProfileError(f"{path}: {e}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ProfileError(f"{path}: cannot be read as YAML: {e}") from e
-    if not isinstance(data, dict):
-        raise ProfileError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
-    try:
-        profile = LatencyProfile.model_validate(data)
-    except ValidationError as e:
-        raise _explain(path, e) from e
+    stamp = strict_yaml.stamp(path)
+    profile = _read(path) if stamp is None else _known(path.absolute(), stamp)
     if not is_path and profile.name != text_name:
         raise ProfileError(f"{path}: name = '{profile.name}': must equal the file's stem '{text_name}'")
     return profile
+
+
+@functools.lru_cache(maxsize=256)
+def _known(path: Path, _stamp: strict_yaml.Stamp) -> LatencyProfile:
+    """Return a file's profile, which nobody can change, as long as the file stays the same."""
+    return _read(path)
+
+
+def _read(path: Path) -> LatencyProfile:
+    try:
+        data = strict_yaml.load(path)
+    except strict_yaml.StrictYamlError as e:
+        raise ProfileError(str(e)) from e
+    if not isinstance(data, dict):
+        raise ProfileError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
+    try:
+        return LatencyProfile.model_validate(data)
+    except ValidationError as e:
+        raise _explain(path, e) from e
 
 
 def save_profile(profile: LatencyProfile, path: str | os.PathLike[str]) -> Path:
@@ -590,6 +618,6 @@ def save_profile(profile: LatencyProfile, path: str | os.PathLike[str]) -> Path:
     """
     out = Path(path)
     data = profile.model_dump(mode="json", exclude_none=True)
-    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    text = strict_yaml.dumps(data, dumper=_Dumper, width=110)
     write_text(out, text)
     return out

@@ -47,8 +47,12 @@ class SplitwiseCell:
     token_s: tuple[float, ...]
 
 
-def load_splitwise(data_dir: Path) -> list[SplitwiseCell]:
-    """Load ``splitwise-sim/perf_model.csv``; identical rows (the table lists some cells thrice) count once.
+def load_splitwise(data_dir: Path, *, trust_units: bool = False) -> list[SplitwiseCell]:
+    """Load ``splitwise-sim/perf_model.csv``; identical rows (some are listed thrice) count once.
+
+    Args:
+        data_dir: folder of measured tables.
+        trust_units: do not ask whether times may be in another unit than milliseconds.
 
     Raises:
         TableError: file or column missing, or an impossible value; names file, line and field.
@@ -57,9 +61,10 @@ def load_splitwise(data_dir: Path) -> list[SplitwiseCell]:
     numbers = ("prompt_size", "batch_size", "token_size", "tensor_parallel", "prompt_time", "token_time")
     rows: dict[tuple[str, str, int, int, int, int], dict[tuple[float, float], None]] = {}
     for v, t in read_table(path, numbers, ("model", "hardware")):
-        if v["token_time"] > 1e5 or v["prompt_time"] > 1e6:
+        if not trust_units and (v["token_time"] > 1e5 or v["prompt_time"] > 1e6):
             raise TableError(
-                f"{path}: prompt_time = {v['prompt_time']}, token_time = {v['token_time']}: not milliseconds?"
+                f"{path}: prompt_time = {v['prompt_time']}, token_time = {v['token_time']}: not "
+                "milliseconds? If they are: load_splitwise(..., trust_units=True)"
             )
         shape = (int(v["tensor_parallel"]), int(v["prompt_size"]), int(v["batch_size"]), int(v["token_size"]))
         rows.setdefault((t["model"], t["hardware"], *shape), {})[(v["prompt_time"], v["token_time"])] = None

@@ -28,10 +28,9 @@ that touches files; everything else is a pure function of what they return.
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -41,6 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.latency.cells import DECODE, PREFILL, VERIFY, Cell
+from dsd_env.latency.reading import csv_table, number_field, text_of
 from dsd_env.latency.shapes import DeviceSpec, ModelShape
 
 __all__ = [
@@ -112,30 +112,31 @@ def read_table(
     optional = optional or {}
     if not path.is_file():
         raise TableError(f"{path}: no such table; is the data directory right (--data-dir or DSD_DATA_DIR)?")
-    try:
-        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
-    except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as e:
-        raise TableError(f"{path}: cannot be read (truncated or not a CSV?): {e}") from e
-    reader = csv.DictReader(io.StringIO(text))
-    missing = [c for c in (*numbers, *words) if c not in (reader.fieldnames or [])]
-    if missing:
-        raise TableError(f"{path}: line 1: missing column(s) {', '.join(missing)}; found {reader.fieldnames}")
-    present = [c for c in optional if c in (reader.fieldnames or [])]
+    table = csv_table(path, _table_text(path), (*numbers, *words), TableError)
+    present = [c for c in optional if c in table.header]
     duration = numbers[-1]
-    for row in reader:
-        line = reader.line_num
+    for line, row in table.rows:
+        where = f"{path}: line {line}"
         values = dict(optional)
         for column in (*numbers, *present):
-            raw = row[column]
-            try:
-                value = float(raw)
-            except (TypeError, ValueError):
-                raise TableError(f"{path}: line {line}: {column} = {raw!r} is not a number") from None
-            if not math.isfinite(value) or value < 0.0 or (column == duration and value == 0.0):
-                bound = "> 0" if column == duration else ">= 0"
-                raise TableError(f"{path}: line {line}: {column} = {raw} must be finite and {bound}")
-            values[column] = value
-        yield values, {w: row[w] or "" for w in words}
+            strict = column == duration
+            values[column] = number_field(
+                row, column, where, text=True, strict=strict, bare=True, error=TableError
+            )
+        yield values, {w: row[w] for w in words}
+
+
+def _table_text(path: Path) -> str:
+    """Text of a table that may be packed."""
+    if path.suffix != ".gz":
+        return text_of(path, TableError)
+    try:
+        text = gzip.decompress(path.read_bytes()).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as e:
+        raise TableError(f"{path}: cannot be read (truncated or not a CSV?): {e}") from e
+    if not text.strip():
+        raise TableError(f"{path}: empty file")
+    return text
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,11 @@ class Policy:
         """Return a policy with the same weights that another thread can use."""
         return Policy(self.manifest, self._actor.copy(), self._session)
 
+    @property
+    def flat(self) -> bool:
+        """Whether it chooses one flat action, of all combinations, instead of three indices."""
+        return self._flat
+
     def decide(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> Decision:
         """Return the deterministic decision for one observation.
 
@@ -103,7 +108,7 @@ class Policy:
         if mask is not None:
             mask = np.asarray(mask, dtype=np.bool_)
             if self._flat and mask.shape == (sum(self.actions.nvec),):
-                mask = self.actions.flat_mask(mask)
+                mask = self.actions.flattened(mask)
         chosen = self._choose(observation, mask)
         return list(map(int, np.unravel_index(chosen[0], self.actions.nvec))) if self._flat else chosen
 

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from dsd_env import strict_yaml
 from dsd_env.paths import config_dir
 from dsd_env.scenario.schema import Scenario
+from dsd_env.strict_model import explain_type
+from dsd_env.strict_yaml import Stamp, StrictYamlError
 
-_MAX_FILE_BYTES = 1_000_000
 _MAX_EXTENDS = 8
+_MAX_KEPT = 64
 
 
 class ScenarioError(ValueError):
     """A scenario could not be found, read or validated; the message names file, key, value and range."""
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe loader that refuses duplicate keys (plain YAML lets the last one win in silence)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, (str, int, float, bool)):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a plain word", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key {key!r}", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
 
 
 def scenario_dir() -> Path:
@@ -74,12 +56,38 @@ def load_scenario(scenario: str | Path | Scenario | Mapping[str, Any], **overrid
     path = _resolve(scenario)
     if overrides:
         return _validate(_with_overrides(_read(path), overrides), _where(str(path), overrides))
-    return _load_file(path, path.stat().st_mtime_ns)
+    return _load_file(path)
 
 
-@functools.lru_cache(maxsize=64)
-def _load_file(path: Path, _mtime_ns: int) -> Scenario:
-    return _validate(_read(path), str(path))
+_kept: dict[tuple[Path, Path], tuple[dict[Path, Stamp], Scenario]] = {}
+"""Scenarios by absolute path and scenario folder, with the files behind each and their stamps then."""
+
+
+def _load_file(path: Path) -> Scenario:
+    """Return the scenario of a file, validated once until one of the files behind it changes."""
+    key = path.absolute(), scenario_dir()
+    if key in _kept:
+        files, scenario = _kept[key]
+        if all(strict_yaml.stamp(file) == stamp for file, stamp in files.items()):
+            return _copy(scenario)
+    read: list[Path] = []
+    data = _read(path, read=read)
+    stamps = {file: strict_yaml.stamp(file) for file in read}
+    scenario = _validate(data, str(path))
+    known = {file: stamp for file, stamp in stamps.items() if stamp is not None}
+    if len(known) == len(stamps):
+        if len(_kept) >= _MAX_KEPT:
+            _kept.clear()
+        _kept[key] = known, scenario
+        return _copy(scenario)
+    return scenario
+
+
+def _copy(scenario: Scenario) -> Scenario:
+    """Return the scenario with dicts of its own: they can be changed, while all that is in them is frozen."""
+    tables = {name: dict(value) for name, value in scenario if isinstance(value, dict)}
+    workload = scenario.workload.model_copy(update={"kinds": dict(scenario.workload.kinds)})
+    return scenario.model_copy(update={**tables, "workload": workload})
 
 
 def _resolve(scenario: str | Path, beside: Path | None = None) -> Path:
@@ -99,22 +107,24 @@ def _resolve(scenario: str | Path, beside: Path | None = None) -> Path:
     )
 
 
-def _read(path: Path, depth: int = 0) -> dict[str, Any]:
+def _read(path: Path, depth: int = 0, read: list[Path] | None = None) -> dict[str, Any]:
+    """Return a file's data on top of those that it extends; ``read`` collects the files."""
     if depth > _MAX_EXTENDS:
         raise ScenarioError(f"{path}: `extends` goes deeper than {_MAX_EXTENDS} files; is it a circle?")
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise ScenarioError(f"{path}: larger than {_MAX_FILE_BYTES} bytes, not a scenario")
+    read = [] if read is None else read
+    read.append(path)
     try:
-        # _StrictLoader is a SafeLoader.
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ScenarioError(f"{path}: not readable as YAML: {error}") from error
+        data = strict_yaml.load(path)
+    except StrictYamlError as error:
+        raise ScenarioError(str(error)) from error
     if not isinstance(data, dict):
         raise ScenarioError(f"{path}: a scenario is a mapping of keys, this is {type(data).__name__}")
-    return _inherit(data, str(path), path.parent, depth)
+    return _inherit(data, str(path), path.parent, depth, read)
 
 
-def _inherit(data: dict[str, Any], where: str, beside: Path | None, depth: int) -> dict[str, Any]:
+def _inherit(
+    data: dict[str, Any], where: str, beside: Path | None, depth: int, read: list[Path] | None = None
+) -> dict[str, Any]:
     """Return the data on top of the scenario that it extends, if it does."""
     parent = data.pop("extends", None)
     if parent is None:
@@ -125,7 +135,7 @@ def _inherit(data: dict[str, Any], where: str, beside: Path | None, depth: int) 
         path = _resolve(parent, beside)
     except ScenarioError as error:
         raise ScenarioError(f"{where}: extends: {error}") from error
-    return _merge(_read(path, depth + 1), data)
+    return _merge(_read(path, depth + 1, read), data)
 
 
 def _where(origin: str, overrides: Mapping[str, Any]) -> str:
@@ -176,6 +186,11 @@ def _validate(data: dict[str, Any], where: str) -> Scenario:
         raise ScenarioError(explain_validation_error(error, where)) from error
 
 
+def _key(loc: Iterable[int | str]) -> str:
+    """Return the dotted key of a place; tags of alternatives are no keys of the file."""
+    return ".".join(str(part) for part in loc if not str(part).startswith(("<", "function-")))
+
+
 def explain_validation_error(error: ValidationError, where: str) -> str:
     """Return a message with one line per problem: file, key, value, and what is allowed.
 
@@ -185,13 +200,14 @@ def explain_validation_error(error: ValidationError, where: str) -> str:
     """
     lines = []
     for problem in error.errors(include_url=False):
-        # Tags of alternatives are no keys of the file.
-        key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("<"))
+        key = _key(problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key {key!r}")
         elif problem["type"] == "missing":
             lines.append(f"{where}: key {key!r} is missing")
+        elif (wrong := explain_type(problem)) is not None:
+            lines.append(f"{where}: {key} = {problem['input']!r:.60} {wrong}")
         elif not key or isinstance(problem["input"], (dict, list, tuple)):
             lines.append(f"{where}: {key + ': ' if key else ''}{message}")
         else:

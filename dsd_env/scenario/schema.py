@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from dsd_env.strict_model import StrictNumbers
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$", max_length=80)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -21,7 +23,7 @@ MAX_GAMMA = 64
 MAX_PLACEMENTS = 64
 
 
-class _Model(BaseModel):
+class _Model(StrictNumbers, BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
@@ -793,6 +795,11 @@ class Scenario(_Model):
     def n_targets(self) -> int:
         """Number of target servers."""
         return sum(target.count for target in self.targets.values())
+
+    @property
+    def max_batch_sizes(self) -> tuple[int, ...]:
+        """Largest batch of each target server, by number."""
+        return tuple(target.max_batch_size for target in self.targets.values() for _ in range(target.count))
 
     @property
     def n_edge_servers(self) -> int:

@@ -5,6 +5,7 @@ They hold state and compute durations; what happens when is the engine's busines
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -27,6 +28,12 @@ from dsd_env.scenario.schema import Power, Target
 from dsd_env.workload import RequestSpec
 
 
+@functools.lru_cache(maxsize=64)
+def _compute_table_s(coefficients: StepCoefficients, max_tokens: int) -> tuple[float, ...]:
+    """Return the attention-free time of 0 … ``max_tokens`` new tokens; the same for every world."""
+    return tuple(coefficients.compute_s(m) for m in range(max_tokens + 1))
+
+
 class StepTimer:
     """A latency profile made fast: iteration times by table look-up.
 
@@ -34,18 +41,20 @@ class StepTimer:
     compute the same iteration times to the last bit.
 
     Attributes:
-        compute_s: Attention-free time by number of new tokens.
+        compute_s: Attention-free time by number of new tokens; shared between timers.
+        factor: What every time is multiplied by.
         k_bw_s: Seconds per KV token read when every sequence has one new token.
         k_multi_s: Seconds per KV token read when some sequence has more.
         k_lat_s: Seconds per KV token of the longest sequence with more than one new token.
     """
 
-    __slots__ = ("compute_s", "k_bw_s", "k_lat_s", "k_multi_s")
+    __slots__ = ("compute_s", "factor", "k_bw_s", "k_lat_s", "k_multi_s")
 
     def __init__(self, profile: LatencyProfile | StepCoefficients, max_tokens: int) -> None:
         """Tabulate a profile up to ``max_tokens`` new tokens."""
         coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
-        self.compute_s: list[float] = [coefficients.compute_s(m) for m in range(max_tokens + 1)]
+        self.compute_s = _compute_table_s(coefficients, max_tokens)
+        self.factor = 1.0
         self.k_bw_s = coefficients.k_bw_s_per_token
         self.k_multi_s = coefficients.k_bw_s_per_token + coefficients.k_multi_s_per_token
         self.k_lat_s = coefficients.k_lat_s_per_token
@@ -53,21 +62,22 @@ class StepTimer:
     def scaled(self, factor: float) -> StepTimer:
         """Return a timer whose every time is ``factor`` times this one's."""
         timer = object.__new__(StepTimer)
-        timer.compute_s = [time_s * factor for time_s in self.compute_s]
-        timer.k_bw_s = self.k_bw_s * factor
-        timer.k_multi_s = self.k_multi_s * factor
-        timer.k_lat_s = self.k_lat_s * factor
+        timer.compute_s = self.compute_s
+        timer.factor = self.factor * factor
+        timer.k_bw_s, timer.k_multi_s, timer.k_lat_s = self.k_bw_s, self.k_multi_s, self.k_lat_s
         return timer
 
     def step_s(self, new_tokens: int, kv_tokens: int, max_kv_multi_tokens: int) -> float:
         """Return the time of one iteration; see :mod:`dsd_env.latency.profile` for the form."""
-        return step_times.step_s(self, 1.0, new_tokens, kv_tokens, max_kv_multi_tokens)
+        return step_times.step_s(self, self.factor, new_tokens, kv_tokens, max_kv_multi_tokens)
 
     def draft_s(
         self, lag_tokens: int, context_tokens: int, gamma: int, active: int, active_kv_tokens: int
     ) -> float:
         """Return the time to process the KV lag and draft; see :func:`dsd_env.laws.step_times.draft_s`."""
-        return step_times.draft_s(self, 1.0, lag_tokens, context_tokens, gamma, active, active_kv_tokens)
+        return step_times.draft_s(
+            self, self.factor, lag_tokens, context_tokens, gamma, active, active_kv_tokens
+        )
 
 
 class JobKind(IntEnum):
@@ -395,7 +405,8 @@ class DraftJob:
         station = self.station
         kv_tokens = sum(job.context_tokens for job in station.active)
         self.state = JobState.ACTIVE
-        drafting.start_job(self, station.timer, 1.0, len(station.active), kv_tokens, now_s)
+        timer = station.timer
+        drafting.start_job(self, timer, timer.factor, len(station.active), kv_tokens, now_s)
 
     @property
     def head_context_tokens(self) -> int:

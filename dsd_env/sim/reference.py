@@ -20,9 +20,9 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from dsd_env.control.actions import Decision
+from dsd_env.control.actions import Decision, resolve
 from dsd_env.control.view import DecisionView, Site
-from dsd_env.laws import drafting, resolve
+from dsd_env.laws import drafting
 from dsd_env.network import FaultMember, FaultWindows, fault_members
 from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
@@ -154,6 +154,7 @@ class ReferenceSimulation:
         self._record_spans = record_spans
         self._price_delays = price_delays
         self._protocol = scenario.protocol
+        self._max_batch_sizes = scenario.max_batch_sizes
         builder = builder or WorldBuilder(scenario)
         self._workload = WorkloadGenerator(scenario, seed, builder.schedule)
         self._world: World = builder.build(seed)
@@ -171,7 +172,33 @@ class ReferenceSimulation:
         self._window_start = Window(0.0, Totals(), [0.0] * len(self._world.targets))
         self._colocated_base = len(self._world.devices) + len(self._world.edges)
         self._back: dict[tuple[Site, int], simpy.Event] = {}
+        self._builder = builder
+        self._decisions: list[Decision] = []
         self._start_processes()
+
+    # SimPy's processes are generators, which can be neither copied nor pickled: the decisions are kept.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "arguments": (self.scenario, self.seed),
+            "options": {
+                "record_events": self._record_events,
+                "record_spans": self._record_spans,
+                "price_delays": self._price_delays,
+                "builder": self._builder,
+            },
+            "decisions": tuple(self._decisions),
+            "advanced": self._pending is not None or self.terminated or self.truncated,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Repeat the episode until where it was, which takes as long as it took to get there."""
+        ReferenceSimulation.__init__(self, *state["arguments"], **state["options"])
+        for decision in state["decisions"]:
+            self.next_decision()
+            self.decide(decision)
+        if state["advanced"]:
+            self.next_decision()
 
     # ------------------------------------------------------------------ stepping
 
@@ -225,6 +252,7 @@ class ReferenceSimulation:
             raise RuntimeError("no decision is pending: call next_decision() first")
         _, answer, view = self._pending
         resolution = self._resolve(view, decision)
+        self._decisions.append(decision)
         self._pending = None
         self.newly_completed.clear()
         answer.succeed(resolution)
@@ -238,18 +266,8 @@ class ReferenceSimulation:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
         if not 0 <= placement < len(view.candidates):
             raise ValueError(f"placement = {placement} is outside 0..{len(view.candidates) - 1}")
-        candidate = view.candidates[placement]
-        moved = False
-        if not candidate.target.up:
-            place = (candidate.site, candidate.edge_server)
-            for other in view.candidates:
-                if other.target.up and (other.site, other.edge_server) == place:
-                    candidate, moved = other, True
-                    break
+        candidate, gamma, batch_size, reason = resolve(view, decision, self._max_batch_sizes)
         target = candidate.target.index
-        limit = self._world.targets[target].config.max_batch_size
-        gamma, batch_size, code = resolve.resolved(gamma, batch_size, moved, candidate.valid, limit)
-        reason = resolve.REASONS[code]
         if reason is not None:
             self.resolved[reason] = self.resolved.get(reason, 0) + 1
         station = -1

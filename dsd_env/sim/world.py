@@ -169,6 +169,10 @@ class WorldBuilder:
             for edge in scenario.edge_servers.values()
         ]
 
+    def __deepcopy__(self, memo: object) -> WorldBuilder:
+        # Nothing in it changes, so that copies of what uses it can share it.
+        return self
+
     def build(self, seed: int) -> World:
         """Return fresh entities for one episode seed."""
         scenario = self.scenario

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from dsd_env import strict_yaml
 from dsd_env.scenario.schema import Renewal, RequestKind
 from dsd_env.workload import fit
 from dsd_env.workload.importers import import_trace
@@ -241,7 +241,7 @@ def compare(
 
 def load_model(path: Path) -> Model:
     """Return the model of a shipped file."""
-    return Model.from_yaml(yaml.safe_load(path.read_text(encoding="utf-8"))["workload"])
+    return Model.from_yaml(strict_yaml.load(path)["workload"])
 
 
 def _lengths(prompts: IntArray, outputs: IntArray, by: IntArray | None = None) -> dict[str, float]:

@@ -17,6 +17,7 @@ from dsd_env.sim.compiled.kernel.loop import (
     as_world,
     call_reset,
     call_run,
+    flat_mask,
     pointer,
 )
 from dsd_env.sim.compiled.kernel.observe import encode, write_mask
@@ -304,3 +305,11 @@ def first_refused(actions, sizes, statuses):
             if actions[i, j] < 0 or actions[i, j] >= sizes[j]:
                 return i
     return -1
+
+
+@entry()
+def flat_masks(constants, pool, rows, worlds, padding, masks):
+    """Write the masks of flat actions of some worlds' decisions, one after the other."""
+    k = as_scenario(pointer(constants))
+    for i in range(len(rows)):
+        flat_mask(k, as_world(pointer(pool[rows[i]])), padding, masks[worlds[i]])

@@ -67,6 +67,10 @@ class Layout:
     n_features: int
     n_mask: int
 
+    def __deepcopy__(self, memo: object) -> Layout:
+        # Nobody writes to it, so that copies of a world can share it.
+        return self
+
     @property
     def header(self) -> Any:
         """The scenario's record."""
@@ -243,7 +247,7 @@ class _Compiler:
 
     def _timer(self, rows: Rows, i: int, timer: StepTimer) -> None:
         """Write step times: coefficients, and the table of compute times, which is kept once."""
-        rows.point("compute_s", self.once(id(timer), timer.compute_s, "f8"), i)
+        rows.point("compute_s", self.once(id(timer.compute_s), timer.compute_s, "f8"), i)
         rows.set(
             i,
             length=len(timer.compute_s),

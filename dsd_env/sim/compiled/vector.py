@@ -134,6 +134,25 @@ class WorldVector:
     def __len__(self) -> int:
         return len(self.rewards)
 
+    # Readers look at rows of the pools. A copy of such a view is an array of its own, which would go stale:
+    # a copied vector makes new ones. Of the rows only what is in use is copied.
+
+    def __getstate__(self) -> dict[str, Any]:
+        begun = [world for world in range(len(self)) if self._rows[world] >= 0]
+        return self.__dict__ | {
+            "_plan": None,
+            "_readers": [None] * len(self),
+            "_begun": False,
+            "_stepped": False,
+            "_saved": [(world, self.save(world)) for world in begun],
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        saved = state.pop("_saved")
+        self.__dict__.update(state)
+        for world, each in saved:
+            self.restore(world, each, int(self.kinds[world]))
+
     def reader(self, world: int) -> WorldReader:
         """Return a look at one world, good until its next episode.
 
@@ -241,6 +260,29 @@ class WorldVector:
         self._stepped = True
         if failed:
             self.reader(int(np.flatnonzero(self.statuses == status.FAILED)[0])).check()
+
+    def flat_masks(self, world: int | None = None) -> NDArray[np.bool_]:
+        """Return which flat actions are carried out as they are, in all worlds or in one.
+
+        Args:
+            world: Number of the one world.
+
+        Returns:
+            bool ``[n, n_flat]``, or ``[n_flat]``, a new array; see ``ActionSpace.flat_mask``.
+
+        Raises:
+            RuntimeError: A world was never begun.
+        """
+        worlds = np.arange(len(self)) if world is None else np.array([world])
+        for number in worlds.tolist():
+            if self._rows[number] < 0:
+                raise RuntimeError(f"world {number} has no episode yet: begin one")
+        masks = np.empty((len(worlds), int(np.prod(self._sizes))), dtype=np.bool_)
+        for kind in np.unique(self.kinds[worlds]):
+            pool, places = self._pools[kind], np.flatnonzero(self.kinds[worlds] == kind)
+            rows = self._rows[worlds[places]]
+            batch.flat_masks(pool.layout.constants, pool.worlds, rows, places, pool.padding, masks)
+        return masks if world is None else masks[0]
 
     def save(self, world: int) -> SavedWorld:
         """Return a copy of a world, for :meth:`restore`, without the parts of its tables not in use."""
@@ -361,13 +403,26 @@ class _Pool:
         self, layout: Layout, n_worlds: int, factors: Sequence[float], weights: Sequence[float], padding: int
     ) -> None:
         self.layout = layout
-        # Pages are not touched before they are used: neither those of rows that no world needs nor those of
-        # the tables at the end of each row.
-        self.worlds = layout.new_worlds(n_worlds)
         self.free = list(range(n_worlds - 1, -1, -1))
         self.factors = np.array(factors, dtype=np.float64)
         self.weights = np.array(weights, dtype=np.float64)
         self.padding = padding
+        self._allocate(n_worlds)
+
+    def _allocate(self, n_worlds: int) -> None:
+        # Pages are not touched before they are used: neither those of rows that no world needs nor those of
+        # the tables at the end of each row.
+        self.worlds = self.layout.new_worlds(n_worlds)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything but the worlds, which the vector copies."""
+        kept = {name: value for name, value in self.__dict__.items() if name != "worlds"}
+        return kept | {"rows": len(self.worlds)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        n_worlds = state.pop("rows")
+        self.__dict__.update(state)
+        self._allocate(n_worlds)
 
 
 class WorldSimulation(CompiledSimulation):

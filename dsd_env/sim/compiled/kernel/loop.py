@@ -84,11 +84,9 @@ def reset(k, w, seed, records, prices):
 
 
 @jit
-def answer(k, w, gamma, batch_size, placement):
-    """Note how the due decision will be executed."""
-    request = w.requests[w.pending]
+def _resolved(k, w, gamma, batch_size, placement):
+    """Return (candidate, target, gamma, batch size, reason) of a decision as it will be executed."""
     candidate = w.candidates[placement]
-    site, edge = int(candidate.site), int(candidate.edge_server)
     at_target = w.target_views[int(candidate.offered)]
     moved = False
     if at_target.up == 0.0:
@@ -102,6 +100,40 @@ def answer(k, w, gamma, batch_size, placement):
     target = int(at_target.index)
     limit = k.targets[target].max_batch_size
     gamma, batch_size, reason = resolve.resolved(gamma, batch_size, moved, candidate.valid != 0.0, limit)
+    return candidate, target, gamma, batch_size, reason
+
+
+@jit
+def flat_mask(k, w, padding, mask):
+    """Write which flat actions are executed as given, of a list of candidates filled up by `padding`."""
+    row = k.n_places + padding
+    size = k.n_batches * row
+    some = False
+    # Twice at most: where nothing is left as it is, what is only clipped remains.
+    for accepted in (resolve.AS_GIVEN, resolve.BATCH_CLIPPED):
+        if some:
+            break
+        # Resolving asks of gamma only whether it is 0.
+        for i in range(min(k.n_gammas, 2)):
+            for j in range(k.n_batches):
+                for place in range(row):
+                    valid = False
+                    if place < k.n_places:
+                        resolved = _resolved(k, w, k.gammas[i], k.batch_sizes[j], place)
+                        valid = resolved[4] == accepted and (accepted == resolve.AS_GIVEN or j == 0)
+                    mask[i * size + j * row + place] = valid
+                    some = some or valid
+    for i in range(2, k.n_gammas):
+        for place in range(size):
+            mask[i * size + place] = mask[size + place]
+
+
+@jit
+def answer(k, w, gamma, batch_size, placement):
+    """Note how the due decision will be executed."""
+    request = w.requests[w.pending]
+    candidate, target, gamma, batch_size, reason = _resolved(k, w, gamma, batch_size, placement)
+    site, edge = int(candidate.site), int(candidate.edge_server)
     if reason == resolve.NO_DRAFTER:
         w.no_drafter += 1
     elif reason == resolve.BATCH_CLIPPED:
