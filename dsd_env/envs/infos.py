@@ -16,7 +16,7 @@ from dsd_env.rng import as_int64
 INFOS = ("full", "numeric", "none")
 """Values of the environments' argument `infos`."""
 
-RESOLVED_CODES: Mapping[str | None, int] = {None: 0, "no_drafter": 1, "batch_clipped": 2, "target_down": 3}
+RESOLVED_CODES: Mapping[str | None, int] = {reason: number for number, reason in enumerate(REASONS)}
 """Number in ``info["resolved_code"]`` of each reason why an action was changed by rule."""
 
 METRICS = (
