@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.envs.rewards import REWARD_TERMS
+from dsd_env.laws.resolve import REASONS
 from dsd_env.rng import as_int64
 
 INFOS = ("full", "numeric", "none")
