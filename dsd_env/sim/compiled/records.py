@@ -284,6 +284,8 @@ DELIVERED = Record("Delivered", arrives_s="f8", number="i4", tokens="i4")
 LOGGED = Record("Logged", time_s="f8", kind="i4", entity="i4", number="i4", value="f8")
 SCHEDULED = Record("Scheduled", time_s="f8", place="i8", sequence="i8", argument="i8")
 """An event to come: `place` is its order and its entity, which decide between events of one time."""
+DUE_NOW = Record("DueNow", place="i8", argument="i8")
+"""An event of the present instant."""
 
 # ---------------------------------------------------------------------- the view of a decision
 
@@ -327,18 +329,18 @@ WINDOW_START = Record("WindowStart", time_s="f8", totals=TOTALS, busy_s=Block("f
 WORLD = Record(
     "World",
     status="i4", error="i4", seed="i8", records="?", prices="?",
-    now_s="f8", heap_n="i4", free_n="i4", newly_n="i4", pending="i4", answered="i4", reason="i4",
-    arrived="i4", in_system="i4", cohort_left="i4", ordinal="i8", sequence="i8", ticks="i8",
-    arrivals_seen="i4", tokens_seen="i4", events_n="i4", table_n="i4", table_dropped="i4", deliveries_n="i4",
-    decisions="i8", events_done="i8", no_drafter="i4", batch_clipped="i4", target_down="i4", invalid="i4",
-    trace_first="i8", load_offset_s="f8", open_arrival_s="f8", trace_offset_s="f8", arrivals_per_s="f8",
-    tokens_per_s="f8", totals=TOTALS,
-    heap=Block(SCHEDULED), due_view=Ref(VIEW), due_view_numbers=Block("f8"), target_views=Block(TARGET_VIEW),
-    candidates=Block(CANDIDATE_VIEW), targets=Block(TARGET), reports=Block(REPORT),
-    drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES), scratch=Ref(REPORT), requests=Block(REQUEST),
-    valid_tokens=Block("i4"), chains=Block(CHAIN), jobs=Block(DRAFT_JOB), drafters=Block(DRAFTER),
-    devices=Block(DEVICE), channels=Block(CHANNEL), link_rates=Block(RATE), crashes=Block(CRASH),
-    renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"), newly=Block("i4"),
+    now_s="f8", heap_n="i4", due_first="i4", due_end="i4", free_n="i4", newly_n="i4", pending="i4",
+    answered="i4", reason="i4", arrived="i4", in_system="i4", cohort_left="i4", ordinal="i8", sequence="i8",
+    ticks="i8", arrivals_seen="i4", tokens_seen="i4", events_n="i4", table_n="i4", table_dropped="i4",
+    deliveries_n="i4", decisions="i8", events_done="i8", no_drafter="i4", batch_clipped="i4",
+    target_down="i4", invalid="i4", trace_first="i8", load_offset_s="f8", open_arrival_s="f8",
+    trace_offset_s="f8", arrivals_per_s="f8", tokens_per_s="f8", totals=TOTALS,
+    heap=Block(SCHEDULED), due_now=Block(DUE_NOW), due_view=Ref(VIEW), due_view_numbers=Block("f8"),
+    target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW), targets=Block(TARGET),
+    reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES), scratch=Ref(REPORT),
+    requests=Block(REQUEST), valid_tokens=Block("i4"), chains=Block(CHAIN), jobs=Block(DRAFT_JOB),
+    drafters=Block(DRAFTER), devices=Block(DEVICE), channels=Block(CHANNEL), link_rates=Block(RATE),
+    crashes=Block(CRASH), renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"), newly=Block("i4"),
     window=Ref(WINDOW_START), table=Block(COMPLETED), deliveries=Block(DELIVERED), log=Block(LOGGED),
 )  # fmt: skip
 """The header of a world; `pending` is the slot of the request whose decision is due, `answered` the last."""
@@ -348,10 +350,10 @@ SCENARIO = Record(
     n_devices="i4", n_edges="i4", n_targets="i4", n_drafters="i4", n_places="i4", n_offered="i4",
     n_slots="i4", n_models="i4", n_kinds="i4", n_gammas="i4", n_batches="i4", n_features="i4", n_valid="i4",
     n_links="i4", n_crashes="i4", n_channels="i4",
-    heap_capacity="i4", log_capacity="i4", table_capacity="i4", delivery_capacity="i4", ring="i4",
-    gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4", warmup="i4",
-    cohort="i4", total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?", has_shares="?",
-    replays_devices="?", replays_kinds="?", replay_random="?",
+    heap_capacity="i4", due_capacity="i4", log_capacity="i4", table_capacity="i4", delivery_capacity="i4",
+    ring="i4", gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4",
+    warmup="i4", cohort="i4", total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?",
+    has_shares="?", replays_devices="?", replays_kinds="?", replay_random="?",
     horizon_s="f8", header_bytes="f8", bytes_per_token="f8", bytes_per_draft_token="f8", confidence_stop="f8",
     decision_latency_s="f8", telemetry_period_s="f8", stats_weight="f8", rate_weight="f8",
     egress_usd_per_gigabyte="f8", idle_w="f8", patience_s="f8", client_timeout_s="f8", crash_detection_s="f8",

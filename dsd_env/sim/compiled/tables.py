@@ -627,6 +627,7 @@ class _Compiler:
         self.set(
             n_slots=slots,
             heap_capacity=heap,
+            due_capacity=4 * slots,
             log_capacity=log_events,
             table_capacity=4 * cohort + 1024,
             delivery_capacity=deliveries,
@@ -664,6 +665,7 @@ class _Compiler:
         w.point("shares", world.room(8 * self.n_devices if h["has_shares"][0] else 0))
         w.point("free", world.numbers(np.arange(slots - 1, -1, -1), "i4"))
         w.point("newly", world.room(4 * slots))
+        block("due_now", rec.DUE_NOW, 4 * slots)
         window = block("window", rec.WINDOW_START, 1)
         window.point("busy_s", world.room(8 * self.n_targets))
         most = max(target.max_batch_size for target in scenario.targets.values())

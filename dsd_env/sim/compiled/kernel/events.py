@@ -70,6 +70,44 @@ def push(k, w, time_s, order, entity, argument):
 
 
 @jit
+def push_now(k, w, order, entity, argument):
+    """Schedule an event of the present instant.
+
+    Jobs done and decisions are most of all events, and none is of a later time: they have a list of their
+    own, in order. They come nearly in order already, so inserting from the back costs next to nothing.
+    """
+    place = (order << ENTITY_BITS) + entity
+    due, position = w.due_now, w.due_end
+    if position >= k.due_capacity:
+        w.error = HEAP_FULL
+        return
+    w.due_end = position + 1
+    while position > w.due_first and due[position - 1].place > place:
+        due[position].place, due[position].argument = due[position - 1].place, due[position - 1].argument
+        position -= 1
+    due[position].place, due[position].argument = place, argument
+
+
+@jit
+def is_due_now(w):
+    """Return whether the first event of the present instant comes before all that are scheduled."""
+    if w.due_first == w.due_end:
+        return False
+    first = w.heap[0]
+    return w.heap_n == 0 or first.time_s > w.now_s or w.due_now[w.due_first].place < first.place
+
+
+@jit
+def take_due(w):
+    """Take the first event of the present instant off its list; return its place and its argument."""
+    event = w.due_now[w.due_first]
+    w.due_first += 1
+    if w.due_first == w.due_end:
+        w.due_first, w.due_end = 0, 0
+    return event.place, event.argument
+
+
+@jit
 def drop_first(w):
     """Remove the first event of the queue."""
     n = w.heap_n - 1

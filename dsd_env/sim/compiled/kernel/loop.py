@@ -29,7 +29,9 @@ from dsd_env.sim.compiled.kernel.events import (
     SLOT_BITS,
     SLOT_MASK,
     drop_first,
+    is_due_now,
     is_live,
+    take_due,
 )
 from dsd_env.sim.compiled.kernel.failures import fault_event, next_crash
 from dsd_env.sim.compiled.kernel.jit import compile_laws, entry, jit, native, number
@@ -173,16 +175,19 @@ def run(k, w):
         if w.error != OK:
             w.status = FAILED
             break
-        first = w.heap[0]
-        if w.heap_n == 0 or first.time_s > k.horizon_s:
-            w.status = TRUNCATED
-            accrue(k, w, k.horizon_s)
-            w.now_s = k.horizon_s
-            break
-        place, argument = first.place, first.argument
-        w.now_s = first.time_s
+        if is_due_now(w):
+            place, argument = take_due(w)
+        else:
+            first = w.heap[0]
+            if w.heap_n == 0 or first.time_s > k.horizon_s:
+                w.status = TRUNCATED
+                accrue(k, w, k.horizon_s)
+                w.now_s = k.horizon_s
+                break
+            place, argument = first.place, first.argument
+            w.now_s = first.time_s
+            drop_first(w)
         w.events_done += 1
-        drop_first(w)
         if _happens(k, w, place, argument):
             if w.error != OK:
                 w.status = FAILED

@@ -13,6 +13,7 @@ from dsd_env.sim.compiled.kernel.events import (
     LOG_COMPLETE,
     log,
     push,
+    push_now,
     tag,
 )
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
@@ -76,7 +77,7 @@ def ask(k, w, request):
         request.waits_for = FOR_PLACE
         return
     request.waits_for = FOR_DECISION
-    push(k, w, w.now_s, AT_DECISION, request.number, tag(request, IS_WAIT))
+    push_now(k, w, AT_DECISION, request.number, tag(request, IS_WAIT))
 
 
 @jit

@@ -31,6 +31,7 @@ from dsd_env.sim.compiled.kernel.events import (
     SLOT_BITS,
     log,
     push,
+    push_now,
     tag,
 )
 from dsd_env.sim.compiled.kernel.jit import jit, number
@@ -439,7 +440,7 @@ def _advance(k, w, server, request, tokens):
         _verified(k, w, request, colocated(k, target), request.job_gamma)
     else:
         _verified(k, w, request, request.drafter, request.job_gamma)
-    push(k, w, w.now_s, AT_JOB_DONE, request.number, tag(request, IS_WAIT))
+    push_now(k, w, AT_JOB_DONE, request.number, tag(request, IS_WAIT))
 
 
 @jit
