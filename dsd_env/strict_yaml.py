@@ -265,6 +265,19 @@ class Dumper(yaml.SafeDumper):
     }
 
 
+_BREAKS = re.compile("[\r\x85\u2028\u2029]")
+"""Characters that end a line for YAML 1.1, but stand for nothing but themselves between double quotes."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Quote text with odd line ends so that they are escaped."""
+    style = '"' if _BREAKS.search(text) else None
+    return dumper.represent_scalar(f"{_CORE}str", text, style=style)
+
+
+Dumper.add_representer(str, _represent_text)
+
+
 def dumps(data: Any, *, dumper: type[yaml.SafeDumper] = Dumper, **options: Any) -> str:
     """Return data as YAML that :func:`loads` reads back as it was.
 

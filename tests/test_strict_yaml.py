@@ -142,6 +142,7 @@ PLAIN = st.recursive(
 
 @given(PLAIN)
 @example({"1e6": "1e6", "true": "010", "<<": "="})
+@example({"\x85": "\u2028a", "b\r": "\u2029"})
 def test_what_is_written_is_read_back(data):
     assert loads(dumps(data), "x") == data
     # Others read the same, but for the words that YAML 1.1 has and 1.2 has not.

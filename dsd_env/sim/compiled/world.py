@@ -110,6 +110,14 @@ class WorldReader:
         self.header: Any = world[: rec.WORLD.itemsize].view(rec.WORLD.dtype)[0]
         self._sizes = layout.header
 
+    # The header looks at the world: a copy of such a view would be a record of its own.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layout": self.layout, "world": self.world}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        WorldReader.__init__(self, **state)
+
     def rows(self, block: str, n: int) -> NDArray[Any]:
         """Return the first rows of a block of the world, a structured array."""
         return self._rows_at(int(self.header[block]), rec.WORLD.fields[block].element, n)
