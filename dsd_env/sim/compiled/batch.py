@@ -25,6 +25,7 @@ from dsd_env.sim.compiled.kernel.rows import fetch
 from dsd_env.sim.compiled.records import (
     CANDIDATE_VIEW,
     DRAFT_JOB,
+    DUE_NOW,
     REQUEST,
     SCHEDULED,
     TARGET,
@@ -50,7 +51,7 @@ from dsd_env.sim.compiled.status import DUE, FAILED
 LAST_FEATURES = 3
 """Features after the candidates."""
 WORLD_BYTES, REQUEST_BYTES, JOB_BYTES = WORLD.itemsize, REQUEST.itemsize, DRAFT_JOB.itemsize
-TARGET_BYTES, HEAP_BYTES = TARGET.itemsize, 32 * SCHEDULED.itemsize
+TARGET_BYTES, HEAP_BYTES, DUE_BYTES = TARGET.itemsize, 32 * SCHEDULED.itemsize, DUE_NOW.itemsize
 VIEW_BYTES, TARGET_VIEW_BYTES, CANDIDATE_BYTES = VIEW.itemsize, TARGET_VIEW.itemsize, CANDIDATE_VIEW.itemsize
 
 
@@ -113,6 +114,7 @@ def _fetch_rows(k, w):
     fetch(w.requests, slot * REQUEST_BYTES, REQUEST_BYTES)
     fetch(w.jobs, 3 * slot * JOB_BYTES, JOB_BYTES)
     fetch(w.heap, 0, HEAP_BYTES)
+    fetch(w.due_now, w.due_first * DUE_BYTES, 8 * DUE_BYTES)
     fetch(w.targets, 0, k.n_targets * TARGET_BYTES)
     fetch(w.due_view, 0, VIEW_BYTES + k.n_offered * TARGET_VIEW_BYTES + k.n_places * CANDIDATE_BYTES)
 
