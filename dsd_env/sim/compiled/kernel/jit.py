@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import numpy as np
 from numba import cfunc, njit, types
+from numba.core.codegen import CPUCodeLibrary
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.cpu import CPUContext
 from numba.extending import register_jitable
 
 from dsd_env.sim.code_cache import caching
@@ -40,10 +45,39 @@ def native(signature):
     """Compile a function now, with the calling convention of C, to be called by address; cached likewise."""
 
     def decorate(function):
-        with caching() as cached:
+        with caching() as cached, _as_one_program(function.__name__):
             return cfunc(signature, cache=cached, error_model="numpy")(function)
 
     return decorate
+
+
+@contextmanager
+def _as_one_program(root: str):
+    """Let Numba optimise one function with all that it calls, and make machine code of that alone.
+
+    Left to itself it does so for each of two hundred functions, every time with all that they call, although
+    nobody ever calls them but the root. That takes longer than all the rest. Where a version of Numba has
+    other insides, it is left to itself.
+    """
+    if not (hasattr(CPUCodeLibrary, "_optimize_final_module") and hasattr(CPUContext, "get_executable")):
+        yield
+        return
+    optimise = CPUCodeLibrary._optimize_final_module
+
+    def optimise_root(library):
+        if root in library.name:
+            optimise(library)
+
+    def never_called(context, library, fndesc, env):
+        # Numba keeps track of functions by such an object, which must be another one for each.
+        return [].append
+
+    with (
+        global_compiler_lock,
+        patch.object(CPUCodeLibrary, "_optimize_final_module", optimise_root),
+        patch.object(CPUContext, "get_executable", never_called),
+    ):
+        yield
 
 
 def compile_laws(*modules):
