@@ -334,7 +334,7 @@ class _Reordered(ReferenceSimulation):
         target.kv_reserved_tokens -= request.kv_reserved_tokens
         request.kv_reserved_tokens = 0
         target.resident -= 1
-        self._poke(target)
+        self._wake(target)
         self._admit(target)
 
 
@@ -345,9 +345,9 @@ def reordered(scenario: Any, seed: int, builder: Any, price_delays: bool) -> Ref
 class _Crashes(ReferenceSimulation):
     """The reference, but that the drafts of a crashed drafter are queued again in reversed order."""
 
-    def _crash_station(self, station: Any) -> None:
-        station.active.reverse()
-        super()._crash_station(station)
+    def _crash_drafter(self, drafter: Any) -> None:
+        drafter.active.reverse()
+        super()._crash_drafter(drafter)
 
 
 def crashes(scenario: Any, seed: int, builder: Any, price_delays: bool) -> ReferenceSimulation:

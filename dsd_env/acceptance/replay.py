@@ -1,4 +1,4 @@
-"""Replay of recorded acceptance: exact for every speculation length, start and schedule."""
+"""Replays recorded acceptance, which is exact for every speculation length, start and schedule."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class TraceReplay:
     never the same entry twice in a row where the kind has more than one.
 
     **A run never crosses a seam**: where one entry ends and the next begins, the run ends too.
-    A recording may know that a run goes on beyond the last position of its entry; that knowledge
-    is cut off, which costs a long request a little acceptance (one shortened round per seam).
+    A recording may show that a run goes on beyond the last position of its entry. The replay ignores this,
+    which costs a long request a little acceptance (one shortened round per seam).
 
     Prefix-only drafters (``accept_prob``) draw ``u`` once per position by
     ``(seed, ACCEPTANCE_MATCH, request, position)``, again not by drafter; the position matches

@@ -155,7 +155,7 @@ class RequestClass(_Model):
 
 
 class RunProcess(_Model):
-    """How one drafter fares on one kind of request.
+    """The law of the run lengths of one drafter on one kind of request.
 
     Attributes:
         classes: Classes of requests.

@@ -1,4 +1,4 @@
-"""What the simulator asks of a source of acceptance, whatever it is made of."""
+"""The interface of a source of acceptance, which is all that the simulator needs to know of it."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class AcceptanceRealisation:
     longest_run: int = 0
 
     def run_at(self, start: int, chain: int) -> int:
-        """Return the run length at a position, of proposals made without a break from an earlier one.
+        """Return the run length at a position for a drafter that has not begun anew since an earlier one.
 
-        Where what a drafter proposes depends on where it started, a window drafted ahead and kept goes on
-        with the run of the position where its drafter last started, as far as that is known.
+        A drafter whose proposals depend on where it started continues, in a window that was drafted ahead and
+        kept, the run of the position where it last started, as far as that run is known.
 
         Args:
             start: Position of the round.
@@ -92,7 +92,7 @@ class AcceptanceSource(Protocol):
 
 
 class AcceptanceError(ValueError):
-    """A source was asked for what it has not, or was built from impossible parameters."""
+    """A source does not have what it was asked for, or its parameters are impossible."""
 
 
 def check_request(source: AcceptanceSource, n_tokens: int, drafter: str, kinds: Sequence[str] | None) -> None:

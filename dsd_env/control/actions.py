@@ -21,7 +21,7 @@ class Decision(NamedTuple):
 
     Attributes:
         gamma: Speculation length in tokens; 0 is plain decoding.
-        batch_size: Batch size that comes into force at the target concerned.
+        batch_size: Batch size that the target uses from then on.
         placement: Index into the request's candidate list.
     """
 
@@ -31,14 +31,14 @@ class Decision(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """What becomes of a decision.
+    """A decision as it is executed.
 
     Attributes:
         candidate: The candidate that is taken.
-        gamma: Speculation length in force.
-        batch_size: Batch size in force.
-        reason: Why it is not what was asked for (``no_drafter``, ``batch_clipped``, ``target_down``); None
-            if it is.
+        gamma: Speculation length used.
+        batch_size: Batch size used.
+        reason: Why the decision was changed (``no_drafter``, ``batch_clipped``, ``target_down``); None if it
+            was not.
     """
 
     candidate: CandidateView
@@ -48,12 +48,12 @@ class Resolved(NamedTuple):
 
 
 def resolve(view: DecisionView, decision: Decision, max_batch_sizes: Sequence[int]) -> Resolved:
-    """Return what becomes of a decision, of which all may not be possible.
+    """Return a decision as it can be executed.
 
-    A target believed down is replaced by the first on offer that is believed up (``target_down``); drafting
-    where no drafter is available becomes plain decoding at that candidate's target (``no_drafter``); a batch
-    size above the target's limit is clipped (``batch_clipped``). The first of these that applies is the
-    reason. Of the speculation length only whether it is 0 matters.
+    A target believed down is replaced by the first candidate's that is believed up (``target_down``);
+    drafting where no drafter is available becomes plain decoding at that candidate's target (``no_drafter``);
+    a batch size above the target's limit is clipped (``batch_clipped``). The first of these that applies is
+    the reason. Of the speculation length it matters only whether it is 0.
 
     Args:
         view: What the controller knows.
@@ -120,10 +120,10 @@ class ActionSpace:
         return math.prod(self.nvec)
 
     def indices(self, given: object, shape: tuple[int, ...], *, flat: bool = False) -> NDArray[np.integer]:
-        """Return actions as an array of integers, without a look at their ranges.
+        """Return actions as an array of integers, without checking their ranges.
 
         Args:
-            given: What somebody gave as actions: integers of any integer type, as an array or as lists.
+            given: The actions: integers of any integer type, as an array or as lists.
             shape: The shape that they must have.
             flat: They are flat actions (see :meth:`unflatten`).
 
@@ -135,14 +135,14 @@ class ActionSpace:
             found = np.asarray(given)
         except (TypeError, ValueError):
             found = np.empty((), dtype=object)
-        # Among numbers in a list NumPy makes integers of truth values.
+        # NumPy turns truth values in a list of numbers into integers.
         mixed = not isinstance(given, np.ndarray) and _holds_bool(given)
         if found.dtype.kind in "iu" and found.shape == shape and not mixed:
             return found
         raise refused_action(given, shape, (self.n_flat,) if flat else self.nvec)
 
     def checked(self, given: object) -> NDArray[np.int64]:
-        """Return one MultiDiscrete action as somebody gave it: int64, shape (3,).
+        """Return one MultiDiscrete action, checked, as an array: int64, shape (3,).
 
         Raises:
             ValueError: It is not in the action space; see :meth:`indices`.
@@ -254,7 +254,7 @@ class ActionSpace:
             max_batch_sizes: Limit of each target, by number (``scenario.max_batch_sizes``).
         """
         n_gamma, n_batch, n_placements = self.nvec
-        # Resolving asks of the speculation length only whether it is 0.
+        # Resolving depends on the speculation length only by whether it is 0.
         kinds = min(n_gamma, 2)
         reasons = np.full((kinds, n_batch, n_placements), "no_drafter", dtype=object)
         for gamma, batch, placement in np.ndindex(kinds, n_batch, min(n_placements, len(view.candidates))):

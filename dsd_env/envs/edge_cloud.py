@@ -30,16 +30,16 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     the large *target* verifies several of them in one iteration (speculative decoding; Leviathan et al.,
     ["Fast Inference from Transformers via Speculative Decoding"](https://arxiv.org/abs/2211.17192)). The drafter
     may sit on the client's device, on an edge server nearby, or on the target's own server. A request is served
-    in *rounds*; each round commits the accepted drafts and one token of the target's. Before each round somebody
-    has to decide how many tokens to draft, how large a batch the target should form, and where to draft. That
-    decision is one step of this environment, and requests of all clients take turns in it: the simulation runs
-    from each decision to the next one due, whosever it is.
+    in *rounds*; each round commits the accepted drafts and one token of the target's. Before each round a
+    scheduler decides how many tokens to draft, how large a batch the target should form, and where to draft. That
+    decision is one step of this environment. The simulation runs from each decision to the next one due, which
+    may be that of another client's request.
 
     The stochastic part (arrivals, lengths, acceptance, network, noise) is a pure function of the episode's seed:
     two policies on the same seed meet the same requests.
 
-    Two engines simulate, event for event the same. The *compiled* one is the default; the *reference*
-    (`dsd_env.sim.ReferenceSimulation`) is slower, defines what is meant, and records the timelines that
+    Two engines simulate the same events. The *compiled* one is the default; the *reference*
+    (`dsd_env.sim.ReferenceSimulation`) is slower, defines the simulation, and records the timelines that
     `render_mode="rgb_array"` draws. `gym.make_vec` gives many environments that step together in compiled code:
     `dsd_env.envs.EdgeCloudVectorEnv`.
 
@@ -282,7 +282,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             options=engine_options,
         )
         if engine == "compiled":
-            # Whoever asks this environment what it can show, to make it again, must not be told of timelines.
+            # An environment made again from this metadata must not offer timelines, which need the reference.
             self.metadata = self.metadata | {"render_modes": ["ansi"]}
         self._discount_rate_per_s = discount_rate_per_s
         self._infos = check_infos(infos)
@@ -407,7 +407,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         return limit is not None and self._steps >= limit
 
     def _told(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Return an info as the argument `infos` wants it."""
+        """Return an info in the form that the argument `infos` asks for."""
         if self._infos == "full":
             return info
         assert self._episode_seed is not None

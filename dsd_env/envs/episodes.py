@@ -1,4 +1,4 @@
-"""One world behind the environment, on either engine: the same episodes, told in the same words."""
+"""The simulated world behind the scalar environment, with one interface to both engines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Completed = tuple[int, float, float, int]
 
 @dataclass(frozen=True, slots=True)
 class EnvState:
-    """An environment as it was; made by ``clone_state`` and taken by ``restore_state``.
+    """A saved state of an environment, which ``clone_state`` makes and ``restore_state`` takes.
 
     Attributes:
         engine: Engine that it was made on.
@@ -54,15 +54,15 @@ class Episodes(Protocol):
 
     Attributes:
         engine: Name of the engine.
-        observation: Of the decision now due; at the end that of the last one. float32, the caller's own.
-        over: The episode has ended.
-        terminated: It has ended because the workload is finished.
+        observation: Observation of the decision now due, or after the end of the last one; float32, a copy.
+        over: Whether the episode has ended.
+        terminated: Whether it has ended because the workload is finished.
         now_s: Simulated time.
         dt_s: Simulated time since the decision before.
-        reward: Of the last step.
+        reward: Reward of the last step.
         terms: Reward terms of the last step, unweighted.
         reason: Why the last action was changed by rule, or None.
-        invalid_actions: How many were so far.
+        invalid_actions: Number of actions changed by rule so far.
     """
 
     engine: str

@@ -25,9 +25,9 @@ def checked_max_episode_steps(steps: object) -> int | None:
 def surrounding_time_limit(env: gym.Env[Any, Any]) -> int | None:
     """Return the limit of the ``TimeLimit`` wrapper through which ``env.reset()`` is being called, or None.
 
-    ``gymnasium.make`` keeps `max_episode_steps` to itself and puts a ``TimeLimit`` around the environment,
-    which is told nothing of it, so that it would not know which info is the episode's last. While the wrapper
-    passes a reset on, however, it stands on the call stack. Where there are several, the tightest counts.
+    ``gymnasium.make`` puts a ``TimeLimit`` around the environment and does not pass `max_episode_steps` on,
+    so the environment would not know which info is the episode's last. During a reset, however, the wrapper
+    is on the call stack. If there are several wrappers, the smallest limit counts.
 
     Args:
         env: The environment, in its own ``reset``.

@@ -151,8 +151,8 @@ def _rows(scenario: Scenario, view: DecisionView, shown: Sequence[Span]) -> list
     """
     busy: dict[int, float] = {}
     for span in shown:
-        kind, _, number = span.lane.partition(":")
-        if kind in ("device", "up", "down", "lan"):
+        prefix, _, number = span.lane.partition(":")
+        if prefix in ("device", "up", "down", "lan"):
             busy[int(number)] = busy.get(int(number), 0.0) + span.end_s - span.start_s
     ranks: dict[str, int] = {}
     turns: list[tuple[int, int]] = []
@@ -179,8 +179,8 @@ def _class_name(scenario: Scenario, device: int) -> str:
 
 
 def _label(scenario: Scenario, lane: str) -> str:
-    kind, _, number = lane.partition(":")
-    return f"{_class_name(scenario, int(number)) if kind == 'device' else kind} {number}"
+    prefix, _, number = lane.partition(":")
+    return f"{_class_name(scenario, int(number)) if prefix == 'device' else prefix} {number}"
 
 
 def _draw(
@@ -192,12 +192,12 @@ def _draw(
     # A device's row has three parts: drafting in the middle, messages from it above, to it below.
     places: dict[str, tuple[float, float]] = {}
     for position, lane in enumerate(rows):
-        kind, _, number = lane.partition(":")
-        if kind == "device":
+        prefix, _, number = lane.partition(":")
+        if prefix == "device":
             places[lane] = (position - 0.14, position + 0.14)
             places[f"up:{number}"] = places[f"lan:{number}"] = (position - 0.40, position - 0.20)
             places[f"down:{number}"] = (position + 0.20, position + 0.40)
-        elif kind == "edge":
+        elif prefix == "edge":
             places[lane] = (position - 0.18, position + 0.40)
             places[f"backhaul:{number}"] = (position - 0.40, position - 0.24)
         else:

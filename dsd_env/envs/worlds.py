@@ -113,7 +113,7 @@ class EpisodeWorlds:
         flat: Actions are flat: one index instead of three.
         infos: How much infos hold; see `dsd_env.envs.infos`.
         steps: int64 (n,), steps taken in each world's episode.
-        cut: bool (n,), where `max_episode_steps` ended the episode.
+        cut: bool (n,), True where `max_episode_steps` ended the episode.
         worlds: The worlds themselves, and all arrays.
         members: One handle per world.
         episode_seeds: int, seed of each world's episode.
@@ -296,7 +296,7 @@ class EpisodeWorlds:
         )
 
     def restore(self, world: int, state: EnvState) -> None:
-        """Make a world what a state says, be it of this world, of another, or of a scalar environment.
+        """Put a world into a saved state of this world, of another, or of a scalar environment.
 
         Raises:
             ValueError: The state does not fit; see :meth:`dsd_env.envs.EdgeCloudEnv.restore_state`.
@@ -330,7 +330,7 @@ class EpisodeWorlds:
         return self._decision(self.worlds.facts[world].tolist(), float(self.worlds.delays[world, 0]))
 
     def _told(self, world: int, info: dict[str, Any]) -> dict[str, Any]:
-        """Return a full info as the argument `infos` wants it."""
+        """Return a full info in the form that the argument `infos` asks for."""
         if self.infos == "full":
             return info
         index = int(self._listed[self.worlds.kinds[world]])
@@ -536,8 +536,8 @@ def _masked(values: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict
 class WorldMember:
     """One world: what ``get_attr``, ``call`` and ``env_method`` reach.
 
-    It has what a scalar environment has, but for ``step`` and ``reset``: the worlds take their steps
-    together.
+    It has the attributes of a scalar environment, except ``step`` and ``reset``, because the worlds take
+    their steps together.
 
     Attributes:
         action_space: The action space of one world.
@@ -551,7 +551,7 @@ class WorldMember:
     """
 
     def __init__(self, parent: EpisodeWorlds, world: int) -> None:
-        """Stand for one world."""
+        """Refer to one world."""
         self._parent, self._world = parent, world
         self.action_space = parent.single_action_space
         self.observation_space = parent.single_observation_space

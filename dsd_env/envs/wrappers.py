@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     _VectorWrapper = gym.vector.VectorWrapper[Any, Any, Any, Any, Any]
 else:
-    # Only from Gymnasium 1.3 on it can be indexed.
+    # It can be indexed only from Gymnasium 1.3 on.
     _VectorWrapper = gym.vector.VectorWrapper
 
 Observation = NDArray[np.float32]
@@ -65,8 +65,8 @@ class FlatActionWrapper(
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which flat actions are valid (bool, shape (n,)): those that are carried out as they are.
 
-        It knows more than the masks of the three dimensions: exactly what comes back with
-        ``info["resolved"]`` None is valid.
+        This mask is more exact than the masks of the three dimensions: an action is valid exactly if its
+        step returns ``info["resolved"]`` None.
         """
         return self._base.flat_action_masks()
 
@@ -212,7 +212,7 @@ def _base(wrapper: type, env: gym.Env[Any, Any]) -> EdgeCloudEnv:
 
 
 def _vector_base(wrapper: type, envs: gym.vector.VectorEnv[Any, Any, Any]) -> EdgeCloudVectorEnv:
-    # Whoever has such an environment has waited for Numba already.
+    # Imported here, because it imports Numba; where such an environment exists, that has been done already.
     from dsd_env.envs.vector import EdgeCloudVectorEnv
 
     base = envs.unwrapped

@@ -24,7 +24,7 @@ def start_job(
 ) -> None:
     """Let a job start at a drafter, of which it is one of the ``active`` jobs already.
 
-    A draft with a head start goes on where the drafter is, if that is faster than to begin anew from the
+    A job with a head start continues from it, if that is faster than drafting the window anew from the
     committed tokens.
     """
     gamma, lag, context = job.gamma, job.lag_tokens, job.context_tokens

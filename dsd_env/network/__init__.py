@@ -1,4 +1,4 @@
-"""Links between sites, and what fails when."""
+"""Links between sites, and the times of faults."""
 
 from dsd_env.network.channel import Channel, duplex
 from dsd_env.network.errors import SeriesError

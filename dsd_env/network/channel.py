@@ -17,11 +17,11 @@ from dsd_env.scenario.schema import Link
 class Channel:
     """One direction of a link, an ordered byte stream.
 
-    A message starts when the one before it has left, takes ``bytes * 8 / bits_per_s`` to leave,
-    then propagates with jitter. Each loss costs one retransmission time-out. Messages arrive in the
-    order in which they were sent, as on a TCP or HTTP/2 stream: a late one holds up those behind it.
+    A message starts to leave when the message before it has left, takes ``bytes * 8 / bits_per_s`` to leave,
+    and then propagates with jitter. Each loss costs one retransmission time-out. Messages arrive in the order
+    in which they were sent, as on a TCP or HTTP/2 stream: a late message holds up those behind it.
 
-    State and constants of :func:`dsd_env.laws.links.send`.
+    The object holds the state and the constants of :func:`dsd_env.laws.links.send`.
 
     Attributes:
         number: Number of the link; the entity of its random draws.
@@ -31,8 +31,8 @@ class Channel:
         messages: Messages sent so far; the counter of the random draws.
         bytes_sent: Bytes sent so far, retransmissions not counted.
         last_lost: How often the newest message was lost.
-        changes: Its bandwidth changes, or it can fail.
-        rate: What it does over time, if anything.
+        changes: Whether its bandwidth changes over time, or it can fail.
+        rate: What changes over time: bandwidth, delay, outages and faults; None if nothing does.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ def duplex(
         link: Its configuration.
         seed: Episode seed.
         number: Its number.
-        series: The series that it replays, if it does.
-        faults: Those that hit it.
+        series: The series that it replays; None if it replays none.
+        faults: The faults that hit it.
         weight: Weight of the newest sample in the measured bandwidth.
     """
     low, high = link.one_way_spread

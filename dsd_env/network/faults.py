@@ -1,4 +1,4 @@
-"""When what fails: the windows of every fault, the same for every scheduler and every engine."""
+"""The windows in which faults hold, which are the same for every scheduler and every engine."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class FaultMember:
 
     @property
     def crashes(self) -> bool:
-        """Whether the entity itself goes down, not only its links."""
+        """Whether the entity itself goes down, and not only its links."""
         return self.fault.kind.endswith("_crash")
 
     @property
     def bandwidth_factor(self) -> float:
-        """What is left of the bandwidth of the entity's links while the fault lasts."""
+        """Share of its bandwidth that a link of the entity keeps while the fault lasts."""
         return self.fault.bandwidth_factor if self.fault.kind == "bandwidth_collapse" else 0.0
 
 
@@ -72,16 +72,16 @@ def fault_members(scenario: Scenario) -> list[FaultMember]:
 
 @dataclass(slots=True)
 class FaultTimes:
-    """When a fault hits one member; see :class:`dsd_env.laws.faults.FaultLaw`.
+    """The law of the windows of one member's fault; see :class:`dsd_env.laws.faults.FaultLaw`.
 
     Attributes:
         number: Number of the member.
-        is_random: At random times, at a mean interval from the end of one window to the next.
-        mean_interval_s: That interval.
+        is_random: Whether windows come at random times; otherwise they begin at `at_s`.
+        mean_interval_s: Mean time from the end of a random window to the beginning of the next.
         n_times: Number of given times.
         at_s: The given times.
         duration_s: Law of the windows' lengths.
-        bandwidth_factor: What is left of the bandwidth of the member's links meanwhile.
+        bandwidth_factor: Share of its bandwidth that a link of the member keeps in a window.
     """
 
     number: int
@@ -94,7 +94,7 @@ class FaultTimes:
 
     @classmethod
     def of(cls, member: FaultMember) -> FaultTimes:
-        """Return those of a member."""
+        """Return the law of a member's windows."""
         fault = member.fault
         return cls(
             member.number,
@@ -114,14 +114,14 @@ class FaultWindows:
         start_s: Beginning of the current window; infinite after the last.
         end_s: Its end.
         index: Its number.
-        fault: When they are.
+        fault: Law of the windows.
         seed: Episode seed.
     """
 
     __slots__ = ("end_s", "fault", "index", "seed", "start_s")
 
     def __init__(self, member: FaultMember, seed: int) -> None:
-        """Stand at the first window."""
+        """Start at the first window."""
         self.fault, self.seed = FaultTimes.of(member), seed
         self.index = -1
         self.start_s = self.end_s = 0.0

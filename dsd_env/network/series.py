@@ -1,10 +1,10 @@
 """Recorded network series: bandwidth and delay by time, from CSV or Mahimahi files.
 
 CSV, with a header: ``time_s, uplink_bits_per_s, downlink_bits_per_s`` and optionally ``extra_delay_s``; each
-row holds from its time until the next one's, the last as long as the one before it. Mahimahi: one line per
-delivery opportunity of 1,500 bytes, its time in milliseconds, from 1; the last line ends the period of the
-trace, which then begins again. The same file serves both directions. Lines that begin with ``#`` are
-comments.
+row holds from its time until the time of the next one; the last row holds as long as the one before it.
+Mahimahi: one line per delivery opportunity of 1,500 bytes, its time in milliseconds, from 1; the last line
+ends the period of the trace, which then repeats. The same file serves both directions. Lines that begin with
+``#`` are comments.
 """
 
 from __future__ import annotations
@@ -104,18 +104,18 @@ def series_of_pings(
     step_s: float = 0.0,
     outage_s: float = 2.0,
 ) -> tuple[LinkSeries, float, float]:
-    """Return a series with the delays of pings, and what else belongs to the link.
+    """Return a series with the delays of pings, and the link's ``one_way_s`` and ``loss_probability``.
 
-    Half of a round trip is a direction's delay; what all have in common is the link's own ``one_way_s``. A
-    lost ping keeps the delay of the one before it. Where nothing is answered for long, the link has no
-    bandwidth; the other losses are the link's ``loss_probability``, the same in both directions.
+    Each direction has half of the round trip as its delay. The part that all delays share is ``one_way_s``. A
+    lost ping keeps the delay of the one before it. Where no ping is answered for long, the link has no
+    bandwidth; the other losses give ``loss_probability``, the same in both directions.
 
     Args:
         log: The pings.
-        uplink_bits_per_s: What the link has; pings do not measure it.
-        downlink_bits_per_s: Likewise.
+        uplink_bits_per_s: Bandwidth of the uplink, which pings do not measure.
+        downlink_bits_per_s: Bandwidth of the downlink.
         step_s: Length of a piece, over which round trips are averaged; 0: each ping is a piece.
-        outage_s: From how many seconds without an answer on the link counts as down.
+        outage_s: After this many seconds without an answer the link counts as down.
 
     Returns:
         The series; ``one_way_s``; ``loss_probability`` of a direction.
@@ -216,7 +216,7 @@ def _csv(lines: list[str], first: int, path: Path) -> LinkSeries:
 
 
 def _header(line: str, number: int, path: Path) -> tuple[str, list[str]]:
-    """Return what separates the columns, and their names."""
+    """Return the separator of the columns, and their names."""
     found = {}
     for separator in (",", ";", "\t"):
         try:

@@ -3,10 +3,11 @@
 A bundle is a directory with three files: ``manifest.json`` (schema, provenance, digests), ``policy.npz`` (the
 weights as plain arrays) and ``policy.onnx`` (the same network with its masked argmax as a graph). Reading one
 executes nothing that the bundle brings: JSON, arrays of known name, shape and type, and, if asked for, a
-graph of standard operators. Symbolic links, whatever is no regular file, and any fourth name are refused.
+graph of standard operators. Symbolic links, anything that is not a regular file, and any fourth name are
+refused.
 
-The digests find damage and mix-ups. They are no signature: whoever can write the directory can rewrite the
-manifest.
+The digests find damage and mix-ups. They are no signature, because anyone who can write the directory can
+rewrite the manifest.
 """
 
 from __future__ import annotations
@@ -267,8 +268,8 @@ class _Source:
 
     Attributes:
         folder: Its path.
-        descriptor: It itself, held open, so that all files are read from one directory whatever happens to
-            its name meanwhile; None where the system opens no directories.
+        descriptor: Descriptor of the open directory, so that all files are read from one directory even if
+            its name changes meanwhile; None where the system cannot open directories.
     """
 
     folder: Path
@@ -277,7 +278,7 @@ class _Source:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[_Source]:
-    """Open a bundle's directory, which is none by a link and holds nothing that a bundle does not.
+    """Open a bundle's directory, which must be no link and must hold nothing but a bundle's files.
 
     Raises:
         PolicyError: It is a link, no directory, or holds something else.

@@ -34,7 +34,7 @@ def export_actor(
     """
     actions = ActionSpace.of(scenario)
     flat = actor.nvec == (actions.n_flat,)
-    # What code of before cannot read is of the next version, whatever else is not.
+    # Bundles that older code cannot read get the next format version; all others keep the old one.
     newer = flat or training.seed is None or actor.normalisations == 0
     widths = [actor.n_inputs] + [weight.shape[0] for weight, _ in actor.layers]
     manifest = Manifest(

@@ -5,7 +5,7 @@
 >>> dsd_env.policy.export_sb3(model, "metro", "policies/metro")
 
 A model's zip file holds its settings as text beside pickled copies of them, and its weights as tensors. Only
-the text and the tensors are read here; what unpickles, and so could run foreign code, is never opened.
+the text and the tensors are read here; the pickled parts, which could run foreign code, are never opened.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _SUPPORTED = "PPO, A2C and MaskablePPO, and DQN with flat actions, all with MlpP
 
 @dataclass(frozen=True)
 class _Learner:
-    """What a model is, as far as its actor needs it.
+    """The parts of a model that its actor needs.
 
     Attributes:
         algorithm: Its name.

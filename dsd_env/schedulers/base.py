@@ -1,4 +1,4 @@
-"""What a scheduler is: a pure function from the view of one decision to the decision."""
+"""The scheduler protocol: a pure function from the view of a decision to the decision."""
 
 from __future__ import annotations
 

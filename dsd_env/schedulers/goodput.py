@@ -38,16 +38,16 @@ class GoodputParameters:
     """Constants of the rule.
 
     Attributes:
-        load_weight: Weight of the time by which the round's tokens delay everybody else in the
-            iteration; 0 looks at the own request alone, 1 counts a delayed neighbour like oneself.
+        load_weight: Weight of the time by which the round's tokens delay the other sequences of the
+            iteration; 0 considers the own request alone, 1 counts every delayed request like it.
         horizon_tokens: Tokens over which the one-off costs of a draft site (KV catch-up, handover of
             control) are spread: a controller cannot know how many are to come.
         prior_acceptance: Acceptance rate expected of an unknown request.
         prior_trials: Weight of the prior in a request's own acceptance rate, in draft tokens.
-        shared_trials: The same where draft steps are shared by a whole batch: the length must suit
-            everybody in it, so a single request's luck counts little.
+        shared_trials: The same where a whole batch shares the draft steps: the length must suit every
+            request in it, so a single request's luck counts little.
         busy_phase: Share of an iteration that a message from outside waits at a busy target.
-        batch_size: Batch size to put in force; 0 for the adaptive rule.
+        batch_size: Batch size to choose; 0 for the adaptive rule.
     """
 
     load_weight: float = 1.0
@@ -76,7 +76,7 @@ class GoodputParameters:
 
 
 class GoodputScheduler:
-    """Argmax over speculation length and draft site of expected tokens per expected time.
+    """Picks the speculation length and draft site with the most expected tokens per expected time.
 
     The target is chosen at admission, the one with the fewest requests, and kept: moving a running
     request prefills its context again, and requests that chase the shorter queue by late telemetry
@@ -95,7 +95,7 @@ class GoodputScheduler:
         self._tables: list[tuple[float, ...]] = []
 
     def reset(self, scenario: Scenario, seed: int) -> None:
-        """Take the targets' profiles, and how many tokens a plain decision decodes."""
+        """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
         self._chunk_tokens = scenario.protocol.plain_chunk_tokens
         self._tables = []
         longest = max(scenario.actions.gammas)
@@ -174,8 +174,9 @@ def expected_tokens(acceptance: float, gammas: Sequence[int]) -> list[float]:
 def others_at(target: TargetView) -> int:
     """Return how many other sequences an iteration at this target is expected to hold.
 
-    Those that run or wait. At the target itself, between two iterations, requests that decide at the
-    same instant are neither yet: there the resident ones stand in.
+    These are the sequences that run or wait. A decision taken at the target itself, between two iterations,
+    does not see the requests that decide at the same instant, which neither run nor wait yet. There the
+    number of resident requests is used instead.
     """
     if target.age_s == 0.0 and target.running == 0:
         return max(target.queued, target.resident - 1, 0)
@@ -185,14 +186,14 @@ def others_at(target: TargetView) -> int:
 def target_wait_s(target: TargetView, largest_batch: int, *, arrives_later: bool, busy_phase: float) -> float:
     """Return the expected wait for an iteration at a target.
 
-    What is left of the iteration under way counts as reported if the job is there at once, and as
-    `busy_phase` of an iteration if it comes later, when another one will be under way. Sequences beyond
-    the largest batch need whole iterations of their own.
+    A job that is there at once waits for the rest of the iteration under way, as reported. A job that comes
+    later meets another iteration and waits `busy_phase` of it. Sequences beyond the largest batch need whole
+    iterations of their own.
 
     Args:
         target: The target.
-        largest_batch: Largest batch size on offer; the one in force will be set to hold everybody.
-        arrives_later: The job is not at the target yet, or the report is of the past.
+        largest_batch: Largest batch size on offer; the present one will be set to hold all sequences.
+        arrives_later: Whether the job is not at the target yet, or the report is old.
         busy_phase: See :class:`GoodputParameters`.
     """
     wait_s = target.queued // largest_batch * target.iteration_s
@@ -204,12 +205,12 @@ def target_wait_s(target: TargetView, largest_batch: int, *, arrives_later: bool
 
 
 def token_price_s(table: Sequence[float], others: int, tokens_each: int, load_weight: float) -> float:
-    """Return what one more token in the iteration costs: its own delay, and the weighted one of others.
+    """Return what one more token in the iteration costs: its own delay and the weighted delay of others.
 
     Args:
         table: Iteration time by number of new tokens.
         others: Other sequences in the iteration.
-        tokens_each: Tokens that each of them is taken to have in it.
+        tokens_each: Assumed number of tokens of each of them.
         load_weight: Weight of the others' delay.
     """
     tokens = min((others + 1) * tokens_each, len(table) - 2)
@@ -219,8 +220,8 @@ def token_price_s(table: Sequence[float], others: int, tokens_each: int, load_we
 def one_off_token_s(candidate: CandidateView, request: RequestView, parameters: GoodputParameters) -> float:
     """Return the one-off cost of drafting at a candidate, spread over the horizon.
 
-    Handover of control, and KV catch-up beyond the usual one token. At admission neither is due: the
-    prompt goes to the target in any case, and the drafter prefills while the target does.
+    It consists of the handover of control and the KV catch-up beyond the usual one token. At admission there
+    is neither: the prompt goes to the target in any case, and the drafter prefills while the target does.
     """
     if request.is_admission:
         return 0.0
@@ -235,7 +236,7 @@ def plain_token_s(
     chunk_tokens: int,
     parameters: GoodputParameters,
 ) -> float:
-    """Return the expected time per token of plain decoding: an iteration each, one wait per chunk."""
+    """Return the expected time per token of plain decoding: an iteration and a share of the chunk's wait."""
     target = candidate.target
     later = candidate.handover_s > 0.0 or target.age_s > 0.0
     wait_s = target_wait_s(
@@ -251,11 +252,11 @@ def round_line_s(
 ) -> tuple[float, float, int]:
     """Return (base, slope, longest): a round of gamma drafts takes ``base + slope * gamma``.
 
-    Draft steps, the way to the target and back, the wait there, and its iteration with gamma + 1 more
-    tokens. Draft steps on the target's own GPUs are taken by the whole batch at once, as many as its
-    longest draft has. There no request drafts more than pays for the batch (:func:`shared_length`), up
-    to that length steps cost it nothing extra, and joining makes the iteration at least as long as a
-    batch that drafts so takes.
+    The round consists of the draft steps, the way to the target and back, the wait there, and an iteration
+    with gamma + 1 more tokens. On the target's own GPUs the whole batch takes its draft steps together, as
+    many as its longest draft has. There the rule drafts no longer than pays for the batch
+    (:func:`shared_length`). Up to that length, steps cost the request nothing extra, and the iteration is
+    assumed to take at least as long as that of a batch in which every sequence drafts that length.
     """
     target = candidate.target
     others = others_at(target)

@@ -12,12 +12,12 @@ INITIAL_TOKENS = 5
 
 
 class HfHeuristicScheduler:
-    """All drafts accepted: k += 2, else k = max(1, k - 1).
+    """If all drafts were accepted, k += 2; otherwise k = max(1, k - 1).
 
     Source: ``num_assistant_tokens_schedule="heuristic"`` of transformers (`AssistedCandidateGenerator.
     update_candidate_strategy`). k is read from the view's last draft round, so the rule needs no state
-    of its own. On a list with gaps an increase goes to the next listed length, a decrease to the
-    one below, so that the rule never sticks.
+    of its own. On a list with gaps an increase goes at least to the next listed length and a decrease at
+    least to the one below, so that the rule never gets stuck.
 
     Attributes:
         name: Canonical specification.

@@ -1,4 +1,4 @@
-"""Uniformly random valid decisions: the floor of every comparison."""
+"""Uniformly random valid decisions, which every other scheduler should beat."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Schedulers by name, as they are given on the command line and in configuration files.
+"""Builds schedulers from names, as given on the command line and in configuration files.
 
-Arguments hold no comma, so that lists of schedulers can be separated by commas.
+Arguments contain no commas, so that commas can separate the schedulers of a list.
 """
 
 from __future__ import annotations

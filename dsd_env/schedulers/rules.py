@@ -14,10 +14,11 @@ SITES: dict[str, Site] = {"colocated": Site.COLOCATED, "own": Site.OWN_DEVICE, "
 def adaptive_batch_size(batch_sizes: Sequence[int], target: TargetView) -> int:
     """Return the listed batch size that suits the number n of sequences that may be in an iteration.
 
-    n is the number of requests with KV at the target, or of those that wait, run and are added now if
-    that is more. A batch size above n makes an idle server wait `max_batch_wait_s` for sequences that do
-    not come; one below leaves some behind for a whole iteration. The largest size of at most n is taken
-    if leaving the rest behind costs less on average than waiting, else the smallest of at least n.
+    n is the number of requests with KV at the target, or the number that wait, run or are added now, if that
+    is larger. A batch size above n makes an idle server wait `max_batch_wait_s` for sequences that do not
+    come. A batch size below n makes some sequences wait for a whole iteration. The rule takes the largest
+    size of at most n if these waits cost less on average than the server's, and otherwise the smallest size
+    of at least n.
     """
     n = max(target.queued + target.running + 1, target.resident)
     below = snap(batch_sizes, n)
@@ -26,7 +27,7 @@ def adaptive_batch_size(batch_sizes: Sequence[int], target: TargetView) -> int:
 
 
 def batch_size_for(view: DecisionView, target: TargetView, fixed: int | None) -> int:
-    """Return the batch size to put in force at ``target``.
+    """Return the batch size to choose at ``target``.
 
     Args:
         view: The decision.
@@ -40,7 +41,7 @@ def batch_size_for(view: DecisionView, target: TargetView, fixed: int | None) ->
 
 
 def least_loaded_target(view: DecisionView) -> int:
-    """Return the number of the offered target with the fewest requests, those that wait for KV included.
+    """Return the number of the offered target with the fewest requests, including those that wait for KV.
 
     Ties go to the shorter iteration time, then to the lower number. Down targets are taken only if
     there is no other.
@@ -53,9 +54,9 @@ def least_loaded_target(view: DecisionView) -> int:
 
 
 def stay_or_route(view: DecisionView) -> int:
-    """Return the request's target: routed at admission by load, kept from then on.
+    """Return the request's target, or at admission the least loaded one.
 
-    Moving later would prefill the whole context again, which simple rules never do.
+    Moving to another target later would prefill the whole context again, which simple rules never do.
     """
     return least_loaded_target(view) if view.request.is_admission else view.target.index
 
@@ -76,7 +77,7 @@ def placement_of(view: DecisionView, site: Site, target: int) -> int | None:
 
 
 def plain_placement(view: DecisionView, target: int) -> int:
-    """Return a placement at ``target`` for plain decoding: co-located if offered, else the first there.
+    """Return a placement at ``target`` for plain decoding: the co-located one, or else the first there.
 
     Plain decoding uses no drafter, so the candidate need not be able to draft.
     """

@@ -1,6 +1,6 @@
-"""The things that a simulation is made of: step timers, drafters, targets, devices and requests.
+"""The entities of a simulation: step timers, drafter servers, targets, devices and requests.
 
-They hold state and compute durations; what happens when is the engine's business.
+They hold state and compute durations; the engine decides what happens and when.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def _compute_table_s(coefficients: StepCoefficients, max_tokens: int) -> tuple[f
 
 
 class StepTimer:
-    """A latency profile made fast: iteration times by table look-up.
+    """Iteration times of a latency profile, looked up in a table.
 
     Every engine reads the attention-free part from the same float64 table, so that all of them
     compute the same iteration times to the last bit.
 
     Attributes:
         compute_s: Attention-free time by number of new tokens; shared between timers.
-        factor: What every time is multiplied by.
+        factor: Factor on every time.
         k_bw_s: Seconds per KV token read when every sequence has one new token.
         k_multi_s: Seconds per KV token read when some sequence has more.
         k_lat_s: Seconds per KV token of the longest sequence with more than one new token.
@@ -80,8 +80,8 @@ class StepTimer:
         )
 
 
-class JobKind(IntEnum):
-    """What a sequence wants from its target."""
+class TargetTask(IntEnum):
+    """What a request asks of its target."""
 
     PREFILL = 0
     VERIFY = 1
@@ -91,56 +91,56 @@ class JobKind(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request's work at a target, from the message that brings it until it is done.
+    """The work of one request at a target, from the arrival of its message until it is done.
 
     Attributes:
         request: The request.
-        kind: What is to be done once the KV is there.
+        task: What the target does once the context is in its KV.
         gamma: Draft tokens to verify (VERIFY) or to draft and verify (COLOCATED).
         chunk_tokens: Tokens still to decode (PLAIN).
-        prefill_tokens: Context tokens still to be prefilled before anything else.
-        warm_drafter: The co-located drafter prefills along.
-        done: Fires when the job is done.
-        station: Number of the drafter whose drafts are to be verified.
+        prefill_tokens: Context tokens that still must be prefilled first.
+        warm_drafter: Whether the co-located drafter prefills the same tokens.
+        done: Event of the job's end.
+        drafter_number: Number of the drafter whose drafts are to be verified.
         prefilled_tokens: Context tokens prefilled so far.
-        queued_s: When it joined the queue it is in.
-        sequence: Number of its joining; breaks ties.
+        queued_s: When it joined the target's ready queue.
+        sequence: Rank in which it joined; breaks ties.
     """
 
     request: Request
-    kind: JobKind
+    task: TargetTask
     gamma: int
     chunk_tokens: int
     prefill_tokens: int
     warm_drafter: bool
     done: simpy.Event
-    station: int = -1
+    drafter_number: int = -1
     prefilled_tokens: int = 0
     queued_s: float = 0.0
     sequence: int = 0
 
     def prefill_again(self) -> None:
-        """Begin with the whole context, whose KV has been lost; the newest token comes with the job."""
-        newest = 0 if self.kind == JobKind.PREFILL else 1
+        """Prefill the whole lost context again, but for the newest token, which the task processes."""
+        newest = 0 if self.task == TargetTask.PREFILL else 1
         self.prefill_tokens = self.request.context_tokens - newest
         self.prefilled_tokens = 0
 
 
 @dataclass(slots=True)
 class Report:
-    """State of a target as it reports it.
+    """The state of a target, as the target reports it.
 
     Attributes:
         time_s: When the report was made.
         queued: Sequences waiting.
         running: Sequences in the iteration under way.
         resident: Requests with KV there or waiting for it.
-        remaining_s: Expected rest of the iteration.
+        remaining_s: Expected time until the iteration under way ends.
         iteration_s: Running mean iteration time.
         kv_fraction: Share of the KV pool reserved.
-        batch_size: Batch size in force.
+        batch_size: Present batch size.
         token_s: Marginal time of one more new token at the usual size of an iteration, from the profile.
-        up: It runs. Of one that is down, monitoring reports just that.
+        up: Whether the target runs; a target that is down is reported, too.
     """
 
     time_s: float
@@ -164,7 +164,7 @@ class TargetServer:
         config: Target,
         timer: StepTimer,
         colocated: StepTimer | None,
-        station: Station | None,
+        drafter: DrafterServer | None,
     ) -> None:
         """Set up an idle target.
 
@@ -173,13 +173,13 @@ class TargetServer:
             config: Its configuration.
             timer: Iteration times of the target model.
             colocated: Step times of a drafter that shares its GPUs.
-            station: A drafter with GPUs of its own beside it.
+            drafter: A drafter with GPUs of its own beside it.
         """
         self.number = number
         self.config = config
         self.timer = timer
         self.colocated = colocated
-        self.station = station
+        self.drafter = drafter
         self.batch_size = config.initial_batch_size
         self.batch_set_by: Request | None = None
         self.waiting: deque[Job] = deque()
@@ -205,20 +205,21 @@ class TargetServer:
         self.prefill_token_s = timer.compute_s[chunk] / chunk
 
     def busy_until_s(self, now_s: float) -> float:
-        """Return the time that it has been busy, the iteration under way included."""
+        """Return how long it has been busy, the iteration under way included."""
         return self.busy_s if self.idle else self.busy_s + (now_s - self.iteration_start_s)
 
     @property
     def has_drafter(self) -> bool:
         """Whether drafts can be made at this target."""
-        return self.colocated is not None or self.station is not None
+        return self.colocated is not None or self.drafter is not None
 
     def compose(self) -> list[tuple[Job, int]]:
         """Take the next batch from the ready queue: jobs with their number of new tokens.
 
-        At most `batch_size` sequences; prefill chunks share a budget of tokens. The job that has
-        waited longest always has a seat, so that neither class starves the other; the rest go by
-        class, and within a class first come first served or shortest first.
+        The batch has at most `batch_size` sequences, and its prefill chunks share a budget of tokens. The
+        job that has waited longest always gets a place, so that neither prefills nor decodes starve. The
+        other places go by class, prefill or decode, and within a class first come, first served, or
+        shortest first.
         """
         config = self.config
         rank_of_prefill = 1 if config.order == "decode_first" else -1
@@ -252,7 +253,7 @@ class TargetServer:
         return batch
 
     def report(self, now_s: float) -> Report:
-        """Return the state that the target would report now."""
+        """Return the present state as a report."""
         return Report(
             now_s,
             len(self.ready) + len(self.waiting),
@@ -271,29 +272,30 @@ class TargetServer:
         return step_times.marginal_token_s(timer, len(timer.compute_s), self.iteration_tokens, SLOPE_TOKENS)
 
     def noise(self, seed: int) -> float:
-        """Return the random factor of the iteration about to run."""
+        """Return the random factor of the next iteration's time."""
         return step_times.iteration_noise(self.config, seed, self.number, self.iterations)
 
 
-class Station:
+class DrafterServer:
     """A drafter on a device, on an edge server, or on GPUs of its own beside a target.
 
-    First come, first served, with a number of places; sequences drafted together share each step.
+    It serves its jobs first come, first served, and up to `concurrency` at a time. Jobs that run together
+    share each step.
 
     Attributes:
-        number: Number of the station; devices first, then edge servers, then targets.
+        number: Its number among all drafters: devices first, then edge servers, then targets.
         lane: Its name in timelines.
         timer: Step times.
-        concurrency: Number of places.
-        kv_capacity_tokens: Longest context.
+        concurrency: Number of jobs that can run together.
+        kv_capacity_tokens: Longest context that it can hold.
         power: Its power, for the energy of drafting.
         gpus: GPUs that the operator pays for; 0 on a user's device.
-        price_usd_per_gpu_hour: Their price.
+        price_usd_per_gpu_hour: Price of one of them.
         active: Jobs under way.
         queue: Jobs waiting.
         busy_s: Time with at least one job under way.
         mean_job_s: Running mean of a job's time.
-        down: Faults that keep it down; 0 while it is up.
+        down: Number of faults that keep it down; 0 while it is up.
         reports: Periodic reports (time, jobs, expected wait, up), newest last.
     """
 
@@ -334,28 +336,28 @@ class Station:
 
 @dataclass(frozen=True, slots=True)
 class HeadStart:
-    """What a drafter has drafted ahead on a guess that has turned out right.
+    """Tokens that a drafter has drafted ahead, on a guess that has turned out right.
 
     Attributes:
-        station: Number of the drafter.
-        context_tokens: Context from which it went on: committed tokens and the window under verification.
-        done_s: Time that it has spent on it.
-        tokens: Tokens that are complete, the guess of the token after the window included.
+        drafter_number: Number of the drafter.
+        context_tokens: Context that it drafted from: committed tokens and the window under verification.
+        done_s: Time that it has spent on drafting ahead.
+        tokens: Complete tokens, including the guess of the token after the window.
     """
 
-    station: int
+    drafter_number: int
     context_tokens: int
     done_s: float
     tokens: int
 
     @property
     def drafts(self) -> int:
-        """Complete drafts of the window to come."""
+        """Complete drafts of the next window."""
         return max(0, self.tokens - 1)
 
 
 class JobState(IntEnum):
-    """What has become of a draft job."""
+    """Whether a draft job waits, runs or has ended."""
 
     QUEUED = drafting.QUEUED
     ACTIVE = drafting.ACTIVE
@@ -364,18 +366,18 @@ class JobState(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class DraftJob:
-    """Drafting (or drafter prefill, gamma = 0) for one request at one station.
+    """The work of a drafter for one request: drafting, or a drafter prefill (gamma = 0).
 
     Attributes:
         request: The request.
-        station: The drafter.
+        drafter: The drafter.
         gamma: Tokens to draft.
         lag_tokens: Committed tokens to process first, the newest included.
-        context_tokens: Context from which it drafts.
-        done: Happens when it has ended.
-        timer: Its end, as long as nothing interferes.
-        is_ahead: It is drafted ahead of a verification, on a guess.
-        head_start: What was drafted ahead of this window.
+        context_tokens: Number of tokens that the drafts follow.
+        done: Event of its completion.
+        timer: Scheduled event of its end; cancelled if the job is withdrawn or begins anew.
+        is_ahead: Whether it drafts ahead of a verification, on a guess.
+        head_start: Part of this window that was drafted ahead.
         state: Whether it waits, runs or has ended.
         start_s: When it started.
         duration_s: How long it takes.
@@ -383,7 +385,7 @@ class DraftJob:
     """
 
     request: Request
-    station: Station
+    drafter: DrafterServer
     gamma: int
     lag_tokens: int
     context_tokens: int
@@ -397,20 +399,20 @@ class DraftJob:
     first_s: float = 0.0
 
     def start(self, now_s: float) -> None:
-        """Take a place at the drafter, of which it is one of the active jobs already.
+        """Compute when the job ends; the drafter must have put it among its active jobs already.
 
-        A draft with a head start goes on where the drafter is, if that is faster than to begin anew from
-        the committed tokens.
+        A job with a head start continues from it, if that is faster than drafting the window anew from the
+        committed tokens.
         """
-        station = self.station
-        kv_tokens = sum(job.context_tokens for job in station.active)
+        drafter = self.drafter
+        kv_tokens = sum(job.context_tokens for job in drafter.active)
         self.state = JobState.ACTIVE
-        timer = station.timer
-        drafting.start_job(self, timer, timer.factor, len(station.active), kv_tokens, now_s)
+        timer = drafter.timer
+        drafting.start_job(self, timer, timer.factor, len(drafter.active), kv_tokens, now_s)
 
     @property
     def head_context_tokens(self) -> int:
-        """Context from which its head start went on; 0 without one."""
+        """Context that its head start was drafted from; 0 without one."""
         return 0 if self.head_start is None else self.head_start.context_tokens
 
     @property
@@ -424,7 +426,7 @@ class DraftJob:
         return 0.0 if self.head_start is None else self.head_start.done_s
 
     def begin_anew(self) -> None:
-        """Wait again, with everything to do: the drafter has lost its KV."""
+        """Return to the queue with all its work to do, because the drafter has lost its KV."""
         if self.timer is not None and self.timer.callbacks is not None:
             self.timer.callbacks.clear()
         if self.gamma > 0:
@@ -434,17 +436,17 @@ class DraftJob:
         self.head_start = None
 
     def done_s(self, now_s: float) -> float:
-        """Return the time spent on it until now."""
+        """Return the time that the drafter has spent on it until now."""
         return drafting.done_s(self, now_s)
 
     def tokens_after(self, done_s: float) -> int:
-        """Return how many of its tokens are complete after so much time."""
+        """Return how many of its tokens are complete after the drafter has spent ``done_s`` on it."""
         return drafting.tokens_after(self, done_s)
 
 
 @dataclass(slots=True)
 class Device:
-    """A client device: its user's requests, its link and perhaps its drafter.
+    """A client device with its links and its drafter, if it has one.
 
     Attributes:
         number: Number of the device.
@@ -452,13 +454,13 @@ class Device:
         down: Channel from the targets.
         edge_up: Channel towards the edge servers.
         edge_down: Channel from the edge servers.
-        station: Its drafter.
+        drafter: Its drafter; None if it has none.
         radio_joules_per_byte: Energy of its radio.
-        rtt_s: Running mean round-trip time, as its controller measures it.
-        rtt_deviation_s: Running mean absolute deviation.
-        rtt_sample_s: When the newest sample was taken.
+        rtt_s: Running mean of the round-trip times that its controller has measured.
+        rtt_deviation_s: Running mean of their absolute deviations from it.
+        rtt_sample_s: When the newest of them was measured.
         loss: Running share of messages that needed a retransmission.
-        down_faults: Faults that keep it down; 0 while it is up.
+        down_faults: Number of faults that keep it down; 0 while it is up.
     """
 
     number: int
@@ -466,7 +468,7 @@ class Device:
     down: Channel
     edge_up: Channel | None
     edge_down: Channel | None
-    station: Station | None
+    drafter: DrafterServer | None
     radio_joules_per_byte: float
     rtt_s: float
     rtt_deviation_s: float = 0.0
@@ -481,34 +483,36 @@ class Device:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request and all that is known of it.
+    """A request and its state.
 
     Attributes:
-        number: Order of arrival in the episode.
-        spec: What it is.
-        device: Where it comes from.
+        number: Its rank by arrival in the episode, from 0.
+        spec: What the workload draws: its class, its lengths and its SLO.
+        device: The device that it comes from.
         arrival_s: When it arrived.
         acceptance: Realised acceptance by draft model.
         committed: Output tokens committed at the target.
         target: Target that holds its KV; -1 before admission.
         control: Site and number (of device, edge server or target) where its decisions are taken.
-        drafted_at: Station number of the last draft round; -1 before the first.
-        drafter_valid: Tokens of its context that are right in each station's KV, by station number.
-        warming: Drafter prefills under way, by station number.
-        process: The process that lives its life.
-        draft: Its round's draft job under way.
-        ahead: Its job drafted ahead of a verification.
+        drafted_at: Number of the drafter of the last draft round; -1 before the first.
+        drafter_valid: Number of its context tokens that each drafter's KV holds, by drafter number.
+        warming: Drafter prefills under way, by drafter number.
+        process: Its SimPy process.
+        draft: Draft job of the present round; None once it has ended.
+        ahead: Job that drafts ahead while the target verifies.
         head_start: What was drafted ahead, once the guess has turned out right.
-        guessed: The last window and the guess of the token after it were right.
-        chain_start: Position where its drafter began to propose without a break.
-        in_flight: Arrival of its message that is on its way to a target.
-        served: Jobs brought to targets, and recoveries: what patience waits to see change.
-        exchange: Windows sent and results received: what a client's time-out waits to see change.
+        guessed: Whether the last window and the guess of the token after it were right.
+        chain_start: Output position from which its drafter has drafted without beginning anew.
+        in_flight: Arrival of its message that is under way.
+        served: Counter of jobs queued at targets and of cancellations. A target's patience has run out if
+            the counter has not changed meanwhile.
+        exchange: Counter of windows sent, results received and cancellations. A device's time-out has run
+            out if the counter has not changed meanwhile.
         kv_reserved_tokens: KV tokens that it holds at its target; 0 while it waits for room there.
-        admission: Number of its admission to its target.
-        report: Newest report of its target that reached its controller.
-        own_jobs: Draft jobs on its own device as its controller last saw them.
-        delay_caused_s: Time by which it has delayed others, summed over them (if it is accounted).
+        admission: Its rank among the admissions to its target.
+        report: Report of its target that came with the newest result.
+        own_jobs: Number of draft jobs on its device when its controller last saw them.
+        delay_caused_s: Time by which it has delayed other requests, summed over them, if that is computed.
     """
 
     number: int
@@ -555,7 +559,7 @@ class Request:
     last_confidence: float = 0.0
 
     def learn(self, drafted: int, accepted: int, committed: int, confidence: float, weight: float) -> None:
-        """Take the outcome of a draft round into the statistics that its controller keeps."""
+        """Update the controller's statistics by the outcome of a draft round."""
         self.recent_gammas = (drafted, *self.recent_gammas[:-1])
         self.recent_accepted = (accepted, *self.recent_accepted[:-1])
         drafting.learn_round(self, drafted, accepted, committed, weight)
@@ -571,12 +575,12 @@ class Request:
         """Whether all its tokens are committed."""
         return self.committed >= self.spec.output_tokens
 
-    def drafter_lag(self, station: int) -> int:
-        """Return the committed tokens that a drafter has not processed (at least 1: the newest)."""
-        return self.context_tokens - self.drafter_valid.get(station, 0)
+    def drafter_lag(self, drafter_number: int) -> int:
+        """Return how many committed tokens a drafter has not processed: at least 1, the newest."""
+        return self.context_tokens - self.drafter_valid.get(drafter_number, 0)
 
     def realise(self, seed: int, model: str) -> AcceptanceRealisation:
-        """Return what a draft model's proposals will meet, drawn at first use."""
+        """Return the acceptance of a draft model's proposals; it is drawn at the first call."""
         realisation = self.acceptance.get(model)
         if realisation is None:
             source, drafter = self.sources[model]

@@ -9,9 +9,9 @@ from typing import NamedTuple
 class Order(IntEnum):
     """Priority of event kinds at one instant; part of the contract between engines.
 
-    What breaks or comes back does so first. Work that ends comes before messages that arrive, those before
-    whoever ran out of patience for them, those before decisions, and all decisions before any server starts
-    an iteration, so that a request can join the very next batch.
+    Crashes and returns come first. Then follow the ends of work, the arrivals of messages, the time-outs that
+    wait for them, and the decisions. All decisions come before any server starts an iteration, so that a
+    request can join the very next batch.
     Events of one kind go by the number of their entity, then by sequence number.
     """
 

@@ -1,11 +1,15 @@
-"""The reference engine: the definition of the simulation, as SimPy processes.
+"""The reference engine, which defines the simulation. It is written as SimPy processes.
 
-A request is a process that reads like the protocol (:meth:`ReferenceSimulation._request`): arrive,
-decide, prefill, then rounds of decide, draft, verify, deliver. A new protocol is a new kind of round.
-Targets and drafters are queues with one timed event for the work under way.
+Each request is one process that reads like the protocol (:meth:`ReferenceSimulation._request`): it arrives,
+decides and prefills, and then goes through rounds of deciding, drafting, verifying and delivering. To add a
+protocol, write a new form of round. A target or a drafter is a queue, with one timed event for the work
+under way.
 
-Every event has an explicit place in the order of its instant (:class:`dsd_env.sim.events.Order`),
-so that another engine can reproduce the same log.
+:class:`dsd_env.sim.events.Order` says which of several events at one instant comes first, so that another
+engine can reproduce the same event log.
+
+Two terms: *plain decoding* is autoregressive decoding, in which the target generates its tokens without
+drafts. An *iteration* is one engine step of a target, that is, one forward pass over its batch.
 """
 
 from __future__ import annotations
@@ -28,14 +32,14 @@ from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.entities import (
     Device,
+    DrafterServer,
     DraftJob,
     HeadStart,
     Job,
-    JobKind,
     JobState,
     Request,
-    Station,
     TargetServer,
+    TargetTask,
 )
 from dsd_env.sim.events import Event, EventKind, Order, Span
 from dsd_env.sim.iteration import IterationCost, Share
@@ -50,12 +54,13 @@ Process = Generator[simpy.Event, object, None]
 class _Environment(simpy.Environment):
     """SimPy with absolute times and an explicit order of events at one instant.
 
-    ``schedule`` would compute now + (t - now), which need not be t in floating point, so events go
-    straight into the queue. SimPy's own priorities (0 and 1) come before every :class:`Order`.
+    SimPy's ``schedule`` takes a delay and would compute now + (t - now), which can differ from t in floating
+    point. Events are therefore pushed straight onto SimPy's queue. SimPy's own priorities (0 and 1) come
+    before every :class:`Order`.
     """
 
     def at(self, time_s: float, order: Order, entity: int, event: simpy.Event | None = None) -> simpy.Event:
-        """Let an event happen at an absolute time, in the place that order and entity give it."""
+        """Schedule an event at an absolute time; order and entity give its rank among those of that time."""
         if event is None:
             event = simpy.Event(self)
         event._ok = True
@@ -66,14 +71,14 @@ class _Environment(simpy.Environment):
 
 
 class Interruption(Enum):
-    """Why a request leaves off what it is at."""
+    """Why a request stops what it is doing."""
 
     TAKEOVER = auto()
     TARGET_LOST = auto()
 
 
 class _TargetDownError(Exception):
-    """A message has come to a target that is down."""
+    """A message has reached a target that is down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +86,10 @@ class Resolution:
     """A decision as it is executed.
 
     Attributes:
-        gamma: Speculation length in force; 0 is plain decoding.
-        batch_size: Batch size that comes into force at the target.
+        gamma: Speculation length used; 0 is plain decoding.
+        batch_size: Batch size that the target uses from now on.
         site: Where drafts are made.
-        station: Number of the drafter; -1 for plain decoding.
+        drafter_number: Number of the drafter; -1 for plain decoding.
         edge_server: Number of the edge server; -1 elsewhere.
         target: Number of the target.
         reason: Why the decision was not executed as given; None if it was.
@@ -93,7 +98,7 @@ class Resolution:
     gamma: int
     batch_size: int
     site: Site
-    station: int
+    drafter_number: int
     edge_server: int
     target: int
     reason: str | None
@@ -111,11 +116,11 @@ class ReferenceSimulation:
     Attributes:
         scenario: What is simulated.
         seed: Episode seed.
-        terminated: The workload is finished: every request arrived and completed.
-        truncated: The episode's number of requests has completed, or its horizon is reached.
+        terminated: Whether the workload is finished: every request has arrived and completed.
+        truncated: Whether the episode's number of requests has completed, or its horizon is reached.
         events: Event log, if recorded.
         spans: Timeline bars, if recorded.
-        resolved: Decisions that were not executed as given, by reason.
+        resolved: Number of decisions that were not executed as given, by reason.
         newly_completed: Requests that completed since the last decision was answered.
     """
 
@@ -137,7 +142,7 @@ class ReferenceSimulation:
             record_events: Keep the event log.
             record_spans: Keep timeline bars for rendering.
             price_delays: Account to each request how long it makes others wait (`delay_caused_s`).
-            builder: Builder of this scenario's worlds, to load profiles and traces only once.
+            builder: Builder of this scenario's worlds; pass one to load profiles and traces only once.
 
         Raises:
             ValueError: The seed is not a whole number from 0 to 2^63 − 1.
@@ -176,7 +181,8 @@ class ReferenceSimulation:
         self._decisions: list[Decision] = []
         self._start_processes()
 
-    # SimPy's processes are generators, which can be neither copied nor pickled: the decisions are kept.
+    # SimPy's processes are generators, which can be neither copied nor pickled. A copy therefore keeps the
+    # decisions taken so far and repeats them.
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -192,7 +198,7 @@ class ReferenceSimulation:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Repeat the episode until where it was, which takes as long as it took to get there."""
+        """Repeat the episode up to the copied point, which takes as long as it took the first time."""
         ReferenceSimulation.__init__(self, *state["arguments"], **state["options"])
         for decision in state["decisions"]:
             self.next_decision()
@@ -208,10 +214,10 @@ class ReferenceSimulation:
         return float(self._env.now)
 
     def next_decision(self) -> DecisionView | None:
-        """Advance to the next due decision and return what its controller knows; None at the end.
+        """Advance to the next decision and return what its controller knows; None at the end of the episode.
 
         Raises:
-            RuntimeError: The decision before has not been answered.
+            RuntimeError: The previous decision has not been answered.
         """
         if self._due_view() is not None:
             raise RuntimeError("answer the pending decision with decide() before asking for the next")
@@ -235,9 +241,9 @@ class ReferenceSimulation:
         """Answer the pending decision.
 
         Args:
-            decision: Speculation length, batch size and placement. What cannot be done is resolved:
-                a target believed down is replaced by the first on offer that is believed up
-                (``target_down``); drafting where no drafter is available becomes plain decoding at that
+            decision: Speculation length, batch size and placement. A decision that cannot be executed is
+                changed: a target that is believed down is replaced by the first candidate's that is believed
+                up (``target_down``); drafting where no drafter is available becomes plain decoding at that
                 candidate's target (``no_drafter``); a batch size above the target's limit is clipped
                 (``batch_clipped``).
 
@@ -246,7 +252,7 @@ class ReferenceSimulation:
 
         Raises:
             RuntimeError: No decision is pending.
-            ValueError: gamma or batch size negative or zero, or placement off the list.
+            ValueError: gamma, batch size or placement is out of range.
         """
         if self._pending is None:
             raise RuntimeError("no decision is pending: call next_decision() first")
@@ -270,26 +276,28 @@ class ReferenceSimulation:
         target = candidate.target.index
         if reason is not None:
             self.resolved[reason] = self.resolved.get(reason, 0) + 1
-        station = -1
+        drafter_number = -1
         if gamma > 0:
-            station = self._telemetry.station_number(
+            drafter_number = self._telemetry.drafter_number(
                 view.device, candidate.site, candidate.edge_server, target
             )
-        return Resolution(gamma, batch_size, candidate.site, station, candidate.edge_server, target, reason)
+        return Resolution(
+            gamma, batch_size, candidate.site, drafter_number, candidate.edge_server, target, reason
+        )
 
     # ------------------------------------------------------------------ results
 
     @property
     def due_request(self) -> Request | None:
-        """The request whose decision is due."""
+        """The request that waits for a decision; None if none does."""
         return None if self._pending is None else self._pending[0]
 
     @property
     def totals(self) -> Totals:
         """Cumulative totals from the start of the episode until now, as a copy.
 
-        Looking does not change what is summed later: an observed episode has the same metrics to the
-        last bit as one that nobody looked at.
+        Reading them does not change later sums: an episode has the same metrics, to the last bit, whether or
+        not its totals were read.
         """
         totals = self._totals.copy()
         totals.accrue(self.now_s, self._in_system, self._world.idle_w)
@@ -333,7 +341,7 @@ class ReferenceSimulation:
                 env.process(self._fault(member))
 
     def _client(self, device: Device) -> Process:
-        """A user who thinks, asks, reads the whole answer, and thinks again."""
+        """A user of a closed loop, who thinks, asks, waits for the whole answer, and thinks again."""
         ordinal = 0
         while True:
             asks_s = self._workload.think_end_s(device.number, ordinal, self.now_s)
@@ -344,7 +352,7 @@ class ReferenceSimulation:
             ordinal += 1
 
     def _open_arrivals(self) -> Process:
-        """Users who ask without waiting for one another."""
+        """Users who share one arrival process and ask without waiting for answers."""
         ordinal = 0
         arrival_s = 0.0
         asked = [0] * len(self._world.devices)
@@ -361,7 +369,7 @@ class ReferenceSimulation:
                 return
 
     def _client_arrivals(self, device: Device) -> Process:
-        """A user who asks without waiting, in a process of its own."""
+        """A user with an arrival process of their own, who asks without waiting for answers."""
         arrival_s = 0.0
         ordinal = 0
         while not self._arrivals_are_over():
@@ -388,33 +396,33 @@ class ReferenceSimulation:
             yield self._env.at(number * period_s, Order.TELEMETRY, 0)
 
     def _request(self, device: Device, spec: RequestSpec) -> Process:
-        """The life of one request."""
+        """Run one request from its arrival to its completion."""
         request = self._arrive(device, spec)
         request.process = self._env.active_process
-        doing = self._turn(request)
+        activity = self._turn(request)
         while not request.finished:
             try:
-                yield from doing
-                doing = self._turn(request)
+                yield from activity
+                activity = self._turn(request)
             except simpy.Interrupt as interrupt:
                 if interrupt.cause is Interruption.TAKEOVER:
-                    doing = self._decode_alone(request)
+                    activity = self._decode_alone(request)
                 else:
-                    doing = self._reconnect(request)
+                    activity = self._reconnect(request)
             except _TargetDownError:
                 self._abandon(request)
-                doing = self._reconnect(request)
+                activity = self._reconnect(request)
         yield self._env.at(request.delivery_s[-1], Order.DELIVERY, request.number)
         self._complete(request)
 
     def _turn(self, request: Request) -> Process:
-        """One decision and what it opens: the prefill, or a round."""
+        """Take one decision and carry it out: the prefill, or a round."""
         resolution = yield from self._decision(request)
         if request.committed == 0:
             yield from self._prefill(request, resolution)
             return
         request.rounds += 1
-        if request.head_start is not None and request.head_start.station != resolution.station:
+        if request.head_start is not None and request.head_start.drafter_number != resolution.drafter_number:
             self._discard_head_start(request)
         if resolution.gamma == 0:
             yield from self._plain_round(request, resolution)
@@ -424,7 +432,7 @@ class ReferenceSimulation:
             yield from self._edge_round(request, resolution)
 
     def _decision(self, request: Request) -> Generator[simpy.Event, object, Resolution]:
-        """Wait for this request's turn among the decisions of the instant, and for the answer."""
+        """Wait for the request's turn among the decisions of this instant, then for the answer."""
         while self._is_down(request.control):
             yield self._back.setdefault(request.control, self._env.event())
         yield self._env.at(self.now_s, Order.DECISION, request.number)
@@ -440,19 +448,21 @@ class ReferenceSimulation:
         return resolution
 
     def _prefill(self, request: Request, resolution: Resolution) -> Process:
-        """The prompt goes up and is prefilled; the drafter prefills in parallel; one token comes back."""
+        """Send the prompt up and have it prefilled, by the drafter too; the target commits one token."""
         target = self._world.targets[resolution.target]
         device = request.device
         prompt = request.spec.prompt_tokens
         sent_s = self.now_s
         colocated = resolution.gamma > 0 and resolution.site == Site.COLOCATED
-        if resolution.gamma > 0 and not colocated and self._is_cold(request, resolution.station):
+        if resolution.gamma > 0 and not colocated and self._is_cold(request, resolution.drafter_number):
             self._env.process(self._warm_up(request, resolution))
         arrives_s = self._send_up(device, prompt * self._protocol.bytes_per_token, request)
         yield from self._travel(request, arrives_s)
         self._telemetry.count_arrival()
         served_s = self.now_s
-        yield from self._serve(request, target, JobKind.PREFILL, resolution, prefill=prompt, warm=colocated)
+        yield from self._serve(
+            request, target, TargetTask.PREFILL, resolution, prefill=prompt, warm=colocated
+        )
         served_s = self.now_s - served_s
         if request.finished:
             return
@@ -466,21 +476,24 @@ class ReferenceSimulation:
             yield from self._move_control(request, (Site.EDGE_SERVER, resolution.edge_server), tokens=1)
 
     def _travel(self, request: Request, arrives_s: float) -> Process:
-        """Wait for a message of this request to arrive; if the request gives it up, it comes too late."""
+        """Wait for a message of this request to arrive.
+
+        If the request stops waiting (see :meth:`_abandon`), the message still arrives and counts as late.
+        """
         request.in_flight = self._env.at(arrives_s, Order.DELIVERY, request.number)
         yield request.in_flight
         request.in_flight = None
 
     @staticmethod
-    def _is_cold(request: Request, station: int) -> bool:
-        """Return whether a drafter has nothing of the request, and none is being warmed up."""
-        return not request.warming and request.drafter_valid.get(station, 0) == 0
+    def _is_cold(request: Request, drafter_number: int) -> bool:
+        """Return whether a drafter has none of the request's context and no drafter is prefilling it."""
+        return not request.warming and request.drafter_valid.get(drafter_number, 0) == 0
 
     def _warm_up(self, request: Request, resolution: Resolution) -> Process:
-        """The drafter prefills the prompt while the target does."""
-        station = self._station(resolution)
+        """Let the drafter prefill the prompt while the target does."""
+        drafter = self._drafter_server(resolution)
         warmed = self._env.event()
-        request.warming[station.number] = warmed
+        request.warming[drafter.number] = warmed
         if resolution.site == Site.EDGE_SERVER:
             channel = request.device.edge_up
             assert channel is not None
@@ -489,24 +502,24 @@ class ReferenceSimulation:
             self._count_bytes(size, request.device)
             yield self._env.at(arrives_s, Order.DELIVERY, request.number)
         prompt = request.spec.prompt_tokens
-        yield self._draft_job(DraftJob(request, station, 0, prompt, prompt, self._env.event()))
-        request.drafter_valid[station.number] = prompt
-        del request.warming[station.number]
+        yield self._draft_job(DraftJob(request, drafter, 0, prompt, prompt, self._env.event()))
+        request.drafter_valid[drafter.number] = prompt
+        del request.warming[drafter.number]
         warmed.succeed()
 
     def _edge_round(self, request: Request, resolution: Resolution) -> Process:
         """Draft on the device or an edge server, verify at the target, return the result there."""
-        station = self._station(resolution)
+        drafter = self._drafter_server(resolution)
         on_device = resolution.site == Site.OWN_DEVICE
         place = (resolution.site, request.device.number if on_device else resolution.edge_server)
         if request.control != place:
-            lag = request.drafter_lag(station.number)
+            lag = request.drafter_lag(drafter.number)
             yield from self._move_control(request, place, tokens=min(lag, request.context_tokens))
-        if station.number in request.warming:
-            yield request.warming[station.number]
+        if drafter.number in request.warming:
+            yield request.warming[drafter.number]
         context = request.context_tokens
-        drafted = self._confident_drafts(request, station.number, resolution.gamma)
-        yield self._draft(request, station, drafted)
+        drafted = self._confident_drafts(request, drafter.number, resolution.gamma)
+        yield self._draft(request, drafter, drafted)
 
         target = self._world.targets[resolution.target]
         moves = resolution.target != request.target
@@ -519,12 +532,12 @@ class ReferenceSimulation:
             self._expect_result(request, size)
         else:
             arrives_s = self._send_backhaul(resolution.edge_server, resolution.target, True, size, request)
-        self._draft_ahead(request, station, drafted)
+        self._draft_ahead(request, drafter, drafted)
         yield from self._travel(request, arrives_s)
         request.control = (Site.COLOCATED, resolution.target)
         served_s = self.now_s
         yield from self._serve(
-            request, target, JobKind.VERIFY, resolution, gamma=drafted, prefill=context - 1 if moves else 0
+            request, target, TargetTask.VERIFY, resolution, gamma=drafted, prefill=context - 1 if moves else 0
         )
         served_s = self.now_s - served_s
         if request.finished:
@@ -542,27 +555,27 @@ class ReferenceSimulation:
         self._settle_ahead(request)
 
     def _colocated_round(self, request: Request, resolution: Resolution) -> Process:
-        """Draft and verify at the target: no round trip; tokens stream down."""
+        """Draft and verify at the target. Nothing travels but the tokens, which go down to the client."""
         target = self._world.targets[resolution.target]
         prefill = yield from self._reach_target(request, resolution)
-        if target.station is None:
+        if target.drafter is None:
             yield from self._serve(
-                request, target, JobKind.COLOCATED, resolution, gamma=resolution.gamma, prefill=prefill
+                request, target, TargetTask.COLOCATED, resolution, gamma=resolution.gamma, prefill=prefill
             )
             return
-        station = target.station
-        drafted = self._confident_drafts(request, station.number, resolution.gamma)
-        yield self._draft(request, station, drafted)
-        self._draft_ahead(request, station, drafted)
-        yield from self._serve(request, target, JobKind.VERIFY, resolution, gamma=drafted, prefill=prefill)
+        drafter = target.drafter
+        drafted = self._confident_drafts(request, drafter.number, resolution.gamma)
+        yield self._draft(request, drafter, drafted)
+        self._draft_ahead(request, drafter, drafted)
+        yield from self._serve(request, target, TargetTask.VERIFY, resolution, gamma=drafted, prefill=prefill)
         if not request.finished:
             self._settle_ahead(request)
 
     def _plain_round(self, request: Request, resolution: Resolution) -> Process:
-        """The target decodes a chunk of tokens alone, streaming."""
+        """Let the target decode a chunk of tokens without drafts and send each one at once."""
         prefill = yield from self._reach_target(request, resolution)
         target = self._world.targets[resolution.target]
-        yield from self._serve(request, target, JobKind.PLAIN, resolution, prefill=prefill)
+        yield from self._serve(request, target, TargetTask.PLAIN, resolution, prefill=prefill)
 
     def _reach_target(self, request: Request, resolution: Resolution) -> Generator[simpy.Event, object, int]:
         """Bring control to the target; return the context tokens to prefill there first."""
@@ -575,7 +588,7 @@ class ReferenceSimulation:
         return request.context_tokens - 1 if moves else 0
 
     def _move_control(self, request: Request, place: tuple[Site, int], tokens: int) -> Process:
-        """Send a control message, with the tokens that the new place lacks, hop by hop."""
+        """Move control to a place, hop by hop, by a message that carries the tokens the new place lacks."""
         device = request.device
         size = tokens * self._protocol.bytes_per_token
         while request.control != place:
@@ -605,7 +618,7 @@ class ReferenceSimulation:
     # ------------------------------------------------------------------ what goes wrong
 
     def _fault(self, member: FaultMember) -> Process:
-        """One entity that crashes and comes back."""
+        """Let one entity crash and return, time after time."""
         windows = FaultWindows(member, self.seed)
         while windows.start_s < float("inf"):
             yield self._env.at(windows.start_s, Order.FAULT, member.number)
@@ -623,43 +636,46 @@ class ReferenceSimulation:
             if target.down == 1:
                 self._crash_target(target)
         elif member.site == "edge":
-            self._crash_station(self._world.edges[member.entity])
+            self._crash_drafter(self._world.edges[member.entity])
         else:
             device = self._world.devices[member.entity]
             device.down_faults += 1
-            if device.station is not None:
-                self._crash_station(device.station)
+            if device.drafter is not None:
+                self._crash_drafter(device.drafter)
 
     def _come_back(self, member: FaultMember) -> None:
         if member.site == "target":
             target = self._world.targets[member.entity]
             target.down -= 1
-            if target.down == 0 and target.station is not None:
-                self._station_returns(target.station)
+            if target.down == 0 and target.drafter is not None:
+                self._drafter_returns(target.drafter)
             return
         if member.site == "edge":
             place = (Site.EDGE_SERVER, member.entity)
-            self._station_returns(self._world.edges[member.entity])
+            self._drafter_returns(self._world.edges[member.entity])
         else:
             place = (Site.OWN_DEVICE, member.entity)
             device = self._world.devices[member.entity]
             device.down_faults -= 1
-            if device.station is not None:
-                self._station_returns(device.station)
+            if device.drafter is not None:
+                self._drafter_returns(device.drafter)
         if not self._is_down(place) and place in self._back:
             self._back.pop(place).succeed()
 
     def _is_down(self, place: tuple[Site, int]) -> bool:
-        """Return whether nobody can decide at a place now. Decisions at a target are its front end's."""
+        """Return whether a place is down, so that no decision can be taken there.
+
+        A target never counts as down here: its front end takes the decisions, and that does not crash.
+        """
         site, number = place
         if site == Site.OWN_DEVICE:
             return self._world.devices[number].down_faults > 0
         return site == Site.EDGE_SERVER and self._world.edges[number].down > 0
 
     def _crash_target(self, target: TargetServer) -> None:
-        """A target loses its KV, its queue and the iteration under way; its clients are told.
+        """Take from a target its KV, its queue and the iteration under way, and interrupt its requests.
 
-        What was committed has left: a front end that survives holds the connections.
+        Committed tokens are not lost: the front end, which survives and holds the connections, has sent them.
         """
         if not target.idle:
             self._iteration_over(target)
@@ -679,44 +695,44 @@ class ReferenceSimulation:
                 self._totals.interruptions += 1
                 self._interrupt(request, Interruption.TARGET_LOST)
         self._lose_drafter_kv(self._colocated_base + target.number)
-        if target.station is not None:
-            self._crash_station(target.station)
+        if target.drafter is not None:
+            self._crash_drafter(target.drafter)
 
-    def _crash_station(self, station: Station) -> None:
-        """A drafter loses its KV. Its drafts begin anew when it is back; those drafted ahead are lost."""
-        station.down += 1
-        if station.down > 1:
+    def _crash_drafter(self, drafter: DrafterServer) -> None:
+        """Take its KV from a drafter; it redoes its drafts after its return, but not those drafted ahead."""
+        drafter.down += 1
+        if drafter.down > 1:
             return
-        self._lose_drafter_kv(station.number)
-        for job in [*station.active, *station.queue]:
+        self._lose_drafter_kv(drafter.number)
+        for job in [*drafter.active, *drafter.queue]:
             if job.is_ahead:
                 self._roll_back(job)
                 job.request.ahead = None
-        if station.active:
-            station.queue.extendleft(reversed(station.active))
-            station.active.clear()
-            self._drafting_over(station)
-        for job in station.queue:
+        if drafter.active:
+            drafter.queue.extendleft(reversed(drafter.active))
+            drafter.active.clear()
+            self._drafting_over(drafter)
+        for job in drafter.queue:
             job.begin_anew()
 
-    def _station_returns(self, station: Station) -> None:
-        station.down -= 1
-        self._start_drafts(station)
+    def _drafter_returns(self, drafter: DrafterServer) -> None:
+        drafter.down -= 1
+        self._start_drafts(drafter)
 
-    def _lose_drafter_kv(self, station: int) -> None:
+    def _lose_drafter_kv(self, drafter_number: int) -> None:
         for request in self._active.values():
-            request.drafter_valid.pop(station, None)
-            if request.head_start is not None and request.head_start.station == station:
+            request.drafter_valid.pop(drafter_number, None)
+            if request.head_start is not None and request.head_start.drafter_number == drafter_number:
                 self._discard_head_start(request)
 
     def _interrupt(self, request: Request, cause: Interruption) -> None:
-        """Let a request leave off what it is at; its process goes on with what the cause asks for."""
+        """Stop what a request is doing; its process goes on with what the cause calls for."""
         self._abandon(request)
         assert request.process is not None
         request.process.interrupt(cause)
 
     def _abandon(self, request: Request) -> None:
-        """Give up a request's drafts and messages under way. A message already sent will come too late."""
+        """Cancel a request's drafts and messages under way; a message already sent will arrive too late."""
         request.served += 1
         request.exchange += 1
         if request.in_flight is not None:
@@ -738,7 +754,7 @@ class ReferenceSimulation:
         self._log(EventKind.LATE, -1, request, 0)
 
     def _reconnect(self, request: Request) -> Process:
-        """The front end finds the target down and tells the client, who decides anew."""
+        """Let the front end notice that the target is down and tell the client, who decides again."""
         detected_s = self.now_s + self._protocol.crash_detection_s
         yield self._env.at(detected_s, Order.DELIVERY, request.number)
         arrives_s = self._send_down(request.device, 0.0, request)
@@ -746,7 +762,7 @@ class ReferenceSimulation:
         request.control = (Site.OWN_DEVICE, request.device.number)
 
     def _expect_drafts(self, request: Request) -> None:
-        """The target has sent a result and waits for the next window, but not for ever."""
+        """Start the target's patience: it has sent a result and waits a limited time for the next drafts."""
         patience_s = self._protocol.patience_s
         if patience_s is not None:
             served = request.served
@@ -761,13 +777,13 @@ class ReferenceSimulation:
             self._interrupt(request, Interruption.TAKEOVER)
 
     def _decode_alone(self, request: Request) -> Process:
-        """The target goes on by plain decoding; the next decision is taken there."""
+        """Let the target go on by plain decoding; the next decision is taken there."""
         target = self._world.targets[request.target]
         request.control = (Site.COLOCATED, target.number)
-        yield from self._serve(request, target, JobKind.PLAIN, None)
+        yield from self._serve(request, target, TargetTask.PLAIN, None)
 
     def _expect_result(self, request: Request, size_bytes: float) -> None:
-        """The device has sent its drafts and waits for the result; it sends them again after a time-out."""
+        """Start the device's time-out: it has sent drafts and sends them again if no result comes in time."""
         request.exchange += 1
         if self._protocol.client_timeout_s is not None:
             self._send_again_after(request, size_bytes, self._protocol.client_timeout_s, request.exchange)
@@ -789,7 +805,7 @@ class ReferenceSimulation:
         timer.callbacks.append(send_again)
 
     def _duplicate(self, request: Request) -> None:
-        """The target has seen this round's number before and ignores the message."""
+        """Count a message whose round number the target has seen before; the target ignores it."""
         self._totals.duplicate_messages += 1
         self._log(EventKind.DUPLICATE, -1, request, 0)
 
@@ -837,12 +853,12 @@ class ReferenceSimulation:
             self.terminated = True
             self.truncated = False
 
-    def _confident_drafts(self, request: Request, station: int, gamma: int) -> int:
+    def _confident_drafts(self, request: Request, drafter_number: int, gamma: int) -> int:
         """Return how many tokens are drafted before the confidence stop ends the draft."""
         threshold = self._protocol.confidence_stop
         if threshold == 0.0:
             return gamma
-        confidence = request.realise(self.seed, self._world.station_models[station]).top1_prob
+        confidence = request.realise(self.seed, self._world.drafter_models[drafter_number]).top1_prob
         start = request.committed
         for drafted in range(1, gamma):
             position = start + drafted - 1
@@ -850,9 +866,9 @@ class ReferenceSimulation:
                 return drafted
         return gamma
 
-    def _verified(self, request: Request, station: int, drafted: int) -> None:
+    def _verified(self, request: Request, drafter_number: int, drafted: int) -> None:
         """Commit the outcome of verifying ``drafted`` tokens: the accepted ones and one more."""
-        realisation = request.realise(self.seed, self._world.station_models[station])
+        realisation = request.realise(self.seed, self._world.drafter_models[drafter_number])
         start = request.committed
         left = request.spec.output_tokens - start
         run = realisation.run_at(start, request.chain_start)
@@ -860,13 +876,13 @@ class ReferenceSimulation:
         committed = min(accepted + 1, left)
         request.guessed = run > drafted
         # The drafter has processed its own drafts but the last; those accepted are right.
-        request.drafter_valid[station] = request.context_tokens + min(drafted - 1, accepted)
-        request.drafted_at = station
+        request.drafter_valid[drafter_number] = request.context_tokens + min(drafted - 1, accepted)
+        request.drafted_at = drafter_number
         request.verifies += 1
         request.drafted += drafted
         request.accepted += accepted
         request.round_tokens = committed
-        # Later drafts were made on a wrong path; the recorded confidence there is of the true one's future.
+        # Drafts after the first rejected one follow a wrong path, for which no confidence is recorded.
         last = min(start + min(accepted, drafted - 1), len(realisation.top1_prob) - 1)
         confidence = float(realisation.top1_prob[last])
         request.learn(drafted, accepted, committed, confidence, self._protocol.stats_window)
@@ -895,7 +911,7 @@ class ReferenceSimulation:
 
     @staticmethod
     def _own_jobs(device: Device) -> int:
-        return 0 if device.station is None else len(device.station.active) + len(device.station.queue)
+        return 0 if device.drafter is None else len(device.drafter.active) + len(device.drafter.queue)
 
     # ------------------------------------------------------------------ links
 
@@ -946,38 +962,38 @@ class ReferenceSimulation:
 
     # ------------------------------------------------------------------ drafters
 
-    def _station(self, resolution: Resolution) -> Station:
+    def _drafter_server(self, resolution: Resolution) -> DrafterServer:
         if resolution.site == Site.EDGE_SERVER:
             return self._world.edges[resolution.edge_server]
-        station = self._world.devices[resolution.station].station
-        assert station is not None
-        return station
+        drafter = self._world.devices[resolution.drafter_number].drafter
+        assert drafter is not None
+        return drafter
 
-    def _draft(self, request: Request, station: Station, drafted: int) -> simpy.Event:
-        """Draft a window, from where the drafter is; the event returned happens when it is complete."""
+    def _draft(self, request: Request, drafter: DrafterServer, drafted: int) -> simpy.Event:
+        """Draft a window, using a head start if there is one; return the event of its completion."""
         head, request.head_start = request.head_start, None
         if head is None:
             request.chain_start = request.committed
         else:
             self._totals.discarded += max(0, head.drafts - drafted)
-        lag = request.drafter_lag(station.number)
+        lag = request.drafter_lag(drafter.number)
         done = self._env.event()
         request.draft = DraftJob(
-            request, station, drafted, lag, request.context_tokens, done, head_start=head
+            request, drafter, drafted, lag, request.context_tokens, done, head_start=head
         )
         return self._draft_job(request.draft)
 
-    def _draft_ahead(self, request: Request, station: Station, drafted: int) -> None:
-        """Go on drafting while a window is verified: a guess of the token after it, and as many again."""
+    def _draft_ahead(self, request: Request, drafter: DrafterServer, drafted: int) -> None:
+        """Draft ahead while a window is verified: guess the token after it and draft another window."""
         context = request.context_tokens + drafted
-        if self._protocol.kind != "pipelined" or context + drafted + 1 > station.kv_capacity_tokens:
+        if self._protocol.kind != "pipelined" or context + drafted + 1 > drafter.kv_capacity_tokens:
             return
         done = self._env.event()
-        request.ahead = DraftJob(request, station, drafted + 1, 1, context, done, is_ahead=True)
+        request.ahead = DraftJob(request, drafter, drafted + 1, 1, context, done, is_ahead=True)
         self._draft_job(request.ahead)
 
     def _settle_ahead(self, request: Request) -> None:
-        """The result has come to the drafter: it keeps what it drafted ahead, or rolls it back."""
+        """Keep what was drafted ahead if the result confirms it; otherwise roll it back."""
         job, request.ahead = request.ahead, None
         if job is None:
             return
@@ -985,32 +1001,32 @@ class ReferenceSimulation:
         tokens = job.tokens_after(done_s)
         if tokens > 0 and request.context_tokens == job.context_tokens + 1:
             # The whole window was right, and the drafter has processed all of it.
-            request.drafter_valid[job.station.number] = job.context_tokens
+            request.drafter_valid[job.drafter.number] = job.context_tokens
         if request.guessed and done_s > 0.0:
             self._withdraw(job)
-            request.head_start = HeadStart(job.station.number, job.context_tokens, done_s, tokens)
+            request.head_start = HeadStart(job.drafter.number, job.context_tokens, done_s, tokens)
         else:
             self._roll_back(job)
 
     def _roll_back(self, job: DraftJob) -> None:
-        """What was drafted ahead is worth nothing."""
+        """Discard what a job has drafted ahead."""
         tokens = self._withdraw(job)
         self._totals.discarded += tokens
-        self._log(EventKind.ROLLBACK, job.station.number, job.request, tokens)
+        self._log(EventKind.ROLLBACK, job.drafter.number, job.request, tokens)
 
     def _discard_head_start(self, request: Request) -> None:
-        """The next window is not drafted where one was begun ahead, or what was begun is lost."""
+        """Discard a head start that the next window cannot use."""
         head, request.head_start = request.head_start, None
         assert head is not None
         self._totals.discarded += head.tokens
-        self._log(EventKind.ROLLBACK, head.station, request, head.tokens)
+        self._log(EventKind.ROLLBACK, head.drafter_number, request, head.tokens)
 
     def _withdraw(self, job: DraftJob) -> int:
-        """Take a job off its drafter; return its tokens that are complete."""
-        station, now_s = job.station, self.now_s
+        """Remove a job from its drafter; return how many of its tokens are complete."""
+        drafter, now_s = job.drafter, self.now_s
         tokens = job.tokens_after(job.done_s(now_s))
         if job.state == JobState.QUEUED:
-            station.queue.remove(job)
+            drafter.queue.remove(job)
         elif job.state == JobState.ACTIVE:
             assert job.timer is not None and job.timer.callbacks is not None
             job.timer.callbacks.clear()
@@ -1018,62 +1034,62 @@ class ReferenceSimulation:
         return tokens
 
     def _draft_job(self, job: DraftJob) -> simpy.Event:
-        """Queue a job at its drafter; the event returned happens when it ends."""
-        job.station.queue.append(job)
-        self._start_drafts(job.station)
+        """Queue a job at its drafter; return the event of its end."""
+        job.drafter.queue.append(job)
+        self._start_drafts(job.drafter)
         return job.done
 
-    def _start_drafts(self, station: Station) -> None:
-        if station.down:
+    def _start_drafts(self, drafter: DrafterServer) -> None:
+        if drafter.down:
             return
         now_s = self.now_s
-        while station.queue and len(station.active) < station.concurrency:
-            job = station.queue.popleft()
-            if not station.active:
-                station.busy_since_s = now_s
-            station.active.append(job)
+        while drafter.queue and len(drafter.active) < drafter.concurrency:
+            job = drafter.queue.popleft()
+            if not drafter.active:
+                drafter.busy_since_s = now_s
+            drafter.active.append(job)
             job.start(now_s)
-            self._log(EventKind.DRAFT_START, station.number, job.request, job.gamma)
-            job.timer = self._env.at(now_s + job.duration_s, Order.DRAFT_END, station.number)
+            self._log(EventKind.DRAFT_START, drafter.number, job.request, job.gamma)
+            job.timer = self._env.at(now_s + job.duration_s, Order.DRAFT_END, drafter.number)
             assert job.timer.callbacks is not None
             job.timer.callbacks.append(self._draft_ended(job))
 
     def _draft_ended(self, job: DraftJob) -> Callable[[simpy.Event], None]:
         def ended(_event: simpy.Event) -> None:
-            station = job.station
+            drafter = job.drafter
             duration_s = self.now_s - job.start_s
-            station.mean_job_s += self._protocol.stats_window * (duration_s - station.mean_job_s)
+            drafter.mean_job_s += self._protocol.stats_window * (duration_s - drafter.mean_job_s)
             if job.request.draft is job:
                 job.request.draft = None
-            # The station takes note of the end before the request goes on.
+            # The job leaves the drafter before the request goes on.
             self._leave(job, job.gamma)
             job.done.succeed()
 
         return ended
 
     def _leave(self, job: DraftJob, tokens: int) -> None:
-        """A job leaves its drafter, complete or not, and makes room for the next."""
-        station, now_s = job.station, self.now_s
+        """Let a job, complete or not, leave its drafter, and start the next."""
+        drafter, now_s = job.drafter, self.now_s
         job.state = JobState.ENDED
-        station.active.remove(job)
-        if not station.active:
-            self._drafting_over(station)
-        self._log(EventKind.DRAFT_END, station.number, job.request, tokens)
+        drafter.active.remove(job)
+        if not drafter.active:
+            self._drafting_over(drafter)
+        self._log(EventKind.DRAFT_END, drafter.number, job.request, tokens)
         if self._record_spans:
-            kind = "draft" if job.gamma else "prefill"
-            self.spans.append(Span(station.lane, kind, job.start_s, now_s, job.request.number))
-        self._start_drafts(station)
+            label = "draft" if job.gamma else "prefill"
+            self.spans.append(Span(drafter.lane, label, job.start_s, now_s, job.request.number))
+        self._start_drafts(drafter)
 
-    def _drafting_over(self, station: Station) -> None:
-        """A drafter has become idle: book what it cost."""
-        busy_s = self.now_s - station.busy_since_s
-        station.busy_s += busy_s
-        self._totals.energy_joules += (station.power.busy_w - station.power.idle_w) * busy_s
-        self._drafter_cost(station, busy_s)
+    def _drafting_over(self, drafter: DrafterServer) -> None:
+        """Book the cost of a drafter's busy period, which has just ended."""
+        busy_s = self.now_s - drafter.busy_since_s
+        drafter.busy_s += busy_s
+        self._totals.energy_joules += (drafter.power.busy_w - drafter.power.idle_w) * busy_s
+        self._drafter_cost(drafter, busy_s)
 
-    def _drafter_cost(self, station: Station, busy_s: float) -> None:
-        self._totals.gpu_s += busy_s * station.gpus
-        self._totals.cloud_usd += busy_s * station.gpus * station.price_usd_per_gpu_hour / 3600.0
+    def _drafter_cost(self, drafter: DrafterServer, busy_s: float) -> None:
+        self._totals.gpu_s += busy_s * drafter.gpus
+        self._totals.cloud_usd += busy_s * drafter.gpus * drafter.price_usd_per_gpu_hour / 3600.0
 
     # ------------------------------------------------------------------ targets
 
@@ -1081,21 +1097,21 @@ class ReferenceSimulation:
         self,
         request: Request,
         target: TargetServer,
-        kind: JobKind,
+        task: TargetTask,
         resolution: Resolution | None,
         *,
         gamma: int = 0,
         prefill: int = 0,
         warm: bool = False,
     ) -> Process:
-        """Queue a job at a target and wait until it is done; without a resolution its batch size stays."""
+        """Queue a job at a target and wait until it is done; a resolution sets the batch size, too."""
         if target.down:
             raise _TargetDownError
         request.served += 1
         chunk = self._protocol.plain_chunk_tokens
-        job = Job(request, kind, gamma, chunk, prefill, warm, self._env.event())
+        job = Job(request, task, gamma, chunk, prefill, warm, self._env.event())
         if resolution is not None:
-            job.station = resolution.station
+            job.drafter_number = resolution.drafter_number
             target.batch_size = resolution.batch_size
             target.batch_set_by = request
         if request.target != target.number:
@@ -1106,14 +1122,14 @@ class ReferenceSimulation:
             target.waiting.append(job)
             self._admit(target)
         elif request.kv_reserved_tokens == 0:
-            # Preempted while it was away.
+            # The target has preempted the request since its last job.
             job.prefill_again()
             target.waiting.append(job)
             self._admit(target)
         else:
             self._join(target, job)
         request.control = (Site.COLOCATED, target.number)
-        self._poke(target)
+        self._wake(target)
         yield job.done
         request.report = target.report(self.now_s)
 
@@ -1124,7 +1140,7 @@ class ReferenceSimulation:
         request.kv_reserved_tokens = 0
         target.resident -= 1
         self._admit(target)
-        self._poke(target)
+        self._wake(target)
 
     def _admit(self, target: TargetServer) -> None:
         """Admit waiting requests, first come first served, while the KV pool has room."""
@@ -1142,7 +1158,7 @@ class ReferenceSimulation:
             self._join(target, job)
 
     def _kv_to_admit(self, target: TargetServer, request: Request) -> int:
-        """Return the KV tokens that must be free for a request: its worst case, or what it has now."""
+        """Return the free KV tokens that admission takes: a request's worst case, or its present context."""
         if target.config.kv_policy == "preempt":
             return request.context_tokens
         return self.scenario.kv_reservation_tokens(request.spec.prompt_tokens)
@@ -1154,8 +1170,8 @@ class ReferenceSimulation:
         target.ready.append(job)
         self._log(EventKind.ENQUEUE, target.number, job.request, job.gamma + 1)
 
-    def _poke(self, target: TargetServer) -> None:
-        """See to it that an idle target looks at its queue when its batch is full or has waited enough."""
+    def _wake(self, target: TargetServer) -> None:
+        """Schedule when an idle target checks its queue: once a batch is full or has waited long enough."""
         if not target.idle or not target.ready:
             return
         now_s = self.now_s
@@ -1177,7 +1193,7 @@ class ReferenceSimulation:
         if len(target.ready) < target.batch_size:
             oldest_s = min(job.queued_s for job in target.ready)
             if self.now_s < oldest_s + target.config.max_batch_wait_s:
-                self._poke(target)
+                self._wake(target)
                 return
         self._start_iteration(target)
 
@@ -1187,7 +1203,7 @@ class ReferenceSimulation:
         if target.config.kv_policy == "preempt":
             batch = self._make_room(target, batch)
             if not batch:
-                self._poke(target)
+                self._wake(target)
                 return
         shares = self._shares(target, batch)
         prefills = any(job.prefill_tokens for job, _ in batch)
@@ -1208,10 +1224,10 @@ class ReferenceSimulation:
         target.end.callbacks.append(lambda _event: self._end_iteration(target))
 
     def _make_room(self, target: TargetServer, batch: list[tuple[Job, int]]) -> list[tuple[Job, int]]:
-        """Give every sequence of a batch the KV that it needs; return the batch without those preempted.
+        """Reserve the KV that each sequence of a batch needs; return the batch without preempted ones.
 
-        When the pool overflows, whoever was admitted last loses its KV, be it in the batch, ready, or away
-        at its drafter.
+        While the pool would overflow, the request admitted last loses its KV, whether it is in this batch, in
+        the ready queue, or drafting elsewhere.
         """
         capacity = target.config.kv_capacity_tokens
         for job, _ in batch:
@@ -1228,7 +1244,7 @@ class ReferenceSimulation:
         return [(job, tokens) for job, tokens in batch if job.request.kv_reserved_tokens > 0]
 
     def _preempt(self, target: TargetServer, batch: list[tuple[Job, int]]) -> None:
-        """Take its KV from the request that was admitted last; it waits in front and prefills again."""
+        """Preempt the request admitted last: it loses its KV, waits at the front and prefills again."""
         victim = max(
             (
                 request
@@ -1252,13 +1268,14 @@ class ReferenceSimulation:
     def _charge(
         self, target: TargetServer, batch: list[tuple[Job, int]], shares: list[Share], cost: IterationCost
     ) -> None:
-        """Account to requests the time by which they delay others.
+        """Add to each request the time by which it delays others.
 
-        A sequence delays everybody else at a busy target by what the iteration would be shorter without
-        it. (Dividing the whole iteration among its sequences instead, the reading of the weights included,
-        made policies leave the targets' own drafters, and everybody slower.) Whoever set the batch size in
-        force delays those that it leaves out by a whole iteration, and those that were ready by the time
-        for which the batch waited to fill.
+        A sequence delays every other request at the target by the difference between the iteration's time
+        with it and without it. (Another rule was tried: it divided the whole iteration's time, the reading of
+        the weights included, among the sequences. Policies trained with it avoided the targets' own drafters,
+        which made every request slower.) The request that set the present batch size delays each sequence
+        left out by a whole iteration, and each sequence in the batch by the time that the batch waited to
+        fill.
         """
         others = target.resident - 1
         for (job, _), share in zip(batch, shares, strict=True):
@@ -1272,7 +1289,7 @@ class ReferenceSimulation:
     def _shares(self, target: TargetServer, batch: list[tuple[Job, int]]) -> list[Share]:
         """Return what each sequence of a batch brings into the iteration."""
         shares = []
-        station = self._colocated_base + target.number
+        drafter_number = self._colocated_base + target.number
         for job, tokens in batch:
             request = job.request
             context = request.context_tokens
@@ -1280,8 +1297,8 @@ class ReferenceSimulation:
                 kv = job.prefilled_tokens + tokens
                 along = tokens if job.warm_drafter and target.colocated is not None else 0
                 shares.append(Share(tokens, kv, along, kv if along else 0))
-            elif job.kind == JobKind.COLOCATED:
-                lag = request.drafter_lag(station)
+            elif job.task == TargetTask.COLOCATED:
+                lag = request.drafter_lag(drafter_number)
                 shares.append(Share(tokens, context + tokens - 1, lag, context, job.gamma))
             else:
                 shares.append(Share(tokens, context + tokens - 1))
@@ -1297,13 +1314,13 @@ class ReferenceSimulation:
         self._log(EventKind.ITERATION_END, target.number, None, new_tokens)
         if self._record_spans:
             lane = f"target:{target.number}"
-            self.spans.append(Span(lane, _kind_of(batch), target.iteration_start_s, now_s, -1))
+            self.spans.append(Span(lane, _bar_label(batch), target.iteration_start_s, now_s, -1))
         for job, tokens in batch:
             self._advance(target, job, tokens)
-        self._poke(target)
+        self._wake(target)
 
     def _iteration_over(self, target: TargetServer) -> float:
-        """A target has become idle: book what the iteration cost; return how long it ran."""
+        """Make a target idle and book the cost of its iteration; return how long the iteration ran."""
         duration_s = self.now_s - target.iteration_start_s
         target.running = []
         target.idle = True
@@ -1316,18 +1333,18 @@ class ReferenceSimulation:
         return duration_s
 
     def _advance(self, target: TargetServer, job: Job, tokens: int) -> None:
-        """Take what one iteration did for one job."""
+        """Apply what one iteration did for one job."""
         request = job.request
         if job.prefill_tokens:
             job.prefill_tokens -= tokens
             job.prefilled_tokens += tokens
             if job.warm_drafter and target.colocated is not None:
                 request.drafter_valid[self._colocated_base + target.number] = job.prefilled_tokens
-            if job.prefill_tokens or job.kind != JobKind.PREFILL:
+            if job.prefill_tokens or job.task != TargetTask.PREFILL:
                 target.ready.append(job)
                 return
             self._commit(request, 1)
-        elif job.kind == JobKind.PLAIN:
+        elif job.task == TargetTask.PLAIN:
             self._commit(request, 1)
             job.chunk_tokens -= 1
             if job.chunk_tokens > 0 and not request.finished:
@@ -1335,17 +1352,17 @@ class ReferenceSimulation:
                 return
             request.recent_gammas = (0, *request.recent_gammas[:-1])
             request.recent_accepted = (0, *request.recent_accepted[:-1])
-        elif job.kind == JobKind.COLOCATED:
+        elif job.task == TargetTask.COLOCATED:
             request.chain_start = request.committed
             self._verified(request, self._colocated_base + target.number, job.gamma)
         else:
-            self._verified(request, job.station, job.gamma)
+            self._verified(request, job.drafter_number, job.gamma)
         self._env.at(self.now_s, Order.JOB_DONE, request.number, job.done)
 
     # ------------------------------------------------------------------ bookkeeping
 
     def _accrue(self, now_s: float) -> None:
-        """Bring the totals that grow with time up to now."""
+        """Update the totals that grow with time."""
         self._totals.accrue(now_s, self._in_system, self._world.idle_w)
 
     def _log(self, kind: EventKind, entity: int, request: Request | None, value: float) -> None:
@@ -1354,11 +1371,11 @@ class ReferenceSimulation:
             self.events.append(Event(self.now_s, kind, entity, number, float(value)))
 
 
-def _kind_of(batch: list[tuple[Job, int]]) -> str:
-    """Return the word for an iteration in a timeline: what most defines its length."""
-    kinds = {JobKind.PREFILL if job.prefill_tokens else job.kind for job, _ in batch}
-    if JobKind.COLOCATED in kinds:
+def _bar_label(batch: list[tuple[Job, int]]) -> str:
+    """Return an iteration's label in a timeline: the task that most defines its length."""
+    tasks = {TargetTask.PREFILL if job.prefill_tokens else job.task for job, _ in batch}
+    if TargetTask.COLOCATED in tasks:
         return "colocated"
-    if JobKind.VERIFY in kinds:
+    if TargetTask.VERIFY in tasks:
         return "verify"
-    return "plain" if JobKind.PLAIN in kinds else "prefill"
+    return "plain" if TargetTask.PLAIN in tasks else "prefill"

@@ -1,4 +1,4 @@
-"""What a controller knows: periodic reports seen late, own measurements, nothing of the future."""
+"""What a controller knows: delayed periodic reports and its own measurements, never the future."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dsd_env.laws import reports
 from dsd_env.laws.constants import RATE_TIME_CONSTANT_S, REPORTS_KEPT
 from dsd_env.laws.view import fits, handover_s, time_per_token_s
 from dsd_env.scenario.schema import Scenario
-from dsd_env.sim.entities import Device, Report, Request, Station, TargetServer
+from dsd_env.sim.entities import Device, DrafterServer, Report, Request, TargetServer
 from dsd_env.sim.world import World
 
 Row = TypeVar("Row", bound=tuple[float, ...])
@@ -28,13 +28,13 @@ Row = TypeVar("Row", bound=tuple[float, ...])
 class Telemetry:
     """Publishes the servers' state periodically and assembles the view of a decision.
 
-    A controller sees
+    A controller sees the following.
 
-    * the target it is at: as it is now;
-    * its request's target from elsewhere: the report that came with the last result, or the newest
-      periodic report that can have reached it, whichever is newer;
-    * every other server: the newest periodic report that can have reached it;
-    * its device's link and drafter: as measured by the device's own past messages.
+    * If it is at a target, it sees that target as it is now.
+    * If it is elsewhere, it sees its request's target by the newer of two reports: the one that came with the
+      last result, and the newest periodic report that can have reached it.
+    * It sees every other server by the newest periodic report that can have reached it.
+    * It sees its device's link and drafter by what the device's own past messages measured.
     """
 
     def __init__(self, scenario: Scenario, world: World) -> None:
@@ -64,8 +64,8 @@ class Telemetry:
         """Let every server publish its state."""
         for target in self._world.targets:
             target.reports.append(target.report(now_s))
-            if target.station is not None:
-                target.station.reports.append(target.station.report(now_s))
+            if target.drafter is not None:
+                target.drafter.reports.append(target.drafter.report(now_s))
         for edge in self._world.edges:
             edge.reports.append(edge.report(now_s))
         if now_s > 0.0:
@@ -76,7 +76,7 @@ class Telemetry:
         self._arrivals = 0
         self._tokens = 0
 
-    def station_number(self, device: int, site: Site, edge_server: int, target: int) -> int:
+    def drafter_number(self, device: int, site: Site, edge_server: int, target: int) -> int:
         """Return the number of the drafter at a site."""
         if site == Site.OWN_DEVICE:
             return device
@@ -98,7 +98,7 @@ class Telemetry:
         reports = {target.number: self._report(target, request, now_s, delay_s) for target in offered}
         views = {target.number: _target_view(target, reports[target.number], now_s) for target in offered}
         if request.control[0] == Site.OWN_DEVICE:
-            request.own_jobs = _jobs(device.station)
+            request.own_jobs = _jobs(device.drafter)
         _, arrivals_per_s, tokens_per_s = _newest(self._rates, now_s - delay_s)
         active = sum(_newest_report(target, now_s - delay_s).resident for target in self._world.targets)
         candidates = self._candidates(request, offered, views, now_s, delay_s)
@@ -118,7 +118,7 @@ class Telemetry:
         )
 
     def _offered(self, request: Request, visible_s: float) -> list[TargetServer]:
-        """Return the targets of the candidate list: the current one, then the least loaded."""
+        """Return the targets to choose from: the request's current target, then the least loaded ones."""
         targets = self._world.targets
         if len(targets) == 1:
             return targets
@@ -180,24 +180,24 @@ class Telemetry:
         move_s: float,
         visible_s: float,
     ) -> CandidateView:
-        station = self._colocated_base + target.number
-        timer = target.colocated or (target.station.timer if target.station else None)
-        lag = request.drafter_lag(station)
+        number = self._colocated_base + target.number
+        timer = target.colocated or (target.drafter.timer if target.drafter else None)
+        lag = request.drafter_lag(number)
         step_s = catch_up_s = wait_s = 0.0
         if timer is not None:
             context = request.context_tokens
             step_s = timer.step_s(1, context, 0)
             catch_up_s = timer.step_s(lag, context, context if lag > 1 else 0)
-        if target.station is not None:
+        if target.drafter is not None:
             here = request.control == (Site.COLOCATED, target.number)
-            seen = target.station.report(visible_s) if here else _newest(target.station.reports, visible_s)
+            seen = target.drafter.report(visible_s) if here else _newest(target.drafter.reports, visible_s)
             wait_s = seen[2]
         return CandidateView(
             Site.COLOCATED,
             -1,
             view,
             target.has_drafter and view.up,
-            same_target and request.drafted_at == station,
+            same_target and request.drafted_at == number,
             same_target,
             step_s,
             catch_up_s,
@@ -212,19 +212,19 @@ class Telemetry:
     def _own_candidate(
         self, request: Request, device: Device, view: TargetView, same_target: bool, move_s: float
     ) -> CandidateView:
-        station = device.station
+        drafter = device.drafter
         lag = request.drafter_lag(device.number)
         step_s = catch_up_s = wait_s = 0.0
-        if station is not None:
+        if drafter is not None:
             context = request.context_tokens
-            step_s = station.timer.step_s(1, context, 0)
-            catch_up_s = station.timer.step_s(lag, context, context if lag > 1 else 0)
-            wait_s = reports.busy_drafter_wait_s(request.own_jobs, station.concurrency, station.mean_job_s)
+            step_s = drafter.timer.step_s(1, context, 0)
+            catch_up_s = drafter.timer.step_s(lag, context, context if lag > 1 else 0)
+            wait_s = reports.busy_drafter_wait_s(request.own_jobs, drafter.concurrency, drafter.mean_job_s)
         return CandidateView(
             Site.OWN_DEVICE,
             -1,
             view,
-            view.up and self._fits(station, request),
+            view.up and self._fits(drafter, request),
             same_target and request.drafted_at == device.number,
             same_target,
             step_s,
@@ -241,7 +241,7 @@ class Telemetry:
         self,
         request: Request,
         number: int,
-        edge: Station,
+        edge: DrafterServer,
         view: TargetView,
         same_target: bool,
         move_s: float,
@@ -290,21 +290,21 @@ class Telemetry:
         )
 
     def _drafter_view(self, request: Request) -> DrafterView:
-        station = request.device.station
-        if station is None:
+        drafter = request.device.drafter
+        if drafter is None:
             return DrafterView(False, 0.0, request.context_tokens, 0)
-        step_s = station.timer.step_s(1, request.context_tokens, 0)
-        lag = request.drafter_lag(station.number)
-        return DrafterView(self._fits(station, request), step_s, lag, request.own_jobs)
+        step_s = drafter.timer.step_s(1, request.context_tokens, 0)
+        lag = request.drafter_lag(drafter.number)
+        return DrafterView(self._fits(drafter, request), step_s, lag, request.own_jobs)
 
-    def _fits(self, station: Station | None, request: Request) -> bool:
-        return station is not None and fits(
-            request.context_tokens, self._gamma_max, station.kv_capacity_tokens
+    def _fits(self, drafter: DrafterServer | None, request: Request) -> bool:
+        return drafter is not None and fits(
+            request.context_tokens, self._gamma_max, drafter.kv_capacity_tokens
         )
 
 
-def _jobs(station: Station | None) -> int:
-    return 0 if station is None else len(station.active) + len(station.queue)
+def _jobs(drafter: DrafterServer | None) -> int:
+    return 0 if drafter is None else len(drafter.active) + len(drafter.queue)
 
 
 def _newest_report(target: TargetServer, visible_s: float) -> Report:
@@ -366,7 +366,7 @@ def _request_view(request: Request, now_s: float) -> RequestView:
 
 def _link_view(device: Device, site: Site, now_s: float) -> LinkView:
     age_s = reports.sample_age_s(now_s, device.rtt_sample_s)
-    # Whoever decides knows the queue of the direction that it sends to.
+    # A controller sees the queue of the direction that it sends in.
     channel = device.up if site == Site.OWN_DEVICE else device.down
     return LinkView(
         channel.seems_up(now_s),

@@ -28,7 +28,7 @@ from dsd_env.scenario.schema import (
     SyntheticProfile,
     TraceAcceptance,
 )
-from dsd_env.sim.entities import Device, Station, StepTimer, TargetServer
+from dsd_env.sim.entities import Device, DrafterServer, StepTimer, TargetServer
 from dsd_env.workload import replay_schedule
 
 
@@ -42,20 +42,20 @@ class World:
         targets: Target servers by number.
         backhauls: (up, down) channels by edge server and target.
         sources: Acceptance source and its drafter by draft model.
-        station_models: Draft model by station number.
+        drafter_models: Draft model by drafter number.
         idle_w: Idle power of all targets and edge servers together.
     """
 
     devices: list[Device]
-    edges: list[Station]
+    edges: list[DrafterServer]
     targets: list[TargetServer]
     backhauls: list[list[tuple[Channel, Channel]]]
     sources: dict[str, tuple[AcceptanceSource, str]]
-    station_models: dict[int, str]
+    drafter_models: dict[int, str]
     idle_w: float
 
     def colocated_number(self, target: int) -> int:
-        """Return the station number of the drafter at a target."""
+        """Return the number of the drafter at a target."""
         return len(self.devices) + len(self.edges) + target
 
 
@@ -65,7 +65,7 @@ def acceptance_source(config: AcceptanceConfig) -> tuple[AcceptanceSource, str]:
         case TraceAcceptance():
             return TraceReplay(load_trace_set(config.trace)), config.drafter
         case FittedAcceptance():
-            # To either engine it is one more recording.
+            # Both engines treat a fitted model as one more recording.
             return TraceReplay(load_pool(config.model)), config.drafter
         case IidAcceptanceConfig():
             return _only(IidAcceptance(config.alpha))
@@ -79,7 +79,9 @@ def _only(source: AcceptanceSource) -> tuple[AcceptanceSource, str]:
 
 
 def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, str]]) -> None:
-    """Check what the scenario asks of its recordings and fitted models; only here are both known.
+    """Check that the recordings and fitted models contain what the scenario asks of them.
+
+    The scenario's schema cannot check this, because it does not load them.
 
     Raises:
         ScenarioError: A drafter or a kind of request is not in the recording or model.
@@ -91,8 +93,8 @@ def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, 
                 f"scenario {scenario.name!r}: acceptance.{model}.drafter = {drafter!r} is not in the "
                 f"{what}, which has {list(source.drafters)}"
             )
-        for name, kind in scenario.workload.kinds.items():
-            unknown = [recorded for recorded in kind.acceptance_kinds if recorded not in source.kinds]
+        for name, request_class in scenario.workload.kinds.items():
+            unknown = [kind for kind in request_class.acceptance_kinds if kind not in source.kinds]
             if source.kinds and unknown:
                 raise ScenarioError(
                     f"scenario {scenario.name!r}: workload.kinds.{name}.acceptance_kinds = {unknown} is not "
@@ -170,7 +172,7 @@ class WorldBuilder:
         ]
 
     def __deepcopy__(self, memo: object) -> WorldBuilder:
-        # Nothing in it changes, so that copies of what uses it can share it.
+        # A builder never changes, so copies of the objects that hold it share it.
         return self
 
     def build(self, seed: int) -> World:
@@ -182,12 +184,12 @@ class WorldBuilder:
             for _ in range(config.count):
                 number = len(devices)
                 faults = self._hitting("device", number)
-                station = None
+                device_drafter = None
                 if config.drafter is not None and base is not None:
                     low, high = config.speed_spread
                     speed = low + (high - low) * rng.uniform(seed, Stream.DEVICE_SPREAD, number, 0)
                     drafter = config.drafter
-                    station = Station(
+                    device_drafter = DrafterServer(
                         number,
                         f"device:{number}",
                         base.scaled(speed),
@@ -207,18 +209,18 @@ class WorldBuilder:
                         down,
                         edge_up,
                         edge_down,
-                        station,
+                        device_drafter,
                         config.radio_joules_per_byte,
                         up.one_way_s + down.one_way_s,
                     )
                 )
-        edges: list[Station] = []
+        edges: list[DrafterServer] = []
         for edge, timer in zip(scenario.edge_servers.values(), self.edge_timers, strict=True):
             for _ in range(edge.count):
                 number = len(devices) + len(edges)
                 drafter = edge.drafter
                 edges.append(
-                    Station(
+                    DrafterServer(
                         number,
                         f"edge:{len(edges)}",
                         timer,
@@ -239,7 +241,7 @@ class WorldBuilder:
                 if own is not None:
                     models[number] = own.model
                     if own.mode == "dedicated" and colocated is not None:
-                        dedicated = Station(
+                        dedicated = DrafterServer(
                             number,
                             f"draft:{len(targets)}",
                             colocated,

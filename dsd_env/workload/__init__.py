@@ -1,4 +1,4 @@
-"""Who asks when, for how much."""
+"""The workload: which device asks when, and how long its prompts and answers are."""
 
 from dsd_env.workload.clock import clock_tick, spread_ticks
 from dsd_env.workload.generator import RequestSpec, WorkloadGenerator

@@ -1,7 +1,7 @@
-"""Coarse clocks: a recording whose times tick every few seconds has all requests of a tick at one instant.
+"""Coarse clocks: if a recording's clock ticks every few seconds, all requests of a tick share one time.
 
-Replayed as they stand, they come as bursts that nobody sent, and each waits for those before it. Nothing says
-where in its tick a request came; what can be done is to spread them over it.
+Replayed unchanged, they would arrive in bursts that never happened and wait for each other. The recording
+does not say when within its tick a request arrived, so this module spreads the requests over the tick.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def spread_ticks(
 ) -> RequestTrace:
     """Return a trace whose requests of one tick are spread over that tick; their order stays.
 
-    A recorded time is taken for the beginning of its tick.
+    A recorded time is taken as the beginning of its tick.
 
     Args:
         trace: With ``tick_s``; without one it is returned as it is.
-        how: ``draws``: at times drawn uniformly in the tick, as those of independent clients; ``even``: at
+        how: ``draws``: at times drawn uniformly in the tick, like those of independent clients; ``even``: at
             equal distances, the first at the recorded time.
         seed: Of the draws.
         end_s: Where the last tick ends, if before its own end.

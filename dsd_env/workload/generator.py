@@ -1,4 +1,4 @@
-"""Arrivals, lengths and kinds of requests, all drawn by counter: the same for every scheduler."""
+"""Draws arrivals, lengths and kinds of requests by counter, so that every scheduler meets the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dsd_env.workload.replay import Schedule, replay_schedule
 
 @dataclass(frozen=True, slots=True)
 class RequestSpec:
-    """What a request is, before anything happens to it.
+    """The properties of a request that do not depend on the simulation.
 
     Attributes:
         uid: Number that addresses its random draws: the same request has the same uid whatever the
@@ -61,7 +61,7 @@ class WorkloadGenerator:
         Args:
             scenario: The scenario.
             seed: Episode seed.
-            schedule: What it replays, if that has been loaded; see :func:`replay_schedule`.
+            schedule: The requests that it replays, if they are loaded already; see :func:`replay_schedule`.
         """
         self._workload = scenario.workload
         self._slo = scenario.slo
@@ -106,7 +106,7 @@ class WorkloadGenerator:
 
     @property
     def per_client(self) -> bool:
-        """Whether clients ask without waiting, each in a process of its own."""
+        """Whether each client has an arrival process of its own and asks without waiting for answers."""
         return isinstance(self._workload.arrivals, Renewal) and self._workload.arrivals.per_client
 
     @property
@@ -117,7 +117,7 @@ class WorkloadGenerator:
     def think_end_s(self, device: int, ordinal: int, now_s: float) -> float:
         """Return when a client that starts to think at ``now_s`` asks its ``ordinal``-th question.
 
-        The first thought is under way when the episode starts: a uniform share of it is left.
+        The first think time is under way when the episode starts, and a uniform share of it remains.
         """
         arrivals = self._workload.arrivals
         assert isinstance(arrivals, ClosedLoop)
@@ -127,11 +127,11 @@ class WorkloadGenerator:
         return self.clock.advance(now_s, think)
 
     def client_arrival_s(self, device: int, previous_s: float) -> float:
-        """Return when a client with a process of its own asks next; each is asked for once, in order."""
+        """Return when a client with a process of its own asks next; call once per request, in order."""
         return self.clock.advance(previous_s, self._processes[device].next_s())
 
     def open_arrival_s(self, ordinal: int, previous_s: float) -> float:
-        """Return when the ``ordinal``-th request of an open arrival process comes; asked for in order."""
+        """Return when the ``ordinal``-th request of an open arrival process arrives; call in order."""
         arrivals = self._workload.arrivals
         if self._schedule is not None:
             return max(previous_s, self._schedule.arrival_s(self._first + ordinal, self._offset_s))
@@ -153,8 +153,8 @@ class WorkloadGenerator:
 
         Args:
             device: Number of the device.
-            ordinal: How many it has asked before.
-            place: Number of the request in the open arrival process: where it stands in a replayed trace.
+            ordinal: Number of requests that the device has made before.
+            place: Number of the request in the open arrival process, and so its place in a replayed trace.
         """
         uid = device * REQUESTS_PER_DEVICE + ordinal
         u = rng.uniform(self._seed, Stream.REQUEST_CLASS, uid, 0)

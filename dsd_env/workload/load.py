@@ -1,4 +1,4 @@
-"""Load that rises and falls: time measured in how much users want to ask."""
+"""Load that changes over time, expressed by a clock that runs faster when the load is high."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dsd_env.scenario.schema import LoadProfile
 
 
 class LoadClock:
-    """Runs at the speed of the load profile: at multiplier 2, twice as much happens per second.
+    """A clock that runs at the speed of the load profile: at multiplier 2, twice as fast.
 
     Both arrival processes use it. A client that would think for 10 s at load 1 thinks until the
     clock has advanced by 10; a Poisson process of unit rate on this clock is the inhomogeneous

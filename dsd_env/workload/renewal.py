@@ -44,7 +44,7 @@ def weibull_gap(cv: float) -> tuple[float, float]:
 def longest_gap_s(scenario: Scenario) -> float:
     """Return a time on the load clock that is certainly beyond the episode's horizon.
 
-    Clients who hardly ever ask would otherwise be looked for through periods without end.
+    Without this bound, the search for the next request of a client who hardly ever asks would not end.
     """
     return 2.0 * scenario.episode.horizon_s * max(value for _, value in scenario.workload.load.points)
 
@@ -71,7 +71,7 @@ def client_shares(arrivals: Renewal, seed: int, n_devices: int) -> list[float]:
 
 
 def process_cv(arrivals: Renewal, seed: int, process: int) -> float:
-    """Return the CV of the gaps of a process: 0 of the whole system, from 1 those of devices."""
+    """Return the CV of the gaps of a process; process 0 is the whole system's, 1 is the first device's."""
     if arrivals.bursty is not None and process > 0:
         u = rng.uniform_from_key(rng.key(seed, Stream.ROUTING, process), 2)
         if u < arrivals.bursty.fraction:
@@ -116,19 +116,19 @@ def renewal_law(arrivals: Renewal, limit_s: float = math.inf) -> RenewalLaw:
 
 
 class RenewalProcess:
-    """One process; a cursor that goes from arrival to arrival. State of :mod:`dsd_env.laws.arrivals`."""
+    """The state of one arrival process of :mod:`dsd_env.laws.arrivals`; it moves from arrival to arrival."""
 
     def __init__(
         self, arrivals: Renewal, rate_per_s: float, seed: int, process: int, limit_s: float = math.inf
     ) -> None:
-        """Stand at the start of the episode.
+        """Start at the beginning of the episode.
 
         Args:
             arrivals: The law of its gaps, and of its rate.
             rate_per_s: Its mean rate.
             seed: Episode seed.
-            process: Number of the process, which addresses its draws: 0 of the one for the whole system, from
-                1 those of devices.
+            process: Number of the process, which addresses its draws. Process 0 is the whole system's; those
+                of the devices begin at 1.
             limit_s: Longest time to the next arrival; see :func:`longest_gap_s`.
         """
         self._law = renewal_law(arrivals, limit_s)

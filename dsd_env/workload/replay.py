@@ -1,4 +1,4 @@
-"""Replay of a trace of requests in a scenario."""
+"""Replays a trace of requests in a scenario."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ class Schedule:
     """The requests that a scenario replays, in order.
 
     Attributes:
-        times_s: From the beginning of the replayed part, at the scenario's speed.
-        prompt_tokens: Within the scenario's bounds.
-        output_tokens: Likewise.
-        devices: Device of each, by client; None, and -1 for one without a client: drawn from the seed.
-        kinds: Number of the scenario's kind of each; None, and -1 for one without: drawn from the seed.
-        period_s: Length of the part; later than its last request.
-        endless: Whether it begins again at its end.
-        random_start: Whether it begins at a place drawn from the seed.
-        capped_prompts: Requests whose prompt was longer than the scenario allows.
-        capped_outputs: Requests whose answer was.
+        times_s: Arrival times from the beginning of the replayed part, at the scenario's speed.
+        prompt_tokens: Lengths of the prompts, cut to the scenario's bound.
+        output_tokens: Lengths of the answers, cut to the scenario's bound.
+        devices: Device of each request, by its client. Where it is -1, or if the array is None, the device is
+            drawn from the seed.
+        kinds: Number of each request's kind in the scenario. Where it is -1, or if the array is None, the
+            kind is drawn from the seed.
+        period_s: Length of the part; it ends after its last request.
+        endless: Whether the part repeats at its end.
+        random_start: Whether an episode begins at a place drawn from the seed.
+        capped_prompts: Number of requests whose prompt was longer than the scenario allows.
+        capped_outputs: Number of requests whose answer was longer than the scenario allows.
     """
 
     times_s: tuple[float, ...]
@@ -51,7 +53,7 @@ class Schedule:
         return len(self.times_s)
 
     def total(self, total_requests: int | None) -> int | None:
-        """Return after how many requests the workload is finished, given the scenario's own bound."""
+        """Return the number of requests of the workload, given the scenario's own bound."""
         if self.endless:
             return total_requests
         return len(self) if total_requests is None else min(total_requests, len(self))
@@ -64,15 +66,15 @@ class Schedule:
         return offset_s, bisect.bisect_left(self.times_s, offset_s)
 
     def arrival_s(self, position: int, offset_s: float) -> float:
-        """Return when request number ``position`` comes, counted on through all rounds."""
+        """Return when request number ``position`` arrives; numbers go on through all repetitions."""
         lap, number = divmod(position, len(self.times_s))
         return self.times_s[number] + lap * self.period_s - offset_s
 
 
 def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Schedule:
-    """Return what a scenario with replayed arrivals replays.
+    """Return the requests that a scenario with replayed arrivals replays.
 
-    How many requests are longer than the scenario allows, and cut to that, is logged as a warning.
+    If requests are longer than the scenario allows, they are cut, and a warning says how many.
 
     Args:
         scenario: Its arrivals are of kind ``replay``.

@@ -256,7 +256,7 @@ REQUEST = Record(
     # Its decision in force.
     gamma="i4", batch_size="i4", draft_site="i4", drafter="i4", edge_server="i4", to_target="i4", drafts="i4",
     # Its job at a target, and in the target's queue.
-    job_kind="i4", job_gamma="i4", job_chunk="i4", job_prefill="i4", job_prefilled="i4", job_sequence="i8",
+    job_task="i4", job_gamma="i4", job_chunk="i4", job_prefill="i4", job_prefilled="i4", job_sequence="i8",
     next="i4", kv_reserved_tokens="i4", admission="i8", queued_s="f8",
     # Its drafters.
     drafted_at="i4", warming="i4", chain_start="i4", head_drafter="i4", head_context_tokens="i4",

@@ -1,7 +1,7 @@
-"""Random cases that hold an engine against the reference, bit for bit; see ``docs/engines.md``.
+"""Compares an engine with the reference on random cases, bit for bit; see ``docs/engines.md``.
 
-Not needed to simulate anything: it serves the tests, ``scripts/fuzz_engines.py``, and whoever writes another
-engine.
+No simulation needs this package. It serves the tests, ``scripts/fuzz_engines.py``, and the authors of other
+engines.
 """
 
 from dsd_env.sim.fuzz.case import Case

@@ -1,4 +1,4 @@
-"""One case for two engines: a scenario, a seed, what is decided, and the files that the scenario names."""
+"""One case for two engines: a scenario, a seed, the actions, and the files that the scenario names."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Case:
-    """A case; plain data, so that it can be saved, read and made smaller.
+    """One case. It is plain data, so that it can be saved, read and made smaller.
 
     Attributes:
-        scenario: The scenario as a mapping. It names its own series and trace sets without a folder.
+        scenario: The scenario as a mapping. It names the files in `series` and `traces` without a folder.
         seed: Episode seed.
-        actions: Indices of (gamma, batch size, placement), taken in turn and over again, each modulo the
-            length of its list, so that they fit whatever lists the scenario has.
-        decisions: The episode is left after so many decisions.
-        price_delays: Compare the accounting of delays, too.
+        actions: Indices of (gamma, batch size, placement), taken in turn and repeated from the beginning.
+            Each index is taken modulo the length of its list, so that any action fits any scenario.
+        decisions: The comparison stops after this number of decisions.
+        price_delays: Whether to compare the accounting of delays, too.
         series: Text of each network series and each trace of requests that the scenario replays, by file
             name.
         traces: Recipe of each trace set that the scenario names: see :func:`made_up_trace`.
@@ -65,7 +65,7 @@ class Case:
         """Return the case that :meth:`to_json` wrote.
 
         Raises:
-            ValueError: It is none, or of another format.
+            ValueError: The data are not a case, or have another format.
         """
         if data.get("format") != FORMAT:
             raise ValueError(f"format = {data.get('format')!r}: this is no case of format {FORMAT}")
@@ -127,9 +127,9 @@ class Case:
 
 
 def made_up_trace(name: str, *, lengths: list[int], kind: list[int], seed: int) -> TraceSet:
-    """Return a synthetic trace set with a drafter of either form, ``look`` and ``model``.
+    """Return a synthetic trace set with one drafter of each form, ``look`` and ``model``.
 
-    Short entries make requests go from one to the next often.
+    With short entries a request often continues from one entry into the next.
 
     Args:
         name: Its name.

@@ -1,4 +1,4 @@
-"""Holds two engines against each other, step by step, with ``==`` (NaN equals NaN)."""
+"""Compares two engines step by step, with ``==`` (NaN equals NaN)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EVENTS_BEFORE = 8
 
 
 class Difference(AssertionError):
-    """Two engines differ, one of them breaks a law of conservation, or fails.
+    """Two engines differ, or one of them breaks a law of conservation or raises an error.
 
     Attributes:
         kind: ``difference``, ``conservation`` or ``error``.
@@ -56,7 +56,7 @@ class Difference(AssertionError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an episode without a difference was like.
+    """What an episode without a difference contained.
 
     Attributes:
         events: Events compared.
@@ -72,14 +72,14 @@ class Outcome:
 def run_case(case: Case, other: Factory = compiled_engine, reference: Factory = reference_engine) -> Outcome:
     """Play a case on both engines and compare everything; check conservation at the end on each.
 
-    Compared at every decision: the event log, the view, the request whose decision is due, observation and
-    mask, totals, requests completed and active, the decision as it is resolved; at the end all metrics and
-    the table of requests.
+    At every decision it compares the event log, the view, the request whose decision is due, observation and
+    mask, totals, requests completed and active, and the resolved decision; at the end, all metrics and the
+    table of requests.
 
     Args:
         case: The case.
         other: The engine under test.
-        reference: The one that defines.
+        reference: The engine that defines what is right.
 
     Raises:
         Difference: They differ, or one of them fails.
@@ -95,7 +95,7 @@ def run_case(case: Case, other: Factory = compiled_engine, reference: Factory = 
 
 @contextlib.contextmanager
 def _failing(what: str, engines: Mapping[str, Engine]) -> Iterator[None]:
-    """Turn an exception of an engine into a :class:`Difference`; that it refuses a scenario passes."""
+    """Turn an exception of an engine into a :class:`Difference`, except its refusal of a scenario."""
     try:
         yield
     except (Difference, NotImplementedError):
@@ -179,7 +179,7 @@ class _Comparison:
                     ) from violation
 
     def _events(self) -> None:
-        """Compare what the event logs have grown by."""
+        """Compare the events logged since the last comparison."""
         expected, found = self.reference.events, self.other.events
         start, self.compared = self.compared, len(expected)
         if len(expected) == len(found) and expected[start:] == found[start:]:
@@ -217,7 +217,7 @@ def _due(engine: Engine) -> tuple[int, float] | None:
 def first_difference(expected: object, found: object, name: str) -> tuple[str, str, str] | None:
     """Return where two values differ first, and the two values there; None if they are equal.
 
-    NaN equals NaN. Arrays differ in type, too.
+    NaN equals NaN. Arrays of different types differ.
 
     Args:
         expected: One value: numbers, words, arrays, or sequences, mappings and dataclasses of such.

@@ -21,7 +21,7 @@ class Violation(AssertionError):
 
 @dataclass
 class _Life:
-    """What the event log says of one request."""
+    """What the event log says about one request."""
 
     arrival_s: float
     committed: list[int] = field(default_factory=list)
@@ -30,14 +30,15 @@ class _Life:
 
 
 def check_conservation(engine: Engine) -> None:
-    """Check an episode, wherever it stands.
+    """Check an episode, which need not have ended.
 
-    - Time does not run back, nothing arrives before it is sent, a target runs one iteration at a time.
-    - Requests: those that arrived are those that completed and those still active. None is rejected.
-    - Tokens: a completed request was delivered exactly its tokens, in order, once: what was committed is what
-      arrived; arrivals do not fall; the last one is its completion; first and last are those of the table.
-    - Drafts: accepted ones are among those verified, and what was committed is what verification accepted
-      plus one token per iteration that committed something, less the token that the end of an answer may cut.
+    - Time: it never runs backwards, no message arrives before it is sent, and a target runs one iteration at
+      a time.
+    - Requests: each one that has arrived has either completed or is still active.
+    - Tokens: a completed request received exactly its tokens, once and in order. The log and the table of
+      requests agree on them and on the times of the first and the last.
+    - Drafts: no more drafts were accepted than verified. The committed tokens are the accepted drafts and one
+      token per commit, less the token that the end of an answer may cut off.
     - Counts of take-overs, preemptions, late and duplicate messages are those of the log.
     - Little's law: the integral of the number of requests in the system is the sum of the times that they
       spend there, up to rounding.
@@ -74,7 +75,7 @@ def _read_log(engine: Engine) -> dict[int, _Life]:
             _fail(f"time runs back at events[{number}]", event, now_s)
         now_s = event.time_s
         if before is not None and before.kind == EventKind.COMMIT:
-            # The tokens committed leave for the client at once.
+            # The target sends committed tokens to the client at once.
             if event.kind != EventKind.SEND or event.request != before.request:
                 _fail(f"what is committed is not sent, events[{number}]", before, event)
             lives[event.request].delivered_s.append(event.value)

@@ -1,4 +1,4 @@
-"""What an episode has met, so that hours without a difference can be audited."""
+"""Records what happened in an episode, to show what hours of fuzzing have covered."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ _QUIET = {EventKind.FAULT, EventKind.RETURN}
 
 
 class Watch:
-    """Counts what one episode has and meets.
+    """Records what one episode contains.
 
     Attributes:
-        met: 1 for each of: ``has:FEATURE`` (the scenario has it), ``event:KIND`` (the log has it),
-            ``fault:KIND`` (one happened; of a link: a message was under way), ``fault:instant`` (of no
-            length), ``fault:overlap`` (of a member that was down already), ``outage`` (a message met one),
-            ``seen:...`` (a controller saw it), ``reason:...`` (a decision was resolved), ``tie:...`` (at one
-            instant: decisions, ends of iterations, a fault and other things), ``end:...`` (of the episode).
+        met: 1 for each of the following that occurred: ``has:FEATURE`` (the scenario has the feature),
+            ``event:KIND`` (the log has such an event), ``fault:KIND`` (such a fault happened; if it hits a
+            link, while a message was under way), ``fault:instant`` (a fault of zero length),
+            ``fault:overlap`` (a fault of a member that was down already), ``outage`` (a message met one),
+            ``seen:...`` (a controller saw it), ``reason:...`` (a decision was resolved for this reason),
+            ``tie:...`` (these events happened at one instant), ``end:...`` (how the episode ended).
     """
 
     def __init__(self, case: Case, scenario: Scenario) -> None:
-        """Note what the scenario has."""
+        """Note the features of the scenario."""
         self.scenario, self.seed = scenario, case.seed
         self.met: Counter[str] = Counter()
         self._seen: set[str] = {f"has:{name}" for name in features_of(scenario)}
@@ -55,7 +56,7 @@ class Watch:
             self._target[view.request_id] = resolution.target
 
     def finish(self, engine: Engine) -> None:
-        """Note what the log has."""
+        """Note what the event log contains."""
         seen = self._seen
         events = engine.events
         seen.update(f"event:{event.kind.name}" for event in events)
@@ -132,7 +133,7 @@ class Watch:
 
 
 def _meets(windows: OutageWindows | FaultWindows, sent: list[Event]) -> bool:
-    """Return whether a message was under way in a window; messages in order of time."""
+    """Return whether a message was under way in a window; the messages are in order of time."""
     for event in sent:
         while windows.end_s <= event.time_s and windows.start_s < float("inf"):
             windows.advance()

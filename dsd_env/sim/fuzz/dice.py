@@ -1,4 +1,4 @@
-"""What random cases are drawn with: the features there are, menus of values, and dice."""
+"""Tools to draw random cases: the list of features, menus of values, and dice."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ TICK_S = 1.0 / 1024.0
 
 @dataclass(frozen=True)
 class Menu:
-    """Values to choose from; the first is the plainest.
+    """Values to choose from; the first of each list is the simplest.
 
     Attributes:
-        name: Of the style.
+        name: Name of the style.
         step_s: Iterations of a target.
         draft_s: Steps of a drafter.
         way_s: One-way delays.

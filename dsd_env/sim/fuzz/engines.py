@@ -1,4 +1,4 @@
-"""What the comparison asks of an engine, and the two that there are."""
+"""The interface that the comparison needs from an engine, and the two engines."""
 
 from __future__ import annotations
 

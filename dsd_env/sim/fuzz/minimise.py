@@ -1,7 +1,7 @@
-"""Makes a failing case smaller: greedily, until nothing more can be left out.
+"""Makes a failing case smaller, greedily, until nothing more can be removed.
 
 Everything works on the case's plain data. A change is kept if the case still fails in the same way (differs,
-breaks a law, or raises an error); what makes the scenario invalid is not tried further.
+breaks a law, or raises an error). A change that makes the scenario invalid is dropped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Smaller:
         case: The case.
         difference: How it fails.
         tried: Cases tried.
-        finished: Nothing more could be left out; otherwise time was over.
+        finished: Whether nothing more could be removed; otherwise the time was over.
     """
 
     case: Case
@@ -64,13 +64,13 @@ def minimise(
         difference: How it fails.
         other: The engine under test.
         seconds: Stop after this time.
-        clock: What time it is.
+        clock: Returns the time in seconds.
     """
     return _Search(case, difference, other, clock() + seconds, clock).run()
 
 
 class _OutOfTimeError(Exception):
-    """The search must end."""
+    """The time for the search is over."""
 
 
 class _Search:
@@ -100,7 +100,7 @@ class _Search:
             return Smaller(self.case, self.difference, self.tried, False)
 
     def _keep_if_fails(self, candidate: Case) -> bool:
-        """Try a case; go on from it if it fails in the same way."""
+        """Try a case; keep it if it fails in the same way."""
         text = json.dumps(candidate.to_json(), sort_keys=True)
         if candidate == self.case or text in self._passed:
             return False
@@ -116,7 +116,7 @@ class _Search:
             self.case, self.difference = candidate, difference
             return True
         except (ValueError, NotImplementedError):
-            # Not a valid scenario, series or trace set any more.
+            # The change made the scenario, a series or a trace set invalid.
             return False
         return False
 
@@ -139,7 +139,7 @@ class _Search:
     # ------------------------------------------------------------------ passes
 
     def _decisions(self) -> None:
-        """Leave out what comes after the difference, then halve."""
+        """Remove the decisions after the difference, then try half as many."""
         used = self.difference.details.get("decisions before")
         if isinstance(used, int):
             self._keep_if_fails(dataclasses.replace(self.case, decisions=min(self.case.decisions, used + 1)))
@@ -149,7 +149,7 @@ class _Search:
             pass
 
     def _actions(self) -> None:
-        """Decide always the same, or by a shorter list, or with smaller indices."""
+        """Try one action for every decision, a shorter list of actions, or smaller indices."""
         actions = self.case.actions[: self.case.decisions]
         self._act(actions)
         for action in sorted(set(actions))[:64]:
@@ -189,13 +189,13 @@ class _Search:
         return bool(actions) and self._keep_if_fails(dataclasses.replace(self.case, actions=actions))
 
     def _structure(self) -> None:
-        """Leave out keys: faults, processes, classes, options; the outermost first."""
+        """Remove keys (faults, processes, classes, options), the outermost first."""
         for path in sorted(_paths(self.case.scenario), key=len):
             if isinstance(path[-1], str) and path[-1] not in _KEPT:
                 self._remove(path)
 
     def _lists(self) -> None:
-        """Leave out elements of lists, the last first."""
+        """Remove elements of lists, the last first."""
         for path in list(_paths(self.case.scenario)):
             if isinstance(path[-1], int):
                 continue
@@ -205,7 +205,7 @@ class _Search:
                     self._remove((*path, index))
 
     def _plainer(self) -> None:
-        """Put plainer laws, sources, arrivals and profiles in place."""
+        """Replace laws, sources, arrivals and profiles by simpler ones."""
         for path in list(_paths(self.case.scenario)):
             value = _at(self.case.scenario, path)
             if path[-1] == "profile" and isinstance(value, str):
@@ -232,7 +232,7 @@ class _Search:
                     break
 
     def _rest(self) -> None:
-        """Take a small seed, do without the accounting of delays, shorten series and traces."""
+        """Try a small seed, no accounting of delays, and shorter series and traces."""
         self._keep_if_fails(dataclasses.replace(self.case, price_delays=False))
         for seed in range(4):
             if self.case.seed <= seed or self._keep_if_fails(dataclasses.replace(self.case, seed=seed)):
@@ -256,7 +256,7 @@ class _Search:
                 self._keep_if_fails(dataclasses.replace(self.case, traces=traces))
 
     def _remove(self, path: Path) -> bool:
-        """Try the scenario without what is at a path, if there still is something."""
+        """Try the scenario without the value at a path, if that still exists."""
         scenario = copy.deepcopy(dict(self.case.scenario))
         parent, key = _at(scenario, path[:-1]), path[-1]
         if not _has(parent, key):
@@ -265,7 +265,7 @@ class _Search:
         return self._with(scenario)
 
     def _put(self, path: Path, value: object) -> bool:
-        """Try the scenario with another value at a path, if there still is one."""
+        """Try the scenario with another value at a path, if that still exists."""
         scenario = copy.deepcopy(dict(self.case.scenario))
         parent, key = _at(scenario, path[:-1]), path[-1]
         if not _has(parent, key):
@@ -323,7 +323,7 @@ def _simpler(value: float) -> list[float]:
 
 
 def _repair(scenario: Data) -> None:
-    """Mend references to what has been left out, in place."""
+    """Repair references to what has been removed, in place."""
     links, sources = scenario.get("links", {}), scenario.get("acceptance", {})
     devices, targets = scenario.get("devices", {}), scenario.get("targets", {})
     edges = scenario.get("edge_servers", {})

@@ -1,20 +1,21 @@
-"""Random cases over the whole scenario schema, made to bring out differences in the order of effects.
+"""Draws random cases over the whole scenario schema, made to expose differences in the order of effects.
 
 Every function draws from a :class:`random.Random`, so the same generator serves a long run (a seeded one) and
 Hypothesis (``st.randoms()``), which can then make a failing case smaller by itself.
 
-Two engines that differ mostly differ where several things happen at one instant. So scenarios make ties:
+Engines mostly differ where several things happen at one instant. Scenarios therefore make ties, in four
+styles:
 
 - **clock**: every time is a multiple of 1/128 s and messages have no bytes. Sums of such times are exact in
-  float64, so that an arrival, the end of an iteration, a time-out and a crash meet at one instant for good,
-  however they came there.
+  float64, so that an arrival, the end of an iteration, a time-out and a crash can fall on exactly one
+  instant, by whatever sums.
 - **grid**: multiples of 1/1024 s, and rates that are powers of two: messages take time, ties are rarer but of
   more kinds.
 - **tied**: equal members and constant times, in decimals.
 - **loose**: noise everywhere; the rounding of sums counts.
 
-In the first three clients are alike and often do not think, faults begin where others end, and one class is
-the copy of another.
+In the first three styles clients are alike and often do not think, faults begin when others end, and one
+class is a copy of another.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def draw_case(random: Random, features: Sequence[str] = FEATURES, decisions: int
 
     Args:
         random: Source of the draws.
-        features: What may be drawn, of :data:`FEATURES`.
-        decisions: The episode is left after so many decisions.
+        features: Features that may be drawn, from :data:`FEATURES`.
+        decisions: The comparison stops after this number of decisions.
 
     Raises:
         ValueError: An unknown feature.
@@ -200,7 +201,7 @@ def _renewal(dice: Dice) -> Data:
 
 
 def _replay(dice: Dice, series: dict[str, str]) -> Data:
-    """Return a replay of made-up requests, several of which may come at one instant."""
+    """Return a replay of made-up requests, several of which may arrive at one instant."""
     columns = ["arrival_s", "prompt_tokens", "output_tokens"]
     columns += ["client"] if dice.chance(0.5) else []
     kinds = dice.chance(0.3)
@@ -460,7 +461,7 @@ def _bandwidth(dice: Dice) -> Data:
 
 
 def _series(dice: Dice) -> str:
-    """Return a network series: CSV, without service at times, or Mahimahi."""
+    """Return a network series: CSV, at times without service, or Mahimahi."""
     if dice.chance(0.15):
         return (
             "".join(f"{time_ms}\n" for time_ms in sorted(dice.count(0, 2500) for _ in range(30))) + "2999\n"

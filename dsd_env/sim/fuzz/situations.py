@@ -1,8 +1,9 @@
-"""Situations that are rare by chance and tell engines apart: each turns a random scenario into one of them.
+"""Turns random scenarios into situations that are rare by chance and that expose wrong engines.
 
-An engine is wrong most easily where something is lost while several others hold on to it: drafts ahead at a
-drafter that crashes, a head start kept through the latency of a decision, a request that is preempted while
-it is away. Their ingredients seldom come together by themselves, so half of the scenarios are made for one.
+An engine is most likely wrong where something is lost that other parts still refer to: tokens drafted ahead
+at a drafter that crashes, a head start kept through the latency of a decision, a request that is preempted
+while it drafts elsewhere. Chance seldom brings these together, so half of the scenarios are made for one of
+them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dsd_env.sim.fuzz.dice import Data, Dice
 
 @dataclass(frozen=True)
 class Situation:
-    """What a scenario has been made for.
+    """The situation that a scenario has been made for.
 
     Attributes:
         faults: Faults that it must have, as (kind, class).
@@ -88,7 +89,7 @@ def _calm(drafter: Data, places: int) -> None:
 
 
 def _edge_drafter_crashes(dice: Dice, scenario: Data) -> Situation | None:
-    """An edge server with several clients crashes while it drafts, queues, drafts ahead, or is waited for."""
+    """Let an edge server with several clients crash while it drafts, queues jobs, or drafts ahead."""
     if not scenario.get("edge_servers") or "edge_crash" not in dice.features:
         return None
     _many_on_one_drafter(dice, scenario)
@@ -102,7 +103,7 @@ def _edge_drafter_crashes(dice: Dice, scenario: Data) -> Situation | None:
 
 
 def _drafter_beside_target_crashes(dice: Dice, scenario: Data) -> Situation | None:
-    """A target crashes with a drafter of its own that works for several requests."""
+    """Let a target crash together with its own drafter, which works for several requests."""
     if not {"colocated", "target_crash"} <= dice.features:
         return None
     _many_on_one_drafter(dice, scenario)
@@ -124,7 +125,7 @@ def _drafter_beside_target_crashes(dice: Dice, scenario: Data) -> Situation | No
 
 
 def _busy_device_crashes(dice: Dice, scenario: Data) -> Situation | None:
-    """A device crashes that has several requests at once."""
+    """Let a device crash that has several requests at once."""
     if not {"poisson", "device_crash"} <= dice.features:
         return None
     _many_on_one_drafter(dice, scenario)
@@ -140,7 +141,7 @@ def _busy_device_crashes(dice: Dice, scenario: Data) -> Situation | None:
 
 
 def _tight_pool(dice: Dice, scenario: Data) -> Situation | None:
-    """A KV pool for little more than one request, wanted by several; drafts may run on the same GPUs."""
+    """Make a KV pool too small for the requests that want it; drafts may run on the same GPUs."""
     _many_on_one_drafter(dice, scenario)
     _more_devices(dice, scenario)
     needed = _longest_tokens(scenario)
@@ -159,7 +160,7 @@ def _tight_pool(dice: Dice, scenario: Data) -> Situation | None:
 
 
 def _impatient(dice: Dice, scenario: Data) -> Situation | None:
-    """Patience and time-outs about as long as the ways they wait for, with a device or its links failing."""
+    """Make patience and time-outs about as long as the delays they wait for; a device or its links fail."""
     names = [name for name in ("patience", "client_timeout") if name in dice.features]
     if not names:
         return None
@@ -176,7 +177,7 @@ def _impatient(dice: Dice, scenario: Data) -> Situation | None:
 
 
 def _long_chain(dice: Dice, scenario: Data) -> Situation | None:
-    """One drafter is right for a whole long answer, over and over ahead of the verification."""
+    """Make one drafter right for a whole long answer, so that it keeps drafting ahead of verification."""
     _many_on_one_drafter(dice, scenario)
     scenario["workload"]["max_output_tokens"] = 500
     for kind in scenario["workload"]["kinds"].values():

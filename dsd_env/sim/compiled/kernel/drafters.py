@@ -23,7 +23,7 @@ from dsd_env.sim.compiled.status import TABLE_RANGE
 compile_laws(step_times, drafting)
 
 NO_DRAFTER, DRAFTS_ALONE, DRAFTS_SHARED = range(3)
-"""Modes of a place: nobody drafts there, a drafter of its own does, or one on the target's GPUs."""
+"""Modes of a place: it has no drafter, one with hardware of its own, or one on the target's GPUs."""
 
 JOBS = 3
 """Draft jobs of a request."""
@@ -133,7 +133,7 @@ def queue_job(k, w, job, drafter_number, gamma, lag, context):
 
 @jit
 def draft_window(k, w, request, drafter, drafted):
-    """Draft a window, from where the drafter is."""
+    """Draft a window, using a head start if there is one."""
     job = w.jobs[JOBS * request.slot + ROUND_JOB]
     job.head_context_tokens = 0
     if request.head_drafter < 0:
@@ -150,7 +150,7 @@ def draft_window(k, w, request, drafter, drafted):
 
 @jit
 def draft_ahead(k, w, request, drafter, drafted):
-    """Go on drafting while a window is verified: a guess of the token after it, and as many again."""
+    """Draft ahead while a window is verified: guess the token after it and draft another window."""
     context = context_tokens(request) + drafted
     if not k.pipelined or context + drafted + 1 > k.drafters[drafter].kv_capacity_tokens:
         return
@@ -191,7 +191,7 @@ def draft_ended(k, w, job):
 
 @jit
 def _leave(k, w, job, tokens):
-    """A job leaves its drafter, complete or not, and makes room for the next."""
+    """Let a job, complete or not, leave its drafter, and start the next."""
     drafter = w.drafters[job.drafter]
     job.state = drafting.ENDED
     drafter.active -= 1
@@ -204,7 +204,7 @@ def _leave(k, w, job, tokens):
 
 @jit
 def drafting_over(k, w, drafter):
-    """A drafter has become idle: book what it cost."""
+    """Book the cost of a drafter's busy period, which has just ended."""
     spec = k.drafters[drafter.number]
     busy_s = w.now_s - drafter.busy_since_s
     w.totals.energy_joules += (spec.busy_w - spec.idle_w) * busy_s
@@ -217,7 +217,7 @@ def drafting_over(k, w, drafter):
 
 @jit
 def withdraw(k, w, job):
-    """Take a job off its drafter; return its tokens that are complete."""
+    """Remove a job from its drafter; return how many of its tokens are complete."""
     tokens = drafting.tokens_after(job, drafting.done_s(job, w.now_s))
     if job.state == drafting.QUEUED:
         _unlink(w, job)
@@ -246,7 +246,7 @@ def _unlink(w, job):
 
 @jit
 def settle_ahead(k, w, request):
-    """The result has come to the drafter: it keeps what it drafted ahead, or rolls it back."""
+    """Keep what was drafted ahead if the result confirms it; otherwise roll it back."""
     if not request.drafts_ahead:
         return
     request.drafts_ahead = False
@@ -266,7 +266,7 @@ def settle_ahead(k, w, request):
 
 @jit
 def roll_back(k, w, request):
-    """What was drafted ahead is worth nothing."""
+    """Discard what a job has drafted ahead."""
     request.drafts_ahead = False
     job = w.jobs[JOBS * request.slot + AHEAD_JOB]
     tokens = withdraw(k, w, job)
@@ -276,7 +276,7 @@ def roll_back(k, w, request):
 
 @jit
 def discard_head_start(k, w, request):
-    """A head start is at another drafter than the next round, or its KV is lost."""
+    """Discard a head start that the next window cannot use."""
     w.totals.discarded += request.head_tokens
     log(k, w, LOG_ROLLBACK, request.head_drafter, request.number, request.head_tokens)
     request.head_drafter = -1
@@ -287,7 +287,7 @@ def discard_head_start(k, w, request):
 
 @jit
 def crash_drafter(k, w, number_of_drafter):
-    """A drafter loses its KV. Its drafts begin anew when it is back; those drafted ahead are lost."""
+    """Take its KV from a drafter; it redoes its drafts after its return, but not those drafted ahead."""
     drafter = w.drafters[number_of_drafter]
     drafter.down += 1
     if drafter.down > 1:
@@ -372,7 +372,7 @@ def _requeue_active(k, w, drafter):
 
 @jit
 def _begin_anew(w, job):
-    """A job whose drafter has lost its KV has everything to do."""
+    """Give a job all its work to do again, because the drafter has lost its KV."""
     if job.gamma > 0:
         request = request_of(w, job)
         request.chain_start = request.committed

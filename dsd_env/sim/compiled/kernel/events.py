@@ -173,8 +173,8 @@ def log(k, w, kind, entity, request, value):
 def tag(request, kind):
     """Return the argument of a request's event.
 
-    A request's epoch counts how often it gave up what it was doing: an event of an earlier epoch concerns
-    nobody any more.
+    A request's epoch counts how often the request cancelled what it was doing. An event that was scheduled in
+    an earlier epoch is ignored; see :func:`is_live`.
     """
     return (((request.epoch << KIND_BITS) | kind) << SLOT_BITS) | request.slot
 

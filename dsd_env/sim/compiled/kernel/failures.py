@@ -92,7 +92,7 @@ def _come_back(k, w, site, entity):
 
 @jit
 def _crash_target(k, w, server):
-    """A target loses its KV, its queue and the iteration under way; its clients are told."""
+    """Take from a target its KV, its queue and the iteration under way, and interrupt its requests."""
     if not server.idle:
         iteration_over(k, w, server)
     server.n_ready, server.waiting, server.resident = 0, 0, 0

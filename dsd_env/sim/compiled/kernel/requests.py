@@ -57,14 +57,14 @@ def wait_until(k, w, request, time_s, waits_for):
 
 @jit
 def travel(k, w, request, time_s, waits_for):
-    """Let a request wait for its message to arrive; if it gives the message up, that comes too late."""
+    """Let a request wait for its message to arrive; if it stops waiting, the message counts as late."""
     request.waits_for = waits_for
     push(k, w, time_s, AT_DELIVERY, request.number, tag(request, IS_MESSAGE))
 
 
 @jit
 def is_down(k, w, site, at):
-    """Return whether nobody can decide at a place now."""
+    """Return whether a place is down, so that no decision can be taken there."""
     if site == OWN_DEVICE:
         return w.devices[at].down_faults > 0
     return site == EDGE_SERVER and w.drafters[k.n_devices + at].down > 0
@@ -72,7 +72,7 @@ def is_down(k, w, site, at):
 
 @jit
 def ask(k, w, request):
-    """A request waits for its turn among the decisions of the instant, where somebody is up to decide."""
+    """Let a request wait for its turn among the decisions of this instant, or for its place to return."""
     if is_down(k, w, request.site, request.at):
         request.waits_for = FOR_PLACE
         return
@@ -100,7 +100,7 @@ def next_round(k, w, request):
 
 @jit
 def abandon(k, w, request):
-    """Give up a request's drafts and messages under way. A message already sent will come too late."""
+    """Cancel a request's drafts and messages under way; a message already sent will arrive too late."""
     request.epoch += 1
     request.served += 1
     request.exchange += 1
@@ -116,7 +116,7 @@ def abandon(k, w, request):
 
 @jit
 def reconnect(k, w, request):
-    """The front end finds the target down and tells the client, who decides anew."""
+    """Let the front end notice that the target is down and tell the client, who decides again."""
     wait_until(k, w, request, w.now_s + k.crash_detection_s, FOR_DETECTION)
 
 

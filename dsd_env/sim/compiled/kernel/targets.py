@@ -40,8 +40,8 @@ from dsd_env.sim.compiled.status import DELIVERIES_FULL, TABLE_RANGE
 
 RECENT = int(RECENT_ROUNDS)
 
-JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = (number(kind) for kind in range(4))
-"""What a request wants of its target: the kinds of :class:`dsd_env.sim.entities.JobKind`."""
+JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = (number(task) for task in range(4))
+"""What a request asks of its target: the members of :class:`dsd_env.sim.entities.TargetTask`."""
 
 COLOCATED, OWN_DEVICE, EDGE_SERVER = (number(site) for site in range(3))
 """Where control is, and where drafts are made."""
@@ -100,10 +100,10 @@ def release(k, w, request):
 
 
 @jit
-def queue_at(k, w, request, server, kind, gamma, prefill, warms, waits_for):
+def queue_at(k, w, request, server, task, gamma, prefill, warms, waits_for):
     """Queue a job at a target that is up; the batch size in force stays."""
     request.served += 1
-    request.job_kind, request.job_gamma, request.job_chunk = kind, gamma, k.plain_chunk_tokens
+    request.job_task, request.job_gamma, request.job_chunk = task, gamma, k.plain_chunk_tokens
     request.job_prefill, request.job_prefilled, request.warms = prefill, 0, warms
     request.waits_for = waits_for
     target = server.number
@@ -137,8 +137,8 @@ def _wait_for_kv(k, w, server, request):
 
 @jit
 def _prefill_again(request):
-    """A job begins with the whole context, whose KV has been lost; the newest token comes with the job."""
-    newest = 0 if request.job_kind == JOB_PREFILL else 1
+    """Prefill the whole lost context again, but for the newest token, which the task processes."""
+    newest = 0 if request.job_task == JOB_PREFILL else 1
     request.job_prefill = context_tokens(request) - newest
     request.job_prefilled = 0
 
@@ -148,7 +148,7 @@ def _prefill_again(request):
 
 @jit
 def _make_room(k, w, server, n):
-    """Give a batch the KV that it needs; return the size of what is left of it."""
+    """Reserve the KV that each sequence of a batch needs; return the batch's size without preempted ones."""
     running, capacity = server.running, k.targets[server.number].kv_capacity_tokens
     for i in range(n):
         request = w.requests[running[i].slot]
@@ -175,7 +175,7 @@ def _make_room(k, w, server, n):
 
 @jit
 def _preempt(k, w, server, n):
-    """Take its KV from the request that was admitted last; it waits in front and prefills again."""
+    """Preempt the request admitted last: it loses its KV, waits at the front and prefills again."""
     target = server.number
     victim, newest = -1, -1
     for slot in range(k.n_slots):
@@ -264,7 +264,7 @@ def _share(k, w, target, request, tokens):
         if request.warms and drafts_shared(k, target):
             return kv, tokens, kv, 0
         return kv, 0, 0, 0
-    if request.job_kind == JOB_COLOCATED:
+    if request.job_task == JOB_COLOCATED:
         lag = lag_tokens(k, w, request, colocated(k, target))
         return context + tokens - 1, lag, context, request.job_gamma
     return context + tokens - 1, 0, 0, 0
@@ -331,7 +331,7 @@ def _drafting_at(w, server, n, step):
     sequences = kv = 0
     for i in range(n):
         request = w.requests[server.running[i].slot]
-        if request.job_prefill == 0 and request.job_kind == JOB_COLOCATED and request.job_gamma >= step:
+        if request.job_prefill == 0 and request.job_task == JOB_COLOCATED and request.job_gamma >= step:
             sequences += 1
             kv += context_tokens(request)
     return sequences, kv + sequences * (step - 1)
@@ -386,7 +386,7 @@ def _charge(k, w, server, n, duration_s, whole, draft):
 
 @jit
 def iteration_over(k, w, server):
-    """A target has become idle: book what the iteration cost; return how long it ran."""
+    """Make a target idle and book the cost of its iteration; return how long the iteration ran."""
     spec = k.targets[server.number]
     duration_s = w.now_s - server.iteration_start_s
     server.n_running = 0
@@ -418,24 +418,24 @@ def end_iteration(k, w, server):
 @jit
 def _advance(k, w, server, request, tokens):
     target = server.number
-    kind = request.job_kind
+    task = request.job_task
     if request.job_prefill != 0:
         request.job_prefill -= tokens
         request.job_prefilled += tokens
         if request.warms and drafts_shared(k, target):
             set_valid_tokens(k, w, request, colocated(k, target), request.job_prefilled)
-        if request.job_prefill != 0 or kind != JOB_PREFILL:
+        if request.job_prefill != 0 or task != JOB_PREFILL:
             _append_ready(server, request)
             return
         _commit(k, w, request, 1)
-    elif kind == JOB_PLAIN:
+    elif task == JOB_PLAIN:
         _commit(k, w, request, 1)
         request.job_chunk -= 1
         if request.job_chunk > 0 and request.committed < request.output_tokens:
             _join(k, w, server, request)
             return
         _remember(request, 0, 0)
-    elif kind == JOB_COLOCATED:
+    elif task == JOB_COLOCATED:
         request.chain_start = request.committed
         _verified(k, w, request, colocated(k, target), request.job_gamma)
     else:

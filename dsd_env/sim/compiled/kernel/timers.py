@@ -23,7 +23,7 @@ from dsd_env.sim.compiled.kernel.targets import COLOCATED, JOB_PLAIN, queue_at
 
 @jit
 def expect_drafts(k, w, request):
-    """The target has sent a result and waits for the next window, but not for ever."""
+    """Start the target's patience: it has sent a result and waits a limited time for the next drafts."""
     if k.patience_s == 0.0:
         return
     request.patience_at_s = w.now_s + k.patience_s
@@ -36,7 +36,7 @@ def expect_drafts(k, w, request):
 
 @jit
 def _patience_ends(k, w, request):
-    """No draft came: the target goes on by plain decoding."""
+    """Let the target go on by plain decoding, because no draft came in time."""
     request.patience_set = False
     if request.served != request.patience_served or finished(request):
         return
@@ -54,7 +54,7 @@ def _patience_ends(k, w, request):
 
 @jit
 def expect_result(k, w, request, payload):
-    """The device has sent its drafts and waits for the result; it sends them again after a time-out."""
+    """Start the device's time-out: it has sent drafts and sends them again if no result comes in time."""
     request.exchange += 1
     if k.client_timeout_s == 0.0:
         return
@@ -74,7 +74,7 @@ def _set_resend(k, w, request):
 
 @jit
 def _send_again(k, w, request):
-    """The client has heard nothing within its time-out."""
+    """Send the drafts again, because no result came within the time-out."""
     if w.now_s != request.resend_timer_s:
         return
     request.resend_timer_s = math.inf
@@ -91,7 +91,7 @@ def _send_again(k, w, request):
 
 @jit
 def timeout(k, w, place, slot):
-    """A timer goes off; that of a request which has left concerns nobody."""
+    """Handle a timer that has run out; ignore it if its request has completed."""
     entity = place & ENTITY_MASK
     request = w.requests[slot]
     if request.number != entity >> 1:
