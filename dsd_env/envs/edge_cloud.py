@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, DecisionView, ObservationEncoder
+from dsd_env.control.rewards import REWARD_TERMS
 from dsd_env.envs import rendering
 from dsd_env.envs.episodes import EnvState, make_episodes
 from dsd_env.envs.infos import NumericInfos, check_infos
 from dsd_env.envs.limits import checked_max_episode_steps, surrounding_time_limit
-from dsd_env.envs.rewards import REWARD_TERMS
 from dsd_env.rng import MAX_SEED, checked_seed
 from dsd_env.scenario import Scenario, load_scenario
 
