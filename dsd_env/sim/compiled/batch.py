@@ -7,7 +7,6 @@ from typing import Any
 
 from numba import prange
 
-from dsd_env.control.due import DUE_FIELDS
 from dsd_env.laws.resolve import NO_DRAFTER, TARGET_DOWN
 from dsd_env.sim.compiled.kernel.jit import entry, jit
 from dsd_env.sim.compiled.kernel.loop import (
@@ -38,7 +37,6 @@ from dsd_env.sim.compiled.status import DUE, FAILED
 FACT_REASON, FACT_INVALID, FACT_COMPLETED, FACT_DUE = range(4)
 """Columns of `facts`: of the last decision answered, then, from `FACT_DUE` on, of the due one what
 :data:`dsd_env.control.due.DUE_FIELDS` lists. Stale in a world that has ended."""
-N_FACTS = FACT_DUE + len(DUE_FIELDS)
 
 WORLD_BYTES, REQUEST_BYTES, JOB_BYTES = WORLD.itemsize, REQUEST.itemsize, DRAFT_JOB.itemsize
 TARGET_BYTES, HEAP_BYTES = TARGET.itemsize, 32 * SCHEDULED.itemsize
