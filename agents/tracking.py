@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from dsd_env.control.due import DUE_FIELDS
+
 if TYPE_CHECKING:
     from dsd_env.envs.sb3 import CompiledVecEnv
 
@@ -143,7 +145,8 @@ class CompiledTracker:
         from dsd_env.sim.compiled import batch
 
         self._worlds = vec_env.worlds
-        self._request, self._committed = batch.FACT_REQUEST, batch.FACT_COMMITTED
+        due = {field.name: batch.FACT_DUE + place for place, field in enumerate(DUE_FIELDS)}
+        self._request, self._committed = due["request_id"], due["committed_tokens"]
         self._completed = batch.FACT_COMPLETED
 
     def due(self) -> Moments:

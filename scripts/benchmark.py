@@ -159,7 +159,7 @@ class Worlds:
     def __init__(self, name: str, n_worlds: int, threads: int, *, random: bool = False) -> None:
         """Set them up, past the first seconds of an empty system."""
         import dsd_env
-        from dsd_env.envs.rewards import reward_factors, reward_weights
+        from dsd_env.control.rewards import reward_factors, reward_weights
         from dsd_env.sim.compiled import compile_scenario
         from dsd_env.sim.compiled.vector import WorldVector
 

@@ -10,6 +10,7 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ from hypothesis import strategies as st
 
 import dsd_env
 from dsd_env.control import DecisionView, ObservationEncoder
+from dsd_env.control.due import DUE_FIELDS
+from dsd_env.control.rewards import TERMS
 from dsd_env.envs import ENV_ID, REWARD_TERMS, EdgeCloudEnv, FlatActionWrapper, register_envs
 from dsd_env.envs.infos import METRICS, RESOLVED_CODES
-from dsd_env.envs.tables import observation_table
+from dsd_env.envs.tables import TABLES, observation_table, with_tables
+from dsd_env.scenario.schema import Reward, RewardWeights
+from dsd_env.sim.metrics import Totals
 from tests.scenarios import tiny
 
 
@@ -698,13 +703,29 @@ def test_truncation_by_requests_and_by_horizon() -> None:
 # --- documentation -------------------------------------------------------------------------------
 
 
-def test_observation_tables_are_those_of_the_encoder(checkout: Path) -> None:
-    table = observation_table()
-    where = "run `python -m dsd_env.envs.tables` and put its output into"
-    assert table in inspect.cleandoc(EdgeCloudEnv.__doc__ or ""), f"{where} the docstring of EdgeCloudEnv"
-    assert table in (checkout / "docs" / "environment.md").read_text(encoding="utf-8"), (
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
+def test_tables_are_those_of_the_code(checkout: Path, table: Callable[[], str]) -> None:
+    where = "run `python -m dsd_env.envs.tables --write`, which puts it into"
+    assert table() in inspect.cleandoc(EdgeCloudEnv.__doc__ or ""), f"{where} the docstring of EdgeCloudEnv"
+    assert table() in (checkout / "docs" / "environment.md").read_text(encoding="utf-8"), (
         f"{where} docs/environment.md"
     )
+
+
+def test_writing_tables_replaces_them_and_nothing_else(checkout: Path) -> None:
+    page = (checkout / "docs" / "environment.md").read_text(encoding="utf-8")
+    assert with_tables(page) == page
+    stale = page.replace("| `latency` | −", "| `latency` | once −").replace(
+        "| 0 | `request.is_admission`", "| 7 |"
+    )
+    assert stale != page
+    assert with_tables(stale) == page
+
+
+def test_reward_terms_weights_totals_and_references_fit_each_other() -> None:
+    assert tuple(RewardWeights.model_fields) == REWARD_TERMS
+    assert {term.total for term in TERMS} <= set(Totals.__dataclass_fields__)
+    assert {term.reference for term in TERMS} - {None} == set(Reward.model_fields) - {"weights"}
 
 
 @pytest.mark.parametrize("n_placements", [1, 3, 8])
@@ -728,13 +749,15 @@ def test_every_reward_term_and_info_key_is_documented(checkout: Path) -> None:
     steps = run_episode(EdgeCloudEnv(tiny(), discount_rate_per_s=1.0), 0)
     keys = {key for step in steps for key in step[4]}
     for text in (EdgeCloudEnv.__doc__ or "", page):
-        for name in (*REWARD_TERMS, *keys):
+        for name in (*REWARD_TERMS, *keys, *(field.name for field in DUE_FIELDS)):
             assert f"`{name}`" in text, name
     numeric = EdgeCloudEnv(tiny(), discount_rate_per_s=1.0, price_delays=True, infos="numeric")
     for name in numeric.reset(seed=0)[1]:
         assert f"`{name}`" in page, name
     for reason, code in RESOLVED_CODES.items():
         assert f"{code} `{reason}`" in page, reason
+    for name, names in (("reward_terms", REWARD_TERMS), ("episode_metrics", METRICS)):
+        assert f"| `{name}` | float ({len(names)},)" in page, name
 
 
 # --- rendering -----------------------------------------------------------------------------------

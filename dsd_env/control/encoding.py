@@ -8,12 +8,15 @@ No running statistics: what a policy saw in training is what it sees when deploy
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control.view import RECENT_ROUNDS, CandidateView, DecisionView, Site, TargetView
+from dsd_env.control.view import RECENT_ROUNDS, CandidateView, DecisionView, RequestView, Site
+from dsd_env.laws import view as laws
 from dsd_env.scenario.schema import Scenario
 
 Scale = Literal["fraction", "squash", "signed"]
@@ -23,11 +26,14 @@ class Feature(NamedTuple):
     """One entry of the observation vector.
 
     Attributes:
-        name: Unique, dotted by group.
+        name: Unique: the group of the view that it is taken from, a dot, its name there.
         unit: Unit of the raw value.
         scale: ``fraction`` (passes through), ``squash`` (x / (x + half)) or ``signed``.
         half: Raw value that maps to 0.5; 1 for fractions.
         meaning: What it is.
+        field: Field of that group with the raw value, where it is not the name after the dot. Both engines
+            gather the raw values by these fields; :data:`DERIVED` has those that the typed view lacks.
+        element: Element of the field, if it is a list.
     """
 
     name: str
@@ -35,6 +41,14 @@ class Feature(NamedTuple):
     scale: Scale
     half: float
     meaning: str
+    field: str = ""
+    element: int | None = None
+
+    @property
+    def source(self) -> tuple[str, str, int | None]:
+        """The group of the view, the field, and the element if the field is a list."""
+        group, name = self.name.split(".")
+        return group, self.field or name, self.element
 
     @property
     def low(self) -> float:
@@ -54,6 +68,14 @@ def _squash(name: str, unit: str, half: float, meaning: str) -> Feature:
     return Feature(name, unit, "squash", half, meaning)
 
 
+def _recent(name: str, field: str, what: str) -> tuple[Feature, ...]:
+    """Return one feature per round that a list of the request goes back."""
+    return tuple(
+        Feature(f"request.{name}_{i}", "tokens", "squash", 4.0, f"{what}, {i} rounds ago", field, i)
+        for i in range(RECENT_ROUNDS)
+    )
+
+
 _REQUEST = (
     _flag("request.is_admission", "first decision: places the prompt"),
     _flag("request.control_at_target", "the decision is taken at the target"),
@@ -70,31 +92,22 @@ _REQUEST = (
     _squash("request.rounds", "rounds", 16.0, "rounds executed"),
     _share("request.acceptance_rate", "acceptance rate (EMA)"),
     _squash("request.tokens_per_round", "tokens", 3.0, "committed tokens per draft round (EMA)"),
-    *(
-        _squash(f"request.recent_gamma_{i}", "tokens", 4.0, f"drafted, {i} rounds ago")
-        for i in range(RECENT_ROUNDS)
-    ),
-    *(
-        _squash(f"request.recent_accepted_{i}", "tokens", 4.0, f"accepted, {i} rounds ago")
-        for i in range(RECENT_ROUNDS)
-    ),
+    *_recent("recent_gamma", "recent_gammas", "drafted"),
+    *_recent("recent_accepted", "recent_accepted", "accepted"),
     _share("request.last_confidence", "top-1 draft probability at the last token drafted on the true path"),
     _squash("request.head_start_tokens", "tokens", 4.0, "drafts of the next window made ahead"),
 )
 
-
-def _target_features(group: str) -> tuple[Feature, ...]:
-    return (
-        _squash(f"{group}.queued", "sequences", 16.0, "sequences waiting for an iteration"),
-        _squash(f"{group}.running", "sequences", 32.0, "sequences in the iteration under way"),
-        _squash(f"{group}.resident", "requests", 64.0, "requests with KV there"),
-        _squash(f"{group}.remaining_s", "s", 0.02, "expected rest of the iteration under way"),
-        _squash(f"{group}.iteration_s", "s", 0.04, "iteration time (EMA)"),
-        _share(f"{group}.kv_fraction", "share of the KV pool reserved"),
-        _squash(f"{group}.batch_size", "sequences", 16.0, "batch size in force"),
-        _squash(f"{group}.age_s", "s", 0.05, "age of this report"),
-    )
-
+_TARGET = (
+    _squash("target.queued", "sequences", 16.0, "sequences waiting for an iteration"),
+    _squash("target.running", "sequences", 32.0, "sequences in the iteration under way"),
+    _squash("target.resident", "requests", 64.0, "requests with KV there"),
+    _squash("target.remaining_s", "s", 0.02, "expected rest of the iteration under way"),
+    _squash("target.iteration_s", "s", 0.04, "iteration time (EMA)"),
+    _share("target.kv_fraction", "share of the KV pool reserved"),
+    _squash("target.batch_size", "sequences", 16.0, "batch size in force"),
+    _squash("target.age_s", "s", 0.05, "age of this report"),
+)
 
 _OWN = (
     _flag("link.up", "own link believed up"),
@@ -140,6 +153,69 @@ def _candidate_features(index: int) -> tuple[Feature, ...]:
     )
 
 
+# What features take from the view that is no field of the typed view. In the compiled engine these are fields
+# of the view's records, written where the view is (dsd_env/sim/compiled/kernel/observe.py).
+
+
+def _control_at_target(request: RequestView) -> bool:
+    return request.control_site == Site.COLOCATED
+
+
+def _control_at_device(request: RequestView) -> bool:
+    return request.control_site == Site.OWN_DEVICE
+
+
+def _control_at_edge_server(request: RequestView) -> bool:
+    return request.control_site == Site.EDGE_SERVER
+
+
+def _context_tokens(request: RequestView) -> int:
+    return request.prompt_tokens + request.committed_tokens
+
+
+def _ttft_slack(request: RequestView) -> float:
+    return laws.ttft_slack(request.ttft_s, request.age_s, request.slo_ttft_s)
+
+
+def _tpot_slack(request: RequestView) -> float:
+    return laws.tpot_slack(request.tpot_s, request.slo_tpot_s)
+
+
+def _colocated(candidate: CandidateView) -> bool:
+    return candidate.site == Site.COLOCATED
+
+
+def _own_device(candidate: CandidateView) -> bool:
+    return candidate.site == Site.OWN_DEVICE
+
+
+DERIVED: Mapping[str, Callable[[Any], float]] = {
+    "request.control_at_target": _control_at_target,
+    "request.control_at_device": _control_at_device,
+    "request.control_at_edge_server": _control_at_edge_server,
+    "request.context_tokens": _context_tokens,
+    "request.ttft_slack": _ttft_slack,
+    "request.tpot_slack": _tpot_slack,
+    "candidate.colocated": _colocated,
+    "candidate.own_device": _own_device,
+    "candidate.target_queued": attrgetter("target.queued"),
+    "candidate.target_iteration_s": attrgetter("target.iteration_s"),
+}
+"""How to compute, by group and field, what the typed view does not hold as such."""
+
+
+def _reader(feature: Feature) -> Callable[[Any], float]:
+    """Return what reads a feature's raw value from its group of the typed view."""
+    group, field, element = feature.source
+    read: Callable[[Any], Any] = DERIVED.get(f"{group.partition('_')[0]}.{field}", attrgetter(field))
+    return read if element is None else lambda part: read(part)[element]
+
+
+_BEFORE = tuple((feature.source[0], _reader(feature)) for feature in (*_REQUEST, *_TARGET, *_OWN))
+_PER_CANDIDATE = tuple(_reader(feature) for feature in _candidate_features(0))
+_AFTER = tuple((feature.source[0], _reader(feature)) for feature in _SYSTEM)
+
+
 class ObservationEncoder:
     """Flattens a :class:`DecisionView` into the observation vector of a scenario.
 
@@ -155,9 +231,10 @@ class ObservationEncoder:
 
     def __init__(self, n_placements: int) -> None:
         """Build the feature table for ``n_placements`` candidates."""
+        self._n_placements = n_placements
         self.features: tuple[Feature, ...] = (
             *_REQUEST,
-            *_target_features("target"),
+            *_TARGET,
             *_OWN,
             *(feature for index in range(n_placements) for feature in _candidate_features(index)),
             *_SYSTEM,
@@ -173,6 +250,11 @@ class ObservationEncoder:
         return cls(n_placements or scenario.n_placements)
 
     @property
+    def n_last(self) -> int:
+        """How many features come after those of the candidates."""
+        return len(_SYSTEM)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the features, in order."""
         return tuple(feature.name for feature in self.features)
@@ -183,88 +265,16 @@ class ObservationEncoder:
         Raises:
             ValueError: The view has more candidates than there is room for.
         """
-        raw = _raw_values(view)
-        if missing := len(self.features) - len(raw):
-            if missing < 0:
-                raise ValueError(
-                    f"the decision has {len(view.candidates)} candidates, more than the observation "
-                    "has room for"
-                )
-            raw[-len(_SYSTEM) : -len(_SYSTEM)] = [0.0] * missing
+        missing = self._n_placements - len(view.candidates)
+        if missing < 0:
+            raise ValueError(
+                f"the decision has {len(view.candidates)} candidates, more than the observation has room for"
+            )
+        raw = [read(getattr(view, group)) for group, read in _BEFORE]
+        for candidate in view.candidates:
+            raw += [read(candidate) for read in _PER_CANDIDATE]
+        raw += [0.0] * (missing * len(_PER_CANDIDATE))
+        raw += [read(getattr(view, group)) for group, read in _AFTER]
         values = np.array(raw)
         scaled: NDArray[np.float64] = values / (np.abs(values) * self._squashes + self._half)
         return scaled.astype(np.float32)
-
-
-def _raw_values(view: DecisionView) -> list[float]:
-    request, link, drafter, system = view.request, view.link, view.drafter, view.system
-    site = request.control_site
-    waited = request.ttft_s if request.ttft_s > 0.0 else request.age_s
-    raw = [
-        request.is_admission,
-        site == Site.COLOCATED,
-        site == Site.OWN_DEVICE,
-        site == Site.EDGE_SERVER,
-        request.prompt_tokens,
-        request.committed_tokens,
-        request.prompt_tokens + request.committed_tokens,
-        request.age_s,
-        request.slo_ttft_s,
-        request.slo_tpot_s,
-        1.0 - waited / request.slo_ttft_s,
-        1.0 - request.tpot_s / request.slo_tpot_s,
-        request.rounds,
-        request.acceptance_rate,
-        request.tokens_per_round,
-        *request.recent_gammas,
-        *request.recent_accepted,
-        request.last_confidence,
-        request.head_start_tokens,
-        *_raw_target(view.target),
-        link.up,
-        link.rtt_s,
-        link.rtt_deviation_s,
-        link.uplink_bits_per_s,
-        link.downlink_bits_per_s,
-        link.loss,
-        link.age_s,
-        drafter.available,
-        drafter.step_s,
-        drafter.kv_lag_tokens,
-        drafter.jobs,
-    ]
-    for candidate in view.candidates:
-        raw += _raw_candidate(candidate)
-    raw += (system.active_requests, system.arrivals_per_s, system.tokens_per_s)
-    return raw
-
-
-def _raw_target(target: TargetView) -> tuple[float, ...]:
-    return (
-        target.queued,
-        target.running,
-        target.resident,
-        target.remaining_s,
-        target.iteration_s,
-        target.kv_fraction,
-        target.batch_size,
-        target.age_s,
-    )
-
-
-def _raw_candidate(candidate: CandidateView) -> tuple[float, ...]:
-    return (
-        candidate.valid,
-        candidate.is_current,
-        candidate.same_target,
-        candidate.site == Site.COLOCATED,
-        candidate.site == Site.OWN_DEVICE,
-        candidate.draft_step_s,
-        candidate.catch_up_s,
-        candidate.draft_wait_s,
-        candidate.rtt_s,
-        candidate.handover_s,
-        candidate.move_s,
-        candidate.target.queued,
-        candidate.target.iteration_s,
-    )

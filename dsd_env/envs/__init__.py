@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from dsd_env.control.rewards import REWARD_TERMS
 from dsd_env.envs.edge_cloud import EdgeCloudEnv
 from dsd_env.envs.episodes import EnvState
-from dsd_env.envs.infos import INFOS, METRICS, RESOLVED_CODES
+from dsd_env.envs.infos import INFOS, RESOLVED_CODES
 from dsd_env.envs.registration import ENV_ID, register_envs
-from dsd_env.envs.rewards import REWARD_TERMS
 from dsd_env.envs.wrappers import DictObservationVectorWrapper, DictObservationWrapper, FlatActionWrapper
+from dsd_env.sim.metrics import METRICS
 
 if TYPE_CHECKING:
     from dsd_env.envs.vector import EdgeCloudVectorEnv

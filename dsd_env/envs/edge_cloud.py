@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, DecisionView, ObservationEncoder
+from dsd_env.control.rewards import REWARD_TERMS
 from dsd_env.envs import rendering
 from dsd_env.envs.episodes import EnvState, make_episodes
 from dsd_env.envs.infos import NumericInfos, check_infos
 from dsd_env.envs.limits import checked_max_episode_steps, surrounding_time_limit
-from dsd_env.envs.rewards import REWARD_TERMS
 from dsd_env.rng import MAX_SEED, checked_seed
 from dsd_env.scenario import Scenario, load_scenario
 
@@ -145,16 +145,16 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     divided by a reference value of the scenario, so that returns of different scenarios compare.
     `info["reward_terms"]` holds all of them, unweighted.
 
-    | Term            | Value                                                                                      |
-    |-----------------|--------------------------------------------------------------------------------------------|
-    | `latency`       | − ∫ requests in the system dt / `reference_e2e_s`                                          |
-    | `tpot`          | − Σ TPOT / its bound, over the requests completed                                          |
-    | `goodput`       | + requests completed that met their SLO                                                    |
-    | `slo_violation` | − requests completed that missed it                                                        |
-    | `cloud_cost`    | − dollars (target and edge servers' GPUs, egress) / `reference_usd_per_request`            |
-    | `energy`        | − joules (servers, devices, radio) / `reference_joules_per_request`                        |
-    | `bytes`         | − bytes over the network / `reference_bytes_per_request`                                   |
-    | `progress`      | output tokens committed / `reference_output_tokens`                                        |
+    | Term | Value | Divided by |
+    |---|---|---|
+    | `latency` | − ∫ number of requests in the system dt | `reference_e2e_s` |
+    | `tpot` | − Σ TPOT / its bound, over requests completed | – |
+    | `goodput` | + requests completed that met both bounds of their SLO | – |
+    | `slo_violation` | − requests completed that did not | – |
+    | `cloud_cost` | − dollars for busy GPUs of targets, dedicated drafters and edge servers, and for egress | `reference_usd_per_request` |
+    | `energy` | − joules of servers (idle and busy), drafting devices and radios | `reference_joules_per_request` |
+    | `bytes` | − bytes sent over all links | `reference_bytes_per_request` |
+    | `progress` | + output tokens committed | `reference_output_tokens` |
 
     By Little's law the undiscounted `latency` return of an episode that terminates is minus the sum of all
     end-to-end times over `reference_e2e_s`: maximising it minimises the mean request time. `progress` adds up to a

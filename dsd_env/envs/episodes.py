@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder
-from dsd_env.envs.rewards import reward_factors, reward_weights, running_totals
+from dsd_env.control.due import due_of_row, due_of_view
+from dsd_env.control.rewards import reward_factors, reward_weights, running_totals
+from dsd_env.laws.resolve import NO_DRAFTER, REASONS, TARGET_DOWN
 from dsd_env.rng import as_int64
 from dsd_env.scenario import Scenario
 from dsd_env.sim import ReferenceSimulation
@@ -197,7 +199,7 @@ class ReferenceEpisodes:
         if absent:
             decision = Decision(0, decision.batch_size, 0)
         reason = simulation.decide(decision).reason
-        self.reason = "no_drafter" if absent and reason != "target_down" else reason
+        self.reason = REASONS[NO_DRAFTER] if absent and reason != REASONS[TARGET_DOWN] else reason
         if self.reason is not None:
             self.invalid_actions += 1
         self._answers.append(tuple(int(index) for index in action))
@@ -226,14 +228,7 @@ class ReferenceEpisodes:
 
     def decision(self) -> dict[str, Any]:
         """Return the description of the decision now due for `info`."""
-        view = self._view
-        described: dict[str, Any] = {
-            "request_id": view.request_id,
-            "device": view.device,
-            "counter": view.counter,
-            "is_admission": view.request.is_admission,
-            "committed_tokens": view.request.committed_tokens,
-        }
+        described = due_of_view(self._view)
         request = self._simulation.due_request
         if self._price_delays and request is not None:
             described["delay_caused_s"] = request.delay_caused_s
@@ -276,12 +271,11 @@ class CompiledEpisodes:
 
     def __init__(self, layout: Layout, actions: ActionSpace, *, price_delays: bool) -> None:
         """Allocate the one world."""
-        from dsd_env.laws.resolve import REASONS
         from dsd_env.sim.compiled.status import DUE, TERMINATED
         from dsd_env.sim.compiled.vector import WorldVector
 
         scenario = layout.scenario
-        self._due, self._terminated, self._reasons = DUE, TERMINATED, REASONS
+        self._due, self._terminated = DUE, TERMINATED
         self._price_delays = price_delays
         self._worlds = WorldVector(
             [layout],
@@ -294,7 +288,8 @@ class CompiledEpisodes:
         self._world = np.zeros(1, dtype=np.int64)
         self._action = np.zeros((1, 3), dtype=np.int64)
         self._view: DecisionView | None = None
-        self._facts: list[int] = []
+        self._due_row: list[int] = []
+        self._n_completed = 0
         self._seed = 0
         self.observation = self._worlds.observations[0].copy()
         self.over, self.terminated = True, False
@@ -332,9 +327,8 @@ class CompiledEpisodes:
         self._view = None
         self.now_s, self.dt_s = worlds.clocks[0].tolist()
         self.reward, self.terms = float(worlds.rewards[0]), worlds.terms[0].tolist()
-        self._facts = worlds.facts[0].tolist()
-        _, _, _, _, _, reason, self.invalid_actions, _ = self._facts
-        self.reason = self._reasons[reason]
+        reason, self.invalid_actions, self._n_completed, *self._due_row = worlds.facts[0].tolist()
+        self.reason = REASONS[reason]
         self.observation = worlds.observations[0].copy()
         status = int(worlds.statuses[0])
         self.over, self.terminated = status != self._due, status == self._terminated
@@ -347,14 +341,7 @@ class CompiledEpisodes:
 
     def decision(self) -> dict[str, Any]:
         """Return the description of the decision now due for `info`."""
-        request, device, counter, admission, committed, *_ = self._facts
-        described: dict[str, Any] = {
-            "request_id": request,
-            "device": device,
-            "counter": counter,
-            "is_admission": admission != 0,
-            "committed_tokens": committed,
-        }
+        described = due_of_row(self._due_row)
         if self._price_delays:
             described["delay_caused_s"] = float(self._worlds.delays[0, 0])
         return described
@@ -370,7 +357,7 @@ class CompiledEpisodes:
 
     def completed(self) -> list[Completed]:
         """Return the requests that completed during the last step."""
-        if self._facts[-1] == 0:
+        if self._n_completed == 0:
             return []
         return [
             (request.number, request.completed_s, request.delay_caused_s, request.committed)

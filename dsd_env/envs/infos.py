@@ -10,47 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.envs.rewards import REWARD_TERMS
+from dsd_env.control.due import DUE_FIELDS
+from dsd_env.control.rewards import REWARD_TERMS
 from dsd_env.laws.resolve import REASONS
 from dsd_env.rng import as_int64
+from dsd_env.sim.metrics import METRICS
 
 INFOS = ("full", "numeric", "none")
 """Values of the environments' argument `infos`."""
 
 RESOLVED_CODES: Mapping[str | None, int] = {reason: number for number, reason in enumerate(REASONS)}
 """Number in ``info["resolved_code"]`` of each reason why an action was changed by rule."""
-
-METRICS = (
-    *(f"{name}_{what}" for name in ("e2e_s", "ttft_s", "tpot_s") for what in ("mean", "p50", "p95", "p99")),
-    *(f"itl_s_{what}" for what in ("mean", "p50", "p95", "p99", "max")),
-    "throughput_tokens_per_s",
-    "throughput_requests_per_s",
-    "goodput_requests_per_s",
-    "slo_attainment",
-    "acceptance_rate",
-    "block_efficiency",
-    "speculated_token_share",
-    "wasted_draft_tokens_per_token",
-    "discarded_draft_tokens_per_token",
-    "gpu_s_per_1k_tokens",
-    "cost_usd_per_1m_tokens",
-    "energy_j_per_1k_tokens",
-    "bytes_per_token",
-    "utilisation_target",
-    "requests_in_system_mean",
-    "jain_fairness",
-    "takeovers",
-    "interruptions",
-    "late_messages",
-    "duplicate_messages",
-    "preemptions",
-    "requests_arrived",
-    "requests_completed",
-    "requests_active",
-    "requests_measured",
-    "duration_s",
-)
-"""Names of the metrics, in the order of the array ``info["episode_metrics"]`` of numeric infos."""
 
 NOT_DUE = -1
 """Stands in numeric infos for what is told of a due decision, where none is due."""
@@ -99,11 +69,10 @@ class NumericInfos:
             "now_s": info["now_s"],
             "dt_s": info["dt_s"],
             "decision_due": decision is not None,
-            "decision_request_id": due.get("request_id", NOT_DUE),
-            "decision_device": due.get("device", NOT_DUE),
-            "decision_counter": due.get("counter", NOT_DUE),
-            "decision_is_admission": due.get("is_admission", False),
-            "decision_committed_tokens": due.get("committed_tokens", NOT_DUE),
+            **{
+                f"decision_{field.name}": due.get(field.name, False if field.is_flag else NOT_DUE)
+                for field in DUE_FIELDS
+            },
             "episode_seed": as_int64(episode_seed),
             "scenario_index": scenario_index,
             "reward_terms": [terms.get(name, 0.0) for name in REWARD_TERMS],

@@ -1,12 +1,16 @@
 """The tables of the environment's documentation, made from the code that they describe.
 
-``python -m dsd_env.envs.tables`` prints them; tests compare them with the class docstring and with
-``docs/environment.md``, so that neither can go stale.
+``python -m dsd_env.envs.tables`` prints them, and with ``--write`` puts them into the docstring of
+``EdgeCloudEnv`` and ``docs/environment.md`` of a checkout; tests compare them, so that neither can go stale.
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from dsd_env.control import Feature, ObservationEncoder
+from dsd_env.control.rewards import TERMS
 
 
 def observation_table() -> str:
@@ -44,5 +48,40 @@ def _range(feature: Feature) -> str:
     return {"fraction": "[0, 1]", "squash": "[0, 1]", "signed": "[-1, 1]"}[feature.scale]
 
 
+def reward_table() -> str:
+    """Return the table of all reward terms in Markdown."""
+    lines = ["| Term | Value | Divided by |", "|---|---|---|"]
+    for term in TERMS:
+        reference = "–" if term.reference is None else f"`{term.reference}`"
+        lines.append(f"| `{term.name}` | {'−' if term.sign < 0.0 else '+'} {term.meaning} | {reference} |")
+    return "\n".join(lines)
+
+
+TABLES = (observation_table, reward_table)
+"""The tables, each recognised in a text by its first line."""
+
+
+def with_tables(text: str) -> str:
+    """Return a text with each of the tables, wherever it stands, as it is now."""
+    lines = text.split("\n")
+    for table in TABLES:
+        new = table().split("\n")
+        begin = next(n for n, line in enumerate(lines) if line.strip() == new[0])
+        end = next(n for n in range(begin, len(lines)) if not lines[n].lstrip().startswith("|"))
+        indent = lines[begin][: -len(new[0])]
+        lines[begin:end] = [indent + line for line in new]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the tables, or write them into the files that hold them."""
+    if arguments != ["--write"]:
+        print("\n\n".join(table() for table in TABLES))
+        return
+    here = Path(__file__)
+    for file in (here.with_name("edge_cloud.py"), here.parents[2] / "docs" / "environment.md"):
+        file.write_text(with_tables(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(observation_table())
+    main(sys.argv[1:])

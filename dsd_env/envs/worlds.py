@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from dsd_env import rng
 from dsd_env.control import ActionSpace, DecisionView, ObservationEncoder
+from dsd_env.control.due import DUE_FIELDS, due_of_row
+from dsd_env.control.rewards import REWARD_TERMS, reward_factors, reward_weights
 from dsd_env.envs import rendering
 from dsd_env.envs.edge_cloud import (
     check_discount,
@@ -21,9 +23,8 @@ from dsd_env.envs.edge_cloud import (
     draw_episode_seed,
 )
 from dsd_env.envs.episodes import EnvState
-from dsd_env.envs.infos import METRICS, NOT_DUE, NumericInfos, check_infos
+from dsd_env.envs.infos import NOT_DUE, NumericInfos, check_infos
 from dsd_env.envs.limits import checked_max_episode_steps
-from dsd_env.envs.rewards import REWARD_TERMS, reward_factors, reward_weights
 from dsd_env.laws.resolve import REASONS
 from dsd_env.rng import Stream
 from dsd_env.scenario import Scenario, ScenarioError, load_scenario
@@ -31,20 +32,13 @@ from dsd_env.sim.compiled import batch
 from dsd_env.sim.compiled.status import DUE, TERMINATED, TRUNCATED
 from dsd_env.sim.compiled.vector import WorldVector
 from dsd_env.sim.engines import compiled_layout
+from dsd_env.sim.metrics import METRICS
 
 ScenarioLike = str | Path | Scenario | Mapping[str, Any]
 EpisodeSeeds = Callable[[int, int], int]
 """(world, episode) -> seed of that episode."""
 RENDER_MODES = ("ansi",)
 """What many worlds at once can show; a timeline needs the reference engine, one environment at a time."""
-
-_DECISION = {
-    "request_id": batch.FACT_REQUEST,
-    "device": batch.FACT_DEVICE,
-    "counter": batch.FACT_COUNTER,
-    "is_admission": batch.FACT_ADMISSION,
-    "committed_tokens": batch.FACT_COMMITTED,
-}
 
 
 def drawn_scenario(episode_seed: int, n_scenarios: int) -> int:
@@ -313,14 +307,7 @@ class EpisodeWorlds:
     # ------------------------------------------------------------------ infos of one world
 
     def _decision(self, fact: list[int], delay_s: float) -> dict[str, Any]:
-        request, device, counter, admission, committed, *_ = fact
-        described: dict[str, Any] = {
-            "request_id": request,
-            "device": device,
-            "counter": counter,
-            "is_admission": admission != 0,
-            "committed_tokens": committed,
-        }
+        described = due_of_row(fact[batch.FACT_DUE :])
         if self.price_delays:
             described["delay_caused_s"] = delay_s
         return described
@@ -440,8 +427,10 @@ class EpisodeWorlds:
         infos: dict[str, Any] = _masked({"now_s": now_s, "dt_s": dt_s}, shown)
         if due.any():
             facts = w.facts.T * due
-            decision: dict[str, NDArray[Any]] = {name: facts[column] for name, column in _DECISION.items()}
-            decision["is_admission"] = decision["is_admission"] != 0
+            decision: dict[str, NDArray[Any]] = {
+                field.name: row != 0 if field.is_flag else row
+                for field, row in zip(DUE_FIELDS, facts[batch.FACT_DUE :], strict=True)
+            }
             if self.price_delays:
                 decision["delay_caused_s"] = w.delays[:, 0] * due
             infos["decision"], infos["_decision"] = _masked(decision, due), due
@@ -486,8 +475,10 @@ class EpisodeWorlds:
         facts = np.where(due, w.facts.T, NOT_DUE) * shown
         steps = w.facts.T * told
         values: dict[str, NDArray[Any]] = {"now_s": now_s, "dt_s": dt_s, "decision_due": due}
-        values |= {f"decision_{name}": facts[column] for name, column in _DECISION.items()}
-        values["decision_is_admission"] = due & (facts[batch.FACT_ADMISSION] != 0)
+        values |= {
+            f"decision_{field.name}": due & (row != 0) if field.is_flag else row
+            for field, row in zip(DUE_FIELDS, facts[batch.FACT_DUE :], strict=True)
+        }
         values |= {
             "episode_seed": self._seeds(shown),
             "scenario_index": self._listed[w.kinds] * shown,

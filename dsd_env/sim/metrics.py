@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +76,11 @@ class Totals:
         """Return a copy."""
         return copy.copy(self)
 
+    def since(self, before: Totals) -> Totals:
+        """Return the growth of every total since a copy made before."""
+        names = Totals.__dataclass_fields__
+        return Totals(**{name: getattr(self, name) - getattr(before, name) for name in names})
+
     def accrue(self, now_s: float, in_system: int, idle_w: float) -> None:
         """Bring the totals that grow with time up to ``now_s``.
 
@@ -85,8 +91,8 @@ class Totals:
         """
         elapsed_s = now_s - self.time_s
         if elapsed_s > 0.0:
-            self.request_seconds += in_system * elapsed_s
-            self.energy_joules += idle_w * elapsed_s
+            for name, rate in growth_per_s(in_system, idle_w).items():
+                setattr(self, name, getattr(self, name) + rate * elapsed_s)
             self.time_s = now_s
 
     def verified(self, drafted: int, accepted: int, committed: int) -> None:
@@ -104,6 +110,16 @@ class Totals:
         else:
             self.slo_violations += 1
         self.tpot_cost += tpot_s(request, empty=0.0) / request.spec.slo_tpot_s
+
+
+def growth_per_s(in_system: int, idle_w: float) -> dict[str, float]:
+    """Return how fast the totals that grow with time grow, by name.
+
+    Args:
+        in_system: Requests in the system.
+        idle_w: Idle power of all servers.
+    """
+    return {"request_seconds": in_system, "energy_joules": idle_w}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +178,87 @@ def jain(shares: NDArray[np.float64]) -> float:
     return float(shares.sum() ** 2 / (len(shares) * (shares**2).sum()))
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What metrics are computed from.
+
+    Attributes:
+        scenario: The scenario.
+        cohort: Completed requests that latencies are about.
+        elapsed_s: Length of the measurement window.
+        end_s: Its end.
+        d: Growth of every total in it.
+        busy_s: Time that targets were busy in it, summed.
+        n_targets: How many targets.
+        arrived: Requests that arrived in the episode.
+        completed: Requests that completed in it.
+    """
+
+    scenario: Scenario
+    cohort: list[Request]
+    elapsed_s: float
+    end_s: float
+    d: Totals
+    busy_s: float
+    n_targets: int
+    arrived: int
+    completed: int
+
+
+def _cost_usd_per_1m_tokens(m: _Measured) -> float:
+    provisioned_usd = _provisioned_usd_per_s(m.scenario) * m.elapsed_s
+    egress_usd = _ratio(m.d.network_bytes, 1e9) * m.scenario.egress_usd_per_gigabyte
+    return _ratio(1e6 * (provisioned_usd + egress_usd), m.d.output_tokens)
+
+
+_SPREADS: dict[str, Callable[[list[Request]], NDArray[np.float64]]] = {
+    "e2e_s": lambda cohort: np.array([e2e_s(request) for request in cohort]),
+    "ttft_s": lambda cohort: np.array([ttft_s(request) for request in cohort]),
+    "tpot_s": lambda cohort: _defined(np.array([tpot_s(request) for request in cohort])),
+    "itl_s": itl_s,
+}
+"""The latencies: of each a mean and quantiles are metrics, of the last one the greatest value, too."""
+
+_NUMBERS: dict[str, Callable[[_Measured], float]] = {
+    "throughput_tokens_per_s": lambda m: _ratio(m.d.output_tokens, m.elapsed_s),
+    "throughput_requests_per_s": lambda m: _ratio(m.d.completed, m.elapsed_s),
+    "goodput_requests_per_s": lambda m: _ratio(m.d.good, m.elapsed_s),
+    "slo_attainment": lambda m: _ratio(sum(map(meets_slo, m.cohort)), len(m.cohort)),
+    "acceptance_rate": lambda m: _ratio(m.d.accepted, m.d.drafted),
+    "block_efficiency": lambda m: _ratio(m.d.round_tokens, m.d.verified_rounds),
+    "speculated_token_share": lambda m: _ratio(m.d.round_tokens, m.d.output_tokens),
+    "wasted_draft_tokens_per_token": lambda m: _ratio(
+        m.d.drafted - m.d.accepted + m.d.discarded, m.d.output_tokens
+    ),
+    "discarded_draft_tokens_per_token": lambda m: _ratio(m.d.discarded, m.d.output_tokens),
+    "gpu_s_per_1k_tokens": lambda m: _ratio(1e3 * m.d.gpu_s, m.d.output_tokens),
+    "cost_usd_per_1m_tokens": _cost_usd_per_1m_tokens,
+    "energy_j_per_1k_tokens": lambda m: _ratio(1e3 * m.d.energy_joules, m.d.output_tokens),
+    "bytes_per_token": lambda m: _ratio(m.d.network_bytes, m.d.output_tokens),
+    "utilisation_target": lambda m: _ratio(m.busy_s, m.elapsed_s * m.n_targets),
+    "requests_in_system_mean": lambda m: _ratio(m.d.request_seconds, m.elapsed_s),
+    "jain_fairness": lambda m: jain(_speed_by_device(m.cohort)),
+    "takeovers": lambda m: float(m.d.takeovers),
+    "interruptions": lambda m: float(m.d.interruptions),
+    "late_messages": lambda m: float(m.d.late_messages),
+    "duplicate_messages": lambda m: float(m.d.duplicate_messages),
+    "preemptions": lambda m: float(m.d.preemptions),
+    "requests_arrived": lambda m: float(m.arrived),
+    "requests_completed": lambda m: float(m.completed),
+    "requests_active": lambda m: float(m.arrived - m.completed),
+    "requests_measured": lambda m: float(len(m.cohort)),
+    "duration_s": lambda m: m.end_s,
+}
+"""Every other metric."""
+
+METRICS = (
+    *(f"{name}_{what}" for name in _SPREADS for what in ("mean", *dict(QUANTILES))),
+    "itl_s_max",
+    *_NUMBERS,
+)
+"""Names of the metrics, in the order of :func:`episode_metrics`."""
+
+
 def episode_metrics(
     scenario: Scenario, cohort: list[Request], start: Window, end: Window, arrived: int, completed: int
 ) -> dict[str, float]:
@@ -176,55 +273,24 @@ def episode_metrics(
         completed: Requests that completed in it.
     """
     metrics: dict[str, float] = {}
-    _spread(metrics, "e2e_s", np.array([e2e_s(request) for request in cohort]))
-    _spread(metrics, "ttft_s", np.array([ttft_s(request) for request in cohort]))
-    tpot = np.array([tpot_s(request) for request in cohort])
-    _spread(metrics, "tpot_s", tpot[~np.isnan(tpot)])
-    gaps = itl_s(cohort)
-    _spread(metrics, "itl_s", gaps)
-    metrics["itl_s_max"] = float(gaps.max()) if len(gaps) else math.nan
-
-    elapsed_s = end.time_s - start.time_s
-    a, b = start.totals, end.totals
-    tokens = b.output_tokens - a.output_tokens
-    metrics["throughput_tokens_per_s"] = _ratio(tokens, elapsed_s)
-    metrics["throughput_requests_per_s"] = _ratio(b.completed - a.completed, elapsed_s)
-    metrics["goodput_requests_per_s"] = _ratio(b.good - a.good, elapsed_s)
-    metrics["slo_attainment"] = _ratio(sum(meets_slo(request) for request in cohort), len(cohort))
-
-    drafted, accepted = b.drafted - a.drafted, b.accepted - a.accepted
-    metrics["acceptance_rate"] = _ratio(accepted, drafted)
-    metrics["block_efficiency"] = _ratio(
-        b.round_tokens - a.round_tokens, b.verified_rounds - a.verified_rounds
-    )
-    metrics["speculated_token_share"] = _ratio(b.round_tokens - a.round_tokens, tokens)
-    discarded = b.discarded - a.discarded
-    metrics["wasted_draft_tokens_per_token"] = _ratio(drafted - accepted + discarded, tokens)
-    metrics["discarded_draft_tokens_per_token"] = _ratio(discarded, tokens)
-
-    metrics["gpu_s_per_1k_tokens"] = _ratio(1e3 * (b.gpu_s - a.gpu_s), tokens)
-    provisioned_usd = _provisioned_usd_per_s(scenario) * elapsed_s
-    egress_usd = _ratio(b.network_bytes - a.network_bytes, 1e9) * scenario.egress_usd_per_gigabyte
-    metrics["cost_usd_per_1m_tokens"] = _ratio(1e6 * (provisioned_usd + egress_usd), tokens)
-    metrics["energy_j_per_1k_tokens"] = _ratio(1e3 * (b.energy_joules - a.energy_joules), tokens)
-    metrics["bytes_per_token"] = _ratio(b.network_bytes - a.network_bytes, tokens)
+    for name, values_of in _SPREADS.items():
+        values = values_of(cohort)
+        _spread(metrics, name, values)
+    # The values of the last spread, the gaps between tokens.
+    metrics["itl_s_max"] = float(values.max()) if len(values) else math.nan
     busy = [last - first for first, last in zip(start.busy_s, end.busy_s, strict=True)]
-    metrics["utilisation_target"] = _ratio(sum(busy), elapsed_s * len(busy))
-    metrics["requests_in_system_mean"] = _ratio(b.request_seconds - a.request_seconds, elapsed_s)
-    metrics["jain_fairness"] = jain(_speed_by_device(cohort))
-
-    metrics["takeovers"] = float(b.takeovers - a.takeovers)
-    metrics["interruptions"] = float(b.interruptions - a.interruptions)
-    metrics["late_messages"] = float(b.late_messages - a.late_messages)
-    metrics["duplicate_messages"] = float(b.duplicate_messages - a.duplicate_messages)
-    metrics["preemptions"] = float(b.preemptions - a.preemptions)
-
-    metrics["requests_arrived"] = float(arrived)
-    metrics["requests_completed"] = float(completed)
-    metrics["requests_active"] = float(arrived - completed)
-    metrics["requests_measured"] = float(len(cohort))
-    metrics["duration_s"] = end.time_s
-    return metrics
+    measured = _Measured(
+        scenario,
+        cohort,
+        elapsed_s=end.time_s - start.time_s,
+        end_s=end.time_s,
+        d=end.totals.since(start.totals),
+        busy_s=sum(busy),
+        n_targets=len(busy),
+        arrived=arrived,
+        completed=completed,
+    )
+    return metrics | {name: compute(measured) for name, compute in _NUMBERS.items()}
 
 
 def requests_table(requests: list[Request]) -> dict[str, NDArray[np.generic]]:
@@ -254,6 +320,10 @@ def _spread(metrics: dict[str, float], name: str, values: NDArray[np.float64]) -
     metrics[f"{name}_mean"] = float(values.mean()) if len(values) else math.nan
     for suffix, quantile in QUANTILES:
         metrics[f"{name}_{suffix}"] = float(np.quantile(values, quantile)) if len(values) else math.nan
+
+
+def _defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[~np.isnan(values)]
 
 
 def _ratio(numerator: float, denominator: float) -> float:

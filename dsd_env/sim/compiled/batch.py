@@ -35,21 +35,10 @@ from dsd_env.sim.compiled.records import (
 )
 from dsd_env.sim.compiled.status import DUE, FAILED
 
-(
-    FACT_REQUEST,
-    FACT_DEVICE,
-    FACT_COUNTER,
-    FACT_ADMISSION,
-    FACT_COMMITTED,
-    FACT_REASON,
-    FACT_INVALID,
-    FACT_COMPLETED,
-    N_FACTS,
-) = range(9)
-"""Columns of `facts`: the due decision, then the last one answered. Stale in a world that has ended."""
+FACT_REASON, FACT_INVALID, FACT_COMPLETED, FACT_DUE = range(4)
+"""Columns of `facts`: of the last decision answered, then, from `FACT_DUE` on, of the due one what
+:data:`dsd_env.control.due.DUE_FIELDS` lists. Stale in a world that has ended."""
 
-LAST_FEATURES = 3
-"""Features after the candidates."""
 WORLD_BYTES, REQUEST_BYTES, JOB_BYTES = WORLD.itemsize, REQUEST.itemsize, DRAFT_JOB.itemsize
 TARGET_BYTES, HEAP_BYTES, DUE_BYTES = TARGET.itemsize, 32 * SCHEDULED.itemsize, DUE_NOW.itemsize
 VIEW_BYTES, TARGET_VIEW_BYTES, CANDIDATE_BYTES = VIEW.itemsize, TARGET_VIEW.itemsize, CANDIDATE_VIEW.itemsize
@@ -58,14 +47,13 @@ VIEW_BYTES, TARGET_VIEW_BYTES, CANDIDATE_BYTES = VIEW.itemsize, TARGET_VIEW.item
 @jit
 def _totals(k, w, totals):
     """Write the totals behind the reward terms, accrued until now, in the order of the terms."""
-    sums = w.totals
-    elapsed_s = w.now_s - sums.time_s
-    totals[0], totals[5] = sums.request_seconds, sums.energy_joules
-    if elapsed_s > 0.0:
-        totals[0] += w.in_system * elapsed_s
-        totals[5] += k.idle_w * elapsed_s
-    totals[1], totals[2], totals[3] = sums.tpot_cost, sums.good, sums.slo_violations
-    totals[4], totals[6], totals[7] = sums.cloud_usd, sums.network_bytes, sums.output_tokens
+    elapsed_s = w.now_s - w.totals.time_s
+    for i in range(k.n_terms):
+        at = k.term_total[i]
+        total = float(w.totals_as_counts[at]) if k.term_counts[i] else w.totals_as_numbers[at]
+        if elapsed_s > 0.0:
+            total += (w.in_system * k.term_per_request_s[i] + k.term_per_s[i]) * elapsed_s
+        totals[i] = total
 
 
 @jit
@@ -79,20 +67,16 @@ def _look(k, w, padding, observation, mask, fact, delay):
     write_mask(k, w, mask)
     gap = len(observation) - features
     if gap > 0:
-        first = features - LAST_FEATURES
-        for i in range(LAST_FEATURES - 1, -1, -1):
+        first = features - k.n_last_features
+        for i in range(k.n_last_features - 1, -1, -1):
             observation[first + gap + i] = observation[first + i]
         for i in range(gap):
             observation[first + i] = 0.0
         for i in range(padding):
             mask[len(mask) - 1 - i] = False
-    request = w.requests[w.pending]
-    fact[FACT_REQUEST] = request.number
-    fact[FACT_DEVICE] = request.device
-    fact[FACT_COUNTER] = request.decisions
-    fact[FACT_ADMISSION] = 1 if request.target < 0 else 0
-    fact[FACT_COMMITTED] = request.committed
-    delay[0] = request.delay_caused_s
+    for i in range(k.n_due_fields):
+        fact[FACT_DUE + i] = int(w.due_view_numbers[k.due_source[i]])
+    delay[0] = w.requests[w.pending].delay_caused_s
 
 
 @jit

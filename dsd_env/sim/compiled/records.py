@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dsd_env.control.view import RECENT_ROUNDS
+from dsd_env.laws.resolve import REASONS
 from dsd_env.network.processes import QUANTILE_Z
 from dsd_env.sim.metrics import Totals
 
@@ -332,9 +333,10 @@ WORLD = Record(
     now_s="f8", heap_n="i4", due_first="i4", due_end="i4", free_n="i4", newly_n="i4", pending="i4",
     answered="i4", reason="i4", arrived="i4", in_system="i4", cohort_left="i4", ordinal="i8", sequence="i8",
     ticks="i8", arrivals_seen="i4", tokens_seen="i4", events_n="i4", table_n="i4", table_dropped="i4",
-    deliveries_n="i4", decisions="i8", events_done="i8", no_drafter="i4", batch_clipped="i4",
-    target_down="i4", invalid="i4", trace_first="i8", load_offset_s="f8", open_arrival_s="f8",
+    deliveries_n="i4", decisions="i8", events_done="i8", resolved=Array("i4", len(REASONS)),
+    invalid="i4", trace_first="i8", load_offset_s="f8", open_arrival_s="f8",
     trace_offset_s="f8", arrivals_per_s="f8", tokens_per_s="f8", totals=TOTALS,
+    totals_as_numbers=Block("f8"), totals_as_counts=Block("i8"),
     heap=Block(SCHEDULED), due_now=Block(DUE_NOW), due_view=Ref(VIEW), due_view_numbers=Block("f8"),
     target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW), targets=Block(TARGET),
     reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES), scratch=Ref(REPORT),
@@ -343,7 +345,11 @@ WORLD = Record(
     crashes=Block(CRASH), renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"), newly=Block("i4"),
     window=Ref(WINDOW_START), table=Block(COMPLETED), deliveries=Block(DELIVERED), log=Block(LOGGED),
 )  # fmt: skip
-"""The header of a world; `pending` is the slot of the request whose decision is due, `answered` the last."""
+"""The header of a world.
+
+`pending` is the slot of the request whose decision is due, `answered` the last. `resolved` counts, by reason,
+decisions not executed as given. `totals_as_numbers` and `totals_as_counts` point to `totals`, to gather from.
+"""
 
 SCENARIO = Record(
     "Scenario",
@@ -361,7 +367,15 @@ SCENARIO = Record(
     gammas=Block("i4"), batch_sizes=Block("i4"), devices=Block(DEVICE_SPEC), drafters=Block(DRAFTER_SPEC),
     targets=Block(TARGET_SPEC), channels=Block(CHANNEL_SPEC), kinds=Block(KIND_SPEC),
     models=Block(MODEL_SPEC), faults=Block(FAULT_SPEC), replayed=Block(REPLAYED), integers=Block("i8"),
-    feature_source=Block("i4"), feature_half=Block("f8"), feature_squashes=Block("f8"),
+    n_last_features="i4", feature_source=Block("i4"), feature_half=Block("f8"), feature_squashes=Block("f8"),
+    n_due_fields="i4", due_source=Block("i4"),
+    n_terms="i4", term_total=Block("i4"), term_counts=Block("?"), term_per_request_s=Block("f8"),
+    term_per_s=Block("f8"),
     image_bytes="i8", image=Block("u8"),
 )  # fmt: skip
-"""The header of a scenario's constants. `image` is a world before its seed is known; see `tables`."""
+"""The header of a scenario's constants; `tables` writes it.
+
+`feature_source` and `due_source` say which number of the view is gathered. `term_total` says which total a
+reward term follows, `term_counts` that it is an integer; `term_per_request_s` and `term_per_s` say how fast
+it grows with time, for each request in the system and besides. `image` is a world before its seed is known.
+"""

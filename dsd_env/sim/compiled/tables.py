@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from dsd_env.acceptance import MAX_RUN_LENGTH, IidAcceptance, MarkovAcceptance, TraceReplay
 from dsd_env.control import ObservationEncoder
+from dsd_env.control.due import DUE_FIELDS
+from dsd_env.control.rewards import TERMS
 from dsd_env.laws import constants, variates
 from dsd_env.network import fault_members
 from dsd_env.network.processes import QUANTILE_Z, QuantileMarginal, log_centre
@@ -33,6 +34,7 @@ from dsd_env.sim.compiled import records as rec
 from dsd_env.sim.compiled.buffer import Buffer, Rows
 from dsd_env.sim.entities import StepTimer
 from dsd_env.sim.iteration import padded_tokens
+from dsd_env.sim.metrics import growth_per_s
 from dsd_env.sim.world import WorldBuilder, idle_w
 from dsd_env.workload.renewal import client_spread, longest_gap_s, modulation_steps, weibull_gap
 
@@ -152,6 +154,7 @@ class _Compiler:
         self._channels()
         self._workload()
         self._acceptance()
+        self._terms()
 
     def _header(self) -> None:
         scenario, protocol, actions = self.scenario, self.scenario.protocol, self.scenario.actions
@@ -646,6 +649,8 @@ class _Compiler:
 
         view = block("due_view", rec.VIEW, 1)
         w.point("due_view_numbers", view.at)
+        for name in ("totals_as_numbers", "totals_as_counts"):
+            w.point(name, w.at + rec.WORLD.offsets["totals"])
         target_views = block("target_views", rec.TARGET_VIEW, offered)
         candidates = block("candidates", rec.CANDIDATE_VIEW, places)
         targets = block("targets", rec.TARGET, self.n_targets)
@@ -709,35 +714,54 @@ class _Compiler:
             rows.point("breaks", world.rows(rec.WINDOW, n_breaks).at, i)
 
     def _features(self, view: Rows, target_views: Rows, candidates: Rows) -> int:
-        """Write where each feature's raw value stands in the view, and how it is scaled; return how many."""
-        features = ObservationEncoder(self.scenario.n_placements).features
-        sources = [_source(feature.name, view, target_views, candidates) for feature in features]
-        self.set(n_features=len(features))
+        """Write where each feature's raw value stands in the view, and how it is scaled; return how many.
+
+        Likewise what is told of the due decision.
+        """
+        encoder = ObservationEncoder(self.scenario.n_placements)
+        features = encoder.features
+        sources = [_place(*feature.source, view, target_views, candidates) for feature in features]
+        self.set(n_features=len(features), n_last_features=encoder.n_last, n_due_fields=len(DUE_FIELDS))
         self.k.point("feature_source", self.buffer.numbers(sources, "i4"))
         self.k.point("feature_half", self.buffer.numbers([feature.half for feature in features], "f8"))
         squashes = [0.0 if feature.scale == "fraction" else 1.0 for feature in features]
         self.k.point("feature_squashes", self.buffer.numbers(squashes, "f8"))
+        groups = [field.source.rpartition(".")[::2] for field in DUE_FIELDS]
+        places = [_place(group, field, None, view, target_views, candidates) for group, field in groups]
+        self.k.point("due_source", self.buffer.numbers(places, "i4"))
         return len(features)
 
+    def _terms(self) -> None:
+        """Write which total each reward term follows, and how fast that grows with time."""
+        names = [term.total for term in TERMS]
+        totals = rec.TOTALS
+        places = [totals.offsets[name] // 8 for name in names]
+        counts = [totals.fields[name].kind == "i" for name in names]
+        per_request, rest = growth_per_s(1, 0.0), growth_per_s(0, idle_w(self.scenario))
+        self.set(n_terms=len(names))
+        self.k.point("term_total", self.buffer.numbers(places, "i4"))
+        self.k.point("term_counts", self.buffer.numbers(counts, "?"))
+        for field, growth in (("term_per_request_s", per_request), ("term_per_s", rest)):
+            self.k.point(field, self.buffer.numbers([growth.get(name, 0.0) for name in names], "f8"))
 
-def _source(name: str, view: Rows, target_views: Rows, candidates: Rows) -> int:
-    """Return the number, counted in float64 from the view on, of the raw value of a feature.
 
-    ``request.age_s`` stands in the record `request` of the view, ``target.queued`` in the first target on
-    offer, ``candidate_3.rtt_s`` in that candidate, ``request.recent_gamma_2`` in the array `recent_gammas`.
+def _place(
+    group: str, field: str, element: int | None, view: Rows, target_views: Rows, candidates: Rows
+) -> int:
+    """Return the number, counted in float64 from the view on, of a field of the view.
+
+    The group ``request`` is a record of the view and the empty one the view itself; ``target`` is the first
+    target on offer, ``candidate_3`` that candidate.
     """
-    group, field = name.split(".")
     if group == "target":
         at, record = target_views.at, rec.TARGET_VIEW
-    elif found := re.fullmatch(r"candidate_(\d+)", group):
-        at, record = candidates.at_row(int(found[1])), rec.CANDIDATE_VIEW
-    else:
+    elif group.startswith("candidate_"):
+        at, record = candidates.at_row(int(group.removeprefix("candidate_"))), rec.CANDIDATE_VIEW
+    elif group:
         at, record = view.at + rec.VIEW.offsets[group], rec.VIEW.fields[group]
-    place = 0
-    if field not in record.fields and (numbered := re.fullmatch(r"(\w+)_(\d+)", field)):
-        field, place = numbered[1], int(numbered[2])
-        field = field if field in record.fields else f"{field}s"
-    return (at + record.offsets[field] - view.at) // 8 + place
+    else:
+        at, record = view.at, rec.VIEW
+    return (at + record.offsets[field] - view.at) // 8 + (element or 0)
 
 
 def _gaussian(spec: NDArray[Any], period_s: float, centre: float, parts: tuple[Ar1, ...]) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, ObservationEncoder
 from dsd_env.control.actions import refused_action
+from dsd_env.control.due import DUE_FIELDS
 from dsd_env.sim.compiled import batch, status
 from dsd_env.sim.compiled.records import COMPLETED, DELIVERED, LOGGED, SCHEDULED
 from dsd_env.sim.compiled.tables import Bytes, Layout
@@ -54,7 +55,7 @@ class WorldVector:
         totals: float64 ``[n, n_terms]``, the running totals behind them.
         clocks: float64 ``[n, 2]``, simulated time and time since the decision before.
         statuses: int64 ``[n]``: ``DUE``, ``TERMINATED``, ``TRUNCATED`` or ``FAILED`` (see ``status``).
-        facts: int64 ``[n, N_FACTS]``, the due decision and what became of the last (see ``batch``).
+        facts: int64 ``[n, facts]``, the due decision and what became of the last (see ``batch``).
         delays: float64 ``[n, 1]``, delay that the due request has caused to others, with `price_delays`.
         kinds: int64 ``[n]``, number of each world's scenario.
     """
@@ -115,7 +116,7 @@ class WorldVector:
         self.totals = np.zeros((n_worlds, n_terms))
         self.clocks = np.zeros((n_worlds, 2))
         self.statuses = np.full(n_worlds, status.TERMINATED, dtype=np.int64)
-        self.facts = np.zeros((n_worlds, batch.N_FACTS), dtype=np.int64)
+        self.facts = np.zeros((n_worlds, batch.FACT_DUE + len(DUE_FIELDS)), dtype=np.int64)
         self.delays = np.zeros((n_worlds, 1))
         self.kinds = np.zeros(n_worlds, dtype=np.int64)
         self._rows = np.full(n_worlds, -1, dtype=np.int64)

@@ -435,8 +435,8 @@ class CompiledSimulation:
     @property
     def resolved(self) -> dict[str, int]:
         """Decisions that were not executed as given, by reason."""
-        counts = {reason: int(self._header[reason]) for reason in REASONS if reason is not None}
-        return {reason: count for reason, count in counts.items() if count}
+        counts = zip(REASONS, self._header["resolved"].tolist(), strict=True)
+        return {reason: count for reason, count in counts if reason is not None and count}
 
     @property
     def newly_completed(self) -> list[NewlyCompleted]:

@@ -136,12 +136,7 @@ def answer(k, w, gamma, batch_size, placement):
     request = w.requests[w.pending]
     candidate, target, gamma, batch_size, reason = _resolved(k, w, gamma, batch_size, placement)
     site, edge = int(candidate.site), int(candidate.edge_server)
-    if reason == resolve.NO_DRAFTER:
-        w.no_drafter += 1
-    elif reason == resolve.BATCH_CLIPPED:
-        w.batch_clipped += 1
-    elif reason == resolve.TARGET_DOWN:
-        w.target_down += 1
+    w.resolved[reason] += 1
     drafter = -1
     if gamma > 0:
         if site == OWN_DEVICE:
