@@ -91,7 +91,7 @@ def _completed(simulation: Any) -> list[tuple[int, float, float]]:
 
 
 def small_scenario(choices: dict[str, Any]) -> Scenario:
-    """Return a small scenario with the choices of :data:`tests.test_engines.CHOICES`."""
+    """Return a small scenario with the choices of :data:`tests.sim.test_engines.CHOICES`."""
     data: dict[str, Any] = {key: value for key, value in TINY.items() if key != "reward"}
     overrides: dict[str, Any] = {
         "episode": {"requests": 8, "warmup_requests": choices["warmup"], "horizon_s": choices["horizon_s"]},
