@@ -11,7 +11,6 @@ from dsd_env.network.processes import OutageWindows
 from dsd_env.rng import Stream
 from dsd_env.scenario import Scenario
 from dsd_env.sim.events import Event, EventKind
-from dsd_env.sim.fuzz.case import Case
 from dsd_env.sim.fuzz.engines import Engine
 from dsd_env.sim.reference import Resolution
 
@@ -29,9 +28,9 @@ class Watch:
             instant: decisions, ends of iterations, a fault and other things), ``end:...`` (of the episode).
     """
 
-    def __init__(self, case: Case, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, seed: int) -> None:
         """Note what the scenario has."""
-        self.scenario, self.seed = scenario, case.seed
+        self.scenario, self.seed = scenario, seed
         self.met: Counter[str] = Counter()
         self._seen: set[str] = {f"has:{name}" for name in features_of(scenario)}
         self._target: dict[int, int] = {}
