@@ -12,6 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 PYTEST_ARGS ?=
+DURATIONS := --durations=25
+# What a change of the simulator meets first; without torch.
+CORE := tests/laws tests/sim tests/control tests/envs --ignore=tests/envs/test_sb3.py
 DEMO_ARGS ?=
 
 # The first interpreter that is new enough; empty when there is none.
@@ -35,7 +38,7 @@ CLIENTS_ALONE := d3rlpy
 CLIENTS_NEEDS := h5py scikit-learn structlog dataclasses-json colorama click gym
 STAMP_clients := $(CLIENTS_VENV)/.installed-$(shell cat pyproject.toml constraints-clients.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help demo test test-slow test-clients benchmark lint format wheel-check constraints clean distclean
+.PHONY: help demo test test-core test-slow test-clients benchmark lint format wheel-check constraints clean distclean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -44,7 +47,10 @@ demo: $(STAMP_demo) ## Train, evaluate, export and load a scheduler on the defau
 	$(BIN)/python scripts/demo.py $(DEMO_ARGS)
 
 test: $(STAMP_test) ## Run the tests, without the slow ones
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(DURATIONS) $(PYTEST_ARGS)
+
+test-core: $(STAMP_test) ## Run the tests of laws, engines and environments alone (under 4 minutes)
+	$(BIN)/python -m pytest -n $(JOBS) $(DURATIONS) $(CORE) $(PYTEST_ARGS)
 
 test-slow: $(STAMP_test) ## Run the slow tests too (real models, minutes)
 	$(BIN)/python -m pytest -m "not benchmark and not clients" $(PYTEST_ARGS)

@@ -139,7 +139,8 @@ def run(options: argparse.Namespace) -> int:
     draft = load_language_model(options.drafter, name=Path(options.drafter).name, **load)
     if not same_vocabulary(target, draft):
         raise RecordingError(
-            "target and drafter have different vocabularies; see tests/test_acceptance_models.py"
+            "target and drafter have different vocabularies; "
+            "see tests/calibration/acceptance/test_real_models.py"
         )
     limit = int(trace.card["max_tokens"])
     identity = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +32,19 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the engine once, before pytest-xdist starts workers that would each do it."""
+    workers = getattr(config.option, "numprocesses", None)
+    if hasattr(config, "workerinput") or not workers or config.option.collectonly:
+        return
+    if importlib.util.find_spec("numba") is None:
+        return
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        # In a process of its own, and whether it succeeds or not: if not, the tests say what is wrong.
+        subprocess.run([sys.executable, "-m", "tests.compile_engine"], cwd=ROOT, check=False)
 
 
 @pytest.fixture(scope="session")

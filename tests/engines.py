@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from dsd_env import make_scheduler
-from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.control import ActionSpace, Decision, DecisionView
 from dsd_env.scenario import Scenario, load_scenario
-from dsd_env.sim import ReferenceSimulation
-from dsd_env.sim.compiled import CompiledSimulation
-from dsd_env.sim.world import WorldBuilder
+from dsd_env.sim.fuzz import compare_engines
 from tests.scenarios import TINY
 
 
 def assert_engines_agree(
     scenario: Scenario, scheduler: str, seed: int, *, price_delays: bool = False, decisions: int = 10**9
 ) -> int:
-    """Step both engines through one episode; return the number of events compared.
-
-    Compares the event log, every view, observation, mask, resolution, total and completed request, and at the
-    end all metrics and the table of requests, all with ``==``.
+    """Step both engines through one episode with the fuzzer's comparison; return the number of events.
 
     Args:
         scenario: The scenario.
@@ -31,67 +25,22 @@ def assert_engines_agree(
         price_delays: Compare the accounting of delays, too.
         decisions: Stop after so many.
     """
-    builder = WorldBuilder(scenario)
-    options: dict[str, Any] = {"record_events": True, "price_delays": price_delays, "builder": builder}
-    reference = ReferenceSimulation(scenario, seed, **options)
-    compiled = CompiledSimulation(scenario, seed, **options)
-    encoder, actions = ObservationEncoder.of(scenario), ActionSpace.of(scenario)
-    generator = np.random.default_rng(seed)
+    actions, generator = ActionSpace.of(scenario), np.random.default_rng(seed)
     policy = None
     if scheduler != "indices":
         policy = make_scheduler(scheduler)
         policy.reset(scenario, seed)
-    compared = 0
-    for _ in range(decisions):
-        view, other = reference.next_decision(), compiled.next_decision()
-        _same_events(reference, compiled, compared)
-        compared = len(reference.events)
-        assert other == view
-        assert _completed(compiled) == _completed(reference)
-        assert compiled.totals == reference.totals
-        assert compiled.active_requests == reference.active_requests
-        if view is None:
-            break
-        if price_delays:
-            assert compiled.due_request.delay_caused_s == reference.due_request.delay_caused_s
-        observation, mask = compiled.observe()
-        np.testing.assert_array_equal(observation, encoder.encode(view))
-        np.testing.assert_array_equal(mask, actions.mask(view))
-        if policy is None:
-            decision = actions.decode([int(generator.integers(size)) for size in actions.nvec])
-        else:
-            decision = policy.decide(view)
-        assert compiled.decide(decision) == reference.decide(decision)
-    assert compiled.terminated == reference.terminated
-    assert compiled.truncated == reference.truncated
-    assert compiled.now_s == reference.now_s
-    assert compiled.resolved == reference.resolved
-    expected, found = reference.metrics(), compiled.metrics()
-    assert list(found) == list(expected)
-    for name, value in expected.items():
-        assert found[name] == value or (math.isnan(value) and math.isnan(found[name])), name
-    table = compiled.requests_table()
-    for name, column in reference.requests_table().items():
-        np.testing.assert_array_equal(table[name], column, err_msg=name)
-    return compared
 
+    def decide(number: int, view: DecisionView) -> Decision:
+        if policy is not None:
+            return policy.decide(view)
+        return actions.decode([int(generator.integers(size)) for size in actions.nvec])
 
-def _same_events(reference: ReferenceSimulation, compiled: CompiledSimulation, start: int) -> None:
-    expected, found = reference.events[start:], compiled.events[start:]
-    for number, (event, other) in enumerate(zip(expected, found, strict=False), start=start):
-        assert other == event, f"event {number}, after {reference.events[max(0, number - 5) : number]}"
-    assert len(found) == len(expected)
-
-
-def _completed(simulation: Any) -> list[tuple[int, float, float]]:
-    return [
-        (request.number, request.completed_s, request.delay_caused_s)
-        for request in simulation.newly_completed
-    ]
+    return compare_engines(scenario, seed, decide, decisions=decisions, price_delays=price_delays).events
 
 
 def small_scenario(choices: dict[str, Any]) -> Scenario:
-    """Return a small scenario with the choices of :data:`tests.test_engines.CHOICES`."""
+    """Return a small scenario with the choices of :data:`tests.sim.test_engines.CHOICES`."""
     data: dict[str, Any] = {key: value for key, value in TINY.items() if key != "reward"}
     overrides: dict[str, Any] = {
         "episode": {"requests": 8, "warmup_requests": choices["warmup"], "horizon_s": choices["horizon_s"]},

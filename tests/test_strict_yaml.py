@@ -23,7 +23,7 @@ from dsd_env.paths import config_dir
 from dsd_env.scenario import ScenarioError
 from dsd_env.strict_model import StrictNumbers
 from dsd_env.strict_yaml import StrictYamlError, dumps, loads
-from tests.test_latency_profile import BASE
+from tests.latency.test_profile import BASE
 
 SHIPPED = sorted(config_dir().rglob("*.yaml"))
 

@@ -5,7 +5,7 @@ engines.
 """
 
 from dsd_env.sim.fuzz.case import Case
-from dsd_env.sim.fuzz.compare import Difference, Outcome, first_difference, run_case
+from dsd_env.sim.fuzz.compare import Difference, Outcome, compare_engines, first_difference, run_case
 from dsd_env.sim.fuzz.conservation import Violation, check_conservation
 from dsd_env.sim.fuzz.dice import FEATURES
 from dsd_env.sim.fuzz.engines import Engine, Factory, compiled_engine, reference_engine
@@ -22,6 +22,7 @@ __all__ = [
     "Smaller",
     "Violation",
     "check_conservation",
+    "compare_engines",
     "compiled_engine",
     "draw_case",
     "first_difference",

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.control.actions import Decision
+from dsd_env.control.view import DecisionView
 from dsd_env.scenario import Scenario
 from dsd_env.sim.fuzz.case import Case
 from dsd_env.sim.fuzz.conservation import Violation, check_conservation
 from dsd_env.sim.fuzz.coverage import Watch
 from dsd_env.sim.fuzz.engines import Engine, Factory, compiled_engine, reference_engine
+from dsd_env.sim.world import WorldBuilder
 
 _EVENTS_BEFORE = 8
 
@@ -70,11 +73,7 @@ class Outcome:
 
 
 def run_case(case: Case, other: Factory = compiled_engine, reference: Factory = reference_engine) -> Outcome:
-    """Play a case on both engines and compare everything; check conservation at the end on each.
-
-    At every decision it compares the event log, the view, the request whose decision is due, observation and
-    mask, totals, requests completed and active, and the resolved decision; at the end, all metrics and the
-    table of requests.
+    """Play a case on both engines and compare everything, as :func:`compare_engines` does.
 
     Args:
         case: The case.
@@ -86,11 +85,56 @@ def run_case(case: Case, other: Factory = compiled_engine, reference: Factory = 
         ScenarioError: The case's scenario is not valid.
     """
     with case.built() as (scenario, builder):
-        engines: dict[str, Engine] = {}
-        for name, factory in (("reference", reference), ("other", other)):
-            with _failing(f"{name} engine: setting up", engines):
-                engines[name] = factory(scenario, case.seed, builder, case.price_delays)
-        return _Comparison(case, scenario, engines["reference"], engines["other"]).run()
+        space = ActionSpace.of(scenario)
+        return compare_engines(
+            scenario,
+            case.seed,
+            lambda number, _: case.decision(number, space),
+            decisions=case.decisions,
+            price_delays=case.price_delays,
+            builder=builder,
+            other=other,
+            reference=reference,
+        )
+
+
+def compare_engines(
+    scenario: Scenario,
+    seed: int,
+    decide: Callable[[int, DecisionView], Decision],
+    *,
+    decisions: int,
+    price_delays: bool = False,
+    builder: WorldBuilder | None = None,
+    other: Factory = compiled_engine,
+    reference: Factory = reference_engine,
+) -> Outcome:
+    """Play an episode on both engines and compare everything; check conservation at the end on each.
+
+    Compared at every decision: the event log, the view, the request whose decision is due, observation and
+    mask, totals, requests completed and active, the decision as it is resolved; at the end all metrics and
+    the table of requests.
+
+    Args:
+        scenario: The scenario.
+        seed: Episode seed.
+        decide: Answers the decision of a number, counted from 0, given the reference engine's view.
+        decisions: The episode is left after so many.
+        price_delays: Compare the accounting of delays, too.
+        builder: Builder of the scenario's worlds, if there is one already.
+        other: The engine under test.
+        reference: The one that defines.
+
+    Raises:
+        Difference: They differ, or one of them fails.
+    """
+    builder = builder or WorldBuilder(scenario)
+    engines: dict[str, Engine] = {}
+    for name, factory in (("reference", reference), ("other", other)):
+        with _failing(f"{name} engine: setting up", engines):
+            engines[name] = factory(scenario, seed, builder, price_delays)
+    comparison = _Comparison(scenario, seed, decide, engines["reference"], engines["other"])
+    return comparison.run(decisions)
 
 
 @contextlib.contextmanager
@@ -113,16 +157,22 @@ def _failing(what: str, engines: Mapping[str, Engine]) -> Iterator[None]:
 
 
 class _Comparison:
-    def __init__(self, case: Case, scenario: Scenario, reference: Engine, other: Engine) -> None:
-        self.case, self.scenario = case, scenario
-        self.reference, self.other = reference, other
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        decide: Callable[[int, DecisionView], Decision],
+        reference: Engine,
+        other: Engine,
+    ) -> None:
+        self.decide, self.reference, self.other = decide, reference, other
         self.space, self.encoder = ActionSpace.of(scenario), ObservationEncoder.of(scenario)
-        self.watch = Watch(case, scenario)
+        self.watch = Watch(scenario, seed)
         self.compared = 0
         self.decisions = 0
 
-    def run(self) -> Outcome:
-        while self.decisions < self.case.decisions:
+    def run(self, decisions: int) -> Outcome:
+        while self.decisions < decisions:
             if not self._step():
                 break
             self.decisions += 1
@@ -152,7 +202,7 @@ class _Comparison:
                 observation, mask = observe()
                 self._same("observation", self.encoder.encode(view), observation)
                 self._same("mask", self.space.mask(view), mask)
-        decision = self.case.decision(self.decisions, self.space)
+        decision = self.decide(self.decisions, view)
         with self._guard(f"reference engine: decide({decision})"):
             resolution = self.reference.decide(decision)
         with self._guard(f"other engine: decide({decision})"):

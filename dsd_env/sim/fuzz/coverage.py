@@ -11,7 +11,6 @@ from dsd_env.network.processes import OutageWindows
 from dsd_env.rng import Stream
 from dsd_env.scenario import Scenario
 from dsd_env.sim.events import Event, EventKind
-from dsd_env.sim.fuzz.case import Case
 from dsd_env.sim.fuzz.engines import Engine
 from dsd_env.sim.reference import Resolution
 
@@ -30,9 +29,9 @@ class Watch:
             ``tie:...`` (these events happened at one instant), ``end:...`` (how the episode ended).
     """
 
-    def __init__(self, case: Case, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, seed: int) -> None:
         """Note the features of the scenario."""
-        self.scenario, self.seed = scenario, case.seed
+        self.scenario, self.seed = scenario, seed
         self.met: Counter[str] = Counter()
         self._seen: set[str] = {f"has:{name}" for name in features_of(scenario)}
         self._target: dict[int, int] = {}

@@ -15,7 +15,7 @@ from dsd_env.sim import Event, EventKind
 from dsd_env.sim.compiled import CompiledSimulation
 from tests.lab import lab
 from tests.scenarios import tiny
-from tests.test_sim_invariants import check_log
+from tests.sim.test_invariants import check_log
 
 Simulation = type[ReferenceSimulation] | type[CompiledSimulation]
 OWN = 1

@@ -44,8 +44,8 @@ from dsd_env.workload.statistics import (
     rank_correlation,
     renewal_arrivals,
 )
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 WORKLOAD = ROOT / "configs" / "workload"
 SHIPPED = sorted(path.stem for path in WORKLOAD.glob("*.yaml"))
 

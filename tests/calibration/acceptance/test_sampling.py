@@ -337,7 +337,7 @@ def test_questions_can_be_cut(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained():
-    from tests.test_acceptance_recording import make_model
+    from tests.calibration.acceptance.test_recording import make_model
 
     return make_model("target", 330, None, 40, 0)
 

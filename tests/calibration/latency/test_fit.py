@@ -44,8 +44,7 @@ from dsd_env.latency.tables import (
     load_layer_tables,
     read_table,
 )
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
 
 TRUTH = StepCoefficients(
     t0_s=1.5e-3,

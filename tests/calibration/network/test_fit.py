@@ -38,8 +38,8 @@ from dsd_env.network.fit import (
 from dsd_env.network.processes import OutageWindows
 from dsd_env.rng import Stream
 from dsd_env.scenario.schema import Ar1, BandwidthProcess, DelayProcess, Jitter, Link, Outages
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 NETWORK = ROOT / "configs" / "network"
 SHIPPED = sorted(path.stem for path in NETWORK.glob("*.yaml"))
 COLUMNS = "trace,unit,n,p1,p5,p25,p50,p75,p95,p99,mean,cv,ac1_log,ac5_log,ac20_log"

@@ -32,8 +32,8 @@ from dsd_env.latency.tables import TableError, read_table
 from dsd_env.paths import config_dir
 from dsd_env.scenario import ScenarioError
 from dsd_env.strict_yaml import StrictYamlError, dumps, loads
+from tests.latency.test_profile import BASE
 from tests.latency_samples import CSV, TESTS, latency_json, llama_row, llama_text, serve_json
-from tests.test_latency_profile import BASE
 
 MEASUREMENT: dict[str, Any] = {
     "format": "dsd_env latency measurement 1",

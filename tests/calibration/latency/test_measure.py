@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +28,8 @@ from dsd_env.latency.measure import (
 )
 from dsd_env.latency.own import Facts, fit_points, own_noise, own_profile
 from dsd_env.latency.profile import Power, Source, StepCoefficients
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 INFO = ModelInfo(
     model="Tiny",
     weights="random",

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "demo.py"
+from tests.conftest import ROOT
+
+SCRIPT = ROOT / "scripts" / "demo.py"
 
 
 def test_the_whole_way_on_the_smallest_scenario(tmp_path: Path) -> None:
