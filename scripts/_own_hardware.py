@@ -1,7 +1,7 @@
 """Command line of ``calibrate.py`` for a user's own hardware: options, and what they run.
 
-See docs/measuring.md. The work is done in :mod:`dsd_env.latency.importers`, ``measure`` and ``own``; here are
-options, files and messages.
+See docs/measuring.md. The work is done in :mod:`dsd_env.calibration.latency.importers`, ``measure`` and
+``own``; here are options, files and messages.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dsd_env.files import write_text
-from dsd_env.latency.importers import (
+from dsd_env.calibration.latency.importers import (
     LLAMA_BENCH_COMMAND,
     Imported,
     MeasurementError,
@@ -30,7 +29,7 @@ from dsd_env.latency.importers import (
     import_vllm,
     write_csv,
 )
-from dsd_env.latency.measure import (
+from dsd_env.calibration.latency.measure import (
     SHAPES,
     GridSpec,
     Measurement,
@@ -43,7 +42,8 @@ from dsd_env.latency.measure import (
     model_info,
     processor_name,
 )
-from dsd_env.latency.own import Facts, own_profile
+from dsd_env.calibration.latency.own import Facts, own_profile
+from dsd_env.files import write_text
 from dsd_env.latency.profile import LatencyProfile, Power, ProfileError, Source, save_profile
 from dsd_env.locks import hold
 from dsd_env.paths import config_dir

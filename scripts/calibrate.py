@@ -29,12 +29,12 @@ import _checkout  # noqa: F401
 import _cli
 from _own_hardware import add_options, add_sources, run, wanted
 
+from dsd_env.calibration.latency.report import print_table
 from dsd_env.latency import list_profiles, load_profile, save_profile
-from dsd_env.latency.report import print_table
 from dsd_env.paths import config_dir, data_dir
 
 if TYPE_CHECKING:
-    from dsd_env.latency.catalogue import Built
+    from dsd_env.calibration.latency.catalogue import Built
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -64,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     if wanted(args):
         return run(args, ["scripts/calibrate.py", *(sys.argv[1:] if argv is None else argv)], print_table)
     try:
-        from dsd_env.latency.catalogue import CATALOGUE, build
-        from dsd_env.latency.tables import TableError
+        from dsd_env.calibration.latency.catalogue import CATALOGUE, build
+        from dsd_env.calibration.latency.tables import TableError
     except ImportError as e:
         print(f"calibrate: {e}; install the extra: pip install -e '.[calibrate]'", file=sys.stderr)
         return 2
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     if args.plot:
         try:
-            from dsd_env.latency.plot import plot_fit, plot_overview
+            from dsd_env.calibration.latency.plot import plot_fit, plot_overview
         except ImportError as e:
             print(f"calibrate: {e}", file=sys.stderr)
             return 2

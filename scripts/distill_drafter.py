@@ -23,17 +23,17 @@ import _checkout  # noqa: F401
 import _cli
 import _seeds
 
-from dsd_env.acceptance.recording.models import ModelError
-from dsd_env.acceptance.recording.prompts import PromptError
-from dsd_env.acceptance.recording.record import RecordingError
-from dsd_env.acceptance.recording.weights import WeightsError
+from dsd_env.calibration.acceptance.recording.models import ModelError
+from dsd_env.calibration.acceptance.recording.prompts import PromptError
+from dsd_env.calibration.acceptance.recording.record import RecordingError
+from dsd_env.calibration.acceptance.recording.weights import WeightsError
 from dsd_env.locks import LOCK_FILE, hold
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from dsd_env.acceptance.recording.distill import DistillSettings
-    from dsd_env.acceptance.recording.prompts import Prompt
+    from dsd_env.calibration.acceptance.recording.distill import DistillSettings
+    from dsd_env.calibration.acceptance.recording.prompts import Prompt
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -91,7 +91,7 @@ def advance(bar: tqdm[Any], done: int) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Make the training data, train, and save the drafter."""
-    from dsd_env.acceptance.recording.prompts import find_data_dir, read_prompts
+    from dsd_env.calibration.acceptance.recording.prompts import find_data_dir, read_prompts
 
     extra: list[Prompt] = []
     if options.data_dir is not None:
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
 
     import torch
 
-    from dsd_env.acceptance.recording import distill
+    from dsd_env.calibration.acceptance.recording import distill
 
     torch.set_num_threads(options.threads)
     work = options.work or options.out.with_name(f"{options.out.name}.work")
@@ -125,9 +125,9 @@ def make(options: argparse.Namespace, settings: DistillSettings, work: Path, ext
     """Make data and drafter in a work directory that is locked; see :func:`run`."""
     from tqdm import tqdm
 
-    from dsd_env.acceptance.recording import distill
-    from dsd_env.acceptance.recording.models import load_language_model
-    from dsd_env.acceptance.recording.prompts import Prompt
+    from dsd_env.calibration.acceptance.recording import distill
+    from dsd_env.calibration.acceptance.recording.models import load_language_model
+    from dsd_env.calibration.acceptance.recording.prompts import Prompt
 
     print("loading the target ...", flush=True)
     target = load_language_model(options.target, cache_dir=options.cache_dir)

@@ -28,8 +28,18 @@ import _cli
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.acceptance import TraceError, import_specdecode_bench, load_run_model, tokens_per_round
-from dsd_env.acceptance.compare import (
+from dsd_env.acceptance import TraceError, load_run_model, tokens_per_round
+from dsd_env.acceptance.runmodel import (
+    FORMAT_VERSION,
+    MODEL_DIR,
+    POOL_POSITIONS,
+    ModelCard,
+    RunModel,
+    RunProcess,
+    generate_pool,
+)
+from dsd_env.acceptance.stats import mean_by_request
+from dsd_env.calibration.acceptance.compare import (
     GAMMAS,
     LAGS,
     QUANTILES,
@@ -42,24 +52,15 @@ from dsd_env.acceptance.compare import (
     statistics_of,
     total_variation,
 )
-from dsd_env.acceptance.rounds import RoundCounts, model_from_rounds
-from dsd_env.acceptance.runfit import (
+from dsd_env.calibration.acceptance.importers import import_specdecode_bench
+from dsd_env.calibration.acceptance.rounds import RoundCounts, model_from_rounds
+from dsd_env.calibration.acceptance.runfit import (
     fit_process,
     halves,
     held_out_log_likelihood,
     log_likelihood,
     subset,
 )
-from dsd_env.acceptance.runmodel import (
-    FORMAT_VERSION,
-    MODEL_DIR,
-    POOL_POSITIONS,
-    ModelCard,
-    RunModel,
-    RunProcess,
-    generate_pool,
-)
-from dsd_env.acceptance.stats import mean_by_request
 from dsd_env.files import write_atomically
 from dsd_env.paths import data_dir
 

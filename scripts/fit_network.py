@@ -29,7 +29,7 @@ from dsd_env.scenario.schema import Link
 from dsd_env.strict_yaml import StrictYamlError
 
 if TYPE_CHECKING:
-    from dsd_env.network.fit import NetworkRow, Statistics
+    from dsd_env.calibration.network.fit import NetworkRow, Statistics
 
 STATISTICS_FILE = "network_stats.csv"
 SECONDS = 40_000
@@ -83,7 +83,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _fit(entry: Entry, row: NetworkRow) -> dict[str, Any]:
     """Return the fitted fields."""
-    from dsd_env.network import fit
+    from dsd_env.calibration.network import fit
 
     if entry.kind == "bandwidth":
         found = fit.fit_bandwidth(row)
@@ -104,7 +104,7 @@ def _fit(entry: Entry, row: NetworkRow) -> dict[str, Any]:
 
 def _generate(entry: Entry, row: NetworkRow, fields: dict[str, Any]) -> Statistics:
     """Return the statistics of what simulations make of fitted fields."""
-    from dsd_env.network import fit
+    from dsd_env.calibration.network import fit
 
     fields = dict(fields)
     rate = fields.pop("bits_per_s", 1e15)
@@ -122,7 +122,7 @@ def _generate(entry: Entry, row: NetworkRow, fields: dict[str, Any]) -> Statisti
 
 def _table(rows: list[tuple[str, Statistics, Statistics]]) -> Iterator[str]:
     """Yield the lines of a Markdown table: given, generated; what is off by more than 10 % is starred."""
-    from dsd_env.network.fit import deviations
+    from dsd_env.calibration.network.fit import deviations
 
     names = max((list(given.named()) for _, given, _ in rows), key=len)
     yield "| fit | | " + " | ".join(names) + " | within 10 % |"
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(f"{name:<26} {entry.row}" for name, entry in CATALOGUE.items()))
         return 0
     try:
-        from dsd_env.network.fit import FitError, read_rows
+        from dsd_env.calibration.network.fit import FitError, read_rows
     except ImportError as error:
         print(f"fit_network: {error}", file=sys.stderr)
         return 2

@@ -28,8 +28,8 @@ import _cli
 import numpy as np
 
 from dsd_env.acceptance import TraceError
-from dsd_env.acceptance.reading import json_messages, read_text
-from dsd_env.acceptance.rounds import (
+from dsd_env.calibration.acceptance.reading import json_messages, read_text
+from dsd_env.calibration.acceptance.rounds import (
     RoundCounts,
     model_from_rounds,
     read_plain_rounds,

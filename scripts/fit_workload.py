@@ -77,8 +77,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = _parse(argv)
     try:
-        from dsd_env.workload import RequestTraceError, catalogue
-        from dsd_env.workload.fit import FitError
+        from dsd_env.calibration.workload import catalogue
+        from dsd_env.calibration.workload.fit import FitError
+        from dsd_env.workload import RequestTraceError
     except ImportError as error:
         print(f"fit_workload: {error}", file=sys.stderr)
         return 2
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
                 fields = {"workload": model.to_yaml(), "compared": rows}
                 _write(path, {"name": name, "source": source, "command": command, **fields})
             if args.plot:
-                from dsd_env.workload.plot import plot_fit
+                from dsd_env.calibration.workload.plot import plot_fit
 
                 given = "data" if entry.kind == "requests" else "made of published statistics"
                 figure = args.figures / f"workload_{name}.png"

@@ -24,10 +24,7 @@ import _cli
 import numpy as np
 
 from dsd_env import load_scenario
-from dsd_env.scenario import ScenarioError
-from dsd_env.workload import RequestTrace, import_trace, save_trace, spread_ticks
-from dsd_env.workload.importers import IMPORTERS
-from dsd_env.workload.statistics import (
+from dsd_env.calibration.workload.statistics import (
     PERCENTILES,
     WINDOWS_S,
     gap_cv,
@@ -35,6 +32,9 @@ from dsd_env.workload.statistics import (
     rank_correlation,
     share_of_top_clients,
 )
+from dsd_env.scenario import ScenarioError
+from dsd_env.workload import RequestTrace, import_trace, save_trace, spread_ticks
+from dsd_env.workload.importers import IMPORTERS
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

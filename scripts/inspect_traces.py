@@ -34,13 +34,13 @@ from dsd_env.acceptance import (
     available_trace_sets,
     expected_tokens_iid,
     generate_pool,
-    import_plain,
     load_run_model,
     load_trace_set,
     summary,
 )
 from dsd_env.acceptance.source import MAX_RUN_LENGTH
 from dsd_env.acceptance.stats import autocorrelation, hazards, mean_by_request, realised_runs
+from dsd_env.calibration.acceptance.importers import import_plain
 from dsd_env.files import write_atomically
 
 if TYPE_CHECKING:

@@ -28,18 +28,18 @@ import _checkout  # noqa: F401
 import _cli
 import _seeds
 
-from dsd_env.acceptance.recording.models import ModelError
-from dsd_env.acceptance.recording.prompts import KINDS, PromptError
-from dsd_env.acceptance.recording.record import RecordingError, Settings
-from dsd_env.acceptance.recording.weights import PACKAGED, WeightsError, default_cache_dir
 from dsd_env.acceptance.traceset import TraceError, TraceSet
+from dsd_env.calibration.acceptance.recording.models import ModelError
+from dsd_env.calibration.acceptance.recording.prompts import KINDS, PromptError
+from dsd_env.calibration.acceptance.recording.record import RecordingError, Settings
+from dsd_env.calibration.acceptance.recording.weights import PACKAGED, WeightsError, default_cache_dir
 from dsd_env.locks import LOCK_FILE, hold
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from dsd_env.acceptance.recording.prompts import Prompt
-    from dsd_env.acceptance.recording.record import WorkDir
+    from dsd_env.calibration.acceptance.recording.prompts import Prompt
+    from dsd_env.calibration.acceptance.recording.record import WorkDir
 
 DEFAULT_GAMMAS = (1, 2, 4, 8, 16)
 
@@ -166,7 +166,7 @@ def advance(bar: tqdm[Any], done: int) -> None:
 def run(options: argparse.Namespace) -> list[TraceSet]:
     """Record, assemble, save, and return the trace sets, one for every temperature."""
     # Everything that can be wrong on the command line is found before the models are loaded.
-    from dsd_env.acceptance.recording.prompts import find_data_dir, read_prompt_file, read_prompts
+    from dsd_env.calibration.acceptance.recording.prompts import find_data_dir, read_prompt_file, read_prompts
 
     kinds = options.kinds.split(",") if options.kinds else None
     if options.prompts:
@@ -189,7 +189,7 @@ def run(options: argparse.Namespace) -> list[TraceSet]:
 
     import torch
 
-    from dsd_env.acceptance.recording.record import WorkDir
+    from dsd_env.calibration.acceptance.recording.record import WorkDir
 
     torch.set_num_threads(options.threads)
     settings = Settings(
@@ -224,10 +224,10 @@ def record(
     """Record into a work directory that is locked, and assemble; see :func:`run`."""
     from tqdm import tqdm
 
-    from dsd_env.acceptance.recording.drafters import TextDrafter
-    from dsd_env.acceptance.recording.models import load_language_model
-    from dsd_env.acceptance.recording.prefix import PrefixDrafter, same_vocabulary
-    from dsd_env.acceptance.recording.record import (
+    from dsd_env.calibration.acceptance.recording.drafters import TextDrafter
+    from dsd_env.calibration.acceptance.recording.models import load_language_model
+    from dsd_env.calibration.acceptance.recording.prefix import PrefixDrafter, same_vocabulary
+    from dsd_env.calibration.acceptance.recording.record import (
         assemble,
         check_temperatures,
         record_drafters,

@@ -24,11 +24,16 @@ import _checkout  # noqa: F401
 import _cli
 import _seeds
 
-from dsd_env.acceptance.recording.models import ModelError
-from dsd_env.acceptance.recording.prompts import Prompt, PromptError
-from dsd_env.acceptance.recording.record import LOOKUP, RecordingError, software_versions, write_json
-from dsd_env.acceptance.recording.weights import WeightsError
 from dsd_env.acceptance.traceset import TraceError, TraceSet, load_trace_set
+from dsd_env.calibration.acceptance.recording.models import ModelError
+from dsd_env.calibration.acceptance.recording.prompts import Prompt, PromptError
+from dsd_env.calibration.acceptance.recording.record import (
+    LOOKUP,
+    RecordingError,
+    software_versions,
+    write_json,
+)
+from dsd_env.calibration.acceptance.recording.weights import WeightsError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,7 +65,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def prompts_of(trace: TraceSet, options: argparse.Namespace) -> dict[str, Prompt]:
     """Return the recorded prompts by id, cut as the ids in the card say."""
-    from dsd_env.acceptance.recording.prompts import (
+    from dsd_env.calibration.acceptance.recording.prompts import (
         KINDS,
         find_data_dir,
         read_prompt_file,
@@ -127,11 +132,11 @@ def run(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from dsd_env.acceptance.recording import validate
-    from dsd_env.acceptance.recording.direct import read_prompts_once, speculative_runs
-    from dsd_env.acceptance.recording.models import load_language_model
-    from dsd_env.acceptance.recording.prefix import same_vocabulary
-    from dsd_env.acceptance.recording.target import sampling_key
+    from dsd_env.calibration.acceptance.recording import validate
+    from dsd_env.calibration.acceptance.recording.direct import read_prompts_once, speculative_runs
+    from dsd_env.calibration.acceptance.recording.models import load_language_model
+    from dsd_env.calibration.acceptance.recording.prefix import same_vocabulary
+    from dsd_env.calibration.acceptance.recording.target import sampling_key
 
     torch.set_num_threads(options.threads)
     load: dict[str, Any] = {"dtype": options.dtype, "cache_dir": options.cache_dir}

@@ -21,7 +21,7 @@ for name in ("stable_baselines3", "torch", "scipy", "matplotlib", "onnxruntime")
 import dsd_env
 
 def latency_fit():
-    from dsd_env.latency.own import _fit_line
+    from dsd_env.calibration.latency.own import _fit_line
     _fit_line([], [])
 
 def image():
@@ -33,11 +33,11 @@ def image():
 calls = {
     "many worlds": lambda: dsd_env.make_sb3_vec_env("single_lan", 2),
     "VecEnv": lambda: importlib.import_module("dsd_env.envs.sb3"),
-    "network": lambda: importlib.import_module("dsd_env.network.fit"),
-    "workload": lambda: importlib.import_module("dsd_env.workload.fit"),
-    "workload plot": lambda: importlib.import_module("dsd_env.workload.plot"),
+    "network": lambda: importlib.import_module("dsd_env.calibration.network.fit"),
+    "workload": lambda: importlib.import_module("dsd_env.calibration.workload.fit"),
+    "workload plot": lambda: importlib.import_module("dsd_env.calibration.workload.plot"),
     "latency": latency_fit,
-    "latency plot": lambda: importlib.import_module("dsd_env.latency.plot"),
+    "latency plot": lambda: importlib.import_module("dsd_env.calibration.latency.plot"),
     "image": image,
     "zip": lambda: dsd_env.policy.export_sb3("x.zip", "single_lan", "out"),
 }

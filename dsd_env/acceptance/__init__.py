@@ -2,11 +2,10 @@
 
 The simulator asks one thing of a source: for a request and a drafter, how many drafts would be
 accepted by a round of unlimited length from every output position
-(:meth:`AcceptanceSource.realise`). Recording itself is in :mod:`dsd_env.acceptance.recording`, which
-alone needs torch and transformers.
+(:meth:`AcceptanceSource.realise`). Recording itself is in
+:mod:`dsd_env.calibration.acceptance.recording`, which alone needs torch and transformers.
 """
 
-from dsd_env.acceptance.importers import import_plain, import_specdecode_bench
 from dsd_env.acceptance.replay import TraceReplay
 from dsd_env.acceptance.runmodel import (
     RunModel,
@@ -66,8 +65,6 @@ __all__ = [
     "available_trace_sets",
     "expected_tokens_iid",
     "generate_pool",
-    "import_plain",
-    "import_specdecode_bench",
     "load_pool",
     "load_run_model",
     "load_trace_set",

@@ -22,7 +22,8 @@ comparison.
 
 The same form serves targets (batched verification) and drafters (``m = 1`` steps and prefill).
 Nothing here needs more than the standard library, numpy, pydantic and PyYAML; fitting lives in
-:mod:`dsd_env.latency.fit` and the readers of measured tables in :mod:`dsd_env.latency.tables`.
+:mod:`dsd_env.calibration.latency.fit` and the readers of measured tables in
+:mod:`dsd_env.calibration.latency.tables`.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ class Power(_Model):
 
 
 class Noise(_Model):
-    """How iterations of equal work scatter, fitted to repeated measurements (:mod:`dsd_env.latency.noise`).
+    """How iterations of equal work scatter, fitted to repeated measurements by ``calibration.latency.noise``.
 
     Attributes:
         sigma: standard deviation of the logarithm of an iteration's time, stragglers left out.

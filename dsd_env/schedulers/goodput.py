@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields
 
 from dsd_env.control import CandidateView, Decision, DecisionView, RequestView, Site, TargetView
 from dsd_env.latency import LatencyProfile
+from dsd_env.latency.lookup import latency_profile
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
 from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route
-from dsd_env.sim.world import latency_profile
 
 _LOWEST_ACCEPTANCE = 0.01
 _HIGHEST_ACCEPTANCE = 0.99

@@ -13,7 +13,8 @@ from dsd_env.acceptance import (
     load_pool,
     load_trace_set,
 )
-from dsd_env.latency import LatencyProfile, StepCoefficients, load_profile
+from dsd_env.latency import LatencyProfile, StepCoefficients
+from dsd_env.latency.lookup import latency_profile
 from dsd_env.network import Channel, FaultMember, duplex, fault_members, load_series
 from dsd_env.rng import Stream
 from dsd_env.scenario import ScenarioError
@@ -22,10 +23,8 @@ from dsd_env.scenario.schema import (
     FittedAcceptance,
     IidAcceptanceConfig,
     MarkovAcceptanceConfig,
-    Profile,
     ReplayArrivals,
     Scenario,
-    SyntheticProfile,
     TraceAcceptance,
 )
 from dsd_env.sim.entities import Device, DrafterServer, StepTimer, TargetServer
@@ -100,13 +99,6 @@ def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, 
                     f"scenario {scenario.name!r}: workload.kinds.{name}.acceptance_kinds = {unknown} is not "
                     f"in the {what} of {model!r}, which has {list(source.kinds)}"
                 )
-
-
-def latency_profile(profile: Profile) -> LatencyProfile | StepCoefficients:
-    """Return the profile that a scenario names, or the coefficients that it gives itself."""
-    if isinstance(profile, SyntheticProfile):
-        return StepCoefficients(**profile.model_dump())
-    return load_profile(profile)
 
 
 def idle_w(scenario: Scenario) -> float:

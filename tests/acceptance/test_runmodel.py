@@ -14,13 +14,10 @@ from dsd_env.acceptance import (
     available_run_models,
     expected_tokens_iid,
     generate_pool,
-    import_specdecode_bench,
     load_pool,
     load_run_model,
     tokens_per_round,
 )
-from dsd_env.acceptance.compare import GAMMAS, cut, iid_alpha, simulate_like, statistics_of
-from dsd_env.acceptance.runfit import fit_process, held_out_log_likelihood, log_likelihood, subset
 from dsd_env.acceptance.runmodel import (
     AGES,
     ModelCard,
@@ -33,6 +30,9 @@ from dsd_env.acceptance.runmodel import (
     pick_classes,
     simulate_runs,
 )
+from dsd_env.calibration.acceptance.compare import GAMMAS, cut, iid_alpha, simulate_like, statistics_of
+from dsd_env.calibration.acceptance.importers import import_specdecode_bench
+from dsd_env.calibration.acceptance.runfit import fit_process, held_out_log_likelihood, log_likelihood, subset
 from dsd_env.scenario import ScenarioError, load_scenario
 from dsd_env.sim.world import WorldBuilder
 from tests.engines import assert_engines_agree

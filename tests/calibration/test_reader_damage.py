@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 
 from agents.config import ConfigError, load_config
 from dsd_env import load_scenario
-from dsd_env.latency import ProfileError, load_profile
-from dsd_env.latency.edge import load_figures
-from dsd_env.latency.importers import (
+from dsd_env.calibration.latency.edge import load_figures
+from dsd_env.calibration.latency.importers import (
     MeasurementError,
     check_plausible,
     import_csv,
     import_llama_bench,
     import_vllm,
 )
-from dsd_env.latency.measure import load_measurement
+from dsd_env.calibration.latency.measure import load_measurement
+from dsd_env.calibration.latency.splitwise import load_splitwise
+from dsd_env.calibration.latency.tables import TableError, read_table
+from dsd_env.latency import ProfileError, load_profile
 from dsd_env.latency.profile import LatencyProfile
-from dsd_env.latency.splitwise import load_splitwise
-from dsd_env.latency.tables import TableError, read_table
 from dsd_env.paths import config_dir
 from dsd_env.scenario import ScenarioError
 from dsd_env.strict_yaml import StrictYamlError, dumps, loads

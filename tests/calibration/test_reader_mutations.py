@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dsd_env.calibration.network.fit import FitError as NetworkFitError
+from dsd_env.calibration.network.fit import read_rows
+from dsd_env.calibration.workload.fit import FitError as WorkloadFitError
+from dsd_env.calibration.workload.fit import read_servegen
 from dsd_env.network import SeriesError, load_series, read_pings, series_of_pings
-from dsd_env.network.fit import FitError as NetworkFitError
-from dsd_env.network.fit import read_rows
 from dsd_env.workload import RequestTraceError, import_trace
-from dsd_env.workload.fit import FitError as WorkloadFitError
-from dsd_env.workload.fit import read_servegen
 from dsd_env.workload.importers import FORMATS
 from tests.calibration.network import test_pings as ping_samples
 from tests.calibration.workload import test_reading as workload_samples

@@ -12,14 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsd_env import load_scenario
-from dsd_env.scenario import Scenario, ScenarioError
-from dsd_env.scenario.schema import Quantiles, Renewal
-from dsd_env.scenario.variates import quantile_table
-from dsd_env.sim import ReferenceSimulation
-from dsd_env.sim.events import EventKind
-from dsd_env.workload import RequestTraceError, WorkloadGenerator, load_trace, replay_schedule
-from dsd_env.workload.renewal import client_shares, process_cv, weibull_gap, weibull_shape
-from dsd_env.workload.statistics import (
+from dsd_env.calibration.workload.statistics import (
     arrival_statistics,
     client_arrivals,
     copula_correlation,
@@ -31,6 +24,13 @@ from dsd_env.workload.statistics import (
     renewal_arrivals,
     share_of_top_clients,
 )
+from dsd_env.scenario import Scenario, ScenarioError
+from dsd_env.scenario.schema import Quantiles, Renewal
+from dsd_env.scenario.variates import quantile_table
+from dsd_env.sim import ReferenceSimulation
+from dsd_env.sim.events import EventKind
+from dsd_env.workload import RequestTraceError, WorkloadGenerator, load_trace, replay_schedule
+from dsd_env.workload.renewal import client_shares, process_cv, weibull_gap, weibull_shape
 from tests.engines import assert_engines_agree
 from tests.lab import lab
 

@@ -5,13 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from dsd_env.acceptance import (
-    TraceError,
-    TraceReplay,
-    import_specdecode_bench,
-    load_trace_set,
-    tokens_per_round,
-)
+from dsd_env.acceptance import TraceError, TraceReplay, load_trace_set, tokens_per_round
+from dsd_env.calibration.acceptance.importers import import_specdecode_bench
 
 
 def row(eagle, ngram, generated=None, prompt=(1, 2, 3)):

@@ -16,16 +16,16 @@ pytest.importorskip("transformers", reason="needs the extra `record`")
 import torch
 
 from dsd_env.acceptance import TraceReplay, load_trace_set
-from dsd_env.acceptance.recording.direct import speculative_decode
-from dsd_env.acceptance.recording.drafters import (
+from dsd_env.calibration.acceptance.recording.direct import speculative_decode
+from dsd_env.calibration.acceptance.recording.drafters import (
     TextDrafter,
     common_prefix_length,
     lookup_proposal,
     record_lookup,
 )
-from dsd_env.acceptance.recording.models import load_language_model
-from dsd_env.acceptance.recording.prompts import Prompt, find_data_dir, read_prompts
-from dsd_env.acceptance.recording.record import (
+from dsd_env.calibration.acceptance.recording.models import load_language_model
+from dsd_env.calibration.acceptance.recording.prompts import Prompt, find_data_dir, read_prompts
+from dsd_env.calibration.acceptance.recording.record import (
     LOOKUP,
     Settings,
     WorkDir,
@@ -33,7 +33,7 @@ from dsd_env.acceptance.recording.record import (
     record_drafters,
     record_targets,
 )
-from dsd_env.acceptance.recording.target import greedy_runs
+from dsd_env.calibration.acceptance.recording.target import greedy_runs
 
 pytestmark = pytest.mark.slow
 

@@ -18,9 +18,9 @@ pytest.importorskip("transformers", reason="needs the extra `record`")
 import torch
 
 from dsd_env.acceptance import load_trace_set
-from dsd_env.acceptance.recording import drafters, weights
-from dsd_env.acceptance.recording.direct import speculative_decode
-from dsd_env.acceptance.recording.drafters import (
+from dsd_env.calibration.acceptance.recording import drafters, weights
+from dsd_env.calibration.acceptance.recording.direct import speculative_decode
+from dsd_env.calibration.acceptance.recording.drafters import (
     LOOKUP_ENTROPY_NATS,
     LOOKUP_TOP1_PROB,
     TextDrafter,
@@ -29,15 +29,15 @@ from dsd_env.acceptance.recording.drafters import (
     record_lookup,
     settled_tokens,
 )
-from dsd_env.acceptance.recording.models import LanguageModel, ModelError, load_language_model
-from dsd_env.acceptance.recording.prompts import (
+from dsd_env.calibration.acceptance.recording.models import LanguageModel, ModelError, load_language_model
+from dsd_env.calibration.acceptance.recording.prompts import (
     Prompt,
     PromptError,
     find_data_dir,
     read_prompt_file,
     read_prompts,
 )
-from dsd_env.acceptance.recording.record import (
+from dsd_env.calibration.acceptance.recording.record import (
     LOOKUP,
     RecordingError,
     Settings,
@@ -48,7 +48,7 @@ from dsd_env.acceptance.recording.record import (
     record_targets,
     select_prompts,
 )
-from dsd_env.acceptance.recording.target import greedy_runs
+from dsd_env.calibration.acceptance.recording.target import greedy_runs
 
 TEXT = (
     "def count(words):\n    total = 0\n    for word in words:\n        total += len(word)\n"
@@ -139,7 +139,7 @@ PROMPTS = [
 
 @pytest.mark.parametrize("prefill_tokens", [2048, 20, 1])
 def test_batched_greedy_runs_equal_single_ones(drafter, monkeypatch, prefill_tokens):
-    monkeypatch.setattr("dsd_env.acceptance.recording.target.PREFILL_TOKENS", prefill_tokens)
+    monkeypatch.setattr("dsd_env.calibration.acceptance.recording.target.PREFILL_TOKENS", prefill_tokens)
     target = drafter.target
     ids = [target.encode_chat(p.text, p.reply_prefix) for p in PROMPTS]
     assert len({len(i) for i in ids}) > 1  # padding is exercised

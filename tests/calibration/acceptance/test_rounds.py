@@ -8,16 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsd_env.acceptance import (
-    TraceError,
-    expected_tokens_iid,
-    generate_pool,
-    import_plain,
-    import_specdecode_bench,
-    tokens_per_round,
-)
-from dsd_env.acceptance.compare import simulate_like
-from dsd_env.acceptance.rounds import (
+from dsd_env.acceptance import TraceError, expected_tokens_iid, generate_pool, tokens_per_round
+from dsd_env.calibration.acceptance.compare import simulate_like
+from dsd_env.calibration.acceptance.importers import import_plain, import_specdecode_bench
+from dsd_env.calibration.acceptance.rounds import (
     EXTRAPOLATED_PLACES,
     RoundCounts,
     fit_rounds,

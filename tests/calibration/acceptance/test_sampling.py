@@ -19,13 +19,15 @@ import torch
 from scipy.stats import chisquare
 
 from dsd_env.acceptance import load_trace_set
-from dsd_env.acceptance.recording import distill, validate
-from dsd_env.acceptance.recording.direct import DirectRound, read_prompts_once, speculative_runs
-from dsd_env.acceptance.recording.drafters import TextDrafter, record_lookup
-from dsd_env.acceptance.recording.models import LanguageModel, load_language_model
-from dsd_env.acceptance.recording.prefix import PrefixDrafter, same_vocabulary
-from dsd_env.acceptance.recording.prompts import Prompt, PromptError, read_prompts
-from dsd_env.acceptance.recording.record import (
+from dsd_env.acceptance.source import run_lengths
+from dsd_env.acceptance.stats import summary
+from dsd_env.calibration.acceptance.recording import distill, validate
+from dsd_env.calibration.acceptance.recording.direct import DirectRound, read_prompts_once, speculative_runs
+from dsd_env.calibration.acceptance.recording.drafters import TextDrafter, record_lookup
+from dsd_env.calibration.acceptance.recording.models import LanguageModel, load_language_model
+from dsd_env.calibration.acceptance.recording.prefix import PrefixDrafter, same_vocabulary
+from dsd_env.calibration.acceptance.recording.prompts import Prompt, PromptError, read_prompts
+from dsd_env.calibration.acceptance.recording.record import (
     LOOKUP,
     RecordingError,
     Settings,
@@ -34,15 +36,13 @@ from dsd_env.acceptance.recording.record import (
     record_drafters,
     record_targets,
 )
-from dsd_env.acceptance.recording.target import (
+from dsd_env.calibration.acceptance.recording.target import (
     Row,
     greedy_runs,
     inverse_cdf_sample,
     sampling_key,
     target_runs,
 )
-from dsd_env.acceptance.source import run_lengths
-from dsd_env.acceptance.stats import summary
 
 VOCABULARY = 5
 STOP = 0

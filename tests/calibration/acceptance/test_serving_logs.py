@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsd_env.acceptance import TraceError, import_plain, import_specdecode_bench
-from dsd_env.acceptance.counts import half_unit, trials
-from dsd_env.acceptance.rounds import (
+from dsd_env.acceptance import TraceError
+from dsd_env.calibration.acceptance.counts import half_unit, trials
+from dsd_env.calibration.acceptance.importers import import_plain, import_specdecode_bench
+from dsd_env.calibration.acceptance.rounds import (
     model_from_rounds,
     read_plain_rounds,
     read_sglang,

@@ -13,11 +13,18 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from dsd_env.latency import StepCoefficients, list_profiles, load_profile, report
-from dsd_env.latency.catalogue import CATALOGUE, build, kernel_and_layer_cells
-from dsd_env.latency.cells import Cell
-from dsd_env.latency.edge import CLASSES, Figure, edge_step, fit_class, load_figures, streamed_bytes
-from dsd_env.latency.fit import (
+from dsd_env.calibration.latency import report
+from dsd_env.calibration.latency.catalogue import CATALOGUE, build, kernel_and_layer_cells
+from dsd_env.calibration.latency.cells import Cell
+from dsd_env.calibration.latency.edge import (
+    CLASSES,
+    Figure,
+    edge_step,
+    fit_class,
+    load_figures,
+    streamed_bytes,
+)
+from dsd_env.calibration.latency.fit import (
     error_stats,
     fit_coefficients,
     fit_knots,
@@ -26,11 +33,11 @@ from dsd_env.latency.fit import (
     relative_errors,
     split_cells,
 )
-from dsd_env.latency.noise import fit_noise, kernel_scatter
-from dsd_env.latency.report import replace_blocks
-from dsd_env.latency.shapes import DEVICES, MODELS
-from dsd_env.latency.splitwise import iteration_cells, load_splitwise, select
-from dsd_env.latency.tables import (
+from dsd_env.calibration.latency.noise import fit_noise, kernel_scatter
+from dsd_env.calibration.latency.report import replace_blocks
+from dsd_env.calibration.latency.shapes import DEVICES, MODELS
+from dsd_env.calibration.latency.splitwise import iteration_cells, load_splitwise, select
+from dsd_env.calibration.latency.tables import (
     AiConfiguratorTables,
     Curve,
     DenseLayers,
@@ -44,6 +51,7 @@ from dsd_env.latency.tables import (
     load_layer_tables,
     read_table,
 )
+from dsd_env.latency import StepCoefficients, list_profiles, load_profile
 from tests.conftest import ROOT
 
 TRUTH = StepCoefficients(
@@ -579,7 +587,7 @@ def test_the_tables_of_the_pages_are_those_of_the_shipped_profiles():
     placed = set()
     for page in report.pages(ROOT / "docs"):
         text = page.read_text(encoding="utf-8")
-        assert replace_blocks(text, blocks) == text, f"{page}: run `python -m dsd_env.latency.report`"
+        assert replace_blocks(text, blocks) == text, f"{page}: run calibration.latency.report"
         placed |= {name for name in blocks if f"<!-- begin: {name} -->" in text}
     assert {"summary", "profiles", "noise", *(f"{f}: errors" for f in report.FAMILIES)} <= placed
     listed = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")

@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from dsd_env.latency import load_profile
-from dsd_env.latency.cells import DECODE, PREFILL, VERIFY
-from dsd_env.latency.importers import (
+from dsd_env.calibration.latency.cells import DECODE, PREFILL, VERIFY
+from dsd_env.calibration.latency.importers import (
     LLAMA_BENCH_COMMAND,
     MeasurementError,
     check_plausible,
@@ -17,6 +16,7 @@ from dsd_env.latency.importers import (
     import_vllm,
     write_csv,
 )
+from dsd_env.latency import load_profile
 from tests.latency_samples import (
     CSV,
     TESTS,

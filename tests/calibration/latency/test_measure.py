@@ -14,9 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dsd_env.latency import load_profile, save_profile
-from dsd_env.latency.importers import MeasuredPoint, MeasurementError, import_csv, phase_of, write_csv
-from dsd_env.latency.measure import (
+from dsd_env.calibration.latency.importers import (
+    MeasuredPoint,
+    MeasurementError,
+    import_csv,
+    phase_of,
+    write_csv,
+)
+from dsd_env.calibration.latency.measure import (
     CellRecord,
     GridSpec,
     ModelInfo,
@@ -26,7 +31,8 @@ from dsd_env.latency.measure import (
     load_measurement,
     measure,
 )
-from dsd_env.latency.own import Facts, fit_points, own_noise, own_profile
+from dsd_env.calibration.latency.own import Facts, fit_points, own_noise, own_profile
+from dsd_env.latency import load_profile, save_profile
 from dsd_env.latency.profile import Power, Source, StepCoefficients
 from tests.conftest import ROOT
 
@@ -391,7 +397,7 @@ TINY = {
 def test_packed_attention_is_causal_attention_of_the_last_positions(q):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from dsd_env.latency.measure import _flash_attention, packed_attention
+    from dsd_env.calibration.latency.measure import _flash_attention, packed_attention
 
     g = torch.Generator().manual_seed(q)
     query = torch.randn(2, 6, q, 8, generator=g)
@@ -409,7 +415,7 @@ def test_packed_attention_is_causal_attention_of_the_last_positions(q):
 def test_timed_iteration_computes_what_the_model_computes(tmp_path):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from dsd_env.latency.measure import TorchRunner, build_model, model_info
+    from dsd_env.calibration.latency.measure import TorchRunner, build_model, model_info
 
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     name, weights, model = build_model(str(tmp_path / "config.json"), "cpu", "float32")
@@ -433,7 +439,7 @@ def test_timed_iteration_computes_what_the_model_computes(tmp_path):
                 flat.zero_()
                 flat.view(shape)[:, :, :5] = states[:, :, :5]
         model.set_attn_implementation("dsd_packed")
-        from dsd_env.latency.measure import _filled_cache
+        from dsd_env.calibration.latency.measure import _filled_cache
 
         mine = _filled_cache(runner._keys, runner._values, cell, 2, 16)
         positions = torch.arange(5, 8).expand(2, 3)
@@ -450,7 +456,7 @@ def test_cuda_graph_and_plain_launches_are_timed_on_the_device(tmp_path):
     pytest.importorskip("transformers")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    from dsd_env.latency.measure import TorchRunner, build_model
+    from dsd_env.calibration.latency.measure import TorchRunner, build_model
 
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     _, _, model = build_model(str(tmp_path / "config.json"), "cuda", "bfloat16")
@@ -471,7 +477,7 @@ def test_cuda_graph_and_plain_launches_are_timed_on_the_device(tmp_path):
 def test_cells_beyond_memory_are_found_before_they_are_run(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from dsd_env.latency import measure as module
+    from dsd_env.calibration.latency import measure as module
 
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     _, _, model = module.build_model(str(tmp_path / "config.json"), "cpu", "float32")
@@ -484,7 +490,7 @@ def test_cells_beyond_memory_are_found_before_they_are_run(tmp_path, monkeypatch
 def test_built_in_shapes_have_the_size_of_their_model():
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from dsd_env.latency.measure import SHAPES, _config_of
+    from dsd_env.calibration.latency.measure import SHAPES, _config_of
 
     assert {"llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "smollm2-135m", "qwen2.5-coder-1.5b"} <= set(SHAPES)
     for key, (_, shape) in SHAPES.items():
@@ -501,7 +507,7 @@ def test_built_in_shapes_have_the_size_of_their_model():
 def test_unknown_models_and_devices_are_refused(tmp_path):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from dsd_env.latency.measure import build_model
+    from dsd_env.calibration.latency.measure import build_model
 
     (tmp_path / "a.json").write_text('{"hidden_size": 3}')
     with pytest.raises(MeasurementError, match=r"a\.json: model_type is missing"):

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from dsd_env.latency import load_profile
-from dsd_env.latency.importers import (
+from dsd_env.calibration.latency.importers import (
     MeasurementError,
     check_plausible,
     import_csv,
@@ -17,6 +16,7 @@ from dsd_env.latency.importers import (
     import_vllm,
     write_csv,
 )
+from dsd_env.latency import load_profile
 from tests.latency_samples import CSV, TESTS, llama_row, llama_text, serve_json, write
 
 FACTS = ["--precision", "Q4", "--shape", "llama-3.2-1b", "--power", "1,2", "--power-note", "made up"]

@@ -17,7 +17,7 @@ import yaml
 pytest.importorskip("scipy")
 
 from dsd_env import list_scenarios, load_scenario, rng
-from dsd_env.network.fit import (
+from dsd_env.calibration.network.fit import (
     LAGS,
     PERCENTILES,
     FitError,

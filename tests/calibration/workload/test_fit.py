@@ -18,9 +18,8 @@ import yaml
 pytest.importorskip("scipy")
 
 from dsd_env import load_scenario
-from dsd_env.scenario.schema import RateModulation, Renewal
-from dsd_env.workload import WorkloadGenerator, catalogue
-from dsd_env.workload.fit import (
+from dsd_env.calibration.workload import catalogue
+from dsd_env.calibration.workload.fit import (
     ClientWindows,
     FitError,
     cluster,
@@ -34,7 +33,7 @@ from dsd_env.workload.fit import (
     regenerate,
     typical_hours,
 )
-from dsd_env.workload.statistics import (
+from dsd_env.calibration.workload.statistics import (
     arrival_statistics,
     deviations,
     gap_cv,
@@ -44,6 +43,8 @@ from dsd_env.workload.statistics import (
     rank_correlation,
     renewal_arrivals,
 )
+from dsd_env.scenario.schema import RateModulation, Renewal
+from dsd_env.workload import WorkloadGenerator
 from tests.conftest import ROOT
 
 WORKLOAD = ROOT / "configs" / "workload"

@@ -1,0 +1,1 @@
+"""Fits latency profiles to measured tables, and measures and imports such tables."""

@@ -1,0 +1,1 @@
+"""Fits link processes to recorded series."""

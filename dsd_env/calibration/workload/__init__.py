@@ -1,0 +1,1 @@
+"""Fits, catalogues and plots request traces."""

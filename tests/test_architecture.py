@@ -1,0 +1,65 @@
+"""The order of the packages: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import dsd_env
+
+ROOT = Path(dsd_env.__file__).parent
+
+# A room may import rooms with a lower number only.
+ORDER = {
+    "laws": 0,
+    "scenario": 1,
+    "latency": 2,
+    "acceptance": 2,
+    "network": 2,
+    "workload": 2,
+    "control": 3,
+    "sim": 4,
+    "policy": 5,
+    "schedulers": 6,
+    "envs": 7,
+}
+# Arrows against the order, with their reason.
+EXCEPTIONS: dict[tuple[str, str], str] = {}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, at its head or inside a function; members of packages as well."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("dsd_env.")}
+
+
+def test_no_runtime_module_imports_calibration():
+    runtime = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] != "calibration"]
+    assert len(runtime) > 80
+    assert not [str(path.relative_to(ROOT)) for path in runtime if "calibration" in rooms(imports(path))]
+
+
+def test_the_package_imports_neither_agents_nor_scripts():
+    for path in ROOT.rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"agents", "scripts", "tests"}, path
+
+
+def test_imports_follow_the_order():
+    wrong, used = [], set()
+    for room, place in ORDER.items():
+        for path in (ROOT / room).rglob("*.py"):
+            for other in rooms(imports(path)) & set(ORDER) - {room}:
+                if (room, other) in EXCEPTIONS:
+                    used.add((room, other))
+                elif ORDER[other] >= place:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {other}")
+    assert not sorted(wrong)
+    assert used == set(EXCEPTIONS), "an exception that nothing needs any more"
