@@ -65,7 +65,9 @@ def detect(path: Path) -> str:
             return name
     json_messages(path)  # says what it is if it is no JSON at all
     raise TraceError(
-        f"{path}: holds nothing of speculative decoding that is known; --format says what it should be"
+        f"{path}: holds nothing of speculative decoding that is known, of vLLM (log, /metrics, benchmark, "
+        "responses), SGLang (responses) or the plain format with rounds; --format says what it should be. "
+        "Traces with run lengths are for scripts/inspect_traces.py"
     )
 
 

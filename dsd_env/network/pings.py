@@ -131,7 +131,7 @@ def read_pings(path: str | Path, *, interval_s: float | None = None, host: str |
                 begins = repr(head[0].strip()[:80]) if head else "nothing"
                 raise SeriesError(
                     f"{path}: line 1: {begins} begins no log of ping or fping, nor a table with the columns "
-                    "timestamp and rtt"
+                    "timestamp and rtt (a Mahimahi trace needs no import: a link replays it as it is)"
                 )
             file.seek(0)
             if form == "table of round trips":

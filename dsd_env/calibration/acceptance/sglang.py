@@ -285,7 +285,7 @@ def read_sglang(path: Path, drafts_per_round: int | None = None) -> RoundCounts:
             sound.append((one, np.trim_zeros(np.array(histogram), "b").tolist()))
     if not sound:
         other = any(isinstance(m.value, Mapping) and m.value.get("metrics") for m in messages)
-        hint = "; these are responses of vLLM: read_vllm_responses" if other else ""
+        hint = "; these are responses of vLLM: read them as vllm-responses" if other else ""
         raise TraceError(f"{path}: holds no request with rounds ({left_out} without){hint}")
     return _table(path, sound, drafts_per_round, left_out, again, foreign)
 

@@ -38,8 +38,8 @@ from dsd_env.calibration.acceptance.counts import (
 from dsd_env.calibration.acceptance.reading import each_item, integer, json_messages, number, read_text
 
 _DETAILED = (
-    "vLLM's responses say how much each round drafted: --per-request-spec-decode-metrics detailed, "
-    "read_vllm_responses"
+    "vLLM's responses say how much each round drafted: start it with --per-request-spec-decode-metrics "
+    "detailed, keep the responses, and read those (vllm-responses)"
 )
 
 # ---------------------------------------------------------------------- log

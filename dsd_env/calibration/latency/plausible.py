@@ -97,7 +97,7 @@ def _decode_doubts(decode: Sequence[MeasuredPoint], weight_bytes: float, field_n
     # Without the size: 2 s a step is slower than an 8B model on a Raspberry Pi.
     limit = max(weight_bytes / _MIN_BANDWIDTH, 0.05) if weight_bytes else 2.0
     if fastest.seconds > limit:
-        fact = f"{told} is the fastest decode step; that is implausibly slow (limit {limit:.3g} s)"
+        fact = f"{told} is the fastest decode step; slower than {limit:.3g} s is rare for such weights"
         yield _Doubt((fastest,), fact, " and looks like milliseconds or tokens/s")
 
 
