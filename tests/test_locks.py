@@ -77,7 +77,7 @@ from pathlib import Path
 from dsd_env.locks import hold
 with hold(Path(sys.argv[1]), "the house"):
     child = os.fork()
-    if child:
+    if not child:  # it speaks once it runs: until then it shares its parent's lock
         print("held", flush=True)
     time.sleep(60)
 """
@@ -87,7 +87,7 @@ with hold(Path(sys.argv[1]), "the house"):
 def test_a_forked_child_does_not_go_on_holding_it(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     program = FORKED.replace(
-        "if child:", "if child:\n        print(child, file=open(sys.argv[1] + '.child', 'w'))"
+        'print("held"', 'Path(sys.argv[1] + ".child").write_text(str(os.getpid())); print("held"'
     )
     with held_elsewhere(lock, program) as process:
         child = int((tmp_path / "lock.child").read_text())

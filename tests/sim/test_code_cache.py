@@ -214,7 +214,8 @@ def test_the_engine_starts_with_damaged_code(tmp_path: Path) -> None:
     assert (first.returncode, first.stdout) == (0, expected()), first.stderr
     assert first.stderr.count(str(folder)) == 1, "one note that names the folder"
     second = start(SIMULATE, NUMBA_CACHE_DIR=str(tmp_path))
-    assert (second.stdout, second.stderr) == (expected(), "")
+    # A slow machine may say that it takes its time; of damage there is nothing left to say.
+    assert second.stdout == expected() and str(folder) not in second.stderr
 
 
 @pytest.mark.slow
