@@ -242,7 +242,7 @@ def write_bundle(
         if not replaceable:
             raise PolicyError(f"{target}: exists and is not a policy bundle; choose another directory")
         if not overwrite:
-            raise PolicyError(f"{target}: exists; choose another directory, or ask for it to be overwritten")
+            raise PolicyError(f"{target}: exists; choose another directory, or say `overwrite` (--overwrite)")
     npz = _pack(arrays, manifest)
     files = {
         name: FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))

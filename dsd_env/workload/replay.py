@@ -121,6 +121,16 @@ def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Sc
     if part.client is not None:
         n_devices = scenario.n_devices
         devices = tuple(number % n_devices if number >= 0 else -1 for number in part.client.tolist())
+    horizon_s = scenario.episode.horizon_s
+    late = int((part.arrival_s / arrivals.rate_scale > horizon_s).sum())
+    if late and not arrivals.loop and not arrivals.random_start:
+        _LOGGER.warning(
+            "%s: of %d requests, %d come after the end of the episode (episode.horizon_s = %g)",
+            arrivals.trace,
+            len(part),
+            late,
+            horizon_s,
+        )
     most_prompt, most_output = workload.max_prompt_tokens, workload.max_output_tokens
     capped_prompts = int((part.prompt_tokens > most_prompt).sum())
     capped_outputs = int((part.output_tokens > most_output).sum())

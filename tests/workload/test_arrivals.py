@@ -337,6 +337,18 @@ def play(scenario: Scenario, seed: int = 1, horizon: int = 10**6) -> ReferenceSi
     return simulation
 
 
+def test_requests_after_the_end_of_the_episode_are_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "slow.csv"
+    rows = "".join(f"{30.0 * i},50,20\n" for i in range(4))
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    scenario = replaying(path)
+    short = load_scenario({**scenario.model_dump(mode="json"), "episode": {"requests": 4, "horizon_s": 45.0}})
+    replay_schedule(short)
+    assert "of 4 requests, 2 come after the end of the episode (episode.horizon_s = 45)" in caplog.text
+
+
 def test_a_replay_has_the_times_lengths_and_clients_of_the_trace(
     trace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -275,7 +275,7 @@ def _prometheus(path: Path) -> _Engines:
         if before != index:
             raise TraceError(
                 f"{where}: {name} of the same labels stands in line {before}, too: two pages in one file? "
-                "Give the earlier one as `before`"
+                "Give the earlier one as `before` (--before)"
             )
         if not counter.endswith("_per_pos"):
             engine.single[counter] = value
