@@ -8,6 +8,7 @@ from typing import Any
 from numba import prange
 
 from dsd_env.laws.resolve import NO_DRAFTER, TARGET_DOWN
+from dsd_env.sim.compiled.codes import JOBS
 from dsd_env.sim.compiled.kernel.jit import entry, jit
 from dsd_env.sim.compiled.kernel.loop import (
     RESET,
@@ -96,7 +97,7 @@ def _fetch_rows(k, w):
     if slot < 0:
         return
     fetch(w.requests, slot * REQUEST_BYTES, REQUEST_BYTES)
-    fetch(w.jobs, 3 * slot * JOB_BYTES, JOB_BYTES)
+    fetch(w.jobs, JOBS * slot * JOB_BYTES, JOB_BYTES)
     fetch(w.heap, 0, HEAP_BYTES)
     fetch(w.due_now, w.due_first * DUE_BYTES, 8 * DUE_BYTES)
     fetch(w.targets, 0, k.n_targets * TARGET_BYTES)

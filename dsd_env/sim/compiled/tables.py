@@ -30,6 +30,7 @@ from dsd_env.scenario.schema import (
     Scenario,
 )
 from dsd_env.scenario.variates import quantile_table
+from dsd_env.sim.compiled import codes
 from dsd_env.sim.compiled import records as rec
 from dsd_env.sim.compiled.buffer import Buffer, Rows
 from dsd_env.sim.entities import StepTimer
@@ -40,12 +41,7 @@ from dsd_env.workload.renewal import client_spread, longest_gap_s, modulation_st
 
 Bytes = NDArray[np.uint8]
 
-DRAFT_JOBS = 3
-"""Draft jobs of a request: its round's, its drafter's prefill, what is drafted ahead."""
-NO_DRAFTER, DRAFTS_ALONE, DRAFTS_SHARED = range(3)
-CLOSED, POISSON, RENEWAL, CLIENT_RENEWALS, REPLAY = range(5)
-SITES = {"device": 0, "edge": 1, "target": 2}
-MATCHES, RUNS, IID, MARKOV = range(4)
+SITES = {"device": codes.AT_DEVICE, "edge": codes.AT_EDGE, "target": codes.AT_TARGET}
 
 
 @dataclass(frozen=True)
@@ -290,7 +286,7 @@ class _Compiler:
                 if own is not None and timer is not None:
                     drafter(
                         timer,
-                        DRAFTS_ALONE,
+                        codes.DRAFTS_ALONE,
                         own.concurrency,
                         own.kv_capacity_tokens,
                         own.model,
@@ -304,7 +300,7 @@ class _Compiler:
             for _ in range(edge.count):
                 drafter(
                     edge_timer,
-                    DRAFTS_ALONE,
+                    codes.DRAFTS_ALONE,
                     edge.drafter.concurrency,
                     edge.drafter.kv_capacity_tokens,
                     edge.drafter.model,
@@ -320,7 +316,7 @@ class _Compiler:
                 if own_drafter is not None and colocated is not None and own_drafter.mode == "dedicated":
                     drafter(
                         colocated,
-                        DRAFTS_ALONE,
+                        codes.DRAFTS_ALONE,
                         own_drafter.concurrency,
                         1 << 30,
                         own_drafter.model,
@@ -330,7 +326,7 @@ class _Compiler:
                         price_usd_per_gpu_hour=target.price_usd_per_gpu_hour,
                     )
                 elif own_drafter is not None and colocated is not None:
-                    drafter(colocated, DRAFTS_SHARED, 1, 0, own_drafter.model)
+                    drafter(colocated, codes.DRAFTS_SHARED, 1, 0, own_drafter.model)
                 n += 1
         self.k.point("devices", devices.at)
         self.k.point("drafters", rows.at)
@@ -505,10 +501,10 @@ class _Compiler:
             self.k.point(("load", name), self.buffer.numbers([point[column] for point in points], "f8"))
         arrivals = workload.arrivals
         if isinstance(arrivals, ClosedLoop):
-            self.set(closed=True, arrivals=CLOSED)
+            self.set(closed=True, arrivals=codes.CLOSED)
             self._law(self.k, "think_s", arrivals.think_s)
         elif isinstance(arrivals, Poisson):
-            self.set(arrivals=POISSON, rate_per_s=arrivals.rate_per_s)
+            self.set(arrivals=codes.POISSON, rate_per_s=arrivals.rate_per_s)
         elif isinstance(arrivals, Renewal):
             self._renewal(arrivals)
         if self.builder.schedule is not None:
@@ -516,7 +512,7 @@ class _Compiler:
 
     def _renewal(self, arrivals: Renewal) -> None:
         self.set(
-            arrivals=CLIENT_RENEWALS if arrivals.per_client else RENEWAL,
+            arrivals=codes.CLIENT_RENEWALS if arrivals.per_client else codes.RENEWAL,
             rate_per_s=arrivals.rate_per_s,
             has_shares=arrivals.per_client or arrivals.client_rate_cv > 0.0,
         )
@@ -545,7 +541,7 @@ class _Compiler:
         if schedule.kinds is not None:
             rows.array["kind"] = schedule.kinds
         self.set(
-            arrivals=REPLAY,
+            arrivals=codes.REPLAY,
             n_replayed=len(schedule),
             replay_random=schedule.random_start,
             replays_devices=schedule.devices is not None,
@@ -566,13 +562,18 @@ class _Compiler:
             elif isinstance(source, IidAcceptance):
                 alpha = source.alpha
                 rows.set(
-                    i, source=IID, low=alpha, high=alpha, first=alpha, confidence=float(np.float32(alpha))
+                    i,
+                    source=codes.IID,
+                    low=alpha,
+                    high=alpha,
+                    first=alpha,
+                    confidence=float(np.float32(alpha)),
                 )
             elif isinstance(source, MarkovAcceptance):
                 low, high = sorted((source.after_match, source.after_mismatch))
                 rows.set(
                     i,
-                    source=MARKOV,
+                    source=codes.MARKOV,
                     low=low,
                     high=high,
                     first=source.stationary,
@@ -608,10 +609,10 @@ class _Compiler:
         )
         rows.point("top1_prob", self.buffer.numbers(columns.top1_prob.astype(np.float32), "f8"), i)
         if columns.run_length is not None:
-            rows.set(i, source=RUNS, longest=trace.gamma_max or MAX_RUN_LENGTH)
+            rows.set(i, source=codes.RUNS, longest=trace.gamma_max or MAX_RUN_LENGTH)
             rows.point("run_length", self.buffer.numbers(columns.run_length, "i8"), i)
         else:
-            rows.set(i, source=MATCHES, longest=MAX_RUN_LENGTH)
+            rows.set(i, source=codes.MATCHES, longest=MAX_RUN_LENGTH)
             rows.point("accept_prob", self.buffer.numbers(columns.accept_prob, "f8"), i)
 
     # ------------------------------------------------------------------ a world
@@ -658,14 +659,14 @@ class _Compiler:
         block("requests", rec.REQUEST, slots).set_columns(number=-1, slot=np.arange(slots))
         w.point("valid_tokens", world.room(4 * slots * int(h["n_valid"][0])))
         block("chains", rec.CHAIN, slots * max(1, len(self.models)))
-        block("jobs", rec.DRAFT_JOB, DRAFT_JOBS * slots).set_columns(number=np.arange(DRAFT_JOBS * slots))
+        block("jobs", rec.DRAFT_JOB, codes.JOBS * slots).set_columns(number=np.arange(codes.JOBS * slots))
         block("drafters", rec.DRAFTER, n_drafters).set_columns(number=np.arange(n_drafters))
         block("devices", rec.DEVICE, self.n_devices).set_columns(rtt_sample_s=-1.0)
         channels = block("channels", rec.CHANNEL, int(h["n_channels"][0]))
         self._world_rates(block("link_rates", rec.RATE, len(self.channels_of_rates)), channels, world)
         block("crashes", rec.CRASH, len(self.crashing)).array["window"]["index"] = -1
         arrivals = int(h["arrivals"][0])
-        renewals = {RENEWAL: 1, CLIENT_RENEWALS: self.n_devices}.get(arrivals, 0)
+        renewals = {codes.RENEWAL: 1, codes.CLIENT_RENEWALS: self.n_devices}.get(arrivals, 0)
         block("renewals", rec.RENEWAL, renewals)
         w.point("shares", world.room(8 * self.n_devices if h["has_shares"][0] else 0))
         w.point("free", world.numbers(np.arange(slots - 1, -1, -1), "i4"))

@@ -7,14 +7,12 @@ A recording is read in place: entries one after the other, each a stretch of out
 from __future__ import annotations
 
 from dsd_env.rng import Stream
+from dsd_env.sim.compiled.codes import IID, MATCHES, RUNS
 from dsd_env.sim.compiled.kernel.draws import key, uniform, uniform_from_key
 from dsd_env.sim.compiled.kernel.jit import jit, number
 from dsd_env.sim.compiled.kernel.rows import tail
 
 ACCEPTANCE_PICK, ACCEPTANCE_MATCH = number(Stream.ACCEPTANCE_PICK), number(Stream.ACCEPTANCE_MATCH)
-
-MATCHES, RUNS, IID, MARKOV = range(4)
-"""Sources: recorded matches by position, recorded run lengths by start, and the two synthetic ones."""
 
 
 @jit

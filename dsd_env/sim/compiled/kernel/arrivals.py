@@ -8,6 +8,7 @@ import math
 from dsd_env.laws import arrivals, variates
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR, REQUESTS_PER_DEVICE, TOKENS_PER_ROUND_PRIOR
 from dsd_env.rng import Stream
+from dsd_env.sim.compiled.codes import CLIENT_RENEWALS, RENEWAL, REPLAY
 from dsd_env.sim.compiled.kernel.draws import key, normal, uniform, uniform_from_key
 from dsd_env.sim.compiled.kernel.events import AT_ARRIVAL, LOG_ARRIVAL, log, push
 from dsd_env.sim.compiled.kernel.jit import ZERO, compile_laws, jit, number
@@ -21,8 +22,6 @@ compile_laws(variates, arrivals)
 THINK, LENGTH, REQUEST_CLASS = number(Stream.THINK), number(Stream.LENGTH), number(Stream.REQUEST_CLASS)
 ARRIVAL = number(Stream.ARRIVAL)
 
-CLOSED, POISSON, RENEWAL, CLIENT_RENEWALS, REPLAY = range(5)
-"""Arrivals: of clients who wait for their answers, and the open ones."""
 NOT_REPLAYED = number(-1)
 
 

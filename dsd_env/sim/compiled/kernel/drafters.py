@@ -8,6 +8,7 @@ round's, its drafter's prefill, and what is drafted ahead of a verification.
 from __future__ import annotations
 
 from dsd_env.laws import drafting, reports, step_times
+from dsd_env.sim.compiled.codes import AHEAD_JOB, DRAFTS_ALONE, DRAFTS_SHARED, JOBS, ROUND_JOB
 from dsd_env.sim.compiled.kernel.events import (
     AT_DRAFT_END,
     LOG_DRAFT_END,
@@ -21,13 +22,6 @@ from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
 from dsd_env.sim.compiled.status import TABLE_RANGE
 
 compile_laws(step_times, drafting)
-
-NO_DRAFTER, DRAFTS_ALONE, DRAFTS_SHARED = range(3)
-"""Modes of a place: it has no drafter, one with hardware of its own, or one on the target's GPUs."""
-
-JOBS = 3
-"""Draft jobs of a request."""
-ROUND_JOB, WARM_JOB, AHEAD_JOB = range(JOBS)
 
 
 @jit

@@ -6,8 +6,8 @@ from __future__ import annotations
 import math
 
 from dsd_env.laws import faults
+from dsd_env.sim.compiled.codes import AT_EDGE, AT_TARGET, NO_DRAFTER
 from dsd_env.sim.compiled.kernel.drafters import (
-    NO_DRAFTER,
     colocated,
     crash_drafter,
     drafter_returns,
@@ -20,9 +20,6 @@ from dsd_env.sim.compiled.kernel.requests import FOR_PLACE, abandon, ask, finish
 from dsd_env.sim.compiled.kernel.targets import EDGE_SERVER, OWN_DEVICE, iteration_over
 
 compile_laws(faults)
-
-AT_DEVICE, AT_EDGE, AT_TARGET = range(3)
-"""What a fault hits."""
 
 
 @jit

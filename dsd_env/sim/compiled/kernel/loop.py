@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dsd_env.laws import links, resolve
 from dsd_env.rng import Stream
+from dsd_env.sim.compiled.codes import NO_DRAFTER
 from dsd_env.sim.compiled.kernel.arrivals import arrival, begin_arrivals, think
-from dsd_env.sim.compiled.kernel.drafters import NO_DRAFTER, colocated, step_s
+from dsd_env.sim.compiled.kernel.drafters import colocated, step_s
 from dsd_env.sim.compiled.kernel.draws import uniform
 from dsd_env.sim.compiled.kernel.events import (
     AT_DECISION,

@@ -9,15 +9,8 @@ import numpy as np
 
 from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.laws import reports, view
-from dsd_env.sim.compiled.kernel.drafters import (
-    DRAFTS_ALONE,
-    DRAFTS_SHARED,
-    NO_DRAFTER,
-    colocated,
-    context_tokens,
-    lag_tokens,
-    step_s,
-)
+from dsd_env.sim.compiled.codes import DRAFTS_ALONE, DRAFTS_SHARED, NO_DRAFTER
+from dsd_env.sim.compiled.kernel.drafters import colocated, context_tokens, lag_tokens, step_s
 from dsd_env.sim.compiled.kernel.jit import jit
 from dsd_env.sim.compiled.kernel.links import (
     DOWN,
@@ -33,7 +26,6 @@ from dsd_env.sim.compiled.kernel.links import (
 from dsd_env.sim.compiled.kernel.targets import COLOCATED, EDGE_SERVER, OWN_DEVICE
 from dsd_env.sim.compiled.kernel.telemetry import drafter_wait_s, newest, report_target
 
-RECENT = int(RECENT_ROUNDS)
 BELIEVED_DOWN = 1e12
 """Added to the load of a target believed down: those come last."""
 
@@ -88,7 +80,7 @@ def _view_request(v, w, request):
     v.tpot_slack = view.tpot_slack(v.tpot_s, v.slo_tpot_s)
     v.rounds, v.acceptance_rate = request.rounds, request.acceptance_rate
     v.tokens_per_round, v.last_confidence = request.tokens_per_round, request.last_confidence
-    for i in range(RECENT):
+    for i in range(RECENT_ROUNDS):
         v.recent_gammas[i] = request.recent_gammas[i]
         v.recent_accepted[i] = request.recent_accepted[i]
     v.head_start_tokens = max(0, request.head_tokens - 1) if request.head_drafter >= 0 else 0

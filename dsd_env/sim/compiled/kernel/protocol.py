@@ -7,12 +7,10 @@ it to where the round begins.
 
 from __future__ import annotations
 
+from dsd_env.sim.compiled.codes import AHEAD_JOB, JOBS, WARM_JOB
 from dsd_env.sim.compiled.kernel.acceptance import confident_drafts
 from dsd_env.sim.compiled.kernel.arrivals import think
 from dsd_env.sim.compiled.kernel.drafters import (
-    AHEAD_JOB,
-    JOBS,
-    WARM_JOB,
     colocated,
     context_tokens,
     discard_head_start,

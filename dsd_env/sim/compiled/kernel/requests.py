@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dsd_env.laws import view
-from dsd_env.sim.compiled.kernel.drafters import JOBS, ROUND_JOB, discard_head_start, roll_back, withdraw
+from dsd_env.laws import drafting, view
+from dsd_env.sim.compiled.codes import JOBS, ROUND_JOB
+from dsd_env.sim.compiled.kernel.drafters import discard_head_start, roll_back, withdraw
 from dsd_env.sim.compiled.kernel.events import (
     AT_DECISION,
     AT_DELIVERY,
@@ -106,7 +107,7 @@ def abandon(k, w, request):
     request.exchange += 1
     request.waits_warm = False
     job = w.jobs[JOBS * request.slot + ROUND_JOB]
-    if job.state != 0:
+    if job.state != drafting.ENDED:
         w.totals.discarded += withdraw(k, w, job)
     if request.drafts_ahead:
         roll_back(k, w, request)

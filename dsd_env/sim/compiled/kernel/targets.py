@@ -38,8 +38,6 @@ from dsd_env.sim.compiled.kernel.jit import jit, number
 from dsd_env.sim.compiled.kernel.links import send_down
 from dsd_env.sim.compiled.status import DELIVERIES_FULL, TABLE_RANGE
 
-RECENT = int(RECENT_ROUNDS)
-
 JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = (number(task) for task in range(4))
 """What a request asks of its target: the members of :class:`dsd_env.sim.entities.TargetTask`."""
 
@@ -447,7 +445,7 @@ def _advance(k, w, server, request, tokens):
 def _remember(request, drafted, accepted):
     """Keep the outcome of the last rounds, newest first."""
     gammas, counts = request.recent_gammas, request.recent_accepted
-    for i in range(RECENT - 1, 0, -1):
+    for i in range(RECENT_ROUNDS - 1, 0, -1):
         gammas[i] = gammas[i - 1]
         counts[i] = counts[i - 1]
     gammas[0] = drafted

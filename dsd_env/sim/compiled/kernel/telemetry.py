@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dsd_env.laws import reports
-from dsd_env.sim.compiled.kernel.drafters import DRAFTS_ALONE
+from dsd_env.sim.compiled.codes import DRAFTS_ALONE
 from dsd_env.sim.compiled.kernel.events import AT_TELEMETRY, push
 from dsd_env.sim.compiled.kernel.jit import jit
 
