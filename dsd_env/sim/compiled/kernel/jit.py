@@ -89,12 +89,8 @@ def compile_laws(*modules):
 
 
 def number(member):
-    """Return a member of an enumeration as a NumPy integer.
-
-    Given Python integers, the compiler makes a version of each function for each value that it is called
-    with.
-    """
+    """Return a member of an enumeration as a plain number; to the compiler it has a type of its own."""
     return np.int64(int(member))
 
 
-ZERO, ONE = np.int64(0), np.int64(1)
+ZERO = np.int64(0)
