@@ -7,7 +7,7 @@ second, power watts, energy joules, money US dollars.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -248,25 +248,47 @@ class EdgeServer(_Model):
     power: Power
 
 
+_FORMER_TARGET_KEYS = {
+    "max_batch_size": "use max_num_seqs, the requests that are resident at a time; every ready sequence takes "
+    "part in the next iteration",
+    "initial_batch_size": "leave it out: a batch size belongs to the request whose decision asks for it",
+    "prefill_chunk_tokens": "use max_num_batched_tokens, the new tokens of an iteration, which verifications and "
+    "prefills share",
+}
+"""Keys that scenarios had before, with what stands in their place."""
+
+
 class Target(_Model):
-    """A verification server in the cloud: continuous batching with B as fill target and cap."""
+    """A verification server in the cloud, with continuous batching."""
 
     count: Count = 1
     profile: Profile
     gpus: Positive
     kv_capacity_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)]
-    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 128
-    initial_batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(
-        default=128, description="Batch size in force until a decision sets another."
+    max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=256, description="Requests that are resident (admitted, holding KV) at a time."
     )
-    max_batch_wait_s: NonNegative = Field(
-        default=0.004, description="Longest time that the oldest queued sequence waits for B to fill."
+    max_num_batched_tokens: Annotated[int, Field(ge=16, le=131_072)] = Field(
+        default=2048,
+        description="New tokens of an iteration: verifications and decodes first, prefills take what is left "
+        "(order: decode_first), or the other way.",
     )
-    prefill_chunk_tokens: Annotated[int, Field(ge=16, le=65536)] = 512
+    max_batch_wait_s: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0.004,
+        description="Longest time that a verification waits for the batch size that its decision asks for.",
+    )
+    max_admission_wait_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=2.0, description="Longest time that a request stands back for others at admission."
+    )
     kv_policy: Literal["reserve", "preempt"] = Field(
-        default="reserve",
-        description="reserve: a request is admitted when its worst case fits. preempt: when its prompt "
-        "fits; if the pool overflows later, whoever was admitted last loses its KV and is prefilled again.",
+        default="preempt",
+        description="preempt: a request is admitted when its context fits; if the pool overflows later, whoever "
+        "was admitted last loses its KV and is prefilled again. reserve: when its worst case fits.",
+    )
+    prefix_cache: bool = Field(
+        default=True,
+        description="A preempted request finds again what nobody has overwritten of its KV, and prefills the "
+        "rest only.",
     )
     graph_batch_tokens: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
         default=(),
@@ -295,12 +317,15 @@ class Target(_Model):
         sizes = self.graph_batch_tokens
         if any(b <= a for a, b in pairwise(sizes)):
             raise ValueError(f"graph_batch_tokens {sizes} must increase strictly")
-        if self.initial_batch_size > self.max_batch_size:
-            raise ValueError(
-                f"initial_batch_size ({self.initial_batch_size}) must not exceed "
-                f"max_batch_size ({self.max_batch_size})"
-            )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            for key in _FORMER_TARGET_KEYS.keys() & given.keys():
+                raise ValueError(f"{key} = {given[key]!r}: {_FORMER_TARGET_KEYS[key]}")
+        return given
 
 
 class Constant(_Model):
@@ -669,6 +694,8 @@ class Actions(_Model):
             raise ValueError(
                 f"gammas {self.gammas} must begin with 0 (plain decoding), the fallback of every action"
             )
+        if self.batch_sizes[0] != 1:
+            raise ValueError(f"batch_sizes {self.batch_sizes} must begin with 1, which waits nowhere")
         return self
 
 
@@ -774,7 +801,13 @@ class Scenario(_Model):
 
     def _fits(self) -> None:
         needed = self.kv_reservation_tokens(self.workload.max_prompt_tokens)
+        window = max(self.actions.gammas) + 1
         for name, target in self.targets.items():
+            if target.max_num_batched_tokens < window:
+                raise ValueError(
+                    f"targets.{name}.max_num_batched_tokens = {target.max_num_batched_tokens} cannot hold the "
+                    f"longest verification: at least {window} (largest gamma + 1)"
+                )
             if target.kv_capacity_tokens < needed:
                 raise ValueError(
                     f"targets.{name}.kv_capacity_tokens = {target.kv_capacity_tokens} cannot hold the "
@@ -797,9 +830,9 @@ class Scenario(_Model):
         return sum(target.count for target in self.targets.values())
 
     @property
-    def max_batch_sizes(self) -> tuple[int, ...]:
-        """Largest batch of each target server, by number."""
-        return tuple(target.max_batch_size for target in self.targets.values() for _ in range(target.count))
+    def max_num_seqs(self) -> tuple[int, ...]:
+        """Requests that can be resident at each target server, by number."""
+        return tuple(target.max_num_seqs for target in self.targets.values() for _ in range(target.count))
 
     @property
     def n_edge_servers(self) -> int:
