@@ -133,7 +133,6 @@ class WorldBuilder:
         self.sources = {model: acceptance_source(config) for model, config in scenario.acceptance.items()}
         _check_kinds(scenario, self.sources)
         longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
-        gamma = max(scenario.actions.gammas)
         self._draft_tokens = longest + 256
         self.faults = fault_members(scenario)
         self.series = {

@@ -681,6 +681,7 @@ class _Compiler:
             least_batch=2**31 - 1,
             idle=True,
             check_s=np.inf,
+            admission_check_s=np.inf,
             oldest_s=np.inf,
             iteration_tokens=1.0,
         )
