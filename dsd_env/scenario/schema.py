@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from dsd_env.latency.overhead import EngineOverhead
 from dsd_env.strict_model import StrictNumbers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$", max_length=80)]
@@ -83,6 +84,13 @@ ProfileName = Annotated[
 Profile = Annotated[
     Annotated[ProfileName, Tag("<name>")] | Annotated[SyntheticProfile, Tag("<coefficients>")],
     Discriminator(lambda value: "<name>" if isinstance(value, str) else "<coefficients>"),
+]
+
+
+OverheadName = Annotated[str, Field(min_length=1, description="Name of a shipped engine overhead.")]
+Overhead = Annotated[
+    Annotated[OverheadName, Tag("<name>")] | Annotated[EngineOverhead, Tag("<parts>")],
+    Discriminator(lambda value: "<name>" if isinstance(value, str) else "<parts>"),
 ]
 
 
@@ -289,6 +297,16 @@ class Target(_Model):
     )
     price_usd_per_gpu_hour: NonNegative = 0.0
     power: Power
+    engine_overhead: Overhead | None = Field(
+        default=None,
+        description="What its engine adds to the kernels of an iteration: figures, or the name of a shipped "
+        "overhead. Without it, what the latency profile says.",
+    )
+    front_end_s: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="Time from a prompt's arrival to its place in the queue: HTTP, tokenisation, the way to "
+        "the engine's process.",
+    )
 
     @model_validator(mode="after")
     def _batch(self) -> Target:

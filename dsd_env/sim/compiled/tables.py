@@ -14,7 +14,7 @@ from dsd_env.acceptance import MAX_RUN_LENGTH, IidAcceptance, MarkovAcceptance, 
 from dsd_env.control import ObservationEncoder
 from dsd_env.control.due import DUE_FIELDS
 from dsd_env.control.rewards import TERMS
-from dsd_env.laws import constants, variates
+from dsd_env.laws import constants, step_times, variates
 from dsd_env.network import fault_members
 from dsd_env.network.processes import QUANTILE_Z, QuantileMarginal, log_centre
 from dsd_env.scenario.schema import (
@@ -352,7 +352,13 @@ class _Compiler:
                     preempts=config.kv_policy == "preempt",
                     pads=bool(captured),
                     max_batch_wait_s=config.max_batch_wait_s,
-                    prefill_token_s=timer.compute_s[chunk] / chunk,
+                    prefill_token_s=step_times.prefill_token_s(timer, chunk),
+                    per_iteration_s=timer.per_iteration_s,
+                    per_sequence_s=timer.per_sequence_s,
+                    per_token_s=timer.per_token_s,
+                    per_verifying_iteration_s=timer.per_verifying_iteration_s,
+                    token_limit=timer.token_limit,
+                    front_end_s=config.front_end_s,
                     iteration_noise_sigma=config.iteration_noise_sigma,
                     straggler_share=config.straggler_share,
                     straggler_factor=config.straggler_factor,
