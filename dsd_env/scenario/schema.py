@@ -9,9 +9,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from dsd_env.latency.overhead import EngineOverhead
+from dsd_env.latency.overhead import EngineOverhead, load_overhead
 from dsd_env.strict_model import StrictNumbers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$", max_length=80)]
@@ -87,7 +87,14 @@ Profile = Annotated[
 ]
 
 
-OverheadName = Annotated[str, Field(min_length=1, description="Name of a shipped engine overhead.")]
+def _known_overhead(name: str) -> str:
+    load_overhead(name)
+    return name
+
+
+OverheadName = Annotated[
+    str, Field(description="Name of a shipped engine overhead."), AfterValidator(_known_overhead)
+]
 Overhead = Annotated[
     Annotated[OverheadName, Tag("<name>")] | Annotated[EngineOverhead, Tag("<parts>")],
     Discriminator(lambda value: "<name>" if isinstance(value, str) else "<parts>"),
@@ -99,7 +106,13 @@ class Drafter(_Model):
 
     model: Name = Field(description="Draft model; names an entry of `acceptance`.")
     profile: Profile = Field(description="Latency profile of the model on this device.")
-    concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at the same time.")
+    concurrency: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Sequences drafted at the same time. Left out or `auto` on an edge server: as many of the "
+        "longest contexts as its card's memory holds.",
+    )
     kv_capacity_tokens: int = Field(
         default=1_000_000,
         ge=1,
@@ -262,7 +275,9 @@ class Target(_Model):
     count: Count = 1
     profile: Profile
     gpus: Positive
-    kv_capacity_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        description="KV pool, in tokens. Left out or `auto`: what the memory of the profile's GPUs has room for."
+    )
     max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 128
     initial_batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=128, description="Batch size in force until a decision sets another."
