@@ -35,7 +35,7 @@ def kv_capacity_tokens(
     target: LatencyProfile,
     drafters: Sequence[LatencyProfile] = (),
     *,
-    max_num_seqs: int = 128,
+    max_num_seqs: int = 256,
     max_num_batched_tokens: int = 2048,
     utilisation: float = UTILISATION,
 ) -> int:

@@ -1,9 +1,9 @@
 """What a scenario leaves to its hardware: KV pools, and how many sequences an edge server drafts at once.
 
-A target without ``kv_capacity_tokens`` (or with ``auto``) holds as many tokens as its GPUs' memory has room for
-beside weights, activations, graphs and the drafters on the same GPUs. An edge server whose drafter has no
-``concurrency`` (or ``auto``) batches as far as its card holds the longest context. Both need profiles that say
-how much memory their GPUs have. What was given in figures must fit, too.
+A target without ``kv_capacity_tokens`` (or with ``auto``) holds as many tokens as its GPUs' memory has room
+for beside weights, activations, graphs and the drafters on the same GPUs. An edge server whose drafter has no
+``concurrency`` (or ``auto``) batches as far as its card holds the longest context. Both need profiles that
+say how much memory their GPUs have. What was given in figures must fit, too.
 """
 
 from __future__ import annotations
@@ -62,12 +62,9 @@ def _target(key: str, target: Mapping[str, Any], _data: Mapping[str, Any]) -> Ma
         found = _profile(drafter.get("profile"), f"{key}.colocated_drafter", needed=False)
         drafters = [found] if found is not None else []
     sizes: dict[str, int] = {}
-    for name, keys in (
-        ("max_num_seqs", ("max_num_seqs", "max_batch_size")),
-        ("max_num_batched_tokens", ("max_num_batched_tokens", "prefill_chunk_tokens")),
-    ):
-        value = _setting(target, keys)
-        if value is not None:
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
+        value = target.get(name, Target.model_fields[name].default)
+        if type(value) is int and value > 0:
             sizes[name] = value
     if given == AUTO:
         try:
@@ -135,8 +132,8 @@ def _edge_server(key: str, edge: Mapping[str, Any], data: Mapping[str, Any]) -> 
         assert profile is not None
         raise HardwareError(
             f"{key}.drafter.profile = {profile.name!r} does not fit its card: with "
-            f"{profile.weight_bytes / 1024**3:.2f} GiB of weights there is no room for a context of {context} "
-            "tokens"
+            f"{profile.weight_bytes / 1024**3:.2f} GiB of weights there is no room for a context of "
+            f"{context} tokens"
         )
     return {**edge, "drafter": {**drafter, "concurrency": min(fitting, MAX_CONCURRENCY)}}
 
@@ -151,15 +148,6 @@ def _profile(choice: object, key: str, *, needed: bool) -> LatencyProfile | None
         if needed:
             raise HardwareError(f"{key}.profile = {choice!r}: {error}") from error
         return None
-
-
-def _setting(target: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
-    """Return a whole number by whichever of its names the schema knows, its default where it is left out."""
-    for key in keys:
-        if key in Target.model_fields:
-            value = target.get(key, Target.model_fields[key].default)
-            return value if type(value) is int and value > 0 else None
-    return None
 
 
 def _longest_context(data: Mapping[str, Any]) -> int | None:

@@ -139,7 +139,6 @@ class WorldBuilder:
         self.sources = {model: acceptance_source(config) for model, config in scenario.acceptance.items()}
         _check_kinds(scenario, self.sources)
         longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
-        gamma = max(scenario.actions.gammas)
         self._draft_tokens = longest + 256
         self.faults = fault_members(scenario)
         self.series = {
@@ -151,8 +150,7 @@ class WorldBuilder:
         self._profiles: dict[int, LatencyProfile | StepCoefficients] = {}
         self.target_timers: list[tuple[StepTimer, StepTimer | None]] = []
         for target in scenario.targets.values():
-            most = target.prefill_chunk_tokens + target.max_batch_size * (gamma + 1)
-            most = max(most, *target.graph_batch_tokens, 0)
+            most = max(target.max_num_batched_tokens, *target.graph_batch_tokens, 0)
             timer = StepTimer(latency_profile(target.profile), most, target_overhead(target))
             drafter = target.colocated_drafter
             colocated = None

@@ -303,7 +303,7 @@ def _kernel_profile(name: str, entry: KernelEntry, data_dir: Path, command: str,
     if is_target:
         capacity = {
             "kv_capacity_tokens": kv_capacity_tokens(profile),
-            "kv_capacity_note": "0.9 of the memory less weights, activations (128 sequences, 2,048 tokens), "
+            "kv_capacity_note": "0.9 of the memory less weights, activations (256 sequences, 2,048 tokens), "
             "CUDA context and graphs; nothing beside it",
         }
     profile = _changed(

@@ -182,8 +182,8 @@ _TARGETS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 _DRAFTERS: dict[str, dict[str, tuple[int, ...]]] = {
     _8B: {_L40S: (1,), _H100: (4,), _A100: (4,)},
-    _3B: {_H100: (1, 2, 4), _A100: (1, 2, 4), _L40S: (1,), _PRO: (1,)},
-    _1B: {_H100: (1, 2, 4), _A100: (1, 2, 4), _L40S: (1,), _PRO: (1,)},
+    _3B: {_H100: (1, 2), _A100: (1, 2), _L40S: (1,), _PRO: (1,)},
+    _1B: {_H100: (1, 2, 4), _A100: (1, 2), _L40S: (1,), _PRO: (1,)},
 }
 # Heads run at the parallelism of the targets that they belong to.
 _HEADS: dict[str, dict[str, tuple[int, ...]]] = {
