@@ -1,6 +1,13 @@
 """Latency of model iterations: profiles, the fit behind them and the tables they are fitted to."""
 
-from dsd_env.latency.overhead import NO_OVERHEAD, EngineOverhead, OverheadError, list_overheads, load_overhead
+from dsd_env.latency.overhead import (
+    NO_OVERHEAD,
+    EngineOverhead,
+    OverheadError,
+    list_overheads,
+    load_overhead,
+    save_overhead,
+)
 from dsd_env.latency.profile import (
     LatencyProfile,
     ProfileError,
@@ -21,5 +28,6 @@ __all__ = [
     "list_profiles",
     "load_overhead",
     "load_profile",
+    "save_overhead",
     "save_profile",
 ]

@@ -13,16 +13,25 @@ figures. The law itself is :func:`dsd_env.laws.step_times.overhead_s`.
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dsd_env import strict_yaml
+from dsd_env.files import write_text
 from dsd_env.paths import config_dir
 from dsd_env.strict_model import StrictNumbers, explain_type
 
-__all__ = ["NO_OVERHEAD", "EngineOverhead", "OverheadError", "list_overheads", "load_overhead"]
+__all__ = [
+    "NO_OVERHEAD",
+    "EngineOverhead",
+    "OverheadError",
+    "list_overheads",
+    "load_overhead",
+    "save_overhead",
+]
 
 UNLIMITED_TOKENS = 1 << 30
 """A ``token_limit`` that no iteration reaches."""
@@ -87,6 +96,12 @@ def _folder() -> Path:
 def list_overheads() -> list[str]:
     """Return the names of the shipped overheads."""
     return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def save_overhead(overhead: EngineOverhead, path: str | os.PathLike[str]) -> None:
+    """Write an overhead as YAML, atomically; its directory is created if needed."""
+    data = overhead.model_dump(mode="json", exclude_none=True)
+    write_text(Path(path), strict_yaml.dumps(data, width=110))
 
 
 def load_overhead(name: str) -> EngineOverhead:
