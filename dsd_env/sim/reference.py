@@ -459,9 +459,10 @@ class ReferenceSimulation:
         if resolution.gamma > 0 and not colocated and self._is_cold(request, resolution.drafter_number):
             self._env.process(self._warm_up(request, resolution))
         arrives_s = self._send_up(device, prompt * self._protocol.bytes_per_token, request)
-        yield from self._travel(request, arrives_s)
+        front_end_s = target.config.front_end_s
+        yield from self._travel(request, arrives_s + front_end_s)
         self._telemetry.count_arrival()
-        served_s = self.now_s
+        served_s = self.now_s - front_end_s
         yield from self._serve(
             request, target, TargetTask.PREFILL, resolution, prefill=prompt, warm=colocated
         )
@@ -1240,7 +1241,7 @@ class ReferenceSimulation:
         captured = () if prefills else target.config.graph_batch_tokens
         cost = IterationCost(target.timer, target.colocated, shares, captured)
         expected_s = cost.duration_s
-        duration_s = expected_s * target.noise(self.seed)
+        duration_s = cost.compute_s * target.noise(self.seed) + cost.overhead_s
         if self._price_delays:
             self._charge(target, batch, shares, cost)
         target.running = batch
@@ -1327,9 +1328,9 @@ class ReferenceSimulation:
                 shares.append(Share(tokens, kv, along, kv if along else 0))
             elif job.task == TargetTask.COLOCATED:
                 lag = request.drafter_lag(drafter_number)
-                shares.append(Share(tokens, context + tokens - 1, lag, context, job.gamma))
+                shares.append(Share(tokens, context + tokens - 1, lag, context, job.gamma, tokens > 1))
             else:
-                shares.append(Share(tokens, context + tokens - 1))
+                shares.append(Share(tokens, context + tokens - 1, verifies=tokens > 1))
         return shares
 
     def _end_iteration(self, target: TargetServer) -> None:

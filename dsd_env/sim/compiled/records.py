@@ -221,7 +221,8 @@ TARGET_SPEC = Record(
     compute_s=Block("f8"), padded=Block("i4"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8",
     max_batch_wait_s="f8", max_admission_wait_s="f8", prefill_token_s="f8", iteration_noise_sigma="f8",
     straggler_share="f8", straggler_factor="f8", gpus="f8", price_usd_per_gpu_hour="f8", busy_w="f8",
-    idle_w="f8",
+    idle_w="f8", per_iteration_s="f8", per_sequence_s="f8", per_token_s="f8", per_verifying_iteration_s="f8",
+    token_limit="i4", front_end_s="f8",
 )  # fmt: skip
 SEAT = Record("Seat", slot="i4", tokens="i4")
 """A job in the iteration under way, with its number of new tokens."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dsd_env.control import ObservationEncoder
 from dsd_env.control.due import DUE_FIELDS
 from dsd_env.control.rewards import TERMS
-from dsd_env.laws import constants, variates
+from dsd_env.laws import constants, step_times, variates
 from dsd_env.network import fault_members
 from dsd_env.scenario.schema import (
     ClosedLoop,
@@ -337,7 +337,13 @@ class _Compiler(Writer):
                     pads=bool(captured),
                     max_batch_wait_s=config.max_batch_wait_s,
                     max_admission_wait_s=config.max_admission_wait_s,
-                    prefill_token_s=timer.compute_s[chunk] / chunk,
+                    prefill_token_s=step_times.prefill_token_s(timer, chunk),
+                    per_iteration_s=timer.per_iteration_s,
+                    per_sequence_s=timer.per_sequence_s,
+                    per_token_s=timer.per_token_s,
+                    per_verifying_iteration_s=timer.per_verifying_iteration_s,
+                    token_limit=timer.token_limit,
+                    front_end_s=config.front_end_s,
                     iteration_noise_sigma=config.iteration_noise_sigma,
                     straggler_share=config.straggler_share,
                     straggler_factor=config.straggler_factor,

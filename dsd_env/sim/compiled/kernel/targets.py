@@ -352,6 +352,12 @@ def _share(k, w, target, request, tokens):
 
 
 @jit
+def _verifies(request, tokens):
+    """Return 1 if a job has drafts verified: more than one new token, and no prompt's; else 0."""
+    return 1 if tokens > 1 and request.job_prefill == 0 else 0
+
+
+@jit
 def _start_iteration(k, w, server):
     target, running = server.number, server.running
     spec = k.targets[target]
@@ -362,6 +368,7 @@ def _start_iteration(k, w, server):
         if n == 0:
             return
     prefills = False
+    verifying = 0
     new = kv = lag = lag_kv = 0
     longest = longest_2 = lag_longest = lag_longest_2 = 0
     most = 0
@@ -370,6 +377,7 @@ def _start_iteration(k, w, server):
         request = w.requests[running[i].slot]
         share_kv, share_lag, share_draft_kv, gamma = _share(k, w, target, request, tokens)
         prefills = prefills or request.job_prefill != 0
+        verifying += _verifies(request, tokens)
         new += tokens
         kv += share_kv
         if tokens > 1:
@@ -393,9 +401,11 @@ def _start_iteration(k, w, server):
             sequences, step_kv = _drafting_at(w, server, n, step)
             drafting_s += step_s(k, w, drafter, sequences, step_kv, 0)
         expected_s = expected_s + drafting_s
-    duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations)
+    overhead_s = step_times.overhead_s(spec, n, new, verifying)
+    duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations) + overhead_s
+    expected_s = expected_s + overhead_s
     if w.prices:
-        whole = (new, kv, longest, longest_2, prefills)
+        whole = (new, kv, longest, longest_2, prefills, verifying)
         _charge(k, w, server, n, whole, (lag, lag_kv, lag_longest, lag_longest_2))
     server.idle = False
     server.iterations += 1
@@ -420,14 +430,18 @@ def _drafting_at(w, server, n, step):
 @jit
 def _caused_s(k, w, server, n, request, tokens, whole, draft):
     """Return by how much the iteration would be shorter without one of its sequences."""
-    new, kv, longest, longest_2, prefills = whole
+    new, kv, longest, longest_2, prefills, verifying = whole
     lag, lag_kv, lag_longest, lag_longest_2 = draft
     target = server.number
+    spec = k.targets[target]
     share_kv, share_lag, share_draft_kv, gamma = _share(k, w, target, request, tokens)
     others = longest_2 if tokens > 1 and share_kv == longest else longest
     caused_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
+    caused_s += step_times.overhead_s(spec, n, new, verifying)
     if new > tokens:
         caused_s -= _captured_step_s(k, w, target, new - tokens, kv - share_kv, others, prefills)
+        verifying -= _verifies(request, tokens)
+        caused_s -= step_times.overhead_s(spec, n - 1, new - tokens, verifying)
     if share_lag == 0:
         return caused_s
     drafter = colocated(k, target)
