@@ -30,6 +30,8 @@ class Actions(Model):
             raise ValueError(
                 f"gammas {self.gammas} must begin with 0 (plain decoding), the fallback of every action"
             )
+        if self.batch_sizes[0] != 1:
+            raise ValueError(f"batch_sizes {self.batch_sizes} must begin with 1, which waits nowhere")
         return self
 
 

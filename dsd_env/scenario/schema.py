@@ -190,7 +190,13 @@ class Scenario(Model):
 
     def _fits(self) -> None:
         needed = self.kv_reservation_tokens(self.workload.max_prompt_tokens)
+        window = max(self.actions.gammas) + 1
         for name, target in self.targets.items():
+            if target.max_num_batched_tokens < window:
+                raise ValueError(
+                    f"targets.{name}.max_num_batched_tokens = {target.max_num_batched_tokens} cannot hold "
+                    f"the longest verification: at least {window} (largest gamma + 1)"
+                )
             if target.kv_capacity_tokens < needed:
                 raise ValueError(
                     f"targets.{name}.kv_capacity_tokens = {target.kv_capacity_tokens} cannot hold the "
@@ -213,9 +219,9 @@ class Scenario(Model):
         return sum(target.count for target in self.targets.values())
 
     @property
-    def max_batch_sizes(self) -> tuple[int, ...]:
-        """Largest batch of each target server, by number."""
-        return tuple(target.max_batch_size for target in self.targets.values() for _ in range(target.count))
+    def max_num_seqs(self) -> tuple[int, ...]:
+        """Requests that can be resident at each target server, by number."""
+        return tuple(target.max_num_seqs for target in self.targets.values() for _ in range(target.count))
 
     @property
     def n_edge_servers(self) -> int:
