@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import math
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -47,7 +46,7 @@ from dsd_env import strict_yaml
 from dsd_env.files import write_text
 from dsd_env.latency.overhead import EngineOverhead
 from dsd_env.paths import config_dir
-from dsd_env.strict_model import StrictNumbers
+from dsd_env.strict_model import StrictNumbers, expected_type
 
 __all__ = [
     "ErrorStats",
@@ -550,35 +549,6 @@ _Dumper.add_representer(list, _numbers_on_one_line)
 
 
 _RANGE_WORDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-_EXPECTED = {
-    "float_type": "a number",
-    "int_type": "a whole number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "tuple_type": "a list",
-    "dict_type": "a mapping of keys",
-    "model_type": "a mapping of keys",
-}
-"""What a value must be, by the type of pydantic's error."""
-
-
-def _what_it_is(value: object) -> str:
-    """Return in a word what a YAML value is."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, float) and math.isnan(value):
-        return "not a number"
-    for kinds, word in (
-        (bool, "a boolean"),
-        ((int, float), "a number"),
-        (str, "text"),
-        ((list, tuple), "a list"),
-        (Mapping, "a mapping of keys"),
-    ):
-        if isinstance(value, kinds):
-            return word
-    return type(value).__name__
 
 
 def _allowed(error: Mapping[str, Any]) -> str:
@@ -586,10 +556,9 @@ def _allowed(error: Mapping[str, Any]) -> str:
     ctx = error.get("ctx") or {}
     bounds = [f"{_RANGE_WORDS[k]} {v}" for k, v in ctx.items() if k in _RANGE_WORDS]
     kind = error["type"]
-    if kind in _EXPECTED:
-        if kind == "int_type" and isinstance(error["input"], float):
-            return "expected a whole number"
-        return f"expected {_EXPECTED[kind]}, got {_what_it_is(error['input'])}"
+    wrong = expected_type(error)
+    if wrong is not None:
+        return wrong
     if kind == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
     if kind == "missing":
