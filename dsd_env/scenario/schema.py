@@ -7,7 +7,7 @@ second, power watts, energy joules, money US dollars.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -20,7 +20,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 MAX_GAMMA = 64
-MAX_PLACEMENTS = 64
+MAX_PLACEMENTS = 256
+MAX_DRAFTERS_PER_SITE = 4
 
 
 class _Model(StrictNumbers, BaseModel):
@@ -86,11 +87,59 @@ Profile = Annotated[
 ]
 
 
-class Drafter(_Model):
-    """A draft model on a device or an edge server."""
+class Lookup(_Model):
+    """What a look-up costs: it searches the text so far on the CPU and runs no model."""
 
-    model: Name = Field(description="Draft model; names an entry of `acceptance`.")
-    profile: Profile = Field(description="Latency profile of the model on this device.")
+    cost_per_round_s: NonNegative = Field(description="CPU time of one round; usually microseconds.")
+    share_of_verify: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="At a target, besides: this share of the target's part of each iteration in which it "
+        "proposes.",
+    )
+
+
+class _AnyDrafter(_Model):
+    """What all drafters have: a draft model, a draft head, or a look-up."""
+
+    model: Name = Field(description="What proposes; names an entry of `acceptance`.")
+    kind: Literal["model", "head", "lookup"] = Field(
+        default="model",
+        description="model: a draft model of its own. head: a layer or few on the target's hidden states "
+        "(EAGLE, MTP), only at a target. lookup: n-grams or suffixes of the text so far, no model.",
+    )
+    profile: Profile | None = Field(
+        default=None, description="Latency profile of the model or head there; a look-up has none."
+    )
+    lookup: Lookup | None = Field(default=None, description="What a round costs (lookup).")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> _AnyDrafter:
+        if self.kind == "lookup":
+            if self.profile is not None:
+                raise ValueError(
+                    f"profile = {_shown(self.profile)} has no meaning for a drafter of kind 'lookup', which "
+                    "runs no model: give lookup: {cost_per_round_s: ...} alone"
+                )
+            if self.lookup is None:
+                raise ValueError("kind = 'lookup' needs lookup: {cost_per_round_s: ...}")
+            return self
+        if self.lookup is not None:
+            raise ValueError(
+                f"lookup = {_shown(self.lookup)} belongs to a drafter of kind 'lookup'; this one is of kind "
+                f"{self.kind!r}, which has a latency profile instead"
+            )
+        if self.profile is None:
+            raise ValueError(f"a drafter of kind {self.kind!r} needs profile: its latency profile")
+        return self
+
+
+def _shown(value: BaseModel | str) -> str:
+    return repr(value) if isinstance(value, str) else str(value.model_dump(exclude_defaults=True))
+
+
+class Drafter(_AnyDrafter):
+    """A drafter on a device or an edge server."""
+
     concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at the same time.")
     kv_capacity_tokens: int = Field(
         default=1_000_000,
@@ -98,16 +147,29 @@ class Drafter(_Model):
         description="Longest context the drafter can hold; beyond it, it cannot draft.",
     )
 
+    @model_validator(mode="after")
+    def _away_from_target(self) -> Drafter:
+        if self.kind == "head":
+            raise ValueError(
+                "kind = 'head' is possible only among the drafters of a target: a draft head reads the "
+                "target's hidden states; here kind must be 'model' or 'lookup'"
+            )
+        if self.lookup is not None and self.lookup.share_of_verify > 0.0:
+            raise ValueError(
+                f"lookup.share_of_verify = {self.lookup.share_of_verify} has a meaning only at a target, "
+                "whose iterations it lengthens: here it must be 0"
+            )
+        return self
 
-class ColocatedDrafter(_Model):
-    """A draft model on the target's own server.
 
-    `shared` runs it on the target's GPUs: its steps lengthen the iteration for every sequence in it.
-    `dedicated` gives it `gpus` GPUs of its own: a queue beside the target, paid for in cost and energy.
+class ColocatedDrafter(_AnyDrafter):
+    """A drafter on the target's own server.
+
+    `shared` runs it on the target's GPUs: its steps lengthen the iteration for every sequence in it (a
+    look-up does so from the CPU). `dedicated` gives it `gpus` GPUs of its own: a queue beside the target,
+    paid for in cost and energy.
     """
 
-    model: Name
-    profile: Profile
     mode: Literal["shared", "dedicated"] = "shared"
     concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at once (dedicated).")
     gpus: NonNegative = Field(default=0.0, description="GPUs of its own (dedicated).")
@@ -115,9 +177,24 @@ class ColocatedDrafter(_Model):
 
     @model_validator(mode="after")
     def _dedicated_has_gpus(self) -> ColocatedDrafter:
+        if self.mode == "dedicated" and self.kind != "model":
+            raise ValueError(
+                f"mode = 'dedicated' needs kind 'model', not {self.kind!r}: a draft head reads the target's "
+                "hidden states, and a look-up runs on the CPU; use 'shared'"
+            )
         if self.mode == "dedicated" and self.gpus == 0:
             raise ValueError("mode 'dedicated' needs gpus > 0: the drafter's own GPUs are paid for")
         return self
+
+
+Drafters = Annotated[tuple[Drafter, ...], Field(max_length=MAX_DRAFTERS_PER_SITE)]
+ColocatedDrafters = Annotated[tuple[ColocatedDrafter, ...], Field(max_length=MAX_DRAFTERS_PER_SITE)]
+
+
+def _only_one_list(key: str, one: object, several: tuple[object, ...]) -> None:
+    """Refuse a site with both the key for one drafter and the key for a list of them."""
+    if one is not None and several:
+        raise ValueError(f"{key} and {key}s (with {len(several)}) are both given: give one or the other")
 
 
 class Jitter(_Model):
@@ -228,6 +305,7 @@ class DeviceClass(_Model):
 
     count: Count
     drafter: Drafter | None = None
+    drafters: Drafters = Field(default=(), description="Several drafters on each device, instead of one.")
     link: Name = Field(description="Link to every target.")
     edge_link: Name | None = Field(default=None, description="Link to every edge server.")
     power: Power = Field(description="Power while idle and while drafting.")
@@ -236,16 +314,39 @@ class DeviceClass(_Model):
         default=(1.0, 1.0), description="Each device's draft time is the profile's times a uniform factor."
     )
 
+    @model_validator(mode="after")
+    def _one_list(self) -> DeviceClass:
+        _only_one_list("drafter", self.drafter, self.drafters)
+        return self
+
+    @property
+    def menu(self) -> tuple[Drafter, ...]:
+        """The drafters of each device, in order; none, one or several."""
+        return self.drafters if self.drafter is None else (self.drafter,)
+
 
 class EdgeServer(_Model):
-    """A shared drafter near the clients."""
+    """A server near the clients that drafts for them."""
 
     count: Count = 1
-    drafter: Drafter
+    drafter: Drafter | None = None
+    drafters: Drafters = Field(default=(), description="Several drafters on each server, instead of one.")
     backhaul: Name = Field(description="Link to every target, shared by all that draft here.")
     gpus: Positive = 1.0
     price_usd_per_gpu_hour: NonNegative = 0.0
     power: Power
+
+    @model_validator(mode="after")
+    def _drafts(self) -> EdgeServer:
+        _only_one_list("drafter", self.drafter, self.drafters)
+        if not self.menu:
+            raise ValueError("an edge server needs a drafter: give drafter, or drafters with 1 to 4 of them")
+        return self
+
+    @property
+    def menu(self) -> tuple[Drafter, ...]:
+        """The drafters of each server, in order; at least one."""
+        return self.drafters if self.drafter is None else (self.drafter,)
 
 
 class Target(_Model):
@@ -276,6 +377,9 @@ class Target(_Model):
     order: Literal["decode_first", "prefill_first"] = "decode_first"
     within_class: Literal["fifo", "shortest_first"] = "fifo"
     colocated_drafter: ColocatedDrafter | None = None
+    colocated_drafters: ColocatedDrafters = Field(
+        default=(), description="Several drafters at each target, instead of one."
+    )
     iteration_noise_sigma: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Shape of the log-normal, mean-one factor on each iteration's time."
     )
@@ -289,6 +393,16 @@ class Target(_Model):
     )
     price_usd_per_gpu_hour: NonNegative = 0.0
     power: Power
+
+    @property
+    def menu(self) -> tuple[ColocatedDrafter, ...]:
+        """The drafters at each target, in order; none, one or several."""
+        return self.colocated_drafters if self.colocated_drafter is None else (self.colocated_drafter,)
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Target:
+        _only_one_list("colocated_drafter", self.colocated_drafter, self.colocated_drafters)
+        return self
 
     @model_validator(mode="after")
     def _batch(self) -> Target:
@@ -742,15 +856,15 @@ class Scenario(_Model):
         for name, device in self.devices.items():
             need(f"devices.{name}.link", device.link, links, "links")
             need(f"devices.{name}.edge_link", device.edge_link, links, "links")
-            if device.drafter:
-                need(f"devices.{name}.drafter.model", device.drafter.model, accept, "acceptance sources")
+            for key, drafter in _keys_of("drafter", device.menu, bool(device.drafters)):
+                need(f"devices.{name}.{key}.model", drafter.model, accept, "acceptance sources")
         for name, edge in self.edge_servers.items():
             need(f"edge_servers.{name}.backhaul", edge.backhaul, links, "links")
-            need(f"edge_servers.{name}.drafter.model", edge.drafter.model, accept, "acceptance sources")
+            for key, drafter in _keys_of("drafter", edge.menu, bool(edge.drafters)):
+                need(f"edge_servers.{name}.{key}.model", drafter.model, accept, "acceptance sources")
         for name, target in self.targets.items():
-            if target.colocated_drafter:
-                model = target.colocated_drafter.model
-                need(f"targets.{name}.colocated_drafter.model", model, accept, "acceptance sources")
+            for key, own in _keys_of("colocated_drafter", target.menu, bool(target.colocated_drafters)):
+                need(f"targets.{name}.{key}.model", own.model, accept, "acceptance sources")
         for name, kind in self.workload.kinds.items():
             need(f"workload.kinds.{name}.slo", kind.slo, dict[str, object](self.slo), "SLO classes")
         sites: dict[str, dict[str, object]] = {
@@ -784,7 +898,7 @@ class Scenario(_Model):
         if self.n_placements > MAX_PLACEMENTS:
             raise ValueError(
                 f"actions.targets_offered = {self.actions.targets_offered} makes {self.n_placements} "
-                f"placements; at most {MAX_PLACEMENTS} are supported"
+                f"placements with the drafters there are; at most {MAX_PLACEMENTS} are supported"
             )
 
     def kv_reservation_tokens(self, prompt_tokens: int) -> int:
@@ -812,6 +926,38 @@ class Scenario(_Model):
         return sum(device.count for device in self.devices.values())
 
     @property
+    def places(self) -> tuple[tuple[int, int, int], ...]:
+        """The places to draft at that each offered target has, in the order of its candidates.
+
+        Each is (site, number of the edge server or -1, drafter there by its place in the list): first the
+        drafters at the target, then the own device's, then each edge server's. There are as many for targets
+        and devices as the one with the most drafters has, and at least one each; a candidate whose target or
+        device has fewer is never valid.
+        """
+        at_target = max(1, *(len(target.menu) for target in self.targets.values()))
+        on_device = max(1, *(len(device.menu) for device in self.devices.values()))
+        found = [(0, -1, rank) for rank in range(at_target)]
+        found += [(1, -1, rank) for rank in range(on_device)]
+        servers = (edge for edge in self.edge_servers.values() for _ in range(edge.count))
+        found += [(2, number, rank) for number, edge in enumerate(servers) for rank in range(len(edge.menu))]
+        return tuple(found)
+
+    @property
     def n_placements(self) -> int:
         """Length of every request's candidate list."""
-        return min(self.actions.targets_offered, self.n_targets) * (2 + self.n_edge_servers)
+        return min(self.actions.targets_offered, self.n_targets) * len(self.places)
+
+    @property
+    def has_menu(self) -> bool:
+        """Whether a site has several drafters, or one that is no draft model of its own."""
+        devices, edges, targets = self.devices.values(), self.edge_servers.values(), self.targets.values()
+        sites: list[DeviceClass | EdgeServer | Target] = [*devices, *edges, *targets]
+        return any(len(site.menu) > 1 or any(d.kind != "model" for d in site.menu) for site in sites)
+
+
+_D = TypeVar("_D", Drafter, ColocatedDrafter)
+
+
+def _keys_of(key: str, menu: tuple[_D, ...], is_list: bool) -> list[tuple[str, _D]]:
+    """Return the drafters of a site, each with its key in the scenario's file."""
+    return [(f"{key}s.{rank}" if is_list else key, drafter) for rank, drafter in enumerate(menu)]
