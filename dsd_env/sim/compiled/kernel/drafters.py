@@ -2,7 +2,8 @@
 
 A drafter's queue is a list of draft jobs, each with the number of the next. A request has three jobs: its
 round's, its drafter's prefill, and what is drafted ahead of a verification. Draft models on one device or
-edge server share the queue and the hardware of the first of them, their host, which serves one of them at a time.
+edge server share the queue and the hardware of the first of them, their host, which serves one of them at a
+time.
 """
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
