@@ -16,7 +16,13 @@ from dsd_env import rng
 from dsd_env.laws import arrivals, drafting, faults, links, reports, resolve, step_times, variates, view
 from dsd_env.rng import Stream
 
-TIMER = Case(compute_s=[0.0, 0.010, 0.011, 0.012, 0.013, 0.014], k_bw_s=1e-6, k_multi_s=2e-6, k_lat_s=3e-6)
+TIMER = Case(
+    compute_s=[0.0, 0.010, 0.011, 0.012, 0.013, 0.014],
+    k_bw_s=1e-6,
+    k_multi_s=2e-6,
+    k_lat_s=3e-6,
+    per_round=False,
+)
 
 
 def law(code: int, **values: object) -> Case:

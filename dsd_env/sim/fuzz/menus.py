@@ -37,7 +37,7 @@ def add_menus(dice: Dice, scenario: Data, traces: dict[str, Mapping[str, Any]]) 
 
 
 def places_of(scenario: Data) -> list[int]:
-    """Return the site of each place in the list of an offered target's candidates; see ``Scenario.places``."""
+    """Return the site of each place among an offered target's candidates; see ``Scenario.places``."""
 
     def longest(table: Data, key: str) -> int:
         return max(1, *(len(site.get(f"{key}s", [0])) for site in table.values()))
