@@ -157,7 +157,6 @@ class WorldBuilder:
         self.sources = {model: acceptance_source(config) for model, config in scenario.acceptance.items()}
         _check_kinds(scenario, self.sources)
         longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
-        gamma = max(scenario.actions.gammas)
         self._draft_tokens = longest + 256
         self.faults = fault_members(scenario)
         self.series = {
@@ -168,8 +167,7 @@ class WorldBuilder:
         )
         self.target_timers: list[tuple[StepTimer, tuple[StepTimer, ...]]] = []
         for target in scenario.targets.values():
-            most = target.prefill_chunk_tokens + target.max_batch_size * (gamma + 1)
-            most = max(most, *target.graph_batch_tokens, 0)
+            most = max(target.max_num_batched_tokens, *target.graph_batch_tokens, 0)
             timer = StepTimer(latency_profile(target.profile), most)
             # One draft pass can process the KV lag of a whole batch.
             own = tuple(draft_timer(drafter, max(most, 8 * longest)) for drafter in target.menu)

@@ -32,8 +32,7 @@ def add_menus(dice: Dice, scenario: Data, traces: dict[str, Mapping[str, Any]]) 
         menu = target.get("colocated_drafters", [target.get("colocated_drafter") or {"mode": "dedicated"}])
         if any(drafter.get("mode", "shared") == "shared" for drafter in menu):
             # The table of a shared drafter's first pass holds the KV lag of eight sequences.
-            target["max_batch_size"] = min(8, target["max_batch_size"])
-            target["initial_batch_size"] = min(target["initial_batch_size"], target["max_batch_size"])
+            target["max_num_seqs"] = min(8, target["max_num_seqs"])
 
 
 def places_of(scenario: Data) -> list[int]:

@@ -1,0 +1,313 @@
+"""Devices, edge servers and targets: what runs on them, how fast, and what it costs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from dsd_env.scenario.base import Count, Fraction, Model, Name, NonNegative, Positive
+
+
+class Power(Model):
+    """Electrical power of a device or server (all its GPUs together)."""
+
+    idle_w: NonNegative
+    busy_w: NonNegative
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Power:
+        if self.busy_w < self.idle_w:
+            raise ValueError(f"busy_w ({self.busy_w}) must be at least idle_w ({self.idle_w})")
+        return self
+
+
+class SyntheticProfile(Model):
+    """Coefficients of the iteration time given in the scenario itself, for theory and what-if studies.
+
+    t = t0 + (w^p + (c*m)^p)^(1/p) + k_bw * sum_kv + [any q > 1] * (k_multi * sum_kv + k_lat * max_kv); see
+    :mod:`dsd_env.latency.profile` for their meaning and for profiles fitted to measurements.
+    """
+
+    t0_s: NonNegative = 0.0
+    w_s: NonNegative = 0.0
+    c_s_per_token: NonNegative = 0.0
+    p: Annotated[float, Field(ge=1, le=64)] = 1.0
+    k_bw_s_per_token: NonNegative = 0.0
+    k_multi_s_per_token: NonNegative = 0.0
+    k_lat_s_per_token: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> SyntheticProfile:
+        if self.t0_s + self.w_s <= 0.0:
+            raise ValueError("t0_s + w_s must be > 0: an iteration has to take time")
+        return self
+
+
+ProfileName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$|\.ya?ml$",
+        description="Name of a shipped latency profile, or path of a YAML file.",
+    ),
+]
+Profile = Annotated[
+    Annotated[ProfileName, Tag("<name>")] | Annotated[SyntheticProfile, Tag("<coefficients>")],
+    Discriminator(lambda value: "<name>" if isinstance(value, str) else "<coefficients>"),
+]
+
+
+MAX_DRAFTERS_PER_SITE = 4
+
+
+class Lookup(Model):
+    """What a look-up costs: it searches the text so far on the CPU and runs no model."""
+
+    cost_per_round_s: NonNegative = Field(description="CPU time of one round; usually microseconds.")
+    share_of_verify: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="At a target, besides: this share of the target's part of each iteration in which it "
+        "proposes.",
+    )
+
+
+class _AnyDrafter(Model):
+    """What all drafters have: a draft model, a draft head, or a look-up."""
+
+    model: Name = Field(description="What proposes; names an entry of `acceptance`.")
+    kind: Literal["model", "head", "lookup"] = Field(
+        default="model",
+        description="model: a draft model of its own. head: a layer or few on the target's hidden states "
+        "(EAGLE, MTP), only at a target. lookup: n-grams or suffixes of the text so far, no model.",
+    )
+    profile: Profile | None = Field(
+        default=None, description="Latency profile of the model or head there; a look-up has none."
+    )
+    lookup: Lookup | None = Field(default=None, description="What a round costs (lookup).")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> _AnyDrafter:
+        if self.kind == "lookup":
+            if self.profile is not None:
+                raise ValueError(
+                    f"profile = {_shown(self.profile)} has no meaning for a drafter of kind 'lookup', which "
+                    "runs no model: give lookup: {cost_per_round_s: ...} alone"
+                )
+            if self.lookup is None:
+                raise ValueError("kind = 'lookup' needs lookup: {cost_per_round_s: ...}")
+            return self
+        if self.lookup is not None:
+            raise ValueError(
+                f"lookup = {_shown(self.lookup)} belongs to a drafter of kind 'lookup'; this one is of kind "
+                f"{self.kind!r}, which has a latency profile instead"
+            )
+        if self.profile is None:
+            raise ValueError(f"a drafter of kind {self.kind!r} needs profile: its latency profile")
+        return self
+
+
+def _shown(value: Model | str) -> str:
+    return repr(value) if isinstance(value, str) else str(value.model_dump(exclude_defaults=True))
+
+
+class Drafter(_AnyDrafter):
+    """A drafter on a device or an edge server."""
+
+    concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at the same time.")
+    kv_capacity_tokens: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Longest context the drafter can hold; beyond it, it cannot draft.",
+    )
+
+    @model_validator(mode="after")
+    def _away_from_target(self) -> Drafter:
+        if self.kind == "head":
+            raise ValueError(
+                "kind = 'head' is possible only among the drafters of a target: a draft head reads the "
+                "target's hidden states; here kind must be 'model' or 'lookup'"
+            )
+        if self.lookup is not None and self.lookup.share_of_verify > 0.0:
+            raise ValueError(
+                f"lookup.share_of_verify = {self.lookup.share_of_verify} has a meaning only at a target, "
+                "whose iterations it lengthens: here it must be 0"
+            )
+        return self
+
+
+class ColocatedDrafter(_AnyDrafter):
+    """A drafter on the target's own server.
+
+    `shared` runs it on the target's GPUs: its steps lengthen the iteration for every sequence in it (a
+    look-up does so from the CPU). `dedicated` gives it `gpus` GPUs of its own: a queue beside the target,
+    paid for in cost and energy.
+    """
+
+    mode: Literal["shared", "dedicated"] = "shared"
+    concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at once (dedicated).")
+    gpus: NonNegative = Field(default=0.0, description="GPUs of its own (dedicated).")
+    power: Power = Power(idle_w=0.0, busy_w=0.0)
+
+    @model_validator(mode="after")
+    def _dedicated_has_gpus(self) -> ColocatedDrafter:
+        if self.mode == "dedicated" and self.kind != "model":
+            raise ValueError(
+                f"mode = 'dedicated' needs kind 'model', not {self.kind!r}: a draft head reads the target's "
+                "hidden states, and a look-up runs on the CPU; use 'shared'"
+            )
+        if self.mode == "dedicated" and self.gpus == 0:
+            raise ValueError("mode 'dedicated' needs gpus > 0: the drafter's own GPUs are paid for")
+        return self
+
+
+Drafters = Annotated[tuple[Drafter, ...], Field(max_length=MAX_DRAFTERS_PER_SITE)]
+ColocatedDrafters = Annotated[tuple[ColocatedDrafter, ...], Field(max_length=MAX_DRAFTERS_PER_SITE)]
+
+
+def _only_one_list(key: str, one: object, several: tuple[object, ...]) -> None:
+    """Refuse a site with both the key for one drafter and the key for a list of them."""
+    if one is not None and several:
+        raise ValueError(f"{key} and {key}s (with {len(several)}) are both given: give one or the other")
+
+
+class DeviceClass(Model):
+    """A class of client devices; every device has one user."""
+
+    count: Count
+    drafter: Drafter | None = None
+    drafters: Drafters = Field(default=(), description="Several drafters on each device, instead of one.")
+    link: Name = Field(description="Link to every target.")
+    edge_link: Name | None = Field(default=None, description="Link to every edge server.")
+    power: Power = Field(description="Power while idle and while drafting.")
+    radio_joules_per_byte: NonNegative = 0.0
+    speed_spread: tuple[Positive, Positive] = Field(
+        default=(1.0, 1.0), description="Each device's draft time is the profile's times a uniform factor."
+    )
+
+    @model_validator(mode="after")
+    def _one_list(self) -> DeviceClass:
+        _only_one_list("drafter", self.drafter, self.drafters)
+        return self
+
+    @property
+    def menu(self) -> tuple[Drafter, ...]:
+        """The drafters of each device, in order; none, one or several."""
+        return self.drafters if self.drafter is None else (self.drafter,)
+
+
+class EdgeServer(Model):
+    """A server near the clients that drafts for them."""
+
+    count: Count = 1
+    drafter: Drafter | None = None
+    drafters: Drafters = Field(default=(), description="Several drafters on each server, instead of one.")
+    backhaul: Name = Field(description="Link to every target, shared by all that draft here.")
+    gpus: Positive = 1.0
+    price_usd_per_gpu_hour: NonNegative = 0.0
+    power: Power
+
+    @model_validator(mode="after")
+    def _drafts(self) -> EdgeServer:
+        _only_one_list("drafter", self.drafter, self.drafters)
+        if not self.menu:
+            raise ValueError("an edge server needs a drafter: give drafter, or drafters with 1 to 4 of them")
+        return self
+
+    @property
+    def menu(self) -> tuple[Drafter, ...]:
+        """The drafters of each server, in order; at least one."""
+        return self.drafters if self.drafter is None else (self.drafter,)
+
+
+_FORMER_TARGET_KEYS = {
+    "max_batch_size": "use max_num_seqs, the requests that are resident at a time; every ready sequence takes "
+    "part in the next iteration",
+    "initial_batch_size": "leave it out: a batch size belongs to the request whose decision asks for it",
+    "prefill_chunk_tokens": "use max_num_batched_tokens, the new tokens of an iteration, which verifications and "
+    "prefills share",
+}
+"""Keys that scenarios had before, with what stands in their place."""
+
+
+class Target(Model):
+    """A verification server in the cloud, with continuous batching."""
+
+    count: Count = 1
+    profile: Profile
+    gpus: Positive
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=256, description="Requests that are resident (admitted, holding KV) at a time."
+    )
+    max_num_batched_tokens: Annotated[int, Field(ge=16, le=131_072)] = Field(
+        default=2048,
+        description="New tokens of an iteration: verifications and decodes first, prefills take what is left "
+        "(order: decode_first), or the other way.",
+    )
+    max_batch_wait_s: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0.004,
+        description="Longest time that a verification waits for the batch size that its decision asks for.",
+    )
+    max_admission_wait_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=2.0, description="Longest time that a request stands back for others at admission."
+    )
+    kv_policy: Literal["reserve", "preempt"] = Field(
+        default="preempt",
+        description="preempt: a request is admitted when its context fits; if the pool overflows later, whoever "
+        "was admitted last loses its KV and is prefilled again. reserve: when its worst case fits.",
+    )
+    prefix_cache: bool = Field(
+        default=True,
+        description="A preempted request finds again what nobody has overwritten of its KV, and prefills the "
+        "rest only.",
+    )
+    graph_batch_tokens: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
+        default=(),
+        description="Captured sizes (CUDA graphs): an iteration without prefill takes the time of the next "
+        "captured number of new tokens; beyond the largest, and if empty, its own.",
+    )
+    order: Literal["decode_first", "prefill_first"] = "decode_first"
+    within_class: Literal["fifo", "shortest_first"] = "fifo"
+    colocated_drafter: ColocatedDrafter | None = None
+    colocated_drafters: ColocatedDrafters = Field(
+        default=(), description="Several drafters at each target, instead of one."
+    )
+    iteration_noise_sigma: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Shape of the log-normal, mean-one factor on each iteration's time."
+    )
+    straggler_share: Fraction = Field(
+        default=0.0,
+        description="Share of iterations that are stragglers, each by chance of its own. Where it was "
+        "measured, the profile's `noise` has it, beside sigma and factor.",
+    )
+    straggler_factor: Annotated[float, Field(ge=1, le=1000)] = Field(
+        default=1.0, description="How many times as long a straggler takes, beside the noise."
+    )
+    price_usd_per_gpu_hour: NonNegative = 0.0
+    power: Power
+
+    @property
+    def menu(self) -> tuple[ColocatedDrafter, ...]:
+        """The drafters at each target, in order; none, one or several."""
+        return self.colocated_drafters if self.colocated_drafter is None else (self.colocated_drafter,)
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Target:
+        _only_one_list("colocated_drafter", self.colocated_drafter, self.colocated_drafters)
+        return self
+
+    @model_validator(mode="after")
+    def _batch(self) -> Target:
+        sizes = self.graph_batch_tokens
+        if any(b <= a for a, b in pairwise(sizes)):
+            raise ValueError(f"graph_batch_tokens {sizes} must increase strictly")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            for key in _FORMER_TARGET_KEYS.keys() & given.keys():
+                raise ValueError(f"{key} = {given[key]!r}: {_FORMER_TARGET_KEYS[key]}")
+        return given
