@@ -12,6 +12,7 @@ from dsd_env.sim.compiled.kernel.batching import (
     JOB_COLOCATED,
     JOB_PLAIN,
     JOB_PREFILL,
+    JOB_VERIFY,
     compose,
     note_ready,
     remove_ready,
