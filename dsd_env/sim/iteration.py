@@ -24,6 +24,7 @@ class Share:
         draft_kv_tokens: Their KV tokens in that pass.
         gamma: Drafts that it makes.
         drafter: Its number.
+        verifies: Whether it has drafts verified: more than one new token, and no prompt's.
     """
 
     new_tokens: int
@@ -32,6 +33,7 @@ class Share:
     draft_kv_tokens: int = 0
     gamma: int = 0
     drafter: int = -1
+    verifies: bool = False
 
 
 class _Passes:
@@ -74,10 +76,24 @@ class IterationCost:
     """The expected time of an iteration and the part of it that each sequence causes.
 
     Attributes:
-        duration_s: Expected time of the iteration.
+        compute_s: Expected time of its kernels, drafting included.
+        overhead_s: What the engine adds.
+        duration_s: Expected time of the iteration, the sum of both.
     """
 
-    __slots__ = ("_captured", "_kv", "_longest", "_new", "_passes", "_target", "duration_s")
+    __slots__ = (
+        "_captured",
+        "_kv",
+        "_longest",
+        "_new",
+        "_passes",
+        "_sequences",
+        "_target",
+        "_verifying",
+        "compute_s",
+        "duration_s",
+        "overhead_s",
+    )
 
     def __init__(
         self,
@@ -100,6 +116,8 @@ class IterationCost:
         self._new = self._kv = 0
         # The two longest, so that the longest of the others is known for each.
         self._longest = [0, 0]
+        self._sequences = len(shares)
+        self._verifying = sum(share.verifies for share in shares)
         for share in shares:
             self._new += share.new_tokens
             self._kv += share.kv_tokens
@@ -114,7 +132,9 @@ class IterationCost:
         drafting_s = 0.0
         for passes in self._passes.values():
             drafting_s += passes.time_s() + passes.timer.verify_share * target_s
-        self.duration_s = target_s + drafting_s
+        self.compute_s = target_s + drafting_s
+        self.overhead_s = target.overhead_s(self._sequences, self._new, self._verifying)
+        self.duration_s = self.compute_s + self.overhead_s
 
     def _target_s(self, new_tokens: int, kv_tokens: int, longest: int) -> float:
         """Return the time of the target's part, at the captured number of tokens if there is one."""
@@ -126,10 +146,12 @@ class IterationCost:
         longest = widest[1] if share.new_tokens > 1 and share.kv_tokens == widest[0] else widest[0]
         with_s = self._target_s(self._new, self._kv, widest[0])
         without_s = 0.0
-        caused_s = with_s
+        caused_s = with_s + self.overhead_s
         if self._new > share.new_tokens:
             without_s = self._target_s(self._new - share.new_tokens, self._kv - share.kv_tokens, longest)
             caused_s -= without_s
+            others = self._sequences - 1, self._new - share.new_tokens, self._verifying - share.verifies
+            caused_s -= self._target.overhead_s(*others)
         for number, passes in self._passes.items():
             if passes.timer.verify_share > 0.0:
                 alone = share.drafter == number and passes.sequences == 1

@@ -15,7 +15,7 @@ from dsd_env.acceptance import (
     load_trace_set,
 )
 from dsd_env.control.view import DrafterKind
-from dsd_env.latency.lookup import latency_profile
+from dsd_env.latency.lookup import latency_profile, profile_overhead, target_overhead
 from dsd_env.network import Channel, FaultMember, duplex, fault_members, load_series
 from dsd_env.rng import Stream
 from dsd_env.scenario import ScenarioError
@@ -134,11 +134,15 @@ def kind_of(config: Drafter | ColocatedDrafter) -> DrafterKind:
 
 
 def draft_timer(config: Drafter | ColocatedDrafter, most_tokens: int) -> StepTimer:
-    """Return the times of a drafter's steps, tabulated up to so many new tokens."""
+    """Return the times of a drafter's steps, tabulated up to so many new tokens.
+
+    They are those of its kernels, and what its engine adds to each pass.
+    """
     if config.lookup is not None:
         return StepTimer.of_lookup(config.lookup, most_tokens)
     assert config.profile is not None  # as the schema requires
-    return StepTimer(latency_profile(config.profile), most_tokens)
+    profile = latency_profile(config.profile)
+    return StepTimer(profile, most_tokens, pass_s=profile_overhead(profile).per_draft_pass_s)
 
 
 class WorldBuilder:
@@ -168,7 +172,7 @@ class WorldBuilder:
         self.target_timers: list[tuple[StepTimer, tuple[StepTimer, ...]]] = []
         for target in scenario.targets.values():
             most = max(target.max_num_batched_tokens, *target.graph_batch_tokens, 0)
-            timer = StepTimer(latency_profile(target.profile), most)
+            timer = StepTimer(latency_profile(target.profile), most, target_overhead(target))
             # One draft pass can process the KV lag of a whole batch.
             own = tuple(draft_timer(drafter, max(most, 8 * longest)) for drafter in target.menu)
             self.target_timers.append((timer, own))

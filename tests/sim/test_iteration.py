@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsd_env import Decision, ReferenceSimulation
-from dsd_env.latency import StepCoefficients
+from dsd_env.latency import EngineOverhead, StepCoefficients
 from dsd_env.scenario.schema import Lookup
 from dsd_env.sim.entities import StepTimer
 from dsd_env.sim.iteration import IterationCost, Share
@@ -18,6 +18,13 @@ TARGET = StepTimer(
         t0_s=1e-3, w_s=0.01, c_s_per_token=1e-4, p=3.0, k_bw_s_per_token=1e-7, k_lat_s_per_token=1e-6
     ),
     2000,
+    EngineOverhead(
+        per_iteration_s=2e-3,
+        per_sequence_s=3e-5,
+        per_token_s=1e-5,
+        per_verifying_iteration_s=5e-4,
+        token_limit=40,
+    ),
 )
 DRAFTER = StepTimer(
     StepCoefficients(t0_s=5e-4, w_s=2e-3, c_s_per_token=1e-5, p=2.0, k_lat_s_per_token=1e-7), 2000
@@ -28,6 +35,7 @@ DRAFTERS = {3: DRAFTER, 7: DRAFTER.scaled(0.7), 9: LOOKUP}
 shares = st.lists(
     st.one_of(
         st.builds(Share, st.integers(1, 17), st.integers(20, 4000)),
+        st.builds(Share, st.integers(2, 17), st.integers(20, 4000), verifies=st.just(True)),
         st.builds(
             Share,
             st.integers(2, 17),
@@ -36,6 +44,7 @@ shares = st.lists(
             draft_kv_tokens=st.integers(20, 4000),
             gamma=st.integers(1, 16),
             drafter=st.sampled_from([3, 7]),
+            verifies=st.just(True),
         ),
         st.builds(
             Share,

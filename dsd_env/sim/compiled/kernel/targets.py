@@ -12,7 +12,6 @@ from dsd_env.sim.compiled.kernel.batching import (
     JOB_COLOCATED,
     JOB_PLAIN,
     JOB_PREFILL,
-    JOB_VERIFY,
     compose,
     note_ready,
     remove_ready,
@@ -274,15 +273,18 @@ def wake(k, w, server):
 
     It starts an iteration, or admits a request that has stood back long enough.
     """
-    check_s = _stood_back_s(k, w, server) if server.stands_back > 0 else math.inf
     if server.idle and server.n_ready > 0:
         due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
         if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
             due_s = w.now_s
-        check_s = min(check_s, due_s)
-    if check_s < server.check_s:
-        server.check_s = check_s
-        push(k, w, check_s, AT_ITERATION_START, server.number, server.number)
+        if due_s < server.check_s:
+            server.check_s = due_s
+            push(k, w, due_s, AT_ITERATION_START, server.number, server.number)
+    if server.stands_back > 0:
+        stood_back_s = _stood_back_s(k, w, server)
+        if stood_back_s < server.admission_check_s:
+            server.admission_check_s = stood_back_s
+            push(k, w, stood_back_s, AT_ITERATION_START, server.number, server.number)
 
 
 @jit
@@ -304,7 +306,9 @@ def look(k, w, server):
     """Admit who has stood back long enough; start an iteration if the target is idle and one is due."""
     if server.check_s == w.now_s:
         server.check_s = math.inf
-    _admit(k, w, server)
+    if server.admission_check_s == w.now_s:
+        server.admission_check_s = math.inf
+        _admit(k, w, server)
     if server.idle and server.n_ready > 0:
         due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
         if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
@@ -404,6 +408,12 @@ def _drafting_s(k, w, server, n, target_s):
 
 
 @jit
+def _verifies(request, tokens):
+    """Return 1 if a job has drafts verified: more than one new token, and no prompt's; else 0."""
+    return 1 if tokens > 1 and request.job_prefill == 0 else 0
+
+
+@jit
 def _start_iteration(k, w, server):
     target, running = server.number, server.running
     spec = k.targets[target]
@@ -413,6 +423,7 @@ def _start_iteration(k, w, server):
         if n == 0:
             return
     prefills = drafts = False
+    verifying = 0
     new = kv = longest = longest_2 = 0
     for i in range(n):
         tokens = running[i].tokens
@@ -420,6 +431,7 @@ def _start_iteration(k, w, server):
         share_kv = _kv_read(request, tokens)
         prefills = prefills or request.job_prefill != 0
         drafts = drafts or _uses(k, request) >= 0
+        verifying += _verifies(request, tokens)
         new += tokens
         kv += share_kv
         if tokens > 1:
@@ -430,9 +442,11 @@ def _start_iteration(k, w, server):
     expected_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
     if drafts:
         expected_s = expected_s + _drafting_s(k, w, server, n, expected_s)
-    duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations)
+    overhead_s = step_times.overhead_s(spec, n, new, verifying)
+    duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations) + overhead_s
+    expected_s = expected_s + overhead_s
     if w.prices:
-        _charge(k, w, server, n, (new, kv, longest, longest_2, prefills))
+        _charge(k, w, server, n, (new, kv, longest, longest_2, prefills, verifying))
     server.idle = False
     server.iterations += 1
     server.iteration_start_s = w.now_s
@@ -456,16 +470,19 @@ def _drafting_at(k, w, server, n, drafter, step):
 @jit
 def _caused_s(k, w, server, n, request, tokens, whole):
     """Return by how much the iteration would be shorter without one of its sequences."""
-    new, kv, longest, longest_2, prefills = whole
+    new, kv, longest, longest_2, prefills, verifying = whole
+    spec = k.targets[server.number]
     target, drafter = server.number, _uses(k, request)
     share_kv = _kv_read(request, tokens)
     others = longest_2 if tokens > 1 and share_kv == longest else longest
     with_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
     without_s = 0.0
-    caused_s = with_s
+    caused_s = with_s + step_times.overhead_s(spec, n, new, verifying)
     if new > tokens:
         without_s = _captured_step_s(k, w, target, new - tokens, kv - share_kv, others, prefills)
         caused_s -= without_s
+        verifying -= _verifies(request, tokens)
+        caused_s -= step_times.overhead_s(spec, n - 1, new - tokens, verifying)
     for rank in range(k.n_ranks):
         other = at_target(k, target, rank)
         share = k.drafters[other].verify_share
