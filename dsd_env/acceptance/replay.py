@@ -57,6 +57,9 @@ class TraceReplay:
             for d, t in trace.drafters.items()
         }
         self._accept = {d: t.accept_prob for d, t in trace.drafters.items()}
+        self._proposed = {
+            d: None if t.proposed is None else t.proposed.astype(np.int32) for d, t in trace.drafters.items()
+        }
         self._top1 = {d: t.top1_prob.astype(np.float32) for d, t in trace.drafters.items()}
         self._entropy = {d: t.entropy_nats.astype(np.float32) for d, t in trace.drafters.items()}
 
@@ -126,17 +129,20 @@ class TraceReplay:
         ]
         remaining = np.concatenate([np.arange(b - a, 0, -1, dtype=np.int32) for a, b in bounds])
         recorded = self._run[drafter]
-        longest = 0
+        longest, proposed = 0, None
         if recorded is not None:
             longest = self._trace.gamma_max or MAX_RUN_LENGTH
             run = np.concatenate([recorded[a:b] for a, b in bounds])
+            if (column := self._proposed[drafter]) is not None:
+                proposed = np.concatenate([column[a:b] for a, b in bounds])[:n_tokens]
         else:
             accept = self._accept[drafter]
             assert accept is not None  # a trace set has one of the two forms
             u = uniforms(seed, Stream.ACCEPTANCE_MATCH, request, np.arange(len(remaining), dtype=np.int64))
             run = run_lengths(u < np.concatenate([accept[a:b] for a, b in bounds]))
         top1, entropy = (
-            np.concatenate([column[drafter][a:b] for a, b in bounds])[:n_tokens]
-            for column in (self._top1, self._entropy)
+            np.concatenate([values[drafter][a:b] for a, b in bounds])[:n_tokens]
+            for values in (self._top1, self._entropy)
         )
-        return AcceptanceRealisation(np.minimum(run, remaining)[:n_tokens], top1, entropy, longest)
+        run = np.minimum(run, remaining)[:n_tokens]
+        return AcceptanceRealisation(run, top1, entropy, longest, proposed)

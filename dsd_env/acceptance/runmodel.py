@@ -165,11 +165,15 @@ class RunProcess(_Model):
             all beyond.
         pass_hard_token: ``[P][B]``: probability that it goes beyond it. Otherwise it does as if there were
             none.
+        proposed: ``[R+1][R+1]``: ``P(n | L)``, the law of how many tokens an unlimited round proposes that
+            has ``L`` of them accepted; nothing below ``n = L``. Absent for drafters that always propose as
+            many as they are asked for. Positions are independent given their runs.
     """
 
     classes: tuple[RequestClass, ...] = Field(min_length=1, max_length=32)
     return_to_hard_token: tuple[tuple[Probability, ...], ...] = Field(min_length=1)
     pass_hard_token: tuple[tuple[Probability, ...], ...] = Field(min_length=1)
+    proposed: tuple[tuple[Probability, ...], ...] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> RunProcess:
@@ -244,6 +248,10 @@ class RunModel(_Model):
                 for number, group in enumerate(process.classes):
                     for state in group.states:
                         _check_state(state, self.longest_run, f"processes.{kind}.{drafter}.classes.{number}")
+                _check_proposed(process.proposed, self.longest_run, f"processes.{kind}.{drafter}.proposed")
+        for drafter in drafters:
+            if len({group[drafter].proposed is None for group in self.processes.values()}) != 1:
+                raise ValueError(f"{drafter} must have proposed for all kinds, or for none")
         return self
 
     @property
@@ -271,8 +279,25 @@ class RunModel(_Model):
     def save(self, directory: Path) -> Path:
         """Write ``NAME.json`` atomically, the same bytes for the same model, and return its path."""
         path = directory / f"{self.name}.json"
-        write_text(path, _to_json(self.model_dump(mode="json")) + "\n")
+        data = self.model_dump(mode="json")
+        for group in data["processes"].values():
+            for process in group.values():
+                if process["proposed"] is None:
+                    del process["proposed"]
+        write_text(path, _to_json(data) + "\n")
         return path
+
+
+def _check_proposed(law: tuple[tuple[float, ...], ...] | None, longest: int, where: str) -> None:
+    if law is None:
+        return
+    if len(law) != longest + 1 or any(len(row) != longest + 1 for row in law):
+        raise ValueError(f"{where} must have longest_run + 1 = {longest + 1} rows of as many values")
+    for run, row in enumerate(law):
+        if any(row[:run]):
+            raise ValueError(f"{where}.{run}: fewer than {run} proposed, where {run} are accepted")
+        if abs(sum(row) - 1.0) > _TOLERANCE:
+            raise ValueError(f"{where}.{run} must sum to 1, sums to {sum(row):.6g}")
 
 
 def _check_state(state: RunState, longest: int, where: str) -> None:
@@ -452,6 +477,19 @@ def simulate_runs(
     return np.concatenate([runs[i, : lengths[i]] for i in range(n)])
 
 
+def simulate_proposed(process: RunProcess, runs: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Draw how many tokens rounds propose whose run lengths are known.
+
+    Args:
+        process: The model; it must have ``proposed``.
+        runs: int64 ``[n]``: run lengths.
+        seed: Position ``i`` draws at ``(seed, ACCEPTANCE_MATCH, 0, i)``.
+    """
+    bounds = np.cumsum(np.array(process.proposed), axis=1)[runs]
+    u = uniforms(seed, Stream.ACCEPTANCE_MATCH, 0, np.arange(len(runs), dtype=np.int64))
+    return np.asarray((u[:, None] * bounds[:, -1:] >= bounds).sum(axis=1), dtype=np.int64)
+
+
 def seed_of(*words: str) -> int:
     """Return the 63-bit seed that names stand for (SHA-256)."""
     digest = hashlib.sha256("\x1f".join(words).encode()).digest()
@@ -479,7 +517,7 @@ def generate_pool(
     lengths = np.full(entries, positions, dtype=np.int64)
     traces: dict[str, DrafterTrace] = {}
     for drafter in model.drafters:
-        parts = []
+        parts, proposals = [], []
         for kind in model.kinds:
             process = model.process(kind, drafter)
             number = seed_of(model.name, kind, drafter, str(seed))
@@ -490,6 +528,9 @@ def generate_pool(
             # Stratified classes come sorted. Dealt out, entry i of one drafter says nothing of another's.
             deal = np.argsort(uniforms(number, Stream.ACCEPTANCE_PICK, 1, np.arange(entries)), kind="stable")
             parts.append(simulate_runs(process, model.longest_run, classes[deal], lengths, number))
+            if process.proposed is not None:
+                other = seed_of(model.name, kind, drafter, str(seed), "proposed")
+                proposals.append(simulate_proposed(process, parts[-1], other))
         runs = np.concatenate(parts)
         share = float(np.clip((runs > 0).mean(), 0.01, 0.99))
         entropy = -sum(p * math.log(p) for p in (share, 1.0 - share))
@@ -498,6 +539,7 @@ def generate_pool(
             accept_prob=None,
             top1_prob=np.full(len(runs), share, np.float16),
             entropy_nats=np.full(len(runs), entropy, np.float16),
+            proposed=np.concatenate(proposals).astype(np.uint8) if proposals else None,
         )
     n = entries * len(model.kinds)
     card: dict[str, Any] = {

@@ -52,10 +52,11 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     |-----|--------------------|----------------------------------------------------------------------------------|
     | 0   | Speculation length | Index into `gammas` (default 0 … 16). 0 is plain decoding of a chunk of tokens.  |
     | 1   | Batch size         | Index into `batch_sizes` (default 1, 2, … 128): B; 1 waits nowhere (below).      |
-    | 2   | Placement          | Index into the request's candidates: a draft site and a target server.           |
+    | 2   | Placement          | Index into the request's candidates: a drafter at a site, and a target server.   |
 
     Candidates come in blocks, one per target on offer (first the current one, then the least loaded others), each
-    with the sites co-located, own device, edge server 0, 1, …. Candidate 0 is always selectable.
+    with the drafters at the target, on the own device, on edge server 0, 1, …, in the order of the scenario's
+    lists. Candidate 0 is always selectable.
 
     The first decision of a request, its *admission*, places its prompt: only the target counts, and whether and
     where a drafter prefills along (speculation length above 0).
@@ -111,37 +112,47 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 28 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
     | 29 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
     | 30 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
-    | 31 | `target.batch_size` | sequences | x / (x + 16) | [0, 1] | batch size in force |
-    | 32 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
-    | 33 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
-    | 34 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
-    | 35 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
-    | 36 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | uplink: nominal, or as measured where it changes (EMA) |
-    | 37 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | downlink: nominal, or as measured where it changes (EMA) |
-    | 38 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
-    | 39 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
-    | 40 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
-    | 41 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
-    | 42 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
-    | 43 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
-    | 44 + 13·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
-    | 45 + 13·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
-    | 46 + 13·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
-    | 47 + 13·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
-    | 48 + 13·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
-    | 49 + 13·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
-    | 50 + 13·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
-    | 51 + 13·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
-    | 52 + 13·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
-    | 53 + 13·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
-    | 54 + 13·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
-    | 55 + 13·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
-    | 56 + 13·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
+    | 31 | `target.waiting` | requests | x / (x + 16) | [0, 1] | requests that wait for admission |
+    | 32 | `target.seat_fraction` | 1 | x | [0, 1] | share of its seats (`max_num_seqs`) that are taken |
+    | 33 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
+    | 34 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
+    | 35 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
+    | 36 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
+    | 37 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | uplink: nominal, or as measured where it changes (EMA) |
+    | 38 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | downlink: nominal, or as measured where it changes (EMA) |
+    | 39 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
+    | 40 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
+    | 41 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
+    | 42 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
+    | 43 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
+    | 44 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
+    | 45 + 13·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
+    | 46 + 13·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
+    | 47 + 13·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
+    | 48 + 13·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
+    | 49 + 13·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
+    | 50 + 13·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
+    | 51 + 13·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
+    | 52 + 13·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
+    | 53 + 13·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
+    | 54 + 13·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
+    | 55 + 13·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
+    | 56 + 13·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
+    | 57 + 13·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
     | -3 | `system.active_requests` | requests | x / (x + 64) | [0, 1] | requests at all targets |
     | -2 | `system.arrivals_per_s` | 1/s | x / (x + 8) | [0, 1] | arrival rate (EMA) |
     | -1 | `system.tokens_per_s` | tokens/s | x / (x + 2000) | [0, 1] | rate of committed tokens (EMA) |
 
-    `i` counts the candidates; the last three are counted from the end.
+    `i` counts the candidates; the last three are counted from the end. Where a site has several drafters, or one
+    that is a draft head or a look-up, each candidate has further features, after the others:
+
+    | Observation of a menu | Unit | Scaling | Range | Meaning |
+    |---|---|---|---|---|
+    | `candidate_i.is_head` | 0/1 | x | [0, 1] | its drafter is a draft head |
+    | `candidate_i.is_lookup` | 0/1 | x | [0, 1] | its drafter is a look-up |
+    | `candidate_i.acceptance_rate` | 1 | x | [0, 1] | acceptance rate of its draft model (EMA) |
+    | `candidate_i.tokens_per_round` | tokens | x / (x + 3) | [0, 1] | tokens per round of its draft model (EMA) |
+    | `candidate_i.model_rounds` | rounds | x / (x + 4) | [0, 1] | rounds with its draft model |
 
     ## Rewards
 

@@ -135,7 +135,7 @@ _PLAIN_CARD = (
     "prompts",
     "software",
 )
-_COLUMNS = ("run_length", "accept_prob", "top1_prob", "entropy_nats")
+_COLUMNS = ("run_length", "accept_prob", "top1_prob", "entropy_nats", "proposed")
 _MAX_PROMPT = 2**31 - 1
 
 
@@ -154,8 +154,8 @@ def plain_card(row: Any, where: str) -> dict[str, Any]:
         integer(card["gamma_max"], "card.gamma_max", where, 1, MAX_RUN_LENGTH)
     if "drafters" in card and not isinstance(card["drafters"], dict):
         raise TraceError(f"{where}: card.drafters must be an object, name -> description")
-    if card.get("label", "measured") not in ("measured", "fitted", "synthetic"):
-        raise TraceError(f"{where}: card.label must be measured, fitted or synthetic")
+    if card.get("label", "measured") not in ("measured", "fitted", "published", "synthetic"):
+        raise TraceError(f"{where}: card.label must be measured, fitted, published or synthetic")
     return card
 
 
@@ -199,7 +199,7 @@ def _plain_column(where: str, drafter: str, name: str, values: Any) -> list[Any]
     label = f"drafters.{drafter}.{name}"
     if not isinstance(values, list) or not values:
         raise TraceError(f"{where}: {label} must be a list with a value for every output position")
-    if name == "run_length":
+    if name in ("run_length", "proposed"):
         return [integer(v, label, where, 0, MAX_RUN_LENGTH) for v in values]
     # 60000: what float16 can hold.
     return [number(v, label, where, 0.0, 60000.0 if name == "entropy_nats" else 1.0) for v in values]
@@ -209,7 +209,8 @@ def import_plain(path: Path, name: str | None = None) -> TraceSet:
     """Import a trace set from the plain format: JSON lines, one request each.
 
     A line is ``{"kind": K, "prompt_tokens": N, "drafters": {D: {"run_length": [...]}}}``, or ``accept_prob``
-    in place of ``run_length``; beside it may stand ``top1_prob`` and ``entropy_nats``. All lists of a line
+    in place of ``run_length``; beside it may stand ``top1_prob``, ``entropy_nats`` and, with ``run_length``,
+    ``proposed``. All lists of a line
     are equally long, one value per output position. The first line may be ``{"card": {...}}``. ``rounds`` of
     a run that took place are no such thing: see
     :func:`dsd_env.calibration.acceptance.rounds.read_plain_rounds`.
@@ -291,4 +292,5 @@ def _plain_trace(columns: Mapping[str, list[Any]]) -> DrafterTrace:
         accept_prob=None if accept is None else np.array(accept, np.float32),
         top1_prob=np.array(columns.get("top1_prob", [share] * n), np.float16),
         entropy_nats=np.array(columns.get("entropy_nats", [-np.log(share)] * n), np.float16),
+        proposed=np.array(columns["proposed"], np.uint8) if "proposed" in columns else None,
     )

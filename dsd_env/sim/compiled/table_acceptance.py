@@ -81,6 +81,9 @@ def _recording(out: Writer, entries: _Entries, rows: Rows, i: int, source: Trace
     if columns.run_length is not None:
         rows.set(i, source=codes.RUNS, longest=trace.gamma_max or MAX_RUN_LENGTH)
         rows.point("run_length", out.buffer.numbers(columns.run_length, "i8"), i)
+        if columns.proposed is not None:
+            rows.set(i, proposes=True)
+            rows.point("proposed", out.buffer.numbers(columns.proposed, "u1"), i)
     else:
         rows.set(i, source=codes.MATCHES, longest=MAX_RUN_LENGTH)
         rows.point("accept_prob", out.buffer.numbers(columns.accept_prob, "f8"), i)

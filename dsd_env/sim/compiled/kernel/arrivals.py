@@ -184,6 +184,9 @@ def _clear(k, w, request, slot):
         w.valid_tokens[k.n_valid * slot + i] = 0
     for i in range(k.n_models):
         w.chains[k.n_models * slot + i].picks = 0
+        learned = w.learned[k.n_models * slot + i]
+        learned.acceptance_rate, learned.tokens_per_round = ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
+        learned.model_rounds = 0
 
 
 @jit
