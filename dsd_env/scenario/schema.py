@@ -546,10 +546,10 @@ class TraceAcceptance(_Model):
 
 
 class FittedAcceptance(_Model):
-    """Replay of requests drawn from a fitted model, for pairs whose recordings cannot be shipped."""
+    """Replay of requests drawn from a model, for pairs whose recordings cannot be shipped."""
 
-    source: Literal["fitted"]
-    model: str = Field(min_length=1, description="Name of a shipped fitted model, or a path.")
+    source: Literal["fitted", "published"]
+    model: str = Field(min_length=1, description="Name of a shipped model of that label, or a path.")
     drafter: Name = Field(description="Which drafter of the model.")
 
 

@@ -64,7 +64,7 @@ def acceptance_source(config: AcceptanceConfig) -> tuple[AcceptanceSource, str]:
         case TraceAcceptance():
             return TraceReplay(load_trace_set(config.trace)), config.drafter
         case FittedAcceptance():
-            # Both engines treat a fitted model as one more recording.
+            # Both engines treat a model as one more recording.
             return TraceReplay(load_pool(config.model)), config.drafter
         case IidAcceptanceConfig():
             return _only(IidAcceptance(config.alpha))
@@ -86,7 +86,13 @@ def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, 
         ScenarioError: A drafter or a kind of request is not in the recording or model.
     """
     for model, (source, drafter) in sources.items():
-        what = "fitted model" if isinstance(scenario.acceptance[model], FittedAcceptance) else "recording"
+        config = scenario.acceptance[model]
+        what = f"{config.source} model" if isinstance(config, FittedAcceptance) else "recording"
+        if isinstance(config, FittedAcceptance) and source.label != config.source:
+            raise ScenarioError(
+                f"scenario {scenario.name!r}: acceptance.{model}.source = {config.source!r}, but the model "
+                f"{config.model!r} is {source.label}"
+            )
         if drafter not in source.drafters:
             raise ScenarioError(
                 f"scenario {scenario.name!r}: acceptance.{model}.drafter = {drafter!r} is not in the "

@@ -14,15 +14,22 @@ import numpy as np
 
 from dsd_env.acceptance.source import MAX_RUN_LENGTH
 from dsd_env.acceptance.traceset import DrafterTrace, TraceError, TraceSet
+from dsd_env.calibration.acceptance.ngram import ngram_proposals
 from dsd_env.calibration.acceptance.reading import field, integer, json_lines, number
 
 _SPECDECODE_DRAFTERS = {"eagle": "acc_eagle", "ngram": "acc_ngram"}
+_SPECDECODE_NGRAM = (3, 7, 20)
+"""Shortest and longest n-gram, and most tokens proposed: this rule gives the runs of the files (see docs)."""
+_MAX_TOKEN = 2**31 - 1
 _SPECDECODE_MODELS = {"eagle": "EAGLE head for Llama-3.1-8B-Instruct", "ngram": "none (n-gram look-up)"}
 
 
-def _specdecode_row(where: str, row: Any, drafters: Sequence[str]) -> tuple[int, dict[str, list[int]]]:
-    """Return prompt length and run lengths per drafter of one line."""
-    prompt = len(field(row, "prompt_token_ids", where, list))
+def _specdecode_row(
+    where: str, row: Any, drafters: Sequence[str]
+) -> tuple[int, dict[str, list[int]], list[int]]:
+    """Return prompt length, run lengths per drafter and, for n-grams, tokens proposed, of one line."""
+    tokens = field(row, "prompt_token_ids", where, list)
+    prompt = len(tokens)
     columns = {}
     for drafter in drafters:
         name = _SPECDECODE_DRAFTERS[drafter]
@@ -32,7 +39,18 @@ def _specdecode_row(where: str, row: Any, drafters: Sequence[str]) -> tuple[int,
     for drafter, column in columns.items():
         name = f"{_SPECDECODE_DRAFTERS[drafter]}.acc_len"
         runs[drafter] = [integer(v, name, where, 1, MAX_RUN_LENGTH + 1) - 1 for v in column[:size]]
-    return prompt, runs
+    proposed: list[int] = []
+    if "ngram" in runs:
+        output = field(row, "generated_token_ids", where, list)
+        text = [
+            [integer(v, name, where, 0, _MAX_TOKEN) for v in values]
+            for name, values in (("prompt_token_ids", tokens), ("generated_token_ids", output))
+        ]
+        _, found = ngram_proposals(text[0], text[1], *_SPECDECODE_NGRAM)
+        known = [*found.tolist(), *[0] * size][:size]
+        # At the few starts where the rule differs from the recorder's, what was accepted was proposed.
+        proposed = [max(a, b) for a, b in zip(known, runs["ngram"], strict=True)]
+    return prompt, runs, proposed
 
 
 def import_specdecode_bench(
@@ -47,7 +65,9 @@ def import_specdecode_bench(
     ``acc_len[s]`` is one more than the drafts accepted by a round that starts at output position
     ``s``. The two drafters' lists differ in length by a few positions in many requests and by more in
     some; a request is cut to the shortest list of the drafters asked for, so ask for one drafter to
-    have all of its positions. The data carry no licence: import them for your own use, do not
+    have all of its positions. How many tokens the n-gram drafter proposed is not in the files, but follows
+    from their tokens: runs of 3 to 7 tokens, looked up as :func:`ngram_proposals` does, give the recorded
+    run lengths at 99.9 % of the starts. The data carry no licence: import them for your own use, do not
     redistribute them or what is made from them.
 
     Confidence was not recorded. Its columns are constants per drafter, the share ``p`` of starts
@@ -71,9 +91,10 @@ def import_specdecode_bench(
     lengths: list[int] = []
     skipped = 0
     runs: dict[str, list[int]] = {d: [] for d in drafters}
+    proposed: list[int] = []
     for index, path in enumerate(files.values()):
         for where, row in json_lines(Path(path)):
-            prompt, columns = _specdecode_row(where, row, drafters)
+            prompt, columns, offered = _specdecode_row(where, row, drafters)
             size = len(next(iter(columns.values())))
             if size == 0:
                 skipped += 1
@@ -83,6 +104,7 @@ def import_specdecode_bench(
             lengths.append(size)
             for drafter, values in columns.items():
                 runs[drafter] += values
+            proposed += offered
         if index not in kind_index:
             raise TraceError(f"{path}: holds no recorded request")
     if not lengths:
@@ -96,10 +118,11 @@ def import_specdecode_bench(
             accept_prob=None,
             top1_prob=np.full(total, accepted, np.float16),
             entropy_nats=np.full(total, -np.log(accepted), np.float16),
+            proposed=np.array(proposed, np.uint8) if drafter == "ngram" else None,
         )
     card: dict[str, Any] = {
         "label": "measured",
-        "gamma_max": max(1, *(max(values) for values in runs.values())),
+        "gamma_max": max(1, *(max(values) for values in (*runs.values(), proposed or [0]))),
         "target": {"model": "Llama-3.1-8B-Instruct", "device": "one H100"},
         "drafters": {d: {"model": _SPECDECODE_MODELS[d], "form": "run_length"} for d in drafters},
         "confidence": "not recorded; constants stand in",
