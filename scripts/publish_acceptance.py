@@ -78,8 +78,10 @@ def tables(facts: Facts, models: list[RunModel]) -> Iterator[str]:
 def write_docs(path: Path, lines: Iterator[str]) -> None:
     """Put lines between the marks of a page."""
     page = path.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise TraceError(f"{path}: lacks {BEGIN} or {END}")
     body = "\n".join(lines)
     write_text(path, f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
 
