@@ -28,7 +28,7 @@ from dsd_env.scenario.schema import (
     TraceAcceptance,
 )
 from dsd_env.sim.entities import Device, DrafterServer, StepTimer, TargetServer
-from dsd_env.workload import replay_schedule
+from dsd_env.workload import Schedule, load_trace, replay_schedule
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,44 @@ def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, 
                 )
 
 
+def _check_recorded(
+    scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, str]], schedule: Schedule | None
+) -> None:
+    """Check that the recordings have the requests that a replayed trace names.
+
+    Raises:
+        ScenarioError: A recording lacks one, or no recording is replayed.
+    """
+    if schedule is None or not schedule.recordings:
+        return
+    arrivals = scenario.workload.arrivals
+    assert isinstance(arrivals, ReplayArrivals)
+    replayed = {
+        model: source.names
+        for model, (source, _) in sources.items()
+        if isinstance(source, TraceReplay) and source.names
+    }
+    fault = "" if replayed else "no acceptance of the scenario is a recording (source: trace)"
+    name = schedule.recordings[0]
+    for model, names in replayed.items():
+        unknown = [one for one in schedule.recordings if one not in names]
+        if unknown and not fault:
+            name = unknown[0]
+            config = scenario.acceptance[model]
+            assert isinstance(config, TraceAcceptance)
+            fault = (
+                f"is not a request of the recording {config.trace} (acceptance.{model}), whose {len(names)} "
+                f"are {', '.join(list(names)[:3])}, ..."
+            )
+    if fault:
+        whole = load_trace(arrivals.trace, trust_units=arrivals.trust_units)
+        assert whole.recorded is not None  # a part of it has names
+        row = int((whole.recorded == whole.recordings.index(name)).argmax()) + 1
+        raise ScenarioError(
+            f"scenario {scenario.name!r}: {arrivals.trace}, request {row}: recorded = {name!r}: {fault}"
+        )
+
+
 def idle_w(scenario: Scenario) -> float:
     """Return the idle power of all edge servers, targets and dedicated drafters together."""
     edges = [edge.power.idle_w for edge in scenario.edge_servers.values() for _ in range(edge.count)]
@@ -148,6 +186,7 @@ class WorldBuilder:
         self.schedule = (
             replay_schedule(scenario) if isinstance(scenario.workload.arrivals, ReplayArrivals) else None
         )
+        _check_recorded(scenario, self.sources, self.schedule)
         self._profiles: dict[int, LatencyProfile | StepCoefficients] = {}
         self.target_timers: list[tuple[StepTimer, StepTimer | None]] = []
         for target in scenario.targets.values():

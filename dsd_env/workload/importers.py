@@ -64,7 +64,7 @@ class _Plain:
         self._builder = builder
 
     def take(self, line: int, row: Sequence[str]) -> None:
-        arrival_s, prompt, output, client, kind = row
+        arrival_s, prompt, output, client, kind, recorded = row
         builder = self._builder
         if builder.wants(line, builder.number(line, "arrival_s", arrival_s)):
             builder.add(
@@ -72,6 +72,7 @@ class _Plain:
                 builder.tokens(line, "output_tokens", output),
                 builder.word(line, "client", client),
                 builder.word(line, "kind", kind),
+                builder.word(line, "recorded", recorded),
             )
 
 

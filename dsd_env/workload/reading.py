@@ -289,6 +289,8 @@ class TraceBuilder:
         self._client, self._kind = array("i"), array("i")
         self._clients: dict[str, int] = {}
         self._kinds: dict[str, int] = {}
+        self._recorded = array("i")
+        self._recordings: dict[str, int] = {}
         self._seen = 0
         self._first_s = self._last_s = -math.inf
         self._origin_s = 0.0
@@ -372,7 +374,12 @@ class TraceBuilder:
         return True
 
     def add(
-        self, prompt_tokens: int, output_tokens: int, client: str | None = None, kind: str | None = None
+        self,
+        prompt_tokens: int,
+        output_tokens: int,
+        client: str | None = None,
+        kind: str | None = None,
+        recorded: str | None = None,
     ) -> None:
         """Keep the request whose time was taken last."""
         self._arrivals.append(self._last_s)
@@ -380,6 +387,8 @@ class TraceBuilder:
         self._outputs.append(output_tokens)
         self._client.append(-1 if client is None else self._clients.setdefault(client, len(self._clients)))
         self._kind.append(-1 if kind is None else self._kinds.setdefault(kind, len(self._kinds)))
+        number = -1 if recorded is None else self._recordings.setdefault(recorded, len(self._recordings))
+        self._recorded.append(number)
         if len(self._arrivals) == self._part.first:
             self.full = True
 
@@ -434,6 +443,8 @@ class TraceBuilder:
             dropped_within(dropped_s - self._origin_s, part.start_s, end_s),
             tick_s,
             unused,
+            _integers(self._recorded) if self._recordings else None,
+            tuple(self._recordings),
         )
 
 

@@ -76,7 +76,7 @@ def read_plain_rounds(path: Path) -> dict[str, dict[str, RoundCounts]]:
     path = Path(path)
     _, rows = plain_rows(path)
     found: dict[str, dict[str, list[tuple[Floats, Floats, int]]]] = {}
-    for where, kind, _, drafters in rows:
+    for where, kind, _, drafters, *_ in rows:
         for drafter, values in drafters.items():
             label = f"drafters.{drafter}.rounds"
             rounds = field(values, "rounds", f"{where}: drafters.{drafter}", list)

@@ -540,6 +540,7 @@ class _Compiler:
             rows.array["device"] = schedule.devices
         if schedule.kinds is not None:
             rows.array["kind"] = schedule.kinds
+        rows.array["recorded"] = -1 if schedule.recorded is None else schedule.recorded
         self.set(
             arrivals=codes.REPLAY,
             n_replayed=len(schedule),
@@ -607,6 +608,11 @@ class _Compiler:
         rows.point(
             "pools", self._entries([trace.entries_of(kind.acceptance_kinds or None) for kind in kinds]), i
         )
+        schedule = self.builder.schedule
+        if schedule is not None and schedule.recordings and source.names:
+            named = np.array([source.names[name] for name in schedule.recordings], dtype=np.int64)
+            rows.set(i, has_named=True)
+            rows.point("named", self.buffer.numbers(named, "i8"), i)
         rows.point("top1_prob", self.buffer.numbers(columns.top1_prob.astype(np.float32), "f8"), i)
         if columns.run_length is not None:
             rows.set(i, source=codes.RUNS, longest=trace.gamma_max or MAX_RUN_LENGTH)
