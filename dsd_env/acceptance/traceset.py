@@ -27,7 +27,7 @@ from dsd_env.text import TextError, read_text
 
 FORMAT_VERSION = 1
 DATA_DIR = Path(__file__).resolve().parent / "data"
-ENTRY_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,78}[A-Za-z0-9._-])?")
+ENTRY_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/ -]{0,78}[A-Za-z0-9._:/-])?")
 """Names of entries: those that a trace of requests can hold."""
 _CARD_FIELDS = ("label", "target", "drafters", "sampling", "prompts", "software", "date", "licence")
 _LABELS = ("measured", "fitted", "published", "synthetic")
@@ -128,9 +128,12 @@ class TraceSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the entries, by which a workload names them: the card's ``ids``, else their numbers."""
-        ids = self.card.get("ids")
-        return tuple(map(str, range(self.n_entries))) if ids is None else tuple(ids)
+        """Names by which a workload names the entries: the card's ``entries``, else their numbers."""
+        names = self.card.get("entries")
+        if not isinstance(names, list | tuple) or len(names) != self.n_entries:
+            names = ()
+        named = {name for name in names if isinstance(name, str) and ENTRY_NAME.fullmatch(name)}
+        return tuple(names) if len(named) == self.n_entries else tuple(map(str, range(self.n_entries)))
 
     def entries_of(self, kinds: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Return the numbers of the entries of some kinds, ascending; of all kinds by default.
@@ -234,7 +237,6 @@ def _validate(trace: TraceSet) -> None:
     gamma_max = trace.card.get("gamma_max")
     if gamma_max is not None and (type(gamma_max) is not int or not 1 <= gamma_max <= MAX_RUN_LENGTH):
         raise TraceError(f"{name}: gamma_max is {gamma_max!r}, must be an integer in 1..{MAX_RUN_LENGTH}")
-    _check_ids(name, trace.card.get("ids"), n)
     if not trace.drafters:
         raise TraceError(f"{name}: has no drafters")
     if not isinstance(trace.card["drafters"], Mapping) or set(trace.card["drafters"]) != set(trace.drafters):
@@ -258,24 +260,6 @@ def _validate(trace: TraceSet) -> None:
             if not (low >= 0.0 and high <= limit and math.isfinite(high)):
                 raise TraceError(f"{name}: {where} spans {low}..{high}, must be finite and in 0..{limit}")
         _check_proposed(name, drafter, values)
-
-
-def _check_ids(name: str, ids: object, n: int) -> None:
-    """Raise :class:`TraceError` unless the names of the entries, where there are any, are distinct words."""
-    if ids is None:
-        return
-    if not isinstance(ids, list | tuple) or len(ids) != n:
-        raise TraceError(f"{name}: the card's ids must be a list with one name per entry, {n}")
-    seen: set[str] = set()
-    for number, word in enumerate(ids):
-        if not isinstance(word, str) or not ENTRY_NAME.fullmatch(word):
-            raise TraceError(
-                f"{name}: ids[{number}] is {word!r}, must be a name: letters, digits, '.', '_', '-' and "
-                "blanks, up to 80"
-            )
-        if word in seen:
-            raise TraceError(f"{name}: ids[{number}] = {word!r} is given twice")
-        seen.add(word)
 
 
 def _check_proposed(name: str, drafter: str, values: DrafterTrace) -> None:

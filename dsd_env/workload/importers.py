@@ -72,7 +72,7 @@ class _Plain:
                 builder.tokens(line, "output_tokens", output),
                 builder.word(line, "client", client),
                 builder.word(line, "kind", kind),
-                builder.word(line, "recorded", recorded),
+                builder.recording(line, recorded),
             )
 
 

@@ -38,6 +38,8 @@ _MAX_LINE = 10_000_000
 _JUDGED = 50_000
 """So many requests are looked at before their unit is judged, even where fewer are kept."""
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\- ]{0,79}")
+_RECORDING = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/ -]{0,78}[A-Za-z0-9._:/-])?")
+"""As the names of the entries of acceptance recordings."""
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,20})?([eE][+-]?[0-9]{1,2})?")
 _COMMA = re.compile(r"-?[0-9]+(,[0-9]+)+(\.[0-9]+)?")
 _TRUSTED = re.compile(r"#\s*trust_units\s*[:=]\s*true", re.IGNORECASE)
@@ -341,6 +343,17 @@ class TraceBuilder:
                 f"{name} = {shown(field)} is not a name: letters, digits, '.', '_', '-' and blanks, up to 80",
             )
         return field
+
+    def recording(self, line: int, field: str) -> str | None:
+        """Return the name of a recorded request; None for an empty cell."""
+        field = field.strip()
+        if field and not _RECORDING.fullmatch(field):
+            raise self.error(
+                line,
+                f"recorded = {shown(field)} is not a name: letters, digits, '.', '_', '-', '/', ':' and "
+                "blanks, up to 80",
+            )
+        return field or None
 
     def wants(self, line: int, time_s: float) -> bool:
         """Take the time of the next request; return whether it is in the part.

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from dsd_env.acceptance import TraceError, TraceReplay
+from dsd_env.acceptance.traceset import ENTRY_NAME
 from dsd_env.calibration.acceptance.importers import import_plain, plain_requests
 from dsd_env.scenario import ScenarioError
 from dsd_env.sim.world import WorldBuilder
-from dsd_env.workload import WorkloadGenerator, load_trace, save_trace
+from dsd_env.workload import RequestTraceError, WorkloadGenerator, load_trace, reading, save_trace
 from tests.acceptance_samples import card, make_trace
 from tests.scenarios import tiny
 
@@ -19,7 +20,7 @@ ROWS = "arrival_s,prompt_tokens,output_tokens,recorded\n0,5,4,b\n0.5,6,9,\n1,7,3
 @pytest.fixture
 def recording(tmp_path):
     """Return the path of a recording of the requests a, b and c, of two kinds."""
-    trace = make_trace(card=card(ids=["a", "b", "c"]))
+    trace = make_trace(card=card(entries=["a", "b", "c"]))
     trace.save(tmp_path)
     return tmp_path / trace.name
 
@@ -99,26 +100,22 @@ def test_unknown_names_are_errors(tmp_path, recording):
         WorldBuilder(replay(tmp_path, recording, acceptance=synthetic))
 
 
-def test_entries_without_ids_are_named_by_their_numbers():
+def test_entries_without_names_of_their_own_are_named_by_their_numbers():
     source = TraceReplay(make_trace())
     assert source.names == {"0": 0, "1": 1, "2": 2}
     assert source.entries(1, 7, 2, None, "2")[0] == 2
     assert TraceReplay(make_trace(card=card(label="fitted"))).names == {}
+    assert make_trace(card=card(entries=["HumanEval/0", "a b", "c:1"])).names == ("HumanEval/0", "a b", "c:1")
+    for wrong in (["a", "b"], ["a", "b", "a"], ["a", "b", "c,d"], ["a", "b", 3], "abc"):
+        assert make_trace(card=card(entries=wrong)).names == ("0", "1", "2")
 
 
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        (["a", "b"], "ids must be a list with one name per entry, 3"),
-        ("abc", "ids must be a list"),
-        (["a", "b", "a"], r"ids\[2\] = 'a' is given twice"),
-        (["a", "b", "c/d"], r"ids\[2\] is 'c/d', must be a name"),
-        (["a", "b", 3], r"ids\[2\] is 3, must be a name"),
-    ],
-)
-def test_wrong_ids_are_named(ids, message):
-    with pytest.raises(TraceError, match=message):
-        make_trace(card=card(ids=ids))
+def test_what_is_no_name_names_its_line(tmp_path):
+    assert reading._RECORDING.pattern == ENTRY_NAME.pattern
+    path = tmp_path / "requests.csv"
+    path.write_text(ROWS.replace("7,3,a", "7,3,=a"))
+    with pytest.raises(RequestTraceError, match=r"line 4: recorded = '=a' is not a name"):
+        load_trace(path)
 
 
 def plain(tmp_path, *changes):

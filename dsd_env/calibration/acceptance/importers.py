@@ -313,7 +313,7 @@ def import_plain(path: Path, name: str | None = None) -> TraceSet:
         "date": "not stated",
         "licence": "not stated",
         **card,
-        **({"ids": ids} if (ids := _ids(rows)) is not None else {}),
+        **({"entries": ids} if (ids := _ids(rows)) is not None else {}),
         "drafters": {d: given.get(d, {"model": "not stated"}) for d in traces},
     }
     try:
