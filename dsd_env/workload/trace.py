@@ -6,7 +6,7 @@ tokens, at least 1; the others are words, or empty where a request has none. ``r
 an acceptance recording whose acceptance this one had. Lines that begin with ``#``
 are comments; ``# trust_units: true`` above the header says that times are seconds, however it looks. It is
 read by :func:`dsd_env.workload.load_trace`; the formats of published traces by
-:mod:`dsd_env.workload.importers`.
+:mod:`dsd_env.calibration.workload.importers`.
 """
 
 from __future__ import annotations
