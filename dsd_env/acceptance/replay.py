@@ -154,11 +154,11 @@ class TraceReplay:
             for e in self.entries(seed, request, n_tokens, kinds, recorded)
         ]
         remaining = np.concatenate([np.arange(b - a, 0, -1, dtype=np.int32) for a, b in bounds])
-        recorded = self._run[drafter]
+        runs = self._run[drafter]
         longest, proposed = 0, None
-        if recorded is not None:
+        if runs is not None:
             longest = self._trace.gamma_max or MAX_RUN_LENGTH
-            run = np.concatenate([recorded[a:b] for a, b in bounds])
+            run = np.concatenate([runs[a:b] for a, b in bounds])
             if (column := self._proposed[drafter]) is not None:
                 proposed = np.concatenate([column[a:b] for a, b in bounds])[:n_tokens]
         else:
