@@ -808,7 +808,7 @@ def test_the_number_of_worlds_does_not_matter_to_a_mixture() -> None:
             {},
             r"actions.gammas = \[0, 1.*load_scenario\('n'",
         ),
-        ([tiny(), tiny(name="n", actions__batch_sizes=[3])], {}, "actions.batch_sizes"),
+        ([tiny(), tiny(name="n", actions__batch_sizes=[1, 3])], {}, "actions.batch_sizes"),
         ([tiny(), tiny(name="n", actions__targets_offered=1)], {}, "have 6 and 3 placements.*n_placements=6"),
         ([tiny(), tiny(name="n", actions__targets_offered=1)], {"n_placements": 4}, "n_placements = 4"),
         ([tiny(), tiny(episode__requests=7)], {}, "named 'tiny'.*name="),

@@ -323,8 +323,8 @@ def test_the_pool_meets_what_was_published(name):
         }
         for mixture in mixtures:
             figure = known.figures[mixture]
-            found = [tokens_per_round(by_kind[kind], figure.gamma, bounds) for kind in figure.kinds]
-            assert len(found) / sum(1 / f for f in found) == pytest.approx(figure.tokens, rel=0.005), drafter
+            rates = [tokens_per_round(by_kind[kind], figure.gamma, bounds) for kind in figure.kinds]
+            assert len(rates) / sum(1 / rate for rate in rates) == pytest.approx(figure.tokens, rel=0.005), drafter
             met += 1
     assert met > 0 and target in {figure.target for figure in known.figures.values()}
 
