@@ -105,7 +105,8 @@ _TARGET = (
     _squash("target.remaining_s", "s", 0.02, "expected rest of the iteration under way"),
     _squash("target.iteration_s", "s", 0.04, "iteration time (EMA)"),
     _share("target.kv_fraction", "share of the KV pool reserved"),
-    _squash("target.batch_size", "sequences", 16.0, "batch size in force"),
+    _squash("target.waiting", "requests", 16.0, "requests that wait for admission"),
+    _share("target.seat_fraction", "share of its seats (`max_num_seqs`) that are taken"),
     _squash("target.age_s", "s", 0.05, "age of this report"),
 )
 

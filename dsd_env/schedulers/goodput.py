@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from dsd_env.control import CandidateView, Decision, DecisionView, RequestView, Site, TargetView
-from dsd_env.latency import LatencyProfile
-from dsd_env.latency.lookup import latency_profile
+from dsd_env.latency import NO_OVERHEAD, EngineOverhead, LatencyProfile
+from dsd_env.latency.lookup import latency_profile, target_overhead
+from dsd_env.laws import step_times
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
 from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route
@@ -29,7 +30,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "prior_trials": (0.0, 1e6),
     "shared_trials": (0.0, 1e6),
     "busy_phase": (0.0, 1.0),
-    "batch_size": (0.0, 4096.0),
+    "batch_size": (1.0, 4096.0),
 }
 
 
@@ -47,7 +48,7 @@ class GoodputParameters:
         shared_trials: The same where a whole batch shares the draft steps: the length must suit every
             request in it, so a single request's luck counts little.
         busy_phase: Share of an iteration that a message from outside waits at a busy target.
-        batch_size: Batch size to choose; 0 for the adaptive rule.
+        batch_size: Batch size B to choose; 1 waits nowhere.
     """
 
     load_weight: float = 1.0
@@ -56,7 +57,7 @@ class GoodputParameters:
     prior_trials: float = 16.0
     shared_trials: float = 400.0
     busy_phase: float = 0.5
-    batch_size: int = 0
+    batch_size: int = 1
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -93,17 +94,22 @@ class GoodputScheduler:
         self.parameters = parameters
         self._chunk_tokens = 1
         self._tables: list[tuple[float, ...]] = []
+        self._engines: list[EngineOverhead] = []
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
         self._chunk_tokens = scenario.protocol.plain_chunk_tokens
-        self._tables = []
-        longest = max(scenario.actions.gammas)
+        self._tables, self._engines = [], []
         for target in scenario.targets.values():
             profile = latency_profile(target.profile)
             coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
-            most = target.max_batch_size * (longest + 1)
-            table = tuple(coefficients.compute_s(tokens) for tokens in range(most + 2))
+            engine = target_overhead(target)
+            most = target.max_num_batched_tokens
+            table = tuple(
+                coefficients.compute_s(tokens) + step_times.overhead_s(engine, 0, tokens, 0)
+                for tokens in range(most + 2)
+            )
+            self._engines += [engine] * target.count
             self._tables += [table] * target.count
 
     def decide(self, view: DecisionView) -> Decision:
@@ -127,16 +133,14 @@ class GoodputScheduler:
                     best_cost_s, best_gamma, best_placement = cost_s, 0, index
             if not candidate.valid:
                 continue
-            base_s, slope_s, longest = round_line_s(candidate, view, table, parameters)
+            base_s, slope_s, longest = round_line_s(candidate, view, table, parameters, self._engines[number])
             one_off_s = one_off_token_s(candidate, request, parameters)
             for gamma, expected in zip(view.gammas, tokens, strict=True):
                 if 0 < gamma <= longest:
                     cost_s = one_off_s + (base_s + slope_s * gamma) / expected
                     if cost_s < best_cost_s:
                         best_cost_s, best_gamma, best_placement = cost_s, gamma, index
-        target = view.candidates[best_placement].target
-        batch_size = batch_size_for(view, target, parameters.batch_size or None)
-        return Decision(best_gamma, batch_size, best_placement)
+        return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
 
 
 def estimate_acceptance(request: RequestView, prior: float, prior_trials: float) -> float:
@@ -174,34 +178,29 @@ def expected_tokens(acceptance: float, gammas: Sequence[int]) -> list[float]:
 def others_at(target: TargetView) -> int:
     """Return how many other sequences an iteration at this target is expected to hold.
 
-    These are the sequences that run or wait. A decision taken at the target itself, between two iterations,
+    These are the sequences that run or are ready. A decision taken at the target itself, between two iterations,
     does not see the requests that decide at the same instant, which neither run nor wait yet. There the
     number of resident requests is used instead.
     """
     if target.age_s == 0.0 and target.running == 0:
-        return max(target.queued, target.resident - 1, 0)
-    return target.running + target.queued
+        return max(target.queued - target.waiting, target.resident - 1, 0)
+    return target.running + target.queued - target.waiting
 
 
-def target_wait_s(target: TargetView, largest_batch: int, *, arrives_later: bool, busy_phase: float) -> float:
+def target_wait_s(target: TargetView, *, arrives_later: bool, busy_phase: float) -> float:
     """Return the expected wait for an iteration at a target.
 
     A job that is there at once waits for the rest of the iteration under way, as reported. A job that comes
-    later meets another iteration and waits `busy_phase` of it. Sequences beyond the largest batch need whole
-    iterations of their own.
+    later meets another iteration and waits `busy_phase` of it. All ready sequences take part in the next one.
 
     Args:
         target: The target.
-        largest_batch: Largest batch size on offer; the present one will be set to hold all sequences.
         arrives_later: Whether the job is not at the target yet, or the report is old.
         busy_phase: See :class:`GoodputParameters`.
     """
-    wait_s = target.queued // largest_batch * target.iteration_s
     if not arrives_later:
-        return wait_s + target.remaining_s
-    if target.running + target.queued > 0:
-        wait_s += busy_phase * target.iteration_s
-    return wait_s
+        return target.remaining_s
+    return busy_phase * target.iteration_s if target.running + target.queued > target.waiting else 0.0
 
 
 def token_price_s(table: Sequence[float], others: int, tokens_each: int, load_weight: float) -> float:
@@ -239,16 +238,18 @@ def plain_token_s(
     """Return the expected time per token of plain decoding: an iteration and a share of the chunk's wait."""
     target = candidate.target
     later = candidate.handover_s > 0.0 or target.age_s > 0.0
-    wait_s = target_wait_s(
-        target, view.batch_sizes[-1], arrives_later=later, busy_phase=parameters.busy_phase
-    )
+    wait_s = target_wait_s(target, arrives_later=later, busy_phase=parameters.busy_phase)
     token_s = token_price_s(table, others_at(target), 1, parameters.load_weight)
     handover_s = candidate.handover_s / parameters.horizon_tokens
     return target.iteration_s + token_s + wait_s / chunk_tokens + handover_s
 
 
 def round_line_s(
-    candidate: CandidateView, view: DecisionView, table: Sequence[float], parameters: GoodputParameters
+    candidate: CandidateView,
+    view: DecisionView,
+    table: Sequence[float],
+    parameters: GoodputParameters,
+    engine: EngineOverhead = NO_OVERHEAD,
 ) -> tuple[float, float, int]:
     """Return (base, slope, longest): a round of gamma drafts takes ``base + slope * gamma``.
 
@@ -261,24 +262,26 @@ def round_line_s(
     target = candidate.target
     others = others_at(target)
     later = candidate.site != Site.COLOCATED or candidate.handover_s > 0.0 or target.age_s > 0.0
-    wait_s = target_wait_s(
-        target, view.batch_sizes[-1], arrives_later=later, busy_phase=parameters.busy_phase
-    )
+    wait_s = target_wait_s(target, arrives_later=later, busy_phase=parameters.busy_phase)
     base_s = candidate.draft_wait_s + candidate.rtt_s + wait_s + target.iteration_s
     step_s, longest = candidate.draft_step_s, view.gammas[-1]
     if candidate.shares_target:
         acceptance = estimate_acceptance(view.request, parameters.prior_acceptance, parameters.shared_trials)
         pooled = expected_tokens(acceptance, view.gammas)
-        longest = shared_length(table, others + 1, step_s, view.gammas, pooled, target.iteration_s)
-        base_s += max(0.0, batch_s(table, others + 1, longest, step_s) - target.iteration_s)
+        longest = shared_length(table, others + 1, step_s, view.gammas, pooled, target.iteration_s, engine)
+        base_s += max(0.0, batch_s(table, others + 1, longest, step_s, engine) - target.iteration_s)
         step_s = 0.0
     token_s = token_price_s(table, others, min(longest, 4) + 1, parameters.load_weight)
     return base_s + token_s, step_s + token_s, longest
 
 
-def batch_s(table: Sequence[float], sequences: int, gamma: int, step_s: float) -> float:
+def batch_s(
+    table: Sequence[float], sequences: int, gamma: int, step_s: float, engine: EngineOverhead = NO_OVERHEAD
+) -> float:
     """Return the time of an iteration in which every sequence drafts gamma tokens and has them verified."""
-    return table[min(len(table) - 1, sequences * (gamma + 1))] + gamma * step_s
+    tokens = sequences * (gamma + 1)
+    duration_s = table[min(len(table) - 1, tokens)] + gamma * step_s + engine.per_sequence_s * sequences
+    return duration_s + (engine.per_verifying_iteration_s if gamma > 0 else 0.0)
 
 
 def shared_length(
@@ -288,6 +291,7 @@ def shared_length(
     gammas: Sequence[int],
     tokens: Sequence[float],
     iteration_s: float,
+    engine: EngineOverhead = NO_OVERHEAD,
 ) -> int:
     """Return the speculation length that suits a batch which drafts on its target's own GPUs.
 
@@ -296,19 +300,20 @@ def shared_length(
     reads), because drafting spreads that over more tokens.
 
     Args:
-        table: Iteration time by number of new tokens.
+        table: Iteration time by number of new tokens, what the engine adds for each token included.
         sequences: Sequences in the batch.
         step_s: Time of one draft step of the batch.
         gammas: Speculation lengths on offer, the first 0.
         tokens: Expected tokens per round for each of them.
         iteration_s: Iteration time as observed.
+        engine: What the engine adds for each sequence, and for drafts.
     """
     best, best_cost_s, best_tokens = 0, float("inf"), 1.0
     for gamma, expected in zip(gammas[1:], tokens[1:], strict=True):
-        cost_s = batch_s(table, sequences, gamma, step_s) / expected
+        cost_s = batch_s(table, sequences, gamma, step_s, engine) / expected
         if cost_s < best_cost_s:
             best, best_cost_s, best_tokens = gamma, cost_s, expected
-    excess_s = max(0.0, iteration_s - batch_s(table, sequences, best, step_s))
-    if batch_s(table, sequences, 0, step_s) + excess_s <= best_cost_s + excess_s / best_tokens:
+    excess_s = max(0.0, iteration_s - batch_s(table, sequences, best, step_s, engine))
+    if batch_s(table, sequences, 0, step_s, engine) + excess_s <= best_cost_s + excess_s / best_tokens:
         return 0
     return best

@@ -14,7 +14,7 @@ from dsd_env.acceptance import MAX_RUN_LENGTH, IidAcceptance, MarkovAcceptance, 
 from dsd_env.control import ObservationEncoder
 from dsd_env.control.due import DUE_FIELDS
 from dsd_env.control.rewards import TERMS
-from dsd_env.laws import constants, variates
+from dsd_env.laws import constants, step_times, variates
 from dsd_env.network import fault_members
 from dsd_env.network.processes import QUANTILE_Z, QuantileMarginal, log_centre
 from dsd_env.scenario.schema import (
@@ -338,21 +338,28 @@ class _Compiler:
             self.scenario.targets.values(), self.builder.target_timers, strict=True
         ):
             captured, length = config.graph_batch_tokens, len(timer.compute_s)
-            chunk = config.prefill_chunk_tokens
+            chunk = config.max_num_batched_tokens
             for _ in range(config.count):
                 self._timer(rows, n, timer)
                 rows.set(
                     n,
-                    max_batch_size=config.max_batch_size,
-                    initial_batch_size=config.initial_batch_size,
-                    prefill_chunk_tokens=chunk,
+                    max_num_seqs=config.max_num_seqs,
+                    max_num_batched_tokens=chunk,
                     kv_capacity_tokens=config.kv_capacity_tokens,
                     prefill_first=config.order == "prefill_first",
                     shortest_first=config.within_class == "shortest_first",
                     preempts=config.kv_policy == "preempt",
+                    caches_prefixes=config.prefix_cache,
                     pads=bool(captured),
                     max_batch_wait_s=config.max_batch_wait_s,
-                    prefill_token_s=timer.compute_s[chunk] / chunk,
+                    max_admission_wait_s=config.max_admission_wait_s,
+                    prefill_token_s=step_times.prefill_token_s(timer, chunk),
+                    per_iteration_s=timer.per_iteration_s,
+                    per_sequence_s=timer.per_sequence_s,
+                    per_token_s=timer.per_token_s,
+                    per_verifying_iteration_s=timer.per_verifying_iteration_s,
+                    token_limit=timer.token_limit,
+                    front_end_s=config.front_end_s,
                     iteration_noise_sigma=config.iteration_noise_sigma,
                     straggler_share=config.straggler_share,
                     straggler_factor=config.straggler_factor,
@@ -672,11 +679,10 @@ class _Compiler:
         block("due_now", rec.DUE_NOW, 4 * slots)
         window = block("window", rec.WINDOW_START, 1)
         window.point("busy_s", world.room(8 * self.n_targets))
-        most = max(target.max_batch_size for target in scenario.targets.values())
+        most = max(target.max_num_seqs for target in scenario.targets.values())
         targets.set_columns(
             number=np.arange(self.n_targets),
-            batch_size=[t.initial_batch_size for t in scenario.targets.values() for _ in range(t.count)],
-            setter=-1,
+            least_batch=2**31 - 1,
             idle=True,
             check_s=np.inf,
             oldest_s=np.inf,

@@ -492,8 +492,9 @@ def _request_view(row: Any) -> RequestView:
 def _target_view(row: Any) -> TargetView:
     values = dict(zip(rec.TARGET_VIEW.fields, row.item(), strict=True))
     values["up"] = values["up"] != 0.0
-    for name in ("index", "queued", "running", "resident", "batch_size"):
+    for name in ("index", "queued", "running", "resident", "waiting", "max_num_seqs"):
         values[name] = int(values[name])
+    del values["seat_fraction"]  # the view derives it
     return TargetView(**values)
 
 

@@ -37,6 +37,7 @@ FEATURES = (
     "renewal",
     "replay",
     "replayed_requests",
+    "overhead",
     "several_targets",
     "stragglers",
     "target_crash",
