@@ -130,8 +130,14 @@ def main(argv: list[str] | None = None) -> int:
                 good = good and max(map(abs, off_by(wanted, found).values())) <= LIMIT
         for title, log in series:
             trips_ms = 1e3 * log.rtt_s[np.isfinite(log.rtt_s)]
-            values = ", ".join(f"p{p} {v:.4g}" for p, v in zip((1, 50, 99), np.percentile(trips_ms, (1, 50, 99)), strict=True))
-            print(f"\n{title}: {len(log)} pings over {log.sent_s[-1]:.0f} s, {100 * log.loss:.1f} % lost; ms: {values}")
+            values = ", ".join(
+                f"p{p} {v:.4g}"
+                for p, v in zip((1, 50, 99), np.percentile(trips_ms, (1, 50, 99)), strict=True)
+            )
+            print(
+                f"\n{title}: {len(log)} pings over {log.sent_s[-1]:.0f} s, "
+                f"{100 * log.loss:.1f} % lost; ms: {values}"
+            )
     except (OSError, ValueError) as error:
         print(f"compare_network: {error}", file=sys.stderr)
         return 1

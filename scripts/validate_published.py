@@ -56,7 +56,10 @@ def blocks(checks: list[Check]) -> dict[str, str]:
     for check in checks:
         lines = [f"Source: {check.source}.", "", check.inputs, "", *table(check)]
         if check.misses:
-            lines += ["", f"{len(check.misses)} of {len(check.figures)} figures are missed. {check.remarks}".rstrip()]
+            lines += [
+                "",
+                f"{len(check.misses)} of {len(check.figures)} figures are missed. {check.remarks}".rstrip(),
+            ]
         found[check.name] = "\n".join(lines)
     return found
 

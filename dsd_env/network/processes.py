@@ -238,6 +238,4 @@ def delay_process(process: DelayProcess, seed: int, number: int, direction: int)
     entity = 2 * number + (0 if process.both_ways else direction)
     marginal = QuantileMarginal(process.quantiles_s, process.parts) if process.quantiles_s else None
     centre = process.median_s if process.median_s is not None else 1.0
-    return LogProcess(
-        centre, process.parts, process.period_s, rng.key(seed, Stream.DELAY, entity), marginal
-    )
+    return LogProcess(centre, process.parts, process.period_s, rng.key(seed, Stream.DELAY, entity), marginal)

@@ -437,7 +437,9 @@ def test_a_delay_by_quantiles_has_them_and_both_ways_share_it() -> None:
     found = np.quantile(there - 0.01, (0.05, 0.25, 0.5, 0.75, 0.95))
     assert found == pytest.approx(quantiles[1:-1], rel=0.12)
     # Each way on its own: the same law, other values.
-    up, down = duplex(link.model_copy(update={"delay": link.delay.model_copy(update={"both_ways": False})}), 3, 0)
+    up, down = duplex(
+        link.model_copy(update={"delay": link.delay.model_copy(update={"both_ways": False})}), 3, 0
+    )
     there = np.array([up.send(spacing_s * i, 0.0) - spacing_s * i for i in range(500)])
     back = np.array([down.send(spacing_s * i, 0.0) - spacing_s * i for i in range(500)])
     assert abs(np.corrcoef(there, back)[0, 1]) < 0.15

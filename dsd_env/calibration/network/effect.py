@@ -104,7 +104,9 @@ def laboratory(link: Link, *, clients: int = 40, requests: int = 2000) -> Scenar
     return load_scenario(data)
 
 
-def effect_of(link: Link, scheduler: str, *, seeds: tuple[int, ...] = (1, 2, 3), requests: int = 2000) -> Effect:
+def effect_of(
+    link: Link, scheduler: str, *, seeds: tuple[int, ...] = (1, 2, 3), requests: int = 2000
+) -> Effect:
     """Return the times of requests that cross a link.
 
     Args:
@@ -188,7 +190,7 @@ def slotted_series(
     high = (logs[-1] - logs[-2]) / (knots[-1] - knots[-2])
     value = np.interp(ranked, knots, logs)
     value += low * np.minimum(0.0, ranked - knots[0]) + high * np.maximum(0.0, ranked - knots[-1])
-    rtt_s = 1e-3 * np.exp(value)
+    rtt_s: FloatArray = np.asarray(1e-3 * np.exp(value), dtype=np.float64)
     # Runs without an answer: geometric lengths, and as many answered in between as the share asks for.
     gone = np.zeros(n, dtype=bool)
     at = 0

@@ -61,9 +61,9 @@ def cost_model_tpot_s(
     return np.asarray(ended_s / done, dtype=np.float64)
 
 
-def simulated_rounds(facts: Mapping[str, Any], batch: int, length: int, *, alpha: float) -> tuple[
-    float, list[NDArray[np.int64]]
-]:
+def simulated_rounds(
+    facts: Mapping[str, Any], batch: int, length: int, *, alpha: float
+) -> tuple[float, list[NDArray[np.int64]]]:
     """Return the simulated mean time per token of a batch, and what its rounds committed.
 
     Args:
@@ -75,7 +75,7 @@ def simulated_rounds(facts: Mapping[str, Any], batch: int, length: int, *, alpha
     per_step = max(1, length)
     system = scenario(
         acceptance={"source": "iid", "alpha": alpha},
-        target=PROFILE,  # type: ignore[arg-type]
+        target=PROFILE,
         # The model knows the time of a whole proposal; an equal part of it is a step.
         colocated={
             "t0_s": facts["draft_s_per_round"] / per_step,
@@ -143,11 +143,11 @@ def grid_tok_per_s(batch: int, length: int, *, profile: str, head: Mapping[str, 
     """Return the simulated throughput of a batch with chains of some drafts."""
     system = scenario(
         acceptance={"source": "fitted", "model": "llama-3.1-8b_eagle3_mt-bench", "drafter": "eagle3"},
-        target=profile,  # type: ignore[arg-type]
+        target=profile,
         colocated=dict(head),
         clients=batch,
         prompt_tokens=64,
-        output_tokens=512,
+        output_tokens=256,
         requests=requests,
         total_requests=requests,
     )
@@ -165,7 +165,7 @@ def sglang(facts: Mapping[str, Any], folder: Path) -> Check:
     lengths = range(1, 7)
     found = {
         length: [
-            grid_tok_per_s(batch, length, profile=profile, head=head, requests=max(12, batch))
+            grid_tok_per_s(batch, length, profile=profile, head=head, requests=max(4, batch))
             for batch in batches
         ]
         for length in lengths
@@ -177,7 +177,9 @@ def sglang(facts: Mapping[str, Any], folder: Path) -> Check:
             wanted = [float(grid[length][column]) for length in known]
             here = [found[length][column] for length in known]
             figures.append(
-                Figure(f"{model}, batch {batch}: rank correlation", "", 1.0, kendall(wanted, here), RANK_LIMIT)
+                Figure(
+                    f"{model}, batch {batch}: rank correlation", "", 1.0, kendall(wanted, here), RANK_LIMIT
+                )
             )
             steps = [
                 (later / earlier - 1.0, there / before - 1.0)
@@ -199,7 +201,8 @@ def sglang(facts: Mapping[str, Any], folder: Path) -> Check:
         "sglang",
         "SGLang: throughput by draft length and batch size",
         facts["source"],
-        "No profile of either model (a 235B and a 355B mixture of experts, machine not stated) is at hand, and "
+        "No profile of either model (a 235B and a 355B mixture of experts, machine not stated) is "
+        "at hand, and "
         f"none of their drafters. Stand-ins: `{profile}`, a head of 1.1 ms a step, and the recorded shape of "
         "EAGLE-3 on an 8B. So this is a check of the mechanism (more drafts help alone and hurt in a crowd), "
         f"not of these models. Changes below {100 * CLEAR:.0f} % are taken to have no sign.",

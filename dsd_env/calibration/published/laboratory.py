@@ -17,9 +17,7 @@ FAST = 1e15
 """Bandwidth of a link on which size does not matter, bit/s."""
 
 
-def run_length_trace(
-    folder: Path, name: str, run_length: NDArray[np.uint8], *, entry_tokens: int
-) -> Path:
+def run_length_trace(folder: Path, name: str, run_length: NDArray[np.uint8], *, entry_tokens: int) -> Path:
     """Write a recording with given run lengths by position, and return its path.
 
     Args:
@@ -60,7 +58,7 @@ def run_length_trace(
 def scenario(
     *,
     acceptance: Mapping[str, Any],
-    target: Mapping[str, Any],
+    target: str | Mapping[str, Any],
     drafter: Mapping[str, Any] | None = None,
     edge: Mapping[str, Any] | None = None,
     colocated: Mapping[str, Any] | None = None,
@@ -68,6 +66,7 @@ def scenario(
     one_way_s: float = 0.0,
     uplink_bits_per_s: float = FAST,
     backhaul_one_way_s: float = 0.0,
+    jitter: Mapping[str, float] | None = None,
     prompt_tokens: int = 8,
     output_tokens: int = 128,
     requests: int = 20,
@@ -77,6 +76,9 @@ def scenario(
     gammas: Sequence[int] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10),
     total_requests: int | None = None,
     power: Mapping[str, float] | None = None,
+    server: Mapping[str, Any] | None = None,
+    batch_sizes: Sequence[int] = (1,),
+    horizon_s: float = 1e7,
 ) -> Scenario:
     """Return a scenario of equal clients at one target.
 
@@ -91,6 +93,7 @@ def scenario(
         one_way_s: Propagation between clients and target, each way.
         uplink_bits_per_s: Of each client.
         backhaul_one_way_s: Propagation between the shared drafter and the target, each way.
+        jitter: Of both links.
         prompt_tokens: Of each request.
         output_tokens: Of each request.
         requests: Requests that are measured.
@@ -100,6 +103,9 @@ def scenario(
         gammas: Speculation lengths.
         total_requests: Stop after so many arrivals.
         power: Of the target.
+        server: Other keys of the target.
+        batch_sizes: Batch sizes that jobs may ask for.
+        horizon_s: Simulated time at which the episode ends.
     """
     device: dict[str, Any] = {
         "count": clients,
@@ -116,19 +122,23 @@ def scenario(
             "cloud": {
                 "profile": target,
                 "gpus": 1,
-                "kv_capacity_tokens": 10_000_000,
+                # What a profile of real hardware has; unlimited where the target is made of coefficients.
+                **({} if isinstance(target, str) else {"kv_capacity_tokens": 10_000_000}),
                 "max_batch_wait_s": 0.0,
                 "power": dict(power or {"idle_w": 0.0, "busy_w": 1.0}),
+                **dict(server or {}),
             }
         },
         "links": {
             "wire": {
                 "one_way_s": one_way_s,
+                "jitter": dict(jitter or {}),
                 "uplink_bits_per_s": uplink_bits_per_s,
                 "downlink_bits_per_s": FAST,
             },
             "backhaul": {
                 "one_way_s": backhaul_one_way_s,
+                "jitter": dict(jitter or {}),
                 "uplink_bits_per_s": FAST,
                 "downlink_bits_per_s": FAST,
             },
@@ -149,8 +159,8 @@ def scenario(
             "max_output_tokens": 4096,
         },
         "protocol": {"kind": protocol, "header_bytes": 0.0, "bytes_per_token": bytes_per_token},
-        "actions": {"gammas": list(gammas), "batch_sizes": [1], "targets_offered": 1},
-        "episode": {"requests": requests, "horizon_s": 1e7},
+        "actions": {"gammas": list(gammas), "batch_sizes": list(batch_sizes), "targets_offered": 1},
+        "episode": {"requests": requests, "horizon_s": horizon_s},
     }
     if edge is not None:
         device["edge_link"] = "wire"

@@ -203,9 +203,7 @@ def test_round_trips_that_the_process_can_have_are_found_again() -> None:
     found = fit_delay(measured, generations=8)
     assert found.loss_probability == pytest.approx(0.1, abs=0.005)
     again = generate_round_trips(found, 60_000, 0.1, seed=6)
-    off = off_by_more_than(
-        measured.given, statistics_of(1e3 * again[np.isfinite(again)], 0.25), 0.12
-    )
+    off = off_by_more_than(measured.given, statistics_of(1e3 * again[np.isfinite(again)], 0.25), 0.12)
     assert not off
 
 
