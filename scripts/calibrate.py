@@ -14,9 +14,9 @@ those already written in place. ``--all`` also writes the measured engine's over
 derives the all-reduces of tensor parallelism from a bandwidth instead of the device's measured table, and
 names the profile after it.
 
-Your own hardware, in four ways (docs/measuring.md; FACTS are the options that no timing can tell):
+Your own hardware, from what other tools measured (docs/measuring.md; FACTS are the options that no timing can
+tell; ``scripts/measure.py`` measures by itself):
 
-    python scripts/calibrate.py --measure llama-3.2-1b --device cuda --name my-1b FACTS
     python scripts/calibrate.py --from-llama-bench bench.jsonl --name my-phone FACTS
     python scripts/calibrate.py --from-vllm lat_b8_i512_o1.json lat_b8_i512_o128.json --name my-8b FACTS
     python scripts/calibrate.py --from-csv cells.csv --name my-cells FACTS
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = _parse(argv)
     if wanted(args):
-        return run(args, ["scripts/calibrate.py", *(sys.argv[1:] if argv is None else argv)], print_table)
+        return run(args, ["scripts/calibrate.py", *(sys.argv[1:] if argv is None else argv)])
     try:
         from dsd_env.calibration.latency.catalogue import CATALOGUE, Link, build
         from dsd_env.calibration.latency.engines import engine_fit

@@ -139,11 +139,11 @@ class EdgeServer(Model):
 
 
 _FORMER_TARGET_KEYS = {
-    "max_batch_size": "use max_num_seqs, the requests that are resident at a time; every ready sequence takes "
-    "part in the next iteration",
+    "max_batch_size": "use max_num_seqs, the requests that are resident at a time; every ready sequence "
+    "takes part in the next iteration",
     "initial_batch_size": "leave it out: a batch size belongs to the request whose decision asks for it",
-    "prefill_chunk_tokens": "use max_num_batched_tokens, the new tokens of an iteration, which verifications and "
-    "prefills share",
+    "prefill_chunk_tokens": "use max_num_batched_tokens, the new tokens of an iteration, which verifications "
+    "and prefills share",
 }
 """Keys that scenarios had before, with what stands in their place."""
 
@@ -174,8 +174,8 @@ class Target(Model):
     )
     kv_policy: Literal["reserve", "preempt"] = Field(
         default="preempt",
-        description="preempt: a request is admitted when its context fits; if the pool overflows later, whoever "
-        "was admitted last loses its KV and is prefilled again. reserve: when its worst case fits.",
+        description="preempt: a request is admitted when its context fits; if the pool overflows later, "
+        "whoever was admitted last loses its KV and is prefilled again. reserve: when its worst case fits.",
     )
     prefix_cache: bool = Field(
         default=True,

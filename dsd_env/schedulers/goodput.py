@@ -178,13 +178,14 @@ def expected_tokens(acceptance: float, gammas: Sequence[int]) -> list[float]:
 def others_at(target: TargetView) -> int:
     """Return how many other sequences an iteration at this target is expected to hold.
 
-    These are the sequences that run or are ready. A decision taken at the target itself, between two iterations,
-    does not see the requests that decide at the same instant, which neither run nor wait yet. There the
-    number of resident requests is used instead.
+    These are the sequences that run or are ready. A decision taken at the target itself, between two
+    iterations, does not see the requests that decide at the same instant, which neither run nor wait yet.
+    There the number of resident requests is used instead.
     """
+    ready = max(0, target.queued - target.waiting)
     if target.age_s == 0.0 and target.running == 0:
-        return max(target.queued - target.waiting, target.resident - 1, 0)
-    return target.running + target.queued - target.waiting
+        return max(ready, target.resident - 1, 0)
+    return target.running + ready
 
 
 def target_wait_s(target: TargetView, *, arrives_later: bool, busy_phase: float) -> float:

@@ -177,7 +177,7 @@ class Job:
         self.asked_batch = 1
 
     def skip_cached(self, cached_tokens: int) -> None:
-        """Leave out of the prefill what the target's prefix cache still holds; a prompt's last token stays."""
+        """Leave out of the prefill what the prefix cache still holds; a prompt's last token stays."""
         needed = 1 if self.task == TargetTask.PREFILL else 0
         skipped = min(cached_tokens, self.prefill_tokens - needed)
         self.prefill_tokens -= skipped
@@ -255,6 +255,7 @@ class TargetServer:
         self.down = 0
         self.end: simpy.Event | None = None
         self.check_s = math.inf
+        self.admission_check_s = math.inf
         self.reports: deque[Report] = deque(maxlen=REPORTS_KEPT)
         self.iteration_tokens = 1.0
         chunk = config.max_num_batched_tokens

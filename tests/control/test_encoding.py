@@ -39,7 +39,14 @@ def test_encoding_stays_within_its_bounds(view: DecisionView) -> None:
 def test_every_feature_reads_the_quantity_it_names() -> None:
     # Each raw value is set to something of its own; the scaled one must invert to it.
     target = make_target(
-        queued=3, running=5, resident=9, remaining_s=0.01, kv_fraction=0.25, batch_size=8, age_s=0.02
+        queued=3,
+        running=5,
+        resident=9,
+        remaining_s=0.01,
+        kv_fraction=0.25,
+        waiting=8,
+        max_num_seqs=12,
+        age_s=0.02,
     )
     candidate = make_candidate(
         Site.OWN_DEVICE,
@@ -102,7 +109,8 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         "target.remaining_s": 0.01,
         "target.iteration_s": 0.03,
         "target.kv_fraction": 0.25,
-        "target.batch_size": 8.0,
+        "target.waiting": 8.0,
+        "target.seat_fraction": 0.75,
         "target.age_s": 0.02,
         "link.up": 1.0,
         "link.rtt_s": 0.02,

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsd_env.calibration.latency.goals import GOAL_MEDIAN_PCT, GOAL_P95_PCT, meets_goal
 from dsd_env.files import write_text
 from dsd_env.latency.profile import LatencyProfile, list_profiles, load_profile
 
@@ -26,10 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES",
-    "GOAL_MEDIAN_PCT",
-    "GOAL_P95_PCT",
     "family_of",
-    "meets_goal",
     "pages",
     "print_table",
     "profile_blocks",
@@ -37,8 +35,6 @@ __all__ = [
     "sorted_profiles",
 ]
 
-GOAL_MEDIAN_PCT = 2.5
-GOAL_P95_PCT = 8.0
 """Wanted of profiles on kernel sums: held-out median and 95th percentile."""
 
 FAMILIES: dict[str, str] = {
@@ -116,12 +112,6 @@ def print_table(profiles: Sequence[LatencyProfile]) -> None:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(r) + " |" for r in rows)])
-
-
-def meets_goal(p: LatencyProfile) -> bool:
-    """Whether the held-out error is within both goals."""
-    e = p.error
-    return e.heldout_median_pct <= GOAL_MEDIAN_PCT and e.heldout_p95_pct <= GOAL_P95_PCT
 
 
 def _errors(p: LatencyProfile) -> str:

@@ -95,7 +95,7 @@ def _crash_target(k, w, server):
         iteration_over(k, w, server)
     server.n_ready, server.waiting, server.resident = 0, 0, 0
     server.kv_reserved_tokens = 0
-    server.check_s, server.oldest_s = math.inf, math.inf
+    server.check_s, server.admission_check_s, server.oldest_s = math.inf, math.inf, math.inf
     server.stands_back, server.least_batch = 0, batching.NOBODY
     number = -1
     while True:

@@ -119,7 +119,9 @@ def flat_mask(k, w, padding, mask):
                 valid = False
                 if place < k.n_places:
                     resolved = _resolved(k, w, k.gammas[i], k.batch_sizes[j], place)
-                    valid = resolved[4] == resolve.AS_GIVEN and (j == 0 or batch_matters(w, resolved[0], i > 0))
+                    valid = resolved[4] == resolve.AS_GIVEN and (
+                        j == 0 or batch_matters(w, resolved[0], i > 0)
+                    )
                 mask[i * size + j * row + place] = valid
     for i in range(2, k.n_gammas):
         for place in range(size):

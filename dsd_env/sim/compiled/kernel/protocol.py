@@ -10,6 +10,7 @@ from __future__ import annotations
 from dsd_env.sim.compiled.codes import AHEAD_JOB, JOBS, WARM_JOB
 from dsd_env.sim.compiled.kernel.acceptance import confident_drafts
 from dsd_env.sim.compiled.kernel.arrivals import think
+from dsd_env.sim.compiled.kernel.batching import JOB_COLOCATED, JOB_PLAIN, JOB_PREFILL, JOB_VERIFY
 from dsd_env.sim.compiled.kernel.drafters import (
     colocated,
     context_tokens,
@@ -81,15 +82,7 @@ from dsd_env.sim.compiled.kernel.requests import (
     travel,
     wait_until,
 )
-from dsd_env.sim.compiled.kernel.targets import (
-    COLOCATED,
-    EDGE_SERVER,
-    JOB_COLOCATED,
-    JOB_PLAIN,
-    JOB_PREFILL,
-    JOB_VERIFY,
-    OWN_DEVICE,
-)
+from dsd_env.sim.compiled.kernel.targets import COLOCATED, EDGE_SERVER, OWN_DEVICE
 from dsd_env.sim.compiled.kernel.telemetry import report_target
 from dsd_env.sim.compiled.kernel.timers import expect_drafts, expect_result
 

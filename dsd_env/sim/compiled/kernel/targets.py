@@ -12,8 +12,6 @@ from dsd_env.sim.compiled.kernel.batching import (
     JOB_COLOCATED,
     JOB_PLAIN,
     JOB_PREFILL,
-    JOB_VERIFY,
-    NOBODY,
     compose,
     note_ready,
     remove_ready,
@@ -81,9 +79,7 @@ def _admit(k, w, server):
             return
         request = w.requests[slot]
         latest_s = request.entered_s + spec.max_admission_wait_s
-        if not batching.may_enter(
-            server.resident, spec.max_num_seqs, request.asked_batch, w.now_s, latest_s
-        ):
+        if not batching.may_enter(server.resident, spec.max_num_seqs, request.asked_batch, w.now_s, latest_s):
             before, slot = slot, request.next
             continue
         need = request.prompt_tokens + k.max_output_tokens + k.gamma_max + 1
@@ -275,15 +271,18 @@ def wake(k, w, server):
 
     It starts an iteration, or admits a request that has stood back long enough.
     """
-    check_s = _stood_back_s(k, w, server) if server.stands_back > 0 else math.inf
     if server.idle and server.n_ready > 0:
         due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
         if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
             due_s = w.now_s
-        check_s = min(check_s, due_s)
-    if check_s < server.check_s:
-        server.check_s = check_s
-        push(k, w, check_s, AT_ITERATION_START, server.number, server.number)
+        if due_s < server.check_s:
+            server.check_s = due_s
+            push(k, w, due_s, AT_ITERATION_START, server.number, server.number)
+    if server.stands_back > 0:
+        stood_back_s = _stood_back_s(k, w, server)
+        if stood_back_s < server.admission_check_s:
+            server.admission_check_s = stood_back_s
+            push(k, w, stood_back_s, AT_ITERATION_START, server.number, server.number)
 
 
 @jit
@@ -305,7 +304,9 @@ def look(k, w, server):
     """Admit who has stood back long enough; start an iteration if the target is idle and one is due."""
     if server.check_s == w.now_s:
         server.check_s = math.inf
-    _admit(k, w, server)
+    if server.admission_check_s == w.now_s:
+        server.admission_check_s = math.inf
+        _admit(k, w, server)
     if server.idle and server.n_ready > 0:
         due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
         if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
