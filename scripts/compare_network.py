@@ -25,13 +25,13 @@ import fit_network
 import numpy as np
 
 from dsd_env import strict_yaml
-from dsd_env.network import read_pings
+from dsd_env.calibration.network.pings import read_pings
 from dsd_env.paths import config_dir, data_dir
 from dsd_env.scenario.schema import Link
 
 if TYPE_CHECKING:
     from dsd_env.calibration.network.effect import Effect
-    from dsd_env.network import PingLog
+    from dsd_env.calibration.network.pings import PingLog
 
 LIMIT = 0.10
 SCHEDULERS = ("static:4:1:own", "cloud_ar:1")

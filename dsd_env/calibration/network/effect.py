@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsd_env.calibration.network.pings import PingLog, series_of_pings
 from dsd_env.extras import needs
-from dsd_env.network.pings import PingLog
-from dsd_env.network.series import LinkSeries, save_series, series_of_pings
+from dsd_env.network.series import LinkSeries, save_series
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.schema import Link
 from dsd_env.simulate import simulate
