@@ -104,7 +104,7 @@ def begin_rate(rate: Rate, spec: Rate, seed: int, number: int) -> None:
     if spec.has_bandwidth:
         begin_process(rate.bandwidth, spec.bandwidth, rng.key(seed, BANDWIDTH, entity))
     if spec.has_delay:
-        begin_process(rate.delay, spec.delay, rng.key(seed, DELAY, entity))
+        begin_process(rate.delay, spec.delay, rng.key(seed, DELAY, 2 * number + spec.delay_direction))
     if spec.has_outages:
         rate.outage.index = -1
         rate.outage.key = rng.key(seed, OUTAGE, number)

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from dsd_env import rng
 from dsd_env.laws import links
 from dsd_env.network.faults import FaultMember, FaultWindows
-from dsd_env.network.processes import LogProcess, OutageWindows, RateProcess, SeriesCursor, bandwidth_process
+from dsd_env.network.processes import (
+    LogProcess,
+    OutageWindows,
+    RateProcess,
+    SeriesCursor,
+    bandwidth_process,
+    delay_process,
+)
 from dsd_env.network.series import LinkSeries
 from dsd_env.rng import Stream
 from dsd_env.scenario.schema import Link
@@ -119,8 +126,7 @@ def duplex(
         if changes or link.delay is not None:
             delay = series_delay = None
             if link.delay is not None:
-                key = rng.key(seed, Stream.DELAY, entity)
-                delay = LogProcess(link.delay.median_s, link.delay.parts, link.delay.period_s, key)
+                delay = delay_process(link.delay, seed, number, direction)
             if series is not None and any(series.extra_delay_s):
                 series_delay = (series.extra_delay_s, SeriesCursor(series, offset_s))
             rate = RateProcess(

@@ -17,7 +17,7 @@ from dsd_env.laws import links
 from dsd_env.network.faults import FaultWindows
 from dsd_env.network.series import LinkSeries
 from dsd_env.rng import Stream
-from dsd_env.scenario.schema import Ar1, BandwidthProcess, Outages
+from dsd_env.scenario.schema import Ar1, BandwidthProcess, DelayProcess, Outages
 from dsd_env.scenario.variates import LogQuantiles
 
 QUANTILE_Z = (-2.326348, -1.644854, -0.674490, 0.0, 0.674490, 1.644854, 2.326348)
@@ -235,3 +235,11 @@ def bandwidth_process(process: BandwidthProcess, seed: int, entity: int) -> LogP
     marginal = QuantileMarginal(process.quantiles, parts) if process.quantiles else None
     key = rng.key(seed, Stream.BANDWIDTH, entity)
     return LogProcess(log_centre(parts), parts, process.period_s, key, marginal)
+
+
+def delay_process(process: DelayProcess, seed: int, number: int, direction: int) -> LogProcess:
+    """Return the delay of one direction (0 up, 1 down) of link ``number`` that comes and goes."""
+    entity = 2 * number + (0 if process.both_ways else direction)
+    marginal = QuantileMarginal(process.quantiles_s, process.parts) if process.quantiles_s else None
+    centre = process.median_s if process.median_s is not None else 1.0
+    return LogProcess(centre, process.parts, process.period_s, rng.key(seed, Stream.DELAY, entity), marginal)

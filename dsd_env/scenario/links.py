@@ -57,17 +57,42 @@ class BandwidthProcess(Model):
 
 
 class DelayProcess(Model):
-    """A delay on top of propagation and jitter that changes slowly: log-normal, constant for a period."""
+    """A delay on top of propagation and jitter that changes over time, constant for a period.
 
-    median_s: Positive
-    sigma: Annotated[float, Field(ge=0, le=3)]
-    correlation_s: Positive
+    Log-normal with `median_s`; or, with `quantiles_s`, of any distribution, and then `sigma`,
+    `correlation_s` and `slow` say only in which order its values follow one another (a Gaussian copula).
+    Round trips do not tell what the way up and the way down take of them: with `both_ways` the two have the
+    same delay at any time, so that a round trip has twice that.
+    """
+
+    median_s: Positive | None = None
+    sigma: Annotated[float, Field(ge=0, le=3)] = Field(description="Of the logarithm's (fast) process.")
+    correlation_s: Positive = Field(description="Time after which its autocorrelation is 1/e.")
+    slow: Ar1 | None = Field(default=None, description="A second process, added to the first.")
     period_s: Positive = 0.1
+    quantiles_s: tuple[Positive, Positive, Positive, Positive, Positive, Positive, Positive] | None = Field(
+        default=None, description="One-way delay at the 1, 5, 25, 50, 75, 95 and 99 % quantile."
+    )
+    both_ways: bool = Field(
+        default=False, description="Both directions of the link have the same delay at any time."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_distribution(self) -> DelayProcess:
+        if (self.median_s is None) == (self.quantiles_s is None):
+            raise ValueError("give either median_s (log-normal) or quantiles_s")
+        if self.quantiles_s is not None:
+            if any(b < a for a, b in pairwise(self.quantiles_s)):
+                raise ValueError(f"quantiles_s {self.quantiles_s} must not decrease")
+            if all(part.sigma == 0.0 for part in self.parts):
+                raise ValueError("quantiles_s need a process that varies: sigma > 0, or that of slow")
+        return self
 
     @property
-    def parts(self) -> tuple[Ar1]:
-        """The process of its logarithm."""
-        return (Ar1(sigma=self.sigma, correlation_s=self.correlation_s),)
+    def parts(self) -> tuple[Ar1, ...]:
+        """The processes that are added, one or two."""
+        fast = Ar1(sigma=self.sigma, correlation_s=self.correlation_s)
+        return (fast,) if self.slow is None else (fast, self.slow)
 
 
 class Outages(Model):

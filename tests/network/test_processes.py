@@ -323,6 +323,19 @@ def test_a_collapse_leaves_its_share_of_the_bandwidth() -> None:
 # ---------------------------------------------------------------- whole channels
 
 
+DELAYS = (
+    None,
+    DelayProcess(median_s=0.02, sigma=1.2, correlation_s=1.0),
+    DelayProcess(
+        quantiles_s=(0.001, 0.002, 0.004, 0.008, 0.015, 0.05, 0.08),
+        sigma=0.6,
+        correlation_s=0.05,
+        slow=SLOW,
+        both_ways=True,
+    ),
+)
+
+
 @st.composite
 def links(draw: st.DrawFn) -> tuple[Link, list[FaultMember]]:
     maybe = st.booleans()
@@ -336,7 +349,7 @@ def links(draw: st.DrawFn) -> tuple[Link, list[FaultMember]]:
         jitter=Jitter(median_s=0.005, sigma=1.5) if draw(maybe) else Jitter(),
         loss_probability=draw(st.sampled_from([0.0, 0.2])),
         bandwidth=process if draw(maybe) else None,
-        delay=DelayProcess(median_s=0.02, sigma=1.2, correlation_s=1.0) if draw(maybe) else None,
+        delay=draw(st.sampled_from(DELAYS)),
         outages=Outages(mean_up_s=2.0, mean_down_s=0.7) if draw(maybe) else None,
     )
     faults = []
@@ -404,6 +417,46 @@ def test_a_slow_delay_has_its_median_and_stays_for_its_period() -> None:
     up, _ = duplex(link, 4, 0)
     within = [up.send(time_s, 0.0) - time_s for time_s in (0.0, 0.1, 0.4, 0.49)]
     assert within == pytest.approx([within[0]] * 4, abs=1e-12)
+
+
+def test_a_delay_by_quantiles_has_them_and_both_ways_share_it() -> None:
+    quantiles = (0.001, 0.002, 0.004, 0.008, 0.015, 0.05, 0.08)
+    link = Link(
+        one_way_s=0.01,
+        uplink_bits_per_s=1e15,
+        downlink_bits_per_s=1e15,
+        delay=DelayProcess(
+            quantiles_s=quantiles, sigma=0.6, correlation_s=0.05, slow=SLOW, both_ways=True, period_s=0.5
+        ),
+    )
+    up, down = duplex(link, 3, 0)
+    spacing_s = 100.0 * SLOW.correlation_s
+    there = np.array([up.send(spacing_s * i, 0.0) - spacing_s * i for i in range(2000)])
+    back = np.array([down.send(spacing_s * i, 0.0) - spacing_s * i for i in range(2000)])
+    assert there == pytest.approx(back, abs=1e-9)
+    found = np.quantile(there - 0.01, (0.05, 0.25, 0.5, 0.75, 0.95))
+    assert found == pytest.approx(quantiles[1:-1], rel=0.12)
+    # Each way on its own: the same law, other values.
+    up, down = duplex(
+        link.model_copy(update={"delay": link.delay.model_copy(update={"both_ways": False})}), 3, 0
+    )
+    there = np.array([up.send(spacing_s * i, 0.0) - spacing_s * i for i in range(500)])
+    back = np.array([down.send(spacing_s * i, 0.0) - spacing_s * i for i in range(500)])
+    assert abs(np.corrcoef(there, back)[0, 1]) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"sigma": 1.0, "correlation_s": 1.0}, "either median_s"),
+        ({"median_s": 0.1, "quantiles_s": [0.1] * 7, "sigma": 1.0, "correlation_s": 1.0}, "either median_s"),
+        ({"quantiles_s": [0.2, *[0.1] * 6], "sigma": 1.0, "correlation_s": 1.0}, "must not decrease"),
+        ({"quantiles_s": [0.1] * 7, "sigma": 0.0, "correlation_s": 1.0}, "sigma > 0"),
+    ],
+)
+def test_a_delay_that_cannot_be_is_refused(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        DelayProcess.model_validate(fields)
 
 
 def test_a_site_believes_a_link_down_once_its_queue_has_waited_longer_than_a_time_out() -> None:

@@ -76,7 +76,18 @@ LINKS = st.fixed_dictionaries(
                 },
             ]
         ),
-        "delay": st.sampled_from([{"median_s": 0.01, "sigma": 1.0, "correlation_s": 0.5, "period_s": 0.02}]),
+        "delay": st.sampled_from(
+            [
+                {"median_s": 0.01, "sigma": 1.0, "correlation_s": 0.5, "period_s": 0.02},
+                {
+                    "quantiles_s": [0.001, 0.002, 0.004, 0.008, 0.015, 0.05, 0.08],
+                    "sigma": 0.6,
+                    "correlation_s": 0.05,
+                    "slow": {"sigma": 0.8, "correlation_s": 3.0},
+                    "both_ways": True,
+                },
+            ]
+        ),
         "outages": st.sampled_from([{"mean_up_s": 0.5, "mean_down_s": 0.1}]),
     },
 )

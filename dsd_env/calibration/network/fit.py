@@ -65,8 +65,8 @@ PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 LAGS = (1, 5, 20)
 """Lags of the autocorrelations, in samples."""
 
-_SECONDS = {"Mbps/1s": 1.0, "ms RTT": 0.01, "Mbps": math.nan}
-"""Sample interval by unit. Pings are 10 ms apart, as the only series of them says in its name."""
+_SECONDS = {"Mbps/1s": 1.0, "ms RTT": math.nan, "Mbps": math.nan}
+"""Sample interval by unit; that of pings is not in the file, but in what is known of each series."""
 
 _TOLERANCE = 0.1
 _FIT_SAMPLES = 16384
@@ -117,8 +117,9 @@ class NetworkRow:
         name: Name of the trace.
         unit: As in the file.
         samples: Length of the series.
-        interval_s: Time between samples; NaN if they are not a series in time.
+        interval_s: Time between samples; NaN if they are not a series in time, or it is not known.
         given: The statistics.
+        sent: Pings that were sent, answered or not; 0 if the samples are no pings, or it is not known.
     """
 
     name: str
@@ -126,6 +127,12 @@ class NetworkRow:
     samples: int
     interval_s: float
     given: Statistics
+    sent: int = 0
+
+    @property
+    def answered_share(self) -> float:
+        """Share of the pings that were answered; 1 where nothing is known of others."""
+        return self.samples / self.sent if self.sent else 1.0
 
     @property
     def resolution(self) -> float:
@@ -453,64 +460,69 @@ def generate_bandwidth(link: Link, samples: int, seed: int) -> FloatArray:
     return bits
 
 
-def fit_delay(row: NetworkRow, *, generations: int = 60, period_s: float = 0.05) -> Link:
-    """Fit propagation, a slowly changing delay and jitter to a series of round trips.
+def fit_delay(row: NetworkRow, *, generations: int = 60, period_s: float = 0.1) -> Link:
+    """Fit a delay with the given quantiles, a fast and a slow part, to a series of round trips.
+
+    The quantiles of a round trip follow from the percentiles; half of each is what a direction takes, since
+    pings do not tell which took it. In which order values follow one another is searched such that the
+    autocorrelations agree. Pings without an answer become losses, the same in both directions, each by
+    chance of its own.
 
     Args:
-        row: The series, in ms.
+        row: The series, in ms, with the time between pings.
         generations: Length of the search.
-        period_s: For how long the slow delay is constant.
+        period_s: For how long the delay is constant.
 
     Returns:
-        A link with these delays and no limit on its bandwidth.
+        A link with this delay and loss, and no limit on its bandwidth.
 
     Raises:
-        FitError: The row is not a series of round trips.
+        FitError: The row is not a series of round trips, or it is not known how far they are apart.
     """
     if row.unit != "ms RTT" or row.given.autocorrelations is None:
         raise FitError(f"{row.name}: a series in ms RTT with autocorrelations is needed")
+    if not row.interval_s > 0.0:
+        raise FitError(f"{row.name}: how far apart are the pings? The statistics do not say")
+    given = row.given
     draws = np.random.default_rng(3)
     n = _FIT_SAMPLES
-    sent = 1e3 * row.interval_s * np.arange(n)
-    held = max(1, round(period_s / row.interval_s))
-    periods = np.arange(n) // held
-    slow = draws.standard_normal((2, periods[-1] + 1))
-    white = draws.standard_normal((2, n))
-    lowest = row.given.percentiles[0]
+    answered = draws.random(n) < row.answered_share
+    periods = np.floor(np.arange(n) * row.interval_s / period_s).astype(np.int64)
+    fast, slow = draws.standard_normal((2, int(periods[-1]) + 1))
+    # The shortest round trip is not known; a little less than the first percentile.
+    one_way_ms = 0.45 * given.percentiles[0]
+    extra_ms = [0.5 * value - one_way_ms for value in given.percentiles]
+    logs = np.log(extra_ms)
+    knots = [_extrapolate(logs[:2], -MAX_Z, 0), *logs, _extrapolate(logs[-2:], MAX_Z, -2)]
 
     def series(x: FloatArray) -> FloatArray:
-        one_way, median, sigma = 0.5 * lowest * x[0], np.exp(x[1]), np.exp(x[2])
-        correlation = math.exp(-held * row.interval_s / np.exp(x[3]))
-        jitter, jitter_sigma = np.exp(x[4]), np.exp(x[5])
-        arrived = sent
-        for direction in range(2):
-            delay = median * np.exp(sigma * _ar1(slow[direction].copy(), correlation)[periods])
-            delay += jitter * np.exp(jitter_sigma * white[direction])
-            arrived = arrived + one_way + delay
-        return np.asarray(arrived - sent)
+        share, fast_s, slow_s = x[0], math.exp(x[1]), math.exp(x[2])
+        z = math.sqrt(share) * _ar1(fast.copy(), math.exp(-period_s / fast_s))
+        z += math.sqrt(1.0 - share) * _ar1(slow.copy(), math.exp(-period_s / slow_s))
+        extra = np.exp(np.interp(z, [-MAX_Z, *QUANTILE_Z, MAX_Z], knots))
+        return np.asarray(2.0 * (one_way_ms + extra)[periods][answered])
 
     def loss(x: FloatArray) -> float:
-        return _loss(row.given, statistics_of(series(x), row.resolution))
+        return _loss(given, statistics_of(series(x), row.resolution))
 
-    typical = row.given.percentiles[3] - 0.9 * lowest
     bounds = [
-        (0.3, 1.0),
-        (math.log(0.05 * typical), math.log(typical)),
-        (math.log(0.2), math.log(2.0)),
-        (math.log(row.interval_s), math.log(1000.0 * row.interval_s)),
-        (math.log(0.01 * typical), math.log(typical)),
-        (math.log(0.1), math.log(2.0)),
+        (0.0, 1.0),
+        (math.log(0.2 * period_s), math.log(10.0 * period_s)),
+        (math.log(10.0 * period_s), math.log(600.0 * period_s)),
     ]
-    x = _search(loss, bounds, generations, starts=3)
+    x = _search(loss, bounds, generations)
     return _delay_link(
-        one_way_s=0.5e-3 * lowest * float(x[0]),
-        jitter=Jitter(median_s=_round(1e-3 * math.exp(x[4])), sigma=_round(math.exp(x[5]))),
+        one_way_s=1e-3 * one_way_ms,
+        jitter=Jitter(),
         delay=DelayProcess(
-            median_s=_round(1e-3 * math.exp(x[1])),
-            sigma=_round(math.exp(x[2])),
-            correlation_s=_round(math.exp(x[3])),
+            sigma=_round(math.sqrt(x[0])),
+            correlation_s=_round(math.exp(x[1])),
+            slow=Ar1(sigma=_round(math.sqrt(1.0 - x[0])), correlation_s=_round(math.exp(x[2]))),
             period_s=period_s,
+            quantiles_s=tuple(_round(1e-3 * value) for value in extra_ms),
+            both_ways=True,
         ),
+        loss_probability=_round(1.0 - math.sqrt(row.answered_share)),
     )
 
 
@@ -567,10 +579,12 @@ def _delay_link(
     jitter: Jitter,
     spread: tuple[float, float] = (1.0, 1.0),
     delay: DelayProcess | None = None,
+    loss_probability: float = 0.0,
 ) -> Link:
     return Link(
         one_way_s=_round(one_way_s),
         one_way_spread=spread,
+        loss_probability=loss_probability,
         uplink_bits_per_s=1e15,
         downlink_bits_per_s=1e15,
         jitter=jitter,
@@ -579,18 +593,21 @@ def _delay_link(
 
 
 def generate_round_trips(link: Link, samples: int, interval_s: float, seed: int) -> FloatArray:
-    """Return the round-trip times in s of pings sent every `interval_s`, shape (samples,).
+    """Return the round-trip times in s of pings sent every `interval_s`, shape (samples,); NaN: no answer.
 
-    Pings may overtake one another, as datagrams do; messages on a link never do.
+    Both ways of a ping take what the link has when it is sent, as in a series that was recorded and is
+    replayed. Pings may overtake one another, as datagrams do; messages on a link never do. A ping that is
+    lost on its way up or down stays without an answer, where a message would be sent again.
     """
-    up, down = duplex(link, seed, number=0)
-    trips = np.empty(samples)
+    channels = duplex(link, seed, number=0)
+    trips = np.zeros(samples)
     for index in range(samples):
-        sent_s = arrived_s = index * interval_s
-        for channel in (up, down):
+        sent_s = index * interval_s
+        for channel in channels:
             channel.free_s = channel.last_arrival_s = 0.0
-            arrived_s = channel.send(arrived_s, 0.0)
-        trips[index] = arrived_s - sent_s
+            trips[index] += channel.send(sent_s, 0.0) - sent_s
+            if channel.last_lost:
+                trips[index] = math.nan
     return trips
 
 

@@ -131,9 +131,9 @@ BREAK_SPEC = Record("BreakSpec", fault=Ref(FAULT_SPEC))
 """A fault that hits a channel."""
 RATE_SPEC = Record(
     "RateSpec", nominal_bits_per_s="f8", has_bandwidth="?", has_outages="?", has_delay="?",
-    has_series_delay="?", random_start="?", direction="i4", pieces="i4", n_breaks="i4", mean_up_s="f8",
-    mean_down_s="f8", bandwidth=PROCESS_SPEC, delay=PROCESS_SPEC, times_s=Block("f8"), bits_per_s=Block("f8"),
-    extra_delay_s=Block("f8"), breaks=Block(BREAK_SPEC),
+    has_series_delay="?", random_start="?", direction="i4", delay_direction="i4", pieces="i4", n_breaks="i4",
+    mean_up_s="f8", mean_down_s="f8", bandwidth=PROCESS_SPEC, delay=PROCESS_SPEC, times_s=Block("f8"),
+    bits_per_s=Block("f8"), extra_delay_s=Block("f8"), breaks=Block(BREAK_SPEC),
 )  # fmt: skip
 RATE = Record(
     "Rate", measured_bits_per_s="f8", sample_bits_per_s="f8", sample_left_s="f8", busy_from_s="f8",

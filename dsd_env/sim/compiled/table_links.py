@@ -125,14 +125,12 @@ def _rate(
     if link.bandwidth is not None:
         process = link.bandwidth
         spec = row.array["bandwidth"][0:1]
-        _gaussian(spec, process.period_s, log_centre(process.parts), process.parts)
-        if process.quantiles is not None:
-            law = QuantileMarginal(process.quantiles, process.parts)
-            spec["by_quantiles"], spec["spread"], spec["pieces"] = True, law.spread, len(law.slopes)
-            spec["scores"][0], spec["logs"][0] = QUANTILE_Z, law.logs
-            spec["slopes"][0, : len(law.slopes)] = law.slopes
+        _gaussian(spec, process.period_s, log_centre(process.parts), process.parts, process.quantiles)
     if link.delay is not None:
-        _gaussian(row.array["delay"][0:1], link.delay.period_s, link.delay.median_s, link.delay.parts)
+        delay, spec = link.delay, row.array["delay"][0:1]
+        centre = delay.median_s if delay.median_s is not None else 1.0
+        _gaussian(spec, delay.period_s, centre, delay.parts, delay.quantiles_s)
+        row.set(0, delay_direction=0 if delay.both_ways else direction)
     breaks = out.buffer.rows(rec.BREAK_SPEC, len(hitting))
     for i, fault in enumerate(hitting):
         breaks.point("fault", fault_rows.at_row(fault), i)
@@ -140,10 +138,21 @@ def _rate(
     return row.at
 
 
-def _gaussian(spec: NDArray[Any], period_s: float, centre: float, parts: tuple[Ar1, ...]) -> None:
+def _gaussian(
+    spec: NDArray[Any],
+    period_s: float,
+    centre: float,
+    parts: tuple[Ar1, ...],
+    quantiles: tuple[float, ...] | None,
+) -> None:
     """Write the constants of a process; see :func:`dsd_env.laws.links.begin_process`."""
     spec["period_s"], spec["centre"], spec["parts"] = period_s, centre, len(parts)
     for i, part in enumerate(parts):
         rho = math.exp(-period_s / part.correlation_s)
         spec["sigma"][0, i], spec["rho"][0, i] = part.sigma, rho
         spec["step"][0, i] = part.sigma * math.sqrt(1.0 - rho * rho)
+    if quantiles is not None:
+        law = QuantileMarginal(quantiles, parts)
+        spec["by_quantiles"], spec["spread"], spec["pieces"] = True, law.spread, len(law.slopes)
+        spec["scores"][0], spec["logs"][0] = QUANTILE_Z, law.logs
+        spec["slopes"][0, : len(law.slopes)] = law.slopes

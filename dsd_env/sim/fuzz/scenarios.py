@@ -465,6 +465,12 @@ def _link(dice: Dice, series: dict[str, str]) -> Data:
             "correlation_s": dice.pick(0.5, 0.05),
             "period_s": dice.pick(1 / 16, 1 / 4),
         }
+        if dice.chance(0.3):
+            link["delay"]["slow"] = {"sigma": dice.pick(0.4, 0.0), "correlation_s": dice.pick(60.0, 2.0)}
+        if link["delay"]["sigma"] > 0.0 and dice.chance(0.4):
+            del link["delay"]["median_s"]
+            link["delay"]["quantiles_s"] = [0.001, 0.002, 0.004, 0.008, 0.015, 0.05, 0.08]
+        link["delay"]["both_ways"] = dice.chance(0.5)
     return link
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import subprocess
@@ -186,13 +187,31 @@ def test_round_trips_that_the_process_can_have_are_found_again() -> None:
         one_way_s=0.01,
         uplink_bits_per_s=1e15,
         downlink_bits_per_s=1e15,
-        jitter=Jitter(median_s=0.002, sigma=0.7),
-        delay=DelayProcess(median_s=0.006, sigma=0.8, correlation_s=1.0, period_s=0.05),
+        loss_probability=0.1,
+        delay=DelayProcess(
+            quantiles_s=(0.001, 0.002, 0.004, 0.006, 0.012, 0.04, 0.07),
+            sigma=0.6,
+            correlation_s=0.1,
+            slow=Ar1(sigma=0.8, correlation_s=4.0),
+            both_ways=True,
+        ),
     )
-    measured = row(1e3 * generate_round_trips(truth, 30_000, 0.01, seed=5), "ms RTT", 0.01)
+    trips = generate_round_trips(truth, 60_000, 0.1, seed=5)
+    answered = trips[np.isfinite(trips)]
+    assert len(answered) / len(trips) == pytest.approx(0.9**2, abs=0.01)
+    measured = dataclasses.replace(row(1e3 * answered, "ms RTT", 0.1), sent=len(trips))
     found = fit_delay(measured, generations=8)
-    again = statistics_of(1e3 * generate_round_trips(found, 30_000, 0.01, seed=6), 0.25)
-    assert not off_by_more_than(measured.given, again, 0.12)
+    assert found.loss_probability == pytest.approx(0.1, abs=0.005)
+    again = generate_round_trips(found, 60_000, 0.1, seed=6)
+    off = off_by_more_than(measured.given, statistics_of(1e3 * again[np.isfinite(again)], 0.25), 0.12)
+    assert not off
+
+
+def test_round_trips_whose_distance_is_not_known_are_refused() -> None:
+    trips = np.random.default_rng(1).lognormal(3.0, 0.5, 1000)
+    unknown = dataclasses.replace(row(trips, "ms RTT", 0.1), interval_s=math.nan)
+    with pytest.raises(FitError, match="how far apart are the pings"):
+        fit_delay(unknown)
 
 
 def test_a_spread_of_places_is_found_again() -> None:
@@ -298,7 +317,7 @@ def test_scenarios_hold_copies_of_the_fits() -> None:
                 assert text in bandwidths, f"{scenario}: links.{name}.bandwidth is no shipped fit"
                 used.add(bandwidths[text])
             if link.delay is not None:
-                text = yaml.safe_dump(link.delay.model_dump(mode="json"))
+                text = yaml.safe_dump(link.delay.model_dump(mode="json", exclude_none=True))
                 assert text in delays, f"{scenario}: links.{name}.delay is no shipped fit"
                 used.add(delays[text])
     assert len(used) >= 4
