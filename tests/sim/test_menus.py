@@ -167,7 +167,12 @@ def test_what_a_request_learns_of_a_lookup_that_says_nothing(engine: Engine, tmp
         protocol__stats_window=0.5,
     )
     seen: list[DecisionView] = []
-    play(engine, scenario, lambda view: (seen.append(view), Decision(4, 1, 0))[1])
+
+    def decide(view: DecisionView) -> Decision:
+        seen.append(view)
+        return Decision(4, 1, 0)
+
+    play(engine, scenario, decide)
     look, other = seen[3].candidates[:2]
     assert (look.kind, look.model, look.model_rounds) == (DrafterKind.LOOKUP, "look", 2)
     assert look.acceptance_rate == ACCEPTANCE_PRIOR  # nothing was proposed that could be judged
