@@ -22,7 +22,8 @@ class TraceReplay:
     """Gives every simulated request the acceptance of a recorded one.
 
     The entry is picked by ``(seed, ACCEPTANCE_PICK, request)``, uniformly over the entries of the
-    wanted kinds, and not by drafter: all drafters see the same recorded request. A request starts
+    wanted kinds, and not by drafter: all drafters see the same recorded request. A replayed workload may
+    name the entry instead. A request starts
     at its entry's first output token. One that needs more tokens than its entry holds goes on
     with further entries *of the same kind*, picked by the next counters of the same stream and
     never the same entry twice in a row where the kind has more than one.
@@ -46,6 +47,7 @@ class TraceReplay:
     def __init__(self, trace: TraceSet, kinds: Sequence[str] | None = None) -> None:
         self._trace = trace
         self._drafters = tuple(trace.drafters)
+        self._names: dict[str, int] | None = None
         self._default = trace.entries_of(kinds)
         self._kinds = tuple(trace.kinds[k] for k in np.unique(trace.kind[self._default]))
         self._by_kinds: dict[tuple[str, ...], NDArray[np.int64]] = {}
@@ -84,8 +86,21 @@ class TraceReplay:
         """Kinds of request replayed."""
         return self._kinds
 
+    @property
+    def names(self) -> dict[str, int]:
+        """Entry by name, of a recording; a model's pool has none."""
+        if self._names is None:
+            pool = self._trace.card["label"] in ("fitted", "published")
+            self._names = {} if pool else {name: i for i, name in enumerate(self._trace.names)}
+        return self._names
+
     def entries(
-        self, seed: int, request: int, n_tokens: int, kinds: Sequence[str] | None = None
+        self,
+        seed: int,
+        request: int,
+        n_tokens: int,
+        kinds: Sequence[str] | None = None,
+        recorded: str | None = None,
     ) -> list[int]:
         """Return the entries that a request is made of, in order (at least one).
 
@@ -94,6 +109,8 @@ class TraceReplay:
             request: Number of the request.
             n_tokens: Output tokens of the request.
             kinds: Kinds to draw from; default all of :attr:`kinds`.
+            recorded: Name of the first entry, of any kind; without one, or if there are no names, it is
+                drawn.
         """
         pool = self._default
         if kinds is not None:
@@ -103,7 +120,9 @@ class TraceReplay:
             pool = self._by_kinds[wanted]
         stream = key(seed, Stream.ACCEPTANCE_PICK, request)
         lengths = self._trace.lengths
-        first = int(pool[int(uniform_from_key(stream, 0) * len(pool))])
+        first = -1 if recorded is None or not self.names else self.names[recorded]
+        if first < 0:
+            first = int(pool[int(uniform_from_key(stream, 0) * len(pool))])
         picked = [first]
         have = int(lengths[first])
         if have >= n_tokens:
@@ -119,20 +138,27 @@ class TraceReplay:
         return picked
 
     def realise(
-        self, seed: int, request: int, n_tokens: int, drafter: str, kinds: Sequence[str] | None = None
+        self,
+        seed: int,
+        request: int,
+        n_tokens: int,
+        drafter: str,
+        kinds: Sequence[str] | None = None,
+        recorded: str | None = None,
     ) -> AcceptanceRealisation:
-        """See :meth:`dsd_env.acceptance.source.AcceptanceSource.realise`."""
+        """See :meth:`dsd_env.acceptance.source.AcceptanceSource.realise`; ``recorded`` names the entry."""
         check_request(self, n_tokens, drafter, kinds)
         offsets = self._trace.offsets
         bounds = [
-            (int(offsets[e]), int(offsets[e + 1])) for e in self.entries(seed, request, n_tokens, kinds)
+            (int(offsets[e]), int(offsets[e + 1]))
+            for e in self.entries(seed, request, n_tokens, kinds, recorded)
         ]
         remaining = np.concatenate([np.arange(b - a, 0, -1, dtype=np.int32) for a, b in bounds])
-        recorded = self._run[drafter]
+        runs = self._run[drafter]
         longest, proposed = 0, None
-        if recorded is not None:
+        if runs is not None:
             longest = self._trace.gamma_max or MAX_RUN_LENGTH
-            run = np.concatenate([recorded[a:b] for a, b in bounds])
+            run = np.concatenate([runs[a:b] for a, b in bounds])
             if (column := self._proposed[drafter]) is not None:
                 proposed = np.concatenate([column[a:b] for a, b in bounds])[:n_tokens]
         else:

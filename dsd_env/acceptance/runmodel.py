@@ -38,6 +38,7 @@ from dsd_env.acceptance.source import MAX_RUN_LENGTH
 from dsd_env.acceptance.traceset import DrafterTrace, TraceError, TraceSet
 from dsd_env.files import write_text
 from dsd_env.rng import Stream, uniforms
+from dsd_env.strict_model import StrictNumbers, explain_type
 from dsd_env.text import TextError, read_text
 
 FORMAT_VERSION = 1
@@ -68,7 +69,7 @@ def move_row(p: int, longest: int) -> int:
     return min(longest, MOVE_ROWS + 1) - 1 if p == longest else min(p, MOVE_ROWS) - 1
 
 
-class _Model(BaseModel):
+class _Model(StrictNumbers, BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -220,7 +221,7 @@ class RunModel(_Model):
     Attributes:
         format_version: Version of the file format.
         name: Name, also of its file.
-        label: Always ``fitted``.
+        label: ``fitted`` to recordings, or ``published``: a fitted shape at the level published for the pair.
         longest_run: ``R``: longest run that the data could show; one of this length may be longer in truth.
         card: Provenance and errors.
         processes: Kind -> drafter -> process. Every kind has every drafter.
@@ -228,7 +229,7 @@ class RunModel(_Model):
 
     format_version: Literal[1]
     name: Name
-    label: Literal["fitted"]
+    label: Literal["fitted", "published"]
     longest_run: int = Field(ge=1, le=MAX_RUN_LENGTH)
     card: ModelCard
     processes: dict[Name, dict[Name, RunProcess]] = Field(min_length=1)
@@ -383,7 +384,11 @@ def _load(path: Path, _mtime_ns: int) -> RunModel:
         lines = []
         for problem in error.errors(include_url=False)[:8]:
             key = ".".join(str(part) for part in problem["loc"]) or "the file"
-            lines.append(f"{path}: {key}: {problem['msg'].removeprefix('Value error, ')}")
+            wrong = explain_type(problem)
+            if wrong is not None:
+                lines.append(f"{path}: {key} = {problem['input']!r:.60} {wrong}")
+            else:
+                lines.append(f"{path}: {key}: {problem['msg'].removeprefix('Value error, ')}")
         raise TraceError("\n".join(lines)) from error
 
 
@@ -491,15 +496,37 @@ def seed_of(*words: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def draw_requests(
+    process: RunProcess, longest_run: int, entries: int, positions: int, number: int
+) -> NDArray[np.int64]:
+    """Draw the run lengths of the requests of a pool, flat.
+
+    Classes are drawn by stratified uniforms, so that a pool has its share of each, and dealt out.
+
+    Args:
+        process: The model.
+        longest_run: Its longest run.
+        entries: Requests.
+        positions: Output positions of each.
+        number: Seed.
+    """
+    order = np.arange(entries)
+    u = (order + uniforms(number, Stream.ACCEPTANCE_PICK, 0, order)) / entries
+    classes = pick_classes(np.array([c.weight for c in process.classes]), u)
+    # Stratified classes come sorted. Dealt out, entry i of one drafter says nothing of another's.
+    deal = np.argsort(uniforms(number, Stream.ACCEPTANCE_PICK, 1, order), kind="stable")
+    lengths = np.full(entries, positions, dtype=np.int64)
+    return simulate_runs(process, longest_run, classes[deal], lengths, number)
+
+
 def generate_pool(
     model: RunModel, entries: int = POOL_ENTRIES, positions: int = POOL_POSITIONS, seed: int = 0
 ) -> TraceSet:
     """Return a trace set of requests drawn from a model, to be replayed like a recording.
 
-    Classes are drawn by stratified uniforms, so that a pool has its share of each; run lengths by
-    counter-based ones. The same arguments always give the same trace set. Drafters are drawn independently of
-    each other. A model knows no confidence: its columns are constants, the share of starts whose first draft
-    is accepted and the entropy of a yes/no variable of that probability.
+    Requests are drawn by :func:`draw_requests`, of each drafter independently of the others. The same
+    arguments always give the same trace set. A model knows no confidence: its columns are constants, the
+    share of starts whose first draft is accepted and the entropy of a yes/no variable of that probability.
 
     Args:
         model: The model.
@@ -509,20 +536,13 @@ def generate_pool(
     """
     if entries < 1 or positions < 1:
         raise ValueError(f"entries {entries} and positions {positions} must be positive")
-    lengths = np.full(entries, positions, dtype=np.int64)
     traces: dict[str, DrafterTrace] = {}
     for drafter in model.drafters:
         parts, proposals = [], []
         for kind in model.kinds:
             process = model.process(kind, drafter)
             number = seed_of(model.name, kind, drafter, str(seed))
-            u = (
-                np.arange(entries) + uniforms(number, Stream.ACCEPTANCE_PICK, 0, np.arange(entries))
-            ) / entries
-            classes = pick_classes(np.array([c.weight for c in process.classes]), u)
-            # Stratified classes come sorted. Dealt out, entry i of one drafter says nothing of another's.
-            deal = np.argsort(uniforms(number, Stream.ACCEPTANCE_PICK, 1, np.arange(entries)), kind="stable")
-            parts.append(simulate_runs(process, model.longest_run, classes[deal], lengths, number))
+            parts.append(draw_requests(process, model.longest_run, entries, positions, number))
             if process.proposed is not None:
                 other = seed_of(model.name, kind, drafter, str(seed), "proposed")
                 proposals.append(simulate_proposed(process, parts[-1], other))
@@ -543,7 +563,7 @@ def generate_pool(
         "target": {"model": model.card.target},
         "drafters": {d: {"model": what, "form": "run_length"} for d, what in model.card.drafters.items()},
         "confidence": "not known to the model; constants stand in",
-        "sampling": f"drawn from the fitted model {model.name}",
+        "sampling": f"drawn from the {model.label} model {model.name}",
         "prompts": [
             {"name": kind, "licence": "none: no prompts, drawn from a model"} for kind in model.kinds
         ],

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from dsd_env.text import TextError, read_text
 
 FORMAT_VERSION = 1
 DATA_DIR = Path(__file__).resolve().parent / "data"
+ENTRY_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/ -]{0,78}[A-Za-z0-9._:/-])?")
+"""Names of entries: those that a trace of requests can hold."""
 _CARD_FIELDS = ("label", "target", "drafters", "sampling", "prompts", "software", "date", "licence")
 _LABELS = ("measured", "fitted", "published", "synthetic")
 _COMMON = {"offsets": np.int64, "kind": np.uint8, "prompt_tokens": np.int32}
@@ -122,6 +125,15 @@ class TraceSet:
     def lengths(self) -> NDArray[np.int64]:
         """int64 ``[n]``: output positions of each entry."""
         return np.diff(self.offsets)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names by which a workload names the entries: the card's ``entries``, else their numbers."""
+        names = self.card.get("entries")
+        if not isinstance(names, list | tuple) or len(names) != self.n_entries:
+            names = ()
+        named = {name for name in names if isinstance(name, str) and ENTRY_NAME.fullmatch(name)}
+        return tuple(names) if len(named) == self.n_entries else tuple(map(str, range(self.n_entries)))
 
     def entries_of(self, kinds: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Return the numbers of the entries of some kinds, ascending; of all kinds by default.

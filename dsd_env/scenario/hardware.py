@@ -104,8 +104,8 @@ def _check_given(
         raise HardwareError(_refusal(key, named, error)) from error
     if given > most and named:
         raise HardwareError(
-            f"{named} does not fit beside kv_capacity_tokens = {given}: with weights and KV there is room "
-            f"for 1 to {most} tokens (leave kv_capacity_tokens out to have it computed)"
+            f"{named} does not fit beside kv_capacity_tokens = {given}: with its weights and KV there is "
+            f"room for 1 to {most} tokens (leave kv_capacity_tokens out to have it computed)"
         )
 
 

@@ -14,7 +14,7 @@ from enum import IntEnum
 
 import simpy
 
-from dsd_env.acceptance import AcceptanceRealisation, AcceptanceSource
+from dsd_env.acceptance import AcceptanceRealisation, AcceptanceSource, TraceReplay
 from dsd_env.control.view import RECENT_ROUNDS, DrafterKind, Site
 from dsd_env.latency import NO_OVERHEAD, EngineOverhead, LatencyProfile, StepCoefficients
 from dsd_env.laws import batching, drafting, reports, step_times
@@ -738,8 +738,12 @@ class Request:
         if realisation is None:
             source, drafter = self.sources[model]
             spec = self.spec
-            realisation = source.realise(
-                seed, spec.uid, spec.output_tokens, drafter, spec.acceptance_kinds or None
-            )
+            kinds = spec.acceptance_kinds or None
+            if isinstance(source, TraceReplay):
+                realisation = source.realise(
+                    seed, spec.uid, spec.output_tokens, drafter, kinds, spec.recorded
+                )
+            else:
+                realisation = source.realise(seed, spec.uid, spec.output_tokens, drafter, kinds)
             self.acceptance[model] = realisation
         return realisation

@@ -33,7 +33,7 @@ from dsd_env.scenario.schema import (
     TraceAcceptance,
 )
 from dsd_env.sim.entities import Device, DrafterServer, SiteDrafter, StepTimer, TargetServer
-from dsd_env.workload import replay_schedule
+from dsd_env.workload import Schedule, load_trace, replay_schedule
 
 UNLIMITED_TOKENS = 1 << 30
 """KV capacity of a drafter at a target: its KV comes out of the target's memory."""
@@ -74,7 +74,7 @@ def acceptance_source(config: AcceptanceConfig) -> tuple[AcceptanceSource, str]:
         case TraceAcceptance():
             return TraceReplay(load_trace_set(config.trace)), config.drafter
         case FittedAcceptance():
-            # Both engines treat a fitted model as one more recording.
+            # Both engines treat a model as one more recording.
             return TraceReplay(load_pool(config.model)), config.drafter
         case IidAcceptanceConfig():
             return _only(IidAcceptance(config.alpha))
@@ -96,7 +96,13 @@ def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, 
         ScenarioError: A drafter or a kind of request is not in the recording or model.
     """
     for model, (source, drafter) in sources.items():
-        what = "fitted model" if isinstance(scenario.acceptance[model], FittedAcceptance) else "recording"
+        config = scenario.acceptance[model]
+        what = f"{config.source} model" if isinstance(config, FittedAcceptance) else "recording"
+        if isinstance(config, FittedAcceptance) and source.label != config.source:
+            raise ScenarioError(
+                f"scenario {scenario.name!r}: acceptance.{model}.source = {config.source!r}, but the model "
+                f"{config.model!r} is {source.label}"
+            )
         if drafter not in source.drafters:
             raise ScenarioError(
                 f"scenario {scenario.name!r}: acceptance.{model}.drafter = {drafter!r} is not in the "
@@ -109,6 +115,44 @@ def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, 
                     f"scenario {scenario.name!r}: workload.kinds.{name}.acceptance_kinds = {unknown} is not "
                     f"in the {what} of {model!r}, which has {list(source.kinds)}"
                 )
+
+
+def _check_recorded(
+    scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, str]], schedule: Schedule | None
+) -> None:
+    """Check that the recordings have the requests that a replayed trace names.
+
+    Raises:
+        ScenarioError: A recording lacks one, or no recording is replayed.
+    """
+    if schedule is None or not schedule.recordings:
+        return
+    arrivals = scenario.workload.arrivals
+    assert isinstance(arrivals, ReplayArrivals)
+    replayed = {
+        model: source.names
+        for model, (source, _) in sources.items()
+        if isinstance(source, TraceReplay) and source.names
+    }
+    fault = "" if replayed else "no acceptance of the scenario is a recording (source: trace)"
+    name = schedule.recordings[0]
+    for model, names in replayed.items():
+        unknown = [one for one in schedule.recordings if one not in names]
+        if unknown and not fault:
+            name = unknown[0]
+            config = scenario.acceptance[model]
+            assert isinstance(config, TraceAcceptance)
+            fault = (
+                f"is not a request of the recording {config.trace} (acceptance.{model}), whose {len(names)} "
+                f"are {', '.join(list(names)[:3])}, ..."
+            )
+    if fault:
+        whole = load_trace(arrivals.trace, trust_units=arrivals.trust_units)
+        assert whole.recorded is not None  # a part of it has names
+        row = int((whole.recorded == whole.recordings.index(name)).argmax()) + 1
+        raise ScenarioError(
+            f"scenario {scenario.name!r}: {arrivals.trace}, request {row}: recorded = {name!r}: {fault}"
+        )
 
 
 def idle_w(scenario: Scenario) -> float:
@@ -169,6 +213,7 @@ class WorldBuilder:
         self.schedule = (
             replay_schedule(scenario) if isinstance(scenario.workload.arrivals, ReplayArrivals) else None
         )
+        _check_recorded(scenario, self.sources, self.schedule)
         self.target_timers: list[tuple[StepTimer, tuple[StepTimer, ...]]] = []
         for target in scenario.targets.values():
             most = max(target.max_num_batched_tokens, *target.graph_batch_tokens, 0)

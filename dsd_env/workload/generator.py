@@ -40,6 +40,7 @@ class RequestSpec:
         slo_ttft_s: Bound on the time to first token.
         slo_tpot_s: Bound on the time per output token.
         acceptance_kinds: Kinds of recorded requests that may be replayed for it.
+        recorded: Name of the recorded request that is replayed for it, if one is named.
     """
 
     uid: int
@@ -50,6 +51,7 @@ class RequestSpec:
     slo_ttft_s: float
     slo_tpot_s: float
     acceptance_kinds: tuple[str, ...]
+    recorded: str | None = None
 
 
 class WorkloadGenerator:
@@ -161,6 +163,7 @@ class WorkloadGenerator:
         number = next(
             i for i, bound in enumerate(self._cumulative) if u <= bound or i == len(self._kinds) - 1
         )
+        recorded = None
         if self._schedule is None:
             prompt, output = self._lengths(self._kinds[number], uid)
         else:
@@ -168,6 +171,8 @@ class WorkloadGenerator:
             prompt, output = self._schedule.prompt_tokens[row], self._schedule.output_tokens[row]
             if self._schedule.kinds is not None and self._schedule.kinds[row] >= 0:
                 number = self._schedule.kinds[row]
+            if self._schedule.recorded is not None and self._schedule.recorded[row] >= 0:
+                recorded = self._schedule.recordings[self._schedule.recorded[row]]
         kind = self._kinds[number]
         slo = self._slo[kind.slo]
         return RequestSpec(
@@ -179,6 +184,7 @@ class WorkloadGenerator:
             slo_ttft_s=slo.ttft_s,
             slo_tpot_s=slo.tpot_s,
             acceptance_kinds=kind.acceptance_kinds,
+            recorded=recorded,
         )
 
     def _lengths(self, kind: RequestKind, uid: int) -> tuple[int, int]:

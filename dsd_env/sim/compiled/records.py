@@ -166,8 +166,10 @@ RENEWAL = Record(
 LOAD_SPEC = Record(
     "LoadSpec", period_s="f8", segments="i4", random_phase="?", times_s=Block("f8"), values=Block("f8")
 )
-REPLAYED = Record("Replayed", arrival_s="f8", prompt_tokens="i4", output_tokens="i4", device="i4", kind="i4")
-"""A request of a replayed trace."""
+REPLAYED = Record(
+    "Replayed", arrival_s="f8", prompt_tokens="i4", output_tokens="i4", device="i4", kind="i4", recorded="i4"
+)
+"""A request of a replayed trace; `recorded` is the row of its acceptance in `MODEL_SPEC.named`, or -1."""
 KIND_SPEC = Record(
     "KindSpec", bound="f8", slo_ttft_s="f8", slo_tpot_s="f8", length_correlation="f8", length_rest="f8",
     prompt_tokens=LAW_SPEC, output_tokens=LAW_SPEC,
@@ -182,7 +184,7 @@ MODEL_SPEC = Record(
     "ModelSpec", source="i4", longest="i4", low="f8", high="f8", first="f8", flips="?", confidence="f8",
     offsets=Block("i8"), kind_of=Block("i8"), accept_prob=Block("f8"), top1_prob=Block("f8"),
     run_length=Block("i8"), proposes="?", proposed=Block("u1"), same_kind=Block(ENTRIES),
-    pools=Block(ENTRIES),
+    pools=Block(ENTRIES), has_named="?", named=Block("i8"),
 )  # fmt: skip
 """The acceptance of one draft model."""
 LEARNED = Record("Learned", acceptance_rate="f8", tokens_per_round="f8", model_rounds="i4")
@@ -266,7 +268,7 @@ DEVICE = Record(
 REQUEST = Record(
     "Request",
     # Who it is.
-    slot="i4", number="i4", device="i4", kind="i4", prompt_tokens="i4", output_tokens="i4",
+    slot="i4", number="i4", device="i4", kind="i4", prompt_tokens="i4", output_tokens="i4", recorded="i4",
     # Where it stands in its protocol.
     committed="i4", target="i4", site="i4", at="i4", waits_for="i4", epoch="i4", then="i4", to_site="i4",
     to="i4", hop_site="i4", hop="i4", moves="?", done="?", is_new="?", warms="?", waits_warm="?", guessed="?",

@@ -37,6 +37,8 @@ def _locate(k, w, request, model, position, keep):
     spec = k.models[model]
     chain = w.chains[k.n_models * request.slot + model]
     entry, start, picks = chain.entry, chain.start, chain.picks
+    if picks == 0 and request.recorded >= 0 and spec.has_named:
+        entry, start, picks = spec.named[request.recorded], 0, 1
     if picks == 0:
         pool = spec.pools[request.kind]
         u = uniform(w.seed, ACCEPTANCE_PICK, request.uid, 0)

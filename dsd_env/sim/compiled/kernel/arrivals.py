@@ -158,6 +158,7 @@ def _arrive(k, w, number_of_device, row):
             k.replayed[row].prompt_tokens,
             k.replayed[row].output_tokens,
         )
+        request.recorded = k.replayed[row].recorded
     else:
         _draw_lengths(k, w, request, spec, uid)
     request.number, request.uid, request.device, request.kind = w.arrived, uid, number_of_device, kind
@@ -178,6 +179,7 @@ def _clear(k, w, request, slot):
     clear(request)
     request.slot = slot
     request.target, request.drafted_at, request.warming, request.head_drafter = -1, -1, -1, -1
+    request.recorded = -1
     request.resend_timer_s = math.inf
     request.acceptance_rate, request.tokens_per_round = ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
     for i in range(k.n_valid):
