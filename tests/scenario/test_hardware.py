@@ -37,7 +37,7 @@ def test_a_drafter_on_gpus_of_its_own_takes_nothing_of_the_targets_memory() -> N
 
 def test_an_edge_server_batches_as_far_as_its_card_can() -> None:
     scenario = load_scenario("metro")
-    drafter = scenario.edge_servers["cabinet"].drafter
+    (drafter,) = scenario.edge_servers["cabinet"].menu
     longest = (
         scenario.workload.max_prompt_tokens
         + scenario.workload.max_output_tokens
@@ -46,7 +46,40 @@ def test_an_edge_server_batches_as_far_as_its_card_can() -> None:
     assert drafter.concurrency == sequences_that_fit(load_profile(str(drafter.profile)), longest)
     assert drafter.concurrency > 1
     few = load_scenario("metro", edge_servers__cabinet__drafter__concurrency=3)
-    assert few.edge_servers["cabinet"].drafter.concurrency == 3
+    assert few.edge_servers["cabinet"].menu[0].concurrency == 3
+    # A second model lies on the same card; a look-up takes no memory.
+    menu = [drafter.model_dump(exclude={"concurrency"}, exclude_defaults=True)] * 2
+    menu.append({"kind": "lookup", "model": drafter.model, "lookup": {"cost_per_round_s": 1e-5}})
+    both = load_scenario(
+        "metro", edge_servers__cabinet__drafter=None, edge_servers__cabinet__drafters=menu
+    ).edge_servers["cabinet"]
+    profile = load_profile(str(drafter.profile))
+    fitting = sequences_that_fit(profile, longest, others=[profile])
+    assert [each.concurrency for each in both.menu] == [fitting, fitting, 1]
+    assert fitting is not None and 1 <= fitting < drafter.concurrency
+
+
+def test_every_drafter_on_a_targets_gpus_takes_its_part_of_the_memory() -> None:
+    one = load_scenario("heavy_draft").targets["cloud"]
+    (drafter,) = one.menu
+    again = drafter.model_dump(exclude_defaults=True)
+    look = {"kind": "lookup", "model": drafter.model, "lookup": {"cost_per_round_s": 1e-5}}
+    places = {"targets__cloud__colocated_drafter": None, "targets__cloud__kv_capacity_tokens": "auto"}
+    same = load_scenario("heavy_draft", **places, targets__cloud__colocated_drafters=[look, again])
+    assert same.targets["cloud"].kv_capacity_tokens == one.kv_capacity_tokens
+    two = load_scenario("heavy_draft", **places, targets__cloud__colocated_drafters=[again, again])
+    profiles = load_profile(str(one.profile)), load_profile(str(drafter.profile))
+    sizes = {"max_num_seqs": one.max_num_seqs, "max_num_batched_tokens": one.max_num_batched_tokens}
+    expected = kv_capacity_tokens(profiles[0], [profiles[1]] * 2, **sizes)
+    assert two.targets["cloud"].kv_capacity_tokens == expected < one.kv_capacity_tokens
+    with pytest.raises(
+        ScenarioError, match=r"colocated_drafters\.0\.profile = .* and .*drafters\.1\.profile"
+    ):
+        load_scenario(
+            "heavy_draft",
+            **{**places, "targets__cloud__kv_capacity_tokens": one.kv_capacity_tokens * 3 // 2},
+            targets__cloud__colocated_drafters=[again, again],
+        )
 
 
 @pytest.mark.parametrize(

@@ -168,11 +168,11 @@ def test_what_a_request_learns_of_a_lookup_that_says_nothing(engine: Engine, tmp
     )
     seen: list[DecisionView] = []
 
-    def choose(view: DecisionView) -> Decision:
+    def decide(view: DecisionView) -> Decision:
         seen.append(view)
         return Decision(4, 1, 0)
 
-    play(engine, scenario, choose)
+    play(engine, scenario, decide)
     look, other = seen[3].candidates[:2]
     assert (look.kind, look.model, look.model_rounds) == (DrafterKind.LOOKUP, "look", 2)
     assert look.acceptance_rate == ACCEPTANCE_PRIOR  # nothing was proposed that could be judged
