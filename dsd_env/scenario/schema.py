@@ -7,10 +7,11 @@ second, power watts, energy joules, money US dollars.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from dsd_env.laws.constants import NO_BOUND_S
 from dsd_env.strict_model import StrictNumbers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$", max_length=80)]
@@ -484,11 +485,48 @@ class LoadProfile(_Model):
         return self
 
 
-class Slo(_Model):
-    """A service-level objective; a request meets it when it meets both bounds."""
+class TokenDeadlines(_Model):
+    """A deadline for every token of an answer, from the request's arrival on.
 
-    ttft_s: Positive
-    tpot_s: Positive
+    Token k, counted from 0, is due at ``first_s + k * per_token_s``: what a reader needs who begins in time and
+    goes on at a constant pace (the expected delivery of Andes, arXiv 2404.16283). A burst ahead of the schedule
+    is credit for a later stall, which a bound on every gap does not know.
+    """
+
+    first_s: Positive
+    per_token_s: Positive
+    token_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Share of the tokens that must be in time."
+    )
+
+
+class Slo(_Model):
+    """A class of service-level objective: a request meets it when it meets every bound given, at least one."""
+
+    ttft_s: Positive | None = Field(default=None, description="Bound on the time to first token.")
+    tpot_s: Positive | None = Field(default=None, description="Bound on the mean time per further token.")
+    itl_p99_s: Positive | None = Field(
+        default=None, description="Bound on the 99th percentile of the request's gaps between tokens."
+    )
+    deadlines: TokenDeadlines | None = None
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Slo:
+        if all(bound is None for bound in (self.ttft_s, self.tpot_s, self.itl_p99_s, self.deadlines)):
+            raise ValueError("an SLO needs at least one bound > 0: ttft_s, tpot_s, itl_p99_s or deadlines")
+        return self
+
+    def bounds(self) -> dict[str, float]:
+        """Return every bound by the name that the laws know it by; see :mod:`dsd_env.laws.slo`."""
+        late = self.deadlines
+        return {
+            "slo_ttft_s": NO_BOUND_S if self.ttft_s is None else self.ttft_s,
+            "slo_tpot_s": NO_BOUND_S if self.tpot_s is None else self.tpot_s,
+            "slo_itl_p99_s": NO_BOUND_S if self.itl_p99_s is None else self.itl_p99_s,
+            "slo_first_s": NO_BOUND_S if late is None else late.first_s,
+            "slo_per_token_s": NO_BOUND_S if late is None else late.per_token_s,
+            "slo_token_share": 0.0 if late is None else late.token_share,
+        }
 
 
 class RequestKind(_Model):
@@ -699,17 +737,64 @@ class Reward(_Model):
 
 
 class Episode(_Model):
-    """When an episode ends, and what its metrics leave out."""
+    """When an episode ends, and what its metrics are about.
 
-    requests: Count = Field(default=300, description="Truncate when so many requests have completed.")
+    Either a window of simulated time, the same for every scheduler: after `warmup_s`, the requests that arrive
+    in the next `window_s` are measured, and the episode goes on, with new arrivals, until all of them are done.
+    Or a number of requests: `requests` after `warmup_requests`, by order of arrival.
+    """
+
+    requests: Count | None = Field(
+        default=None,
+        description="Truncate when so many requests have completed; 300 if there is no window either.",
+    )
     horizon_s: Positive = Field(default=3600.0, description="Truncate at this simulated time.")
     warmup_requests: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Requests by order of arrival that metrics leave out."
+    )
+    warmup_s: NonNegative = Field(default=0.0, description="Time before the window, which metrics leave out.")
+    window_s: Positive | None = Field(
+        default=None, description="Length of the window that is measured; whole cycles of the load."
     )
     total_requests: Count | None = Field(
         default=None,
         description="Stop arrivals after so many; the episode then terminates when all are done.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_number_or_by_time(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("window_s") is None and data.get("requests") is None:
+            return {**data, "requests": 300}
+        return data
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Episode:
+        if self.window_s is None:
+            if self.warmup_s > 0.0:
+                raise ValueError(f"warmup_s = {self.warmup_s} needs window_s; with requests, warmup_requests")
+            return self
+        for key in ("requests", "warmup_requests"):
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key} = {getattr(self, key)} beside window_s = {self.window_s}: measure a number of "
+                    "requests (`window_s: null, warmup_s: 0`) or a window of time (`requests: null`)"
+                )
+        if self.end_s > self.horizon_s:
+            raise ValueError(
+                f"the window ends at warmup_s + window_s = {self.end_s}, after horizon_s = {self.horizon_s}"
+            )
+        return self
+
+    @property
+    def measured_requests(self) -> int:
+        """Number of requests to measure; 0 with a window."""
+        return self.requests or 0
+
+    @property
+    def end_s(self) -> float:
+        """End of the window."""
+        return self.warmup_s + (self.window_s or 0.0)
 
 
 class Scenario(_Model):
@@ -731,6 +816,9 @@ class Scenario(_Model):
     reward: Reward = Reward()
     episode: Episode = Episode()
     egress_usd_per_gigabyte: NonNegative = 0.0
+    client_usd_per_kwh: NonNegative = Field(
+        default=0.0, description="What users pay for the electricity of their devices."
+    )
 
     @model_validator(mode="after")
     def _references(self) -> Scenario:
@@ -770,7 +858,30 @@ class Scenario(_Model):
                     f"faults.{name}.member = {fault.member} must be below the count of {fault.of!r}, {count}"
                 )
         self._fits()
+        self._whole_cycles()
         return self
+
+    def _whole_cycles(self) -> None:
+        """Check that a window is as long as whole cycles of a load that changes."""
+        load, window_s = self.workload.load, self.episode.window_s
+        if window_s is None or len({value for _, value in load.points}) == 1:
+            return
+        cycles = window_s / load.period_s
+        if round(cycles) < 1 or abs(cycles - round(cycles)) > 1e-9 * cycles:
+            few = max(1, int(cycles))
+            raise ValueError(
+                f"episode.window_s = {window_s} is {cycles:.4g} cycles of the load (workload.load.period_s = "
+                f"{load.period_s}), not a whole number: {few * load.period_s:g} or "
+                f"{(few + 1) * load.period_s:g}"
+            )
+
+    @property
+    def load_cycles(self) -> int:
+        """Whole cycles of a changing load in the window; 0 if the load is constant or there is no window."""
+        load, window_s = self.workload.load, self.episode.window_s
+        if window_s is None or len({value for _, value in load.points}) == 1:
+            return 0
+        return round(window_s / load.period_s)
 
     def _fits(self) -> None:
         needed = self.kv_reservation_tokens(self.workload.max_prompt_tokens)

@@ -43,6 +43,7 @@ class IterationCost:
         "_by_step",
         "_captured",
         "_drafter",
+        "_drafting",
         "_kv",
         "_lag",
         "_lag_kv",
@@ -73,7 +74,7 @@ class IterationCost:
         self._new = self._kv = self._lag = self._lag_kv = 0
         # The two longest, so that the longest of the others is known for each.
         self._longest = [0, 0]
-        self._lag_longest = [0, 0]
+        self._lag_longest = self._drafting = 0
         self._by_step: list[tuple[int, int]] = []
         for share in shares:
             self._new += share.new_tokens
@@ -83,8 +84,9 @@ class IterationCost:
             if share.lag_tokens:
                 self._lag += share.lag_tokens
                 self._lag_kv += share.draft_kv_tokens
+                self._drafting += 1
                 if share.lag_tokens > 1:
-                    _insert(self._lag_longest, share.draft_kv_tokens)
+                    self._lag_longest = max(self._lag_longest, share.draft_kv_tokens)
         longest_draft = max((share.gamma for share in shares), default=0)
         for step in range(2, longest_draft + 1):
             contexts = [share.draft_kv_tokens for share in shares if share.gamma >= step]
@@ -103,34 +105,44 @@ class IterationCost:
         """
         if self._drafter is None or self._lag == 0:
             return 0.0
-        time_s = self._drafter.step_s(self._lag, self._lag_kv, self._lag_longest[0])
+        time_s = self._drafter.step_s(self._lag, self._lag_kv, self._lag_longest)
         for sequences, kv_tokens in self._by_step:
             time_s += self._drafter.step_s(sequences, kv_tokens, 0)
         return time_s
 
     def caused_s(self, share: Share) -> float:
-        """Return by how much the iteration would be shorter without one of its sequences."""
+        """Return the part of the iteration's time that one of its sequences has to answer for.
+
+        Of the target's own part that is the time by which it would be shorter without the sequence. Draft
+        steps are shared by those that asked for them (Shapley's value of the airport game, Littlechild & Owen
+        1973), since without one of two sequences a joint step takes about as long: by that difference alone
+        nobody would ever gain by leaving.
+        """
         widest = self._longest
         longest = widest[1] if share.new_tokens > 1 and share.kv_tokens == widest[0] else widest[0]
         caused_s = self._target_s(self._new, self._kv, widest[0])
         if self._new > share.new_tokens:
             caused_s -= self._target_s(self._new - share.new_tokens, self._kv - share.kv_tokens, longest)
+        return caused_s + self._drafting_share_s(share)
+
+    def _drafting_share_s(self, share: Share) -> float:
+        """Return a sequence's share of the shared drafter's time; the shares of a batch sum to that time.
+
+        Step j is shared equally by all that draft at least j tokens. The first pass is shared equally as far
+        as it would take if everybody had a lag of one token; the rest in proportion to the further tokens.
+        """
         drafter = self._drafter
         if drafter is None or share.lag_tokens == 0:
-            return caused_s
-        caused_s += drafter.step_s(self._lag, self._lag_kv, self._lag_longest[0])
-        if self._lag > share.lag_tokens:
-            widest = self._lag_longest
-            longest = widest[1] if share.lag_tokens > 1 and share.draft_kv_tokens == widest[0] else widest[0]
-            caused_s -= drafter.step_s(
-                self._lag - share.lag_tokens, self._lag_kv - share.draft_kv_tokens, longest
-            )
-        for step, (sequences, kv_tokens) in enumerate(self._by_step[: max(0, share.gamma - 1)], start=2):
-            caused_s += drafter.step_s(sequences, kv_tokens, 0)
-            if sequences > 1:
-                others_kv = kv_tokens - share.draft_kv_tokens - (step - 1)
-                caused_s -= drafter.step_s(sequences - 1, others_kv, 0)
-        return caused_s
+            return 0.0
+        least_s = drafter.step_s(self._drafting, self._lag_kv, 0)
+        share_s = least_s / self._drafting
+        more = self._lag - self._drafting
+        if more > 0:
+            first_s = drafter.step_s(self._lag, self._lag_kv, self._lag_longest)
+            share_s += (first_s - least_s) * (share.lag_tokens - 1) / more
+        for sequences, kv_tokens in self._by_step[: max(0, share.gamma - 1)]:
+            share_s += drafter.step_s(sequences, kv_tokens, 0) / sequences
+        return share_s
 
 
 def padded_tokens(new_tokens: int, captured: Sequence[int]) -> int:

@@ -15,6 +15,7 @@ drafts. An *iteration* is one engine step of a target, that is, one forward pass
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from dsd_env.control.actions import Decision, resolve
 from dsd_env.control.view import DecisionView, Site
-from dsd_env.laws import drafting
+from dsd_env.laws import drafting, slo
 from dsd_env.network import FaultMember, FaultWindows, fault_members
 from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
@@ -43,12 +44,15 @@ from dsd_env.sim.entities import (
 )
 from dsd_env.sim.events import Event, EventKind, Order, Span
 from dsd_env.sim.iteration import IterationCost, Share
-from dsd_env.sim.metrics import Totals, Window, episode_metrics, requests_table
+from dsd_env.sim.metrics import Totals, Window, boundaries_s, episode_metrics, meets_slo, requests_table
 from dsd_env.sim.telemetry import Telemetry
 from dsd_env.sim.world import World, WorldBuilder
 from dsd_env.workload import RequestSpec, WorkloadGenerator
 
 Process = Generator[simpy.Event, object, None]
+
+NOT_YET = 1 << 31
+"""Stands for the number of a request that has not arrived yet."""
 
 
 class _Environment(simpy.Environment):
@@ -171,10 +175,19 @@ class ReferenceSimulation:
         self.newly_completed: list[Request] = []
         self._arrived = 0
         self._in_system = 0
-        self._cohort = scenario.episode.warmup_requests + scenario.episode.requests
-        self._cohort_left = self._cohort
+        episode = scenario.episode
+        by_number = episode.window_s is None
+        # Numbers of the first measured request and of the first after them, once they are known.
+        self._first_measured = episode.warmup_requests if by_number else NOT_YET
+        self._end_measured = (
+            episode.warmup_requests + episode.measured_requests if by_number else NOT_YET
+        )
+        # Requests without whose completion the episode does not end.
+        self._cohort_left = self._end_measured if by_number else 0
+        self._boundaries_s = deque(boundaries_s(scenario))
+        self._windows: list[Window] = []
         self._totals = Totals()
-        self._window_start = Window(0.0, Totals(), [0.0] * len(self._world.targets))
+        self._occupied = (0.0, 0.0)
         self._colocated_base = len(self._world.devices) + len(self._world.edges)
         self._back: dict[tuple[Site, int], simpy.Event] = {}
         self._builder = builder
@@ -224,6 +237,9 @@ class ReferenceSimulation:
         horizon_s = self.scenario.episode.horizon_s
         env = self._env
         while not (self.terminated or self.truncated):
+            if self._boundaries_s and env.peek() >= self._boundaries_s[0]:
+                self._pass_boundary(self._boundaries_s.popleft())
+                continue
             if env.peek() > horizon_s:
                 self.truncated = True
                 self._accrue(horizon_s)
@@ -233,6 +249,30 @@ class ReferenceSimulation:
             if (view := self._due_view()) is not None:
                 return view
         return None
+
+    def _pass_boundary(self, time_s: float) -> None:
+        """Note what the window's metrics need at its start, at its end and between its parts.
+
+        What happens at this instant comes after it.
+        """
+        self._windows.append(self._window(time_s))
+        if len(self._windows) == 1:
+            self._first_measured = self._arrived
+        if not self._boundaries_s:
+            self._end_measured = self._arrived
+            if self._cohort_left == 0:
+                self.truncated = True
+                self._accrue(time_s)
+                self._env._now = time_s
+
+    def _window(self, time_s: float) -> Window:
+        """Return the totals as they are at a time, which nothing has happened before."""
+        totals = self._totals.copy()
+        totals.accrue(time_s, self._in_system, self._world.idle_w, *self._occupied)
+        return Window(time_s, totals, [target.busy_until_s(time_s) for target in self._world.targets])
+
+    def _is_measured(self, request: Request) -> bool:
+        return self._first_measured <= request.number < self._end_measured
 
     def _due_view(self) -> DecisionView | None:
         return None if self._pending is None else self._pending[2]
@@ -299,19 +339,27 @@ class ReferenceSimulation:
         Reading them does not change later sums: an episode has the same metrics, to the last bit, whether or
         not its totals were read.
         """
-        totals = self._totals.copy()
-        totals.accrue(self.now_s, self._in_system, self._world.idle_w)
-        return totals
+        return self._window(self.now_s).totals
 
     def metrics(self) -> dict[str, float]:
         """Return every metric of the episode so far, by name; NaN where nothing was observed."""
-        cohort = [
-            r for r in self._completed if self.scenario.episode.warmup_requests <= r.number < self._cohort
-        ]
-        busy = [target.busy_until_s(self.now_s) for target in self._world.targets]
-        end = Window(self.now_s, self.totals, busy)
+        cohort = [request for request in self._completed if self._is_measured(request)]
+        unfinished = []
+        if self.scenario.episode.window_s is not None:
+            unfinished = [
+                (request.arrival_s, request.spec.slo_class)
+                for request in self._active.values()
+                if self._is_measured(request)
+            ]
         return episode_metrics(
-            self.scenario, cohort, self._window_start, end, self._arrived, len(self._completed)
+            self.scenario,
+            cohort,
+            unfinished,
+            self._windows,
+            self._window(self.now_s),
+            self._arrived,
+            len(self._completed),
+            self._builder.capacity_tokens_per_s,
         )
 
     def requests_table(self) -> dict[str, NDArray[np.generic]]:
@@ -685,6 +733,8 @@ class ReferenceSimulation:
         target.waiting.clear()
         target.kv_reserved_tokens = 0
         target.resident = 0
+        target.modes.clear()
+        self._occupy(target)
         target.check_s = float("inf")
         target.batch_size = target.config.initial_batch_size
         target.batch_set_by = None
@@ -823,9 +873,11 @@ class ReferenceSimulation:
             acceptance={},
             sources=self._world.sources,
         )
-        if self._arrived == self.scenario.episode.warmup_requests:
-            busy = [target.busy_until_s(now_s) for target in self._world.targets]
-            self._window_start = Window(now_s, self._totals.copy(), busy)
+        if self.scenario.episode.window_s is None:
+            if self._arrived == self._first_measured:
+                self._windows.append(self._window(now_s))
+        elif self._is_measured(request):
+            self._cohort_left += 1
         self._arrived += 1
         self._in_system += 1
         self._active[request.number] = request
@@ -844,10 +896,15 @@ class ReferenceSimulation:
         self._completed.append(request)
         self.newly_completed.append(request)
         self._totals.complete(request)
+        self._telemetry.count_completed(request.spec.slo_class, meets_slo(request))
         self._log(EventKind.COMPLETE, request.device.number, request, now_s - request.arrival_s)
-        if request.number < self._cohort:
+        if self.scenario.episode.window_s is None:
+            counts, over = request.number < self._end_measured, True
+        else:
+            counts, over = self._is_measured(request), self._end_measured != NOT_YET
+        if counts:
             self._cohort_left -= 1
-            if self._cohort_left == 0:
+            if over and self._cohort_left == 0:
                 self.truncated = True
         if self._arrivals_are_over() and self._in_system == 0:
             self.terminated = True
@@ -900,6 +957,9 @@ class ReferenceSimulation:
         self._telemetry.count_tokens(tokens)
         self._log(EventKind.COMMIT, request.target, request, tokens)
         arrives_s = self._send_down(request.device, tokens * self._protocol.bytes_per_token, request)
+        before = request.committed - tokens
+        previous_s = request.delivery_s[-1] if before else arrives_s
+        slo.note_delivery(request, request.spec, before, tokens, previous_s, arrives_s)
         request.delivery_s.append(arrives_s)
         request.delivery_tokens.append(tokens)
         if request.finished:
@@ -951,8 +1011,10 @@ class ReferenceSimulation:
         self._count_bytes(size_bytes, device)
 
     def _count_bytes(self, size_bytes: float, device: Device) -> None:
+        joules = size_bytes * device.radio_joules_per_byte
         self._totals.network_bytes += size_bytes
-        self._totals.energy_joules += size_bytes * device.radio_joules_per_byte
+        self._totals.energy_joules += joules
+        self._totals.client_joules += joules
 
     def _trace_message(self, lane: str, request: Request, link: int, arrives_s: float) -> float:
         self._log(EventKind.SEND, link, request, arrives_s)
@@ -1045,9 +1107,12 @@ class ReferenceSimulation:
         now_s = self.now_s
         while drafter.queue and len(drafter.active) < drafter.concurrency:
             job = drafter.queue.popleft()
-            if not drafter.active:
+            begins = not drafter.active
+            if begins:
                 drafter.busy_since_s = now_s
             drafter.active.append(job)
+            if begins and drafter.number >= len(self._world.devices):
+                self._occupancy_changes()
             job.start(now_s)
             self._log(EventKind.DRAFT_START, drafter.number, job.request, job.gamma)
             job.timer = self._env.at(now_s + job.duration_s, Order.DRAFT_END, drafter.number)
@@ -1084,12 +1149,36 @@ class ReferenceSimulation:
         """Book the cost of a drafter's busy period, which has just ended."""
         busy_s = self.now_s - drafter.busy_since_s
         drafter.busy_s += busy_s
-        self._totals.energy_joules += (drafter.power.busy_w - drafter.power.idle_w) * busy_s
-        self._drafter_cost(drafter, busy_s)
+        joules = (drafter.power.busy_w - drafter.power.idle_w) * busy_s
+        self._totals.energy_joules += joules
+        if drafter.number < len(self._world.devices):
+            self._totals.client_joules += joules
+        else:
+            self._totals.gpu_s += busy_s * drafter.gpus
+            self._occupancy_changes()
 
-    def _drafter_cost(self, drafter: DrafterServer, busy_s: float) -> None:
-        self._totals.gpu_s += busy_s * drafter.gpus
-        self._totals.cloud_usd += busy_s * drafter.gpus * drafter.price_usd_per_gpu_hour / 3600.0
+    def _occupancy_changes(self) -> None:
+        """Accrue what the occupied GPUs have cost until now, and note which are occupied from now on."""
+        self._accrue(self.now_s)
+        gpus = usd_per_s = 0.0
+        drafters = []
+        for target in self._world.targets:
+            if target.is_occupied:
+                gpus += target.config.gpus
+                usd_per_s += target.config.gpus * target.config.price_usd_per_gpu_hour / 3600.0
+            if target.drafter is not None:
+                drafters.append(target.drafter)
+        for drafter in [*self._world.edges, *drafters]:
+            if drafter.active:
+                gpus += drafter.gpus
+                usd_per_s += drafter.gpus * drafter.price_usd_per_gpu_hour / 3600.0
+        self._occupied = (gpus, usd_per_s)
+
+    def _occupy(self, target: TargetServer) -> None:
+        """Note whether requests are at a target, after that may have changed."""
+        if target.is_occupied != (target.resident > 0):
+            target.is_occupied = target.resident > 0
+            self._occupancy_changes()
 
     # ------------------------------------------------------------------ targets
 
@@ -1119,6 +1208,7 @@ class ReferenceSimulation:
                 self._release(request)
             request.target = target.number
             target.resident += 1
+            self._occupy(target)
             target.waiting.append(job)
             self._admit(target)
         elif request.kv_reserved_tokens == 0:
@@ -1129,6 +1219,8 @@ class ReferenceSimulation:
         else:
             self._join(target, job)
         request.control = (Site.COLOCATED, target.number)
+        if task != TargetTask.PREFILL:
+            target.modes[request.number] = (task, gamma)
         self._wake(target)
         yield job.done
         request.report = target.report(self.now_s)
@@ -1139,6 +1231,8 @@ class ReferenceSimulation:
         target.kv_reserved_tokens -= request.kv_reserved_tokens
         request.kv_reserved_tokens = 0
         target.resident -= 1
+        target.modes.pop(request.number, None)
+        self._occupy(target)
         self._admit(target)
         self._wake(target)
 
@@ -1270,14 +1364,15 @@ class ReferenceSimulation:
     ) -> None:
         """Add to each request the time by which it delays others.
 
-        A sequence delays every other request at the target by the difference between the iteration's time
-        with it and without it. (Another rule was tried: it divided the whole iteration's time, the reading of
+        A sequence delays every other request in the batch or in the target's queues by its part of the
+        iteration's time (see :meth:`IterationCost.caused_s`). Requests that are away, drafting elsewhere, wait
+        for nothing here. (Another rule was tried: it divided the whole iteration's time, the reading of
         the weights included, among the sequences. Policies trained with it avoided the targets' own drafters,
         which made every request slower.) The request that set the present batch size delays each sequence
         left out by a whole iteration, and each sequence in the batch by the time that the batch waited to
         fill.
         """
-        others = target.resident - 1
+        others = len(batch) - 1 + len(target.ready) + len(target.waiting)
         for (job, _), share in zip(batch, shares, strict=True):
             job.request.delay_caused_s += cost.caused_s(share) * others
         setter = target.batch_set_by
@@ -1328,7 +1423,6 @@ class ReferenceSimulation:
         target.busy_s += duration_s
         config = target.config
         self._totals.gpu_s += duration_s * config.gpus
-        self._totals.cloud_usd += duration_s * config.gpus * config.price_usd_per_gpu_hour / 3600.0
         self._totals.energy_joules += duration_s * (config.power.busy_w - config.power.idle_w)
         return duration_s
 
@@ -1363,7 +1457,7 @@ class ReferenceSimulation:
 
     def _accrue(self, now_s: float) -> None:
         """Update the totals that grow with time."""
-        self._totals.accrue(now_s, self._in_system, self._world.idle_w)
+        self._totals.accrue(now_s, self._in_system, self._world.idle_w, *self._occupied)
 
     def _log(self, kind: EventKind, entity: int, request: Request | None, value: float) -> None:
         if self._record_events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from dsd_env import rng
@@ -27,6 +28,7 @@ from dsd_env.scenario.schema import (
     Scenario,
     TraceAcceptance,
 )
+from dsd_env.sim.capacity import plain_capacity_tokens_per_s
 from dsd_env.sim.entities import Device, DrafterServer, StepTimer, TargetServer
 from dsd_env.workload import replay_schedule
 
@@ -162,6 +164,12 @@ class WorldBuilder:
             StepTimer(latency_profile(edge.drafter.profile), self._draft_tokens)
             for edge in scenario.edge_servers.values()
         ]
+
+    @functools.cached_property
+    def capacity_tokens_per_s(self) -> float:
+        """Saturated capacity of plain decoding; see :mod:`dsd_env.sim.capacity`."""
+        timers = [timer for timer, _ in self.target_timers]
+        return plain_capacity_tokens_per_s(self.scenario, timers, self.schedule)
 
     def __deepcopy__(self, memo: object) -> WorldBuilder:
         # A builder never changes, so copies of the objects that hold it share it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dsd_env.laws import drafting, reports, step_times
 from dsd_env.sim.compiled.codes import AHEAD_JOB, DRAFTS_ALONE, DRAFTS_SHARED, JOBS, ROUND_JOB
+from dsd_env.sim.compiled.kernel.accounts import occupancy_changes
 from dsd_env.sim.compiled.kernel.events import (
     AT_DRAFT_END,
     LOG_DRAFT_END,
@@ -164,9 +165,12 @@ def start_drafts(k, w, drafter):
         job = w.jobs[drafter.head]
         drafter.head = job.next
         drafter.queued -= 1
-        if drafter.active == 0:
+        begins = drafter.active == 0
+        if begins:
             drafter.busy_since_s = w.now_s
         drafter.active += 1
+        if begins and drafter.number >= k.n_devices:
+            occupancy_changes(k, w)
         drafter.context_tokens += job.context_tokens
         job.state, job.order = drafting.ACTIVE, drafter.starts
         drafter.starts += 1
@@ -201,9 +205,13 @@ def drafting_over(k, w, drafter):
     """Book the cost of a drafter's busy period, which has just ended."""
     spec = k.drafters[drafter.number]
     busy_s = w.now_s - drafter.busy_since_s
-    w.totals.energy_joules += (spec.busy_w - spec.idle_w) * busy_s
-    w.totals.gpu_s += busy_s * spec.gpus
-    w.totals.cloud_usd += busy_s * spec.gpus * spec.price_usd_per_gpu_hour / 3600.0
+    joules = (spec.busy_w - spec.idle_w) * busy_s
+    w.totals.energy_joules += joules
+    if drafter.number < k.n_devices:
+        w.totals.client_joules += joules
+    else:
+        w.totals.gpu_s += busy_s * spec.gpus
+        occupancy_changes(k, w)
 
 
 # ---------------------------------------------------------------------- giving up

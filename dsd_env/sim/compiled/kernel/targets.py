@@ -6,8 +6,9 @@ from __future__ import annotations
 import math
 
 from dsd_env.control.view import RECENT_ROUNDS
-from dsd_env.laws import drafting, step_times
+from dsd_env.laws import drafting, slo, step_times
 from dsd_env.sim.compiled.kernel.acceptance import run_length, top1_prob
+from dsd_env.sim.compiled.kernel.accounts import is_measured, occupy
 from dsd_env.sim.compiled.kernel.batching import compose, remove_ready
 from dsd_env.sim.compiled.kernel.drafters import (
     colocated,
@@ -34,12 +35,16 @@ from dsd_env.sim.compiled.kernel.events import (
     push_now,
     tag,
 )
-from dsd_env.sim.compiled.kernel.jit import jit, number
+from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
 from dsd_env.sim.compiled.kernel.links import send_down
 from dsd_env.sim.compiled.status import DELIVERIES_FULL, TABLE_RANGE
 
+compile_laws(slo)
+
 JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = (number(task) for task in range(4))
 """What a request asks of its target: the members of :class:`dsd_env.sim.entities.TargetTask`."""
+NO_MODE = JOB_PREFILL
+"""Mode of a request that has asked for nothing but its prefill: it counts in none of the numbers by mode."""
 
 COLOCATED, OWN_DEVICE, EDGE_SERVER = (number(site) for site in range(3))
 """Where control is, and where drafts are made."""
@@ -93,6 +98,8 @@ def release(k, w, request):
     server.kv_reserved_tokens -= request.kv_reserved_tokens
     request.kv_reserved_tokens = 0
     server.resident -= 1
+    _set_mode(server, request, NO_MODE, 0)
+    occupy(k, w, server)
     _admit(k, w, server)
     wake(k, w, server)
 
@@ -102,7 +109,7 @@ def queue_at(k, w, request, server, task, gamma, prefill, warms, waits_for):
     """Queue a job at a target that is up; the batch size in force stays."""
     request.served += 1
     request.job_task, request.job_gamma, request.job_chunk = task, gamma, k.plain_chunk_tokens
-    request.job_prefill, request.job_prefilled, request.warms = prefill, 0, warms
+    request.job_prefill, request.job_prefilled, request.warms = 0, 0, warms
     request.waits_for = waits_for
     target = server.number
     if request.target != target:
@@ -110,14 +117,46 @@ def queue_at(k, w, request, server, task, gamma, prefill, warms, waits_for):
             release(k, w, request)
         request.target = target
         server.resident += 1
+        occupy(k, w, server)
+        _set_prefill(server, request, prefill)
         _wait_for_kv(k, w, server, request)
     elif request.kv_reserved_tokens == 0:  # preempted while it was away
-        _prefill_again(request)
+        _prefill_again(server, request)
         _wait_for_kv(k, w, server, request)
     else:
+        _set_prefill(server, request, prefill)
         _join(k, w, server, request)
     request.site, request.at = COLOCATED, target
+    if task != JOB_PREFILL:
+        _set_mode(server, request, task, gamma)
     wake(k, w, server)
+
+
+@jit
+def _set_prefill(server, request, tokens):
+    """Note what a job still has to prefill."""
+    server.prefill_tokens += tokens - request.job_prefill
+    request.job_prefill = tokens
+
+
+@jit
+def _set_mode(server, request, mode, gamma):
+    """Count a resident by what it has last asked of its target, and with how many drafts."""
+    _count_mode(server, request.mode, request.mode_gamma, -1)
+    _count_mode(server, mode, gamma, 1)
+    request.mode, request.mode_gamma = mode, gamma
+
+
+@jit
+def _count_mode(server, mode, gamma, sign):
+    if mode == JOB_PLAIN:
+        server.n_plain += sign
+    elif mode == JOB_COLOCATED:
+        server.n_colocated += sign
+        server.gammas += sign * gamma
+    elif mode == JOB_VERIFY:
+        server.n_remote += sign
+        server.gammas += sign * gamma
 
 
 @jit
@@ -134,10 +173,10 @@ def _wait_for_kv(k, w, server, request):
 
 
 @jit
-def _prefill_again(request):
+def _prefill_again(server, request):
     """Prefill the whole lost context again, but for the newest token, which the task processes."""
     newest = 0 if request.job_task == JOB_PREFILL else 1
-    request.job_prefill = context_tokens(request) - newest
+    _set_prefill(server, request, context_tokens(request) - newest)
     request.job_prefilled = 0
 
 
@@ -193,7 +232,7 @@ def _preempt(k, w, server, n):
     for i in range(n):
         here = here or server.running[i].slot == victim
     if here:
-        _prefill_again(request)
+        _prefill_again(server, request)
         request.next = server.wait_head if server.waiting > 0 else -1
         if server.waiting == 0:
             server.wait_tail = victim
@@ -281,8 +320,8 @@ def _start_iteration(k, w, server):
             return
     prefills = False
     new = kv = lag = lag_kv = 0
-    longest = longest_2 = lag_longest = lag_longest_2 = 0
-    most = 0
+    longest = longest_2 = lag_longest = 0
+    most = drafting = 0
     for i in range(n):
         tokens = running[i].tokens
         request = w.requests[running[i].slot]
@@ -296,13 +335,11 @@ def _start_iteration(k, w, server):
             elif share_kv > longest_2:
                 longest_2 = share_kv
         if share_lag != 0:
+            drafting += 1
             lag += share_lag
             lag_kv += share_draft_kv
             if share_lag > 1:
-                if share_draft_kv > lag_longest:
-                    lag_longest, lag_longest_2 = share_draft_kv, lag_longest
-                elif share_draft_kv > lag_longest_2:
-                    lag_longest_2 = share_draft_kv
+                lag_longest = max(lag_longest, share_draft_kv)
             most = max(most, gamma)
     expected_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
     if lag > 0:
@@ -314,7 +351,7 @@ def _start_iteration(k, w, server):
     duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations)
     if w.prices:
         whole = (new, kv, longest, longest_2, prefills)
-        _charge(k, w, server, n, expected_s, whole, (lag, lag_kv, lag_longest, lag_longest_2))
+        _charge(k, w, server, n, expected_s, whole, (drafting, lag, lag_kv, lag_longest))
     server.idle = False
     server.iterations += 1
     server.iteration_start_s = w.now_s
@@ -337,35 +374,40 @@ def _drafting_at(w, server, n, step):
 
 @jit
 def _caused_s(k, w, server, n, request, tokens, whole, draft):
-    """Return by how much the iteration would be shorter without one of its sequences."""
+    """Return the part of the iteration's time that one of its sequences has to answer for."""
     new, kv, longest, longest_2, prefills = whole
-    lag, lag_kv, lag_longest, lag_longest_2 = draft
     target = server.number
-    share_kv, share_lag, share_draft_kv, gamma = _share(k, w, target, request, tokens)
+    share_kv, share_lag, _, gamma = _share(k, w, target, request, tokens)
     others = longest_2 if tokens > 1 and share_kv == longest else longest
     caused_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
     if new > tokens:
         caused_s -= _captured_step_s(k, w, target, new - tokens, kv - share_kv, others, prefills)
+    return caused_s + _drafting_share_s(k, w, server, n, share_lag, gamma, draft)
+
+
+@jit
+def _drafting_share_s(k, w, server, n, share_lag, gamma, draft):
+    """Return a sequence's share of the shared drafter's time: of each step among those that asked for it."""
     if share_lag == 0:
-        return caused_s
-    drafter = colocated(k, target)
-    caused_s += step_s(k, w, drafter, lag, lag_kv, lag_longest)
-    if lag > share_lag:
-        others = lag_longest_2 if share_lag > 1 and share_draft_kv == lag_longest else lag_longest
-        caused_s -= step_s(k, w, drafter, lag - share_lag, lag_kv - share_draft_kv, others)
+        return 0.0
+    drafting, lag, lag_kv, lag_longest = draft
+    drafter = colocated(k, server.number)
+    least_s = step_s(k, w, drafter, drafting, lag_kv, 0)
+    share_s = least_s / drafting
+    more = lag - drafting
+    if more > 0:
+        first_s = step_s(k, w, drafter, lag, lag_kv, lag_longest)
+        share_s += (first_s - least_s) * (share_lag - 1) / more
     for step in range(2, gamma + 1):
         sequences, step_kv = _drafting_at(w, server, n, step)
-        caused_s += step_s(k, w, drafter, sequences, step_kv, 0)
-        if sequences > 1:
-            others_kv = step_kv - share_draft_kv - (step - 1)
-            caused_s -= step_s(k, w, drafter, sequences - 1, others_kv, 0)
-    return caused_s
+        share_s += step_s(k, w, drafter, sequences, step_kv, 0) / sequences
+    return share_s
 
 
 @jit
 def _charge(k, w, server, n, duration_s, whole, draft):
     """Account to each request of a batch how long it makes others wait."""
-    others = server.resident - 1
+    others = n - 1 + server.n_ready + server.waiting
     ready_s = math.inf
     for i in range(n):
         request = w.requests[server.running[i].slot]
@@ -392,7 +434,6 @@ def iteration_over(k, w, server):
     server.iteration_end_s = w.now_s
     server.busy_s += duration_s
     w.totals.gpu_s += duration_s * spec.gpus
-    w.totals.cloud_usd += duration_s * spec.gpus * spec.price_usd_per_gpu_hour / 3600.0
     w.totals.energy_joules += duration_s * (spec.busy_w - spec.idle_w)
     return duration_s
 
@@ -418,7 +459,7 @@ def _advance(k, w, server, request, tokens):
     target = server.number
     task = request.job_task
     if request.job_prefill != 0:
-        request.job_prefill -= tokens
+        _set_prefill(server, request, request.job_prefill - tokens)
         request.job_prefilled += tokens
         if request.warms and drafts_shared(k, target):
             set_valid_tokens(k, w, request, colocated(k, target), request.job_prefilled)
@@ -492,10 +533,14 @@ def _commit(k, w, request, tokens):
     number_of_request = request.number
     log(k, w, LOG_COMMIT, request.target, number_of_request, tokens)
     arrives_s = send_down(k, w, request, tokens * k.bytes_per_token)
+    before = request.committed - tokens
+    slo.note_delivery(
+        request, k.kinds[request.kind], before, tokens, request.last_delivery_s, arrives_s
+    )
     if first:
         request.first_delivery_s = arrives_s
     request.last_delivery_s = arrives_s
-    if k.delivery_capacity > 0 and k.warmup <= number_of_request < k.cohort:
+    if k.delivery_capacity > 0 and is_measured(w, number_of_request):
         n = w.deliveries_n
         if n >= k.delivery_capacity:
             w.error = DELIVERIES_FULL
