@@ -1,8 +1,8 @@
 """Capacity at SLO: the largest arrival rate at which enough requests meet their SLO, per scheduler.
 
-Found by bisection, on the same seeds for every scheduler and rate, over windows of simulated time in the steady
-state. Requests that are not done when the time after the window is over count as having missed their SLO, so
-that an overloaded system cannot look good by never finishing.
+Found by bisection, on the same seeds for every scheduler and rate, over windows of simulated time in the
+steady state. Requests that are not done when the time after the window is over count as having missed their
+SLO, so that an overloaded system cannot look good by never finishing.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def what_scales(scenario: Scenario) -> str:
 def scaled(scenario: Scenario, scale: float) -> tuple[Scenario, float]:
     """Return a scenario with its load scaled, and how much it offers.
 
-    Open arrivals: the rate, and with a recorded trace its speed. A closed loop: the number of clients of every
-    class, rounded, at least one; their think times stay what they are.
+    Open arrivals: the rate, and with a recorded trace its speed. A closed loop: the number of clients of
+    every class, rounded, at least one; their think times stay what they are.
     """
     arrivals = scenario.workload.arrivals
     if isinstance(arrivals, ClosedLoop):
@@ -100,9 +100,7 @@ def _changed(scenario: Scenario, overrides: dict[str, Any]) -> Scenario:
     return load_scenario(scenario, **overrides)
 
 
-def prepared(
-    scenario: Scenario, cycles: int | None, window_s: float | None, grace_s: float
-) -> Scenario:
+def prepared(scenario: Scenario, cycles: int | None, window_s: float | None, grace_s: float) -> Scenario:
     """Return a scenario that measures a window in the steady state and ends a while after it."""
     windowed = steady(scenario, cycles, window_s)
     return load_scenario(windowed, episode__horizon_s=windowed.episode.end_s + grace_s)
@@ -130,7 +128,8 @@ class Search:
             scenario: Its content, with a window; see :func:`prepared`.
             seeds: Episodes per rate.
             share: Share of requests that have to meet their SLO.
-            tolerance: How far the smallest rate too high may be above the largest one that is not, relatively.
+            tolerance: How far the smallest rate too high may be above the largest one that is not,
+            relatively.
             jobs: Processes.
             kept: Results of simulations that are known, and to which more are added.
             on_probe: Called with the scheduler's name at every rate tried.

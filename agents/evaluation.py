@@ -379,15 +379,15 @@ def summarise(
     return summary
 
 
-DRIFT = 3.0
-"""Difference of a window's halves, in units of its standard error over all seeds, from which on it is told."""
+DRIFT = 4.0
+"""Difference of a window's halves, in standard errors of it over all seeds, from which on it is told."""
 
 
 def _within(rows: Sequence[Mapping[str, float]], name: str) -> dict[str, float | None]:
     """Return what the parts of the windows tell of a metric: its standard error, and its drift.
 
-    Both are of the mean over the seeds. A drift of three or more says that the window's halves differ by more
-    than chance makes them: the warm-up was too short, or the system does not settle.
+    Both are of the mean over the seeds. A drift of :data:`DRIFT` or more says that the window's halves
+    differ by more than chance makes them: the warm-up was too short, or the system does not settle.
     """
     if f"{name}_se" not in rows[0]:
         return {}

@@ -1,12 +1,12 @@
 """Find the largest arrival rate at which enough requests meet their SLO, per scheduler.
 
-    python scripts/capacity.py --scenario metro --schedulers cloud_ar,colocated_sd:2,jsq_goodput --seeds 3 --json
-    capacity.json
+    python scripts/capacity.py --scenario metro --schedulers cloud_ar,colocated_sd:2,jsq_goodput --seeds 3
+    --json capacity.json
 
 Bisects the load on the same seeds for every scheduler and rate, over a window of simulated time in the steady
 state. What is scaled: the rate of open arrivals, the speed of a recorded trace, the number of clients of a
-closed loop (their think times stay). With --json an interrupted search continues where it stopped when started
-again.
+closed loop (their think times stay). With --json an interrupted search continues where it stopped when
+started again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def main() -> int:
         "--tolerance", type=float, default=0.05, help="relative width of the last bracket (default 0.05)"
     )
     parser.add_argument("--cycles", type=int, metavar="C", help="cycles of the load in a window")
-    parser.add_argument("--window-s", type=float, metavar="S", help="length of the window instead, in seconds")
+    parser.add_argument(
+        "--window-s", type=float, metavar="S", help="length of the window instead, in seconds"
+    )
     parser.add_argument(
         "--grace-s",
         type=float,
@@ -156,7 +158,9 @@ def _print(found: list[Any], scenario: str, unit: str, share: float, console: An
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{escape(scenario)}: most load at which {100 * share:g} % of requests meet their SLO")
+    table = Table(
+        title=f"{escape(scenario)}: most load at which {100 * share:g} % of requests meet their SLO"
+    )
     table.add_column("scheduler", overflow="fold")
     for name in (unit, "arrivals/s", "met there", "too much"):
         table.add_column(name, justify="right")
@@ -166,7 +170,12 @@ def _print(found: list[Any], scenario: str, unit: str, share: float, console: An
         else:
             above = "not found" if one.above is None else f"{one.above.offered:.4g}"
             best = one.best
-            cells = [f"{best.offered:.4g}", f"{best.arrivals_per_s:.4g}", f"{100 * best.attainment:.1f} %", above]
+            cells = [
+                f"{best.offered:.4g}",
+                f"{best.arrivals_per_s:.4g}",
+                f"{100 * best.attainment:.1f} %",
+                above,
+            ]
         table.add_row(escape(one.scheduler), *cells)
     console.print(table)
 

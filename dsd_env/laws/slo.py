@@ -1,7 +1,7 @@
 """Whether an answer comes in time: the bounds of a service-level objective.
 
-`bounds` is whatever has the fields of :meth:`dsd_env.scenario.schema.Slo.bounds`; a bound that a class does not
-have is :data:`dsd_env.laws.constants.NO_BOUND_S`, which nothing exceeds.
+`bounds` is whatever has the fields of :meth:`dsd_env.scenario.schema.Slo.bounds`; a bound that a class does
+not have is :data:`dsd_env.laws.constants.NO_BOUND_S`, which nothing exceeds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ Bounds = Any
 def late_tokens(elapsed_s: float, first_s: float, per_token_s: float, before: int, tokens: int) -> int:
     """Return how many of the tokens that arrive together come after their deadlines.
 
-    Token k of an answer, counted from 0, is due ``first_s + k · per_token_s`` after the request's arrival: the
-    schedule of a reader who begins in time and then goes on at a constant pace.
+    Token k of an answer, counted from 0, is due ``first_s + k · per_token_s`` after the request's arrival:
+    the schedule of a reader who begins in time and then goes on at a constant pace.
 
     Args:
         elapsed_s: Time from the request's arrival to theirs.

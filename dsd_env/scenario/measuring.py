@@ -14,13 +14,11 @@ def measuring(scenario: Scenario, requests: int) -> Scenario:
     Raises:
         ScenarioError: The number is impossible.
     """
-    return load_scenario(
-        scenario, episode__requests=requests, episode__window_s=None, episode__warmup_s=0.0
-    )
+    return load_scenario(scenario, episode__requests=requests, episode__window_s=None, episode__warmup_s=0.0)
 
 
 def steady(scenario: Scenario, cycles: int | None = None, window_s: float | None = None) -> Scenario:
-    """Return a scenario that measures a window of simulated time after a warm-up, the same for every scheduler.
+    """Return a scenario that measures a window of simulated time after a warm-up, whoever schedules.
 
     The warm-up is the longest of a cycle of the load, three mean think times of a closed loop, and 10 s.
 

@@ -488,9 +488,9 @@ class LoadProfile(_Model):
 class TokenDeadlines(_Model):
     """A deadline for every token of an answer, from the request's arrival on.
 
-    Token k, counted from 0, is due at ``first_s + k * per_token_s``: what a reader needs who begins in time and
-    goes on at a constant pace (the expected delivery of Andes, arXiv 2404.16283). A burst ahead of the schedule
-    is credit for a later stall, which a bound on every gap does not know.
+    Token k, counted from 0, is due at ``first_s + k * per_token_s``: what a reader needs who begins in time
+    and goes on at a constant pace (the expected delivery of Andes, arXiv 2404.16283). A burst ahead of the
+    schedule is credit for a later stall, which a bound on every gap does not know.
     """
 
     first_s: Positive
@@ -501,7 +501,7 @@ class TokenDeadlines(_Model):
 
 
 class Slo(_Model):
-    """A class of service-level objective: a request meets it when it meets every bound given, at least one."""
+    """A class of service-level objective: a request has to meet every bound given, at least one."""
 
     ttft_s: Positive | None = Field(default=None, description="Bound on the time to first token.")
     tpot_s: Positive | None = Field(default=None, description="Bound on the mean time per further token.")
@@ -739,9 +739,9 @@ class Reward(_Model):
 class Episode(_Model):
     """When an episode ends, and what its metrics are about.
 
-    Either a window of simulated time, the same for every scheduler: after `warmup_s`, the requests that arrive
-    in the next `window_s` are measured, and the episode goes on, with new arrivals, until all of them are done.
-    Or a number of requests: `requests` after `warmup_requests`, by order of arrival.
+    Either a window of simulated time, the same for every scheduler: after `warmup_s`, the requests that
+    arrive in the next `window_s` are measured, and the episode goes on, with new arrivals, until all of them
+    are done. Or a number of requests: `requests` after `warmup_requests`, by order of arrival.
     """
 
     requests: Count | None = Field(

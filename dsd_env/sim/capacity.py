@@ -1,7 +1,7 @@
 """The saturated capacity of plain decoding: the yardstick of a scenario's load.
 
-How busy a server is says nothing, since it is busy at any load that keeps a request there. What it could do at
-most, without drafts and with as many residents as it holds, says how far a load is from that.
+How busy a server is says nothing, since it is busy at any load that keeps a request there. What it could do
+at most, without drafts and with as many residents as it holds, says how far a load is from that.
 """
 
 from __future__ import annotations
@@ -117,8 +117,9 @@ def saturated_tokens_per_s(
 
     A fluid model. Of ``residents`` requests, d decode in every iteration and the others prefill. An answer of
     n tokens takes n − 1 iterations after its prefill, whose end yields the first; so r = d / (n − 1) requests
-    complete per iteration, each of which has had its prompt prefilled in ``chunks`` iterations: d + r · chunks
-    = residents. A share of the iterations carries prompts, and all iterations together r · prompt tokens.
+    complete per iteration, each of which has had its prompt prefilled in ``chunks`` iterations: d + r ·
+    chunks = residents. A share of the iterations carries prompts, and all iterations together r · prompt
+    tokens.
 
     Args:
         target: The target.

@@ -2,8 +2,8 @@
 
 Latencies are over the cohort: the requests that arrive in the window ``warmup_s`` to ``warmup_s + window_s``,
 or those numbered ``warmup_requests`` to ``warmup_requests + requests`` by arrival. The episode goes on until
-all of them have completed, so that no slow request is left out; where the horizon ends it before, those of the
-window that have not completed count as having missed their SLO. Rates and costs are over the window (by
+all of them have completed, so that no slow request is left out; where the horizon ends it before, those of
+the window that have not completed count as having missed their SLO. Rates and costs are over the window (by
 number: from the arrival of the first of the cohort to the end of the episode), and count everything that
 happened in it.
 """
@@ -447,7 +447,8 @@ def batch_error(values: Sequence[float], cycles: int) -> tuple[float, float]:
 
     Returns:
         The standard error, and the difference of the means of the window's second and first half in units of
-        its own standard error; NaN where there is too little to tell.
+        its own standard error, from what the parts of a half differ among themselves; NaN where there is too
+        little to tell.
     """
     x = np.array(values)
     known = np.isfinite(x)
@@ -467,10 +468,12 @@ def batch_error(values: Sequence[float], cycles: int) -> tuple[float, float]:
     first, second = residual[known & early], residual[known & late]
     # What rounding makes of equal parts is no drift.
     flat = error <= 1e-9 * float(np.abs(x[known]).max())
-    if cycles == 1 or flat or len(first) == 0 or len(second) == 0:
+    if cycles == 1 or flat or freedom < 3 or len(first) == 0 or len(second) == 0:
         return error, math.nan
-    spread = error * math.sqrt(n * (1.0 / len(first) + 1.0 / len(second)))
-    return error, float(second.mean() - first.mean()) / spread
+    # Within the halves, since a trend would hide itself in what it makes of the whole.
+    within = float(((first - first.mean()) ** 2).sum() + ((second - second.mean()) ** 2).sum())
+    spread = math.sqrt(within / (freedom - 1) * (1.0 / len(first) + 1.0 / len(second)))
+    return error, float(second.mean() - first.mean()) / spread if spread > 0.0 else math.nan
 
 
 def requests_table(requests: list[Request]) -> dict[str, NDArray[np.generic]]:

@@ -179,9 +179,7 @@ class ReferenceSimulation:
         by_number = episode.window_s is None
         # Numbers of the first measured request and of the first after them, once they are known.
         self._first_measured = episode.warmup_requests if by_number else NOT_YET
-        self._end_measured = (
-            episode.warmup_requests + episode.measured_requests if by_number else NOT_YET
-        )
+        self._end_measured = episode.warmup_requests + episode.measured_requests if by_number else NOT_YET
         # Requests without whose completion the episode does not end.
         self._cohort_left = self._end_measured if by_number else 0
         self._boundaries_s = deque(boundaries_s(scenario))
@@ -1365,12 +1363,12 @@ class ReferenceSimulation:
         """Add to each request the time by which it delays others.
 
         A sequence delays every other request in the batch or in the target's queues by its part of the
-        iteration's time (see :meth:`IterationCost.caused_s`). Requests that are away, drafting elsewhere, wait
-        for nothing here. (Another rule was tried: it divided the whole iteration's time, the reading of
-        the weights included, among the sequences. Policies trained with it avoided the targets' own drafters,
-        which made every request slower.) The request that set the present batch size delays each sequence
-        left out by a whole iteration, and each sequence in the batch by the time that the batch waited to
-        fill.
+        iteration's time (see :meth:`IterationCost.caused_s`). Requests that are away, drafting elsewhere,
+        wait for nothing here. (Another rule was tried: it divided the whole iteration's time, the reading of
+        the weights included, among the sequences. Policies trained with it avoided the targets' own
+        drafters, which made every request slower.) The request that set the present batch size delays each
+        sequence left out by a whole iteration, and each sequence in the batch by the time that the batch
+        waited to fill.
         """
         others = len(batch) - 1 + len(target.ready) + len(target.waiting)
         for (job, _), share in zip(batch, shares, strict=True):

@@ -49,9 +49,7 @@ def capacity_of_m_d_1(share: float) -> float:
     low, high = 0.0, 1.0 / SERVICE_S
     for _ in range(60):
         middle = 0.5 * (low + high)
-        low, high = (
-            (middle, high) if waits_at_most(BOUND_S - SERVICE_S, middle) >= share else (low, middle)
-        )
+        low, high = (middle, high) if waits_at_most(BOUND_S - SERVICE_S, middle) >= share else (low, middle)
     return low
 
 
@@ -90,9 +88,7 @@ def test_a_bound_that_nobody_meets_and_one_that_everybody_does() -> None:
     found = Search("q", never, **short).run("cloud_ar:1")
     assert found.best is None and found.above is not None and found.above.scale <= 1 / 64
     assert json.loads(json.dumps(found.to_json()))["best"] is None
-    few = prepared(
-        queue(arrivals={"kind": "poisson", "rate_per_s": 1e-3}, clients=2), None, 20.0, 5.0
-    )
+    few = prepared(queue(arrivals={"kind": "poisson", "rate_per_s": 1e-3}, clients=2), None, 20.0, 5.0)
     found = Search("q", few, **short).run("cloud_ar:1")
     assert found.above is None and found.best is not None and found.best.scale >= 64
 

@@ -39,8 +39,18 @@ def test_encoding_stays_within_its_bounds(view: DecisionView) -> None:
 def test_every_feature_reads_the_quantity_it_names() -> None:
     # Each raw value is set to something of its own; the scaled one must invert to it.
     target = make_target(
-        queued=3, running=5, resident=9, remaining_s=0.01, kv_fraction=0.25, batch_size=8, age_s=0.02,
-        plain=2, colocated=3, remote=4, gamma_mean=2.5, prefill_tokens=700
+        queued=3,
+        running=5,
+        resident=9,
+        remaining_s=0.01,
+        kv_fraction=0.25,
+        batch_size=8,
+        age_s=0.02,
+        plain=2,
+        colocated=3,
+        remote=4,
+        gamma_mean=2.5,
+        prefill_tokens=700,
     )
     candidate = make_candidate(
         Site.OWN_DEVICE,

@@ -27,10 +27,9 @@ from dsd_env.control.due import DUE_FIELDS
 from dsd_env.control.rewards import TERMS
 from dsd_env.envs import ENV_ID, REWARD_TERMS, EdgeCloudEnv, FlatActionWrapper, register_envs
 from dsd_env.envs.infos import METRICS, RESOLVED_CODES
-from dsd_env.sim.metrics import class_metrics
 from dsd_env.envs.tables import TABLES, observation_table, with_tables
 from dsd_env.scenario.schema import Reward, RewardWeights
-from dsd_env.sim.metrics import Totals
+from dsd_env.sim.metrics import Totals, class_metrics
 from tests.scenarios import tiny
 
 

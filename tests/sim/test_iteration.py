@@ -73,7 +73,7 @@ def test_a_joint_draft_step_is_shared_by_those_that_asked_for_it() -> None:
 
 
 def test_a_long_lag_is_charged_to_whoever_has_it() -> None:
-    """A pass takes 1 ms a token: two lags of one token share 2 ms, the third pays for its 9 further tokens."""
+    """A pass takes 1 ms a token: two lags of one token share 2 ms, the third pays for 9 more tokens."""
     step = StepTimer(StepCoefficients(t0_s=0.0, w_s=1e-12, c_s_per_token=0.001, p=1.0), 100)
     verify = StepTimer(StepCoefficients(t0_s=1.0, w_s=0.0, c_s_per_token=0.0, p=1.0), 100)
     batch = [Share(2, 50, 1, 49, 1), Share(2, 50, 1, 49, 1), Share(2, 50, 10, 49, 1)]

@@ -1,4 +1,4 @@
-"""The measured window, its errors, occupied GPUs, classes of SLO and the load, against cases known by hand."""
+"""The measured window, its errors, occupied GPUs, SLO classes and load, against cases known by hand."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def test_the_unfinished_count_as_missed() -> None:
         metrics = dsd_env.simulate(scenario, "cloud_ar:1", 1, engine=engine).metrics
         done, left = metrics["requests_measured"], metrics["requests_unfinished"]
         assert left > 400
-        assert metrics["slo_attainment"] == pytest.approx(done / (done + left)) < 0.2
+        assert metrics["slo_attainment"] == pytest.approx(done / (done + left))
+        assert metrics["slo_attainment"] < 0.2
         assert metrics["slo_attainment.any"] == metrics["slo_attainment"]
 
 
@@ -147,8 +148,9 @@ def test_the_error_of_a_constant_load_is_that_of_batch_means() -> None:
     values = [1.0, 3.0, 2.0, 4.0, 1.0, 3.0]
     error, drift = batch_error(values, 0)
     assert error == pytest.approx(np.std(values, ddof=1) / math.sqrt(6))
-    # Halves of mean 2 and 8/3, each of three parts.
-    assert drift == pytest.approx((8 / 3 - 2.0) / (2.0 * error))
+    # Halves of mean 2 and 8/3; squares of 2 and 42/9 about them, with four degrees of freedom.
+    spread = math.sqrt((2 + 42 / 9) / 4 * (1 / 3 + 1 / 3))
+    assert drift == pytest.approx((8 / 3 - 2.0) / spread)
 
 
 def test_what_the_load_does_is_no_error() -> None:
@@ -171,11 +173,11 @@ def test_a_system_that_fills_up_is_said_to_drift() -> None:
         warmup_s=0.0,
     )
     metrics = dsd_env.simulate(scenario, "cloud_ar:1", 1).metrics
-    assert metrics["e2e_s_mean_drift"] > 3.0
+    assert metrics["e2e_s_mean_drift"] > 4.0
     steady_metrics = dsd_env.simulate(
         load_scenario(scenario, workload__arrivals__rate_per_s=3.0), "cloud_ar:1", 1
     ).metrics
-    assert abs(steady_metrics["e2e_s_mean_drift"]) < 3.0
+    assert abs(steady_metrics["e2e_s_mean_drift"]) < 4.0
 
 
 def test_batch_means_cover_the_truth_as_often_as_they_claim() -> None:
@@ -252,12 +254,16 @@ def test_metrics_by_class_tell_the_classes_apart() -> None:
             "prompt_tokens": {"distribution": "constant", "value": 10},
             "output_tokens": {"distribution": "constant", "value": 50},
         }
-        for name, slo in (("a", "tight"), ("b", "loose"))
+        for name, slo in (("question", "tight"), ("other", "loose"))
     }
     scenario = lab(
         clients=4,
         requests=60,
-        slo={"tight": {"tpot_s": 0.001}, "loose": {"deadlines": {"first_s": 9.0, "per_token_s": 9.0}}},
+        slo={
+            "any": None,
+            "tight": {"tpot_s": 0.001},
+            "loose": {"deadlines": {"first_s": 9.0, "per_token_s": 9.0}},
+        },
         workload__kinds=kinds,
     )
     for engine in ("reference", "compiled"):
@@ -300,7 +306,7 @@ def test_a_target_reports_who_drafts_where() -> None:
 
 def test_the_usual_request_of_a_workload_is_the_mean_of_its_laws() -> None:
     kinds = {
-        "a": {
+        "question": {
             "weight": 3.0,
             "slo": "any",
             "prompt_tokens": {"distribution": "constant", "value": 100},
@@ -318,7 +324,7 @@ def test_the_usual_request_of_a_workload_is_the_mean_of_its_laws() -> None:
     answer = 40 * math.exp(0.125)
     assert mean.output_tokens == pytest.approx(0.75 * 20 + 0.25 * answer, rel=0.01)
     # Of the constant kind alone: tokens 1 to 20 after a prompt of 100 tokens, in two chunks.
-    alone = MeanRequest.of(lab(workload__kinds={"a": kinds["a"]}), 64)
+    alone = MeanRequest.of(lab(workload__kinds={"question": kinds["question"]}), 64)
     assert (alone.context_tokens, alone.chunks) == (100 + 10.5, 2.0)
 
 

@@ -362,7 +362,8 @@ WORLD = Record(
     crashes=Block(CRASH), renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"), newly=Block("i4"),
     windows=Block(WINDOW_START), n_windows="i4", boundary_s="f8", first_measured="i8", end_measured="i8",
     occupied_gpus="f8", occupied_usd_per_s="f8",
-    class_counts=Block(CLASS_COUNTS), attainments=Block("f8"), table=Block(COMPLETED), deliveries=Block(DELIVERED), log=Block(LOGGED),
+    class_counts=Block(CLASS_COUNTS), attainments=Block("f8"), table=Block(COMPLETED),
+    deliveries=Block(DELIVERED), log=Block(LOGGED),
 )  # fmt: skip
 """The header of a world.
 
@@ -378,7 +379,8 @@ SCENARIO = Record(
     heap_capacity="i4", due_capacity="i4", log_capacity="i4", table_capacity="i4", delivery_capacity="i4",
     ring="i4", gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4",
     by_number="?", n_boundaries="i4", boundaries_s=Block("f8"), n_classes="i4", attainment_weight="f8",
-    total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?", has_shares="?", replays_devices="?", replays_kinds="?", replay_random="?",
+    total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?",
+    has_shares="?", replays_devices="?", replays_kinds="?", replay_random="?",
     horizon_s="f8", header_bytes="f8", bytes_per_token="f8", bytes_per_draft_token="f8", confidence_stop="f8",
     decision_latency_s="f8", telemetry_period_s="f8", stats_weight="f8", rate_weight="f8",
     egress_usd_per_gigabyte="f8", idle_w="f8", patience_s="f8", client_timeout_s="f8", crash_detection_s="f8",
@@ -395,7 +397,8 @@ SCENARIO = Record(
 """The header of a scenario's constants; `tables` writes it.
 
 `feature_source` and `due_source` say which number of the view is gathered. `term_total` says which total a
-reward term follows, `term_counts` that it is an integer; `term_per_request_s`, `term_per_gpu_s`, `term_per_usd`
-and `term_per_s` say how fast it grows with time, for each request in the system, for each occupied GPU, for each
-dollar per second that these cost, and besides. `image` is a world before its seed is known.
+reward term follows, `term_counts` that it is an integer; `term_per_request_s`, `term_per_gpu_s`,
+`term_per_usd` and `term_per_s` say how fast it grows with time, for each request in the system, for each
+occupied GPU, for each dollar per second that these cost, and besides. `image` is a world before its seed is
+known.
 """

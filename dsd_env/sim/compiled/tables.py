@@ -740,8 +740,8 @@ class _Compiler:
     def _most_requests(self, slots: int) -> tuple[int, int]:
         """Return bounds on the measured requests and on the rows of the table of requests.
 
-        Of a window that is an estimate, with ample room: a client who asks four times a second, four times the
-        mean rate of open arrivals.
+        Of a window that is an estimate, with ample room: a client who asks four times a second, four times
+        the mean rate of open arrivals.
         """
         scenario, episode = self.scenario, self.scenario.episode
         if episode.window_s is None:
@@ -762,8 +762,8 @@ class _Compiler:
     def _most_deliveries(self, most_measured: int) -> int:
         """Return a bound on the times at which measured requests get tokens.
 
-        There are no more than tokens; nor than targets can commit in three times the window, or in two minutes
-        more.
+        There are no more than tokens; nor than targets can commit in three times the window, or in two
+        minutes more.
         """
         scenario = self.scenario
         by_tokens = most_measured * scenario.workload.max_output_tokens
@@ -772,9 +772,7 @@ class _Compiler:
             return by_tokens
         per_s = sum(
             target.count * target.max_batch_size / timer.step_s(1, 0, 0)
-            for target, (timer, _) in zip(
-                scenario.targets.values(), self.builder.target_timers, strict=True
-            )
+            for target, (timer, _) in zip(scenario.targets.values(), self.builder.target_timers, strict=True)
         )
         return min(by_tokens, int(per_s * (3.0 * window_s + 120.0)) + 1024)
 

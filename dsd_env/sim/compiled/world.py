@@ -276,12 +276,12 @@ class WorldReader:
         if self.scenario.episode.window_s is None:
             return []
         rows = self.rows("requests", int(self._sizes["n_slots"]))
-        rows = rows[(rows["number"] >= first) & (rows["number"] < end) & (rows["number"] >= 0) & ~rows["done"]]
+        rows = rows[
+            (rows["number"] >= first) & (rows["number"] < end) & (rows["number"] >= 0) & ~rows["done"]
+        ]
         rows = rows[np.argsort(rows["number"])]
         classes, kinds = list(self.scenario.slo), list(self.scenario.workload.kinds.values())
-        return [
-            (float(row["arrival_s"]), classes.index(kinds[int(row["kind"])].slo)) for row in rows
-        ]
+        return [(float(row["arrival_s"]), classes.index(kinds[int(row["kind"])].slo)) for row in rows]
 
     def _busy_until_s(self, n_targets: int) -> list[float]:
         """Return the time that each target has been busy, the iteration under way included."""

@@ -534,9 +534,7 @@ def _commit(k, w, request, tokens):
     log(k, w, LOG_COMMIT, request.target, number_of_request, tokens)
     arrives_s = send_down(k, w, request, tokens * k.bytes_per_token)
     before = request.committed - tokens
-    slo.note_delivery(
-        request, k.kinds[request.kind], before, tokens, request.last_delivery_s, arrives_s
-    )
+    slo.note_delivery(request, k.kinds[request.kind], before, tokens, request.last_delivery_s, arrives_s)
     if first:
         request.first_delivery_s = arrives_s
     request.last_delivery_s = arrives_s

@@ -30,7 +30,7 @@ def report_target(k, w, target, report):
 
 @jit
 def _publish_attainments(k, w, ring):
-    """Publish the share of requests that met their SLO; what clients saw in a period they tell in the next."""
+    """Publish the shares of requests that met their SLO; what clients saw they tell a period later."""
     period_s, weight = k.telemetry_period_s, k.attainment_weight
     for n in range(k.n_classes):
         counts = w.class_counts[n]
