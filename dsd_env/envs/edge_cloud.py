@@ -185,7 +185,8 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     ## Episode End
 
     1. Termination: the workload is finished (the scenario sets `episode.total_requests`, and all are done).
-    2. Truncation: the first `episode.warmup_requests + episode.requests` requests by arrival have completed, or
+    2. Truncation: the requests that arrived in the window (`episode.warmup_s`, `episode.window_s`) have completed
+       and it is over; without a window, the first `episode.warmup_requests + episode.requests` have; or
        `episode.horizon_s` has passed, or `max_episode_steps` decisions have been taken.
 
     The observation returned with the last step is that of the last decision, as no further one is due. Only where
