@@ -109,8 +109,8 @@ class Sweep:
 
 
 def static_names(batches: tuple[int, ...] | None = None) -> list[str]:
-    """Return the single static choices of the sweep; without ``batches``, at the adaptive batch size."""
-    sizes = ["auto"] if batches is None else [str(batch) for batch in batches]
+    """Return the single static choices of the sweep; without ``batches``, at batch size 1."""
+    sizes = ["1"] if batches is None else [str(batch) for batch in batches]
     names = [f"static:0:{size}:plain" for size in sizes]
     names += [f"static:{gamma}:{size}:{place}" for place in PLACES for gamma in GAMMAS for size in sizes]
     return names
@@ -173,7 +173,7 @@ def main() -> int:
     if arguments.cycles is None:
         arguments.requests = arguments.requests or 300
     scenario = load_scenario(arguments.scenario)
-    starts = ["static:0:auto:plain"] if arguments.from_plain else []
+    starts = ["static:0:1:plain"] if arguments.from_plain else []
     phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
     singles = static_names()
     with ProcessPoolExecutor(arguments.jobs) as pool:
@@ -248,7 +248,7 @@ def table(
         found = chosen[phase.name]
         single, mapped = found["best_single_e2e_s"], found["best_per_class_e2e_s"]
         choice = found["best_per_class"].items()
-        words = ", ".join(f"{device} {option.replace('/auto/', ' ')}" for device, option in choice)
+        words = ", ".join(f"{device} {option.replace('/1/', ' ')}" for device, option in choice)
         saved = 100 * (1 - mapped / single)
         lines.append(f"- **{phase.name}**: {single:.2f} s -> {mapped:.2f} s ({saved:.1f} % saved): {words}")
     lines += ["", "The best single choice of each phase, in every phase (s):", ""]
@@ -267,9 +267,9 @@ def plot(sweep: Sweep, phases: list[Phase], path: Path, title: str) -> None:
 
     figure, axes = plt.subplots(1, len(phases), figsize=(4.2 * len(phases), 3.6), layout="constrained")
     for axis, phase in zip(axes, phases, strict=True):
-        plain = sweep.latency_s(phase, "static:0:auto:plain")
+        plain = sweep.latency_s(phase, "static:0:1:plain")
         for place in PLACES:
-            values = [sweep.latency_s(phase, f"static:{gamma}:auto:{place}") for gamma in GAMMAS]
+            values = [sweep.latency_s(phase, f"static:{gamma}:1:{place}") for gamma in GAMMAS]
             axis.plot((0, *GAMMAS), (plain, *values), marker="o", markersize=4, label=place)
         axis.set(title=f"{title}, {phase.name}", xlabel="speculation length (tokens)", yscale="log")
         axis.grid(alpha=0.3, which="both")

@@ -21,7 +21,10 @@ class Decision(NamedTuple):
 
     Attributes:
         gamma: Speculation length in tokens; 0 is plain decoding.
-        batch_size: Batch size that the target uses from then on.
+        batch_size: B. At admission, how far the request stands back for others: it enters its target once fewer
+            than `max_num_seqs` / B requests are resident there. Afterwards, the smallest batch that its
+            verification wants to be part of, where drafts are made elsewhere than on the target's GPUs. Both
+            waits are limited; 1 waits nowhere.
         placement: Index into the request's candidate list.
     """
 
@@ -47,7 +50,7 @@ class Resolved(NamedTuple):
     reason: str | None
 
 
-def resolve(view: DecisionView, decision: Decision, max_batch_sizes: Sequence[int]) -> Resolved:
+def resolve(view: DecisionView, decision: Decision, max_num_seqs: Sequence[int]) -> Resolved:
     """Return a decision as it can be executed.
 
     A target believed down is replaced by the first candidate's that is believed up (``target_down``);
@@ -58,7 +61,7 @@ def resolve(view: DecisionView, decision: Decision, max_batch_sizes: Sequence[in
     Args:
         view: What the controller knows.
         decision: What it decided; its placement is on the list.
-        max_batch_sizes: Limit of each target, by number.
+        max_num_seqs: Largest batch size of each target, by number.
     """
     candidate = view.candidates[decision.placement]
     moved = False
@@ -68,7 +71,7 @@ def resolve(view: DecisionView, decision: Decision, max_batch_sizes: Sequence[in
             if other.target.up and (other.site, other.edge_server) == place:
                 candidate, moved = other, True
                 break
-    limit = max_batch_sizes[candidate.target.index]
+    limit = max_num_seqs[candidate.target.index]
     gamma, batch_size, reason = laws.resolved(
         decision.gamma, decision.batch_size, moved, candidate.valid, limit
     )
@@ -186,8 +189,9 @@ class ActionSpace:
         """Return the concatenated mask (bool, shape (sum(nvec),)) of selectable indices.
 
         A placement is masked when drafting there is impossible now, or if it only fills the list up;
-        candidate 0 never is. Gamma is masked down to 0 when no candidate can draft. Every batch size is
-        selectable.
+        candidate 0 never is. Gamma is masked down to 0 when no candidate can draft. Batch sizes are masked down
+        to 1 where no candidate gives them an effect (:func:`dsd_env.laws.resolve.batch_matters`), and beyond
+        the largest limit of those that do.
         """
         n_gamma, n_batch, n_placements = self.nvec
         mask = np.ones(sum(self.nvec), dtype=np.bool_)
@@ -197,6 +201,9 @@ class ActionSpace:
         placements[0] = True
         placements += [False] * (n_placements - len(placements))
         mask[n_gamma + n_batch :] = placements
+        limits = [c.target.max_num_seqs for c in view.candidates if _batch_matters(c, c.valid)]
+        largest = max(limits, default=1)
+        mask[n_gamma + 1 : n_gamma + n_batch] = [batch_size <= largest for batch_size in self.batch_sizes[1:]]
         return mask
 
     def sample_mask(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.int8], ...]:
@@ -242,29 +249,36 @@ class ActionSpace:
         )
         return valid.reshape(*mask.shape[:-1], self.n_flat)
 
-    def flat_mask(self, view: DecisionView, max_batch_sizes: Sequence[int]) -> NDArray[np.bool_]:
+    def flat_mask(self, view: DecisionView, max_num_seqs: Sequence[int]) -> NDArray[np.bool_]:
         """Return which flat actions are carried out as they are (bool, shape (n_flat,)).
 
         Unlike :meth:`mask` it knows what the three indices mean together: it excludes exactly the actions
-        that :func:`resolve` would change. Should the smallest batch size exceed every target's limit, so that
-        nothing is left, then the actions remain of which only that is clipped.
+        that :func:`resolve` would change, and those that differ from another only in a batch size without
+        effect.
 
         Args:
             view: The due decision.
-            max_batch_sizes: Limit of each target, by number (``scenario.max_batch_sizes``).
+            max_num_seqs: Largest batch size of each target, by number (``scenario.max_num_seqs``).
         """
         n_gamma, n_batch, n_placements = self.nvec
         # Resolving depends on the speculation length only by whether it is 0.
         kinds = min(n_gamma, 2)
-        reasons = np.full((kinds, n_batch, n_placements), "no_drafter", dtype=object)
+        valid = np.zeros((kinds, n_batch, n_placements), dtype=np.bool_)
         for gamma, batch, placement in np.ndindex(kinds, n_batch, min(n_placements, len(view.candidates))):
             decision = Decision(self.gammas[gamma], self.batch_sizes[batch], placement)
-            reasons[gamma, batch, placement] = resolve(view, decision, max_batch_sizes).reason
-        valid = reasons == None  # noqa: E711  (element by element)
-        if not valid.any():
-            valid[:, 0] = reasons[:, 0] == "batch_clipped"
-        mask: NDArray[np.bool_] = np.repeat(valid, [1, n_gamma - 1][:kinds], axis=0).astype(np.bool_)
+            resolved = resolve(view, decision, max_num_seqs)
+            as_given = resolved.reason is None
+            valid[gamma, batch, placement] = as_given and (
+                batch == 0 or _batch_matters(resolved.candidate, gamma > 0)
+            )
+        mask: NDArray[np.bool_] = np.repeat(valid, [1, n_gamma - 1][:kinds], axis=0)
         return mask.reshape(self.n_flat)
+
+
+def _batch_matters(candidate: CandidateView, drafts: bool) -> bool:
+    """Return whether a batch size has an effect at a candidate."""
+    enters = candidate.target.up and not candidate.same_target
+    return laws.batch_matters(enters, drafts, candidate.shares_target)
 
 
 def refused_action(

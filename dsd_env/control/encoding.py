@@ -109,7 +109,6 @@ _TARGET = (
     _squash("target.remaining_s", "s", 0.02, "expected rest of the iteration under way"),
     _squash("target.iteration_s", "s", 0.04, "iteration time (EMA)"),
     _share("target.kv_fraction", "share of the KV pool reserved"),
-    _squash("target.batch_size", "sequences", 16.0, "batch size in force"),
     _squash("target.plain", "requests", 32.0, "residents that decode plainly"),
     _squash("target.colocated", "requests", 32.0, "residents that draft on its GPUs"),
     _squash("target.remote", "requests", 32.0, "residents that draft elsewhere"),
@@ -117,6 +116,8 @@ _TARGET = (
     _squash("target.prefill_tokens", "tokens", 1024.0, "context tokens still to be prefilled"),
     _squash("target.token_s", "s", 1.0e-4, "marginal time of a new token"),
     _squash("target.prefill_token_s", "s", 1.0e-4, "time per prompt token"),
+    _squash("target.waiting", "requests", 16.0, "requests that wait for admission"),
+    _share("target.seat_fraction", "share of its seats (`max_num_seqs`) that are taken"),
     _squash("target.age_s", "s", 0.05, "age of this report"),
 )
 

@@ -78,14 +78,15 @@ class TargetView:
     Attributes:
         index: Number of the target.
         up: Whether it is believed to be up.
-        queued: Sequences waiting for an iteration.
+        queued: Requests that wait for admission or for an iteration.
         running: Sequences in the iteration under way.
         resident: Requests with KV there.
         remaining_s: Expected remaining time of the iteration under way, at the report.
         iteration_s: Running mean iteration time (EMA).
         kv_fraction: Share of the KV pool reserved.
-        batch_size: Batch size in force.
-        max_batch_wait_s: Longest wait for the batch to fill.
+        waiting: Requests that wait for admission there.
+        max_num_seqs: Requests that can be resident at a time.
+        max_batch_wait_s: Longest wait of a verification for the batch size that it asks for.
         token_s: Marginal time of one more new token in an iteration of the usual size, from the profile.
         prefill_token_s: Time per prompt token when prefilling in chunks, from the latency profile.
         age_s: Age of the report.
@@ -104,7 +105,8 @@ class TargetView:
     remaining_s: float
     iteration_s: float
     kv_fraction: float
-    batch_size: int
+    waiting: int
+    max_num_seqs: int
     max_batch_wait_s: float
     token_s: float
     prefill_token_s: float
@@ -114,6 +116,11 @@ class TargetView:
     remote: int
     gamma_mean: float
     prefill_tokens: int
+
+    @property
+    def seat_fraction(self) -> float:
+        """Share of its seats that are taken."""
+        return self.resident / self.max_num_seqs
 
 
 @dataclass(slots=True)

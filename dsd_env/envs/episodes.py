@@ -240,7 +240,7 @@ class ReferenceEpisodes:
 
     def flat_mask(self) -> NDArray[np.bool_]:
         """Return which flat actions the decision now due carries out as they are."""
-        return self._actions.flat_mask(self._view, self._scenario.max_batch_sizes)
+        return self._actions.flat_mask(self._view, self._scenario.max_num_seqs)
 
     def completed(self) -> list[Completed]:
         """Return the requests that completed during the last step."""

@@ -9,7 +9,7 @@ REASONS: tuple[str | None, ...] = (None, "no_drafter", "batch_clipped", "target_
 
 
 def resolved(
-    gamma: int, batch_size: int, moved: bool, can_draft: bool, max_batch_size: int
+    gamma: int, batch_size: int, moved: bool, can_draft: bool, max_num_seqs: int
 ) -> tuple[int, int, int]:
     """Return (gamma, batch size, reason) as executed.
 
@@ -18,15 +18,29 @@ def resolved(
         batch_size: Batch size asked for.
         moved: The target asked for is believed down, another takes its place.
         can_draft: There is a drafter at the place in question.
-        max_batch_size: Limit of the target in question.
+        max_num_seqs: Largest batch size of the target in question.
     """
     reason = TARGET_DOWN if moved else AS_GIVEN
     if gamma > 0 and not can_draft:
         gamma = 0
         if reason == AS_GIVEN:
             reason = NO_DRAFTER
-    if batch_size > max_batch_size:
-        batch_size = max_batch_size
+    if batch_size > max_num_seqs:
+        batch_size = max_num_seqs
         if reason == AS_GIVEN:
             reason = BATCH_CLIPPED
     return gamma, batch_size, reason
+
+
+def batch_matters(enters: bool, drafts: bool, shares_target: bool) -> bool:
+    """Return whether a decision's batch size has an effect at a placement.
+
+    It has one where the request waits for admission, and on verifications of drafts made elsewhere than on the
+    target's own GPUs.
+
+    Args:
+        enters: The request is not resident at that target.
+        drafts: Drafts are made.
+        shares_target: They are made on the target's own GPUs.
+    """
+    return enters or (drafts and not shares_target)

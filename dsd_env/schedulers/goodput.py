@@ -29,7 +29,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "prior_trials": (0.0, 1e6),
     "shared_trials": (0.0, 1e6),
     "busy_phase": (0.0, 1.0),
-    "batch_size": (0.0, 4096.0),
+    "batch_size": (1.0, 4096.0),
 }
 
 
@@ -47,7 +47,7 @@ class GoodputParameters:
         shared_trials: The same where a whole batch shares the draft steps: the length must suit every
             request in it, so a single request's luck counts little.
         busy_phase: Share of an iteration that a message from outside waits at a busy target.
-        batch_size: Batch size to choose; 0 for the adaptive rule.
+        batch_size: Batch size B to choose; 1 waits nowhere.
     """
 
     load_weight: float = 1.0
@@ -56,7 +56,7 @@ class GoodputParameters:
     prior_trials: float = 16.0
     shared_trials: float = 400.0
     busy_phase: float = 0.5
-    batch_size: int = 0
+    batch_size: int = 1
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -98,11 +98,10 @@ class GoodputScheduler:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
         self._chunk_tokens = scenario.protocol.plain_chunk_tokens
         self._tables = []
-        longest = max(scenario.actions.gammas)
         for target in scenario.targets.values():
             profile = latency_profile(target.profile)
             coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
-            most = target.max_batch_size * (longest + 1)
+            most = target.max_num_batched_tokens
             table = tuple(coefficients.compute_s(tokens) for tokens in range(most + 2))
             self._tables += [table] * target.count
 
@@ -134,9 +133,7 @@ class GoodputScheduler:
                     cost_s = one_off_s + (base_s + slope_s * gamma) / expected
                     if cost_s < best_cost_s:
                         best_cost_s, best_gamma, best_placement = cost_s, gamma, index
-        target = view.candidates[best_placement].target
-        batch_size = batch_size_for(view, target, parameters.batch_size or None)
-        return Decision(best_gamma, batch_size, best_placement)
+        return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
 
 
 def estimate_acceptance(request: RequestView, prior: float, prior_trials: float) -> float:
@@ -174,34 +171,29 @@ def expected_tokens(acceptance: float, gammas: Sequence[int]) -> list[float]:
 def others_at(target: TargetView) -> int:
     """Return how many other sequences an iteration at this target is expected to hold.
 
-    These are the sequences that run or wait. A decision taken at the target itself, between two iterations,
+    These are the sequences that run or are ready. A decision taken at the target itself, between two iterations,
     does not see the requests that decide at the same instant, which neither run nor wait yet. There the
     number of resident requests is used instead.
     """
     if target.age_s == 0.0 and target.running == 0:
-        return max(target.queued, target.resident - 1, 0)
-    return target.running + target.queued
+        return max(target.queued - target.waiting, target.resident - 1, 0)
+    return target.running + target.queued - target.waiting
 
 
-def target_wait_s(target: TargetView, largest_batch: int, *, arrives_later: bool, busy_phase: float) -> float:
+def target_wait_s(target: TargetView, *, arrives_later: bool, busy_phase: float) -> float:
     """Return the expected wait for an iteration at a target.
 
     A job that is there at once waits for the rest of the iteration under way, as reported. A job that comes
-    later meets another iteration and waits `busy_phase` of it. Sequences beyond the largest batch need whole
-    iterations of their own.
+    later meets another iteration and waits `busy_phase` of it. All ready sequences take part in the next one.
 
     Args:
         target: The target.
-        largest_batch: Largest batch size on offer; the present one will be set to hold all sequences.
         arrives_later: Whether the job is not at the target yet, or the report is old.
         busy_phase: See :class:`GoodputParameters`.
     """
-    wait_s = target.queued // largest_batch * target.iteration_s
     if not arrives_later:
-        return wait_s + target.remaining_s
-    if target.running + target.queued > 0:
-        wait_s += busy_phase * target.iteration_s
-    return wait_s
+        return target.remaining_s
+    return busy_phase * target.iteration_s if target.running + target.queued > target.waiting else 0.0
 
 
 def token_price_s(table: Sequence[float], others: int, tokens_each: int, load_weight: float) -> float:
@@ -239,9 +231,7 @@ def plain_token_s(
     """Return the expected time per token of plain decoding: an iteration and a share of the chunk's wait."""
     target = candidate.target
     later = candidate.handover_s > 0.0 or target.age_s > 0.0
-    wait_s = target_wait_s(
-        target, view.batch_sizes[-1], arrives_later=later, busy_phase=parameters.busy_phase
-    )
+    wait_s = target_wait_s(target, arrives_later=later, busy_phase=parameters.busy_phase)
     token_s = token_price_s(table, others_at(target), 1, parameters.load_weight)
     handover_s = candidate.handover_s / parameters.horizon_tokens
     return target.iteration_s + token_s + wait_s / chunk_tokens + handover_s
@@ -261,9 +251,7 @@ def round_line_s(
     target = candidate.target
     others = others_at(target)
     later = candidate.site != Site.COLOCATED or candidate.handover_s > 0.0 or target.age_s > 0.0
-    wait_s = target_wait_s(
-        target, view.batch_sizes[-1], arrives_later=later, busy_phase=parameters.busy_phase
-    )
+    wait_s = target_wait_s(target, arrives_later=later, busy_phase=parameters.busy_phase)
     base_s = candidate.draft_wait_s + candidate.rtt_s + wait_s + target.iteration_s
     step_s, longest = candidate.draft_step_s, view.gammas[-1]
     if candidate.shares_target:

@@ -22,10 +22,10 @@ class HfHeuristicScheduler:
     Attributes:
         name: Canonical specification.
         sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
-        batch_size: Batch size, or None for the adaptive rule.
+        batch_size: Batch size B; 1 waits nowhere.
     """
 
-    def __init__(self, name: str, sites: tuple[Site, ...], batch_size: int | None = None) -> None:
+    def __init__(self, name: str, sites: tuple[Site, ...], batch_size: int = 1) -> None:
         """Build the rule."""
         self.name = name
         self.sites = sites
@@ -42,10 +42,10 @@ class HfHeuristicScheduler:
             for site in self.sites:
                 placement = placement_of(view, site, target)
                 if placement is not None:
-                    batch = batch_size_for(view, view.candidates[placement].target, self.batch_size)
+                    batch = batch_size_for(view, self.batch_size)
                     return Decision(gamma, batch, placement)
         placement = plain_placement(view, target)
-        batch = batch_size_for(view, view.candidates[placement].target, self.batch_size)
+        batch = batch_size_for(view, self.batch_size)
         return Decision(0, batch, placement)
 
 

@@ -33,7 +33,7 @@ class PolicyScheduler:
         self.policy: Policy = policy.load(path)
         self._encoder: ObservationEncoder | None = None
         self._space: ActionSpace | None = None
-        self._max_batch_sizes: tuple[int, ...] = ()
+        self._max_num_seqs: tuple[int, ...] = ()
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Prepare encoder and mask of the scenario.
@@ -44,12 +44,12 @@ class PolicyScheduler:
         self.policy.check_scenario(scenario)
         self._encoder = ObservationEncoder.of(scenario)
         self._space = ActionSpace.of(scenario)
-        self._max_batch_sizes = scenario.max_batch_sizes
+        self._max_num_seqs = scenario.max_num_seqs
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the policy's deterministic decision."""
         if self._encoder is None or self._space is None:
             raise RuntimeError("call reset(scenario, seed) before decide(view)")
         space = self._space
-        mask = space.flat_mask(view, self._max_batch_sizes) if self.policy.flat else space.mask(view)
+        mask = space.flat_mask(view, self._max_num_seqs) if self.policy.flat else space.mask(view)
         return self.policy.decide(self._encoder.encode(view), mask)

@@ -103,8 +103,8 @@ def _gamma(name: str, text: str, low: int = 1) -> int:
     return _integer(name, "speculation length G", text, low, MAX_GAMMA)
 
 
-def _batch(name: str, text: str) -> int | None:
-    return None if text == "auto" else _integer(name, "batch size B", text, 1, MAX_BATCH_SIZE)
+def _batch(name: str, text: str) -> int:
+    return _integer(name, "batch size B", text, 1, MAX_BATCH_SIZE)
 
 
 def _no_arguments(name: str, arguments: str) -> None:
@@ -118,14 +118,14 @@ def _build_random(arguments: str) -> Scheduler:
 
 def _build_cloud_ar(arguments: str) -> Scheduler:
     parts = _split("cloud_ar", arguments, 1)
-    batch = _batch("cloud_ar", parts[0]) if parts else None
+    batch = _batch("cloud_ar", parts[0]) if parts else 1
     return StaticScheduler(f"cloud_ar{format_batch(batch)}", StaticChoice(0, batch, ()))
 
 
-def _gamma_and_batch(name: str, arguments: str) -> tuple[int, int | None]:
+def _gamma_and_batch(name: str, arguments: str) -> tuple[int, int]:
     parts = _split(name, arguments, 2)
     gamma = _gamma(name, parts[0]) if parts else DEFAULT_GAMMA
-    return gamma, _batch(name, parts[1]) if len(parts) > 1 else None
+    return gamma, _batch(name, parts[1]) if len(parts) > 1 else 1
 
 
 def _build_colocated(arguments: str) -> Scheduler:
@@ -149,7 +149,7 @@ def _build_hf(arguments: str) -> Scheduler:
     parts = _split("hf_heuristic", arguments, 2)
     word = parts[0] if parts else "colocated"
     site = _site("hf_heuristic", word)
-    batch = _batch("hf_heuristic", parts[1]) if len(parts) > 1 else None
+    batch = _batch("hf_heuristic", parts[1]) if len(parts) > 1 else 1
     sites = (site,) if site == Site.COLOCATED else (site, *(s for s in EDGE_FIRST if s != site))
     return HfHeuristicScheduler(f"hf_heuristic:{word}{format_batch(batch)}", sites, batch)
 
@@ -175,12 +175,12 @@ def _build_goodput(arguments: str) -> Scheduler:
         if not batch.is_integer():
             raise SchedulerError(f"jsq_goodput: batch_size = {batch:g} must be a whole number")
     canonical = "+".join(f"{key}={value:g}" for key, value in sorted(values.items()))
-    batch_size = int(values.pop("batch_size", 0))
+    batch_size = int(values.pop("batch_size", 1))
     parameters = GoodputParameters(**values, batch_size=batch_size)
     return GoodputScheduler(f"jsq_goodput:{canonical}" if canonical else "jsq_goodput", parameters)
 
 
-def _place(name: str, gamma: int, batch: int | None, place: str) -> StaticChoice:
+def _place(name: str, gamma: int, batch: int, place: str) -> StaticChoice:
     if place == "plain":
         return StaticChoice(0, batch, ())
     if place not in SITES:

@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from dsd_env.control import DecisionView, Site, TargetView
-from dsd_env.control.actions import snap, snap_up
+from dsd_env.control import DecisionView, Site
+from dsd_env.control.actions import snap_up
 
 SITES: dict[str, Site] = {"colocated": Site.COLOCATED, "own": Site.OWN_DEVICE, "edge": Site.EDGE_SERVER}
 """Words for draft sites in scheduler specifications."""
 
 
-def adaptive_batch_size(batch_sizes: Sequence[int], target: TargetView) -> int:
-    """Return the listed batch size that suits the number n of sequences that may be in an iteration.
-
-    n is the number of requests with KV at the target, or the number that wait, run or are added now, if that
-    is larger. A batch size above n makes an idle server wait `max_batch_wait_s` for sequences that do not
-    come. A batch size below n makes some sequences wait for a whole iteration. The rule takes the largest
-    size of at most n if these waits cost less on average than the server's, and otherwise the smallest size
-    of at least n.
-    """
-    n = max(target.queued + target.running + 1, target.resident)
-    below = snap(batch_sizes, n)
-    left_behind_s = (n - below) / n * target.iteration_s
-    return below if below <= n and left_behind_s < target.max_batch_wait_s else snap_up(batch_sizes, n)
-
-
-def batch_size_for(view: DecisionView, target: TargetView, fixed: int | None) -> int:
-    """Return the batch size to choose at ``target``.
-
-    Args:
-        view: The decision.
-        target: The target concerned.
-        fixed: A batch size (the smallest listed one that is at least this is taken), or None for
-            :func:`adaptive_batch_size`.
-    """
-    if fixed is None:
-        return adaptive_batch_size(view.batch_sizes, target)
-    return snap_up(view.batch_sizes, fixed)
+def batch_size_for(view: DecisionView, wanted: int) -> int:
+    """Return the smallest listed batch size that is at least ``wanted`` (the largest if none is)."""
+    return snap_up(view.batch_sizes, wanted)
 
 
 def least_loaded_target(view: DecisionView) -> int:
-    """Return the number of the offered target with the fewest requests, including those that wait for KV.
+    """Return the number of the offered target with the fewest requests, including those that wait for admission.
 
     Ties go to the shorter iteration time, then to the lower number. Down targets are taken only if
     there is no other.
     """
     best = min(
         (candidate.target for candidate in view.candidates),
-        key=lambda target: (not target.up, target.resident, target.iteration_s, target.index),
+        key=lambda target: (
+            not target.up,
+            target.resident + target.waiting,
+            target.iteration_s,
+            target.index,
+        ),
     )
     return best.index
 

@@ -17,12 +17,12 @@ class StaticChoice(NamedTuple):
 
     Attributes:
         gamma: Speculation length; the largest listed one that is at most this is used.
-        batch_size: Batch size, or None for the adaptive rule.
+        batch_size: Batch size B; 1 waits nowhere.
         sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
     """
 
     gamma: int
-    batch_size: int | None
+    batch_size: int
     sites: tuple[Site, ...]
 
 
@@ -91,15 +91,15 @@ def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
         for site in choice.sites:
             placement = placement_of(view, site, target)
             if placement is not None:
-                batch = batch_size_for(view, view.candidates[placement].target, choice.batch_size)
+                batch = batch_size_for(view, choice.batch_size)
                 return Decision(gamma, batch, placement)
     placement = plain_placement(view, target)
-    return Decision(0, batch_size_for(view, view.candidates[placement].target, choice.batch_size), placement)
+    return Decision(0, batch_size_for(view, choice.batch_size), placement)
 
 
-def format_batch(batch_size: int | None) -> str:
-    """Return the ``:B`` part of a canonical specification; nothing for the adaptive rule."""
-    return "" if batch_size is None else f":{batch_size}"
+def format_batch(batch_size: int) -> str:
+    """Return the ``:B`` part of a canonical specification; nothing for 1."""
+    return "" if batch_size == 1 else f":{batch_size}"
 
 
 EDGE_FIRST: tuple[Site, ...] = (Site.OWN_DEVICE, Site.EDGE_SERVER, Site.COLOCATED)

@@ -164,11 +164,14 @@ def plain_capacity_tokens_per_s(
     """
     total = 0.0
     for target, timer in zip(scenario.targets.values(), timers, strict=True):
-        chunk_tokens = target.prefill_chunk_tokens
-        request = MeanRequest.of(scenario, chunk_tokens, schedule)
+        budget_tokens = target.max_num_batched_tokens
+        request = MeanRequest.of(scenario, budget_tokens, schedule)
         held = request.context_tokens
         if target.kv_policy == "reserve":
             held = scenario.kv_reservation_tokens(math.ceil(request.prompt_tokens))
-        residents = min(target.max_batch_size, max(1.0, target.kv_capacity_tokens / held))
+        residents = min(target.max_num_seqs, max(1.0, target.kv_capacity_tokens / held))
+        # Prompts have what those that decode leave of an iteration's tokens.
+        chunk_tokens = max(1, budget_tokens - math.ceil(residents))
+        request = MeanRequest.of(scenario, chunk_tokens, schedule)
         total += target.count * saturated_tokens_per_s(target, timer, request, residents, chunk_tokens)
     return total

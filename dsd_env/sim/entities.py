@@ -17,7 +17,7 @@ import simpy
 from dsd_env.acceptance import AcceptanceRealisation, AcceptanceSource
 from dsd_env.control.view import RECENT_ROUNDS, Site
 from dsd_env.latency import LatencyProfile, StepCoefficients
-from dsd_env.laws import drafting, reports, step_times
+from dsd_env.laws import batching, drafting, reports, step_times
 from dsd_env.laws.constants import (
     ACCEPTANCE_PRIOR,
     REPORTS_KEPT,
@@ -103,6 +103,8 @@ class Job:
         warm_drafter: Whether the co-located drafter prefills the same tokens.
         done: Event of the job's end.
         drafter_number: Number of the drafter whose drafts are to be verified.
+        asked_batch: Batch size of the decision behind it, B; 1 asks for no wait.
+        entered_s: When it began to wait for admission.
         prefilled_tokens: Context tokens prefilled so far.
         queued_s: When it joined the target's ready queue.
         sequence: Rank in which it joined; breaks ties.
@@ -116,15 +118,34 @@ class Job:
     warm_drafter: bool
     done: simpy.Event
     drafter_number: int = -1
+    asked_batch: int = 1
+    entered_s: float = 0.0
     prefilled_tokens: int = 0
     queued_s: float = 0.0
     sequence: int = 0
 
+    @property
+    def least_batch(self) -> int:
+        """The smallest batch that it wants to take part in: B if its drafts came from elsewhere."""
+        task = TargetTask.PREFILL if self.prefill_tokens else self.task
+        return batching.least_batch(task, self.asked_batch)
+
     def prefill_again(self) -> None:
-        """Prefill the whole lost context again, but for the newest token, which the task processes."""
+        """Prefill the whole lost context again, but for the newest token, which the task processes.
+
+        A request that was in before does not stand back when it returns.
+        """
         newest = 0 if self.task == TargetTask.PREFILL else 1
         self.prefill_tokens = self.request.context_tokens - newest
         self.prefilled_tokens = 0
+        self.asked_batch = 1
+
+    def skip_cached(self, cached_tokens: int) -> None:
+        """Leave out of the prefill what the target's prefix cache still holds; a prompt's last token stays."""
+        needed = 1 if self.task == TargetTask.PREFILL else 0
+        skipped = min(cached_tokens, self.prefill_tokens - needed)
+        self.prefill_tokens -= skipped
+        self.prefilled_tokens += skipped
 
 
 @dataclass(slots=True)
@@ -133,13 +154,13 @@ class Report:
 
     Attributes:
         time_s: When the report was made.
-        queued: Sequences waiting.
+        queued: Requests that wait for admission or for an iteration.
         running: Sequences in the iteration under way.
-        resident: Requests with KV there or waiting for it.
+        resident: Requests with KV there.
+        waiting: Requests that wait for admission.
         remaining_s: Expected time until the iteration under way ends.
         iteration_s: Running mean iteration time.
         kv_fraction: Share of the KV pool reserved.
-        batch_size: Present batch size.
         token_s: Marginal time of one more new token at the usual size of an iteration, from the profile.
         up: Whether the target runs; a target that is down is reported, too.
         plain: Residents whose newest job there was plain decoding.
@@ -153,10 +174,10 @@ class Report:
     queued: int
     running: int
     resident: int
+    waiting: int
     remaining_s: float
     iteration_s: float
     kv_fraction: float
-    batch_size: int
     token_s: float
     up: bool
     plain: int
@@ -191,12 +212,11 @@ class TargetServer:
         self.timer = timer
         self.colocated = colocated
         self.drafter = drafter
-        self.batch_size = config.initial_batch_size
-        self.batch_set_by: Request | None = None
         self.waiting: deque[Job] = deque()
         self.ready: list[Job] = []
         self.running: list[tuple[Job, int]] = []
         self.kv_reserved_tokens = 0
+        self.kv_given_tokens = 0
         self.resident = 0
         self.is_occupied = False
         # What each resident has last asked of it, and with how many drafts.
@@ -206,7 +226,6 @@ class TargetServer:
         self.admissions = 0
         self.busy_s = 0.0
         self.iteration_start_s = 0.0
-        self.iteration_end_s = 0.0
         self.expected_end_s = 0.0
         self.iteration_s = timer.step_s(1, 0, 0)
         self.idle = True
@@ -215,7 +234,7 @@ class TargetServer:
         self.check_s = math.inf
         self.reports: deque[Report] = deque(maxlen=REPORTS_KEPT)
         self.iteration_tokens = 1.0
-        chunk = config.prefill_chunk_tokens
+        chunk = config.max_num_batched_tokens
         self.prefill_token_s = timer.compute_s[chunk] / chunk
 
     def busy_until_s(self, now_s: float) -> float:
@@ -230,41 +249,56 @@ class TargetServer:
     def compose(self) -> list[tuple[Job, int]]:
         """Take the next batch from the ready queue: jobs with their number of new tokens.
 
-        The batch has at most `batch_size` sequences, and its prefill chunks share a budget of tokens. The
-        job that has waited longest always gets a place, so that neither prefills nor decodes starve. The
-        other places go by class, prefill or decode, and within a class first come, first served, or
-        shortest first.
+        All take part whose new tokens fit into `max_num_batched_tokens`: one class (prefill or decode) first,
+        then the other, and within a class first come, first served, or shortest first, but for the job that
+        has waited longest, which goes before the others of its class. A prefill takes what is left of the
+        budget; a verification takes part as a whole or not at all.
         """
         config = self.config
         rank_of_prefill = 1 if config.order == "decode_first" else -1
         shortest_first = config.within_class == "shortest_first"
         oldest = min(self.ready, key=lambda job: (job.queued_s, job.sequence))
 
-        def key(job: Job) -> tuple[bool, int, int, float, int]:
+        def key(job: Job) -> tuple[int, bool, int, float, int]:
             size = (job.prefill_tokens or job.gamma) if shortest_first else 0
             return (
-                job is not oldest,
                 rank_of_prefill if job.prefill_tokens else 0,
+                job is not oldest,
                 size,
                 job.queued_s,
                 job.sequence,
             )
 
-        seats = min(self.batch_size, config.max_batch_size)
-        budget = config.prefill_chunk_tokens
+        budget = config.max_num_batched_tokens
         batch: list[tuple[Job, int]] = []
         left: list[Job] = []
         for job in sorted(self.ready, key=key):
-            if len(batch) == seats or (job.prefill_tokens and budget == 0):
-                left.append(job)
-            elif job.prefill_tokens:
-                tokens = min(job.prefill_tokens, budget)
+            tokens = min(job.prefill_tokens, budget) if job.prefill_tokens else job.gamma + 1
+            if 0 < tokens <= budget:
                 budget -= tokens
                 batch.append((job, tokens))
             else:
-                batch.append((job, job.gamma + 1))
+                left.append(job)
         self.ready = left
         return batch
+
+    def is_due(self, now_s: float) -> bool:
+        """Return whether an iteration of the ready jobs, of which there are some, begins now."""
+        least = min(job.least_batch for job in self.ready)
+        return batching.starts(len(self.ready), self.resident, least, now_s, self.due_s)
+
+    @property
+    def due_s(self) -> float:
+        """When an iteration begins at the latest: no ready job waits longer than `max_batch_wait_s`."""
+        return min(job.queued_s for job in self.ready) + self.config.max_batch_wait_s
+
+    def cached_tokens(self, request: Request) -> int:
+        """Return how much of a preempted request's KV nobody has overwritten yet."""
+        if not self.config.prefix_cache:
+            return 0
+        return batching.cached_tokens(
+            request.kept_tokens, self.kv_given_tokens, request.overwritten_from_tokens
+        )
 
     def report(self, now_s: float) -> Report:
         """Return the present state as a report."""
@@ -273,10 +307,10 @@ class TargetServer:
             len(self.ready) + len(self.waiting),
             len(self.running),
             self.resident,
+            len(self.waiting),
             reports.remaining_s(self.idle, self.expected_end_s, now_s),
             self.iteration_s,
             self.kv_reserved_tokens / self.config.kv_capacity_tokens,
-            self.batch_size,
             self._token_s(),
             self.down == 0,
             *self._modes(),
@@ -539,6 +573,8 @@ class Request:
             out if the counter has not changed meanwhile.
         kv_reserved_tokens: KV tokens that it holds at its target; 0 while it waits for room there.
         admission: Its rank among the admissions to its target.
+        kept_tokens: KV tokens that the target still had of it when it was preempted.
+        overwritten_from_tokens: Reading of the target's `kv_given_tokens` from which on they are overwritten.
         report: Report of its target that came with the newest result.
         own_jobs: Number of draft jobs on its device when its controller last saw them.
         delay_caused_s: Time by which it has delayed other requests, summed over them, if that is computed.
@@ -570,6 +606,8 @@ class Request:
     exchange: int = 0
     kv_reserved_tokens: int = 0
     admission: int = 0
+    kept_tokens: int = 0
+    overwritten_from_tokens: int = 0
     report: Report | None = None
     own_jobs: int = 0
     delay_caused_s: float = 0.0

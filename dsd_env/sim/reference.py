@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from dsd_env.control.actions import Decision, resolve
 from dsd_env.control.view import DecisionView, Site
 from dsd_env.laws import drafting, slo
+from dsd_env.laws.batching import may_enter
 from dsd_env.network import FaultMember, FaultWindows, fault_members
 from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
@@ -91,7 +92,8 @@ class Resolution:
 
     Attributes:
         gamma: Speculation length used; 0 is plain decoding.
-        batch_size: Batch size that the target uses from now on.
+        batch_size: B: how far the request stands back at admission, and the smallest batch that it wants to be
+            verified in.
         site: Where drafts are made.
         drafter_number: Number of the drafter; -1 for plain decoding.
         edge_server: Number of the edge server; -1 elsewhere.
@@ -163,7 +165,7 @@ class ReferenceSimulation:
         self._record_spans = record_spans
         self._price_delays = price_delays
         self._protocol = scenario.protocol
-        self._max_batch_sizes = scenario.max_batch_sizes
+        self._max_num_seqs = scenario.max_num_seqs
         builder = builder or WorldBuilder(scenario)
         self._workload = WorkloadGenerator(scenario, seed, builder.schedule)
         self._world: World = builder.build(seed)
@@ -282,7 +284,7 @@ class ReferenceSimulation:
             decision: Speculation length, batch size and placement. A decision that cannot be executed is
                 changed: a target that is believed down is replaced by the first candidate's that is believed
                 up (``target_down``); drafting where no drafter is available becomes plain decoding at that
-                candidate's target (``no_drafter``); a batch size above the target's limit is clipped
+                candidate's target (``no_drafter``); a batch size above the target's `max_num_seqs` is clipped
                 (``batch_clipped``).
 
         Returns:
@@ -310,7 +312,7 @@ class ReferenceSimulation:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
         if not 0 <= placement < len(view.candidates):
             raise ValueError(f"placement = {placement} is outside 0..{len(view.candidates) - 1}")
-        candidate, gamma, batch_size, reason = resolve(view, decision, self._max_batch_sizes)
+        candidate, gamma, batch_size, reason = resolve(view, decision, self._max_num_seqs)
         target = candidate.target.index
         if reason is not None:
             self.resolved[reason] = self.resolved.get(reason, 0) + 1
@@ -734,12 +736,11 @@ class ReferenceSimulation:
         target.modes.clear()
         self._occupy(target)
         target.check_s = float("inf")
-        target.batch_size = target.config.initial_batch_size
-        target.batch_set_by = None
         for request in list(self._active.values()):
             if request.target == target.number and not request.finished:
                 request.target = -1
                 request.kv_reserved_tokens = 0
+                request.kept_tokens = 0
                 self._totals.interruptions += 1
                 self._interrupt(request, Interruption.TARGET_LOST)
         self._lose_drafter_kv(self._colocated_base + target.number)
@@ -1174,8 +1175,9 @@ class ReferenceSimulation:
 
     def _occupy(self, target: TargetServer) -> None:
         """Note whether requests are at a target, after that may have changed."""
-        if target.is_occupied != (target.resident > 0):
-            target.is_occupied = target.resident > 0
+        occupied = target.resident > 0 or len(target.waiting) > 0
+        if target.is_occupied != occupied:
+            target.is_occupied = occupied
             self._occupancy_changes()
 
     # ------------------------------------------------------------------ targets
@@ -1191,7 +1193,7 @@ class ReferenceSimulation:
         prefill: int = 0,
         warm: bool = False,
     ) -> Process:
-        """Queue a job at a target and wait until it is done; a resolution sets the batch size, too."""
+        """Queue a job at a target and wait until it is done."""
         if target.down:
             raise _TargetDownError
         request.served += 1
@@ -1199,21 +1201,16 @@ class ReferenceSimulation:
         job = Job(request, task, gamma, chunk, prefill, warm, self._env.event())
         if resolution is not None:
             job.drafter_number = resolution.drafter_number
-            target.batch_size = resolution.batch_size
-            target.batch_set_by = request
+            job.asked_batch = resolution.batch_size
         if request.target != target.number:
             if request.target >= 0:
                 self._release(request)
             request.target = target.number
-            target.resident += 1
-            self._occupy(target)
-            target.waiting.append(job)
-            self._admit(target)
+            self._enter(target, job)
         elif request.kv_reserved_tokens == 0:
             # The target has preempted the request since its last job.
             job.prefill_again()
-            target.waiting.append(job)
-            self._admit(target)
+            self._enter(target, job)
         else:
             self._join(target, job)
         request.control = (Site.COLOCATED, target.number)
@@ -1226,34 +1223,58 @@ class ReferenceSimulation:
     def _release(self, request: Request) -> None:
         """Free a request's KV at its target."""
         target = self._world.targets[request.target]
-        target.kv_reserved_tokens -= request.kv_reserved_tokens
-        request.kv_reserved_tokens = 0
-        target.resident -= 1
+        request.kept_tokens = 0
+        if request.kv_reserved_tokens > 0:
+            target.kv_reserved_tokens -= request.kv_reserved_tokens
+            request.kv_reserved_tokens = 0
+            target.resident -= 1
         target.modes.pop(request.number, None)
         self._occupy(target)
         self._admit(target)
         self._wake(target)
 
+    def _enter(self, target: TargetServer, job: Job) -> None:
+        """Let a job's request wait for admission."""
+        job.entered_s = self.now_s
+        target.waiting.append(job)
+        self._occupy(target)
+        self._admit(target)
+
     def _admit(self, target: TargetServer) -> None:
-        """Admit waiting requests, first come first served, while the KV pool has room."""
-        while target.waiting:
-            job = target.waiting[0]
-            need = self._kv_to_admit(target, job.request)
-            if target.kv_reserved_tokens + need > target.config.kv_capacity_tokens:
+        """Admit waiting requests in order, past those that stand back, while there are seats and KV."""
+        config = target.config
+        for job in list(target.waiting):
+            if target.resident >= config.max_num_seqs:
                 return
-            target.waiting.popleft()
-            target.kv_reserved_tokens += need
-            job.request.kv_reserved_tokens = need
-            job.request.admission = target.admissions
+            latest_s = job.entered_s + config.max_admission_wait_s
+            if not may_enter(target.resident, config.max_num_seqs, job.asked_batch, self.now_s, latest_s):
+                continue
+            request = job.request
+            need = self._kv_to_admit(target, job)
+            if target.kv_reserved_tokens + need > config.kv_capacity_tokens:
+                return
+            target.waiting.remove(job)
+            if request.kept_tokens > 0:
+                job.skip_cached(target.cached_tokens(request))
+                request.kept_tokens = 0
+            self._give_kv(target, request, need)
+            target.resident += 1
+            request.admission = target.admissions
             target.admissions += 1
-            self._log(EventKind.ADMIT, target.number, job.request, need)
+            self._log(EventKind.ADMIT, target.number, request, need)
             self._join(target, job)
 
-    def _kv_to_admit(self, target: TargetServer, request: Request) -> int:
-        """Return the free KV tokens that admission takes: a request's worst case, or its present context."""
+    @staticmethod
+    def _give_kv(target: TargetServer, request: Request, tokens: int) -> None:
+        target.kv_reserved_tokens += tokens
+        target.kv_given_tokens += tokens
+        request.kv_reserved_tokens += tokens
+
+    def _kv_to_admit(self, target: TargetServer, job: Job) -> int:
+        """Return the free KV tokens that admission takes: a request's worst case, or what it needs now."""
         if target.config.kv_policy == "preempt":
-            return request.context_tokens
-        return self.scenario.kv_reservation_tokens(request.spec.prompt_tokens)
+            return job.request.context_tokens + job.gamma
+        return self.scenario.kv_reservation_tokens(job.request.spec.prompt_tokens)
 
     def _join(self, target: TargetServer, job: Job) -> None:
         job.queued_s = self.now_s
@@ -1263,14 +1284,14 @@ class ReferenceSimulation:
         self._log(EventKind.ENQUEUE, target.number, job.request, job.gamma + 1)
 
     def _wake(self, target: TargetServer) -> None:
-        """Schedule when an idle target checks its queue: once a batch is full or has waited long enough."""
-        if not target.idle or not target.ready:
-            return
-        now_s = self.now_s
-        check_s = now_s
-        if len(target.ready) < target.batch_size:
-            oldest_s = min(job.queued_s for job in target.ready)
-            check_s = max(now_s, oldest_s + target.config.max_batch_wait_s)
+        """Schedule when a target next has something to do by itself.
+
+        It starts an iteration, or admits a request that has stood back long enough.
+        """
+        check_s = self._stood_back_s(target)
+        if target.idle and target.ready:
+            due_s = self.now_s if target.is_due(self.now_s) else target.due_s
+            check_s = min(check_s, due_s)
         if check_s < target.check_s:
             target.check_s = check_s
             event = self._env.at(check_s, Order.ITERATION_START, target.number)
@@ -1280,14 +1301,18 @@ class ReferenceSimulation:
     def _check(self, target: TargetServer, check_s: float) -> None:
         if target.check_s == check_s:
             target.check_s = float("inf")
-        if not target.idle or not target.ready:
-            return
-        if len(target.ready) < target.batch_size:
-            oldest_s = min(job.queued_s for job in target.ready)
-            if self.now_s < oldest_s + target.config.max_batch_wait_s:
-                self._wake(target)
-                return
-        self._start_iteration(target)
+        self._admit(target)
+        if target.idle and target.ready and target.is_due(self.now_s):
+            self._start_iteration(target)
+        self._wake(target)
+
+    def _stood_back_s(self, target: TargetServer) -> float:
+        """Return when the first of those who stand back at a target no longer does; infinity if nobody does."""
+        for job in target.waiting:
+            latest_s = job.entered_s + target.config.max_admission_wait_s
+            if job.asked_batch > 1 and latest_s > self.now_s:
+                return latest_s
+        return float("inf")
 
     def _start_iteration(self, target: TargetServer) -> None:
         now_s = self.now_s
@@ -1295,7 +1320,6 @@ class ReferenceSimulation:
         if target.config.kv_policy == "preempt":
             batch = self._make_room(target, batch)
             if not batch:
-                self._wake(target)
                 return
         shares = self._shares(target, batch)
         prefills = any(job.prefill_tokens for job, _ in batch)
@@ -1330,9 +1354,7 @@ class ReferenceSimulation:
             ):
                 self._preempt(target, batch)
             if request.kv_reserved_tokens > 0:
-                grown = max(0, need - request.kv_reserved_tokens)
-                request.kv_reserved_tokens += grown
-                target.kv_reserved_tokens += grown
+                self._give_kv(target, request, max(0, need - request.kv_reserved_tokens))
         return [(job, tokens) for job, tokens in batch if job.request.kv_reserved_tokens > 0]
 
     def _preempt(self, target: TargetServer, batch: list[tuple[Job, int]]) -> None:
@@ -1347,13 +1369,20 @@ class ReferenceSimulation:
         )
         self._totals.preemptions += 1
         self._log(EventKind.PREEMPT, target.number, victim, victim.kv_reserved_tokens)
+        free = target.config.kv_capacity_tokens - target.kv_reserved_tokens
+        victim.kept_tokens = victim.context_tokens
+        victim.overwritten_from_tokens = target.kv_given_tokens + free
         target.kv_reserved_tokens -= victim.kv_reserved_tokens
         victim.kv_reserved_tokens = 0
+        target.resident -= 1
         if target.colocated is not None:
             victim.drafter_valid.pop(self._colocated_base + target.number, None)
         for job in [*target.ready, *(job for job, _ in batch)]:
             if job.request is victim:
+                if job.prefill_tokens:
+                    victim.kept_tokens = job.prefilled_tokens
                 job.prefill_again()
+                job.entered_s = self.now_s
                 target.waiting.appendleft(job)
         target.ready = [job for job in target.ready if job.request is not victim]
 
@@ -1366,18 +1395,11 @@ class ReferenceSimulation:
         iteration's time (see :meth:`IterationCost.caused_s`). Requests that are away, drafting elsewhere,
         wait for nothing here. (Another rule was tried: it divided the whole iteration's time, the reading of
         the weights included, among the sequences. Policies trained with it avoided the targets' own
-        drafters, which made every request slower.) The request that set the present batch size delays each
-        sequence left out by a whole iteration, and each sequence in the batch by the time that the batch
-        waited to fill.
+        drafters, which made every request slower.)
         """
         others = len(batch) - 1 + len(target.ready) + len(target.waiting)
         for (job, _), share in zip(batch, shares, strict=True):
             job.request.delay_caused_s += cost.caused_s(share) * others
-        setter = target.batch_set_by
-        if setter is not None:
-            ready_s = min(job.queued_s for job, _ in batch)
-            waited_s = self.now_s - max(ready_s, target.iteration_end_s)
-            setter.delay_caused_s += len(target.ready) * cost.duration_s + len(batch) * waited_s
 
     def _shares(self, target: TargetServer, batch: list[tuple[Job, int]]) -> list[Share]:
         """Return what each sequence of a batch brings into the iteration."""
@@ -1417,7 +1439,6 @@ class ReferenceSimulation:
         duration_s = self.now_s - target.iteration_start_s
         target.running = []
         target.idle = True
-        target.iteration_end_s = self.now_s
         target.busy_s += duration_s
         config = target.config
         self._totals.gpu_s += duration_s * config.gpus

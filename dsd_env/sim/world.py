@@ -147,8 +147,7 @@ class WorldBuilder:
         self._profiles: dict[int, LatencyProfile | StepCoefficients] = {}
         self.target_timers: list[tuple[StepTimer, StepTimer | None]] = []
         for target in scenario.targets.values():
-            most = target.prefill_chunk_tokens + target.max_batch_size * (gamma + 1)
-            most = max(most, *target.graph_batch_tokens, 0)
+            most = max(target.max_num_batched_tokens, *target.graph_batch_tokens, 0)
             timer = StepTimer(latency_profile(target.profile), most)
             drafter = target.colocated_drafter
             colocated = None

@@ -27,7 +27,7 @@ def queue(**changes: Any) -> Scenario:
             "verify": {"t0_s": SERVICE_S},
             "arrivals": {"kind": "poisson", "rate_per_s": 5.0},
             "output": {"distribution": "constant", "value": 1},
-            "targets__target__max_batch_size": 1,
+            "targets__target__max_num_seqs": 1,
             "slo": {"any": {"ttft_s": BOUND_S}},
             **changes,
         }

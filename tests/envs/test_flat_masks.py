@@ -40,7 +40,7 @@ def play(env: FlatActionWrapper, seed: int, steps: int) -> set[str | None]:
     seen: set[str | None] = set()
     for _ in range(steps):
         mask = env.action_masks()
-        expected = base.actions.flat_mask(base.view, base.scenario.max_batch_sizes)
+        expected = base.actions.flat_mask(base.view, base.scenario.max_num_seqs)
         np.testing.assert_array_equal(mask, expected)
         *_, terminated, truncated, info = env.step(np.int64(rng.choice(np.flatnonzero(mask))))
         seen.add(info["resolved"])

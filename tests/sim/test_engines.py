@@ -170,7 +170,7 @@ CHOICES = st.fixed_dictionaries(
                 "kv_policy": st.sampled_from(["reserve", "preempt"]),
                 "graph_batch_tokens": st.sampled_from([(), (1, 2, 4, 8, 16, 32), (3, 40)]),
                 "max_batch_wait_s": st.sampled_from([0.0, 0.004, 0.1]),
-                "prefill_chunk_tokens": st.sampled_from([16, 256]),
+                "max_num_batched_tokens": st.sampled_from([16, 256]),
                 "iteration_noise_sigma": st.sampled_from([0.0, 0.2]),
                 "straggler_share": st.sampled_from([0.0, 0.1]),
                 "straggler_factor": st.sampled_from([1.0, 3.0]),

@@ -75,7 +75,7 @@ def test_the_unfinished_count_as_missed() -> None:
         arrivals=poisson(10.0),
         verify={"t0_s": 1.0},
         output={"distribution": "constant", "value": 1},
-        targets__target__max_batch_size=1,
+        targets__target__max_num_seqs=1,
         episode__horizon_s=100.0,
         slo__any__ttft_s=1e6,
     )
@@ -169,7 +169,7 @@ def test_a_system_that_fills_up_is_said_to_drift() -> None:
         arrivals=poisson(12.0),
         verify={"t0_s": 0.1},
         output={"distribution": "constant", "value": 1},
-        targets__target__max_batch_size=1,
+        targets__target__max_num_seqs=1,
         warmup_s=0.0,
     )
     metrics = dsd_env.simulate(scenario, "cloud_ar:1", 1).metrics
@@ -186,7 +186,7 @@ def test_batch_means_cover_the_truth_as_often_as_they_claim() -> None:
         arrivals=poisson(5.0),
         verify={"t0_s": 0.1},
         output={"distribution": "constant", "value": 1},
-        targets__target__max_batch_size=1,
+        targets__target__max_num_seqs=1,
         window_s=400.0,
     )
     hits = 0
@@ -238,7 +238,7 @@ def test_waiting_for_a_batch_is_not_cheaper() -> None:
         targets__target__max_batch_wait_s=0.2,
     )
     eager = dsd_env.simulate(scenario, "static:2:1:own", 1).metrics
-    waiting = dsd_env.simulate(scenario, "static:2:64:own", 1).metrics
+    waiting = dsd_env.simulate(scenario, "static:2:4:own", 1).metrics
     assert waiting["gpu_s_per_1k_tokens"] < eager["gpu_s_per_1k_tokens"]
     assert waiting["cloud_usd_per_1m_tokens"] > eager["cloud_usd_per_1m_tokens"]
 
@@ -346,8 +346,8 @@ def test_a_saturated_target_does_what_is_said(
         output={"distribution": "constant", "value": output},
         # Nobody thinks: every seat is taken again at once.
         arrivals={"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 0.0}},
-        targets__target__max_batch_size=seats,
-        targets__target__prefill_chunk_tokens=512,
+        targets__target__max_num_seqs=seats,
+        targets__target__max_num_batched_tokens=512,
     )
     capacity = WorldBuilder(scenario).capacity_tokens_per_s
     metrics = dsd_env.simulate(scenario, f"cloud_ar:{seats}", 1).metrics

@@ -122,7 +122,7 @@ def test_single_server_with_exponential_service_is_m_m_1(simulate: Simulate) -> 
         output={"distribution": "constant", "value": 1},
         requests=20_000,
         workload__max_prompt_tokens=60_000,
-        targets__target__prefill_chunk_tokens=65_536,
+        targets__target__max_num_batched_tokens=65_536,
         episode__warmup_requests=500,
     )
     result = simulate(scenario, "cloud_ar:1", seed=4)

@@ -211,30 +211,34 @@ DRAFT_JOB = Record(
 
 REPORT = Record(
     "Report", time_s="f8", remaining_s="f8", iteration_s="f8", kv_fraction="f8", token_s="f8", queued="i4",
-    running="i4", resident="i4", batch_size="i4", up="?", plain="i4", colocated="i4", remote="i4",
+    running="i4", resident="i4", waiting="i4", up="?", plain="i4", colocated="i4", remote="i4",
     gamma_mean="f8", prefill_tokens="i4",
 )  # fmt: skip
 """State of a target as it reports it."""
 RATES = Record("Rates", time_s="f8", arrivals_per_s="f8", tokens_per_s="f8")
 
 TARGET_SPEC = Record(
-    "TargetSpec", length="i4", max_batch_size="i4", initial_batch_size="i4", prefill_chunk_tokens="i4",
-    kv_capacity_tokens="i8", prefill_first="?", shortest_first="?", preempts="?", pads="?",
+    "TargetSpec", length="i4", max_num_seqs="i4", max_num_batched_tokens="i4", kv_capacity_tokens="i8",
+    prefill_first="?", shortest_first="?", preempts="?", caches_prefixes="?", pads="?",
     compute_s=Block("f8"), padded=Block("i4"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8",
-    max_batch_wait_s="f8", prefill_token_s="f8", iteration_noise_sigma="f8", straggler_share="f8",
+    max_batch_wait_s="f8", max_admission_wait_s="f8", prefill_token_s="f8", iteration_noise_sigma="f8", straggler_share="f8",
     straggler_factor="f8", gpus="f8", price_usd_per_gpu_hour="f8", busy_w="f8", idle_w="f8",
 )  # fmt: skip
 SEAT = Record("Seat", slot="i4", tokens="i4")
 """A job in the iteration under way, with its number of new tokens."""
 TARGET = Record(
-    "Target", number="i4", batch_size="i4", setter="i4", setter_number="i4", wait_head="i4", wait_tail="i4",
-    waiting="i4", n_ready="i4", n_running="i4", resident="i4", down="i4", idle="?", kv_reserved_tokens="i8",
-    iterations="i8", joined="i8", admissions="i8", busy_s="f8", iteration_start_s="f8", iteration_end_s="f8",
+    "Target", number="i4", wait_head="i4", wait_tail="i4", waiting="i4", stands_back="i4", least_batch="i4",
+    n_ready="i4", n_running="i4", resident="i4", down="i4", idle="?", kv_reserved_tokens="i8",
+    kv_given_tokens="i8", iterations="i8", joined="i8", admissions="i8", busy_s="f8", iteration_start_s="f8",
     expected_end_s="f8", iteration_s="f8", check_s="f8", oldest_s="f8", iteration_tokens="f8",
     n_plain="i4", n_colocated="i4", n_remote="i4", gammas="i4", prefill_tokens="i4", is_occupied="?",
     ready=Block("i4"), running=Block(SEAT),
 )  # fmt: skip
-"""A target: requests that wait for KV, ready jobs, the iteration under way; `check_s`: when one may begin."""
+"""A target: requests that wait for admission, ready jobs, the iteration under way.
+
+`stands_back` is how many of those who wait asked for a batch size above 1, `least_batch` the smallest batch that
+any ready job wants, `check_s` when the target next looks whether there is something to do.
+"""
 
 # ---------------------------------------------------------------------- devices, requests
 
@@ -261,7 +265,8 @@ REQUEST = Record(
     gamma="i4", batch_size="i4", draft_site="i4", drafter="i4", edge_server="i4", to_target="i4", drafts="i4",
     # Its job at a target, and in the target's queue.
     job_task="i4", job_gamma="i4", job_chunk="i4", job_prefill="i4", job_prefilled="i4", job_sequence="i8",
-    next="i4", kv_reserved_tokens="i4", admission="i8", queued_s="f8",
+    next="i4", kv_reserved_tokens="i4", admission="i8", queued_s="f8", asked_batch="i4", entered_s="f8",
+    kept_tokens="i4", overwritten_from_tokens="i8",
     # Its drafters.
     drafted_at="i4", warming="i4", chain_start="i4", head_drafter="i4", head_context_tokens="i4",
     head_tokens="i4", head_done_s="f8", own_jobs="i4",
@@ -297,9 +302,9 @@ DUE_NOW = Record("DueNow", place="i8", argument="i8")
 
 TARGET_VIEW = Record(
     "TargetView", index="f8", up="f8", queued="f8", running="f8", resident="f8", remaining_s="f8",
-    iteration_s="f8", kv_fraction="f8", batch_size="f8", max_batch_wait_s="f8", token_s="f8",
-    prefill_token_s="f8", age_s="f8", plain="f8", colocated="f8", remote="f8", gamma_mean="f8",
-    prefill_tokens="f8",
+    iteration_s="f8", kv_fraction="f8", waiting="f8", max_num_seqs="f8", seat_fraction="f8",
+    max_batch_wait_s="f8", token_s="f8", prefill_token_s="f8", age_s="f8", plain="f8", colocated="f8",
+    remote="f8", gamma_mean="f8", prefill_tokens="f8",
 )  # fmt: skip
 CANDIDATE_VIEW = Record(
     "CandidateView", site="f8", edge_server="f8", offered="f8", valid="f8", is_current="f8", same_target="f8",

@@ -344,20 +344,21 @@ class _Compiler:
             self.scenario.targets.values(), self.builder.target_timers, strict=True
         ):
             captured, length = config.graph_batch_tokens, len(timer.compute_s)
-            chunk = config.prefill_chunk_tokens
+            chunk = config.max_num_batched_tokens
             for _ in range(config.count):
                 self._timer(rows, n, timer)
                 rows.set(
                     n,
-                    max_batch_size=config.max_batch_size,
-                    initial_batch_size=config.initial_batch_size,
-                    prefill_chunk_tokens=chunk,
+                    max_num_seqs=config.max_num_seqs,
+                    max_num_batched_tokens=chunk,
                     kv_capacity_tokens=config.kv_capacity_tokens,
                     prefill_first=config.order == "prefill_first",
                     shortest_first=config.within_class == "shortest_first",
                     preempts=config.kv_policy == "preempt",
+                    caches_prefixes=config.prefix_cache,
                     pads=bool(captured),
                     max_batch_wait_s=config.max_batch_wait_s,
+                    max_admission_wait_s=config.max_admission_wait_s,
                     prefill_token_s=timer.compute_s[chunk] / chunk,
                     iteration_noise_sigma=config.iteration_noise_sigma,
                     straggler_share=config.straggler_share,
@@ -685,11 +686,10 @@ class _Compiler:
             rows.point("busy_s", world.room(8 * self.n_targets), i)
         block("class_counts", rec.CLASS_COUNTS, len(scenario.slo))
         w.point("attainments", world.room(8 * ring * len(scenario.slo)))
-        most = max(target.max_batch_size for target in scenario.targets.values())
+        most = max(target.max_num_seqs for target in scenario.targets.values())
         targets.set_columns(
             number=np.arange(self.n_targets),
-            batch_size=[t.initial_batch_size for t in scenario.targets.values() for _ in range(t.count)],
-            setter=-1,
+            least_batch=2**31 - 1,
             idle=True,
             check_s=np.inf,
             oldest_s=np.inf,
@@ -771,7 +771,7 @@ class _Compiler:
         if window_s is None:
             return by_tokens
         per_s = sum(
-            target.count * target.max_batch_size / timer.step_s(1, 0, 0)
+            target.count * target.max_num_seqs / timer.step_s(1, 0, 0)
             for target, (timer, _) in zip(scenario.targets.values(), self.builder.target_timers, strict=True)
         )
         return min(by_tokens, int(per_s * (3.0 * window_s + 120.0)) + 1024)

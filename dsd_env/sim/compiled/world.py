@@ -542,13 +542,15 @@ def _target_view(row: Any) -> TargetView:
         "queued",
         "running",
         "resident",
-        "batch_size",
+        "waiting",
+        "max_num_seqs",
         "plain",
         "colocated",
         "remote",
         "prefill_tokens",
     ):
         values[name] = int(values[name])
+    del values["seat_fraction"]  # the view derives it
     return TargetView(**values)
 
 

@@ -65,9 +65,7 @@ def _read_log(engine: Engine) -> dict[int, _Life]:
     lives: dict[int, _Life] = {}
     iterating: set[int] = set()
     members = fault_members(engine.scenario)
-    limits = [
-        target.max_batch_size for target in engine.scenario.targets.values() for _ in range(target.count)
-    ]
+    limits = [target.max_num_seqs for target in engine.scenario.targets.values() for _ in range(target.count)]
     now_s = 0.0
     before: Event | None = None
     for number, event in enumerate(engine.events):

@@ -343,9 +343,6 @@ def _repair(scenario: Data) -> None:
     for kind in scenario.get("workload", {}).get("kinds", {}).values():
         if kind.get("slo") not in scenario.get("slo", {}):
             kind["slo"] = next(iter(scenario.get("slo", {})), None)
-    for target in targets.values():
-        most = target.get("max_batch_size", 128)
-        target["initial_batch_size"] = min(target.get("initial_batch_size", most), most)
     classes = {**devices, **edges, **targets}
     for name, fault in list(scenario.get("faults", {}).items()):
         if fault.get("of") not in classes:

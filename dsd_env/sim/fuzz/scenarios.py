@@ -70,7 +70,7 @@ def draw_case(random: Random, features: Sequence[str] = FEATURES, decisions: int
 def _scenario(dice: Dice, series: dict[str, str], traces: dict[str, Mapping[str, Any]]) -> Data:
     actions: Data = {
         "gammas": list(dice.pick((0, 4), (0, 1, 2, 4), (0, 3, 8), (0, 1), (0, 16), (0,), (0, 2, 64))),
-        "batch_sizes": list(dice.pick((1, 2, 4), (1, 16), (8,), (1, 4096))),
+        "batch_sizes": list(dice.pick((1, 2, 4), (1, 16), (1,), (1, 8, 4096))),
         "targets_offered": dice.count(1, 3),
     }
     workload = _workload(dice, series)
@@ -383,15 +383,14 @@ def _targets(dice: Dice, models: list[str], workload: Data, gamma: int) -> Data:
 def _target(dice: Dice, models: list[str], workload: Data, gamma: int) -> Data:
     menu = dice.menu
     needed = workload["max_prompt_tokens"] + workload["max_output_tokens"] + gamma + 1
-    batch = dice.pick(8, 4, 2, 1, 16)
     target: Data = {
         "count": dice.pick(1, 1, 2) if "several_targets" in dice.features else 1,
         "profile": _profile(dice, dice.of(menu.step_s)),
         "gpus": dice.pick(1, 2),
-        "max_batch_size": batch,
-        "initial_batch_size": min(batch, dice.pick(4, 1, 16)),
+        "max_num_seqs": dice.pick(8, 4, 2, 1, 16, 64),
+        "max_num_batched_tokens": max(gamma + 1, dice.pick(64, 16, 256, 2048)),
         "max_batch_wait_s": dice.pick(0.0, dice.of(menu.wait_s), dice.of(menu.way_s)),
-        "prefill_chunk_tokens": dice.pick(64, 16, 256),
+        "max_admission_wait_s": dice.pick(0.0, dice.of(menu.wait_s), 1.0),
         "power": _power(dice),
         # From a pool that holds one request to one that holds all.
         "kv_capacity_tokens": needed + dice.pick(20 * needed, 0, 1, needed // 2, needed, 2 * needed),
@@ -402,8 +401,10 @@ def _target(dice: Dice, models: list[str], workload: Data, gamma: int) -> Data:
         target["order"] = "prefill_first"
     if dice.chance(0.3):
         target["within_class"] = "shortest_first"
+    target["kv_policy"] = "reserve"
     if dice.has("preempt", 0.35):
         target["kv_policy"] = "preempt"
+        target["prefix_cache"] = dice.chance(0.5)
         target["kv_capacity_tokens"] = needed + dice.pick(0, 1, 40, needed // 2, needed)
     if dice.has("graph_steps", 0.25):
         target["graph_batch_tokens"] = list(dice.pick((1, 2, 4, 8, 16), (8,), (3, 5, 64), (1,)))
@@ -423,8 +424,7 @@ def _target(dice: Dice, models: list[str], workload: Data, gamma: int) -> Data:
             drafter["power"] = _power(dice)
         else:
             # The table of a shared drafter's first pass holds the KV lag of eight sequences.
-            target["max_batch_size"] = min(8, target["max_batch_size"])
-            target["initial_batch_size"] = min(target["initial_batch_size"], target["max_batch_size"])
+            target["max_num_seqs"] = min(8, target["max_num_seqs"])
         target["colocated_drafter"] = drafter
     return target
 

@@ -150,12 +150,12 @@ def _tight_pool(dice: Dice, scenario: Data) -> Situation | None:
     for target in scenario["targets"].values():
         if preempts:
             target["kv_policy"] = "preempt"
+            target["prefix_cache"] = dice.chance(0.5)
         target["kv_capacity_tokens"] = needed + dice.pick(0, 1, 30, needed)
         if dice.has("colocated", 0.6) and "colocated_drafter" not in target:
             model, step_s = next(iter(scenario["acceptance"])), dice.of(dice.menu.draft_s)
             target["colocated_drafter"] = {"model": model, "profile": {"t0_s": step_s}}
-            target["max_batch_size"] = min(8, target["max_batch_size"])
-            target["initial_batch_size"] = min(8, target["initial_batch_size"])
+            target["max_num_seqs"] = min(8, target["max_num_seqs"])
     faults = (("target_crash", "t0"),) if dice.has("target_crash", 0.3) else ()
     return Situation(faults, dice.pick("target", "own device", "any", "edge"))
 

@@ -52,7 +52,7 @@ def occupancy_changes(k, w):
 @jit
 def occupy(k, w, server):
     """Note whether requests are at a target, after that may have changed."""
-    occupied = server.resident > 0
+    occupied = server.resident > 0 or server.waiting > 0
     if server.is_occupied != occupied:
         server.is_occupied = occupied
         occupancy_changes(k, w)

@@ -5,14 +5,24 @@ from __future__ import annotations
 
 import math
 
-from dsd_env.sim.compiled.kernel.jit import jit
+from dsd_env.laws import batching
+from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
+
+compile_laws(batching)
+
+JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = (number(task) for task in range(4))
+"""What a request asks of its target: the members of :class:`dsd_env.sim.entities.TargetTask`."""
+NOBODY = number(2**31 - 1)
+"""Batch that the ready jobs want if there is none."""
 
 
 @jit
-def goes_before(spec, a, b):
-    """Return whether one request's ready job goes before another's (the oldest of all apart)."""
+def goes_before(spec, oldest, a, b):
+    """Return whether one request's ready job goes before another's; `oldest` is the slot of the oldest job."""
     if (a.job_prefill != 0) != (b.job_prefill != 0):
         return (a.job_prefill != 0) == spec.prefill_first
+    if a.slot == oldest or b.slot == oldest:
+        return a.slot == oldest
     if spec.shortest_first:
         size_a = a.job_prefill if a.job_prefill != 0 else a.job_gamma
         size_b = b.job_prefill if b.job_prefill != 0 else b.job_gamma
@@ -29,21 +39,33 @@ def _older(a, b):
 
 
 @jit
-def find_oldest(w, server):
-    """Note since when the oldest of the ready jobs has been queued."""
-    oldest_s = math.inf
+def least_batch(request):
+    """Return the smallest batch that a request's job wants to take part in."""
+    task = JOB_PREFILL if request.job_prefill != 0 else request.job_task
+    return batching.least_batch(task, request.asked_batch)
+
+
+@jit
+def note_ready(server, request):
+    """Note of a ready job since when it has been queued, and which batch it wants."""
+    server.oldest_s = min(server.oldest_s, request.queued_s)
+    server.least_batch = min(server.least_batch, least_batch(request))
+
+
+@jit
+def note_all_ready(w, server):
+    """Note the same of all ready jobs."""
+    server.oldest_s, server.least_batch = math.inf, NOBODY
     for i in range(server.n_ready):
-        oldest_s = min(oldest_s, w.requests[server.ready[i]].queued_s)
-    server.oldest_s = oldest_s
+        note_ready(server, w.requests[server.ready[i]])
 
 
 @jit
 def compose(k, w, server):
     """Fill the running list, leave the rest ready; return the batch's size.
 
-    At most the batch size in force takes part; prefill chunks share a budget of tokens. The job that has
-    waited longest always has a seat; the rest go by class, and within a class first come first served or
-    shortest first.
+    All take part whose new tokens fit into the budget: one class (prefill or decode) first, then the other, and
+    within a class first come first served or shortest first, but for the oldest job, the first of its class.
     """
     spec = k.targets[server.number]
     ready, running, n = server.ready, server.running, server.n_ready
@@ -51,36 +73,33 @@ def compose(k, w, server):
     for i in range(1, n):
         if _older(w.requests[ready[i]], w.requests[ready[oldest]]):
             oldest = i
-    first = ready[oldest]
-    ready[oldest] = ready[0]
-    ready[0] = first
-    for i in range(2, n):  # ready lists are nearly in order: insertion sort
+    oldest = ready[oldest]
+    for i in range(1, n):  # ready lists are nearly in order: insertion sort
         slot = ready[i]
         request = w.requests[slot]
         at = i
-        while at > 1 and goes_before(spec, request, w.requests[ready[at - 1]]):
+        while at > 0 and goes_before(spec, oldest, request, w.requests[ready[at - 1]]):
             ready[at] = ready[at - 1]
             at -= 1
         ready[at] = slot
-    seats = min(server.batch_size, spec.max_batch_size)
-    budget = spec.prefill_chunk_tokens
+    budget = spec.max_num_batched_tokens
     size = left = 0
     for i in range(n):
         slot = ready[i]
         request = w.requests[slot]
         prefill = request.job_prefill
-        if size == seats or (prefill != 0 and budget == 0):
-            ready[left] = slot
-            left += 1
-            continue
         tokens = request.job_gamma + 1
         if prefill != 0:
             tokens = min(prefill, budget)
-            budget -= tokens
+        if tokens == 0 or tokens > budget:
+            ready[left] = slot
+            left += 1
+            continue
+        budget -= tokens
         running[size].slot, running[size].tokens = slot, tokens
         size += 1
     server.n_ready, server.n_running = left, size
-    find_oldest(w, server)
+    note_all_ready(w, server)
     return size
 
 
@@ -94,5 +113,5 @@ def remove_ready(w, server, slot):
             left += 1
     there = left < server.n_ready
     server.n_ready = left
-    find_oldest(w, server)
+    note_all_ready(w, server)
     return there

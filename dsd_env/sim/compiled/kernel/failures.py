@@ -7,6 +7,7 @@ import math
 
 from dsd_env.laws import faults
 from dsd_env.sim.compiled.codes import AT_EDGE, AT_TARGET, NO_DRAFTER
+from dsd_env.sim.compiled.kernel import batching
 from dsd_env.sim.compiled.kernel.accounts import occupy
 from dsd_env.sim.compiled.kernel.drafters import (
     colocated,
@@ -98,8 +99,7 @@ def _crash_target(k, w, server):
     occupy(k, w, server)
     server.kv_reserved_tokens = 0
     server.check_s, server.oldest_s = math.inf, math.inf
-    server.batch_size = k.targets[server.number].initial_batch_size
-    server.setter = -1
+    server.stands_back, server.least_batch = 0, batching.NOBODY
     number = -1
     while True:
         slot = _next_victim(k, w, server.number, number)
@@ -107,7 +107,7 @@ def _crash_target(k, w, server):
             break
         request = w.requests[slot]
         number = request.number
-        request.target, request.kv_reserved_tokens = -1, 0
+        request.target, request.kv_reserved_tokens, request.kept_tokens = -1, 0, 0
         request.mode = NO_MODE
         w.totals.interruptions += 1
         abandon(k, w, request)

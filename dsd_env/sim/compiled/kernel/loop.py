@@ -40,7 +40,7 @@ from dsd_env.sim.compiled.kernel.events import (
 from dsd_env.sim.compiled.kernel.failures import fault_event, next_crash
 from dsd_env.sim.compiled.kernel.jit import compile_laws, entry, jit, native, number
 from dsd_env.sim.compiled.kernel.links import begin_channel, one_way_s
-from dsd_env.sim.compiled.kernel.observe import encode, observe, write_mask
+from dsd_env.sim.compiled.kernel.observe import batch_matters, encode, observe, write_mask
 from dsd_env.sim.compiled.kernel.protocol import decided, delivery, draft_end, job_done
 from dsd_env.sim.compiled.kernel.requests import arrivals_are_over, free
 from dsd_env.sim.compiled.kernel.rows import cast, copy_words
@@ -104,7 +104,7 @@ def _resolved(k, w, gamma, batch_size, placement):
                 moved = True
                 break
     target = int(at_target.index)
-    limit = k.targets[target].max_batch_size
+    limit = k.targets[target].max_num_seqs
     gamma, batch_size, reason = resolve.resolved(gamma, batch_size, moved, candidate.valid != 0.0, limit)
     return candidate, target, gamma, batch_size, reason
 
@@ -114,21 +114,17 @@ def flat_mask(k, w, padding, mask):
     """Write which flat actions are executed as given, of a list of candidates filled up by `padding`."""
     row = k.n_places + padding
     size = k.n_batches * row
-    some = False
-    # Twice at most: where nothing is left as it is, what is only clipped remains.
-    for accepted in (resolve.AS_GIVEN, resolve.BATCH_CLIPPED):
-        if some:
-            break
-        # Resolving asks of gamma only whether it is 0.
-        for i in range(min(k.n_gammas, 2)):
-            for j in range(k.n_batches):
-                for place in range(row):
-                    valid = False
-                    if place < k.n_places:
-                        resolved = _resolved(k, w, k.gammas[i], k.batch_sizes[j], place)
-                        valid = resolved[4] == accepted and (accepted == resolve.AS_GIVEN or j == 0)
-                    mask[i * size + j * row + place] = valid
-                    some = some or valid
+    # Resolving asks of gamma only whether it is 0.
+    for i in range(min(k.n_gammas, 2)):
+        for j in range(k.n_batches):
+            for place in range(row):
+                valid = False
+                if place < k.n_places:
+                    resolved = _resolved(k, w, k.gammas[i], k.batch_sizes[j], place)
+                    valid = resolved[4] == resolve.AS_GIVEN and (
+                        j == 0 or batch_matters(w, resolved[0], i > 0)
+                    )
+                mask[i * size + j * row + place] = valid
     for i in range(2, k.n_gammas):
         for place in range(size):
             mask[i * size + place] = mask[size + place]

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from dsd_env.control.view import RECENT_ROUNDS
-from dsd_env.laws import reports, slo, view
+from dsd_env.laws import reports, resolve, slo, view
 from dsd_env.sim.compiled.codes import DRAFTS_ALONE, DRAFTS_SHARED, NO_DRAFTER
 from dsd_env.sim.compiled.kernel.drafters import colocated, context_tokens, lag_tokens, step_s
 from dsd_env.sim.compiled.kernel.jit import jit
@@ -169,7 +169,8 @@ def _view_target(k, w, request, v, latest):
     v.up = 1.0 if report.up else 0.0
     v.queued, v.running, v.resident = report.queued, report.running, report.resident
     v.remaining_s, v.iteration_s, v.kv_fraction = report.remaining_s, report.iteration_s, report.kv_fraction
-    v.batch_size, v.token_s = report.batch_size, report.token_s
+    v.waiting, v.max_num_seqs, v.token_s = report.waiting, spec.max_num_seqs, report.token_s
+    v.seat_fraction = report.resident / spec.max_num_seqs
     v.max_batch_wait_s, v.prefill_token_s = spec.max_batch_wait_s, spec.prefill_token_s
     v.age_s = w.now_s - report.time_s
     v.plain, v.colocated, v.remote = report.plain, report.colocated, report.remote
@@ -298,6 +299,14 @@ def encode(k, w, observation):
 
 
 @jit
+def batch_matters(w, candidate, drafts):
+    """Return whether a batch size has an effect at a candidate."""
+    up = w.target_views[int(candidate.offered)].up != 0.0
+    enters = up and candidate.same_target == 0.0
+    return resolve.batch_matters(enters, drafts, candidate.shares_target != 0.0)
+
+
+@jit
 def write_mask(k, w, mask):
     """Write which actions are valid."""
     gammas, batches = k.n_gammas, k.n_batches
@@ -308,5 +317,10 @@ def write_mask(k, w, mask):
         mask[gammas + batches + i] = valid or i == 0
     for i in range(gammas):
         mask[i] = some or i == 0
+    largest = 1
+    for i in range(k.n_places):
+        candidate = w.candidates[i]
+        if batch_matters(w, candidate, candidate.valid != 0.0):
+            largest = max(largest, int(w.target_views[int(candidate.offered)].max_num_seqs))
     for i in range(batches):
-        mask[gammas + i] = True
+        mask[gammas + i] = i == 0 or k.batch_sizes[i] <= largest

@@ -132,8 +132,6 @@ def serve(k, w, request, target, kind, gamma, prefill, warms, waits_for):
         abandon(k, w, request)
         reconnect(k, w, request)
         return
-    server.batch_size = request.batch_size
-    server.setter, server.setter_number = request.slot, request.number
     queue_at(k, w, request, server, kind, gamma, prefill, warms, waits_for)
 
 

@@ -6,10 +6,19 @@ from __future__ import annotations
 import math
 
 from dsd_env.control.view import RECENT_ROUNDS
-from dsd_env.laws import drafting, slo, step_times
+from dsd_env.laws import batching, drafting, slo, step_times
 from dsd_env.sim.compiled.kernel.acceptance import run_length, top1_prob
 from dsd_env.sim.compiled.kernel.accounts import is_measured, occupy
-from dsd_env.sim.compiled.kernel.batching import compose, remove_ready
+from dsd_env.sim.compiled.kernel.batching import (
+    JOB_COLOCATED,
+    JOB_PLAIN,
+    JOB_PREFILL,
+    JOB_VERIFY,
+    NOBODY,
+    compose,
+    note_ready,
+    remove_ready,
+)
 from dsd_env.sim.compiled.kernel.drafters import (
     colocated,
     context_tokens,
@@ -41,8 +50,6 @@ from dsd_env.sim.compiled.status import DELIVERIES_FULL, TABLE_RANGE
 
 compile_laws(slo)
 
-JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = (number(task) for task in range(4))
-"""What a request asks of its target: the members of :class:`dsd_env.sim.entities.TargetTask`."""
 NO_MODE = JOB_PREFILL
 """Mode of a request that has asked for nothing but its prefill: it counts in none of the numbers by mode."""
 
@@ -65,26 +72,35 @@ def _join(k, w, server, request):
 
 @jit
 def _append_ready(server, request):
-    server.oldest_s = min(server.oldest_s, request.queued_s)
+    note_ready(server, request)
     server.ready[server.n_ready] = request.slot
     server.n_ready += 1
 
 
 @jit
 def _admit(k, w, server):
-    """Let waiting requests have their KV, in order, as long as there is room."""
+    """Admit waiting requests in order, past those that stand back, while there are seats and KV."""
     spec = k.targets[server.number]
-    while server.waiting > 0:
-        request = w.requests[server.wait_head]
+    slot, before = server.wait_head, -1
+    for _ in range(server.waiting):
+        if server.resident >= spec.max_num_seqs:
+            return
+        request = w.requests[slot]
+        latest_s = request.entered_s + spec.max_admission_wait_s
+        if not batching.may_enter(server.resident, spec.max_num_seqs, request.asked_batch, w.now_s, latest_s):
+            before, slot = slot, request.next
+            continue
         need = request.prompt_tokens + k.max_output_tokens + k.gamma_max + 1
         if spec.preempts:
-            need = context_tokens(request)
+            need = context_tokens(request) + request.job_gamma
         if server.kv_reserved_tokens + need > spec.kv_capacity_tokens:
             return
-        server.wait_head = request.next
-        server.waiting -= 1
-        server.kv_reserved_tokens += need
-        request.kv_reserved_tokens = need
+        slot = request.next
+        _leave_waiting(w, server, request, before)
+        if request.kept_tokens > 0:
+            _skip_cached(spec, server, request)
+        _give_kv(server, request, need)
+        server.resident += 1
         request.admission = server.admissions
         server.admissions += 1
         log(k, w, LOG_ADMIT, server.number, request.number, need)
@@ -92,12 +108,49 @@ def _admit(k, w, server):
 
 
 @jit
+def _leave_waiting(w, server, request, before):
+    """Take a request off the list of those who wait; `before` is the slot in front of it, -1 if none is."""
+    if before < 0:
+        server.wait_head = request.next
+    else:
+        w.requests[before].next = request.next
+        if server.wait_tail == request.slot:
+            server.wait_tail = before
+    server.waiting -= 1
+    if request.asked_batch > 1:
+        server.stands_back -= 1
+
+
+@jit
+def _skip_cached(spec, server, request):
+    """Leave out of a prefill what the prefix cache still holds; a prompt's last token stays."""
+    if spec.caches_prefixes:
+        cached = batching.cached_tokens(
+            request.kept_tokens, server.kv_given_tokens, request.overwritten_from_tokens
+        )
+        needed = 1 if request.job_task == JOB_PREFILL else 0
+        skipped = min(cached, request.job_prefill - needed)
+        _set_prefill(server, request, request.job_prefill - skipped)
+        request.job_prefilled += skipped
+    request.kept_tokens = 0
+
+
+@jit
+def _give_kv(server, request, tokens):
+    server.kv_reserved_tokens += tokens
+    server.kv_given_tokens += tokens
+    request.kv_reserved_tokens += tokens
+
+
+@jit
 def release(k, w, request):
     """A request leaves its target and gives its KV back."""
     server = w.targets[request.target]
-    server.kv_reserved_tokens -= request.kv_reserved_tokens
-    request.kv_reserved_tokens = 0
-    server.resident -= 1
+    request.kept_tokens = 0
+    if request.kv_reserved_tokens > 0:
+        server.kv_reserved_tokens -= request.kv_reserved_tokens
+        request.kv_reserved_tokens = 0
+        server.resident -= 1
     _set_mode(server, request, NO_MODE, 0)
     occupy(k, w, server)
     _admit(k, w, server)
@@ -106,8 +159,9 @@ def release(k, w, request):
 
 @jit
 def queue_at(k, w, request, server, task, gamma, prefill, warms, waits_for):
-    """Queue a job at a target that is up; the batch size in force stays."""
+    """Queue a job at a target that is up."""
     request.served += 1
+    request.asked_batch = request.batch_size
     request.job_task, request.job_gamma, request.job_chunk = task, gamma, k.plain_chunk_tokens
     request.job_prefill, request.job_prefilled, request.warms = 0, 0, warms
     request.waits_for = waits_for
@@ -116,13 +170,11 @@ def queue_at(k, w, request, server, task, gamma, prefill, warms, waits_for):
         if request.target >= 0:
             release(k, w, request)
         request.target = target
-        server.resident += 1
-        occupy(k, w, server)
         _set_prefill(server, request, prefill)
-        _wait_for_kv(k, w, server, request)
+        _enter(k, w, server, request)
     elif request.kv_reserved_tokens == 0:  # preempted while it was away
         _prefill_again(server, request)
-        _wait_for_kv(k, w, server, request)
+        _enter(k, w, server, request)
     else:
         _set_prefill(server, request, prefill)
         _join(k, w, server, request)
@@ -159,25 +211,31 @@ def _count_mode(server, mode, gamma, sign):
         server.gammas += sign * gamma
 
 
-@jit
-def _wait_for_kv(k, w, server, request):
-    """Let a request wait for room in a target's KV pool."""
-    request.next = -1
+def _enter(k, w, server, request):
+    """Let a request wait for admission."""
+    request.next, request.entered_s = -1, w.now_s
     if server.waiting == 0:
         server.wait_head = request.slot
     else:
         w.requests[server.wait_tail].next = request.slot
     server.wait_tail = request.slot
     server.waiting += 1
+    if request.asked_batch > 1:
+        server.stands_back += 1
+    occupy(k, w, server)
     _admit(k, w, server)
 
 
 @jit
 def _prefill_again(server, request):
-    """Prefill the whole lost context again, but for the newest token, which the task processes."""
+    """Prefill the whole lost context again, but for the newest token, which the task processes.
+
+    A request that was in before does not stand back when it returns.
+    """
     newest = 0 if request.job_task == JOB_PREFILL else 1
     _set_prefill(server, request, context_tokens(request) - newest)
     request.job_prefilled = 0
+    request.asked_batch = 1
 
 
 # ---------------------------------------------------------------------- preemption
@@ -197,9 +255,7 @@ def _make_room(k, w, server, n):
         ):
             _preempt(k, w, server, n)
         if request.kv_reserved_tokens > 0:
-            grown = max(0, need - request.kv_reserved_tokens)
-            request.kv_reserved_tokens += grown
-            server.kv_reserved_tokens += grown
+            _give_kv(server, request, max(0, need - request.kv_reserved_tokens))
     left = 0
     for i in range(n):
         slot, tokens = running[i].slot, running[i].tokens
@@ -224,15 +280,22 @@ def _preempt(k, w, server, n):
     request = w.requests[victim]
     w.totals.preemptions += 1
     log(k, w, LOG_PREEMPT, target, request.number, request.kv_reserved_tokens)
+    free = k.targets[target].kv_capacity_tokens - server.kv_reserved_tokens
+    request.kept_tokens = context_tokens(request)
+    request.overwritten_from_tokens = server.kv_given_tokens + free
     server.kv_reserved_tokens -= request.kv_reserved_tokens
     request.kv_reserved_tokens = 0
+    server.resident -= 1
     if drafts_shared(k, target):
         set_valid_tokens(k, w, request, colocated(k, target), 0)
     here = remove_ready(w, server, victim)
     for i in range(n):
         here = here or server.running[i].slot == victim
     if here:
+        if request.job_prefill != 0:
+            request.kept_tokens = request.job_prefilled
         _prefill_again(server, request)
+        request.entered_s = w.now_s
         request.next = server.wait_head if server.waiting > 0 else -1
         if server.waiting == 0:
             server.wait_tail = victim
@@ -245,29 +308,46 @@ def _preempt(k, w, server, n):
 
 @jit
 def wake(k, w, server):
-    """Let an idle target with ready jobs look whether an iteration starts: now, or when the wait is over."""
-    if not server.idle or server.n_ready == 0:
-        return
-    check_s = w.now_s
-    if server.n_ready < server.batch_size:
-        check_s = max(check_s, server.oldest_s + k.targets[server.number].max_batch_wait_s)
+    """Schedule when a target next has something to do by itself.
+
+    It starts an iteration, or admits a request that has stood back long enough.
+    """
+    check_s = _stood_back_s(k, w, server) if server.stands_back > 0 else math.inf
+    if server.idle and server.n_ready > 0:
+        due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
+        if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
+            due_s = w.now_s
+        check_s = min(check_s, due_s)
     if check_s < server.check_s:
         server.check_s = check_s
         push(k, w, check_s, AT_ITERATION_START, server.number, server.number)
 
 
 @jit
+def _stood_back_s(k, w, server):
+    """Return when the first of those who stand back no longer does; infinity if nobody does."""
+    wait_s = k.targets[server.number].max_admission_wait_s
+    slot = server.wait_head
+    for _ in range(server.waiting):
+        request = w.requests[slot]
+        latest_s = request.entered_s + wait_s
+        if request.asked_batch > 1 and latest_s > w.now_s:
+            return latest_s
+        slot = request.next
+    return math.inf
+
+
+@jit
 def look(k, w, server):
-    """Start an iteration if the target is idle and its batch is full, or has waited long enough."""
+    """Admit who has stood back long enough; start an iteration if the target is idle and one is due."""
     if server.check_s == w.now_s:
         server.check_s = math.inf
-    if not server.idle or server.n_ready == 0:
-        return
-    wait_s = k.targets[server.number].max_batch_wait_s
-    if server.n_ready < server.batch_size and w.now_s < server.oldest_s + wait_s:
-        wake(k, w, server)
-        return
-    _start_iteration(k, w, server)
+    _admit(k, w, server)
+    if server.idle and server.n_ready > 0:
+        due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
+        if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
+            _start_iteration(k, w, server)
+    wake(k, w, server)
 
 
 # ---------------------------------------------------------------------- what an iteration costs
@@ -316,7 +396,6 @@ def _start_iteration(k, w, server):
     if spec.preempts:
         n = _make_room(k, w, server, n)
         if n == 0:
-            wake(k, w, server)
             return
     prefills = False
     new = kv = lag = lag_kv = 0
@@ -351,7 +430,7 @@ def _start_iteration(k, w, server):
     duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations)
     if w.prices:
         whole = (new, kv, longest, longest_2, prefills)
-        _charge(k, w, server, n, expected_s, whole, (drafting, lag, lag_kv, lag_longest))
+        _charge(k, w, server, n, whole, (drafting, lag, lag_kv, lag_longest))
     server.idle = False
     server.iterations += 1
     server.iteration_start_s = w.now_s
@@ -405,20 +484,13 @@ def _drafting_share_s(k, w, server, n, share_lag, gamma, draft):
 
 
 @jit
-def _charge(k, w, server, n, duration_s, whole, draft):
+def _charge(k, w, server, n, whole, draft):
     """Account to each request of a batch how long it makes others wait."""
     others = n - 1 + server.n_ready + server.waiting
-    ready_s = math.inf
     for i in range(n):
         request = w.requests[server.running[i].slot]
         caused_s = _caused_s(k, w, server, n, request, server.running[i].tokens, whole, draft)
         request.delay_caused_s += caused_s * others
-        ready_s = min(ready_s, request.queued_s)
-    if server.setter >= 0:
-        setter = w.requests[server.setter]
-        if setter.number == server.setter_number:
-            waited_s = w.now_s - max(ready_s, server.iteration_end_s)
-            setter.delay_caused_s += server.n_ready * duration_s + n * waited_s
 
 
 # ---------------------------------------------------------------------- when an iteration ends
@@ -431,7 +503,6 @@ def iteration_over(k, w, server):
     duration_s = w.now_s - server.iteration_start_s
     server.n_running = 0
     server.idle = True
-    server.iteration_end_s = w.now_s
     server.busy_s += duration_s
     w.totals.gpu_s += duration_s * spec.gpus
     w.totals.energy_joules += duration_s * (spec.busy_w - spec.idle_w)

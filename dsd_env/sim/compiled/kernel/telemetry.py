@@ -17,10 +17,10 @@ def report_target(k, w, target, report):
     report.queued = server.n_ready + server.waiting
     report.running = server.n_running
     report.resident = server.resident
+    report.waiting = server.waiting
     report.remaining_s = reports.remaining_s(server.idle, server.expected_end_s, w.now_s)
     report.iteration_s = server.iteration_s
     report.kv_fraction = server.kv_reserved_tokens / spec.kv_capacity_tokens
-    report.batch_size = server.batch_size
     report.token_s = reports.target_token_s(spec, server.iteration_tokens)
     report.up = server.down == 0
     report.plain, report.colocated, report.remote = server.n_plain, server.n_colocated, server.n_remote

@@ -1,0 +1,73 @@
+"""Distributions of durations and lengths."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dsd_env.scenario.base import Model, NonNegative, Positive
+
+
+class Constant(Model):
+    """A fixed number of tokens or seconds."""
+
+    distribution: Literal["constant"]
+    value: NonNegative
+
+
+class LogNormal(Model):
+    """Log-normal by median and shape, clipped to [low, high]."""
+
+    distribution: Literal["lognormal"]
+    median: Positive
+    sigma: Annotated[float, Field(ge=0, le=4)]
+    low: NonNegative = 0.0
+    high: Positive = 1.0e9
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LogNormal:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
+        return self
+
+
+class Exponential(Model):
+    """Exponential by mean."""
+
+    distribution: Literal["exponential"]
+    mean: Positive
+
+
+class Geometric(Model):
+    """Geometric on 1, 2, 3, ... by mean."""
+
+    distribution: Literal["geometric"]
+    mean: Annotated[float, Field(ge=1)]
+
+
+class Quantiles(Model):
+    """Any positive distribution, by its quantiles.
+
+    The logarithm is linear between them in terms of the normal quantile, as a log-normal's is everywhere;
+    what lies beyond the outer levels has the outer values.
+    """
+
+    distribution: Literal["quantiles"]
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(min_length=2, max_length=64)
+    values: tuple[Positive, ...] = Field(min_length=2, max_length=64)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Quantiles:
+        if len(self.levels) != len(self.values):
+            raise ValueError(f"{len(self.levels)} levels and {len(self.values)} values: give one for each")
+        if any(b <= a for a, b in pairwise(self.levels)):
+            raise ValueError(f"levels {self.levels} must increase strictly")
+        if any(b < a for a, b in pairwise(self.values)):
+            raise ValueError(f"values {self.values} must not fall")
+        return self
+
+
+Duration = Annotated[Constant | LogNormal | Exponential, Field(discriminator="distribution")]
+Length = Annotated[Constant | LogNormal | Geometric | Quantiles, Field(discriminator="distribution")]

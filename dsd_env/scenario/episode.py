@@ -1,0 +1,122 @@
+"""What a learner is given: the actions, the reward, the episode."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from dsd_env.scenario.base import Count, Model, NonNegative, Positive
+
+MAX_GAMMA = 64
+
+
+class Actions(Model):
+    """The lists that actions index into."""
+
+    gammas: tuple[Annotated[int, Field(ge=0, le=MAX_GAMMA)], ...] = tuple(range(17))
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    targets_offered: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=2, description="Targets in the candidate list: the current one and the least loaded others."
+    )
+
+    @model_validator(mode="after")
+    def _lists(self) -> Actions:
+        for key, values in (("gammas", self.gammas), ("batch_sizes", self.batch_sizes)):
+            if len(values) == 0 or any(b <= a for a, b in pairwise(values)):
+                raise ValueError(f"{key} {values} must be non-empty and strictly increasing")
+        if self.gammas[0] != 0:
+            raise ValueError(
+                f"gammas {self.gammas} must begin with 0 (plain decoding), the fallback of every action"
+            )
+        if self.batch_sizes[0] != 1:
+            raise ValueError(f"batch_sizes {self.batch_sizes} must begin with 1, which waits nowhere")
+        return self
+
+
+class RewardWeights(Model):
+    """Weights of the named reward terms; every term is a cost per reference unit (see docs)."""
+
+    latency: NonNegative = 1.0
+    tpot: NonNegative = 0.0
+    goodput: NonNegative = 0.0
+    slo_violation: NonNegative = 0.0
+    cloud_cost: NonNegative = 0.0
+    energy: NonNegative = 0.0
+    bytes: NonNegative = 0.0
+    progress: NonNegative = 0.0
+
+
+class Reward(Model):
+    """Weights and the reference values that make returns comparable across scenarios."""
+
+    weights: RewardWeights = RewardWeights()
+    reference_e2e_s: Positive = Field(
+        default=5.0, description="A usual request time here; one unit of latency cost."
+    )
+    reference_usd_per_request: Positive = 1.0e-3
+    reference_joules_per_request: Positive = 1.0e3
+    reference_bytes_per_request: Positive = 1.0e4
+    reference_output_tokens: Positive = 150.0
+
+
+class Episode(Model):
+    """When an episode ends, and what its metrics are about.
+
+    Either a window of simulated time, the same for every scheduler: after `warmup_s`, the requests that
+    arrive in the next `window_s` are measured, and the episode goes on, with new arrivals, until all of them
+    are done. Or a number of requests: `requests` after `warmup_requests`, by order of arrival.
+    """
+
+    requests: Count | None = Field(
+        default=None,
+        description="Truncate when so many requests have completed; 300 if there is no window either.",
+    )
+    horizon_s: Positive = Field(default=3600.0, description="Truncate at this simulated time.")
+    warmup_requests: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Requests by order of arrival that metrics leave out."
+    )
+    warmup_s: NonNegative = Field(default=0.0, description="Time before the window, which metrics leave out.")
+    window_s: Positive | None = Field(
+        default=None, description="Length of the window that is measured; whole cycles of the load."
+    )
+    total_requests: Count | None = Field(
+        default=None,
+        description="Stop arrivals after so many; the episode then terminates when all are done.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_number_or_by_time(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("window_s") is None and data.get("requests") is None:
+            return {**data, "requests": 300}
+        return data
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Episode:
+        if self.window_s is None:
+            if self.warmup_s > 0.0:
+                raise ValueError(f"warmup_s = {self.warmup_s} needs window_s; with requests, warmup_requests")
+            return self
+        for key in ("requests", "warmup_requests"):
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key} = {getattr(self, key)} beside window_s = {self.window_s}: measure a number of "
+                    "requests (`window_s: null, warmup_s: 0`) or a window of time (`requests: null`)"
+                )
+        if self.end_s > self.horizon_s:
+            raise ValueError(
+                f"the window ends at warmup_s + window_s = {self.end_s}, after horizon_s = {self.horizon_s}"
+            )
+        return self
+
+    @property
+    def measured_requests(self) -> int:
+        """Number of requests to measure; 0 with a window."""
+        return self.requests or 0
+
+    @property
+    def end_s(self) -> float:
+        """End of the window."""
+        return self.warmup_s + (self.window_s or 0.0)

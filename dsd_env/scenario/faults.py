@@ -1,0 +1,42 @@
+"""What fails now and then."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dsd_env.scenario.base import Model, Name, NonNegative, Positive
+from dsd_env.scenario.distributions import Duration
+
+
+class Fault(Model):
+    """Something that fails now and then, and comes back.
+
+    Every member of the class fails on its own: at the times in `at_s`, and after exponential times in
+    service with mean `mean_interval_s`.
+    """
+
+    kind: Literal["link_outage", "bandwidth_collapse", "device_crash", "edge_crash", "target_crash"]
+    of: Name = Field(
+        description="The class that fails: of targets (target_crash), of edge servers (edge_crash), of "
+        "devices (device_crash), of one of the two (link_outage, bandwidth_collapse: all its links)."
+    )
+    member: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="The only member of the class that fails, from 0; without it, each does."
+    )
+    at_s: tuple[NonNegative, ...] = Field(default=(), description="Scheduled beginnings, increasing.")
+    mean_interval_s: Positive | None = Field(default=None, description="Mean time in service between faults.")
+    duration_s: Duration
+    bandwidth_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="What is left of the bandwidth (bandwidth_collapse)."
+    )
+
+    @model_validator(mode="after")
+    def _happens(self) -> Fault:
+        if any(b <= a for a, b in pairwise(self.at_s)):
+            raise ValueError(f"at_s {self.at_s} must increase strictly")
+        if (len(self.at_s) == 0) == (self.mean_interval_s is None):
+            raise ValueError("give either at_s (scheduled) or mean_interval_s (random)")
+        return self

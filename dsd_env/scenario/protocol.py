@@ -1,0 +1,55 @@
+"""The protocol between drafter and target, and the bytes of its messages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dsd_env.scenario.base import Model, NonNegative, Positive
+
+
+class Protocol(Model):
+    """The coordinated execution protocol between drafter and target."""
+
+    kind: Literal["synchronous", "pipelined"] = Field(
+        default="synchronous",
+        description="pipelined: while a window is verified, its drafter goes on as if all of it and its own "
+        "guess of the token after it were accepted.",
+    )
+    header_bytes: NonNegative = 64.0
+    bytes_per_token: NonNegative = 4.0
+    draft_probabilities: Literal["none", "scalar", "top_k"] = "none"
+    top_k: Annotated[int, Field(ge=1, le=4096)] = 16
+    bytes_per_probability: NonNegative = 2.0
+    plain_chunk_tokens: Annotated[int, Field(ge=1, le=1024)] = 8
+    confidence_stop: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Drafting ends after a token whose top-1 probability is below this; 0: never.",
+    )
+    decision_latency_s: NonNegative = 0.0
+    patience_s: Positive | None = Field(
+        default=None,
+        description="A target that gets no draft for so long after it sent a result decodes on alone.",
+    )
+    client_timeout_s: Positive | None = Field(
+        default=None,
+        description="A device that hears nothing for so long after it sent drafts sends them again, then "
+        "waits twice as long.",
+    )
+    crash_detection_s: Positive = Field(
+        default=0.25, description="Time until a crashed target's clients are being told."
+    )
+    telemetry_period_s: Positive = Field(default=0.05, description="How often servers publish their state.")
+    stats_window: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.2, description="Weight of the newest sample in running estimates (EMA)."
+    )
+
+    @property
+    def bytes_per_draft_token(self) -> float:
+        """Bytes that one draft token takes on the way to the target."""
+        if self.draft_probabilities == "none":
+            return self.bytes_per_token
+        if self.draft_probabilities == "scalar":
+            return self.bytes_per_token + self.bytes_per_probability
+        return self.bytes_per_token + self.top_k * (self.bytes_per_probability + self.bytes_per_token)

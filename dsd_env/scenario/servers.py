@@ -1,0 +1,197 @@
+"""Devices, edge servers and targets: what runs on them, how fast, and what it costs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from dsd_env.scenario.base import Count, Fraction, Model, Name, NonNegative, Positive
+
+
+class Power(Model):
+    """Electrical power of a device or server (all its GPUs together)."""
+
+    idle_w: NonNegative
+    busy_w: NonNegative
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Power:
+        if self.busy_w < self.idle_w:
+            raise ValueError(f"busy_w ({self.busy_w}) must be at least idle_w ({self.idle_w})")
+        return self
+
+
+class SyntheticProfile(Model):
+    """Coefficients of the iteration time given in the scenario itself, for theory and what-if studies.
+
+    t = t0 + (w^p + (c*m)^p)^(1/p) + k_bw * sum_kv + [any q > 1] * (k_multi * sum_kv + k_lat * max_kv); see
+    :mod:`dsd_env.latency.profile` for their meaning and for profiles fitted to measurements.
+    """
+
+    t0_s: NonNegative = 0.0
+    w_s: NonNegative = 0.0
+    c_s_per_token: NonNegative = 0.0
+    p: Annotated[float, Field(ge=1, le=64)] = 1.0
+    k_bw_s_per_token: NonNegative = 0.0
+    k_multi_s_per_token: NonNegative = 0.0
+    k_lat_s_per_token: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> SyntheticProfile:
+        if self.t0_s + self.w_s <= 0.0:
+            raise ValueError("t0_s + w_s must be > 0: an iteration has to take time")
+        return self
+
+
+ProfileName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$|\.ya?ml$",
+        description="Name of a shipped latency profile, or path of a YAML file.",
+    ),
+]
+Profile = Annotated[
+    Annotated[ProfileName, Tag("<name>")] | Annotated[SyntheticProfile, Tag("<coefficients>")],
+    Discriminator(lambda value: "<name>" if isinstance(value, str) else "<coefficients>"),
+]
+
+
+class Drafter(Model):
+    """A draft model on a device or an edge server."""
+
+    model: Name = Field(description="Draft model; names an entry of `acceptance`.")
+    profile: Profile = Field(description="Latency profile of the model on this device.")
+    concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at the same time.")
+    kv_capacity_tokens: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Longest context the drafter can hold; beyond it, it cannot draft.",
+    )
+
+
+class ColocatedDrafter(Model):
+    """A draft model on the target's own server.
+
+    `shared` runs it on the target's GPUs: its steps lengthen the iteration for every sequence in it.
+    `dedicated` gives it `gpus` GPUs of its own: a queue beside the target, paid for in cost and energy.
+    """
+
+    model: Name
+    profile: Profile
+    mode: Literal["shared", "dedicated"] = "shared"
+    concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at once (dedicated).")
+    gpus: NonNegative = Field(default=0.0, description="GPUs of its own (dedicated).")
+    power: Power = Power(idle_w=0.0, busy_w=0.0)
+
+    @model_validator(mode="after")
+    def _dedicated_has_gpus(self) -> ColocatedDrafter:
+        if self.mode == "dedicated" and self.gpus == 0:
+            raise ValueError("mode 'dedicated' needs gpus > 0: the drafter's own GPUs are paid for")
+        return self
+
+
+class DeviceClass(Model):
+    """A class of client devices; every device has one user."""
+
+    count: Count
+    drafter: Drafter | None = None
+    link: Name = Field(description="Link to every target.")
+    edge_link: Name | None = Field(default=None, description="Link to every edge server.")
+    power: Power = Field(description="Power while idle and while drafting.")
+    radio_joules_per_byte: NonNegative = 0.0
+    speed_spread: tuple[Positive, Positive] = Field(
+        default=(1.0, 1.0), description="Each device's draft time is the profile's times a uniform factor."
+    )
+
+
+class EdgeServer(Model):
+    """A shared drafter near the clients."""
+
+    count: Count = 1
+    drafter: Drafter
+    backhaul: Name = Field(description="Link to every target, shared by all that draft here.")
+    gpus: Positive = 1.0
+    price_usd_per_gpu_hour: NonNegative = 0.0
+    power: Power
+
+
+_FORMER_TARGET_KEYS = {
+    "max_batch_size": "use max_num_seqs, the requests that are resident at a time; every ready sequence takes "
+    "part in the next iteration",
+    "initial_batch_size": "leave it out: a batch size belongs to the request whose decision asks for it",
+    "prefill_chunk_tokens": "use max_num_batched_tokens, the new tokens of an iteration, which verifications and "
+    "prefills share",
+}
+"""Keys that scenarios had before, with what stands in their place."""
+
+
+class Target(Model):
+    """A verification server in the cloud, with continuous batching."""
+
+    count: Count = 1
+    profile: Profile
+    gpus: Positive
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=256, description="Requests that are resident (admitted, holding KV) at a time."
+    )
+    max_num_batched_tokens: Annotated[int, Field(ge=16, le=131_072)] = Field(
+        default=2048,
+        description="New tokens of an iteration: verifications and decodes first, prefills take what is left "
+        "(order: decode_first), or the other way.",
+    )
+    max_batch_wait_s: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0.004,
+        description="Longest time that a verification waits for the batch size that its decision asks for.",
+    )
+    max_admission_wait_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=2.0, description="Longest time that a request stands back for others at admission."
+    )
+    kv_policy: Literal["reserve", "preempt"] = Field(
+        default="preempt",
+        description="preempt: a request is admitted when its context fits; if the pool overflows later, whoever "
+        "was admitted last loses its KV and is prefilled again. reserve: when its worst case fits.",
+    )
+    prefix_cache: bool = Field(
+        default=True,
+        description="A preempted request finds again what nobody has overwritten of its KV, and prefills the "
+        "rest only.",
+    )
+    graph_batch_tokens: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
+        default=(),
+        description="Captured sizes (CUDA graphs): an iteration without prefill takes the time of the next "
+        "captured number of new tokens; beyond the largest, and if empty, its own.",
+    )
+    order: Literal["decode_first", "prefill_first"] = "decode_first"
+    within_class: Literal["fifo", "shortest_first"] = "fifo"
+    colocated_drafter: ColocatedDrafter | None = None
+    iteration_noise_sigma: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Shape of the log-normal, mean-one factor on each iteration's time."
+    )
+    straggler_share: Fraction = Field(
+        default=0.0,
+        description="Share of iterations that are stragglers, each by chance of its own. Where it was "
+        "measured, the profile's `noise` has it, beside sigma and factor.",
+    )
+    straggler_factor: Annotated[float, Field(ge=1, le=1000)] = Field(
+        default=1.0, description="How many times as long a straggler takes, beside the noise."
+    )
+    price_usd_per_gpu_hour: NonNegative = 0.0
+    power: Power
+
+    @model_validator(mode="after")
+    def _batch(self) -> Target:
+        sizes = self.graph_batch_tokens
+        if any(b <= a for a, b in pairwise(sizes)):
+            raise ValueError(f"graph_batch_tokens {sizes} must increase strictly")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            for key in _FORMER_TARGET_KEYS.keys() & given.keys():
+                raise ValueError(f"{key} = {given[key]!r}: {_FORMER_TARGET_KEYS[key]}")
+        return given

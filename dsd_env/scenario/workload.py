@@ -1,0 +1,220 @@
+"""Who asks when, for how much, and with which objective."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dsd_env.laws.constants import NO_BOUND_S
+from dsd_env.scenario.base import Count, Fraction, Model, Name, NonNegative, Positive
+from dsd_env.scenario.distributions import Duration, Length, LogNormal, Quantiles
+
+
+class ClosedLoop(Model):
+    """Every client thinks, asks, waits for the whole answer, and thinks again."""
+
+    kind: Literal["closed_loop"]
+    think_s: Duration
+
+
+class Poisson(Model):
+    """Open arrivals at `rate_per_s` for the whole system, each from a uniformly drawn client."""
+
+    kind: Literal["poisson"]
+    rate_per_s: Positive
+
+
+class RateModulation(Model):
+    """A factor on the arrival rate, log-normal with mean one, constant for `period_s`, then the next.
+
+    Its logarithm is a first-order process. It goes on in the time of the load profile: faster at high load.
+    """
+
+    sigma: Annotated[float, Field(gt=0, le=3)]
+    correlation_s: Positive
+    period_s: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 10.0
+
+
+class BurstyClients(Model):
+    """Clients whose gaps vary more than those of the others; each is one by chance, drawn once."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)]
+    cv: Annotated[float, Field(ge=0.1, le=20)]
+
+
+class Renewal(Model):
+    """Open arrivals with independent Weibull gaps: more (CV > 1) or less (CV < 1) bursty than Poisson's.
+
+    The process has gone on for 32 mean gaps when the episode starts.
+    """
+
+    kind: Literal["renewal"]
+    rate_per_s: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
+        description="For the whole system, on average over time."
+    )
+    cv: Annotated[float, Field(ge=0.1, le=20)] = Field(
+        default=1.0, description="Coefficient of variation of the gaps, before modulation."
+    )
+    per_client: bool = Field(
+        default=False,
+        description="Each device is a process of its own; otherwise there is one, and the device of "
+        "each of its requests is drawn.",
+    )
+    client_rate_cv: Annotated[float, Field(ge=0, le=20)] = Field(
+        default=0.0,
+        description="Log-normal spread of the devices' rates (of their chance to be drawn), before they are "
+        "scaled to `rate_per_s`; 0: all alike.",
+    )
+    bursty: BurstyClients | None = Field(
+        default=None, description="With `per_client`: some devices' gaps have another CV."
+    )
+    modulation: RateModulation | None = Field(
+        default=None, description="How the rate changes at random; with `per_client` each device's by itself."
+    )
+
+    @model_validator(mode="after")
+    def _clients(self) -> Renewal:
+        if self.bursty is not None and not self.per_client:
+            raise ValueError("bursty needs per_client: true, since one process has no clients that differ")
+        return self
+
+
+class ReplayArrivals(Model):
+    """Open arrivals as recorded: times and lengths are those of a file, see :mod:`dsd_env.workload.trace`."""
+
+    kind: Literal["replay"]
+    trace: str = Field(min_length=1, description="Path of a trace of requests, as CSV.")
+    trust_units: bool = Field(
+        default=False, description="Its times are seconds: do not ask whether they may be in another unit."
+    )
+    start_s: NonNegative = Field(default=0.0, description="What comes before in the trace is left out.")
+    duration_s: Positive | None = Field(
+        default=None, description="Length of the part that is replayed; without it, to the trace's end."
+    )
+    rate_scale: Annotated[float, Field(gt=0, le=1e6)] = Field(
+        default=1.0, description="At 2, the trace goes by twice as fast: twice the rate."
+    )
+    loop: bool = Field(
+        default=False, description="Begin again at the end; without it the workload is finished then."
+    )
+    random_start: bool = Field(
+        default=False,
+        description="Begin at a time drawn from the seed and go round; without `loop`, once round.",
+    )
+    trace_kinds: bool = Field(
+        default=False, description="Kinds are those of the trace, by name, instead of drawn by weight."
+    )
+
+
+Arrivals = Annotated[ClosedLoop | Poisson | Renewal | ReplayArrivals, Field(discriminator="kind")]
+
+
+class LoadProfile(Model):
+    """Periodic, piecewise-linear multiplier on the arrival rate (or on 1 / think time)."""
+
+    period_s: Positive = 60.0
+    points: tuple[tuple[Fraction, Positive], ...] = Field(
+        default=((0.0, 1.0),),
+        min_length=1,
+        description="(phase in [0, 1), multiplier), phases increasing; the last joins the first.",
+    )
+    random_phase: bool = Field(default=True, description="Start the episode at a phase drawn from the seed.")
+
+    @model_validator(mode="after")
+    def _increasing(self) -> LoadProfile:
+        phases = [phase for phase, _ in self.points]
+        if phases[0] != 0.0 or phases[-1] >= 1.0 or any(b <= a for a, b in pairwise(phases)):
+            raise ValueError(f"phases {phases} must start at 0, increase strictly and stay below 1")
+        return self
+
+
+class TokenDeadlines(Model):
+    """A deadline for every token of an answer, from the request's arrival on.
+
+    Token k, counted from 0, is due at ``first_s + k * per_token_s``: what a reader needs who begins in time
+    and goes on at a constant pace (the expected delivery of Andes, arXiv 2404.16283). A burst ahead of the
+    schedule is credit for a later stall, which a bound on every gap does not know.
+    """
+
+    first_s: Positive
+    per_token_s: Positive
+    token_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Share of the tokens that must be in time."
+    )
+
+
+class Slo(Model):
+    """A class of service-level objective: a request has to meet every bound given, at least one."""
+
+    ttft_s: Positive | None = Field(default=None, description="Bound on the time to first token.")
+    tpot_s: Positive | None = Field(default=None, description="Bound on the mean time per further token.")
+    itl_p99_s: Positive | None = Field(
+        default=None, description="Bound on the 99th percentile of the request's gaps between tokens."
+    )
+    deadlines: TokenDeadlines | None = None
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Slo:
+        if all(bound is None for bound in (self.ttft_s, self.tpot_s, self.itl_p99_s, self.deadlines)):
+            raise ValueError("an SLO needs at least one bound > 0: ttft_s, tpot_s, itl_p99_s or deadlines")
+        return self
+
+    def bounds(self) -> dict[str, float]:
+        """Return every bound by the name that the laws know it by; see :mod:`dsd_env.laws.slo`."""
+        late = self.deadlines
+        return {
+            "slo_ttft_s": NO_BOUND_S if self.ttft_s is None else self.ttft_s,
+            "slo_tpot_s": NO_BOUND_S if self.tpot_s is None else self.tpot_s,
+            "slo_itl_p99_s": NO_BOUND_S if self.itl_p99_s is None else self.itl_p99_s,
+            "slo_first_s": NO_BOUND_S if late is None else late.first_s,
+            "slo_per_token_s": NO_BOUND_S if late is None else late.per_token_s,
+            "slo_token_share": 0.0 if late is None else late.token_share,
+        }
+
+
+class RequestKind(Model):
+    """One component of the request mix."""
+
+    weight: Positive
+    slo: Name
+    acceptance_kinds: tuple[str, ...] = Field(
+        default=(), description="Kinds of recorded request to replay; empty: any the source has."
+    )
+    prompt_tokens: Length
+    output_tokens: Length
+    length_correlation: Annotated[float, Field(ge=-1, le=1)] = Field(
+        default=0.0,
+        description="Correlation of the normal variates behind the two lengths (Gaussian copula).",
+    )
+
+    @model_validator(mode="after")
+    def _correlated(self) -> RequestKind:
+        for key in ("prompt_tokens", "output_tokens"):
+            law = getattr(self, key)
+            if self.length_correlation != 0.0 and not isinstance(law, LogNormal | Quantiles):
+                raise ValueError(
+                    f"length_correlation = {self.length_correlation} needs {key} to be lognormal or "
+                    f"quantiles, not {law.distribution}"
+                )
+        return self
+
+
+class Workload(Model):
+    """Who asks when, for how much."""
+
+    arrivals: Arrivals
+    load: LoadProfile = LoadProfile()
+    kinds: dict[Name, RequestKind] = Field(min_length=1)
+    max_prompt_tokens: Count = 4096
+    max_output_tokens: Count = 1024
+
+    @model_validator(mode="after")
+    def _recorded(self) -> Workload:
+        if isinstance(self.arrivals, ReplayArrivals) and self.load.points != ((0.0, 1.0),):
+            raise ValueError(
+                f"load.points = {self.load.points} would not change a replayed trace: leave load out "
+                "(`load: null`) and use arrivals.rate_scale"
+            )
+        return self
