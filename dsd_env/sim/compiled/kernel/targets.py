@@ -211,6 +211,7 @@ def _count_mode(server, mode, gamma, sign):
         server.gammas += sign * gamma
 
 
+@jit
 def _enter(k, w, server, request):
     """Let a request wait for admission."""
     request.next, request.entered_s = -1, w.now_s
