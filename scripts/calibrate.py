@@ -7,11 +7,16 @@
 
 The data folder (or ``DSD_DATA_DIR``) holds ``aiconfigurator/``, ``llmservingsim/``, ``splitwise-sim/`` and
 ``edge_bench/`` as docs/calibration.md describes. Each profile is written atomically; interrupting leaves
-those already written in place.
+those already written in place. ``--all`` also writes the measured engine's overhead to ``configs/engines/``.
 
-Your own hardware, in four ways (docs/measuring.md; FACTS are the options that no timing can tell):
+    python scripts/calibrate.py --data-dir DATA --profile NAME --interconnect pcie --interconnect-gb-s 25
 
-    python scripts/calibrate.py --measure llama-3.2-1b --device cuda --name my-1b FACTS
+derives the all-reduces of tensor parallelism from a bandwidth instead of the device's measured table, and
+names the profile after it.
+
+Your own hardware, from what other tools measured (docs/measuring.md; FACTS are the options that no timing can
+tell; ``scripts/measure.py`` measures by itself):
+
     python scripts/calibrate.py --from-llama-bench bench.jsonl --name my-phone FACTS
     python scripts/calibrate.py --from-vllm lat_b8_i512_o1.json lat_b8_i512_o128.json --name my-8b FACTS
     python scripts/calibrate.py --from-csv cells.csv --name my-cells FACTS
@@ -30,7 +35,7 @@ import _cli
 from _own_hardware import add_options, add_sources, run, wanted
 
 from dsd_env.calibration.latency.report import print_table
-from dsd_env.latency import list_profiles, load_profile, save_profile
+from dsd_env.latency import list_profiles, load_profile, save_overhead, save_profile
 from dsd_env.paths import config_dir, data_dir
 
 if TYPE_CHECKING:
@@ -51,6 +56,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_sources(what)
     parser.add_argument("--data-dir", type=Path, default=None, help="measured tables; default: DSD_DATA_DIR")
     parser.add_argument("--out", type=Path, default=None, help="where to write; default: configs/latency")
+    parser.add_argument(
+        "--interconnect",
+        choices=("nvlink", "pcie"),
+        help="what joins the GPUs of --profile, instead of measured",
+    )
+    parser.add_argument(
+        "--interconnect-gb-s",
+        type=float,
+        metavar="GB/S",
+        help="its bus bandwidth in an all-reduce: 2 (n - 1) / n times the bytes over the time",
+    )
     parser.add_argument("--plot", action="store_true", help="also draw fit plots into --figures")
     parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder of the plots")
     parser.add_argument("--date", default=None, help="date to record (YYYY-MM-DD); default: today")
@@ -62,9 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = _parse(argv)
     if wanted(args):
-        return run(args, ["scripts/calibrate.py", *(sys.argv[1:] if argv is None else argv)], print_table)
+        return run(args, ["scripts/calibrate.py", *(sys.argv[1:] if argv is None else argv)])
     try:
-        from dsd_env.calibration.latency.catalogue import CATALOGUE, build
+        from dsd_env.calibration.latency.catalogue import CATALOGUE, Link, build
+        from dsd_env.calibration.latency.engines import engine_fit
         from dsd_env.calibration.latency.tables import TableError
     except ImportError as e:
         print(f"calibrate: {e}; install the extra: pip install -e '.[calibrate]'", file=sys.stderr)
@@ -96,6 +113,18 @@ def main(argv: list[str] | None = None) -> int:
             f"calibrate: unknown profile(s) {', '.join(unknown)}; --list shows the catalogue", file=sys.stderr
         )
         return 2
+    link = None
+    if (args.interconnect is None) != (args.interconnect_gb_s is None) or (args.interconnect and args.all):
+        print("calibrate: --interconnect goes with --interconnect-gb-s and --profile", file=sys.stderr)
+        return 2
+    if args.interconnect:
+        if not 0.1 <= args.interconnect_gb_s <= 10_000.0:
+            print(
+                f"calibrate: --interconnect-gb-s {args.interconnect_gb_s} must be in [0.1, 10000]",
+                file=sys.stderr,
+            )
+            return 2
+        link = Link(args.interconnect, args.interconnect_gb_s)
     date = args.date or datetime.date.today().isoformat()
     out = args.out or config_dir() / "latency"
 
@@ -105,9 +134,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"[{i}/{len(names)}] {name}", file=sys.stderr, flush=True)
             # The folder differs from machine to machine and is no part of the recipe: record its variable.
             command = f"python scripts/calibrate.py --data-dir $DSD_DATA_DIR --profile {name}"
-            one = build(name, folder, command, date)
-            save_profile(one.profile, out / f"{name}.yaml")
+            if link is not None:
+                command += f" --interconnect {link.kind} --interconnect-gb-s {link.gigabytes_per_s:g}"
+            one = build(name, folder, command, date, link)
+            save_profile(one.profile, out / f"{one.profile.name}.yaml")
             built.append(one)
+        if args.all:
+            save_overhead(engine_fit(folder).overhead, out.parent / "engines" / "vllm-v1-2025.yaml")
     except (TableError, RuntimeError, ValueError) as e:
         print(f"calibrate: {e}", file=sys.stderr)
         return 1

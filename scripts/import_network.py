@@ -21,7 +21,8 @@ import _checkout  # noqa: F401
 import _cli
 import numpy as np
 
-from dsd_env.network import PingLog, read_pings, save_series, series_of_pings
+from dsd_env.calibration.network.pings import PingLog, read_pings, series_of_pings
+from dsd_env.network import save_series
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 

@@ -24,6 +24,8 @@ import _cli
 import numpy as np
 
 from dsd_env import load_scenario
+from dsd_env.calibration.workload.clock import spread_ticks
+from dsd_env.calibration.workload.importers import IMPORTERS, import_trace
 from dsd_env.calibration.workload.statistics import (
     PERCENTILES,
     WINDOWS_S,
@@ -33,8 +35,7 @@ from dsd_env.calibration.workload.statistics import (
     share_of_top_clients,
 )
 from dsd_env.scenario import ScenarioError
-from dsd_env.workload import RequestTrace, import_trace, save_trace, spread_ticks
-from dsd_env.workload.importers import IMPORTERS
+from dsd_env.workload import RequestTrace, save_trace
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -81,9 +81,22 @@ def calibrate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import calibrate as script
 
+    return _called(script.main, capsys)
+
+
+@pytest.fixture
+def measure_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return ``scripts/measure.py`` as a function, likewise."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import measure as script
+
+    return _called(script.main, capsys)
+
+
+def _called(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def run(*args: str, code: int = 0) -> str:
         capsys.readouterr()
-        assert script.main(list(args)) == code
+        assert main(list(args)) == code
         said = capsys.readouterr()
         return said.out + said.err
 

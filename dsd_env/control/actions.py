@@ -21,8 +21,8 @@ class Decision(NamedTuple):
 
     Attributes:
         gamma: Speculation length in tokens; 0 is plain decoding.
-        batch_size: B. At admission, how far the request stands back for others: it enters its target once fewer
-            than `max_num_seqs` / B requests are resident there. Afterwards, the smallest batch that its
+        batch_size: B. At admission, how far the request stands back for others: it enters its target once
+            fewer than `max_num_seqs` / B requests are resident there. Afterwards, the smallest batch that its
             verification wants to be part of, where drafts are made elsewhere than on the target's GPUs. Both
             waits are limited; 1 waits nowhere.
         placement: Index into the request's candidate list.
@@ -189,9 +189,9 @@ class ActionSpace:
         """Return the concatenated mask (bool, shape (sum(nvec),)) of selectable indices.
 
         A placement is masked when drafting there is impossible now, or if it only fills the list up;
-        candidate 0 never is. Gamma is masked down to 0 when no candidate can draft. Batch sizes are masked down
-        to 1 where no candidate gives them an effect (:func:`dsd_env.laws.resolve.batch_matters`), and beyond
-        the largest limit of those that do.
+        candidate 0 never is. Gamma is masked down to 0 when no candidate can draft. Batch sizes are masked
+        down to 1 where no candidate gives them an effect (:func:`dsd_env.laws.resolve.batch_matters`), and
+        beyond the largest limit of those that do.
         """
         n_gamma, n_batch, n_placements = self.nvec
         mask = np.ones(sum(self.nvec), dtype=np.bool_)

@@ -51,7 +51,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | Num | Action             | Meaning                                                                          |
     |-----|--------------------|----------------------------------------------------------------------------------|
     | 0   | Speculation length | Index into `gammas` (default 0 … 16). 0 is plain decoding of a chunk of tokens.  |
-    | 1   | Batch size         | Index into `batch_sizes` (default 1, 2, 4, … 128): fill target and cap in force. |
+    | 1   | Batch size         | Index into `batch_sizes` (default 1, 2, … 128): B; 1 waits nowhere (below).      |
     | 2   | Placement          | Index into the request's candidates: a draft site and a target server.           |
 
     Candidates come in blocks, one per target on offer (first the current one, then the least loaded others), each
@@ -59,6 +59,11 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     The first decision of a request, its *admission*, places its prompt: only the target counts, and whether and
     where a drafter prefills along (speculation length above 0).
+
+    The batch size B belongs to the request. At admission it says how far the request stands back for others: it
+    enters its target once fewer than `max_num_seqs` / B requests are resident there. Afterwards it is the smallest
+    batch that the verification of its drafts wants to be part of, where they are made elsewhere than on the
+    target's own GPUs. Both waits are limited.
 
     `action_masks()` marks the valid indices, concatenated over the three dimensions (`bool`, shape
     `(n_gamma + n_batch + n_placement,)`). An action that is masked, or contradictory in itself, is not an error:

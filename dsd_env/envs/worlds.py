@@ -158,7 +158,7 @@ class EpisodeWorlds:
         )
         # A scenario that is listed twice counts twice, but is compiled once.
         distinct = list({each.name: each for each in self.scenarios}.values())
-        self._kind_of = [[each.name for each in distinct].index(each.name) for each in self.scenarios]
+        self._number_of = [[each.name for each in distinct].index(each.name) for each in self.scenarios]
         layouts = [compiled_layout("compiled", each, options=engine_options) for each in distinct]
         self.worlds = WorldVector(
             [layout for layout in layouts if layout is not None],
@@ -175,7 +175,7 @@ class EpisodeWorlds:
         self._discount_rate_per_s = discount_rate_per_s
         self._numeric = NumericInfos(price_delays, discount_rate_per_s)
         # Of a scenario that is listed several times the first place stands for all.
-        self._listed = np.array([self._kind_of.index(kind) for kind in range(len(distinct))])
+        self._listed = np.array([self._number_of.index(number) for number in range(len(distinct))])
         self._name_seed = name_seed
         self.steps = np.zeros(n_worlds, dtype=np.int64)
         self.cut = np.zeros(n_worlds, dtype=np.bool_)
@@ -216,11 +216,11 @@ class EpisodeWorlds:
             for world, seed in zip(numbers, seeds or [None] * len(numbers), strict=True)
         ]
         n = len(self.scenarios)
-        kinds = [self._kind_of[drawn_scenario(seed, n)] if n > 1 else 0 for seed in drawn]
+        scenario_numbers = [self._number_of[drawn_scenario(seed, n)] if n > 1 else 0 for seed in drawn]
         self.worlds.begin(
             worlds,
             np.array([rng.as_int64(seed) for seed in drawn], dtype=np.int64),
-            np.array(kinds, dtype=np.int64),
+            np.array(scenario_numbers, dtype=np.int64),
         )
         for world, seed in zip(numbers, drawn, strict=True):
             self.episode_seeds[world] = seed
@@ -272,7 +272,7 @@ class EpisodeWorlds:
 
     def scenario_of(self, world: int) -> Scenario:
         """Return the scenario of a world's episode."""
-        return self._distinct[int(self.worlds.kinds[world])]
+        return self._distinct[int(self.worlds.scenario_numbers[world])]
 
     def masks(self) -> NDArray[np.bool_]:
         """Return the masks of all worlds: the array itself, or with flat actions a new one."""
@@ -297,8 +297,8 @@ class EpisodeWorlds:
         """
         if state.world is None:
             raise ValueError(f"the state was made on engine {state.engine!r}, this is 'compiled'")
-        kind = check_state(state, self._distinct, len(self.encoder.features))
-        self.worlds.restore(world, state.world, kind)
+        scenario_number = check_state(state, self._distinct, len(self.encoder.features))
+        self.worlds.restore(world, state.world, scenario_number)
         self.episode_seeds[world] = state.episode_seed
         self.generator(world).bit_generator.state = dict(state.generator)
         self.steps[world] = state.steps
@@ -320,7 +320,7 @@ class EpisodeWorlds:
         """Return a full info in the form that the argument `infos` asks for."""
         if self.infos == "full":
             return info
-        index = int(self._listed[self.worlds.kinds[world]])
+        index = int(self._listed[self.worlds.scenario_numbers[world]])
         return self._numeric.of(info, self.episode_seeds[world], index)
 
     def begin_info(self, world: int) -> dict[str, Any]:
@@ -486,7 +486,7 @@ class EpisodeWorlds:
         }
         values |= {
             "episode_seed": self._seeds(shown),
-            "scenario_index": self._listed[w.kinds] * shown,
+            "scenario_index": self._listed[w.scenario_numbers] * shown,
             "reward_terms": w.terms * told[:, None],
             # The engine's numbers of the reasons are these codes.
             "resolved_code": steps[batch.FACT_REASON],

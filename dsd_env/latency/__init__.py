@@ -1,5 +1,13 @@
 """Latency of model iterations: profiles, the fit behind them and the tables they are fitted to."""
 
+from dsd_env.latency.overhead import (
+    NO_OVERHEAD,
+    EngineOverhead,
+    OverheadError,
+    list_overheads,
+    load_overhead,
+    save_overhead,
+)
 from dsd_env.latency.profile import (
     LatencyProfile,
     ProfileError,
@@ -10,10 +18,16 @@ from dsd_env.latency.profile import (
 )
 
 __all__ = [
+    "NO_OVERHEAD",
+    "EngineOverhead",
     "LatencyProfile",
+    "OverheadError",
     "ProfileError",
     "StepCoefficients",
+    "list_overheads",
     "list_profiles",
+    "load_overhead",
     "load_profile",
+    "save_overhead",
     "save_profile",
 ]

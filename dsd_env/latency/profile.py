@@ -44,13 +44,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from dsd_env import strict_yaml
 from dsd_env.files import write_text
+from dsd_env.latency.overhead import EngineOverhead
 from dsd_env.paths import config_dir
 from dsd_env.strict_model import StrictNumbers, explain_type
 
 __all__ = [
     "ErrorStats",
     "ExternalCheck",
+    "Interconnect",
     "LatencyProfile",
+    "Memory",
     "Noise",
     "Power",
     "ProfileError",
@@ -113,7 +116,7 @@ class StepCoefficients(_Model):
     """Coefficients of the iteration-time form (see the module's docstring).
 
     Attributes:
-        t0_s: fixed cost of an iteration: kernel launches, norms, sampling, framework overhead. Seconds.
+        t0_s: fixed cost of an iteration: kernel launches, norms, sampling. Seconds.
         w_s: memory floor: time to read the weights once. Seconds.
         c_s_per_token: slope of the compute-bound line. Seconds per new token.
         p: sharpness of the knee between floor and line, 1 (sum) to 64 (practically the maximum).
@@ -233,6 +236,39 @@ class Noise(_Model):
     source: _Text
 
 
+class Memory(_Model):
+    """Memory of the profile's GPUs, and what a running model takes of it; for each GPU.
+
+    Attributes:
+        gpu_memory_bytes: memory of one GPU, as its driver reports it.
+        activation_bytes_per_sequence: sampling's peak, for each sequence in the batch.
+        activation_bytes_per_token: a layer's peak, for each new token in the iteration.
+        note: where the figures come from.
+    """
+
+    gpu_memory_bytes: _PositiveInt
+    activation_bytes_per_sequence: _Count = 0
+    activation_bytes_per_token: _Count = 0
+    note: str = ""
+
+
+class Interconnect(_Model):
+    """What joins the GPUs of a profile that runs on several.
+
+    Attributes:
+        kind: ``nvlink`` or ``pcie``.
+        bandwidth_bytes_per_s: bus bandwidth of a large all-reduce, ``2 (n - 1) / n`` times its bytes over its
+            time.
+        latency_s: time of the smallest all-reduce.
+        source: the measured table, or that it is derived from the two figures.
+    """
+
+    kind: Literal["nvlink", "pcie"]
+    bandwidth_bytes_per_s: Annotated[float, Field(ge=1e8, le=1e13, allow_inf_nan=False)]
+    latency_s: Annotated[float, Field(ge=0.0, le=1e-2, allow_inf_nan=False)]
+    source: _Text
+
+
 class Source(_Model):
     """One origin of measured numbers."""
 
@@ -315,8 +351,10 @@ class LatencyProfile(_Model):
         label: ``measured`` (whole iterations), ``fitted`` (to sums of measured kernels), ``published``
             (derived from published tokens/s).
         coefficients: see :class:`StepCoefficients`.
-        weight_bytes: bytes of weights over all devices.
+        interconnect: what joins the devices, see :class:`Interconnect`; ``None`` for one, or if not known.
+        weight_bytes: bytes of weights over all devices; a draft head's are its own, not those it shares.
         kv_bytes_per_token: bytes of KV cache of one token over all layers and devices.
+        memory: see :class:`Memory`; ``None`` if not known.
         context_limit_tokens: longest context of the model, or ``None`` if no limit is modelled.
         kv_capacity_tokens: tokens of KV cache that fit beside the weights, or ``None`` if not stated.
         kv_capacity_note: how ``kv_capacity_tokens`` was derived.
@@ -326,6 +364,8 @@ class LatencyProfile(_Model):
         external_checks: comparisons with whole iterations measured elsewhere.
         noise: scatter of iterations of equal work, or ``None`` where no repeats were measured.
         notes: anything a reader should know before trusting the numbers.
+        overhead: what the engine adds to these times (see :class:`dsd_env.latency.overhead.EngineOverhead`);
+            ``None``: nothing is known, or it is part of them.
         trust_units: whoever made it says that units are right, so that coefficients of any size load
             (:data:`UNIT_GUARDS`).
     """
@@ -338,8 +378,10 @@ class LatencyProfile(_Model):
     precision: _Text
     label: Literal["measured", "fitted", "published"]
     coefficients: StepCoefficients
+    interconnect: Interconnect | None = None
     weight_bytes: _PositiveInt
     kv_bytes_per_token: _PositiveInt
+    memory: Memory | None = None
     context_limit_tokens: _PositiveInt | None = None
     kv_capacity_tokens: _PositiveInt | None = None
     kv_capacity_note: str = ""
@@ -349,6 +391,7 @@ class LatencyProfile(_Model):
     external_checks: tuple[ExternalCheck, ...] = ()
     noise: Noise | None = None
     notes: tuple[str, ...] = ()
+    overhead: EngineOverhead | None = None
     trust_units: Annotated[bool | None, AfterValidator(lambda value: value or None)] = None
 
     @model_validator(mode="after")
@@ -432,6 +475,15 @@ class LatencyProfile(_Model):
             *([_knots_line(k.compute_knots)] if k.compute_knots else []),
             f"  weights {self.weight_bytes / 1e9:.2f} GB, KV {self.kv_bytes_per_token / 1024:.0f} KiB/token"
             + (f", room for {self.kv_capacity_tokens:,} tokens" if self.kv_capacity_tokens else ""),
+            *(
+                [
+                    f"  {self.interconnect.kind}, {self.interconnect.bandwidth_bytes_per_s / 1e9:.1f} GB/s, "
+                    f"{1e6 * self.interconnect.latency_s:.1f} us ({self.interconnect.source})"
+                ]
+                if self.interconnect
+                else []
+            ),
+            *([f"  engine adds {self.overhead.describe()}"] if self.overhead else []),
             f"  power idle {self.power.idle_w:.0f} W, busy {self.power.busy_w:.0f} W ({self.power.label})",
             f"  held out: {e.method}" if e.method else f"  held out: {e.cells} cells",
         ]

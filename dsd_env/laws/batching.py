@@ -1,8 +1,8 @@
 """Who enters a target, when its next iteration begins, and what a preempted request has lost.
 
-A decision's batch size B belongs to the request that it is taken for. At admission it says how far the request
-stands back for others; afterwards it is the smallest batch that its verification wants to be part of. B = 1
-waits nowhere.
+A decision's batch size B belongs to the request that it is taken for. At admission it says how far the
+request stands back for others; afterwards it is the smallest batch that its verification wants to be part of.
+B = 1 waits nowhere.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ VERIFY = 1
 """The task of verifying drafts that came from elsewhere; see :class:`dsd_env.sim.entities.TargetTask`."""
 
 
-def may_enter(
-    resident: int, max_num_seqs: int, batch_size: int, now_s: float, at_the_latest_s: float
-) -> bool:
+def may_enter(resident: int, max_num_seqs: int, batch_size: int, now_s: float, latest_s: float) -> bool:
     """Return whether a request that waits for admission may take a seat, KV apart.
 
     A request with batch size B leaves the seats to others until fewer than ``max_num_seqs / B`` are taken. It
@@ -24,11 +22,11 @@ def may_enter(
         max_num_seqs: Seats.
         batch_size: B of its decision.
         now_s: Now.
-        at_the_latest_s: When it no longer stands back.
+        latest_s: When it no longer stands back.
     """
     if resident >= max_num_seqs:
         return False
-    return resident * batch_size < max_num_seqs or now_s >= at_the_latest_s
+    return resident * batch_size < max_num_seqs or now_s >= latest_s
 
 
 def least_batch(task: int, batch_size: int) -> int:

@@ -35,8 +35,8 @@ def resolved(
 def batch_matters(enters: bool, drafts: bool, shares_target: bool) -> bool:
     """Return whether a decision's batch size has an effect at a placement.
 
-    It has one where the request waits for admission, and on verifications of drafts made elsewhere than on the
-    target's own GPUs.
+    It has one where the request waits for admission, and on verifications of drafts made elsewhere than on
+    the target's own GPUs.
 
     Args:
         enters: The request is not resident at that target.

@@ -32,6 +32,25 @@ class Timer(Protocol):
     def k_lat_s(self) -> float: ...
 
 
+class Overhead(Protocol):
+    """What an engine takes beside its kernels; see :class:`dsd_env.latency.overhead.EngineOverhead`."""
+
+    @property
+    def per_iteration_s(self) -> float: ...
+    @property
+    def per_sequence_s(self) -> float: ...
+    @property
+    def per_token_s(self) -> float: ...
+    @property
+    def per_verifying_iteration_s(self) -> float: ...
+    @property
+    def token_limit(self) -> int: ...
+
+
+class TargetTimer(Timer, Overhead, Protocol):
+    """Times of a target: its kernels and its engine."""
+
+
 class Noise(Protocol):
     """How iteration times scatter."""
 
@@ -57,6 +76,24 @@ def step_s(timer: Timer, speed: float, new_tokens: int, kv_tokens: int, longest_
     if longest_kv_tokens == 0:
         return compute_s + timer.k_bw_s * speed * kv_tokens
     return compute_s + (timer.k_multi_s * speed * kv_tokens + timer.k_lat_s * speed * longest_kv_tokens)
+
+
+def overhead_s(engine: Overhead, sequences: int, new_tokens: int, verifying: int) -> float:
+    """Return what a target's engine adds to the kernels of one iteration: scheduling, inputs, sampling.
+
+    Iteration noise does not scale it.
+
+    Args:
+        engine: Its parts.
+        sequences: Sequences in the batch.
+        new_tokens: New tokens of all of them, prefill chunks included.
+        verifying: Sequences with more than one new token that is not a prompt's: they verify drafts.
+    """
+    counted = min(new_tokens, engine.token_limit)
+    added_s = engine.per_iteration_s + engine.per_sequence_s * sequences + engine.per_token_s * counted
+    if verifying > 0:
+        added_s += engine.per_verifying_iteration_s
+    return added_s
 
 
 def draft_s(
@@ -111,8 +148,13 @@ def iteration_noise(spec: Noise, seed: int, target: int, iterations: int) -> flo
     return factor
 
 
-def marginal_token_s(timer: Timer, length: int, usual_tokens: float, slope_tokens: int) -> float:
-    """Return the time of one more new token in an iteration of the usual size, from the profile.
+def prefill_token_s(timer: TargetTimer, chunk_tokens: int) -> float:
+    """Return the time of a prompt's token in an iteration that prefills one chunk and does nothing else."""
+    return (timer.compute_s[chunk_tokens] + overhead_s(timer, 1, chunk_tokens, 0)) / chunk_tokens
+
+
+def marginal_token_s(timer: TargetTimer, length: int, usual_tokens: float, slope_tokens: int) -> float:
+    """Return the time of one more new token in an iteration of the usual size: kernels and engine.
 
     Args:
         timer: The target's times.
@@ -121,4 +163,7 @@ def marginal_token_s(timer: Timer, length: int, usual_tokens: float, slope_token
         slope_tokens: Distance over which the slope is taken.
     """
     tokens = min(int(usual_tokens), length - 1 - slope_tokens)
-    return (timer.compute_s[tokens + slope_tokens] - timer.compute_s[tokens]) / slope_tokens
+    kernels_s = timer.compute_s[tokens + slope_tokens] - timer.compute_s[tokens]
+    limit = timer.token_limit
+    counted = min(tokens + slope_tokens, limit) - min(tokens, limit)
+    return (kernels_s + timer.per_token_s * counted) / slope_tokens

@@ -3,20 +3,16 @@
 from dsd_env.network.channel import Channel, duplex
 from dsd_env.network.errors import SeriesError
 from dsd_env.network.faults import FaultMember, FaultWindows, fault_members
-from dsd_env.network.pings import PingLog, read_pings
-from dsd_env.network.series import LinkSeries, load_series, save_series, series_of_pings
+from dsd_env.network.series import LinkSeries, load_series, save_series
 
 __all__ = [
     "Channel",
     "FaultMember",
     "FaultWindows",
     "LinkSeries",
-    "PingLog",
     "SeriesError",
     "duplex",
     "fault_members",
     "load_series",
-    "read_pings",
     "save_series",
-    "series_of_pings",
 ]

@@ -1,7 +1,10 @@
-"""What changes on a link while time passes: piecewise constant processes, advanced by cursors.
+"""The processes that change a link over time: bandwidth, delay, outages, replayed series.
 
-A channel asks at times that never fall, so each process stands at one piece and goes on from there. What it
-draws is addressed by the piece's number, not by who asked when.
+Each process is constant over pieces of time. It remembers its current piece and only moves forward, because
+a channel never asks about an earlier time than before. Each random draw belongs to the number of a piece, so
+the values do not depend on when, or how often, a channel asks.
+
+The classes hold state and constants; the rules by which they advance are in :mod:`dsd_env.laws.links`.
 """
 
 from __future__ import annotations
@@ -23,28 +26,29 @@ MAX_Z = links.MAX_Z
 
 
 class QuantileMarginal(LogQuantiles):
-    """A positive distribution given by seven quantiles, as a function of a normal variate.
+    """Turns a normal variate into a value of a positive distribution that seven quantiles describe.
 
     Attributes:
-        spread: Standard deviation of the variate.
+        spread: Standard deviation of the normal variate.
     """
 
     __slots__ = ("spread",)
 
     def __init__(self, quantiles: Sequence[float], parts: Sequence[Ar1]) -> None:
-        """Take the quantiles for a variate that is the sum of processes."""
+        """Compute the distribution for a variate that is the sum of the given processes."""
         super().__init__(QUANTILE_Z, quantiles)
         self.spread = math.sqrt(_variance(parts))
 
     def at(self, x: float) -> float:
-        """Return the value at a variate."""
+        """Return the value that belongs to a variate."""
         return super().at(min(max(x / self.spread, -MAX_Z), MAX_Z))
 
 
 class LogProcess:
-    """Exponential of the sum of two first-order Gaussian processes, constant for a period.
+    """A positive process: the exponential of the sum of one or two first-order Gaussian processes.
 
-    State and constants of :func:`dsd_env.laws.links.advance_process`.
+    Its value is constant for a period and then changes. :func:`dsd_env.laws.links.advance_process` reads and
+    writes these attributes.
 
     Attributes:
         value: Its value in the current period.
@@ -79,14 +83,14 @@ class LogProcess:
         stream_key: int,
         marginal: QuantileMarginal | None = None,
     ) -> None:
-        """Stand at the first period.
+        """Start in the first period.
 
         Args:
-            centre: Median.
-            parts: One or two processes to be added in the logarithm.
+            centre: Median of the value.
+            parts: The Gaussian processes whose sum is the logarithm, one or two.
             period_s: Length of a period.
-            stream_key: Key of its draws.
-            marginal: Distribution of the value, instead of the log-normal one about the median.
+            stream_key: Key of the random draws.
+            marginal: Distribution of the value; without it the value is log-normal.
         """
         self.centre, self.period_s, self.parts = centre, period_s, len(parts)
         self.sigma = [part.sigma for part in parts]
@@ -103,60 +107,60 @@ class LogProcess:
         links.begin_process(self, self, stream_key)
 
     def advance(self, time_s: float) -> None:
-        """Go on to the period that holds a time."""
+        """Advance to the period that contains a time."""
         links.advance_process(self, self, time_s)
 
 
 class OutageWindows:
-    """Times without service, one after the other.
+    """The windows of time in which a link has no service, one after the other.
 
     Attributes:
         start_s: Beginning of the current window.
-        end_s: Its end.
+        end_s: End of the current window.
     """
 
     __slots__ = ("end_s", "index", "key", "mean_down_s", "mean_up_s", "start_s")
 
     def __init__(self, outages: Outages, stream_key: int) -> None:
-        """Stand at the first window."""
+        """Start with the first window."""
         self.mean_up_s, self.mean_down_s, self.key = outages.mean_up_s, outages.mean_down_s, stream_key
         self.index = -1
         self.start_s = self.end_s = 0.0
         self.advance()
 
     def advance(self) -> None:
-        """Go on to the next window."""
+        """Advance to the next window."""
         links.next_outage(self, self, self.key)
 
 
 class SeriesCursor:
-    """A place in a repeated series.
+    """The current piece of a recorded series that repeats for ever.
 
     Attributes:
-        index: Number of the piece.
-        until_s: Its end.
+        index: Number of the current piece.
+        until_s: End of the current piece.
     """
 
     __slots__ = ("begun_s", "index", "pieces", "times_s", "until_s")
 
     def __init__(self, series: LinkSeries, offset_s: float) -> None:
-        """Stand at the first piece; the series began `offset_s` before time 0."""
+        """Start with the first piece of a series that began `offset_s` before time 0."""
         self.times_s, self.pieces = series.times_s, len(series.times_s) - 1
         links.begin_cursor(self, self, offset_s)
 
     def advance(self, time_s: float) -> None:
-        """Go on to the piece that holds a time."""
+        """Advance to the piece that contains a time."""
         links.advance_cursor(self, self, time_s)
 
 
 class RateProcess:
-    """What a channel does over time: the rate at which bytes leave it, and the delay that comes and goes.
+    """The rate of a channel over time, and the delay that it adds to messages.
 
-    State and constants of :mod:`dsd_env.laws.links`.
+    The functions of :mod:`dsd_env.laws.links` read and write these attributes.
 
     Attributes:
-        measured_bits_per_s: Bandwidth as measured by messages that have left.
-        busy_from_s: Since when there has been something to send without a break.
+        measured_bits_per_s: Bandwidth estimated from the messages that have left.
+        busy_from_s: Time since which the channel has had something to send without a break.
     """
 
     def __init__(
@@ -171,17 +175,17 @@ class RateProcess:
         delay: LogProcess | None = None,
         series_delay: tuple[tuple[float, ...], SeriesCursor] | None = None,
     ) -> None:
-        """Combine what acts on a channel.
+        """Combine everything that changes a channel.
 
         Args:
             nominal_bits_per_s: Mean bandwidth.
-            bandwidth: A factor on it.
-            outages: Windows without service.
-            series: Bandwidth by piece of a recorded series, instead of the nominal one.
-            cursor: The place in it.
-            faults: Windows of faults, and what each leaves of the bandwidth.
-            delay: Delay of every message, beside the propagation.
-            series_delay: Delay by piece of a recorded series, and the place in that.
+            bandwidth: Process of a factor on the mean bandwidth.
+            outages: Windows of time without service.
+            series: Bandwidth in each piece of a recorded series; it replaces the mean bandwidth.
+            cursor: The current piece of that series.
+            faults: Windows of each fault that hits the channel, and the share of bandwidth that it leaves.
+            delay: Process of a delay that every message has in addition to the propagation.
+            series_delay: Delay in each piece of a recorded series, and the current piece of that series.
         """
         self.nominal_bits_per_s = self.measured_bits_per_s = nominal_bits_per_s
         self.sample_bits_per_s = self.sample_left_s = self.busy_from_s = 0.0
@@ -190,7 +194,7 @@ class RateProcess:
         if outages is not None:
             self.mean_up_s, self.mean_down_s = outages.mean_up_s, outages.mean_down_s
         self.bits_per_s, self.cursor = series, cursor
-        # The pieces of a series, and where each ends, are those of both places in it.
+        # Both cursors, that of the bandwidth and that of the delay, run through the pieces of one series.
         place = cursor if cursor is not None else series_delay[1] if series_delay is not None else None
         self.pieces = place.pieces if cursor is not None and place is not None else 0
         self.times_s = place.times_s if place is not None else ()
@@ -205,11 +209,11 @@ class RateProcess:
         self._seed = self.breaks[0].seed if self.breaks else 0
 
     def at(self, time_s: float) -> tuple[float, float]:
-        """Return the rate in bit/s at a time, and until when it stays; times must not fall."""
+        """Return the rate in bit/s at a time, and the time until which it holds; times must not fall."""
         return links.rate_at(self, self, self._seed, time_s)
 
     def departure_s(self, start_s: float, size_bytes: float) -> float:
-        """Return when the last byte of a message has left that begins to leave at a time."""
+        """Return when the last byte of a message leaves, if its first byte begins to leave at `start_s`."""
         return links.departure_s(self, self, self._seed, start_s, size_bytes)
 
 
@@ -226,7 +230,7 @@ def log_centre(parts: Sequence[Ar1]) -> float:
 
 
 def bandwidth_process(process: BandwidthProcess, seed: int, entity: int) -> LogProcess:
-    """Return the factor on a channel's bandwidth; log-normal, its mean is 1."""
+    """Return the process of the factor on a channel's bandwidth; a log-normal one has mean 1."""
     parts = process.parts
     marginal = QuantileMarginal(process.quantiles, parts) if process.quantiles else None
     key = rng.key(seed, Stream.BANDWIDTH, entity)

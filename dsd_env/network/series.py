@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-
 from dsd_env.files import write_text
 from dsd_env.network.errors import SeriesError
-from dsd_env.network.pings import PingLog, recognise
+from dsd_env.network.foreign import recognise
 from dsd_env.paths import config_dir
 from dsd_env.text import TextError, read_text
 
@@ -30,7 +28,7 @@ COLUMNS = ("time_s", "uplink_bits_per_s", "downlink_bits_per_s")
 OPTIONAL = ("extra_delay_s",)
 MAHIMAHI_BYTES = 1500
 _MAX_FILE_BYTES = 50_000_000
-_MIN_BITS_PER_S = 1e4
+MIN_BITS_PER_S = 1e4
 """A link slower than this, always, was given in another unit, most likely."""
 _MAX_DELAY_S = 10.0
 """A delay longer than this, likewise."""
@@ -96,74 +94,6 @@ def load_series(name: str | Path) -> LinkSeries:
     return _csv(lines, first, path)
 
 
-def series_of_pings(
-    log: PingLog,
-    *,
-    uplink_bits_per_s: float,
-    downlink_bits_per_s: float,
-    step_s: float = 0.0,
-    outage_s: float = 2.0,
-) -> tuple[LinkSeries, float, float]:
-    """Return a series with the delays of pings, and the link's ``one_way_s`` and ``loss_probability``.
-
-    Each direction has half of the round trip as its delay. The part that all delays share is ``one_way_s``. A
-    lost ping keeps the delay of the one before it. Where no ping is answered for long, the link has no
-    bandwidth; the other losses give ``loss_probability``, the same in both directions.
-
-    Args:
-        log: The pings.
-        uplink_bits_per_s: Bandwidth of the uplink, which pings do not measure.
-        downlink_bits_per_s: Bandwidth of the downlink.
-        step_s: Length of a piece, over which round trips are averaged; 0: each ping is a piece.
-        outage_s: After this many seconds without an answer the link counts as down.
-
-    Returns:
-        The series; ``one_way_s``; ``loss_probability`` of a direction.
-
-    Raises:
-        SeriesError: All pings were sent at one time, or pieces are longer than the log.
-        ValueError: A bandwidth, ``step_s`` or ``outage_s`` is not possible.
-    """
-    if min(uplink_bits_per_s, downlink_bits_per_s) < _MIN_BITS_PER_S:
-        raise ValueError(f"a link needs at least {_MIN_BITS_PER_S:g} bit/s in each direction")
-    if step_s < 0.0 or outage_s <= 0.0:
-        raise ValueError(f"step_s = {step_s} must not be negative, outage_s = {outage_s} above 0")
-    sent_s, rtt_s = log.sent_s, log.rtt_s
-    answered = np.isfinite(rtt_s)
-    least_s = float(rtt_s[answered].min())
-    # The number of the last ping with an answer, or of the first one that has any, at each ping.
-    numbers = np.where(answered, np.arange(len(rtt_s)), -1)
-    before = np.maximum(np.maximum.accumulate(numbers), int(np.argmax(answered)))
-    # A stretch without an answer lasts from its first lost ping to the next answered one.
-    down = np.zeros(len(rtt_s), dtype=bool)
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], (~answered).astype(np.int8), [0]))))
-    ends_s = np.append(sent_s, sent_s[-1])
-    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        if ends_s[end] - sent_s[start] >= outage_s:
-            down[start:end] = True
-    lost = float((~answered & ~down).sum() / max(1, (~down).sum()))
-    trips_s = rtt_s[before]
-    if step_s > 0.0:
-        piece = np.floor_divide(sent_s, step_s).astype(np.int64)
-        kept, first, counts = np.unique(piece, return_index=True, return_counts=True)
-        starts_s, trips_s = kept * step_s, np.add.reduceat(trips_s, first) / counts
-        down = np.logical_and.reduceat(down, first)
-    else:
-        distinct = np.concatenate(([True], np.diff(sent_s) > 0.0))
-        starts_s, trips_s, down = sent_s[distinct], trips_s[distinct], down[distinct]
-    if len(starts_s) < 2:
-        raise SeriesError(f"{len(starts_s)} pieces of the log; a series needs at least 2")
-    starts = tuple(float(f"{start_s:.9g}") for start_s in (starts_s - starts_s[0]).tolist())
-    delays = tuple(float(f"{delay_s:.9g}") for delay_s in ((trips_s - least_s) / 2.0).tolist())
-    series = LinkSeries(
-        (*starts, 2.0 * starts[-1] - starts[-2]),
-        tuple(0.0 if off else uplink_bits_per_s for off in down.tolist()),
-        tuple(0.0 if off else downlink_bits_per_s for off in down.tolist()),
-        delays,
-    )
-    return series, least_s / 2.0, 1.0 - math.sqrt(1.0 - lost)
-
-
 def save_series(series: LinkSeries, path: str | Path, *, comments: tuple[str, ...] = ()) -> Path:
     """Write a series as CSV, atomically.
 
@@ -201,7 +131,7 @@ def _csv(lines: list[str], first: int, path: Path) -> LinkSeries:
     if len(times) < 2:
         raise SeriesError(f"{path}: {len(times)} rows; a series needs at least 2")
     for name in COLUMNS[1:]:
-        if max(columns[name]) < _MIN_BITS_PER_S:
+        if max(columns[name]) < MIN_BITS_PER_S:
             raise SeriesError(
                 f"{path}: {name} is never above {max(columns[name]):g} bit/s; not in kbit/s or Mbit/s?"
             )

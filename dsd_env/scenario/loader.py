@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from dsd_env import strict_yaml
 from dsd_env.paths import config_dir
+from dsd_env.scenario.hardware import HardwareError, with_hardware
 from dsd_env.scenario.schema import Scenario
 from dsd_env.strict_model import explain_type
 from dsd_env.strict_yaml import Stamp, StrictYamlError
@@ -181,7 +182,9 @@ def _with_overrides(data: dict[str, Any], overrides: dict[str, Any]) -> dict[str
 
 def _validate(data: dict[str, Any], where: str) -> Scenario:
     try:
-        return Scenario.model_validate(data)
+        return Scenario.model_validate(with_hardware(data))
+    except HardwareError as error:
+        raise ScenarioError(f"{where}: {error}") from error
     except ValidationError as error:
         raise ScenarioError(explain_validation_error(error, where)) from error
 

@@ -222,8 +222,8 @@ class Scenario(Model):
         for name, target in self.targets.items():
             if target.max_num_batched_tokens < window:
                 raise ValueError(
-                    f"targets.{name}.max_num_batched_tokens = {target.max_num_batched_tokens} cannot hold the "
-                    f"longest verification: at least {window} (largest gamma + 1)"
+                    f"targets.{name}.max_num_batched_tokens = {target.max_num_batched_tokens} cannot hold "
+                    f"the longest verification: at least {window} (largest gamma + 1)"
                 )
             if target.kv_capacity_tokens < needed:
                 raise ValueError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from dsd_env.latency.overhead import EngineOverhead, load_overhead
 from dsd_env.scenario.base import Count, Fraction, Model, Name, NonNegative, Positive
 
 
@@ -58,12 +59,32 @@ Profile = Annotated[
 ]
 
 
+def _known_overhead(name: str) -> str:
+    load_overhead(name)
+    return name
+
+
+OverheadName = Annotated[
+    str, Field(description="Name of a shipped engine overhead."), AfterValidator(_known_overhead)
+]
+Overhead = Annotated[
+    Annotated[OverheadName, Tag("<name>")] | Annotated[EngineOverhead, Tag("<parts>")],
+    Discriminator(lambda value: "<name>" if isinstance(value, str) else "<parts>"),
+]
+
+
 class Drafter(Model):
     """A draft model on a device or an edge server."""
 
     model: Name = Field(description="Draft model; names an entry of `acceptance`.")
     profile: Profile = Field(description="Latency profile of the model on this device.")
-    concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at the same time.")
+    concurrency: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Sequences drafted at the same time. Left out or `auto` on an edge server: as many of "
+        "the longest contexts as its card's memory holds.",
+    )
     kv_capacity_tokens: int = Field(
         default=1_000_000,
         ge=1,
@@ -118,11 +139,11 @@ class EdgeServer(Model):
 
 
 _FORMER_TARGET_KEYS = {
-    "max_batch_size": "use max_num_seqs, the requests that are resident at a time; every ready sequence takes "
-    "part in the next iteration",
+    "max_batch_size": "use max_num_seqs, the requests that are resident at a time; every ready sequence "
+    "takes part in the next iteration",
     "initial_batch_size": "leave it out: a batch size belongs to the request whose decision asks for it",
-    "prefill_chunk_tokens": "use max_num_batched_tokens, the new tokens of an iteration, which verifications and "
-    "prefills share",
+    "prefill_chunk_tokens": "use max_num_batched_tokens, the new tokens of an iteration, which verifications "
+    "and prefills share",
 }
 """Keys that scenarios had before, with what stands in their place."""
 
@@ -133,7 +154,9 @@ class Target(Model):
     count: Count = 1
     profile: Profile
     gpus: Positive
-    kv_capacity_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        description="KV pool, in tokens. Left out or `auto`: what the memory of its GPUs has room for."
+    )
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=256, description="Requests that are resident (admitted, holding KV) at a time."
     )
@@ -151,8 +174,8 @@ class Target(Model):
     )
     kv_policy: Literal["reserve", "preempt"] = Field(
         default="preempt",
-        description="preempt: a request is admitted when its context fits; if the pool overflows later, whoever "
-        "was admitted last loses its KV and is prefilled again. reserve: when its worst case fits.",
+        description="preempt: a request is admitted when its context fits; if the pool overflows later, "
+        "whoever was admitted last loses its KV and is prefilled again. reserve: when its worst case fits.",
     )
     prefix_cache: bool = Field(
         default=True,
@@ -180,6 +203,16 @@ class Target(Model):
     )
     price_usd_per_gpu_hour: NonNegative = 0.0
     power: Power
+    engine_overhead: Overhead | None = Field(
+        default=None,
+        description="What its engine adds to the kernels of an iteration: figures, or the name of a shipped "
+        "overhead. Without it, what the latency profile says.",
+    )
+    front_end_s: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="Time from a prompt's arrival to its place in the queue: HTTP, tokenisation, the way to "
+        "the engine's process.",
+    )
 
     @model_validator(mode="after")
     def _batch(self) -> Target:

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from dsd_env.control import CandidateView, Decision, DecisionView, RequestView, Site, TargetView
-from dsd_env.latency import LatencyProfile
-from dsd_env.latency.lookup import latency_profile
+from dsd_env.latency import NO_OVERHEAD, EngineOverhead, LatencyProfile
+from dsd_env.latency.lookup import latency_profile, target_overhead
+from dsd_env.laws import step_times
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
 from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route
@@ -93,16 +94,22 @@ class GoodputScheduler:
         self.parameters = parameters
         self._chunk_tokens = 1
         self._tables: list[tuple[float, ...]] = []
+        self._engines: list[EngineOverhead] = []
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
         self._chunk_tokens = scenario.protocol.plain_chunk_tokens
-        self._tables = []
+        self._tables, self._engines = [], []
         for target in scenario.targets.values():
             profile = latency_profile(target.profile)
             coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
+            engine = target_overhead(target)
             most = target.max_num_batched_tokens
-            table = tuple(coefficients.compute_s(tokens) for tokens in range(most + 2))
+            table = tuple(
+                coefficients.compute_s(tokens) + step_times.overhead_s(engine, 0, tokens, 0)
+                for tokens in range(most + 2)
+            )
+            self._engines += [engine] * target.count
             self._tables += [table] * target.count
 
     def decide(self, view: DecisionView) -> Decision:
@@ -126,7 +133,7 @@ class GoodputScheduler:
                     best_cost_s, best_gamma, best_placement = cost_s, 0, index
             if not candidate.valid:
                 continue
-            base_s, slope_s, longest = round_line_s(candidate, view, table, parameters)
+            base_s, slope_s, longest = round_line_s(candidate, view, table, parameters, self._engines[number])
             one_off_s = one_off_token_s(candidate, request, parameters)
             for gamma, expected in zip(view.gammas, tokens, strict=True):
                 if 0 < gamma <= longest:
@@ -171,13 +178,14 @@ def expected_tokens(acceptance: float, gammas: Sequence[int]) -> list[float]:
 def others_at(target: TargetView) -> int:
     """Return how many other sequences an iteration at this target is expected to hold.
 
-    These are the sequences that run or are ready. A decision taken at the target itself, between two iterations,
-    does not see the requests that decide at the same instant, which neither run nor wait yet. There the
-    number of resident requests is used instead.
+    These are the sequences that run or are ready. A decision taken at the target itself, between two
+    iterations, does not see the requests that decide at the same instant, which neither run nor wait yet.
+    There the number of resident requests is used instead.
     """
+    ready = max(0, target.queued - target.waiting)
     if target.age_s == 0.0 and target.running == 0:
-        return max(target.queued - target.waiting, target.resident - 1, 0)
-    return target.running + target.queued - target.waiting
+        return max(ready, target.resident - 1, 0)
+    return target.running + ready
 
 
 def target_wait_s(target: TargetView, *, arrives_later: bool, busy_phase: float) -> float:
@@ -238,7 +246,11 @@ def plain_token_s(
 
 
 def round_line_s(
-    candidate: CandidateView, view: DecisionView, table: Sequence[float], parameters: GoodputParameters
+    candidate: CandidateView,
+    view: DecisionView,
+    table: Sequence[float],
+    parameters: GoodputParameters,
+    engine: EngineOverhead = NO_OVERHEAD,
 ) -> tuple[float, float, int]:
     """Return (base, slope, longest): a round of gamma drafts takes ``base + slope * gamma``.
 
@@ -257,16 +269,20 @@ def round_line_s(
     if candidate.shares_target:
         acceptance = estimate_acceptance(view.request, parameters.prior_acceptance, parameters.shared_trials)
         pooled = expected_tokens(acceptance, view.gammas)
-        longest = shared_length(table, others + 1, step_s, view.gammas, pooled, target.iteration_s)
-        base_s += max(0.0, batch_s(table, others + 1, longest, step_s) - target.iteration_s)
+        longest = shared_length(table, others + 1, step_s, view.gammas, pooled, target.iteration_s, engine)
+        base_s += max(0.0, batch_s(table, others + 1, longest, step_s, engine) - target.iteration_s)
         step_s = 0.0
     token_s = token_price_s(table, others, min(longest, 4) + 1, parameters.load_weight)
     return base_s + token_s, step_s + token_s, longest
 
 
-def batch_s(table: Sequence[float], sequences: int, gamma: int, step_s: float) -> float:
+def batch_s(
+    table: Sequence[float], sequences: int, gamma: int, step_s: float, engine: EngineOverhead = NO_OVERHEAD
+) -> float:
     """Return the time of an iteration in which every sequence drafts gamma tokens and has them verified."""
-    return table[min(len(table) - 1, sequences * (gamma + 1))] + gamma * step_s
+    tokens = sequences * (gamma + 1)
+    duration_s = table[min(len(table) - 1, tokens)] + gamma * step_s + engine.per_sequence_s * sequences
+    return duration_s + (engine.per_verifying_iteration_s if gamma > 0 else 0.0)
 
 
 def shared_length(
@@ -276,6 +292,7 @@ def shared_length(
     gammas: Sequence[int],
     tokens: Sequence[float],
     iteration_s: float,
+    engine: EngineOverhead = NO_OVERHEAD,
 ) -> int:
     """Return the speculation length that suits a batch which drafts on its target's own GPUs.
 
@@ -284,19 +301,20 @@ def shared_length(
     reads), because drafting spreads that over more tokens.
 
     Args:
-        table: Iteration time by number of new tokens.
+        table: Iteration time by number of new tokens, what the engine adds for each token included.
         sequences: Sequences in the batch.
         step_s: Time of one draft step of the batch.
         gammas: Speculation lengths on offer, the first 0.
         tokens: Expected tokens per round for each of them.
         iteration_s: Iteration time as observed.
+        engine: What the engine adds for each sequence, and for drafts.
     """
     best, best_cost_s, best_tokens = 0, float("inf"), 1.0
     for gamma, expected in zip(gammas[1:], tokens[1:], strict=True):
-        cost_s = batch_s(table, sequences, gamma, step_s) / expected
+        cost_s = batch_s(table, sequences, gamma, step_s, engine) / expected
         if cost_s < best_cost_s:
             best, best_cost_s, best_tokens = gamma, cost_s, expected
-    excess_s = max(0.0, iteration_s - batch_s(table, sequences, best, step_s))
-    if batch_s(table, sequences, 0, step_s) + excess_s <= best_cost_s + excess_s / best_tokens:
+    excess_s = max(0.0, iteration_s - batch_s(table, sequences, best, step_s, engine))
+    if batch_s(table, sequences, 0, step_s, engine) + excess_s <= best_cost_s + excess_s / best_tokens:
         return 0
     return best

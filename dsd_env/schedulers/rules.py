@@ -15,7 +15,7 @@ def batch_size_for(view: DecisionView, wanted: int) -> int:
 
 
 def least_loaded_target(view: DecisionView) -> int:
-    """Return the number of the offered target with the fewest requests, including those that wait for admission.
+    """Return the number of the offered target with the fewest requests, those that wait for admission too.
 
     Ties go to the shorter iteration time, then to the lower number. Down targets are taken only if
     there is no other.

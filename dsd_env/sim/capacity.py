@@ -144,8 +144,10 @@ def saturated_tokens_per_s(
     mixed_s = timer.step_s(
         mixed_tokens, round(kv_tokens + prefill_kv * prompt_tokens / request.prompt_tokens), round(prefill_kv)
     )
-    iteration_s = share * mixed_s + (1.0 - share) * plain_s
-    iteration_s *= 1.0 + target.straggler_share * (target.straggler_factor - 1.0)
+    kernels_s = share * mixed_s + (1.0 - share) * plain_s
+    kernels_s *= 1.0 + target.straggler_share * (target.straggler_factor - 1.0)
+    new_tokens = round(decoding + rate * request.prompt_tokens)
+    iteration_s = kernels_s + timer.overhead_s(round(decoding + share), new_tokens, 0)
     return rate * request.output_tokens / iteration_s
 
 

@@ -5,6 +5,7 @@ They hold state and compute durations; the engine decides what happens and when.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections import deque
@@ -16,7 +17,7 @@ import simpy
 
 from dsd_env.acceptance import AcceptanceRealisation, AcceptanceSource
 from dsd_env.control.view import RECENT_ROUNDS, Site
-from dsd_env.latency import LatencyProfile, StepCoefficients
+from dsd_env.latency import NO_OVERHEAD, EngineOverhead, LatencyProfile, StepCoefficients
 from dsd_env.laws import batching, drafting, reports, step_times
 from dsd_env.laws.constants import (
     ACCEPTANCE_PRIOR,
@@ -30,9 +31,9 @@ from dsd_env.workload import RequestSpec
 
 
 @functools.lru_cache(maxsize=64)
-def _compute_table_s(coefficients: StepCoefficients, max_tokens: int) -> tuple[float, ...]:
+def _compute_table_s(coefficients: StepCoefficients, max_tokens: int, pass_s: float) -> tuple[float, ...]:
     """Return the attention-free time of 0 … ``max_tokens`` new tokens; the same for every world."""
-    return tuple(coefficients.compute_s(m) for m in range(max_tokens + 1))
+    return tuple(coefficients.compute_s(m) + pass_s for m in range(max_tokens + 1))
 
 
 class StepTimer:
@@ -47,26 +48,62 @@ class StepTimer:
         k_bw_s: Seconds per KV token read when every sequence has one new token.
         k_multi_s: Seconds per KV token read when some sequence has more.
         k_lat_s: Seconds per KV token of the longest sequence with more than one new token.
+        per_iteration_s: What the engine adds to a target's iteration; see :func:`step_times.overhead_s`.
+        per_sequence_s: The same for each sequence in it.
+        per_token_s: The same for each new token.
+        per_verifying_iteration_s: The same if it verifies drafts.
+        token_limit: Beyond so many new tokens in an iteration, `per_token_s` is not added.
     """
 
-    __slots__ = ("compute_s", "factor", "k_bw_s", "k_lat_s", "k_multi_s")
+    __slots__ = (
+        "compute_s",
+        "factor",
+        "k_bw_s",
+        "k_lat_s",
+        "k_multi_s",
+        "per_iteration_s",
+        "per_sequence_s",
+        "per_token_s",
+        "per_verifying_iteration_s",
+        "token_limit",
+    )
 
-    def __init__(self, profile: LatencyProfile | StepCoefficients, max_tokens: int) -> None:
-        """Tabulate a profile up to ``max_tokens`` new tokens."""
+    def __init__(
+        self,
+        profile: LatencyProfile | StepCoefficients,
+        max_tokens: int,
+        engine: EngineOverhead = NO_OVERHEAD,
+        pass_s: float = 0.0,
+    ) -> None:
+        """Tabulate a profile.
+
+        Args:
+            profile: The profile.
+            max_tokens: Up to so many new tokens.
+            engine: What the engine of a target adds to its iterations.
+            pass_s: What an engine adds to each pass of a drafter.
+        """
         coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
-        self.compute_s = _compute_table_s(coefficients, max_tokens)
+        self.compute_s = _compute_table_s(coefficients, max_tokens, pass_s)
         self.factor = 1.0
+        self.per_iteration_s = engine.per_iteration_s
+        self.per_sequence_s = engine.per_sequence_s
+        self.per_token_s = engine.per_token_s
+        self.per_verifying_iteration_s = engine.per_verifying_iteration_s
+        self.token_limit = engine.token_limit
         self.k_bw_s = coefficients.k_bw_s_per_token
         self.k_multi_s = coefficients.k_bw_s_per_token + coefficients.k_multi_s_per_token
         self.k_lat_s = coefficients.k_lat_s_per_token
 
     def scaled(self, factor: float) -> StepTimer:
         """Return a timer whose every time is ``factor`` times this one's."""
-        timer = object.__new__(StepTimer)
-        timer.compute_s = self.compute_s
+        timer = copy.copy(self)
         timer.factor = self.factor * factor
-        timer.k_bw_s, timer.k_multi_s, timer.k_lat_s = self.k_bw_s, self.k_multi_s, self.k_lat_s
         return timer
+
+    def overhead_s(self, sequences: int, new_tokens: int, verifying: int) -> float:
+        """Return what the engine adds to an iteration; see :func:`step_times.overhead_s`."""
+        return step_times.overhead_s(self, sequences, new_tokens, verifying)
 
     def step_s(self, new_tokens: int, kv_tokens: int, max_kv_multi_tokens: int) -> float:
         """Return the time of one iteration; see :mod:`dsd_env.latency.profile` for the form."""
@@ -141,7 +178,7 @@ class Job:
         self.asked_batch = 1
 
     def skip_cached(self, cached_tokens: int) -> None:
-        """Leave out of the prefill what the target's prefix cache still holds; a prompt's last token stays."""
+        """Leave out of the prefill what the prefix cache still holds; a prompt's last token stays."""
         needed = 1 if self.task == TargetTask.PREFILL else 0
         skipped = min(cached_tokens, self.prefill_tokens - needed)
         self.prefill_tokens -= skipped
@@ -227,15 +264,16 @@ class TargetServer:
         self.busy_s = 0.0
         self.iteration_start_s = 0.0
         self.expected_end_s = 0.0
-        self.iteration_s = timer.step_s(1, 0, 0)
+        self.iteration_s = timer.step_s(1, 0, 0) + timer.overhead_s(1, 1, 0)
         self.idle = True
         self.down = 0
         self.end: simpy.Event | None = None
         self.check_s = math.inf
+        self.admission_check_s = math.inf
         self.reports: deque[Report] = deque(maxlen=REPORTS_KEPT)
         self.iteration_tokens = 1.0
         chunk = config.max_num_batched_tokens
-        self.prefill_token_s = timer.compute_s[chunk] / chunk
+        self.prefill_token_s = step_times.prefill_token_s(timer, chunk)
 
     def busy_until_s(self, now_s: float) -> float:
         """Return how long it has been busy, the iteration under way included."""

@@ -23,6 +23,7 @@ class Share:
         lag_tokens: Tokens that the shared drafter processes in its first pass; 0 if it does not draft.
         draft_kv_tokens: Their KV tokens in that pass.
         gamma: Drafts that the shared drafter makes.
+        verifies: Whether it has drafts verified: more than one new token, and no prompt's.
     """
 
     new_tokens: int
@@ -30,13 +31,16 @@ class Share:
     lag_tokens: int = 0
     draft_kv_tokens: int = 0
     gamma: int = 0
+    verifies: bool = False
 
 
 class IterationCost:
     """The expected time of an iteration and the part of it that each sequence causes.
 
     Attributes:
-        duration_s: Expected time of the iteration.
+        compute_s: Expected time of its kernels, drafting included.
+        overhead_s: What the engine adds.
+        duration_s: Expected time of the iteration, the sum of both.
     """
 
     __slots__ = (
@@ -50,8 +54,12 @@ class IterationCost:
         "_lag_longest",
         "_longest",
         "_new",
+        "_sequences",
         "_target",
+        "_verifying",
+        "compute_s",
         "duration_s",
+        "overhead_s",
     )
 
     def __init__(
@@ -76,6 +84,8 @@ class IterationCost:
         self._longest = [0, 0]
         self._lag_longest = self._drafting = 0
         self._by_step: list[tuple[int, int]] = []
+        self._sequences = len(shares)
+        self._verifying = sum(share.verifies for share in shares)
         for share in shares:
             self._new += share.new_tokens
             self._kv += share.kv_tokens
@@ -91,7 +101,9 @@ class IterationCost:
         for step in range(2, longest_draft + 1):
             contexts = [share.draft_kv_tokens for share in shares if share.gamma >= step]
             self._by_step.append((len(contexts), sum(contexts) + len(contexts) * (step - 1)))
-        self.duration_s = self._target_s(self._new, self._kv, self._longest[0]) + self._drafting_s()
+        self.compute_s = self._target_s(self._new, self._kv, self._longest[0]) + self._drafting_s()
+        self.overhead_s = target.overhead_s(self._sequences, self._new, self._verifying)
+        self.duration_s = self.compute_s + self.overhead_s
 
     def _target_s(self, new_tokens: int, kv_tokens: int, longest: int) -> float:
         """Return the time of the target's part, at the captured number of tokens if there is one."""
@@ -120,9 +132,11 @@ class IterationCost:
         """
         widest = self._longest
         longest = widest[1] if share.new_tokens > 1 and share.kv_tokens == widest[0] else widest[0]
-        caused_s = self._target_s(self._new, self._kv, widest[0])
+        caused_s = self._target_s(self._new, self._kv, widest[0]) + self.overhead_s
         if self._new > share.new_tokens:
             caused_s -= self._target_s(self._new - share.new_tokens, self._kv - share.kv_tokens, longest)
+            others = self._sequences - 1, self._new - share.new_tokens, self._verifying - share.verifies
+            caused_s -= self._target.overhead_s(*others)
         return caused_s + self._drafting_share_s(share)
 
     def _drafting_share_s(self, share: Share) -> float:

@@ -92,8 +92,8 @@ class Resolution:
 
     Attributes:
         gamma: Speculation length used; 0 is plain decoding.
-        batch_size: B: how far the request stands back at admission, and the smallest batch that it wants to be
-            verified in.
+        batch_size: B: how far the request stands back at admission, and the smallest batch that it wants to
+            be verified in.
         site: Where drafts are made.
         drafter_number: Number of the drafter; -1 for plain decoding.
         edge_server: Number of the edge server; -1 elsewhere.
@@ -505,9 +505,10 @@ class ReferenceSimulation:
         if resolution.gamma > 0 and not colocated and self._is_cold(request, resolution.drafter_number):
             self._env.process(self._warm_up(request, resolution))
         arrives_s = self._send_up(device, prompt * self._protocol.bytes_per_token, request)
-        yield from self._travel(request, arrives_s)
+        front_end_s = target.config.front_end_s
+        yield from self._travel(request, arrives_s + front_end_s)
         self._telemetry.count_arrival()
-        served_s = self.now_s
+        served_s = self.now_s - front_end_s
         yield from self._serve(
             request, target, TargetTask.PREFILL, resolution, prefill=prompt, warm=colocated
         )
@@ -735,7 +736,7 @@ class ReferenceSimulation:
         target.resident = 0
         target.modes.clear()
         self._occupy(target)
-        target.check_s = float("inf")
+        target.check_s = target.admission_check_s = float("inf")
         for request in list(self._active.values()):
             if request.target == target.number and not request.finished:
                 request.target = -1
@@ -1288,26 +1289,33 @@ class ReferenceSimulation:
 
         It starts an iteration, or admits a request that has stood back long enough.
         """
-        check_s = self._stood_back_s(target)
         if target.idle and target.ready:
-            due_s = self.now_s if target.is_due(self.now_s) else target.due_s
-            check_s = min(check_s, due_s)
-        if check_s < target.check_s:
-            target.check_s = check_s
-            event = self._env.at(check_s, Order.ITERATION_START, target.number)
-            assert event.callbacks is not None
-            event.callbacks.append(lambda _event: self._check(target, check_s))
+            check_s = self.now_s if target.is_due(self.now_s) else target.due_s
+            if check_s < target.check_s:
+                target.check_s = check_s
+                self._look_at(target, check_s)
+        stood_back_s = self._stood_back_s(target)
+        if stood_back_s < target.admission_check_s:
+            target.admission_check_s = stood_back_s
+            self._look_at(target, stood_back_s)
 
-    def _check(self, target: TargetServer, check_s: float) -> None:
-        if target.check_s == check_s:
+    def _look_at(self, target: TargetServer, time_s: float) -> None:
+        event = self._env.at(time_s, Order.ITERATION_START, target.number)
+        assert event.callbacks is not None
+        event.callbacks.append(lambda _event: self._check(target))
+
+    def _check(self, target: TargetServer) -> None:
+        if target.check_s == self.now_s:
             target.check_s = float("inf")
-        self._admit(target)
+        if target.admission_check_s == self.now_s:
+            target.admission_check_s = float("inf")
+            self._admit(target)
         if target.idle and target.ready and target.is_due(self.now_s):
             self._start_iteration(target)
         self._wake(target)
 
     def _stood_back_s(self, target: TargetServer) -> float:
-        """Return when the first of those who stand back at a target no longer does; infinity if nobody does."""
+        """Return when the first of those who stand back at a target no longer does (infinity: nobody)."""
         for job in target.waiting:
             latest_s = job.entered_s + target.config.max_admission_wait_s
             if job.asked_batch > 1 and latest_s > self.now_s:
@@ -1326,7 +1334,7 @@ class ReferenceSimulation:
         captured = () if prefills else target.config.graph_batch_tokens
         cost = IterationCost(target.timer, target.colocated, shares, captured)
         expected_s = cost.duration_s
-        duration_s = expected_s * target.noise(self.seed)
+        duration_s = cost.compute_s * target.noise(self.seed) + cost.overhead_s
         if self._price_delays:
             self._charge(target, batch, shares, cost)
         target.running = batch
@@ -1414,9 +1422,9 @@ class ReferenceSimulation:
                 shares.append(Share(tokens, kv, along, kv if along else 0))
             elif job.task == TargetTask.COLOCATED:
                 lag = request.drafter_lag(drafter_number)
-                shares.append(Share(tokens, context + tokens - 1, lag, context, job.gamma))
+                shares.append(Share(tokens, context + tokens - 1, lag, context, job.gamma, tokens > 1))
             else:
-                shares.append(Share(tokens, context + tokens - 1))
+                shares.append(Share(tokens, context + tokens - 1, verifies=tokens > 1))
         return shares
 
     def _end_iteration(self, target: TargetServer) -> None:

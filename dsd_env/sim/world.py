@@ -15,7 +15,7 @@ from dsd_env.acceptance import (
     load_trace_set,
 )
 from dsd_env.latency import LatencyProfile, StepCoefficients
-from dsd_env.latency.lookup import latency_profile
+from dsd_env.latency.lookup import ProfileChoice, latency_profile, profile_overhead, target_overhead
 from dsd_env.network import Channel, FaultMember, duplex, fault_members, load_series
 from dsd_env.rng import Stream
 from dsd_env.scenario import ScenarioError
@@ -119,6 +119,12 @@ def idle_w(scenario: Scenario) -> float:
     return total_w
 
 
+def _drafter_timer(choice: ProfileChoice, max_tokens: int) -> StepTimer:
+    """Return the step times of a drafter: of its kernels, and of what its engine adds to each pass."""
+    profile = latency_profile(choice)
+    return StepTimer(profile, max_tokens, pass_s=profile_overhead(profile).per_draft_pass_s)
+
+
 class WorldBuilder:
     """Builds worlds of one scenario; what does not depend on the seed is built once."""
 
@@ -135,7 +141,6 @@ class WorldBuilder:
         self.sources = {model: acceptance_source(config) for model, config in scenario.acceptance.items()}
         _check_kinds(scenario, self.sources)
         longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
-        gamma = max(scenario.actions.gammas)
         self._draft_tokens = longest + 256
         self.faults = fault_members(scenario)
         self.series = {
@@ -148,19 +153,19 @@ class WorldBuilder:
         self.target_timers: list[tuple[StepTimer, StepTimer | None]] = []
         for target in scenario.targets.values():
             most = max(target.max_num_batched_tokens, *target.graph_batch_tokens, 0)
-            timer = StepTimer(latency_profile(target.profile), most)
+            timer = StepTimer(latency_profile(target.profile), most, target_overhead(target))
             drafter = target.colocated_drafter
             colocated = None
             if drafter is not None:
                 # One draft pass can process the KV lag of a whole batch.
-                colocated = StepTimer(latency_profile(drafter.profile), max(most, 8 * longest))
+                colocated = _drafter_timer(drafter.profile, max(most, 8 * longest))
             self.target_timers.append((timer, colocated))
         self.device_timers = [
-            StepTimer(latency_profile(device.drafter.profile), self._draft_tokens) if device.drafter else None
+            _drafter_timer(device.drafter.profile, self._draft_tokens) if device.drafter else None
             for device in scenario.devices.values()
         ]
         self.edge_timers = [
-            StepTimer(latency_profile(edge.drafter.profile), self._draft_tokens)
+            _drafter_timer(edge.drafter.profile, self._draft_tokens)
             for edge in scenario.edge_servers.values()
         ]
 

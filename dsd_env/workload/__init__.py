@@ -1,9 +1,9 @@
 """The workload: which device asks when, and how long its prompts and answers are."""
 
-from dsd_env.workload.clock import clock_tick, spread_ticks
+from dsd_env.workload.clock import clock_tick
 from dsd_env.workload.generator import RequestSpec, WorkloadGenerator
-from dsd_env.workload.importers import import_trace, load_trace
 from dsd_env.workload.load import LoadClock
+from dsd_env.workload.plain import load_trace
 from dsd_env.workload.replay import Schedule, replay_schedule
 from dsd_env.workload.trace import RequestTrace, RequestTraceError, save_trace
 
@@ -15,9 +15,7 @@ __all__ = [
     "Schedule",
     "WorkloadGenerator",
     "clock_tick",
-    "import_trace",
     "load_trace",
     "replay_schedule",
     "save_trace",
-    "spread_ticks",
 ]

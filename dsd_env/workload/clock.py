@@ -1,20 +1,15 @@
 """Coarse clocks: if a recording's clock ticks every few seconds, all requests of a tick share one time.
 
 Replayed unchanged, they would arrive in bursts that never happened and wait for each other. The recording
-does not say when within its tick a request arrived, so this module spreads the requests over the tick.
+does not say when within its tick a request arrived, so a replay warns of them, and
+``scripts/import_workload.py --spread-ticks`` spreads them over the tick.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-from typing import Literal
-
 import numpy as np
 
-from dsd_env.workload.trace import FEW, FloatArray, RequestTrace
-
-Spread = Literal["draws", "even"]
+from dsd_env.workload.trace import FEW, FloatArray
 
 _MIN_PER_TICK = 1.25
 """Requests that share one time, on average, from which on a clock counts as coarse."""
@@ -43,40 +38,3 @@ def clock_tick(arrival_s: FloatArray) -> float | None:
     ticks = gaps_s / tick_s
     regular = np.abs(ticks - np.round(ticks)) <= _JITTER
     return tick_s if regular.mean() >= _REGULAR else None
-
-
-def spread_ticks(
-    trace: RequestTrace, how: Spread = "draws", *, seed: int = 0, end_s: float | None = None
-) -> RequestTrace:
-    """Return a trace whose requests of one tick are spread over that tick; their order stays.
-
-    A recorded time is taken as the beginning of its tick.
-
-    Args:
-        trace: With ``tick_s``; without one it is returned as it is.
-        how: ``draws``: at times drawn uniformly in the tick, like those of independent clients; ``even``: at
-            equal distances, the first at the recorded time.
-        seed: Of the draws.
-        end_s: Where the last tick ends, if before its own end.
-
-    Raises:
-        ValueError: ``how`` is neither.
-    """
-    if how not in ("draws", "even"):
-        raise ValueError(f"spread_ticks = {how!r} must be 'draws' or 'even'")
-    if trace.tick_s is None:
-        return trace
-    times_s = trace.arrival_s
-    begins = np.flatnonzero(np.concatenate(([True], np.diff(times_s) > 0.0)))
-    counts = np.diff(np.append(begins, len(times_s)))
-    starts_s = times_s[begins]
-    last_s = math.inf if end_s is None else end_s
-    widths_s = np.minimum(trace.tick_s, np.diff(np.append(starts_s, max(last_s, float(starts_s[-1])))))
-    group = np.repeat(np.arange(len(begins)), counts)
-    if how == "even":
-        places = (np.arange(len(times_s)) - begins[group]) / counts[group]
-    else:
-        drawn = np.random.default_rng(seed).random(len(times_s))
-        places = drawn[np.lexsort((drawn, group))]
-    spread_s = np.maximum.accumulate(times_s + widths_s[group] * places)
-    return replace(trace, arrival_s=spread_s, tick_s=None)

@@ -7,20 +7,18 @@ is asked for, in compact arrays, and says when the rest need not be read.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, TypeVar
 
 import numpy as np
 
-from dsd_env import strict_json
 from dsd_env.text import TextError, open_text
 from dsd_env.workload.clock import clock_tick
 from dsd_env.workload.trace import (
@@ -31,6 +29,8 @@ from dsd_env.workload.trace import (
     dropped_within,
     unit_fault,
 )
+
+Row = TypeVar("Row")
 
 MAX_TOKENS = 10_000_000
 SEPARATORS = {",": "','", ";": "';'", "\t": "a tab"}
@@ -170,7 +170,7 @@ def csv_rows(
             f"missing {missing}" if missing else f"unknown {unknown}" if unknown else "a column is doubled"
         )
         raise RequestTraceError(
-            f"{where}: the header is {_short(str(header or lines.first))}: {_short(fault)}; needed are "
+            f"{where}: the header is {short(str(header or lines.first))}: {short(fault)}; needed are "
             f"{list(needed)}, allowed {list(optional + unused)}, each once, separated by ',', ';' or tabs"
         )
     width = len(header)
@@ -195,49 +195,10 @@ def _ragged(path: Path, line: int, row: list[str], width: int, separator: str) -
         for other, name in SEPARATORS.items():
             if other != separator and row[0].count(other) == width - 1:
                 return f"{message}: this line is separated by {name}, the header by {SEPARATORS[separator]}"
-        return f"{message}: {_short(repr(row[0]))} is not a row of the table"
+        return f"{message}: {short(repr(row[0]))} is not a row of the table"
     if separator == "," and len(row) > width:
         return f"{message}; are numbers written with a decimal comma?"
     return message
-
-
-def json_rows(
-    path: Path, lines: Lines, needed: tuple[str, ...], optional: tuple[str, ...]
-) -> Iterator[tuple[int, Sequence[Any]]]:
-    """Yield line number and values of each object of a file of JSON lines.
-
-    Values come in the order of ``needed`` and ``optional``; an absent optional one is None.
-
-    Raises:
-        RequestTraceError: A line is not JSON or not an object, or lacks a field.
-    """
-    if not lines.first:
-        raise RequestTraceError(f"{path}: line 1: empty; JSON lines have the fields {', '.join(needed)}")
-    yield lines.number, _values(path, lines.number, lines.first, needed, optional)
-    for number, text in enumerate(lines.rest(), start=lines.number + 1):
-        if text.strip():
-            yield number, _values(path, number, text, needed, optional)
-
-
-def _values(
-    path: Path, line: int, text: str, needed: tuple[str, ...], optional: tuple[str, ...]
-) -> Sequence[Any]:
-    where = f"{path}: line {line}"
-    try:
-        record = strict_json.loads(text, unique=False)
-    except json.JSONDecodeError as error:
-        near = text[max(0, error.pos - 20) : error.pos + 20].strip()
-        raise RequestTraceError(
-            f"{where}: not JSON: {error.msg} at column {error.pos + 1}, near {near!r}"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise RequestTraceError(f"{where}: not JSON: {_short(str(error))}") from None
-    if not isinstance(record, dict):
-        raise RequestTraceError(f"{where}: a line is an object, this is {type(record).__name__}")
-    for name in needed:
-        if name not in record:
-            raise RequestTraceError(f"{where}: {name} is missing")
-    return [record.get(name) for name in needed + optional]
 
 
 def shown(value: object) -> str:
@@ -246,8 +207,23 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:80] + "..."
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Return a text as a message shows it: not longer than two lines."""
     return text if len(text) <= 200 else text[:200] + "..."
+
+
+def fill(builder: TraceBuilder, rows: Iterable[tuple[int, Row]], take: Callable[[int, Row], None]) -> bool:
+    """Give rows to a builder until it has enough; return whether they ended before."""
+    try:
+        for line, row in rows:
+            take(line, row)
+            if builder.full and builder.done:
+                return False
+    except (RequestTraceError, UnicodeError):
+        if not builder.full:
+            raise
+        return False  # The part was complete; this came of looking further.
+    return True
 
 
 class TraceBuilder:
@@ -302,7 +278,7 @@ class TraceBuilder:
 
     def error(self, line: int, message: str) -> RequestTraceError:
         """Return the error about a line."""
-        return RequestTraceError(f"{self._path}: line {line}: {_short(message)}")
+        return RequestTraceError(f"{self._path}: line {line}: {short(message)}")
 
     def number(self, line: int, name: str, field: str) -> float:
         """Return a plain decimal number that is finite and not negative."""

@@ -12,7 +12,7 @@ from dsd_env import rng
 from dsd_env.rng import Stream
 from dsd_env.scenario.loader import ScenarioError
 from dsd_env.scenario.schema import ReplayArrivals, Scenario
-from dsd_env.workload.importers import load_trace
+from dsd_env.workload.plain import load_trace
 from dsd_env.workload.trace import RequestTrace
 
 _LOGGER = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ The file is CSV with a header: ``arrival_s,prompt_tokens,output_tokens`` and opt
 at least 1; ``client`` and ``kind`` are words, or empty where a request has none. Lines that begin with ``#``
 are comments; ``# trust_units: true`` above the header says that times are seconds, however it looks. It is
 read by :func:`dsd_env.workload.load_trace`; the formats of published traces by
-:mod:`dsd_env.workload.importers`.
+:mod:`dsd_env.calibration.workload.importers`.
 """
 
 from __future__ import annotations

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from dsd_env.calibration.network.fit import FitError as NetworkFitError
 from dsd_env.calibration.network.fit import read_rows
+from dsd_env.calibration.network.pings import read_pings, series_of_pings
 from dsd_env.calibration.workload.fit import FitError as WorkloadFitError
 from dsd_env.calibration.workload.fit import read_servegen
-from dsd_env.network import SeriesError, load_series, read_pings, series_of_pings
-from dsd_env.workload import RequestTraceError, import_trace
-from dsd_env.workload.importers import FORMATS
+from dsd_env.calibration.workload.importers import FORMATS, import_trace
+from dsd_env.network import SeriesError, load_series
+from dsd_env.workload import RequestTraceError
 from tests.calibration.network import test_pings as ping_samples
 from tests.calibration.workload import test_reading as workload_samples
-from tests.workload import test_trace as trace_samples
+from tests.calibration.workload import test_trace as trace_samples
 
 SERIES = (
     "time_s,uplink_bits_per_s,downlink_bits_per_s,extra_delay_s\n0,1e6,2e6,0\n1,0,3e6,0.1\n2.5,2e6,1e6,0\n"

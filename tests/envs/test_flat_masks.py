@@ -100,16 +100,6 @@ def test_every_reason_is_met_where_targets_crash() -> None:
     assert reasons == {None, "no_drafter", "batch_clipped", "target_down"}
 
 
-@pytest.mark.parametrize("engine", ["compiled", "reference"])
-def test_something_is_valid_even_where_every_batch_size_is_clipped(engine: str) -> None:
-    scenario = tiny(actions__batch_sizes=[32, 64])
-    env = FlatActionWrapper(EdgeCloudEnv(scenario, engine=engine))
-    assert play(env, 2, 40) == {"batch_clipped"}
-    smallest = env.action_masks().reshape(env.unwrapped.actions.nvec)  # type: ignore[attr-defined]
-    assert smallest[:, 0].any()
-    assert not smallest[:, 1].any()
-
-
 def test_a_list_of_one_speculation_length_has_a_mask() -> None:
     for engine in ("compiled", "reference"):
         env = FlatActionWrapper(EdgeCloudEnv(tiny(actions__gammas=[0]), engine=engine))

@@ -17,7 +17,17 @@ from dsd_env.laws import arrivals, drafting, faults, links, reports, resolve, sl
 from dsd_env.laws.constants import NO_BOUND_S
 from dsd_env.rng import Stream
 
-TIMER = Case(compute_s=[0.0, 0.010, 0.011, 0.012, 0.013, 0.014], k_bw_s=1e-6, k_multi_s=2e-6, k_lat_s=3e-6)
+TIMER = Case(
+    compute_s=[0.0, 0.010, 0.011, 0.012, 0.013, 0.014],
+    k_bw_s=1e-6,
+    k_multi_s=2e-6,
+    k_lat_s=3e-6,
+    per_iteration_s=2e-3,
+    per_sequence_s=3e-5,
+    per_token_s=1e-5,
+    per_verifying_iteration_s=5e-4,
+    token_limit=4,
+)
 
 
 def law(code: int, **values: object) -> Case:
@@ -104,9 +114,21 @@ def test_iteration_noise_has_mean_one_and_stragglers_their_share() -> None:
     assert set(factors) == {1.0, 3.0} and (factors == 3.0).mean() == pytest.approx(0.1, abs=0.01)
 
 
-def test_the_marginal_time_of_a_token_is_the_slope_of_the_table_within_it() -> None:
-    assert step_times.marginal_token_s(TIMER, 6, 1.7, 2) == pytest.approx(0.001)
-    assert step_times.marginal_token_s(TIMER, 6, 500.0, 2) == pytest.approx(0.001)
+def test_the_marginal_time_of_a_token_is_the_slope_of_the_table_and_what_the_engine_takes_for_it() -> None:
+    assert step_times.marginal_token_s(TIMER, 6, 1.7, 2) == pytest.approx(0.001 + 1e-5)
+    # From 3 to 5 tokens, of which the engine counts the fourth.
+    assert step_times.marginal_token_s(TIMER, 6, 500.0, 2) == pytest.approx(0.001 + 0.5e-5)
+
+
+def test_the_engine_adds_for_the_iteration_its_sequences_its_tokens_and_for_drafts() -> None:
+    assert step_times.overhead_s(TIMER, 3, 3, 0) == pytest.approx(2e-3 + 9e-5 + 3e-5)
+    assert step_times.overhead_s(TIMER, 2, 4, 1) == pytest.approx(2e-3 + 6e-5 + 4e-5 + 5e-4)
+    # Two sequences that verify count once, and tokens beyond the fourth not at all.
+    assert step_times.overhead_s(TIMER, 2, 10, 2) == pytest.approx(2e-3 + 6e-5 + 4e-5 + 5e-4)
+
+
+def test_a_prompts_token_costs_its_share_of_an_iteration_of_its_chunk() -> None:
+    assert step_times.prefill_token_s(TIMER, 5) == pytest.approx((0.014 + 2e-3 + 3e-5 + 4e-5) / 5)
 
 
 # ---------------------------------------------------------------------- links

@@ -16,7 +16,7 @@ from dsd_env.policy import Manifest, PolicyError, load, write_bundle
 from dsd_env.policy.manifest import Actions, Network, ScenarioRef, Training, feature_specs
 from dsd_env.schedulers import Scheduler, SchedulerError, make_scheduler, scheduler_help, scheduler_names
 from dsd_env.schedulers.goodput import estimate_acceptance, expected_tokens
-from dsd_env.schedulers.rules import adaptive_batch_size, least_loaded_target, plain_placement
+from dsd_env.schedulers.rules import least_loaded_target, plain_placement
 from dsd_env.sim import ReferenceSimulation
 from dsd_env.simulate import simulate
 from tests.scenarios import tiny
@@ -29,7 +29,7 @@ SPECS = (
     "colocated_sd:4",
     "colocated_sd:6:32",
     "edge_sd:4",
-    "edge_sd:8:auto",
+    "edge_sd:8:4",
     "hf_heuristic",
     "hf_heuristic:own",
     "hf_heuristic:edge:16",
@@ -37,7 +37,7 @@ SPECS = (
     "jsq_goodput:0.5",
     "jsq_goodput:load_weight=1+horizon_tokens=32+batch_size=64",
     "static:4:32:own",
-    "static:0:auto:plain",
+    "static:0:1:plain",
 )
 
 
@@ -143,26 +143,6 @@ def test_something_else_than_a_scheduler_is_refused() -> None:
 
 
 # --- shared rules --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("queued", "running", "resident", "expected"),
-    [
-        (0, 0, 0, 1),
-        (1, 0, 0, 2),
-        (8, 4, 2, 16),
-        (0, 0, 9, 8),  # one of nine left behind costs 30/9 ms on average, waiting 4 ms
-        (0, 0, 11, 16),
-        (500, 0, 0, 128),
-    ],
-)
-def test_adaptive_batch_weighs_waiting_against_leaving_behind(
-    queued: int, running: int, resident: int, expected: int
-) -> None:
-    target = make_target(
-        queued=queued, running=running, resident=resident, iteration_s=0.03, max_batch_wait_s=0.004
-    )
-    assert adaptive_batch_size((1, 2, 4, 8, 16, 32, 64, 128), target) == expected
 
 
 def test_routing_joins_the_target_with_fewest_requests() -> None:

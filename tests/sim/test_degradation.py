@@ -243,8 +243,8 @@ def test_preemption_admits_more_and_loses_nothing(engine: Simulation) -> None:
         arrivals={"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 0.001}},
     )
     # The first to arrive grow while the last wait; who was admitted last gives way.
-    reserved = run(engine, lab(**changes), always(4, 0, 8))
-    preempting = run(engine, lab(**changes, targets__target__kv_policy="preempt"), always(4, 0, 8))
+    reserved = run(engine, lab(**changes, targets__target__kv_policy="reserve"), always(4, 0, 8))
+    preempting = run(engine, lab(**changes), always(4, 0, 8))
     assert reserved.totals.preemptions == 0
     assert preempting.totals.preemptions == kinds(preempting.events)[EventKind.PREEMPT] > 0
     assert preempting.metrics()["preemptions"] == preempting.totals.preemptions

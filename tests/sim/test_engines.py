@@ -157,7 +157,7 @@ CHOICES = st.fixed_dictionaries(
         "actions": st.fixed_dictionaries(
             {
                 "gammas": st.sampled_from([(0, 1, 2, 4), (0,), (0, 8)]),
-                "batch_sizes": st.sampled_from([(1, 2, 4, 16), (64,)]),
+                "batch_sizes": st.sampled_from([(1, 2, 4, 16), (1,)]),
                 "targets_offered": st.sampled_from([1, 2]),
             }
         ),
@@ -170,7 +170,10 @@ CHOICES = st.fixed_dictionaries(
                 "kv_policy": st.sampled_from(["reserve", "preempt"]),
                 "graph_batch_tokens": st.sampled_from([(), (1, 2, 4, 8, 16, 32), (3, 40)]),
                 "max_batch_wait_s": st.sampled_from([0.0, 0.004, 0.1]),
-                "max_num_batched_tokens": st.sampled_from([16, 256]),
+                "max_num_seqs": st.sampled_from([3, 64]),
+                "max_admission_wait_s": st.sampled_from([0.0, 0.2, 2.0]),
+                "prefix_cache": st.booleans(),
+                "max_num_batched_tokens": st.sampled_from([32, 256]),
                 "iteration_noise_sigma": st.sampled_from([0.0, 0.2]),
                 "straggler_share": st.sampled_from([0.0, 0.1]),
                 "straggler_factor": st.sampled_from([1.0, 3.0]),

@@ -178,23 +178,6 @@ def test_a_full_kv_pool_makes_requests_wait_and_loses_none() -> None:
     check_log(simulation, simulation.events)
 
 
-def test_batch_size_is_a_cap_and_a_fill_target() -> None:
-    scenario = lab(clients=8, requests=40, targets__target__max_batch_wait_s=5.0)
-    for batch in (2, 4):
-        events = simulate(scenario, f"static:4:{batch}:own", seed=1, record_events=True).events
-        sizes = [event.value for event in events if event.kind == EventKind.ITERATION_START]
-        assert max(sizes) == batch
-        # Waiting up to 5 s nearly always fills the batch.
-        assert np.mean([size == batch for size in sizes]) > 0.8
-
-
-def test_small_batches_do_not_starve_prefill() -> None:
-    """With decoding first and one seat, the job that waits longest still gets it."""
-    scenario = lab(clients=12, requests=36)
-    table = simulate(scenario, "static:4:1:own", seed=1).requests
-    assert table["ttft_s"].max() < 12 * 3 * 0.030 + 1.0
-
-
 def test_moving_to_another_target_prefills_the_context_there() -> None:
     scenario = lab(
         clients=1, targets=2, requests=1, verify={"t0_s": 0.03, "c_s_per_token": 1e-3}, alpha=0.0,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsd_env import Decision, ReferenceSimulation
-from dsd_env.latency import StepCoefficients
+from dsd_env.latency import EngineOverhead, StepCoefficients
 from dsd_env.sim.entities import StepTimer
 from dsd_env.sim.iteration import IterationCost, Share
 from tests.lab import lab
@@ -17,6 +17,13 @@ TARGET = StepTimer(
         t0_s=1e-3, w_s=0.01, c_s_per_token=1e-4, p=3.0, k_bw_s_per_token=1e-7, k_lat_s_per_token=1e-6
     ),
     2000,
+    EngineOverhead(
+        per_iteration_s=2e-3,
+        per_sequence_s=3e-5,
+        per_token_s=1e-5,
+        per_verifying_iteration_s=5e-4,
+        token_limit=40,
+    ),
 )
 DRAFTER = StepTimer(
     StepCoefficients(t0_s=5e-4, w_s=2e-3, c_s_per_token=1e-5, p=2.0, k_lat_s_per_token=1e-7), 2000
@@ -25,6 +32,7 @@ DRAFTER = StepTimer(
 shares = st.lists(
     st.one_of(
         st.builds(Share, st.integers(1, 17), st.integers(20, 4000)),
+        st.builds(Share, st.integers(2, 17), st.integers(20, 4000), verifies=st.just(True)),
         st.builds(
             Share,
             st.integers(2, 17),
@@ -32,6 +40,7 @@ shares = st.lists(
             lag_tokens=st.integers(1, 50),
             draft_kv_tokens=st.integers(20, 4000),
             gamma=st.integers(1, 16),
+            verifies=st.just(True),
         ),
     ),
     min_size=1,

@@ -104,6 +104,7 @@ def test_single_server_with_constant_service_is_m_d_1(simulate: Simulate, load: 
         output={"distribution": "constant", "value": 1},
         requests=20_000,
         episode__warmup_requests=500,
+        targets__target__max_num_seqs=1,
     )
     result = simulate(scenario, "cloud_ar:1", seed=11)
     waits = result.requests["e2e_s"][500:] - service_s
@@ -122,6 +123,7 @@ def test_single_server_with_exponential_service_is_m_m_1(simulate: Simulate) -> 
         output={"distribution": "constant", "value": 1},
         requests=20_000,
         workload__max_prompt_tokens=60_000,
+        targets__target__max_num_seqs=1,
         targets__target__max_num_batched_tokens=65_536,
         episode__warmup_requests=500,
     )
@@ -148,6 +150,7 @@ def test_noise_and_stragglers_make_the_queue_m_g_1(
         output={"distribution": "constant", "value": 1},
         requests=20_000,
         episode__warmup_requests=500,
+        targets__target__max_num_seqs=1,
         targets__target__iteration_noise_sigma=sigma,
         targets__target__straggler_share=share,
         targets__target__straggler_factor=factor,

@@ -13,8 +13,8 @@ from PIL import Image
 from dsd_env.calibration.latency.catalogue import Built
 from dsd_env.calibration.latency.cells import DECODE, PREFILL, VERIFY
 from dsd_env.calibration.latency.edge import CLASSES, fit_class, load_figures, streamed_bytes
+from dsd_env.calibration.latency.goals import GOAL_MEDIAN_PCT, GOAL_P95_PCT
 from dsd_env.calibration.latency.noise import STRAGGLER_THRESHOLD
-from dsd_env.calibration.latency.report import GOAL_MEDIAN_PCT, GOAL_P95_PCT
 from dsd_env.calibration.latency.splitwise import load_splitwise, select
 from dsd_env.extras import needs
 from dsd_env.files import write_bytes

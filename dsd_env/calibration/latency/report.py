@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsd_env.calibration.latency.goals import GOAL_MEDIAN_PCT, GOAL_P95_PCT, meets_goal
 from dsd_env.files import write_text
 from dsd_env.latency.profile import LatencyProfile, list_profiles, load_profile
 
@@ -26,10 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES",
-    "GOAL_MEDIAN_PCT",
-    "GOAL_P95_PCT",
     "family_of",
-    "meets_goal",
     "pages",
     "print_table",
     "profile_blocks",
@@ -37,8 +35,6 @@ __all__ = [
     "sorted_profiles",
 ]
 
-GOAL_MEDIAN_PCT = 2.5
-GOAL_P95_PCT = 8.0
 """Wanted of profiles on kernel sums: held-out median and 95th percentile."""
 
 FAMILIES: dict[str, str] = {
@@ -116,12 +112,6 @@ def print_table(profiles: Sequence[LatencyProfile]) -> None:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(r) + " |" for r in rows)])
-
-
-def meets_goal(p: LatencyProfile) -> bool:
-    """Whether the held-out error is within both goals."""
-    e = p.error
-    return e.heldout_median_pct <= GOAL_MEDIAN_PCT and e.heldout_p95_pct <= GOAL_P95_PCT
 
 
 def _errors(p: LatencyProfile) -> str:
@@ -416,8 +406,7 @@ def scatter_block(data_dir: Path) -> str:
 
 
 def overhead_block(data_dir: Path) -> str:
-    """Output projection, sampler and framework overhead of a step, from measured layers."""
-    from dsd_env.calibration.latency.catalogue import framework_overhead_s
+    """Output projection and sampler, from measured layers."""
     from dsd_env.calibration.latency.tables import LLAMA_8B, QWEN3_32B, load_dense_layers
 
     rows = []
@@ -434,19 +423,87 @@ def overhead_block(data_dir: Path) -> str:
             values = [f"{1e6 * curve(n):.0f}" for n in (1, 16, 64, 128, 256)]
             rows.append((f"{model.split('/')[1]}, {table}, TP{tp}", name, *values))
     header = ("measured on", "layer", "1 row, us", "16", "64", "128", "256")
-    overhead = framework_overhead_s(data_dir)
+    return _table(header, rows)
+
+
+def engine_block(data_dir: Path) -> str:
+    """The engine's parts, and how far kernel sums with them are from a real engine's cost model."""
+    import numpy as np
+
+    from dsd_env.calibration.latency.engines import engine_fit
+
+    fit = engine_fit(data_dir)
+    engine = fit.overhead
+    rows = []
+    for name, errors in (
+        ("kernel sums alone", fit.bare_errors_pct),
+        ("with one constant", fit.constant_errors_pct),
+        ("with a part per iteration and one per token", fit.two_part_errors_pct),
+        ("with all four parts (shipped)", fit.errors_pct),
+    ):
+        low, median, p95, high = (
+            np.median(errors),
+            *np.percentile(np.abs(errors), [50, 95]),
+            np.abs(errors).max(),
+        )
+        rows.append((name, f"{low:+.1f}", f"{median:.1f} / {p95:.1f} / {high:.1f}"))
+    header = (f"{len(fit.cells)} held-out iterations", "median, signed %", "absolute: median / p95 / max %")
     return (
         _table(header, rows)
-        + "\n\nFramework overhead of a step, the median of vLLM cost model less kernel sum: "
-        + f"{1e3 * overhead:.3g} ms."
+        + f"\n\nShipped as `vllm-v1-2025`: {1e3 * engine.per_iteration_s:.3g} ms an iteration, "
+        + f"{1e6 * engine.per_sequence_s:.3g} µs a sequence, {1e6 * engine.per_token_s:.3g} µs a new token "
+        + f"(up to {engine.token_limit}), {1e3 * engine.per_verifying_iteration_s:.3g} ms for drafts, "
+        + f"{1e3 * engine.per_draft_pass_s:.3g} ms a draft pass; fitted on {fit.train} iterations."
     )
+
+
+def eagle_block(data_dir: Path) -> str:
+    """A round of three EAGLE drafts: the measured law against head profile kernels and draft passes."""
+    from dsd_env.calibration.latency.engines import CHECK_BATCHES, CHECK_CONTEXTS, eagle_pairs, engine_fit
+
+    pairs = iter(eagle_pairs(data_dir, engine_fit(data_dir).overhead.per_draft_pass_s))
+    rows = []
+    for batch in CHECK_BATCHES:
+        row = [str(batch)]
+        for _ in CHECK_CONTEXTS:
+            measured, ours = next(pairs)
+            row.append(f"{1e3 * measured:.2f} / {1e3 * ours:.2f} ({100.0 * (ours / measured - 1.0):+.0f} %)")
+        rows.append(row)
+    contexts = (f"context {context}" for context in CHECK_CONTEXTS)
+    return _table(("batch: measured / ours, ms", *contexts), rows)
+
+
+def links_block(data_dir: Path) -> str:
+    """Iterations over other interconnects, kernels only."""
+    from dsd_env.calibration.latency.entries import Link
+    from dsd_env.calibration.latency.shapes import DEVICES, MODELS
+    from dsd_env.calibration.latency.sums import step_model
+
+    links = (None, Link("nvlink", 300.0), Link("pcie", 50.0), Link("pcie", 25.0), Link("pcie", 12.0))
+    rows = []
+    for model, device, tp in (
+        ("Llama-3-8B", "RTX-PRO-6000-96GB", 2),
+        ("Llama-3-70B", "RTX-PRO-6000-96GB", 4),
+        ("Llama-3-70B", "L40S-48GB", 4),
+        ("Llama-3-70B", "A100-SXM-80GB", 4),
+        ("Llama-3-70B", "H100-SXM-80GB", 4),
+    ):
+        for batch, q in ((128, 1), (32, 5)):
+            row = [f"{model}, {device} x{tp}, batch {batch}, q {q}"]
+            for link in links:
+                step = step_model(MODELS[model], DEVICES[device], tp, data_dir, link)
+                seconds = step.sequences_s(batch, q, 1024)
+                row.append("-" if seconds is None else f"{1e3 * seconds:.1f}")
+            rows.append(row)
+    names = ("as measured", *(f"{link.kind} {link.gigabytes_per_s:g} GB/s" for link in links if link))
+    return _table(("ms at a context of 1,024", *names), rows)
 
 
 def cross_check_block(data_dir: Path) -> str:
     """Iterations from two sets of measurements: AIConfigurator's kernels, LLMServingSim's layers."""
     import numpy as np
 
-    from dsd_env.calibration.latency.catalogue import kernel_and_layer_cells
+    from dsd_env.calibration.latency.sums import kernel_and_layer_cells
 
     rows = []
     for model, tp in (("Llama-3-8B", 1), ("Llama-3-8B", 2), ("Qwen3-32B", 1), ("Qwen3-32B", 2)):
@@ -472,6 +529,9 @@ def measured_blocks(built: Sequence[Built], data_dir: Path) -> dict[str, str]:
     blocks = {f"{family}: misses": misses_block(built, family) for family in FAMILIES if family != "edge"}
     blocks["scatter"] = scatter_block(data_dir)
     blocks["overhead"] = overhead_block(data_dir)
+    blocks["engine"] = engine_block(data_dir)
+    blocks["eagle"] = eagle_block(data_dir)
+    blocks["links"] = links_block(data_dir)
     blocks["cross-check"] = cross_check_block(data_dir)
     return blocks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DEVICES", "MODELS", "DeviceSpec", "ModelShape"]
+__all__ = ["DEVICES", "MODELS", "DeviceSpec", "DraftHeadShape", "ModelShape"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,63 @@ class ModelShape:
         """Bytes of KV cache of one token over all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_value
 
+    @property
+    def layer_inputs(self) -> int:
+        """Width of what a layer's first projection reads."""
+        return self.hidden
+
+    @property
+    def fused_inputs(self) -> int:
+        """Width of what is projected to ``hidden`` before the first layer; 0: nothing."""
+        return 0
+
+
+@dataclass(frozen=True)
+class DraftHeadShape(ModelShape):
+    """One decoder layer that drafts from its target's hidden states.
+
+    EAGLE projects the token's embedding and the hidden state (twice ``hidden`` wide) to ``hidden``, and uses
+    its target's embedding and output projection. EAGLE-3 lets its attention read both instead, and has an
+    output projection of its own over a reduced vocabulary; what it takes from three layers of the target is
+    projected once a round, in the first pass.
+
+    Attributes:
+        third: Whether it is of the third kind.
+    """
+
+    third: bool = False
+
+    @property
+    def params(self) -> int:
+        """Number of weights of its own."""
+        attention = self.head_dim * (
+            self.layer_inputs * (self.heads + 2 * self.kv_heads) + self.hidden * self.heads
+        )
+        layer = attention + 3 * self.hidden * self.ffn + 2 * self.hidden
+        if self.third:
+            return layer + 3 * self.hidden * self.hidden + self.vocab * self.hidden + 2 * self.hidden
+        return layer + self.fused_inputs * self.hidden
+
+    @property
+    def layer_inputs(self) -> int:
+        """Width of what the layer's first projection reads."""
+        return 2 * self.hidden if self.third else self.hidden
+
+    @property
+    def fused_inputs(self) -> int:
+        """Width of what is projected to ``hidden`` in each pass."""
+        return 0 if self.third else 2 * self.hidden
+
+
+def _heads(target: ModelShape) -> tuple[DraftHeadShape, DraftHeadShape]:
+    """Draft heads of a target, as published for the Llama family: full vocabulary, and 32,000 of it."""
+    parts = (1, target.hidden, target.ffn, target.heads, target.kv_heads, target.head_dim)
+    limit = target.context_limit_tokens
+    return (
+        DraftHeadShape(f"EAGLE-{target.name}", *parts, target.vocab, True, limit),
+        DraftHeadShape(f"EAGLE3-{target.name}", *parts, 32000, True, limit, third=True),
+    )
+
 
 MODELS: dict[str, ModelShape] = {
     m.name: m
@@ -65,6 +122,9 @@ MODELS: dict[str, ModelShape] = {
 }
 
 
+MODELS |= {head.name: head for name in ("Llama-3-8B", "Llama-3-70B") for head in _heads(MODELS[name])}
+
+
 @dataclass(frozen=True)
 class DeviceSpec:
     """Data-sheet facts of an accelerator.
@@ -72,7 +132,7 @@ class DeviceSpec:
     Attributes:
         name: device name as profiles spell it.
         table: folder of the device in the kernel data base.
-        memory_bytes: device memory.
+        memory_bytes: device memory, as CUDA reports it (less than the data sheet says).
         bandwidth_bytes_per_s: peak memory bandwidth.
         sms: streaming multiprocessors.
         splits_multi_token_attention: whether the attention kernel used for q > 1 packs grouped query heads
@@ -93,8 +153,15 @@ class DeviceSpec:
     idle_w: float
     power_source: str
 
+    @property
+    def interconnect(self) -> str:
+        """What joins several of them: ``nvlink`` on SXM boards, else ``pcie``."""
+        return "nvlink" if "SXM" in self.name else "pcie"
+
 
 _GIB = 1024**3
+# H100 and 24 GB cards as start-up logs of vLLM show them ("total_gpu_memory (79.22GiB)", "(23.58GiB)"; pull
+# requests 10511, 12126 and 14447); the others: what nvidia-smi shows, of which CUDA reports 99 % there.
 _TDP = (
     "busy: board power limit of the data sheet ({tdp:.0f} W a device), an upper bound for decoding; "
     "idle: {idle:.0f} W a device, typical of an idle board with weights loaded, not measured by us"
@@ -102,21 +169,20 @@ _TDP = (
 
 
 def _device(
-    name: str, table: str, gib: int, bandwidth: float, sms: int, splits: bool, tdp: float, idle: float
+    name: str, table: str, gib: float, bandwidth: float, sms: int, splits: bool, tdp: float, idle: float
 ) -> DeviceSpec:
-    return DeviceSpec(
-        name, table, gib * _GIB, bandwidth, sms, splits, tdp, idle, _TDP.format(tdp=tdp, idle=idle)
-    )
+    memory = round(gib * _GIB)
+    return DeviceSpec(name, table, memory, bandwidth, sms, splits, tdp, idle, _TDP.format(tdp=tdp, idle=idle))
 
 
 DEVICES: dict[str, DeviceSpec] = {
     d.name: d
     for d in (
-        _device("A100-SXM-80GB", "a100_sxm", 80, 2.039e12, 108, False, 400.0, 60.0),
-        _device("H100-SXM-80GB", "h100_sxm", 80, 3.352e12, 132, True, 700.0, 75.0),
-        _device("H200-SXM-141GB", "h200_sxm", 141, 4.8e12, 132, True, 700.0, 80.0),
-        _device("L40S-48GB", "l40s", 48, 0.864e12, 142, False, 350.0, 35.0),
-        _device("RTX-PRO-6000-96GB", "rtx_pro_6000_server", 96, 1.597e12, 188, False, 600.0, 35.0),
-        _device("RTX-4090-24GB", "RTX4090", 24, 1.008e12, 128, False, 450.0, 25.0),
+        _device("A100-SXM-80GB", "a100_sxm", 79.2, 2.039e12, 108, False, 400.0, 60.0),
+        _device("H100-SXM-80GB", "h100_sxm", 79.22, 3.352e12, 132, True, 700.0, 75.0),
+        _device("H200-SXM-141GB", "h200_sxm", 139.0, 4.8e12, 132, True, 700.0, 80.0),
+        _device("L40S-48GB", "l40s", 44.5, 0.864e12, 142, False, 350.0, 35.0),
+        _device("RTX-PRO-6000-96GB", "rtx_pro_6000_server", 94.6, 1.597e12, 188, False, 600.0, 35.0),
+        _device("RTX-4090-24GB", "RTX4090", 23.58, 1.008e12, 128, False, 450.0, 25.0),
     )
 }

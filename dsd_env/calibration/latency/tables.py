@@ -54,8 +54,10 @@ __all__ = [
     "StepModel",
     "TableError",
     "build_cells",
+    "bus_bandwidth",
     "kernel_step_model",
     "layer_step_model",
+    "link_curve",
     "load_aiconfigurator",
     "load_dense_layers",
     "load_layer_tables",
@@ -162,6 +164,18 @@ class Curve:
     def inside(self, at: float) -> bool:
         """Whether ``at`` needs no extrapolation to the right."""
         return bool(at <= self.x[-1])
+
+
+def link_curve(devices: int, bytes_per_s: float, latency_s: float) -> Curve:
+    """All-reduce of bf16 elements over a link: a latency, and 2 (n - 1) / n bytes over the bandwidth."""
+    per_element = 2.0 * 2.0 * (devices - 1) / devices / bytes_per_s
+    ends = np.array([0.0, 2.0**30])
+    return Curve(ends, latency_s + per_element * ends)
+
+
+def bus_bandwidth(curve: Curve, devices: int, elements: int) -> float:
+    """Bytes per second of a measured all-reduce of bf16 elements, as :func:`link_curve` counts them."""
+    return 2.0 * elements * 2.0 * (devices - 1) / devices / curve(elements)
 
 
 def _curves(points: dict[tuple[int, ...], dict[float, float]]) -> dict[tuple[int, ...], Curve]:
@@ -330,6 +344,7 @@ class StepModel:
         verify_s: ``(batch, q, context) ->`` attention of one layer, q > 1 new tokens a sequence.
         prefill_s: ``(chunk, prefix, n_decode, kv_decode) ->`` attention of one layer.
         overhead_s: framework overhead of an iteration, added to every cell.
+        drafts: whether it drafts: then a sequence's last new token alone needs logits, however many it has.
     """
 
     layers: int
@@ -339,6 +354,7 @@ class StepModel:
     verify_s: Callable[[int, int, int], float | None]
     prefill_s: Callable[[int, int, int, int], float | None]
     overhead_s: float = 0.0
+    drafts: bool = False
 
     def iteration_s(self, tokens: int, logit_rows: int, attention_s: float) -> float:
         """Duration of a whole iteration."""
@@ -348,7 +364,8 @@ class StepModel:
     def sequences_s(self, batch: int, q: int, context: int) -> float | None:
         """Iteration of ``batch`` equal sequences with q new tokens each on ``context`` cached ones."""
         attention = self.decode_s(batch, context) if q == 1 else self.verify_s(batch, q, context)
-        return None if attention is None else self.iteration_s(batch * q, batch * q, attention)
+        rows = batch if self.drafts else batch * q
+        return None if attention is None else self.iteration_s(batch * q, rows, attention)
 
 
 def _small_ops(
@@ -396,11 +413,12 @@ def kernel_step_model(
     small: DenseLayers,
     overhead_s: float = 0.0,
     qwen: DenseLayers | None = None,
+    allreduce: Curve | None = None,
 ) -> StepModel:
     """Step model of a dense model on a data-centre GPU from aiconfigurator's kernels.
 
     ``small`` holds the element-wise layers of Llama-3.1-8B, ``qwen`` those of Qwen3-32B, wanted for models of
-    that family.
+    that family. ``allreduce`` stands for the device's own table of all-reduces (see :func:`link_curve`).
 
     Where the attention table lacks the model's head dimension, heads of 128 with the same total width
     stand in (same bytes and same arithmetic).
@@ -412,11 +430,11 @@ def kernel_step_model(
             raise TableError(f"attention table has no {heads} heads with {kv_heads} KV heads of {dim}")
     group = heads // kv_heads
     small_layer, small_once = _small_ops(shape, tp, small, device.bandwidth_bytes_per_s, qwen)
-    reduce_curve = tables.allreduce[(tp,)] if tp > 1 else None
+    reduce_curve = (allreduce or tables.allreduce[(tp,)]) if tp > 1 else None
 
     qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim // tp
     gemms = (
-        (qkv, shape.hidden),
+        (qkv, shape.layer_inputs),
         (shape.hidden, shape.heads * shape.head_dim // tp),
         (2 * shape.ffn // tp, shape.hidden),
         (shape.hidden, shape.ffn // tp),
@@ -428,6 +446,8 @@ def kernel_step_model(
 
     def once_s(m: int, rows: int) -> float:
         total = tables.gemm_s(rows, shape.vocab // tp, shape.hidden) + small_once(m, rows)
+        if shape.fused_inputs:
+            total += tables.gemm_s(m, shape.hidden, shape.fused_inputs)
         return total + (reduce_curve(m * shape.hidden) if reduce_curve else 0.0)
 
     launch = float(tables.decode[(heads, kv_heads, dim, 1)].y[0])

@@ -1,1 +1,1 @@
-"""Fits link processes to recorded series."""
+"""Fits link processes to recorded series, and makes series of logs of round trips."""

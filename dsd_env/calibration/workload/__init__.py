@@ -1,1 +1,1 @@
-"""Fits, catalogues and plots request traces."""
+"""Imports, fits, catalogues and plots request traces."""

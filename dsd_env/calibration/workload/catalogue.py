@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dsd_env import strict_yaml
 from dsd_env.calibration.workload import fit
+from dsd_env.calibration.workload.importers import import_trace
 from dsd_env.calibration.workload.statistics import (
     arrival_statistics,
     client_arrivals,
@@ -23,7 +24,6 @@ from dsd_env.calibration.workload.statistics import (
     renewal_arrivals,
 )
 from dsd_env.scenario.schema import Renewal, RequestKind
-from dsd_env.workload.importers import import_trace
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.acceptance import MAX_RUN_LENGTH, IidAcceptance, MarkovAcceptance, TraceReplay
 from dsd_env.control import ObservationEncoder
 from dsd_env.control.due import DUE_FIELDS
 from dsd_env.control.rewards import TERMS
-from dsd_env.laws import constants, variates
+from dsd_env.laws import constants, step_times, variates
 from dsd_env.network import fault_members
-from dsd_env.network.processes import QUANTILE_Z, QuantileMarginal, log_centre
 from dsd_env.scenario.schema import (
-    Ar1,
     ClosedLoop,
     Constant,
     Exponential,
@@ -33,12 +29,15 @@ from dsd_env.scenario.variates import quantile_table
 from dsd_env.sim.compiled import codes
 from dsd_env.sim.compiled import records as rec
 from dsd_env.sim.compiled.buffer import Buffer, Rows
+from dsd_env.sim.compiled.table_acceptance import write_acceptance
+from dsd_env.sim.compiled.table_arrivals import write_load, write_renewal, write_schedule
+from dsd_env.sim.compiled.table_links import write_channels
+from dsd_env.sim.compiled.table_writer import Writer
 from dsd_env.sim.entities import StepTimer
 from dsd_env.sim.iteration import padded_tokens
 from dsd_env.sim.metrics import boundaries_s, growth_per_s
 from dsd_env.sim.reference import NOT_YET
 from dsd_env.sim.world import WorldBuilder, idle_w
-from dsd_env.workload.renewal import client_spread, longest_gap_s, modulation_steps, weibull_gap
 
 Bytes = NDArray[np.uint8]
 
@@ -111,11 +110,11 @@ def compile_scenario(
     return compiler.layout(max_active_requests, heap_events, log_events, keep_deliveries)
 
 
-class _Compiler:
+class _Compiler(Writer):
     """Fills the tables of one scenario."""
 
     def __init__(self, scenario: Scenario, builder: WorldBuilder) -> None:
-        self.scenario, self.builder = scenario, builder
+        super().__init__(scenario, builder)
         self.n_devices = scenario.n_devices
         self.n_edges = sum(edge.count for edge in scenario.edge_servers.values())
         self.n_targets = scenario.n_targets
@@ -123,24 +122,9 @@ class _Compiler:
         self.crashing = [member for member in members if member.crashes]
         self.faults = self.crashing + [member for member in members if not member.crashes]
         self.models = {name: number for number, name in enumerate(scenario.acceptance)}
-        self.buffer = Buffer()
-        self.k = self.buffer.rows(rec.SCENARIO, 1)
-        self.k_header = self.k.array
-        self._kept: dict[Any, int] = {}
         self.fault_rows: Rows
         self.channels_of_rates: list[int] = []
         self.n_breaks_of_rates: list[int] = []
-
-    def set(self, **values: Any) -> None:
-        """Set fields of the scenario's record."""
-        for name, value in values.items():
-            self.k_header[name] = value
-
-    def once(self, key: Any, values: Any, dtype: str) -> int:
-        """Put a table of numbers into the buffer, once; return where it begins."""
-        if key not in self._kept:
-            self._kept[key] = self.buffer.numbers(values, dtype)
-        return self._kept[key]
 
     # ------------------------------------------------------------------ constants
 
@@ -150,9 +134,9 @@ class _Compiler:
         self._fault_table()
         self._drafters()
         self._targets()
-        self._channels()
+        self.channels_of_rates, self.n_breaks_of_rates = write_channels(self, self.faults, self.fault_rows)
         self._workload()
-        self._acceptance()
+        write_acceptance(self)
         self._terms()
 
     def _header(self) -> None:
@@ -359,7 +343,13 @@ class _Compiler:
                     pads=bool(captured),
                     max_batch_wait_s=config.max_batch_wait_s,
                     max_admission_wait_s=config.max_admission_wait_s,
-                    prefill_token_s=timer.compute_s[chunk] / chunk,
+                    prefill_token_s=step_times.prefill_token_s(timer, chunk),
+                    per_iteration_s=timer.per_iteration_s,
+                    per_sequence_s=timer.per_sequence_s,
+                    per_token_s=timer.per_token_s,
+                    per_verifying_iteration_s=timer.per_verifying_iteration_s,
+                    token_limit=timer.token_limit,
+                    front_end_s=config.front_end_s,
                     iteration_noise_sigma=config.iteration_noise_sigma,
                     straggler_share=config.straggler_share,
                     straggler_factor=config.straggler_factor,
@@ -373,107 +363,6 @@ class _Compiler:
                     rows.point("padded", self.once((captured, length), padded, "i4"), n)
                 n += 1
         self.k.point("targets", rows.at)
-
-    # ------------------------------------------------------------------ links
-
-    def _channels(self) -> None:
-        """Four channels per device, in two pairs, then a pair per edge server and target."""
-        scenario = self.scenario
-        pairs: list[tuple[str | None, int, str, int]] = []
-        device = 0
-        for config in scenario.devices.values():
-            for _ in range(config.count):
-                pairs.append((config.link, 2 * device, "device", device))
-                pairs.append((config.edge_link, 2 * device + 1, "device", device))
-                device += 1
-        server, link_number = 0, 2 * device
-        for edge in scenario.edge_servers.values():
-            for _ in range(edge.count):
-                for _ in range(self.n_targets):
-                    pairs.append((edge.backhaul, link_number, "edge", server))
-                    link_number += 1
-                server += 1
-        rows = self.buffer.rows(rec.CHANNEL_SPEC, 2 * len(pairs))
-        for i, (name, number, site, entity) in enumerate(pairs):
-            for direction in (0, 1):
-                n = 2 * i + direction
-                rows.array["number"][n] = number
-                if name is not None:
-                    self._channel(rows, n, name, direction, site, entity)
-        self.set(n_channels=2 * len(pairs), n_links=len(self.channels_of_rates))
-        self.k.point("channels", rows.at)
-
-    def _channel(self, rows: Rows, n: int, name: str, direction: int, site: str, entity: int) -> None:
-        link = self.scenario.links[name]
-        bits_per_s = (link.uplink_bits_per_s, link.downlink_bits_per_s)[direction]
-        loss = link.loss_probability
-        low, high = link.one_way_spread
-        hitting = [
-            r for r, member in enumerate(self.faults) if (member.site, member.entity) == (site, entity)
-        ]
-        hitting.sort(key=lambda r: self.faults[r].number)
-        changes = bool(link.bandwidth or link.outages or self.builder.series.get(name) or hitting)
-        has_rate_row = changes or link.delay is not None
-        rows.set(
-            n,
-            changes=changes,
-            has_rate_row=has_rate_row,
-            one_way_s=link.one_way_s,
-            spread_low=low,
-            spread_high=high,
-            seconds_per_byte=8.0 / bits_per_s,
-            jitter_median_s=link.jitter.median_s,
-            jitter_sigma=link.jitter.sigma,
-            loss_probability=loss,
-            log_loss_probability=math.log(loss) if loss > 0.0 else 0.0,
-            rto_s=link.rto_s,
-        )
-        if has_rate_row:
-            self.channels_of_rates.append(n)
-            self.n_breaks_of_rates.append(len(hitting))
-            rows.point("rate", self._rate(name, direction, bits_per_s, hitting), n)
-
-    def _rate(self, name: str, direction: int, bits_per_s: float, hitting: list[int]) -> int:
-        """Write what a channel does over time; return where that lies."""
-        link, series = self.scenario.links[name], self.builder.series.get(name)
-        row = self.buffer.rows(rec.RATE_SPEC, 1)
-        row.set(
-            0,
-            nominal_bits_per_s=bits_per_s,
-            direction=direction,
-            has_bandwidth=link.bandwidth is not None,
-            has_outages=link.outages is not None,
-            has_delay=link.delay is not None,
-            random_start=link.replay is not None and link.replay.random_start,
-            n_breaks=len(hitting),
-        )
-        if link.outages is not None:
-            row.set(0, mean_up_s=link.outages.mean_up_s, mean_down_s=link.outages.mean_down_s)
-        if series is not None:
-            rates = (series.uplink_bits_per_s, series.downlink_bits_per_s)[direction]
-            row.set(0, pieces=len(series.extra_delay_s), has_series_delay=any(series.extra_delay_s))
-            for field, values in (
-                ("times_s", series.times_s),
-                ("bits_per_s", rates),
-                ("extra_delay_s", series.extra_delay_s),
-            ):
-                row.point(field, self.once(id(values), values, "f8"))
-        if link.bandwidth is not None:
-            process = link.bandwidth
-            spec = row.array["bandwidth"][0:1]
-            _gaussian(spec, process.period_s, log_centre(process.parts), process.parts)
-            if process.quantiles is not None:
-                law = QuantileMarginal(process.quantiles, process.parts)
-                spec["by_quantiles"], spec["spread"], spec["pieces"] = True, law.spread, len(law.slopes)
-                spec["scores"][0], spec["logs"][0] = QUANTILE_Z, law.logs
-                spec["slopes"][0, : len(law.slopes)] = law.slopes
-        if link.delay is not None:
-            _gaussian(row.array["delay"][0:1], link.delay.period_s, link.delay.median_s, link.delay.parts)
-        breaks = self.buffer.rows(rec.BREAK_SPEC, len(hitting))
-        for i, fault in enumerate(hitting):
-            breaks.point("fault", self.fault_rows.at_row(fault), i)
-        row.point("breaks", breaks.at)
-        return row.at
 
     # ------------------------------------------------------------------ workload
 
@@ -495,17 +384,7 @@ class _Compiler:
             self._law(rows, "prompt_tokens", kind.prompt_tokens, i)
             self._law(rows, "output_tokens", kind.output_tokens, i)
         self.k.point("kinds", rows.at)
-        load = workload.load
-        points = [(phase * load.period_s, value) for phase, value in load.points]
-        points.append((load.period_s, load.points[0][1]))
-        spec = self.k_header["load"]
-        spec["period_s"], spec["segments"], spec["random_phase"] = (
-            load.period_s,
-            len(points) - 1,
-            load.random_phase,
-        )
-        for column, name in enumerate(("times_s", "values")):
-            self.k.point(("load", name), self.buffer.numbers([point[column] for point in points], "f8"))
+        write_load(self, workload.load)
         arrivals = workload.arrivals
         if isinstance(arrivals, ClosedLoop):
             self.set(closed=True, arrivals=codes.CLOSED)
@@ -513,114 +392,9 @@ class _Compiler:
         elif isinstance(arrivals, Poisson):
             self.set(arrivals=codes.POISSON, rate_per_s=arrivals.rate_per_s)
         elif isinstance(arrivals, Renewal):
-            self._renewal(arrivals)
+            write_renewal(self, arrivals)
         if self.builder.schedule is not None:
-            self._schedule()
-
-    def _renewal(self, arrivals: Renewal) -> None:
-        self.set(
-            arrivals=codes.CLIENT_RENEWALS if arrivals.per_client else codes.RENEWAL,
-            rate_per_s=arrivals.rate_per_s,
-            has_shares=arrivals.per_client or arrivals.client_rate_cv > 0.0,
-        )
-        spec = self.k_header["renewal"]
-        spec["power"], spec["scale"] = weibull_gap(arrivals.cv)
-        spec["limit_s"] = longest_gap_s(self.scenario)
-        spec["client_spread"] = client_spread(arrivals)
-        if arrivals.bursty is not None:
-            spec["bursty_fraction"] = arrivals.bursty.fraction
-            spec["bursty_power"], spec["bursty_scale"] = weibull_gap(arrivals.bursty.cv)
-        if arrivals.modulation is not None:
-            spec["modulated"] = True
-            spec["sigma"], spec["rho"], spec["step"], spec["period_s"] = modulation_steps(arrivals.modulation)
-
-    def _schedule(self) -> None:
-        schedule = self.builder.schedule
-        assert schedule is not None
-        rows = self.buffer.rows(rec.REPLAYED, len(schedule))
-        rows.array["arrival_s"] = schedule.times_s
-        rows.array["prompt_tokens"], rows.array["output_tokens"] = (
-            schedule.prompt_tokens,
-            schedule.output_tokens,
-        )
-        if schedule.devices is not None:
-            rows.array["device"] = schedule.devices
-        if schedule.kinds is not None:
-            rows.array["kind"] = schedule.kinds
-        self.set(
-            arrivals=codes.REPLAY,
-            n_replayed=len(schedule),
-            replay_random=schedule.random_start,
-            replays_devices=schedule.devices is not None,
-            replays_kinds=schedule.kinds is not None,
-            replay_period_s=schedule.period_s,
-        )
-        self.k.point("replayed", rows.at)
-
-    # ------------------------------------------------------------------ acceptance
-
-    def _acceptance(self) -> None:
-        rows = self.buffer.rows(rec.MODEL_SPEC, len(self.models))
-        self.numbers: list[NDArray[np.int64]] = []
-        self.n_numbers = 0
-        for i, (source, drafter) in enumerate(self.builder.sources.values()):
-            if isinstance(source, TraceReplay):
-                self._recording(rows, i, source, drafter)
-            elif isinstance(source, IidAcceptance):
-                alpha = source.alpha
-                rows.set(
-                    i,
-                    source=codes.IID,
-                    low=alpha,
-                    high=alpha,
-                    first=alpha,
-                    confidence=float(np.float32(alpha)),
-                )
-            elif isinstance(source, MarkovAcceptance):
-                low, high = sorted((source.after_match, source.after_mismatch))
-                rows.set(
-                    i,
-                    source=codes.MARKOV,
-                    low=low,
-                    high=high,
-                    first=source.stationary,
-                    flips=source.after_match < source.after_mismatch,
-                    confidence=float(np.float32(source.stationary)),
-                )
-            else:
-                raise NotImplementedError(
-                    f"the compiled engine does not know acceptance source {type(source).__name__}; "
-                    "use engine='reference'"
-                )
-        self.k.point("models", rows.at)
-        self.k.point("integers", self.buffer.numbers(np.concatenate([[0], *self.numbers]), "i8"))
-
-    def _entries(self, lists: Sequence[NDArray[np.int64]]) -> int:
-        """Write lists of recorded entries; return where their stretches lie."""
-        rows = self.buffer.rows(rec.ENTRIES, len(lists))
-        for i, entries in enumerate(lists):
-            rows.set(i, first=1 + self.n_numbers, n=len(entries))
-            self.numbers.append(np.asarray(entries, dtype=np.int64))
-            self.n_numbers += len(entries)
-        return rows.at
-
-    def _recording(self, rows: Rows, i: int, source: TraceReplay, drafter: str) -> None:
-        trace = source.trace
-        columns = trace.drafters[drafter]
-        kinds = self.scenario.workload.kinds.values()
-        rows.point("offsets", self.buffer.numbers(trace.offsets, "i8"), i)
-        rows.point("kind_of", self.buffer.numbers(trace.kind, "i8"), i)
-        rows.point("same_kind", self._entries([trace.entries_of([name]) for name in trace.kinds]), i)
-        rows.point(
-            "pools", self._entries([trace.entries_of(kind.acceptance_kinds or None) for kind in kinds]), i
-        )
-        rows.point("top1_prob", self.buffer.numbers(columns.top1_prob.astype(np.float32), "f8"), i)
-        if columns.run_length is not None:
-            rows.set(i, source=codes.RUNS, longest=trace.gamma_max or MAX_RUN_LENGTH)
-            rows.point("run_length", self.buffer.numbers(columns.run_length, "i8"), i)
-        else:
-            rows.set(i, source=codes.MATCHES, longest=MAX_RUN_LENGTH)
-            rows.point("accept_prob", self.buffer.numbers(columns.accept_prob, "f8"), i)
+            write_schedule(self)
 
     # ------------------------------------------------------------------ a world
 
@@ -692,6 +466,7 @@ class _Compiler:
             least_batch=2**31 - 1,
             idle=True,
             check_s=np.inf,
+            admission_check_s=np.inf,
             oldest_s=np.inf,
             iteration_tokens=1.0,
         )
@@ -838,12 +613,3 @@ def _place(
     else:
         at, record = view.at, rec.VIEW
     return (at + record.offsets[field] - view.at) // 8 + (element or 0)
-
-
-def _gaussian(spec: NDArray[Any], period_s: float, centre: float, parts: tuple[Ar1, ...]) -> None:
-    """Write the constants of a process; see :func:`dsd_env.laws.links.begin_process`."""
-    spec["period_s"], spec["centre"], spec["parts"] = period_s, centre, len(parts)
-    for i, part in enumerate(parts):
-        rho = math.exp(-period_s / part.correlation_s)
-        spec["sigma"][0, i], spec["rho"][0, i] = part.sigma, rho
-        spec["step"][0, i] = part.sigma * math.sqrt(1.0 - rho * rho)

@@ -57,7 +57,7 @@ class WorldVector:
         statuses: int64 ``[n]``: ``DUE``, ``TERMINATED``, ``TRUNCATED`` or ``FAILED`` (see ``status``).
         facts: int64 ``[n, facts]``, the due decision and what became of the last (see ``batch``).
         delays: float64 ``[n, 1]``, delay that the due request has caused to others, with `price_delays`.
-        kinds: int64 ``[n]``, number of each world's scenario.
+        scenario_numbers: int64 ``[n]``, number of each world's scenario.
     """
 
     OUTPUTS = (
@@ -118,7 +118,7 @@ class WorldVector:
         self.statuses = np.full(n_worlds, status.TERMINATED, dtype=np.int64)
         self.facts = np.zeros((n_worlds, batch.FACT_DUE + len(DUE_FIELDS)), dtype=np.int64)
         self.delays = np.zeros((n_worlds, 1))
-        self.kinds = np.zeros(n_worlds, dtype=np.int64)
+        self.scenario_numbers = np.zeros(n_worlds, dtype=np.int64)
         self._rows = np.full(n_worlds, -1, dtype=np.int64)
         self._pools = [
             _Pool(layout, n_worlds, f, w, places - space.n_placements)
@@ -152,7 +152,7 @@ class WorldVector:
         saved = state.pop("_saved")
         self.__dict__.update(state)
         for world, each in saved:
-            self.restore(world, each, int(self.kinds[world]))
+            self.restore(world, each, int(self.scenario_numbers[world]))
 
     def reader(self, world: int) -> WorldReader:
         """Return a look at one world, good until its next episode.
@@ -165,7 +165,7 @@ class WorldVector:
             row = int(self._rows[world])
             if row < 0:
                 raise RuntimeError(f"world {world} has no episode yet: begin one")
-            pool = self._pools[self.kinds[world]]
+            pool = self._pools[self.scenario_numbers[world]]
             reader = self._readers[world] = WorldReader(pool.layout, pool.worlds[row])
         return reader
 
@@ -200,25 +200,28 @@ class WorldVector:
             setattr(self, name, array)
 
     def begin(
-        self, worlds: WorldNumbers, seeds: NDArray[np.int64], kinds: NDArray[np.int64] | None = None
+        self,
+        worlds: WorldNumbers,
+        seeds: NDArray[np.int64],
+        scenario_numbers: NDArray[np.int64] | None = None,
     ) -> None:
         """Start new episodes in some worlds and run each to its first decision.
 
         Args:
             worlds: Numbers of the worlds, each once.
             seeds: Their episodes' seeds.
-            kinds: Numbers of their episodes' scenarios; the first by default.
+            scenario_numbers: Numbers of their episodes' scenarios; the first by default.
 
         Raises:
             RuntimeError: An episode ends before its first decision.
             EngineError: A bounded resource ran out.
         """
-        if kinds is None:
-            kinds = np.zeros(len(worlds), dtype=np.int64)
-        for world, kind in zip(worlds.tolist(), kinds.tolist(), strict=True):
-            self._place(world, kind)
+        if scenario_numbers is None:
+            scenario_numbers = np.zeros(len(worlds), dtype=np.int64)
+        for world, scenario_number in zip(worlds.tolist(), scenario_numbers.tolist(), strict=True):
+            self._place(world, scenario_number)
         with nullcontext() if self._begun else announced(lambda: batch._begin_worlds.signatures):
-            for part in self._parts(worlds, seeds, kinds):
+            for part in self._parts(worlds, seeds, scenario_numbers):
                 self._begin_part(*part)
         self._begun = True
         failed = worlds[self.statuses[worlds] != status.DUE]
@@ -279,8 +282,11 @@ class WorldVector:
             if self._rows[number] < 0:
                 raise RuntimeError(f"world {number} has no episode yet: begin one")
         masks = np.empty((len(worlds), int(np.prod(self._sizes))), dtype=np.bool_)
-        for kind in np.unique(self.kinds[worlds]):
-            pool, places = self._pools[kind], np.flatnonzero(self.kinds[worlds] == kind)
+        for scenario_number in np.unique(self.scenario_numbers[worlds]):
+            pool, places = (
+                self._pools[scenario_number],
+                np.flatnonzero(self.scenario_numbers[worlds] == scenario_number),
+            )
             rows = self._rows[worlds[places]]
             batch.flat_masks(pool.layout.constants, pool.worlds, rows, places, pool.padding, masks)
         return masks if world is None else masks[0]
@@ -293,15 +299,15 @@ class WorldVector:
             {name: np.array(getattr(self, name)[world]) for name in self.OUTPUTS},
         )
 
-    def restore(self, world: int, saved: SavedWorld, kind: int = 0) -> None:
+    def restore(self, world: int, saved: SavedWorld, scenario_number: int = 0) -> None:
         """Make a world what a saved one was, of this vector or of another.
 
         Args:
             world: Number of the world.
             saved: The saved one.
-            kind: Number of its scenario here.
+            scenario_number: Number of its scenario here.
         """
-        self._place(world, kind)
+        self._place(world, scenario_number)
         reader = self.reader(world)
         for at, piece in saved.pieces:
             reader.world[at : at + len(piece)] = piece
@@ -310,15 +316,15 @@ class WorldVector:
 
     # ------------------------------------------------------------------ rows and threads
 
-    def _place(self, world: int, kind: int) -> None:
+    def _place(self, world: int, scenario_number: int) -> None:
         """Give a world a row of a scenario's pool; what it had before goes back."""
         before = int(self._rows[world])
         if before >= 0:
-            if self.kinds[world] == kind:
+            if self.scenario_numbers[world] == scenario_number:
                 return
-            self._pools[self.kinds[world]].free.append(before)
-        self._rows[world] = self._pools[kind].free.pop()
-        self.kinds[world] = kind
+            self._pools[self.scenario_numbers[world]].free.append(before)
+        self._rows[world] = self._pools[scenario_number].free.pop()
+        self.scenario_numbers[world] = scenario_number
         self._readers[world] = None
         self._plan = None
 
@@ -329,21 +335,21 @@ class WorldVector:
                 self._plan = self._plan_of(np.arange(len(self)))
             return self._plan
         plan = []
-        for kind, pool in enumerate(self._pools):
-            numbers = worlds[self.kinds[worlds] == kind]
+        for scenario_number, pool in enumerate(self._pools):
+            numbers = worlds[self.scenario_numbers[worlds] == scenario_number]
             if len(numbers):
                 plan.append((pool, self._rows[numbers], numbers))
         return plan
 
     def _parts(
-        self, worlds: WorldNumbers, seeds: NDArray[np.int64], kinds: NDArray[np.int64]
+        self, worlds: WorldNumbers, seeds: NDArray[np.int64], scenario_numbers: NDArray[np.int64]
     ) -> list[tuple[_Pool, WorldNumbers, WorldNumbers, NDArray[np.int64]]]:
         """Return some worlds by scenario, with their seeds."""
         parts = []
-        for kind in np.unique(kinds):
-            chosen = np.flatnonzero(kinds == kind)
+        for scenario_number in np.unique(scenario_numbers):
+            chosen = np.flatnonzero(scenario_numbers == scenario_number)
             numbers = worlds[chosen]
-            parts.append((self._pools[kind], self._rows[numbers], numbers, seeds[chosen]))
+            parts.append((self._pools[scenario_number], self._rows[numbers], numbers, seeds[chosen]))
         return parts
 
     def _begin_part(

@@ -38,6 +38,7 @@ FEATURES = (
     "renewal",
     "replay",
     "replayed_requests",
+    "overhead",
     "several_targets",
     "stragglers",
     "target_crash",

@@ -426,7 +426,26 @@ def _target(dice: Dice, models: list[str], workload: Data, gamma: int) -> Data:
             # The table of a shared drafter's first pass holds the KV lag of eight sequences.
             target["max_num_seqs"] = min(8, target["max_num_seqs"])
         target["colocated_drafter"] = drafter
+    if dice.has("overhead", 0.35):
+        target["engine_overhead"] = _overhead(dice)
+    if dice.has("overhead", 0.25):
+        target["front_end_s"] = dice.of(menu.wait_s)
     return target
+
+
+def _overhead(dice: Dice) -> Data:
+    """Return parts of an engine's overhead, each there or not; the limit is reached by verifications."""
+    step_s, token_s = dice.of(dice.menu.step_s), dice.of(dice.menu.per_token_s)
+    overhead: Data = {"per_iteration_s": dice.pick(step_s, 0.0)}
+    if dice.chance(0.5):
+        overhead["per_sequence_s"] = step_s / 4
+    if dice.chance(0.7):
+        overhead["per_token_s"] = token_s
+    if dice.chance(0.5):
+        overhead["per_verifying_iteration_s"] = step_s
+    if dice.chance(0.4):
+        overhead["token_limit"] = dice.pick(4, 1, 40)
+    return overhead
 
 
 # ---------------------------------------------------------------------- links

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from dsd_env.calibration.latency import report
-from dsd_env.calibration.latency.catalogue import CATALOGUE, build, kernel_and_layer_cells
+from dsd_env.calibration.latency.catalogue import CATALOGUE, build
 from dsd_env.calibration.latency.cells import Cell
 from dsd_env.calibration.latency.edge import (
     CLASSES,
@@ -37,6 +37,7 @@ from dsd_env.calibration.latency.noise import fit_noise, kernel_scatter
 from dsd_env.calibration.latency.report import replace_blocks
 from dsd_env.calibration.latency.shapes import DEVICES, MODELS
 from dsd_env.calibration.latency.splitwise import iteration_cells, load_splitwise, select
+from dsd_env.calibration.latency.sums import kernel_and_layer_cells
 from dsd_env.calibration.latency.tables import (
     AiConfiguratorTables,
     Curve,

@@ -397,7 +397,7 @@ TINY = {
 def test_packed_attention_is_causal_attention_of_the_last_positions(q):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from dsd_env.calibration.latency.measure import _flash_attention, packed_attention
+    from dsd_env.calibration.latency.torch_runner import _flash_attention, packed_attention
 
     g = torch.Generator().manual_seed(q)
     query = torch.randn(2, 6, q, 8, generator=g)
@@ -415,7 +415,7 @@ def test_packed_attention_is_causal_attention_of_the_last_positions(q):
 def test_timed_iteration_computes_what_the_model_computes(tmp_path):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from dsd_env.calibration.latency.measure import TorchRunner, build_model, model_info
+    from dsd_env.calibration.latency.torch_runner import TorchRunner, build_model, model_info
 
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     name, weights, model = build_model(str(tmp_path / "config.json"), "cpu", "float32")
@@ -439,7 +439,7 @@ def test_timed_iteration_computes_what_the_model_computes(tmp_path):
                 flat.zero_()
                 flat.view(shape)[:, :, :5] = states[:, :, :5]
         model.set_attn_implementation("dsd_packed")
-        from dsd_env.calibration.latency.measure import _filled_cache
+        from dsd_env.calibration.latency.torch_runner import _filled_cache
 
         mine = _filled_cache(runner._keys, runner._values, cell, 2, 16)
         positions = torch.arange(5, 8).expand(2, 3)
@@ -456,7 +456,7 @@ def test_cuda_graph_and_plain_launches_are_timed_on_the_device(tmp_path):
     pytest.importorskip("transformers")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    from dsd_env.calibration.latency.measure import TorchRunner, build_model
+    from dsd_env.calibration.latency.torch_runner import TorchRunner, build_model
 
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     _, _, model = build_model(str(tmp_path / "config.json"), "cuda", "bfloat16")
@@ -477,7 +477,7 @@ def test_cuda_graph_and_plain_launches_are_timed_on_the_device(tmp_path):
 def test_cells_beyond_memory_are_found_before_they_are_run(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from dsd_env.calibration.latency import measure as module
+    from dsd_env.calibration.latency import torch_runner as module
 
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     _, _, model = module.build_model(str(tmp_path / "config.json"), "cpu", "float32")
@@ -490,7 +490,7 @@ def test_cells_beyond_memory_are_found_before_they_are_run(tmp_path, monkeypatch
 def test_built_in_shapes_have_the_size_of_their_model():
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from dsd_env.calibration.latency.measure import SHAPES, _config_of
+    from dsd_env.calibration.latency.torch_runner import SHAPES, _config_of
 
     assert {"llama-3.2-1b", "llama-3.2-3b", "llama-3-8b", "smollm2-135m", "qwen2.5-coder-1.5b"} <= set(SHAPES)
     for key, (_, shape) in SHAPES.items():
@@ -507,7 +507,7 @@ def test_built_in_shapes_have_the_size_of_their_model():
 def test_unknown_models_and_devices_are_refused(tmp_path):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from dsd_env.calibration.latency.measure import build_model
+    from dsd_env.calibration.latency.torch_runner import build_model
 
     (tmp_path / "a.json").write_text('{"hidden_size": 3}')
     with pytest.raises(MeasurementError, match=r"a\.json: model_type is missing"):
@@ -538,7 +538,7 @@ FACTS = [
 ]
 
 
-def test_command_measures_and_its_cells_can_be_read_back(tmp_path, calibrate):
+def test_command_measures_and_its_cells_can_be_read_back(tmp_path, measure_script, calibrate):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     pytest.importorskip("tqdm")
@@ -556,8 +556,8 @@ def test_command_measures_and_its_cells_can_be_read_back(tmp_path, calibrate):
         "0,64",
     ]
     rule = ["--max-repeats", "6", "--warmup", "1", "--half-width-pct", "50"]
-    model = ["--measure", str(tmp_path / "config.json"), "--out", str(tmp_path / "out")]
-    said = calibrate(*model, *FACTS, *grid, *rule)
+    model = [str(tmp_path / "config.json"), "--out", str(tmp_path / "out")]
+    said = measure_script(*model, *FACTS, *grid, *rule)
     profile = load_profile(tmp_path / "out" / "tiny.yaml")
     assert profile.label == "measured" and profile.device == "chip" and "16 cells" in said
     assert str(tmp_path) not in profile.provenance.command
@@ -574,14 +574,13 @@ def test_command_measures_and_its_cells_can_be_read_back(tmp_path, calibrate):
         assert getattr(again.coefficients, name) == pytest.approx(value, rel=1e-3, abs=1e-12), name
 
 
-def test_command_with_a_spent_budget_says_what_is_left_and_goes_on(tmp_path, calibrate):
+def test_command_with_a_spent_budget_says_what_is_left_and_goes_on(tmp_path, measure_script):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     pytest.importorskip("tqdm")
     (tmp_path / "config.json").write_text(json.dumps(TINY))
     grid = ["--batches", "1", "--queries", "1,2", "--contexts", "64", "--chunks", "32", "--prefixes", "0"]
     command = [
-        "--measure",
         str(tmp_path / "config.json"),
         "--out",
         str(tmp_path),
@@ -590,9 +589,9 @@ def test_command_with_a_spent_budget_says_what_is_left_and_goes_on(tmp_path, cal
         "--max-repeats",
         "6",
     ]
-    said = calibrate(*command, "--budget-s", "1e-9", code=1)
+    said = measure_script(*command, "--budget-s", "1e-9", code=1)
     assert "no cell has 6 repeats yet" in said
-    said = calibrate(*command, "--cells-only")
+    said = measure_script(*command, "--cells-only")
     assert "3 cells" in said and len(import_csv(tmp_path / "measured" / "tiny.csv").points) == 3
     assert not (tmp_path / "tiny.yaml").exists()
 

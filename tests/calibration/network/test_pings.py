@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsd_env.network import PingLog, SeriesError, load_series, read_pings, series_of_pings
+from dsd_env.calibration.network.pings import PingLog, read_pings, series_of_pings
+from dsd_env.network import SeriesError, load_series
 
 # Written by hand, as the programs print.
 LINUX = """PING example.org (192.0.2.1) 56(84) bytes of data.

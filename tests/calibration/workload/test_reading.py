@@ -14,16 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsd_env import Scenario, load_scenario
+from dsd_env.calibration.workload.clock import spread_ticks
+from dsd_env.calibration.workload.importers import import_trace
 from dsd_env.workload import (
     RequestTrace,
     RequestTraceError,
     WorkloadGenerator,
     clock_tick,
-    import_trace,
     load_trace,
     replay_schedule,
     save_trace,
-    spread_ticks,
 )
 from dsd_env.workload import reading as reading_module
 
@@ -220,7 +220,8 @@ def test_large_files_take_little_memory(tmp_path: Path) -> None:
         file.write("arrival_s,prompt_tokens,output_tokens,client\n")
         file.writelines(f"{n / 50},{n % 900 + 1},{n % 70 + 1},client-{n % 100}\n" for n in range(rows))
     code = (
-        "import sys, tracemalloc; from dsd_env.workload import import_trace; tracemalloc.start();"
+        "import sys, tracemalloc; from dsd_env.calibration.workload.importers import import_trace;"
+        "tracemalloc.start();"
         "trace = import_trace(sys.argv[1]); print(len(trace), tracemalloc.get_traced_memory()[1])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)

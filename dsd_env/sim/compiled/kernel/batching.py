@@ -18,7 +18,7 @@ NOBODY = number(2**31 - 1)
 
 @jit
 def goes_before(spec, oldest, a, b):
-    """Return whether one request's ready job goes before another's; `oldest` is the slot of the oldest job."""
+    """Return whether one request's ready job goes before another's; `oldest`: slot of the oldest job."""
     if (a.job_prefill != 0) != (b.job_prefill != 0):
         return (a.job_prefill != 0) == spec.prefill_first
     if a.slot == oldest or b.slot == oldest:
@@ -64,8 +64,9 @@ def note_all_ready(w, server):
 def compose(k, w, server):
     """Fill the running list, leave the rest ready; return the batch's size.
 
-    All take part whose new tokens fit into the budget: one class (prefill or decode) first, then the other, and
-    within a class first come first served or shortest first, but for the oldest job, the first of its class.
+    All take part whose new tokens fit into the budget: one class (prefill or decode) first, then the other,
+    and within a class first come first served or shortest first, but for the oldest job, the first of its
+    class.
     """
     spec = k.targets[server.number]
     ready, running, n = server.ready, server.running, server.n_ready

@@ -98,7 +98,7 @@ def _crash_target(k, w, server):
     server.n_plain = server.n_colocated = server.n_remote = server.gammas = server.prefill_tokens = 0
     occupy(k, w, server)
     server.kv_reserved_tokens = 0
-    server.check_s, server.oldest_s = math.inf, math.inf
+    server.check_s, server.admission_check_s, server.oldest_s = math.inf, math.inf, math.inf
     server.stands_back, server.least_batch = 0, batching.NOBODY
     number = -1
     while True:

@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from dsd_env.laws import links, resolve
+from dsd_env.laws import links, resolve, step_times
 from dsd_env.rng import Stream
 from dsd_env.sim.compiled.codes import NO_DRAFTER
 from dsd_env.sim.compiled.kernel.accounts import accrue, pass_boundary
@@ -76,7 +76,8 @@ def reset(k, w, seed, records, prices):
         if spec.mode != NO_DRAFTER:
             drafter.mean_job_s = step_s(k, w, n, 1, 0, 0)
     for target in range(k.n_targets):
-        w.targets[target].iteration_s = target_step_s(k, w, target, 1, 0, 0)
+        overhead_s = step_times.overhead_s(k.targets[target], 1, 1, 0)
+        w.targets[target].iteration_s = target_step_s(k, w, target, 1, 0, 0) + overhead_s
     for device in range(k.n_devices):
         w.devices[device].rtt_s = one_way_s(w, 4 * device) + one_way_s(w, 4 * device + 1)
     for n in range(k.n_crashes):

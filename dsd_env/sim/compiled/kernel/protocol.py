@@ -10,6 +10,7 @@ from __future__ import annotations
 from dsd_env.sim.compiled.codes import AHEAD_JOB, JOBS, WARM_JOB
 from dsd_env.sim.compiled.kernel.acceptance import confident_drafts
 from dsd_env.sim.compiled.kernel.arrivals import think
+from dsd_env.sim.compiled.kernel.batching import JOB_COLOCATED, JOB_PLAIN, JOB_PREFILL, JOB_VERIFY
 from dsd_env.sim.compiled.kernel.drafters import (
     colocated,
     context_tokens,
@@ -81,15 +82,7 @@ from dsd_env.sim.compiled.kernel.requests import (
     travel,
     wait_until,
 )
-from dsd_env.sim.compiled.kernel.targets import (
-    COLOCATED,
-    EDGE_SERVER,
-    JOB_COLOCATED,
-    JOB_PLAIN,
-    JOB_PREFILL,
-    JOB_VERIFY,
-    OWN_DEVICE,
-)
+from dsd_env.sim.compiled.kernel.targets import COLOCATED, EDGE_SERVER, OWN_DEVICE
 from dsd_env.sim.compiled.kernel.telemetry import report_target
 from dsd_env.sim.compiled.kernel.timers import expect_drafts, expect_result
 
@@ -139,7 +132,7 @@ def _prefill(k, w, request):
     """Send the prompt to the target; a drafter elsewhere prefills along."""
     request.sent_s = w.now_s
     arrives_s = send_up(k, w, request, request.prompt_tokens * k.bytes_per_token)
-    travel(k, w, request, arrives_s, FOR_PROMPT_UP)
+    travel(k, w, request, arrives_s + k.targets[request.to_target].front_end_s, FOR_PROMPT_UP)
     elsewhere = request.gamma > 0 and request.draft_site != COLOCATED
     if elsewhere and request.warming < 0 and valid_tokens(k, w, request, request.drafter) == 0:
         _warm_up(k, w, request)
@@ -328,7 +321,7 @@ def _delivered(k, w, request):
             think(k, w, request.device)
     elif waits_for == FOR_PROMPT_UP:
         w.arrivals_seen += 1
-        request.served_s = w.now_s
+        request.served_s = w.now_s - k.targets[request.to_target].front_end_s
         warms = request.gamma > 0 and request.draft_site == COLOCATED
         serve(k, w, request, request.to_target, JOB_PREFILL, 0, request.prompt_tokens, warms, FOR_PREFILL)
     else:

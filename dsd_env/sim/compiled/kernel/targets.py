@@ -14,7 +14,6 @@ from dsd_env.sim.compiled.kernel.batching import (
     JOB_PLAIN,
     JOB_PREFILL,
     JOB_VERIFY,
-    NOBODY,
     compose,
     note_ready,
     remove_ready,
@@ -313,15 +312,18 @@ def wake(k, w, server):
 
     It starts an iteration, or admits a request that has stood back long enough.
     """
-    check_s = _stood_back_s(k, w, server) if server.stands_back > 0 else math.inf
     if server.idle and server.n_ready > 0:
         due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
         if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
             due_s = w.now_s
-        check_s = min(check_s, due_s)
-    if check_s < server.check_s:
-        server.check_s = check_s
-        push(k, w, check_s, AT_ITERATION_START, server.number, server.number)
+        if due_s < server.check_s:
+            server.check_s = due_s
+            push(k, w, due_s, AT_ITERATION_START, server.number, server.number)
+    if server.stands_back > 0:
+        stood_back_s = _stood_back_s(k, w, server)
+        if stood_back_s < server.admission_check_s:
+            server.admission_check_s = stood_back_s
+            push(k, w, stood_back_s, AT_ITERATION_START, server.number, server.number)
 
 
 @jit
@@ -343,7 +345,9 @@ def look(k, w, server):
     """Admit who has stood back long enough; start an iteration if the target is idle and one is due."""
     if server.check_s == w.now_s:
         server.check_s = math.inf
-    _admit(k, w, server)
+    if server.admission_check_s == w.now_s:
+        server.admission_check_s = math.inf
+        _admit(k, w, server)
     if server.idle and server.n_ready > 0:
         due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
         if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
@@ -389,6 +393,12 @@ def _share(k, w, target, request, tokens):
 
 
 @jit
+def _verifies(request, tokens):
+    """Return 1 if a job has drafts verified: more than one new token, and no prompt's; else 0."""
+    return 1 if tokens > 1 and request.job_prefill == 0 else 0
+
+
+@jit
 def _start_iteration(k, w, server):
     target, running = server.number, server.running
     spec = k.targets[target]
@@ -399,6 +409,7 @@ def _start_iteration(k, w, server):
         if n == 0:
             return
     prefills = False
+    verifying = 0
     new = kv = lag = lag_kv = 0
     longest = longest_2 = lag_longest = 0
     most = drafting = 0
@@ -407,6 +418,7 @@ def _start_iteration(k, w, server):
         request = w.requests[running[i].slot]
         share_kv, share_lag, share_draft_kv, gamma = _share(k, w, target, request, tokens)
         prefills = prefills or request.job_prefill != 0
+        verifying += _verifies(request, tokens)
         new += tokens
         kv += share_kv
         if tokens > 1:
@@ -428,9 +440,11 @@ def _start_iteration(k, w, server):
             sequences, step_kv = _drafting_at(w, server, n, step)
             drafting_s += step_s(k, w, drafter, sequences, step_kv, 0)
         expected_s = expected_s + drafting_s
-    duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations)
+    overhead_s = step_times.overhead_s(spec, n, new, verifying)
+    duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations) + overhead_s
+    expected_s = expected_s + overhead_s
     if w.prices:
-        whole = (new, kv, longest, longest_2, prefills)
+        whole = (new, kv, longest, longest_2, prefills, verifying)
         _charge(k, w, server, n, whole, (drafting, lag, lag_kv, lag_longest))
     server.idle = False
     server.iterations += 1
@@ -455,13 +469,17 @@ def _drafting_at(w, server, n, step):
 @jit
 def _caused_s(k, w, server, n, request, tokens, whole, draft):
     """Return the part of the iteration's time that one of its sequences has to answer for."""
-    new, kv, longest, longest_2, prefills = whole
+    new, kv, longest, longest_2, prefills, verifying = whole
     target = server.number
+    spec = k.targets[target]
     share_kv, share_lag, _, gamma = _share(k, w, target, request, tokens)
     others = longest_2 if tokens > 1 and share_kv == longest else longest
     caused_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
+    caused_s += step_times.overhead_s(spec, n, new, verifying)
     if new > tokens:
         caused_s -= _captured_step_s(k, w, target, new - tokens, kv - share_kv, others, prefills)
+        verifying -= _verifies(request, tokens)
+        caused_s -= step_times.overhead_s(spec, n - 1, new - tokens, verifying)
     return caused_s + _drafting_share_s(k, w, server, n, share_lag, gamma, draft)
 
 

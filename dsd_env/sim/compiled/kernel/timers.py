@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+from dsd_env.sim.compiled.kernel.batching import JOB_PLAIN
 from dsd_env.sim.compiled.kernel.events import (
     AT_DELIVERY,
     AT_TIMEOUT,
@@ -18,7 +19,7 @@ from dsd_env.sim.compiled.kernel.events import (
 from dsd_env.sim.compiled.kernel.jit import jit
 from dsd_env.sim.compiled.kernel.links import send_up
 from dsd_env.sim.compiled.kernel.requests import FOR_RESULT, abandon, finished
-from dsd_env.sim.compiled.kernel.targets import COLOCATED, JOB_PLAIN, queue_at
+from dsd_env.sim.compiled.kernel.targets import COLOCATED, queue_at
 
 
 @jit

@@ -13,7 +13,6 @@ import datetime
 import math
 import re
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.network.errors import SeriesError
+from dsd_env.network.foreign import (
+    FPING,
+    FPING_ROW,
+    FPING_TRAILER,
+    PING_HEADER,
+    PING_NUMBER,
+    PING_TIME,
+    STAMP,
+    WINDOWS_HEADER,
+    WINDOWS_REPLY,
+    recognise,
+    table_columns,
+)
+from dsd_env.network.series import MIN_BITS_PER_S, LinkSeries
 from dsd_env.text import TextError, open_text
 
 FloatArray = NDArray[np.float64]
@@ -32,30 +45,16 @@ _MAX_PINGS = 20_000_000
 _MAX_LINE = 100_000
 _WRAP = 65536
 """Numbers of pings have 16 bits."""
-_TIMES = ("timestamp", "time", "time_s", "ts")
-_TRIPS = {"rtt": 1e-3, "rtt_ms": 1e-3, "latency_ms": 1e-3, "rtt_s": 1.0}
 _EPOCH_SCALES = ((1e18, 1e9), (1e15, 1e6), (1e12, 1e3))
 """Times above the first count from 1970 in units of which a second has the other."""
 
-_STAMP = r"^(?:\[(?P<stamp>\d{9,10}\.\d{1,9})\]\s*)?"
-_SEQ = re.compile(r"\b(?:icmp_)?[rs]eq[= ](?P<seq>\d{1,9})\b")
-_TIME = re.compile(r"\btime(?P<sign>[=<]) ?(?P<ms>\d{1,6}(?:\.\d{1,6})?) ?ms\b")
-_LEADING = re.compile(_STAMP)
-_HEADER = re.compile(r"^PING .*data bytes|^PING .*bytes of data")
+_LEADING = re.compile(STAMP)
 _TRAILER = re.compile(r"^(?P<sent>\d{1,9}) packets transmitted, (?P<got>\d{1,9}) (?:packets )?received")
 _TOOK = re.compile(r"\btime (?P<ms>\d{1,12})ms\b")
-_WINDOWS_HEADER = re.compile(r"^Pinging .* with \d+ bytes of data")
-_WINDOWS_REPLY = re.compile(r"^Reply from \S+: (?:bytes=\d+ )?time(?P<sign>[=<])(?P<ms>\d{1,6})ms")
 _WINDOWS_LOST = re.compile(
     r"^Request timed out\.|^Reply from \S+: [A-Z].*(?:unreachable|expired)|^General failure|transmit failed"
 )
 _WINDOWS_TRAILER = re.compile(r"Packets: Sent = (?P<sent>\d{1,9}), Received = (?P<got>\d{1,9})")
-_FPING = re.compile(
-    _STAMP + r"(?P<host>\S+)\s*: \[(?P<seq>\d{1,9})\], (?:(?P<lost>.*timed out|.*unreachable)|"
-    r"\d+ bytes, (?P<ms>\d{1,6}(?:\.\d{1,6})?) ms\b)"
-)
-_FPING_TRAILER = re.compile(r"^(?P<host>\S+)\s*: xmt/rcv/%loss = (?P<sent>\d{1,9})/(?P<got>\d{1,9})/")
-_FPING_ROW = re.compile(r"^(?P<host>\S+)\s*:(?P<trips>(?: (?:\d{1,6}(?:\.\d{1,6})?|-)){2,})\s*$")
 
 
 @dataclass(frozen=True)
@@ -89,19 +88,6 @@ class PingLog:
     def loss(self) -> float:
         """Share of pings without an answer."""
         return 1.0 - self.answered / len(self)
-
-
-def recognise(lines: Sequence[str]) -> str | None:
-    """Return what kind of log of round trips lines belong to, or None."""
-    for line in lines:
-        line = line.strip()
-        if _FPING.match(line) or _FPING_ROW.match(line) or _FPING_TRAILER.match(line):
-            return "log of fping"
-        if _WINDOWS_HEADER.match(line) or _WINDOWS_REPLY.match(line):
-            return "log of Windows' ping"
-        if _HEADER.match(line) or (_SEQ.search(line) and _TIME.search(line)):
-            return "log of ping"
-    return "table of round trips" if lines and _table_columns(lines[0]) is not None else None
 
 
 def read_pings(path: str | Path, *, interval_s: float | None = None, host: str | None = None) -> PingLog:
@@ -146,6 +132,74 @@ def read_pings(path: str | Path, *, interval_s: float | None = None, host: str |
     return log.result(interval_s)
 
 
+def series_of_pings(
+    log: PingLog,
+    *,
+    uplink_bits_per_s: float,
+    downlink_bits_per_s: float,
+    step_s: float = 0.0,
+    outage_s: float = 2.0,
+) -> tuple[LinkSeries, float, float]:
+    """Return a series with the delays of pings, and the link's ``one_way_s`` and ``loss_probability``.
+
+    Each direction has half of the round trip as its delay. The part that all delays share is ``one_way_s``. A
+    lost ping keeps the delay of the one before it. Where no ping is answered for long, the link has no
+    bandwidth; the other losses give ``loss_probability``, the same in both directions.
+
+    Args:
+        log: The pings.
+        uplink_bits_per_s: Bandwidth of the uplink, which pings do not measure.
+        downlink_bits_per_s: Bandwidth of the downlink.
+        step_s: Length of a piece, over which round trips are averaged; 0: each ping is a piece.
+        outage_s: After this many seconds without an answer the link counts as down.
+
+    Returns:
+        The series; ``one_way_s``; ``loss_probability`` of a direction.
+
+    Raises:
+        SeriesError: All pings were sent at one time, or pieces are longer than the log.
+        ValueError: A bandwidth, ``step_s`` or ``outage_s`` is not possible.
+    """
+    if min(uplink_bits_per_s, downlink_bits_per_s) < MIN_BITS_PER_S:
+        raise ValueError(f"a link needs at least {MIN_BITS_PER_S:g} bit/s in each direction")
+    if step_s < 0.0 or outage_s <= 0.0:
+        raise ValueError(f"step_s = {step_s} must not be negative, outage_s = {outage_s} above 0")
+    sent_s, rtt_s = log.sent_s, log.rtt_s
+    answered = np.isfinite(rtt_s)
+    least_s = float(rtt_s[answered].min())
+    # The number of the last ping with an answer, or of the first one that has any, at each ping.
+    numbers = np.where(answered, np.arange(len(rtt_s)), -1)
+    before = np.maximum(np.maximum.accumulate(numbers), int(np.argmax(answered)))
+    # A stretch without an answer lasts from its first lost ping to the next answered one.
+    down = np.zeros(len(rtt_s), dtype=bool)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], (~answered).astype(np.int8), [0]))))
+    ends_s = np.append(sent_s, sent_s[-1])
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if ends_s[end] - sent_s[start] >= outage_s:
+            down[start:end] = True
+    lost = float((~answered & ~down).sum() / max(1, (~down).sum()))
+    trips_s = rtt_s[before]
+    if step_s > 0.0:
+        piece = np.floor_divide(sent_s, step_s).astype(np.int64)
+        kept, first, counts = np.unique(piece, return_index=True, return_counts=True)
+        starts_s, trips_s = kept * step_s, np.add.reduceat(trips_s, first) / counts
+        down = np.logical_and.reduceat(down, first)
+    else:
+        distinct = np.concatenate(([True], np.diff(sent_s) > 0.0))
+        starts_s, trips_s, down = sent_s[distinct], trips_s[distinct], down[distinct]
+    if len(starts_s) < 2:
+        raise SeriesError(f"{len(starts_s)} pieces of the log; a series needs at least 2")
+    starts = tuple(float(f"{start_s:.9g}") for start_s in (starts_s - starts_s[0]).tolist())
+    delays = tuple(float(f"{delay_s:.9g}") for delay_s in ((trips_s - least_s) / 2.0).tolist())
+    series = LinkSeries(
+        (*starts, 2.0 * starts[-1] - starts[-2]),
+        tuple(0.0 if off else uplink_bits_per_s for off in down.tolist()),
+        tuple(0.0 if off else downlink_bits_per_s for off in down.tolist()),
+        delays,
+    )
+    return series, least_s / 2.0, 1.0 - math.sqrt(1.0 - lost)
+
+
 class _Log:
     """Takes the lines of a log."""
 
@@ -185,7 +239,7 @@ class _Log:
         self._header_line = number
 
     def _ping(self, number: int, line: str) -> None:
-        if _HEADER.match(line):
+        if PING_HEADER.match(line):
             self._begin(number)
             return
         if found := _TRAILER.match(line):
@@ -193,7 +247,7 @@ class _Log:
             if took := _TOOK.search(line):
                 self._took_s = int(took["ms"]) / 1000.0
             return
-        seq = _SEQ.search(line)
+        seq = PING_NUMBER.search(line)
         reply = "bytes from" in line and "nreachable" not in line and "xceeded" not in line
         if seq is None:
             if reply or "icmp_seq" in line:
@@ -203,7 +257,7 @@ class _Log:
         if not reply:
             self._trips.setdefault(place, math.nan)
             return
-        trip = _TIME.search(line)
+        trip = PING_TIME.search(line)
         if trip is None:
             raise _NotRead("has no time in ms")
         if "DUP!" in line:
@@ -211,11 +265,11 @@ class _Log:
         self._answer(number, place, _seconds(trip["ms"], trip["sign"]), _LEADING.match(line))
 
     def _windows(self, number: int, line: str) -> None:
-        if _WINDOWS_HEADER.match(line):
+        if WINDOWS_HEADER.match(line):
             self._begin(number)
         elif found := _WINDOWS_TRAILER.search(line):
             self._end(number, int(found["sent"]), int(found["got"]))
-        elif trip := _WINDOWS_REPLY.match(line):
+        elif trip := WINDOWS_REPLY.match(line):
             self._answer(number, len(self._trips), _seconds(trip["ms"], trip["sign"]), None)
         elif _WINDOWS_LOST.search(line):
             self._trips[len(self._trips)] = math.nan
@@ -223,7 +277,7 @@ class _Log:
             raise _NotRead("has no time in ms")
 
     def _fping(self, number: int, line: str) -> None:
-        found = _FPING.match(line) or _FPING_TRAILER.match(line) or _FPING_ROW.match(line)
+        found = FPING.match(line) or FPING_TRAILER.match(line) or FPING_ROW.match(line)
         if found is None:
             if ": [" in line:
                 raise _NotRead("is neither an answer nor a loss")
@@ -346,21 +400,10 @@ def _seconds(ms: str, sign: str) -> float:
     return float(ms) / (1000.0 if sign == "=" else 2000.0)
 
 
-def _table_columns(line: str) -> tuple[str, int, int, float] | None:
-    """Return separator, columns of time and round trip, and the latter's unit in seconds."""
-    for separator in (",", ";", "\t"):
-        names = [name.strip().strip('"').lower() for name in line.split(separator)]
-        times = [names.index(name) for name in _TIMES if name in names]
-        trips = [(names.index(name), unit) for name, unit in _TRIPS.items() if name in names]
-        if times and trips:
-            return separator, times[0], *trips[0]
-    return None
-
-
 def _table(path: Path, lines: list[str]) -> PingLog:
     """Read a CSV table."""
     start = next(number for number, line in enumerate(lines) if line.strip())
-    columns = _table_columns(lines[start])
+    columns = table_columns(lines[start])
     assert columns is not None  # that is what it was recognised by
     separator, time_column, trip_column, unit_s = columns
     names = [name.strip().strip('"') for name in lines[start].split(separator)]

@@ -26,24 +26,16 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from dsd_env.workload import clock
-from dsd_env.workload.reading import (
-    SEPARATORS,
-    Lines,
-    Part,
-    TraceBuilder,
-    csv_rows,
-    header_of,
-    json_rows,
-    opened,
-    shown,
-)
+from dsd_env.calibration.workload import clock
+from dsd_env.calibration.workload.json_lines import json_rows
+from dsd_env.workload.plain import PLAIN, TABLES, Plain, seems_to_be
+from dsd_env.workload.reading import Lines, Part, TraceBuilder, csv_rows, fill, opened, shown
 from dsd_env.workload.trace import COLUMNS, MAX_RATE_PER_S, OPTIONAL, RequestTrace, RequestTraceError
 
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
@@ -57,22 +49,6 @@ class _Reader(Protocol):
 
     def take(self, line: int, row: Sequence[Any]) -> None:
         """Give a row to the builder."""
-
-
-class _Plain:
-    def __init__(self, builder: TraceBuilder) -> None:
-        self._builder = builder
-
-    def take(self, line: int, row: Sequence[str]) -> None:
-        arrival_s, prompt, output, client, kind = row
-        builder = self._builder
-        if builder.wants(line, builder.number(line, "arrival_s", arrival_s)):
-            builder.add(
-                builder.tokens(line, "prompt_tokens", prompt),
-                builder.tokens(line, "output_tokens", output),
-                builder.word(line, "client", client),
-                builder.word(line, "kind", kind),
-            )
 
 
 class _Azure:
@@ -244,9 +220,7 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "azure": Format(
-        _Azure, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), (), ("NumImages",), "TIMESTAMP"
-    ),
+    "azure": Format(_Azure, TABLES["azure"], (), ("NumImages",), "TIMESTAMP"),
     "mooncake": Format(
         _Mooncake,
         ("timestamp", "input_length", "output_length"),
@@ -267,13 +241,13 @@ FORMATS: dict[str, Format] = {
     ),
     "burstgpt": Format(
         _BurstGpt,
-        ("Timestamp", "Model", "Request tokens", "Response tokens", "Total tokens", "Log Type"),
+        TABLES["burstgpt"],
         ("Session ID",),
         ("Elapsed time",),
         "Timestamp",
     ),
-    "vidur": Format(_Vidur, ("arrived_at", "num_prefill_tokens", "num_decode_tokens"), (), (), "arrived_at"),
-    "plain": Format(_Plain, COLUMNS, OPTIONAL, (), "arrival_s", dated=False),
+    "vidur": Format(_Vidur, TABLES["vidur"], (), (), "arrived_at"),
+    PLAIN: Format(Plain, COLUMNS, OPTIONAL, (), "arrival_s", dated=False),
 }
 
 
@@ -301,8 +275,9 @@ def import_trace(
         duration_s: Its length in seconds, its end not included; None: to the last request.
         first: At most so many requests of it.
         spread_ticks: Spread requests that share their time because of a coarse clock over its tick, at
-            ``draws`` (or True) or ``even`` places; see :func:`dsd_env.workload.clock.spread_ticks`. The part
-            is chosen by the times as recorded.
+            ``draws`` (or True) or ``even`` places; see
+            :func:`dsd_env.calibration.workload.clock.spread_ticks`. The part is chosen by the times as
+            recorded.
         seed: Of what is drawn for that.
 
     Raises:
@@ -323,7 +298,12 @@ def import_trace(
             max_rate_per_s=form.max_rate_per_s,
             dated=form.dated,
         )
-        complete = _read(path, lines, form, builder)
+        rows: Iterable[tuple[int, Sequence[Any]]]
+        if form.lines:
+            rows = json_rows(path, lines, form.needed, form.optional)
+        else:
+            rows = csv_rows(path, lines, form.needed, form.optional, form.unused)
+        complete = fill(builder, rows, form.reader(builder).take)
         unused = tuple(name for name in form.unused if name in lines.first)
     trace = builder.trace(complete=complete, unused=unused)
     if spread_ticks is False:
@@ -332,48 +312,18 @@ def import_trace(
     return clock.spread_ticks(trace, how, seed=seed, end_s=duration_s)
 
 
-def _read(path: Path, lines: Lines, form: Format, builder: TraceBuilder) -> bool:
-    """Give rows to a builder until it has enough; return whether the file ended before."""
-    take = form.reader(builder).take
-    try:
-        if form.lines:
-            for line, values in json_rows(path, lines, form.needed, form.optional):
-                take(line, values)
-                if builder.full and builder.done:
-                    return False
-        else:
-            for line, row in csv_rows(path, lines, form.needed, form.optional, form.unused):
-                take(line, row)
-                if builder.full and builder.done:
-                    return False
-    except (RequestTraceError, UnicodeError):
-        if not builder.full:
-            raise
-        return False  # The part was complete; this came of looking further.
-    return True
-
-
 def _guess(path: Path, lines: Lines) -> str:
     """Return the format that the first line fits."""
     first = lines.first
-    text = first.lstrip()
+    found = seems_to_be(first)
+    if found is not None:
+        return found
     where = f"{path}: line {lines.number}"
-    if text.startswith("{"):
-        if text.strip() == "{":
-            raise RequestTraceError(f"{where}: JSON over several lines; needed is one object a line")
-        return "qwen" if '"chat_id"' in text else "mooncake"
-    if text.startswith("["):
+    if first.strip() == "{":
+        raise RequestTraceError(f"{where}: JSON over several lines; needed is one object a line")
+    if first.lstrip().startswith("["):
         raise RequestTraceError(f"{where}: a JSON array; needed is one object a line")
-    headers = [set(header_of(first, separator)) for separator in SEPARATORS]
-    tables = {name: form for name, form in FORMATS.items() if not form.lines}
-    for name, form in tables.items():
-        if any(set(form.needed) <= header for header in headers):
-            return name
-    for name, form in tables.items():
-        # Its own complaint is the better one.
-        if any(form.time in header for header in headers):
-            return name
-    if text and all(_is_number(field) for field in first.replace(";", ",").split(",")):
+    if first.strip() and all(_is_number(field) for field in first.replace(";", ",").split(",")):
         raise RequestTraceError(f"{where}: {first[:80]!r}: there is no header that names the columns")
     raise RequestTraceError(f"{where}: no known format ({', '.join(FORMATS)}) begins with {first[:80]!r}")
 
@@ -390,11 +340,9 @@ def _told(path: Path, lines: Lines, kind: str) -> str:
         return kind
     if seems == kind or FORMATS[seems].time == FORMATS[kind].time:
         return kind
-    advice = "leave the format out to have it found out"
-    if kind == "plain":
-        advice = f"import it first, python scripts/import_workload.py {path} --out TRACE.csv"
     raise RequestTraceError(
-        f"{path}: line {lines.number}: seems to be a trace in the format {seems}, not {kind}: {advice}"
+        f"{path}: line {lines.number}: seems to be a trace in the format {seems}, not {kind}: "
+        "leave the format out to have it found out"
     )
 
 
@@ -404,33 +352,6 @@ def _is_number(field: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def load_trace(
-    path: str | Path,
-    *,
-    trust_units: bool = False,
-    start_s: float = 0.0,
-    duration_s: float | None = None,
-    first: int | None = None,
-) -> RequestTrace:
-    """Load a trace, or a part of it, in the project's own format (:mod:`dsd_env.workload.trace`).
-
-    Args:
-        path: The file.
-        trust_units: Do not ask whether times may be in another unit.
-        start_s: Beginning of the part, in seconds.
-        duration_s: Its length in seconds, its end not included; None: to the last request.
-        first: At most so many requests of it.
-
-    Raises:
-        RequestTraceError: Not found, malformed, not finite, negative, out of order, or most likely in other
-            units.
-        ValueError: The part makes no sense.
-    """
-    return import_trace(
-        path, "plain", trust_units=trust_units, start_s=start_s, duration_s=duration_s, first=first
-    )
 
 
 IMPORTERS: dict[str, Callable[..., RequestTrace]] = {

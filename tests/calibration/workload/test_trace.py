@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dsd_env.workload import RequestTrace, RequestTraceError, import_trace, load_trace, save_trace
-from dsd_env.workload.importers import IMPORTERS
+from dsd_env.calibration.workload.importers import IMPORTERS, import_trace
+from dsd_env.workload import RequestTrace, RequestTraceError, load_trace, save_trace
 
 # Written by hand, in the formats of the published traces.
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens

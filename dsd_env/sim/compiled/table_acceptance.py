@@ -1,0 +1,86 @@
+"""Constants of the acceptance sources: synthetic ones by their numbers, recordings whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.acceptance import MAX_RUN_LENGTH, IidAcceptance, MarkovAcceptance, TraceReplay
+from dsd_env.sim.compiled import codes
+from dsd_env.sim.compiled import records as rec
+from dsd_env.sim.compiled.buffer import Rows
+from dsd_env.sim.compiled.table_writer import Writer
+
+
+def write_acceptance(out: Writer) -> None:
+    """Write a row per acceptance source of the scenario."""
+    rows = out.buffer.rows(rec.MODEL_SPEC, len(out.scenario.acceptance))
+    entries = _Entries(out)
+    for i, (source, drafter) in enumerate(out.builder.sources.values()):
+        if isinstance(source, TraceReplay):
+            _recording(out, entries, rows, i, source, drafter)
+        elif isinstance(source, IidAcceptance):
+            alpha = source.alpha
+            rows.set(
+                i,
+                source=codes.IID,
+                low=alpha,
+                high=alpha,
+                first=alpha,
+                confidence=float(np.float32(alpha)),
+            )
+        elif isinstance(source, MarkovAcceptance):
+            low, high = sorted((source.after_match, source.after_mismatch))
+            rows.set(
+                i,
+                source=codes.MARKOV,
+                low=low,
+                high=high,
+                first=source.stationary,
+                flips=source.after_match < source.after_mismatch,
+                confidence=float(np.float32(source.stationary)),
+            )
+        else:
+            raise NotImplementedError(
+                f"the compiled engine does not know acceptance source {type(source).__name__}; "
+                "use engine='reference'"
+            )
+    out.k.point("models", rows.at)
+    out.k.point("integers", out.buffer.numbers(np.concatenate([[0], *entries.numbers]), "i8"))
+
+
+class _Entries:
+    """Lists of recorded entries, one after the other in a table of whole numbers that begins with a 0."""
+
+    def __init__(self, out: Writer) -> None:
+        self._buffer = out.buffer
+        self._n_numbers = 0
+        self.numbers: list[NDArray[np.int64]] = []
+
+    def write(self, lists: Sequence[NDArray[np.int64]]) -> int:
+        """Write lists of recorded entries; return where their stretches lie."""
+        rows = self._buffer.rows(rec.ENTRIES, len(lists))
+        for i, entries in enumerate(lists):
+            rows.set(i, first=1 + self._n_numbers, n=len(entries))
+            self.numbers.append(np.asarray(entries, dtype=np.int64))
+            self._n_numbers += len(entries)
+        return rows.at
+
+
+def _recording(out: Writer, entries: _Entries, rows: Rows, i: int, source: TraceReplay, drafter: str) -> None:
+    trace = source.trace
+    columns = trace.drafters[drafter]
+    kinds = out.scenario.workload.kinds.values()
+    rows.point("offsets", out.buffer.numbers(trace.offsets, "i8"), i)
+    rows.point("kind_of", out.buffer.numbers(trace.kind, "i8"), i)
+    rows.point("same_kind", entries.write([trace.entries_of([name]) for name in trace.kinds]), i)
+    rows.point("pools", entries.write([trace.entries_of(kind.acceptance_kinds or None) for kind in kinds]), i)
+    rows.point("top1_prob", out.buffer.numbers(columns.top1_prob.astype(np.float32), "f8"), i)
+    if columns.run_length is not None:
+        rows.set(i, source=codes.RUNS, longest=trace.gamma_max or MAX_RUN_LENGTH)
+        rows.point("run_length", out.buffer.numbers(columns.run_length, "i8"), i)
+    else:
+        rows.set(i, source=codes.MATCHES, longest=MAX_RUN_LENGTH)
+        rows.point("accept_prob", out.buffer.numbers(columns.accept_prob, "f8"), i)
