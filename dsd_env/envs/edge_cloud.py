@@ -114,43 +114,44 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 31 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
     | 32 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
     | 33 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
-    | 34 | `target.batch_size` | sequences | x / (x + 16) | [0, 1] | batch size in force |
-    | 35 | `target.plain` | requests | x / (x + 32) | [0, 1] | residents that decode plainly |
-    | 36 | `target.colocated` | requests | x / (x + 32) | [0, 1] | residents that draft on its GPUs |
-    | 37 | `target.remote` | requests | x / (x + 32) | [0, 1] | residents that draft elsewhere |
-    | 38 | `target.gamma_mean` | tokens | x / (x + 4) | [0, 1] | mean drafts in force of those that draft |
-    | 39 | `target.prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | context tokens still to be prefilled |
-    | 40 | `target.token_s` | s | x / (x + 0.0001) | [0, 1] | marginal time of a new token |
-    | 41 | `target.prefill_token_s` | s | x / (x + 0.0001) | [0, 1] | time per prompt token |
-    | 42 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
-    | 43 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
-    | 44 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
-    | 45 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
-    | 46 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | uplink: nominal, or as measured where it changes (EMA) |
-    | 47 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | downlink: nominal, or as measured where it changes (EMA) |
-    | 48 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
-    | 49 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
-    | 50 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
-    | 51 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
-    | 52 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
-    | 53 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
-    | 54 + 17·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
-    | 55 + 17·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
-    | 56 + 17·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
-    | 57 + 17·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
-    | 58 + 17·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
-    | 59 + 17·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
-    | 60 + 17·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
-    | 61 + 17·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
-    | 62 + 17·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
-    | 63 + 17·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
-    | 64 + 17·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
-    | 65 + 17·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
-    | 66 + 17·i | `candidate_i.target_resident` | requests | x / (x + 64) | [0, 1] | requests with KV at its target |
-    | 67 + 17·i | `candidate_i.target_colocated` | requests | x / (x + 32) | [0, 1] | of them, drafting on its GPUs |
-    | 68 + 17·i | `candidate_i.target_remote` | requests | x / (x + 32) | [0, 1] | of them, drafting elsewhere |
-    | 69 + 17·i | `candidate_i.target_prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | prefill queued at its target |
-    | 70 + 17·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
+    | 34 | `target.plain` | requests | x / (x + 32) | [0, 1] | residents that decode plainly |
+    | 35 | `target.colocated` | requests | x / (x + 32) | [0, 1] | residents that draft on its GPUs |
+    | 36 | `target.remote` | requests | x / (x + 32) | [0, 1] | residents that draft elsewhere |
+    | 37 | `target.gamma_mean` | tokens | x / (x + 4) | [0, 1] | mean drafts in force of those that draft |
+    | 38 | `target.prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | context tokens still to be prefilled |
+    | 39 | `target.token_s` | s | x / (x + 0.0001) | [0, 1] | marginal time of a new token |
+    | 40 | `target.prefill_token_s` | s | x / (x + 0.0001) | [0, 1] | time per prompt token |
+    | 41 | `target.waiting` | requests | x / (x + 16) | [0, 1] | requests that wait for admission |
+    | 42 | `target.seat_fraction` | 1 | x | [0, 1] | share of its seats (`max_num_seqs`) that are taken |
+    | 43 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
+    | 44 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
+    | 45 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
+    | 46 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
+    | 47 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | uplink: nominal, or as measured where it changes (EMA) |
+    | 48 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | downlink: nominal, or as measured where it changes (EMA) |
+    | 49 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
+    | 50 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
+    | 51 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
+    | 52 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
+    | 53 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
+    | 54 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
+    | 55 + 17·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
+    | 56 + 17·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
+    | 57 + 17·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
+    | 58 + 17·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
+    | 59 + 17·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
+    | 60 + 17·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
+    | 61 + 17·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
+    | 62 + 17·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
+    | 63 + 17·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
+    | 64 + 17·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
+    | 65 + 17·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
+    | 66 + 17·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
+    | 67 + 17·i | `candidate_i.target_resident` | requests | x / (x + 64) | [0, 1] | requests with KV at its target |
+    | 68 + 17·i | `candidate_i.target_colocated` | requests | x / (x + 32) | [0, 1] | of them, drafting on its GPUs |
+    | 69 + 17·i | `candidate_i.target_remote` | requests | x / (x + 32) | [0, 1] | of them, drafting elsewhere |
+    | 70 + 17·i | `candidate_i.target_prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | prefill queued at its target |
+    | 71 + 17·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
     | -5 | `system.active_requests` | requests | x / (x + 64) | [0, 1] | requests at all targets |
     | -4 | `system.arrivals_per_s` | 1/s | x / (x + 8) | [0, 1] | arrival rate (EMA) |
     | -3 | `system.tokens_per_s` | tokens/s | x / (x + 2000) | [0, 1] | rate of committed tokens (EMA) |

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +52,7 @@ shares = st.lists(
 
 @given(shares)
 def test_the_targets_part_is_charged_by_the_difference_that_a_sequence_makes(batch: list[Share]) -> None:
-    alone = [Share(share.new_tokens, share.kv_tokens) for share in batch]
+    alone = [replace(share, lag_tokens=0, draft_kv_tokens=0, gamma=0) for share in batch]
     cost = IterationCost(TARGET, DRAFTER, alone)
     for index, share in enumerate(alone):
         others = alone[:index] + alone[index + 1 :]
@@ -61,7 +63,7 @@ def test_the_targets_part_is_charged_by_the_difference_that_a_sequence_makes(bat
 @given(shares)
 def test_the_shares_of_the_draft_steps_sum_to_their_time(batch: list[Share]) -> None:
     cost = IterationCost(TARGET, DRAFTER, batch)
-    plain = [Share(share.new_tokens, share.kv_tokens) for share in batch]
+    plain = [replace(share, lag_tokens=0, draft_kv_tokens=0, gamma=0) for share in batch]
     without = IterationCost(TARGET, DRAFTER, plain)
     drafting_s = cost.duration_s - without.duration_s
     charged_s = sum(cost.caused_s(share) for share in batch) - sum(without.caused_s(share) for share in plain)
