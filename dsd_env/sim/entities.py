@@ -9,7 +9,6 @@ import copy
 import functools
 import math
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -352,7 +351,9 @@ class TargetServer:
             self._token_s(),
             self.down == 0,
             *self._modes(),
-            sum(job.prefill_tokens for job in self._jobs()),
+            sum(
+                job.prefill_tokens for job in (*self.ready, *self.waiting, *(job for job, _ in self.running))
+            ),
         )
 
     def _modes(self) -> tuple[int, int, int, float]:
@@ -362,11 +363,6 @@ class TargetServer:
         gammas = sum(gamma for task, gamma in self.modes.values() if task != TargetTask.PLAIN)
         mean = reports.mean_gamma(gammas, colocated + remote)
         return tasks.count(TargetTask.PLAIN), colocated, remote, mean
-
-    def _jobs(self) -> Iterator[Job]:
-        yield from self.ready
-        yield from self.waiting
-        yield from (job for job, _ in self.running)
 
     def _token_s(self) -> float:
         timer = self.timer
