@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
-__all__ = ["StrictNumbers", "explain_type"]
+__all__ = ["StrictNumbers", "expected_type", "explain_type"]
 
 
 class StrictNumbers:
@@ -88,3 +88,38 @@ def explain_type(problem: Mapping[str, Any]) -> str | None:
     if kind == "string_type" and isinstance(problem["input"], (bool, int, float)):
         return "is not text: write it in quotes"
     return None
+
+
+_EXPECTED = {
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a mapping of keys",
+    "model_type": "a mapping of keys",
+}
+_WORDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "a boolean"),
+    ((int, float), "a number"),
+    (str, "text"),
+    ((list, tuple), "a list"),
+    (Mapping, "a mapping of keys"),
+)
+
+
+def expected_type(problem: Mapping[str, Any]) -> str | None:
+    """Return what was expected in place of a value and what it is, for one error of pydantic.
+
+    None where the value has the right type.
+    """
+    expected, value = _EXPECTED.get(problem["type"]), problem["input"]
+    if expected is None:
+        return None
+    if isinstance(value, float) and problem["type"] in ("int_type", "finite_number"):
+        return f"expected {expected}"
+    if value is None:
+        return f"expected {expected}, got nothing"
+    word = next((word for kinds, word in _WORDS if isinstance(value, kinds)), type(value).__name__)
+    return f"expected {expected}, got {word}"

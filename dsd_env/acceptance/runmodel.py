@@ -38,6 +38,7 @@ from dsd_env.acceptance.source import MAX_RUN_LENGTH
 from dsd_env.acceptance.traceset import DrafterTrace, TraceError, TraceSet
 from dsd_env.files import write_text
 from dsd_env.rng import Stream, uniforms
+from dsd_env.strict_model import StrictNumbers, explain_type
 from dsd_env.text import TextError, read_text
 
 FORMAT_VERSION = 1
@@ -68,7 +69,7 @@ def move_row(p: int, longest: int) -> int:
     return min(longest, MOVE_ROWS + 1) - 1 if p == longest else min(p, MOVE_ROWS) - 1
 
 
-class _Model(BaseModel):
+class _Model(StrictNumbers, BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -358,7 +359,11 @@ def _load(path: Path, _mtime_ns: int) -> RunModel:
         lines = []
         for problem in error.errors(include_url=False)[:8]:
             key = ".".join(str(part) for part in problem["loc"]) or "the file"
-            lines.append(f"{path}: {key}: {problem['msg'].removeprefix('Value error, ')}")
+            wrong = explain_type(problem)
+            if wrong is not None:
+                lines.append(f"{path}: {key} = {problem['input']!r:.60} {wrong}")
+            else:
+                lines.append(f"{path}: {key}: {problem['msg'].removeprefix('Value error, ')}")
         raise TraceError("\n".join(lines)) from error
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from dsd_env.envs.edge_cloud import check_options, checked_episode_seed, checked_generator_seed
 from dsd_env.envs.episodes import EnvState
+from dsd_env.envs.limits import checked_max_episode_steps
 from dsd_env.envs.worlds import RENDER_MODES, EpisodeWorlds, ScenarioLike
 
 Floats = NDArray[np.float32]
@@ -148,10 +150,24 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._begun = np.zeros(num_envs, dtype=np.bool_)
+        self._spec: EnvSpec | None = None
+        self._max_episode_steps = checked_max_episode_steps(max_episode_steps)
         self._over = np.zeros(num_envs, dtype=np.bool_)
         self._any_over = False
         self._everywhere = np.ones(num_envs, dtype=np.bool_)
         self.final_masks: NDArray[np.bool_] | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What ``gymnasium.make_vec`` made these environments of, with their limit on steps."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        # make_vec hands the limit on as an argument and leaves its place in the specification empty.
+        if spec is not None and self._max_episode_steps is not None:
+            spec.max_episode_steps = self._max_episode_steps
+        self._spec = spec
 
     # ``VectorEnv`` has one generator; like ``SyncVectorEnv`` this one has one per world.
     @property  # type: ignore[misc]

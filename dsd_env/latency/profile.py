@@ -46,7 +46,7 @@ from dsd_env import strict_yaml
 from dsd_env.files import write_text
 from dsd_env.latency.overhead import EngineOverhead
 from dsd_env.paths import config_dir
-from dsd_env.strict_model import StrictNumbers, explain_type
+from dsd_env.strict_model import StrictNumbers, expected_type
 
 __all__ = [
     "ErrorStats",
@@ -556,8 +556,9 @@ def _allowed(error: Mapping[str, Any]) -> str:
     ctx = error.get("ctx") or {}
     bounds = [f"{_RANGE_WORDS[k]} {v}" for k, v in ctx.items() if k in _RANGE_WORDS]
     kind = error["type"]
-    if isinstance(error["input"], bool) and explain_type(error) is not None:
-        return "expected a number, got a boolean" if kind != "string_type" else "expected text, got a boolean"
+    wrong = expected_type(error)
+    if wrong is not None:
+        return wrong
     if kind == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
     if kind == "missing":

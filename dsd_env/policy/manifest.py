@@ -20,6 +20,7 @@ from pydantic import (
 from dsd_env.control import ActionSpace, Feature, ObservationEncoder
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.loader import explain_validation_error
+from dsd_env.strict_model import StrictNumbers
 
 FORMAT = "dsd_env.policy"
 FORMAT_VERSION = 2
@@ -43,7 +44,7 @@ class PolicyError(ValueError):
     """A policy bundle cannot be used; the message says what is wrong and what to do."""
 
 
-class _Model(BaseModel):
+class _Model(StrictNumbers, BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 

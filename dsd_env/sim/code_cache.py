@@ -16,6 +16,7 @@ import hashlib
 import io
 import logging
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -89,6 +90,7 @@ def cache_folder() -> Path | None:
 
 
 _switched_off = False
+_INSIDE = ("dsd_env", "contextlib", "functools", "importlib", "_frozen_importlib", "numba")
 
 
 @contextmanager
@@ -100,6 +102,17 @@ def switched_off() -> Iterator[None]:
         yield
     finally:
         _switched_off = before
+
+
+def _warn(message: str) -> None:
+    """Warn of a line outside the package: the one that made it compile, however deep below that happens."""
+    outside = sys._getframe(1)
+    while outside.f_globals.get("__name__", "").partition(".")[0] in _INSIDE and outside.f_back is not None:
+        outside = outside.f_back
+    registry = outside.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(
+        message, RuntimeWarning, outside.f_code.co_filename, outside.f_lineno, registry=registry
+    )
 
 
 @contextmanager
@@ -117,11 +130,9 @@ def caching() -> Iterator[bool]:
         return
     folder = cache_folder()
     if folder is None:
-        warnings.warn(
+        _warn(
             "the compiled engine finds no folder that it can write its code to, so every process compiles it "
-            "anew; set NUMBA_CACHE_DIR to a folder that can be written",
-            RuntimeWarning,
-            stacklevel=2,
+            "anew; set NUMBA_CACHE_DIR to a folder that can be written"
         )
         yield False
         return

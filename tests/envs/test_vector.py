@@ -329,8 +329,19 @@ def test_make_vec_makes_it() -> None:
         assert terminations.dtype == truncations.dtype == np.bool_
     envs.close()
     assert envs.closed
+    assert envs.spec.max_episode_steps is None
     again = gym.make_vec(envs.spec)
     np.testing.assert_array_equal(again.reset(seed=0)[0], envs.reset(seed=0)[0])
+
+
+def test_the_specification_has_the_limit_on_steps_as_that_of_one_environment() -> None:
+    envs = gym.make_vec("dsd_env/EdgeCloud-v0", num_envs=2, scenario="single_lan", max_episode_steps=7)
+    assert envs.spec is not None and envs.spec.max_episode_steps == 7
+    again = gym.make_vec(envs.spec)
+    assert again.spec is not None and again.spec.max_episode_steps == 7
+    assert gym.spec("dsd_env/EdgeCloud-v0").max_episode_steps is None
+    for each in (envs, again):
+        each.close()
 
 
 def test_gymnasium_measures_its_speed() -> None:

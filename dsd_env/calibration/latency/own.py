@@ -33,6 +33,7 @@ from dsd_env.calibration.latency.plausible import TRUST_HINT
 from dsd_env.extras import needs
 from dsd_env.latency.profile import (
     LatencyProfile,
+    Memory,
     Noise,
     Power,
     Provenance,
@@ -342,7 +343,7 @@ def own_profile(
             another unit.
         pydantic.ValidationError: a fact is impossible.
     """
-    capacity, capacity_note = None, ""
+    capacity, capacity_note, memory = None, "", None
     if facts.memory_bytes is not None:
         room = 0.9 * facts.memory_bytes - facts.weight_bytes
         if room < facts.kv_bytes_per_token:
@@ -350,6 +351,10 @@ def own_profile(
                 f"90 % of the memory ({facts.memory_bytes / 1024**3:.1f} GiB) do not hold the weights "
                 f"({facts.weight_bytes / 1024**3:.1f} GiB): check --memory-gib, --weight-bytes"
             )
+        memory = Memory(
+            gpu_memory_bytes=facts.memory_bytes // facts.parallelism,
+            note="as given; what activations take is not known and counts as nothing",
+        )
         capacity = int(room / facts.kv_bytes_per_token)
         capacity_note = (
             f"(0.9 * {facts.memory_bytes / 1024**3:.0f} GiB - {facts.weight_bytes / 1024**3:.1f} GiB of "
@@ -383,6 +388,7 @@ def own_profile(
             "coefficients": fit.coefficients,
             "weight_bytes": facts.weight_bytes,
             "kv_bytes_per_token": facts.kv_bytes_per_token,
+            "memory": memory,
             "context_limit_tokens": facts.context_limit_tokens,
             "kv_capacity_tokens": capacity,
             "kv_capacity_note": capacity_note,
