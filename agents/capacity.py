@@ -18,6 +18,9 @@ from dsd_env.scenario.measuring import steady
 from dsd_env.scenario.schema import ClosedLoop, ReplayArrivals
 from dsd_env.sim.compiled import status
 
+NOBODY_ASKED = "ends before its first decision"
+"""What environments say of an episode without a request."""
+
 FARTHEST = 64.0
 """No scale beyond this, or below its inverse, is tried."""
 
@@ -184,10 +187,14 @@ class Search:
         try:
             run_all(todo, self._jobs, self._kept.add)
         except EvaluationError as error:
-            # More requests in the system than the engine has room for, thousands: that is overload.
-            if status.ADVICE[status.SLOTS_FULL] not in str(error):
+            # More requests in the system than the engine has room for, thousands: that is overload. An episode
+            # in which nobody asks has no decision to begin with.
+            if status.ADVICE[status.SLOTS_FULL] in str(error):
+                probe = Probe(scale, offered, math.nan, 0.0, 0)
+            elif NOBODY_ASKED in str(error):
+                probe = Probe(scale, offered, 0.0, 1.0, 0)
+            else:
                 raise
-            probe = Probe(scale, offered, math.nan, 0.0, 0)
         else:
             probe = _pooled(scale, offered, tasks, self._kept)
         self._on_probe(scheduler, probe)
