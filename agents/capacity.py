@@ -187,8 +187,8 @@ class Search:
         try:
             run_all(todo, self._jobs, self._kept.add)
         except EvaluationError as error:
-            # More requests in the system than the engine has room for, thousands: that is overload. An episode
-            # in which nobody asks has no decision to begin with.
+            # More requests in the system than the engine has room for, thousands: that is overload. An
+            # episode in which nobody asks has no decision to begin with.
             if status.ADVICE[status.SLOTS_FULL] in str(error):
                 probe = Probe(scale, offered, math.nan, 0.0, 0)
             elif NOBODY_ASKED in str(error):
