@@ -159,6 +159,9 @@ class Search:
                 return Capacity(scheduler, best, above, tuple(probes))
             probe = self._probe(scheduler, scale)
             probes.append(probe)
+            if best is None and probe.requests == 0 and probe.attainment > 0.0:
+                # So little load that nobody asked: there is no rate at which enough were seen to be served.
+                return Capacity(scheduler, None, above, tuple(probes))
             if best is not None and above is not None and probe.offered in (best.offered, above.offered):
                 # Clients are whole: nothing lies between.
                 return Capacity(scheduler, best, above, tuple(probes))
