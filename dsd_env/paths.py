@@ -9,7 +9,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def config_dir() -> Path:
-    """Return the folder with ``scenarios/``, ``latency/`` and ``train/``.
+    """Return the folder with ``scenarios/``, ``latency/``, ``engines/``, ``train/`` and the others.
 
     In a checkout it is ``configs/`` beside the package, in an installed wheel the copy inside it.
     """

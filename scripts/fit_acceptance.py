@@ -28,7 +28,7 @@ import _cli
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.acceptance import TraceError, load_run_model, tokens_per_round
+from dsd_env.acceptance import MAX_RUN_LENGTH, TraceError, load_run_model, load_trace_set, tokens_per_round
 from dsd_env.acceptance.runmodel import (
     FORMAT_VERSION,
     MODEL_DIR,
@@ -56,6 +56,7 @@ from dsd_env.calibration.acceptance.importers import import_specdecode_bench
 from dsd_env.calibration.acceptance.rounds import RoundCounts, model_from_rounds
 from dsd_env.calibration.acceptance.runfit import (
     fit_process,
+    fit_proposed,
     halves,
     held_out_log_likelihood,
     log_likelihood,
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
 SIMULATED_POSITIONS = 1_000_000
 """Positions to draw for a comparison, about: every recorded length 2 to 20 times."""
 LONGEST_RUN = 20
-"""Longest run in the files; the n-gram drafter's recording stops there."""
+"""Longest run in the data files; the n-gram drafter's recording stops there."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +79,33 @@ class Cell:
     """One kind and drafter of a model.
 
     Attributes:
-        file: Name of the data file.
+        file: Name of the data file, or of a shipped trace set.
         drafter: Name of the drafter there, and in the model.
         classes: Classes of requests; by held-out likelihood, see ``--select``.
         states: States within a request; the same.
+        kind: Kind of request of a trace set; empty for a data file.
     """
 
     file: str
     drafter: str
     classes: int
     states: int
+    kind: str = ""
 
+
+RECORDING = "qwen2.5-coder-1.5b_smollm2-135m_greedy"
 
 CATALOGUE: dict[str, dict[str, tuple[Cell, ...]]] = {
+    "qwen2.5-coder-1.5b_smollm2-135m": {
+        kind: (Cell(RECORDING, "smollm2-135m", *sizes, kind),)
+        for kind, sizes in (
+            ("code", (2, 2)),
+            ("maths", (2, 2)),
+            ("chat", (2, 2)),
+            ("instruction", (2, 2)),
+            ("qa", (2, 2)),
+        )
+    },
     "llama-3.1-8b_specdecode-bench": {
         "maths": (Cell("combined_gsm8k.jsonl", "eagle", 2, 2), Cell("combined_gsm8k.jsonl", "ngram", 2, 2)),
         "summarisation": (
@@ -101,7 +116,7 @@ CATALOGUE: dict[str, dict[str, tuple[Cell, ...]]] = {
             Cell("combined_sharegpt.jsonl", "eagle", 3, 3),
             Cell("combined_sharegpt.jsonl", "ngram", 3, 3),
         ),
-    }
+    },
 }
 
 
@@ -147,31 +162,48 @@ PUBLISHED = {
 GRID = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 2), (2, 3), (3, 3), (4, 2), (4, 3))
 """Classes and states that ``--select`` tries."""
 
-_CARD: dict[str, Any] = {
-    "target": "Llama-3.1-8B-Instruct (one H100)",
-    "drafters": {
-        "eagle": "EAGLE head for Llama-3.1-8B-Instruct (chain)",
-        "ngram": "none (n-gram look-up in prompt and output)",
+_METHOD = (
+    "Maximum likelihood by EM: a mixture of request classes, each a Markov-switching chain of run "
+    "lengths with a hard token ahead; shrunk to pooled estimates with the weight of 10 observations; "
+    "numbers of classes and states by the likelihood of held-out requests."
+)
+CARDS: dict[str, dict[str, Any]] = {
+    "qwen2.5-coder-1.5b_smollm2-135m": {
+        "target": "Qwen2.5-Coder-1.5B-Instruct (Q4_K_M, computed in float32)",
+        "drafters": {"smollm2-135m": "SmolLM2-135M-Instruct (Q4_1), another vocabulary than the target's"},
+        "data": f"the shipped recording {RECORDING}: 30 requests of each kind",
+        "licence": "Apache-2.0, like the recording.",
+        "method": _METHOD,
+        "notes": (
+            "The recording itself is shipped and replayed by `source: trace`. This model is the shape "
+            "of the published levels of independent draft models (docs/acceptance_models.md).",
+            "Thirty requests of each kind: the spread between requests is rough.",
+            "No confidence: its columns are constants.",
+        ),
     },
-    "data": (
-        "github.com/SpecDecode-Bench/simulator at 2fdccbd, the recordings of arXiv 2601.11580 "
-        "(Speculative Decoding: Performance or Illusion?): GSM8K (kind maths), CNN/DM "
-        "(summarisation), ShareGPT (chat)"
-    ),
-    "licence": (
-        "The data state no licence and are not redistributed, in no form. These fitted parameters "
-        "describe them statistically; they are Apache-2.0 like the package."
-    ),
-    "method": (
-        "Maximum likelihood by EM: a mixture of request classes, each a Markov-switching chain of run "
-        "lengths with a hard token ahead; shrunk to pooled estimates with the weight of 10 observations; "
-        "numbers of classes and states by the likelihood of held-out requests."
-    ),
-    "notes": (
-        "Drafters are drawn independently, though requests easy for one are easier for the other.",
-        "Output beyond the length of the recorded requests is extrapolated.",
-        "No confidence: its columns are constants.",
-    ),
+    "llama-3.1-8b_specdecode-bench": {
+        "target": "Llama-3.1-8B-Instruct (one H100)",
+        "drafters": {
+            "eagle": "EAGLE head for Llama-3.1-8B-Instruct (chain)",
+            "ngram": "none (n-gram look-up in prompt and output)",
+        },
+        "data": (
+            "github.com/SpecDecode-Bench/simulator at 2fdccbd, the recordings of arXiv 2601.11580 "
+            "(Speculative Decoding: Performance or Illusion?): GSM8K (kind maths), CNN/DM "
+            "(summarisation), ShareGPT (chat)"
+        ),
+        "licence": (
+            "The data state no licence and are not redistributed, in no form. These fitted parameters "
+            "describe them statistically; they are Apache-2.0 like the package."
+        ),
+        "method": _METHOD,
+        "notes": (
+            "Drafters are drawn independently, though requests easy for one are easier for the other.",
+            "Output beyond the length of the recorded requests is extrapolated.",
+            "What n-gram look-up proposes is independent between starts, given what is accepted.",
+            "No confidence: its columns are constants.",
+        ),
+    },
 }
 
 
@@ -194,18 +226,36 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Data:
-    """Recorded run lengths of one cell, flat, and the bounds of the requests."""
+    """Recorded run lengths of one cell, flat, bounds of the requests, longest run, and what was proposed."""
 
     runs: NDArray[np.int64]
     offsets: NDArray[np.int64]
+    longest: int
+    proposed: NDArray[np.int64] | None = None
 
 
-def _load(folder: Path, cell: Cell) -> Data:
-    path = folder / "accept" / "specdecode_bench" / cell.file
-    trace = import_specdecode_bench({cell.drafter: path}, drafters=[cell.drafter])
-    runs = trace.drafters[cell.drafter].run_length
-    assert runs is not None  # the importer gives run lengths
-    return Data(np.minimum(runs.astype(np.int64), LONGEST_RUN), trace.offsets)
+def _load(folder: Path | None, cell: Cell) -> Data:
+    if cell.kind:
+        recorded = load_trace_set(cell.file)
+        longest = recorded.gamma_max or MAX_RUN_LENGTH
+        entries = recorded.entries_of([cell.kind])
+        offsets = np.concatenate([[0], np.cumsum(recorded.lengths[entries])])
+        positions = recorded.positions_of([cell.kind])
+        values = recorded.drafters[cell.drafter]
+    else:
+        assert folder is not None  # asked for in main
+        path = folder / "accept" / "specdecode_bench" / cell.file
+        trace = import_specdecode_bench({cell.drafter: path}, drafters=[cell.drafter])
+        longest, offsets, positions = LONGEST_RUN, trace.offsets, np.arange(trace.total_tokens)
+        values = trace.drafters[cell.drafter]
+    assert values.run_length is not None  # both have run lengths
+    offered = values.proposed
+    return Data(
+        np.minimum(values.run_length[positions].astype(np.int64), longest),
+        offsets,
+        longest,
+        None if offered is None else np.minimum(offered[positions].astype(np.int64), longest),
+    )
 
 
 @dataclass(frozen=True)
@@ -225,14 +275,19 @@ Comparisons = dict[tuple[str, str], Comparison]
 
 def _compare(process: RunProcess, data: Data) -> Comparison:
     repeats = min(max(SIMULATED_POSITIONS // len(data.runs), 2), 20)
-    runs, offsets = simulate_like(process, LONGEST_RUN, np.diff(data.offsets), repeats)
+    runs, offsets = simulate_like(process, data.longest, np.diff(data.offsets), repeats)
     return Comparison(
-        statistics_of(data.runs, data.offsets, LONGEST_RUN),
-        statistics_of(runs, offsets, LONGEST_RUN),
-        statistics_of(*cut(data.runs, data.offsets, POOL_POSITIONS), LONGEST_RUN),
-        statistics_of(*cut(runs, offsets, POOL_POSITIONS), LONGEST_RUN),
-        iid_alpha(data.runs, LONGEST_RUN),
+        statistics_of(data.runs, data.offsets, data.longest),
+        statistics_of(runs, offsets, data.longest),
+        statistics_of(*cut(data.runs, data.offsets, POOL_POSITIONS), data.longest),
+        statistics_of(*cut(runs, offsets, POOL_POSITIONS), data.longest),
+        iid_alpha(data.runs, data.longest),
     )
+
+
+def _needs_data(name: str) -> bool:
+    """Return whether a model is fitted to files of the data folder."""
+    return any(not cell.kind for group in CATALOGUE.get(name, {}).values() for cell in group)
 
 
 def _percent(values: NDArray[np.float64]) -> list[float]:
@@ -241,11 +296,11 @@ def _percent(values: NDArray[np.float64]) -> list[float]:
 
 def _held_out(data: Data, cell: Cell) -> dict[str, Any]:
     """Return the errors of the fit to either half of the requests on the other half."""
-    even, odd = (Data(*subset(data.runs, data.offsets, part)) for part in halves(data.offsets))
+    even, odd = (Data(*subset(data.runs, data.offsets, part), data.longest) for part in halves(data.offsets))
     errors, tokens, total = [], [], 0.0
     for train, test in ((even, odd), (odd, even)):
-        process = fit_process(train.runs, train.offsets, LONGEST_RUN, cell.classes, cell.states).process
-        total += log_likelihood(process, test.runs, test.offsets, LONGEST_RUN)
+        process = fit_process(train.runs, train.offsets, train.longest, cell.classes, cell.states).process
+        total += log_likelihood(process, test.runs, test.offsets, test.longest)
         both = _compare(process, test)
         errors.append(
             np.abs(relative_errors(both.found.tokens_per_round, both.wanted.tokens_per_round)).max()
@@ -264,10 +319,14 @@ def _figures(process: RunProcess, data: Data, both: Comparison) -> dict[str, Any
     errors = relative_errors(found.tokens_per_round, wanted.tokens_per_round)
     first = relative_errors(both.found_first.tokens_per_round, both.wanted_first.tokens_per_round)
     iid = relative_errors(iid_tokens(both.alpha), wanted.tokens_per_round)
-    total = log_likelihood(process, data.runs, data.offsets, LONGEST_RUN)
+    total = log_likelihood(process, data.runs, data.offsets, data.longest)
+    offered = (
+        {} if data.proposed is None else {"nothing_proposed": round(float((data.proposed == 0).mean()), 4)}
+    )
     return {
         "requests": len(data.offsets) - 1,
         "positions": len(data.runs),
+        **offered,
         "classes": len(process.classes),
         "states": len(process.classes[0].states),
         "log_likelihood": round(total, 1),
@@ -321,7 +380,7 @@ def _tables(name: str, kind: str, drafter: str, both: Comparison) -> Iterator[Ta
     yield table
 
 
-def _fit(name: str, folder: Path, out: Path) -> tuple[RunModel, Comparisons]:
+def _fit(name: str, folder: Path | None, out: Path) -> tuple[RunModel, Comparisons]:
     """Fit every cell of a model, and save it."""
     from rich.progress import Progress
 
@@ -334,7 +393,10 @@ def _fit(name: str, folder: Path, out: Path) -> tuple[RunModel, Comparisons]:
         for kind, cell in cells:
             progress.update(task, description=f"{name}: {kind}, {cell.drafter}")
             data = _load(folder, cell)
-            process = fit_process(data.runs, data.offsets, LONGEST_RUN, cell.classes, cell.states).process
+            process = fit_process(data.runs, data.offsets, data.longest, cell.classes, cell.states).process
+            if data.proposed is not None:
+                law = fit_proposed(data.runs, data.proposed, data.longest)
+                process = process.model_copy(update={"proposed": law})
             processes.setdefault(kind, {})[cell.drafter] = process
             both = comparisons[kind, cell.drafter] = _compare(process, data)
             fits.setdefault(kind, {})[cell.drafter] = {
@@ -342,14 +404,15 @@ def _fit(name: str, folder: Path, out: Path) -> tuple[RunModel, Comparisons]:
                 "held_out": _held_out(data, cell),
             }
             progress.advance(task)
-    command = f"python scripts/fit_acceptance.py --data-dir DATA --name {name}"
+    source = " --data-dir DATA" if _needs_data(name) else ""
+    command = f"python scripts/fit_acceptance.py{source} --name {name}"
     today = datetime.date.today().isoformat()
-    card = ModelCard(**_CARD, command=command, date=today, fits=fits)
+    card = ModelCard(**CARDS[name], command=command, date=today, fits=fits)
     model = RunModel(
         format_version=FORMAT_VERSION,
         name=name,
         label="fitted",
-        longest_run=LONGEST_RUN,
+        longest_run=data.longest,
         card=card,
         processes=processes,
     )
@@ -381,12 +444,12 @@ def _publish(name: str, out: Path) -> None:
     print(f"{name}: tokens per round at γ = {gamma}: published {entry.tokens:.2f}, pool {found:.2f}")
 
 
-def _select(name: str, folder: Path) -> None:
+def _select(name: str, folder: Path | None) -> None:
     for kind, group in CATALOGUE[name].items():
         for cell in group:
             data = _load(folder, cell)
             for classes, states in GRID:
-                value = held_out_log_likelihood(data.runs, data.offsets, LONGEST_RUN, classes, states)
+                value = held_out_log_likelihood(data.runs, data.offsets, data.longest, classes, states)
                 print(
                     f"{kind:14} {cell.drafter:6} classes {classes} states {states}: {value:.5f}", flush=True
                 )
@@ -394,7 +457,7 @@ def _select(name: str, folder: Path) -> None:
 
 def _plot(
     model: RunModel,
-    folder: Path,
+    folder: Path | None,
     cells: dict[str, tuple[Cell, ...]],
     comparisons: Comparisons,
     directory: Path,
@@ -410,14 +473,14 @@ def _plot(
             data = _load(folder, cell)
             both = comparisons[kind, drafter]
             wanted, found, alpha = both.wanted, both.found, both.alpha
-            length = np.arange(LONGEST_RUN + 1)
+            length = np.arange(data.longest + 1)
             iid = (1 - alpha) * alpha**length
-            iid[-1] = alpha**LONGEST_RUN
+            iid[-1] = alpha**data.longest
             row[0].semilogy(length, wanted.distribution, "o", color="black", label="data")
             row[0].semilogy(length, found.distribution, color="tab:blue", label="model")
             row[0].semilogy(length, iid, "--", color="tab:red", label=f"i.i.d. α = {alpha:.2f}")
             row[0].set_ylim(1e-5, 1.5)
-            row[0].set(xlabel=f"run length (drafts; {LONGEST_RUN}: or more)", ylabel="share of starts")
+            row[0].set(xlabel=f"run length (drafts; {data.longest}: or more)", ylabel="share of starts")
             row[0].set_title(f"{kind}: run lengths", fontsize=10)
             row[1].semilogx(LAGS, wanted.run_correlation, "o", color="black", label="runs, data")
             row[1].semilogx(LAGS, found.run_correlation, color="tab:blue", label="runs, model")
@@ -432,7 +495,9 @@ def _plot(
             row[2].set_xticks((1, 4, 8, 12, 16))
             row[2].set(xlabel="γ (drafts per round)", ylabel="tokens per round")
             row[2].set_title(f"{kind}: tokens per round", fontsize=10)
-            drawn = simulate_like(model.process(kind, drafter), LONGEST_RUN, np.diff(data.offsets), 2, seed=1)
+            drawn = simulate_like(
+                model.process(kind, drafter), data.longest, np.diff(data.offsets), 2, seed=1
+            )
             runs = [("data", "black", "o", data.runs, data.offsets), ("model", "tab:blue", "-", *drawn)]
             for label, colour, mark, values, offsets in runs:
                 means = np.sort(mean_by_request(values, offsets))
@@ -465,7 +530,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := [name for name in names if name not in known]:
         print(f"unknown models {unknown}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
-    if folder is None and set(names) & set(CATALOGUE):
+    if folder is None and any(_needs_data(name) for name in names):
         print("name the data folder by --data-dir or DSD_DATA_DIR", file=sys.stderr)
         return 2
     from rich.console import Console
@@ -477,7 +542,6 @@ def main(argv: list[str] | None = None) -> int:
                 if not options.select and not options.show:
                     _publish(name, options.out)
                 continue
-            assert folder is not None  # asked for above
             if options.select:
                 _select(name, folder)
                 continue

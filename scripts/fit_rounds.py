@@ -4,11 +4,12 @@
     python scripts/fit_rounds.py server.log                           # vLLM's log
     python scripts/fit_rounds.py after.txt --before before.txt        # two /metrics pages of vLLM
     python scripts/fit_rounds.py responses.jsonl                      # responses of vLLM or SGLang
+    python scripts/fit_rounds.py profile_export.jsonl                 # records of AIPerf
     python scripts/fit_rounds.py responses.jsonl --save models/my-pair.json --target "my target"
 
-Which of vLLM's log, /metrics, `vllm bench serve` result and responses, SGLang's responses, or the plain
-format with `rounds` it is, is seen in the file (`--format` says it instead). Records without rounds are left
-out, and their number is shown. A saved model serves a scenario as `{source: fitted, model:
+Which of vLLM's log, /metrics, `vllm bench serve` result and responses, SGLang's responses, AIPerf's records,
+or the plain format with `rounds` it is, is seen in the file (`--format` says it instead). Records without
+rounds are left out, and their number is shown. A saved model serves a scenario as `{source: fitted, model:
 models/my-pair.json, drafter: NAME}`. See docs/acceptance_models.md.
 """
 
@@ -32,6 +33,7 @@ from dsd_env.calibration.acceptance.reading import json_messages, read_text
 from dsd_env.calibration.acceptance.rounds import (
     RoundCounts,
     model_from_rounds,
+    read_aiperf,
     read_plain_rounds,
     read_sglang,
     read_vllm_bench,
@@ -40,7 +42,7 @@ from dsd_env.calibration.acceptance.rounds import (
     read_vllm_responses,
 )
 
-FORMATS = ("vllm-log", "vllm-metrics", "vllm-bench", "vllm-responses", "sglang", "plain")
+FORMATS = ("vllm-log", "vllm-metrics", "vllm-bench", "vllm-responses", "sglang", "aiperf", "plain")
 
 
 def detect(path: Path) -> str:
@@ -55,6 +57,7 @@ def detect(path: Path) -> str:
     if re.search(r"^\s*vllm[:_]spec_decode_num_", content, re.MULTILINE):
         return "vllm-metrics"
     marks = {
+        "aiperf": r'"spec_decode_acceptance"|"benchmark_phase"',
         "vllm-bench": r'"spec_decode_num_drafts"|"total_output_tokens"',
         "vllm-responses": r'"speculative_decoding"|"acceptance_histogram"',
         "sglang": r'"spec_(?:verify_ct|accept|correct_drafts)\w*"|"meta_info"|"sglext"',
@@ -66,8 +69,8 @@ def detect(path: Path) -> str:
     json_messages(path)  # says what it is if it is no JSON at all
     raise TraceError(
         f"{path}: holds nothing of speculative decoding that is known, of vLLM (log, /metrics, benchmark, "
-        "responses), SGLang (responses) or the plain format with rounds; --format says what it should be. "
-        "Traces with run lengths are for scripts/inspect_traces.py"
+        "responses), SGLang (responses), AIPerf (profile_export.jsonl) or the plain format with rounds; "
+        "--format says what it should be. Traces with run lengths are for scripts/inspect_traces.py"
     )
 
 
@@ -88,6 +91,7 @@ def read(path: Path, options: argparse.Namespace) -> dict[str, dict[str, RoundCo
         "vllm-bench": read_vllm_bench,
         "vllm-responses": read_vllm_responses,
         "sglang": lambda p: read_sglang(p, options.drafts_per_round),
+        "aiperf": read_aiperf,
     }
     return {options.kind: {options.drafter: readers[name](path)}}
 

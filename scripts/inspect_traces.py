@@ -101,6 +101,7 @@ def figures(trace: TraceSet, drafter: str, kinds: Sequence[str], gammas: Sequenc
         "continuation": _or_none(totals["continuation"]),
         "iid_alpha": alpha,
         "tokens_per_round": {str(g): totals[f"tokens_per_round@{g}"] for g in gammas},
+        "drafts_per_round": {str(g): totals.get(f"drafts_per_round@{g}", float(g)) for g in gammas},
         "tokens_per_round_iid": {str(g): expected_tokens_iid(alpha, g) for g in gammas},
         "acceptance_by_place": (accepted / examined)[:16].tolist(),
         "first_draft_by_position": {
@@ -163,6 +164,10 @@ def tables(shown: list[dict[str, Any]]) -> Iterator[Table]:
     for item in shown:
         row(made, item, list(item["tokens_per_round"].values()))
         made.add_row("", "i.i.d.", *(f"{v:.3f}" for v in item["tokens_per_round_iid"].values()))
+    yield made
+    made = table("drafts per round (γ, unless the drafter proposes fewer)", [f"γ={g}" for g in gammas])
+    for item in shown:
+        row(made, item, list(item["drafts_per_round"].values()))
     yield made
     made = table("share of starts by run length", [*map(str, range(9)), "9-15", "16+"])
     for item in shown:

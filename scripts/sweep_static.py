@@ -15,6 +15,7 @@ OUT.md and OUT.png.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from dsd_env import Scenario, load_scenario, simulate
 from dsd_env.files import write_atomically, write_json, write_text
 from dsd_env.scenario.measuring import steady
+from dsd_env.schedulers.rules import SITES, drafters_at
 
 GAMMAS = (1, 2, 4, 8)
 PLACES = ("colocated", "own", "edge")
@@ -108,11 +110,19 @@ class Sweep:
         return min(schedulers, key=lambda name: self.latency_s(phase, name))
 
 
-def static_names(batches: tuple[int, ...] | None = None) -> list[str]:
+def places_of(scenario: Scenario) -> list[str]:
+    """Return the places to draft at: the sites' first drafters, and each of the others by name."""
+    places = list(PLACES)
+    for place in PLACES if scenario.has_menu else ():
+        places += [f"{place}:{model}" for model in drafters_at(scenario, SITES[place])[1:]]
+    return places
+
+
+def static_names(places: Sequence[str], batches: tuple[int, ...] | None = None) -> list[str]:
     """Return the single static choices of the sweep; without ``batches``, at batch size 1."""
     sizes = ["1"] if batches is None else [str(batch) for batch in batches]
     names = [f"static:0:{size}:plain" for size in sizes]
-    names += [f"static:{gamma}:{size}:{place}" for place in PLACES for gamma in GAMMAS for size in sizes]
+    names += [f"static:{gamma}:{size}:{place}" for place in places for gamma in GAMMAS for size in sizes]
     return names
 
 
@@ -124,9 +134,9 @@ def per_class(
     Returns:
         The best scheduler found and its choice per device class.
     """
-    _, gamma, batch, place = start.split(":")
+    _, gamma, batch, place = start.split(":", 3)
     choice = dict.fromkeys(scenario.devices, f"{gamma}/{batch}/{place}")
-    options = [f"0/{batch}/plain"] + [f"{g}/{batch}/{where}" for where in PLACES for g in gammas]
+    options = [f"0/{batch}/plain"] + [f"{g}/{batch}/{where}" for where in places_of(scenario) for g in gammas]
 
     def name(choices: dict[str, str]) -> str:
         return "static_map:" + "+".join(f"{device}={option}" for device, option in choices.items())
@@ -175,14 +185,15 @@ def main() -> int:
     scenario = load_scenario(arguments.scenario)
     starts = ["static:0:1:plain"] if arguments.from_plain else []
     phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
-    singles = static_names()
+    places = places_of(scenario)
+    singles = static_names(places)
     with ProcessPoolExecutor(arguments.jobs) as pool:
         sweep = Sweep(pool, arguments.seeds, arguments.requests, arguments.cycles)
         chosen: dict[str, dict[str, Any]] = {}
         for phase in phases:
             sweep.run(phase, scenario, singles)
             best = sweep.best(phase, singles)
-            _, gamma, _, place = best.split(":")
+            _, gamma, _, place = best.split(":", 3)
             sizes = [f"static:{gamma}:{batch}:{place}" for batch in BATCHES]
             sweep.run(phase, scenario, sizes)
             found = [
@@ -216,7 +227,7 @@ def main() -> int:
     write_json(arguments.out.with_suffix(".json"), {**report, "results": rows})
     markdown = table(sweep, phases, singles, chosen, command)
     write_text(arguments.out.with_suffix(".md"), markdown)
-    plot(sweep, phases, arguments.out.with_suffix(".png"), scenario.name)
+    plot(sweep, phases, places, arguments.out.with_suffix(".png"), scenario.name)
     print(markdown)
     return 0
 
@@ -236,7 +247,7 @@ def table(
         "|---|---|" + "---|" * len(phases),
     ]
     for name in singles:
-        _, gamma, _, place = name.split(":")
+        _, gamma, _, place = name.split(":", 3)
         cells = []
         for phase in phases:
             row = sweep.results[phase.name, name]
@@ -258,7 +269,7 @@ def table(
     return "\n".join(lines) + "\n"
 
 
-def plot(sweep: Sweep, phases: list[Phase], path: Path, title: str) -> None:
+def plot(sweep: Sweep, phases: list[Phase], places: list[str], path: Path, title: str) -> None:
     """Draw mean request time against speculation length, one panel per phase, one line per place."""
     import matplotlib
 
@@ -268,7 +279,7 @@ def plot(sweep: Sweep, phases: list[Phase], path: Path, title: str) -> None:
     figure, axes = plt.subplots(1, len(phases), figsize=(4.2 * len(phases), 3.6), layout="constrained")
     for axis, phase in zip(axes, phases, strict=True):
         plain = sweep.latency_s(phase, "static:0:1:plain")
-        for place in PLACES:
+        for place in places:
             values = [sweep.latency_s(phase, f"static:{gamma}:1:{place}") for gamma in GAMMAS]
             axis.plot((0, *GAMMAS), (plain, *values), marker="o", markersize=4, label=place)
         axis.set(title=f"{title}, {phase.name}", xlabel="speculation length (tokens)", yscale="log")

@@ -115,6 +115,39 @@ def vllm_response(rounds: Rounds, places: int, name: str = "c-1", level: str = "
     }
 
 
+def aiperf_record(
+    rounds: Rounds, places: int | None, phase: str = "profiling", detailed: bool = True, **changes: Any
+) -> dict[str, Any]:
+    """Return a record as AIPerf writes it, of (drafted, accepted) rounds."""
+    accepted = [run for _, run in rounds]
+    values = {
+        "engine": "vllm",
+        "mean_acceptance_length": 1 + sum(accepted) / len(rounds),
+        "draft_acceptance_rate": sum(accepted) / sum(length for length, _ in rounds),
+        "acceptance_histogram": {str(j): accepted.count(j) for j in sorted(set(accepted))},
+        "num_accepted_draft_tokens": sum(accepted),
+        "num_draft_tokens": sum(length for length, _ in rounds),
+        "num_spec_steps": len(rounds),
+        "num_spec_tokens": places,
+        "completion_tokens": len(rounds) + sum(accepted),
+        "per_step_accepted": accepted if detailed else None,
+        "per_step_drafted": [length for length, _ in rounds] if detailed else None,
+    }
+    return {
+        "metadata": {
+            "session_num": 0,
+            "x_request_id": "a",
+            "benchmark_phase": phase,
+            "request_start_ns": 1,
+            "request_end_ns": 2,
+            "was_cancelled": False,
+        },
+        "metrics": {"output_sequence_length": {"value": len(rounds) + sum(accepted), "unit": "tokens"}},
+        "spec_decode_acceptance": {**values, **changes},
+        "error": None,
+    }
+
+
 def sglang_meta(rounds: Rounds, places: int, name: str = "r-1", by_position: bool = False) -> dict[str, Any]:
     """Return the ``meta_info`` of one request."""
     n, drafted, accepted = len(rounds), sum(d for d, _ in rounds), sum(a for _, a in rounds)

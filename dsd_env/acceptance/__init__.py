@@ -24,6 +24,7 @@ from dsd_env.acceptance.source import (
 )
 from dsd_env.acceptance.stats import (
     acceptance_rate,
+    drafts_per_round,
     expected_tokens_iid,
     run_continuation_share,
     saturation_share,
@@ -63,6 +64,7 @@ __all__ = [
     "acceptance_rate",
     "available_run_models",
     "available_trace_sets",
+    "drafts_per_round",
     "expected_tokens_iid",
     "generate_pool",
     "load_pool",

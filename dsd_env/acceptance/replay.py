@@ -22,7 +22,8 @@ class TraceReplay:
     """Gives every simulated request the acceptance of a recorded one.
 
     The entry is picked by ``(seed, ACCEPTANCE_PICK, request)``, uniformly over the entries of the
-    wanted kinds, and not by drafter: all drafters see the same recorded request. A request starts
+    wanted kinds, and not by drafter: all drafters see the same recorded request. A replayed workload may
+    name the entry instead. A request starts
     at its entry's first output token. One that needs more tokens than its entry holds goes on
     with further entries *of the same kind*, picked by the next counters of the same stream and
     never the same entry twice in a row where the kind has more than one.
@@ -46,6 +47,7 @@ class TraceReplay:
     def __init__(self, trace: TraceSet, kinds: Sequence[str] | None = None) -> None:
         self._trace = trace
         self._drafters = tuple(trace.drafters)
+        self._names: dict[str, int] | None = None
         self._default = trace.entries_of(kinds)
         self._kinds = tuple(trace.kinds[k] for k in np.unique(trace.kind[self._default]))
         self._by_kinds: dict[tuple[str, ...], NDArray[np.int64]] = {}
@@ -57,6 +59,9 @@ class TraceReplay:
             for d, t in trace.drafters.items()
         }
         self._accept = {d: t.accept_prob for d, t in trace.drafters.items()}
+        self._proposed = {
+            d: None if t.proposed is None else t.proposed.astype(np.int32) for d, t in trace.drafters.items()
+        }
         self._top1 = {d: t.top1_prob.astype(np.float32) for d, t in trace.drafters.items()}
         self._entropy = {d: t.entropy_nats.astype(np.float32) for d, t in trace.drafters.items()}
 
@@ -81,8 +86,21 @@ class TraceReplay:
         """Kinds of request replayed."""
         return self._kinds
 
+    @property
+    def names(self) -> dict[str, int]:
+        """Entry by name, of a recording; a model's pool has none."""
+        if self._names is None:
+            pool = self._trace.card["label"] in ("fitted", "published")
+            self._names = {} if pool else {name: i for i, name in enumerate(self._trace.names)}
+        return self._names
+
     def entries(
-        self, seed: int, request: int, n_tokens: int, kinds: Sequence[str] | None = None
+        self,
+        seed: int,
+        request: int,
+        n_tokens: int,
+        kinds: Sequence[str] | None = None,
+        recorded: str | None = None,
     ) -> list[int]:
         """Return the entries that a request is made of, in order (at least one).
 
@@ -91,6 +109,8 @@ class TraceReplay:
             request: Number of the request.
             n_tokens: Output tokens of the request.
             kinds: Kinds to draw from; default all of :attr:`kinds`.
+            recorded: Name of the first entry, of any kind; without one, or if there are no names, it is
+                drawn.
         """
         pool = self._default
         if kinds is not None:
@@ -100,7 +120,9 @@ class TraceReplay:
             pool = self._by_kinds[wanted]
         stream = key(seed, Stream.ACCEPTANCE_PICK, request)
         lengths = self._trace.lengths
-        first = int(pool[int(uniform_from_key(stream, 0) * len(pool))])
+        first = -1 if recorded is None or not self.names else self.names[recorded]
+        if first < 0:
+            first = int(pool[int(uniform_from_key(stream, 0) * len(pool))])
         picked = [first]
         have = int(lengths[first])
         if have >= n_tokens:
@@ -116,27 +138,37 @@ class TraceReplay:
         return picked
 
     def realise(
-        self, seed: int, request: int, n_tokens: int, drafter: str, kinds: Sequence[str] | None = None
+        self,
+        seed: int,
+        request: int,
+        n_tokens: int,
+        drafter: str,
+        kinds: Sequence[str] | None = None,
+        recorded: str | None = None,
     ) -> AcceptanceRealisation:
-        """See :meth:`dsd_env.acceptance.source.AcceptanceSource.realise`."""
+        """See :meth:`dsd_env.acceptance.source.AcceptanceSource.realise`; ``recorded`` names the entry."""
         check_request(self, n_tokens, drafter, kinds)
         offsets = self._trace.offsets
         bounds = [
-            (int(offsets[e]), int(offsets[e + 1])) for e in self.entries(seed, request, n_tokens, kinds)
+            (int(offsets[e]), int(offsets[e + 1]))
+            for e in self.entries(seed, request, n_tokens, kinds, recorded)
         ]
         remaining = np.concatenate([np.arange(b - a, 0, -1, dtype=np.int32) for a, b in bounds])
-        recorded = self._run[drafter]
-        longest = 0
-        if recorded is not None:
+        runs = self._run[drafter]
+        longest, proposed = 0, None
+        if runs is not None:
             longest = self._trace.gamma_max or MAX_RUN_LENGTH
-            run = np.concatenate([recorded[a:b] for a, b in bounds])
+            run = np.concatenate([runs[a:b] for a, b in bounds])
+            if (column := self._proposed[drafter]) is not None:
+                proposed = np.concatenate([column[a:b] for a, b in bounds])[:n_tokens]
         else:
             accept = self._accept[drafter]
             assert accept is not None  # a trace set has one of the two forms
             u = uniforms(seed, Stream.ACCEPTANCE_MATCH, request, np.arange(len(remaining), dtype=np.int64))
             run = run_lengths(u < np.concatenate([accept[a:b] for a, b in bounds]))
         top1, entropy = (
-            np.concatenate([column[drafter][a:b] for a, b in bounds])[:n_tokens]
-            for column in (self._top1, self._entropy)
+            np.concatenate([values[drafter][a:b] for a, b in bounds])[:n_tokens]
+            for values in (self._top1, self._entropy)
         )
-        return AcceptanceRealisation(np.minimum(run, remaining)[:n_tokens], top1, entropy, longest)
+        run = np.minimum(run, remaining)[:n_tokens]
+        return AcceptanceRealisation(run, top1, entropy, longest, proposed)

@@ -165,11 +165,15 @@ class RunProcess(_Model):
             all beyond.
         pass_hard_token: ``[P][B]``: probability that it goes beyond it. Otherwise it does as if there were
             none.
+        proposed: ``[R+1][R+1]``: ``P(n | L)``, the law of how many tokens an unlimited round proposes that
+            has ``L`` of them accepted; nothing below ``n = L``. Absent for drafters that always propose as
+            many as they are asked for. Positions are independent given their runs.
     """
 
     classes: tuple[RequestClass, ...] = Field(min_length=1, max_length=32)
     return_to_hard_token: tuple[tuple[Probability, ...], ...] = Field(min_length=1)
     pass_hard_token: tuple[tuple[Probability, ...], ...] = Field(min_length=1)
+    proposed: tuple[tuple[Probability, ...], ...] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> RunProcess:
@@ -217,7 +221,7 @@ class RunModel(_Model):
     Attributes:
         format_version: Version of the file format.
         name: Name, also of its file.
-        label: Always ``fitted``.
+        label: ``fitted`` to recordings, or ``published``: a fitted shape at the level published for the pair.
         longest_run: ``R``: longest run that the data could show; one of this length may be longer in truth.
         card: Provenance and errors.
         processes: Kind -> drafter -> process. Every kind has every drafter.
@@ -225,7 +229,7 @@ class RunModel(_Model):
 
     format_version: Literal[1]
     name: Name
-    label: Literal["fitted"]
+    label: Literal["fitted", "published"]
     longest_run: int = Field(ge=1, le=MAX_RUN_LENGTH)
     card: ModelCard
     processes: dict[Name, dict[Name, RunProcess]] = Field(min_length=1)
@@ -244,6 +248,10 @@ class RunModel(_Model):
                 for number, group in enumerate(process.classes):
                     for state in group.states:
                         _check_state(state, self.longest_run, f"processes.{kind}.{drafter}.classes.{number}")
+                _check_proposed(process.proposed, self.longest_run, f"processes.{kind}.{drafter}.proposed")
+        for drafter in drafters:
+            if len({group[drafter].proposed is None for group in self.processes.values()}) != 1:
+                raise ValueError(f"{drafter} must have proposed for all kinds, or for none")
         return self
 
     @property
@@ -271,8 +279,25 @@ class RunModel(_Model):
     def save(self, directory: Path) -> Path:
         """Write ``NAME.json`` atomically, the same bytes for the same model, and return its path."""
         path = directory / f"{self.name}.json"
-        write_text(path, _to_json(self.model_dump(mode="json")) + "\n")
+        data = self.model_dump(mode="json")
+        for group in data["processes"].values():
+            for process in group.values():
+                if process["proposed"] is None:
+                    del process["proposed"]
+        write_text(path, _to_json(data) + "\n")
         return path
+
+
+def _check_proposed(law: tuple[tuple[float, ...], ...] | None, longest: int, where: str) -> None:
+    if law is None:
+        return
+    if len(law) != longest + 1 or any(len(row) != longest + 1 for row in law):
+        raise ValueError(f"{where} must have longest_run + 1 = {longest + 1} rows of as many values")
+    for run, row in enumerate(law):
+        if any(row[:run]):
+            raise ValueError(f"{where}.{run}: fewer than {run} proposed, where {run} are accepted")
+        if abs(sum(row) - 1.0) > _TOLERANCE:
+            raise ValueError(f"{where}.{run} must sum to 1, sums to {sum(row):.6g}")
 
 
 def _check_state(state: RunState, longest: int, where: str) -> None:
@@ -452,10 +477,46 @@ def simulate_runs(
     return np.concatenate([runs[i, : lengths[i]] for i in range(n)])
 
 
+def simulate_proposed(process: RunProcess, runs: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Draw how many tokens rounds propose whose run lengths are known.
+
+    Args:
+        process: The model; it must have ``proposed``.
+        runs: int64 ``[n]``: run lengths.
+        seed: Position ``i`` draws at ``(seed, ACCEPTANCE_MATCH, 0, i)``.
+    """
+    bounds = np.cumsum(np.array(process.proposed), axis=1)[runs]
+    u = uniforms(seed, Stream.ACCEPTANCE_MATCH, 0, np.arange(len(runs), dtype=np.int64))
+    return np.asarray((u[:, None] * bounds[:, -1:] >= bounds).sum(axis=1), dtype=np.int64)
+
+
 def seed_of(*words: str) -> int:
     """Return the 63-bit seed that names stand for (SHA-256)."""
     digest = hashlib.sha256("\x1f".join(words).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def draw_requests(
+    process: RunProcess, longest_run: int, entries: int, positions: int, number: int
+) -> NDArray[np.int64]:
+    """Draw the run lengths of the requests of a pool, flat.
+
+    Classes are drawn by stratified uniforms, so that a pool has its share of each, and dealt out.
+
+    Args:
+        process: The model.
+        longest_run: Its longest run.
+        entries: Requests.
+        positions: Output positions of each.
+        number: Seed.
+    """
+    order = np.arange(entries)
+    u = (order + uniforms(number, Stream.ACCEPTANCE_PICK, 0, order)) / entries
+    classes = pick_classes(np.array([c.weight for c in process.classes]), u)
+    # Stratified classes come sorted. Dealt out, entry i of one drafter says nothing of another's.
+    deal = np.argsort(uniforms(number, Stream.ACCEPTANCE_PICK, 1, order), kind="stable")
+    lengths = np.full(entries, positions, dtype=np.int64)
+    return simulate_runs(process, longest_run, classes[deal], lengths, number)
 
 
 def generate_pool(
@@ -463,10 +524,9 @@ def generate_pool(
 ) -> TraceSet:
     """Return a trace set of requests drawn from a model, to be replayed like a recording.
 
-    Classes are drawn by stratified uniforms, so that a pool has its share of each; run lengths by
-    counter-based ones. The same arguments always give the same trace set. Drafters are drawn independently of
-    each other. A model knows no confidence: its columns are constants, the share of starts whose first draft
-    is accepted and the entropy of a yes/no variable of that probability.
+    Requests are drawn by :func:`draw_requests`, of each drafter independently of the others. The same
+    arguments always give the same trace set. A model knows no confidence: its columns are constants, the
+    share of starts whose first draft is accepted and the entropy of a yes/no variable of that probability.
 
     Args:
         model: The model.
@@ -476,20 +536,16 @@ def generate_pool(
     """
     if entries < 1 or positions < 1:
         raise ValueError(f"entries {entries} and positions {positions} must be positive")
-    lengths = np.full(entries, positions, dtype=np.int64)
     traces: dict[str, DrafterTrace] = {}
     for drafter in model.drafters:
-        parts = []
+        parts, proposals = [], []
         for kind in model.kinds:
             process = model.process(kind, drafter)
             number = seed_of(model.name, kind, drafter, str(seed))
-            u = (
-                np.arange(entries) + uniforms(number, Stream.ACCEPTANCE_PICK, 0, np.arange(entries))
-            ) / entries
-            classes = pick_classes(np.array([c.weight for c in process.classes]), u)
-            # Stratified classes come sorted. Dealt out, entry i of one drafter says nothing of another's.
-            deal = np.argsort(uniforms(number, Stream.ACCEPTANCE_PICK, 1, np.arange(entries)), kind="stable")
-            parts.append(simulate_runs(process, model.longest_run, classes[deal], lengths, number))
+            parts.append(draw_requests(process, model.longest_run, entries, positions, number))
+            if process.proposed is not None:
+                other = seed_of(model.name, kind, drafter, str(seed), "proposed")
+                proposals.append(simulate_proposed(process, parts[-1], other))
         runs = np.concatenate(parts)
         share = float(np.clip((runs > 0).mean(), 0.01, 0.99))
         entropy = -sum(p * math.log(p) for p in (share, 1.0 - share))
@@ -498,6 +554,7 @@ def generate_pool(
             accept_prob=None,
             top1_prob=np.full(len(runs), share, np.float16),
             entropy_nats=np.full(len(runs), entropy, np.float16),
+            proposed=np.concatenate(proposals).astype(np.uint8) if proposals else None,
         )
     n = entries * len(model.kinds)
     card: dict[str, Any] = {
@@ -506,7 +563,7 @@ def generate_pool(
         "target": {"model": model.card.target},
         "drafters": {d: {"model": what, "form": "run_length"} for d, what in model.card.drafters.items()},
         "confidence": "not known to the model; constants stand in",
-        "sampling": f"drawn from the fitted model {model.name}",
+        "sampling": f"drawn from the {model.label} model {model.name}",
         "prompts": [
             {"name": kind, "licence": "none: no prompts, drawn from a model"} for kind in model.kinds
         ],

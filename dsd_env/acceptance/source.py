@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-Label = Literal["measured", "fitted", "synthetic"]
+Label = Literal["measured", "fitted", "published", "synthetic"]
 
 #: Longest run length any source returns; runs longer than this are reported as this.
 MAX_RUN_LENGTH = 255
@@ -28,12 +28,19 @@ class AcceptanceRealisation:
         entropy_nats: float32 ``[n]``, entropy of that distribution, nats.
         longest_run: For drafters whose proposals depend on where they started: the longest run the source
             knows; one of this length may be longer in truth. 0 for those that go by the true prefix alone.
+        proposed: int32 ``[n]``, most tokens that a round from the position proposes, at least
+            ``run_length``; ``None`` for drafters that always propose as many as they are asked for.
     """
 
     run_length: NDArray[np.int32]
     top1_prob: NDArray[np.float32]
     entropy_nats: NDArray[np.float32]
     longest_run: int = 0
+    proposed: NDArray[np.int32] | None = None
+
+    def proposed_at(self, start: int, gamma: int) -> int:
+        """Return how many tokens a round of ``gamma`` drafts that begins anew at a position proposes."""
+        return gamma if self.proposed is None else min(gamma, int(self.proposed[start]))
 
     def run_at(self, start: int, chain: int) -> int:
         """Return the run length at a position for a drafter that has not begun anew since an earlier one.
@@ -54,7 +61,8 @@ class AcceptanceSource(Protocol):
     """A source of acceptance: a replayed recording or a random model.
 
     Attributes:
-        label: ``measured``, ``fitted`` to a measurement, or ``synthetic``.
+        label: ``measured``, ``fitted`` to a measurement, ``published`` (a shape fitted elsewhere at the level
+            that was published for the pair), or ``synthetic``.
         drafters: Names of the drafters it knows.
         kinds: Kinds of request it distinguishes; empty if none.
     """

@@ -70,6 +70,27 @@ def tokens_at_random_start(run_length: ArrayLike, gamma: int) -> float:
     return float(np.minimum(np.asarray(run_length), gamma).mean()) + 1.0
 
 
+def drafts_per_round(
+    run_length: ArrayLike, proposed: ArrayLike, gamma: int, offsets: ArrayLike | None = None
+) -> float:
+    """Return the drafts per round when every round asks for ``gamma`` and gets what is proposed.
+
+    Args:
+        run_length: Run lengths, flat over all entries.
+        proposed: Tokens proposed at most from each start.
+        gamma: Speculation length.
+        offsets: Bounds of the entries, ``[n+1]``; default one entry.
+    """
+    runs, offered = np.asarray(run_length), np.minimum(np.asarray(proposed), gamma)
+    bounds = np.asarray([0, len(runs)] if offsets is None else offsets).tolist()
+    drafts = rounds = 0
+    for begin, end in pairwise(bounds):
+        starts = round_starts(runs[begin:end], gamma)
+        drafts += int(offered[begin:end][starts].sum())
+        rounds += len(starts)
+    return drafts / rounds
+
+
 def acceptance_rate(run_length: ArrayLike, gamma: int, offsets: ArrayLike | None = None) -> float:
     """Return accepted over drafted tokens when every round has ``gamma`` drafts, rounds walked."""
     if gamma < 1:
@@ -261,7 +282,8 @@ def summary(
 
     Returns:
         ``requests``, ``positions``, ``tokens_per_round@G`` for every gamma, ``first_draft_accepted``,
-        ``saturated`` (share of starts; 0 without a limit) and ``continuation``.
+        ``saturated`` (share of starts; 0 without a limit) and ``continuation``; for drafters that may
+        propose fewer tokens than asked for, ``drafts_per_round@G``, too.
 
     Raises:
         TraceError: Unknown kind or drafter.
@@ -283,9 +305,15 @@ def summary(
         }
     chosen = values.run_length[positions]
     gamma_max = trace.gamma_max or MAX_RUN_LENGTH
+    offered = None if values.proposed is None else values.proposed[positions]
     return {
         **counts,
         **{f"tokens_per_round@{g}": tokens_per_round(chosen, g, offsets) for g in gammas},
+        **(
+            {}
+            if offered is None
+            else {f"drafts_per_round@{g}": drafts_per_round(chosen, offered, g, offsets) for g in gammas}
+        ),
         "first_draft_accepted": float((chosen > 0).mean()),
         "saturated": saturation_share(chosen, gamma_max),
         "continuation": run_continuation_share(chosen, offsets, gamma_max),

@@ -28,7 +28,7 @@ from dsd_env.acceptance.stats import first_draft_indicator, hazards
 from dsd_env.acceptance.traceset import TraceSet
 from dsd_env.rng import Stream, uniforms
 
-_LABELS = ("measured", "fitted", "synthetic")
+_LABELS = ("measured", "fitted", "published", "synthetic")
 
 
 def _check_probability(name: str, value: float) -> None:
@@ -269,9 +269,10 @@ class PerDrafterAcceptance:
 
     @property
     def label(self) -> Label:
-        """The weakest of the sources' labels: synthetic before fitted before measured."""
+        """The weakest of the sources' labels: synthetic, published, fitted, measured."""
         labels = {source.label for source, _ in self._sources.values()}
-        return "synthetic" if "synthetic" in labels else "fitted" if "fitted" in labels else "measured"
+        order: tuple[Label, ...] = ("synthetic", "published", "fitted", "measured")
+        return next(label for label in order if label in labels)
 
     @property
     def drafters(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,14 +27,17 @@ from dsd_env.text import TextError, read_text
 
 FORMAT_VERSION = 1
 DATA_DIR = Path(__file__).resolve().parent / "data"
+ENTRY_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/ -]{0,78}[A-Za-z0-9._:/-])?")
+"""Names of entries: those that a trace of requests can hold."""
 _CARD_FIELDS = ("label", "target", "drafters", "sampling", "prompts", "software", "date", "licence")
-_LABELS = ("measured", "fitted", "synthetic")
+_LABELS = ("measured", "fitted", "published", "synthetic")
 _COMMON = {"offsets": np.int64, "kind": np.uint8, "prompt_tokens": np.int32}
 _PER_DRAFTER = {
     "run_length": np.uint8,
     "accept_prob": np.float32,
     "top1_prob": np.float16,
     "entropy_nats": np.float16,
+    "proposed": np.uint8,
 }
 
 
@@ -52,12 +56,17 @@ class DrafterTrace:
             the committed one. For drafters whose proposal depends on the true prefix alone.
         top1_prob: float16 ``[total]``: the draft's top-1 probability.
         entropy_nats: float16 ``[total]``: entropy of the draft's distribution, nats.
+        proposed: uint8 ``[total]``: most tokens that a round from each start proposes, at least its
+            ``run_length``; a round of ``gamma`` drafts proposes ``min(gamma, proposed)``. For drafters that
+            may have less to say than asked for, or nothing (look-up), beside ``run_length`` only. ``None``:
+            always as many as asked for.
     """
 
     run_length: NDArray[np.uint8] | None
     accept_prob: NDArray[np.float32] | None
     top1_prob: NDArray[np.float16]
     entropy_nats: NDArray[np.float16]
+    proposed: NDArray[np.uint8] | None = None
 
     @property
     def form(self) -> str:
@@ -103,7 +112,7 @@ class TraceSet:
 
     @property
     def label(self) -> str:
-        """``measured``, ``fitted`` or ``synthetic``, from the card."""
+        """``measured``, ``fitted``, ``published`` or ``synthetic``, from the card."""
         return str(self.card["label"])
 
     @property
@@ -116,6 +125,15 @@ class TraceSet:
     def lengths(self) -> NDArray[np.int64]:
         """int64 ``[n]``: output positions of each entry."""
         return np.diff(self.offsets)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names by which a workload names the entries: the card's ``entries``, else their numbers."""
+        names = self.card.get("entries")
+        if not isinstance(names, list | tuple) or len(names) != self.n_entries:
+            names = ()
+        named = {name for name in names if isinstance(name, str) and ENTRY_NAME.fullmatch(name)}
+        return tuple(names) if len(named) == self.n_entries else tuple(map(str, range(self.n_entries)))
 
     def entries_of(self, kinds: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Return the numbers of the entries of some kinds, ascending; of all kinds by default.
@@ -233,7 +251,7 @@ def _validate(trace: TraceSet) -> None:
                 continue
             where = f"{drafter}/{column}"
             _check_array(name, where, array, wanted, total)
-            if column == "run_length":
+            if column in ("run_length", "proposed"):
                 if gamma_max is not None and int(array.max()) > gamma_max:
                     raise TraceError(f"{name}: {where} holds {int(array.max())}, above gamma_max {gamma_max}")
                 continue
@@ -241,6 +259,24 @@ def _validate(trace: TraceSet) -> None:
             limit = math.inf if column == "entropy_nats" else 1.0
             if not (low >= 0.0 and high <= limit and math.isfinite(high)):
                 raise TraceError(f"{name}: {where} spans {low}..{high}, must be finite and in 0..{limit}")
+        _check_proposed(name, drafter, values)
+
+
+def _check_proposed(name: str, drafter: str, values: DrafterTrace) -> None:
+    """Raise :class:`TraceError` where a drafter proposes fewer tokens than are accepted."""
+    if values.proposed is None:
+        return
+    if values.run_length is None:
+        raise TraceError(
+            f"{name}: {drafter}/proposed needs {drafter}/run_length; a drafter with accept_prob proposes as "
+            "many tokens as asked for"
+        )
+    if len(wrong := np.flatnonzero(values.run_length > values.proposed)):
+        at = int(wrong[0])
+        raise TraceError(
+            f"{name}: {drafter}/proposed is {values.proposed[at]} at position {at}, where "
+            f"{values.run_length[at]} are accepted"
+        )
 
 
 def available_trace_sets() -> list[str]:
@@ -324,7 +360,11 @@ def _from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], card: Mapping[st
         prompt_tokens=arrays["prompt_tokens"],
         drafters={
             drafter: DrafterTrace(
-                found.get("run_length"), found.get("accept_prob"), found["top1_prob"], found["entropy_nats"]
+                found.get("run_length"),
+                found.get("accept_prob"),
+                found["top1_prob"],
+                found["entropy_nats"],
+                found.get("proposed"),
             )
             for drafter, found in columns.items()
         },

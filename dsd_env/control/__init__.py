@@ -5,6 +5,7 @@ from dsd_env.control.encoding import Feature, ObservationEncoder
 from dsd_env.control.view import (
     CandidateView,
     DecisionView,
+    DrafterKind,
     DrafterView,
     LinkView,
     RequestView,
@@ -18,6 +19,7 @@ __all__ = [
     "CandidateView",
     "Decision",
     "DecisionView",
+    "DrafterKind",
     "DrafterView",
     "Feature",
     "LinkView",

@@ -66,9 +66,9 @@ def resolve(view: DecisionView, decision: Decision, max_num_seqs: Sequence[int])
     candidate = view.candidates[decision.placement]
     moved = False
     if not candidate.target.up:
-        place = (candidate.site, candidate.edge_server)
+        place = (candidate.site, candidate.edge_server, candidate.drafter)
         for other in view.candidates:
-            if other.target.up and (other.site, other.edge_server) == place:
+            if other.target.up and (other.site, other.edge_server, other.drafter) == place:
                 candidate, moved = other, True
                 break
     limit = max_num_seqs[candidate.target.index]

@@ -16,7 +16,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control.view import RECENT_ROUNDS, CandidateView, DecisionView, RequestView, Site
+from dsd_env.control.view import (
+    RECENT_ROUNDS,
+    CandidateView,
+    DecisionView,
+    DrafterKind,
+    RequestView,
+    Site,
+)
 from dsd_env.laws import slo
 from dsd_env.laws import view as laws
 from dsd_env.scenario.schema import Scenario
@@ -149,8 +156,21 @@ _SYSTEM = (
 )
 
 
-def _candidate_features(index: int) -> tuple[Feature, ...]:
+def _candidate_features(index: int, has_menu: bool) -> tuple[Feature, ...]:
+    """Return the features of a candidate.
+
+    Args:
+        index: Its number.
+        has_menu: The scenario has a menu of drafters, so that what is known of this one is told, too.
+    """
     group = f"candidate_{index}"
+    of_drafter = (
+        _flag(f"{group}.is_head", "its drafter is a draft head"),
+        _flag(f"{group}.is_lookup", "its drafter is a look-up"),
+        _share(f"{group}.acceptance_rate", "acceptance rate of its draft model (EMA)"),
+        _squash(f"{group}.tokens_per_round", "tokens", 3.0, "tokens per round of its draft model (EMA)"),
+        _squash(f"{group}.model_rounds", "rounds", 4.0, "rounds with its draft model"),
+    )
     return (
         _flag(f"{group}.valid", "drafting there is possible now"),
         _flag(f"{group}.is_current", "same site and target as the last round"),
@@ -169,6 +189,7 @@ def _candidate_features(index: int) -> tuple[Feature, ...]:
         _squash(f"{group}.target_remote", "requests", 32.0, "of them, drafting elsewhere"),
         _squash(f"{group}.target_prefill_tokens", "tokens", 1024.0, "prefill queued at its target"),
         _squash(f"{group}.target_iteration_s", "s", 0.04, "iteration time of its target (EMA)"),
+        *(of_drafter if has_menu else ()),
     )
 
 
@@ -216,6 +237,14 @@ def _own_device(candidate: CandidateView) -> bool:
     return candidate.site == _OWN_DEVICE
 
 
+def _is_head(candidate: CandidateView) -> bool:
+    return candidate.kind == DrafterKind.HEAD
+
+
+def _is_lookup(candidate: CandidateView) -> bool:
+    return candidate.kind == DrafterKind.LOOKUP
+
+
 DERIVED: Mapping[str, Callable[[Any], float] | str] = {
     "request.control_at_target": _control_at_target,
     "request.control_at_device": _control_at_device,
@@ -226,6 +255,8 @@ DERIVED: Mapping[str, Callable[[Any], float] | str] = {
     "request.deadline_slack_s": _deadline_slack_s,
     "candidate.colocated": _colocated,
     "candidate.own_device": _own_device,
+    "candidate.is_head": _is_head,
+    "candidate.is_lookup": _is_lookup,
     "candidate.target_queued": "target.queued",
     "candidate.target_resident": "target.resident",
     "candidate.target_colocated": "target.colocated",
@@ -290,9 +321,10 @@ def _readers(features: Sequence[Feature]) -> tuple[tuple[str, _Reader], ...]:
 class ObservationEncoder:
     """Flattens a :class:`DecisionView` into the observation vector of a scenario.
 
-    The layout depends on the number of placements alone, so policies transfer between scenarios
-    with the same candidate list. Where a scenario has fewer candidates than there is room for, the
-    features of those that it lacks are 0.
+    The layout depends only on the number of placements and on whether there is a menu of drafters (see
+    :attr:`dsd_env.scenario.schema.Scenario.has_menu`), so policies transfer between scenarios with the same
+    candidate list. Where a scenario has fewer candidates than there is room for, the features of those that
+    it lacks are 0.
 
     Attributes:
         features: The table of features, in order.
@@ -300,20 +332,20 @@ class ObservationEncoder:
         high: float32 upper bounds, shape (n,).
     """
 
-    def __init__(self, n_placements: int) -> None:
-        """Build the feature table for ``n_placements`` candidates."""
+    def __init__(self, n_placements: int, has_menu: bool = False) -> None:
+        """Build the feature table for ``n_placements`` candidates, with or without a menu of drafters."""
         self._n_placements = n_placements
         self.features: tuple[Feature, ...] = (
             *_REQUEST,
             *_TARGET,
             *_OWN,
-            *(feature for index in range(n_placements) for feature in _candidate_features(index)),
+            *(feature for index in range(n_placements) for feature in _candidate_features(index, has_menu)),
             *_SYSTEM,
         )
         self.low = np.array([feature.low for feature in self.features], dtype=np.float32)
         self.high = np.ones(len(self.features), dtype=np.float32)
         self._first, self._last = _readers((*_REQUEST, *_TARGET, *_OWN)), _readers(_SYSTEM)
-        self._candidate = _Reader(_candidate_features(0))
+        self._candidate = _Reader(_candidate_features(0, has_menu))
         # The features in the order in which they are read, and where each of them then is.
         readers = [reader for _, reader in self._first]
         readers += [self._candidate] * n_placements
@@ -329,7 +361,7 @@ class ObservationEncoder:
     @classmethod
     def of(cls, scenario: Scenario, n_placements: int | None = None) -> ObservationEncoder:
         """Return the encoder of a scenario, with room for `n_placements` candidates (default: its own)."""
-        return cls(n_placements or scenario.n_placements)
+        return cls(n_placements or scenario.n_placements, scenario.has_menu)
 
     @property
     def n_last(self) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from dsd_env.laws.constants import ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
+
 RECENT_ROUNDS = 4
 """How many past rounds of a request the view lists."""
 
@@ -20,6 +22,14 @@ class Site(IntEnum):
     COLOCATED = 0
     OWN_DEVICE = 1
     EDGE_SERVER = 2
+
+
+class DrafterKind(IntEnum):
+    """What proposes the drafts: a draft model, a head on the target's hidden states, or a look-up."""
+
+    MODEL = 0
+    HEAD = 1
+    LOOKUP = 2
 
 
 @dataclass(slots=True)
@@ -167,23 +177,31 @@ class DrafterView:
 
 @dataclass(slots=True)
 class CandidateView:
-    """One placement: a draft site and a target.
+    """One placement: a drafter at a site, and a target.
 
     Attributes:
         site: Where drafts are made.
         edge_server: Number of the edge server, or -1.
         target: The target.
         valid: Whether drafting there is possible now (candidate 0 is always selectable).
-        is_current: Same target, and same draft site as the last draft round.
+        is_current: Same target, and same drafter as in the last draft round.
         same_target: The request's KV is at this target.
         draft_step_s: Time of one draft step there.
-        catch_up_s: Time of the first draft step, which processes the KV lag.
+        catch_up_s: Time of the first draft step, which processes the KV lag. A look-up takes this time and
+            `draft_step_s`, which are equal, once a round.
         draft_wait_s: Expected wait for the drafter.
         rtt_s: Round-trip time between draft site and target (0 when co-located).
         handover_s: Expected one-way delay to move control there from where it is now.
-        kv_lag_tokens: Committed tokens that its drafter has not processed.
+        kv_lag_tokens: Committed tokens that its drafter has not processed (1 for a look-up, which has no KV).
         move_s: Expected time to prefill the context anew at another target (0 at the current one).
-        shares_target: Draft steps run on the target's own GPUs and lengthen its iterations.
+        shares_target: Draft steps run on the target's own server and lengthen its iterations.
+        drafter: Place of the drafter in its site's list, from 0.
+        kind: What proposes there.
+        model: Its draft model, as the scenario names it; empty where the site has no such drafter.
+        acceptance_rate: Running acceptance rate of this request's drafts by that model (EMA; prior 0.6).
+        tokens_per_round: Running number of tokens per round that they gave (EMA; prior 2); rounds in which a
+            look-up proposed nothing count.
+        model_rounds: How many such rounds there were.
     """
 
     site: Site
@@ -200,6 +218,12 @@ class CandidateView:
     kv_lag_tokens: int
     move_s: float
     shares_target: bool
+    drafter: int = 0
+    kind: DrafterKind = DrafterKind.MODEL
+    model: str = ""
+    acceptance_rate: float = ACCEPTANCE_PRIOR
+    tokens_per_round: float = TOKENS_PER_ROUND_PRIOR
+    model_rounds: int = 0
 
 
 @dataclass(slots=True)
@@ -234,8 +258,9 @@ class DecisionView:
         request: The request.
         target: Its current target.
         link: Its device's link.
-        drafter: The drafter on its own device.
-        candidates: The placements on offer, fixed length; 0 is co-located with the current target.
+        drafter: The first drafter on its own device.
+        candidates: The placements on offer, fixed length and order: for each target on offer, the current one
+            first, the drafters at it, those on the own device, those of each edge server.
         system: The whole system.
         gammas: Speculation lengths on offer, increasing, the first 0.
         batch_sizes: Batch sizes on offer, increasing.

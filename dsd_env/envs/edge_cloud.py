@@ -52,10 +52,11 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     |-----|--------------------|----------------------------------------------------------------------------------|
     | 0   | Speculation length | Index into `gammas` (default 0 … 16). 0 is plain decoding of a chunk of tokens.  |
     | 1   | Batch size         | Index into `batch_sizes` (default 1, 2, … 128): B; 1 waits nowhere (below).      |
-    | 2   | Placement          | Index into the request's candidates: a draft site and a target server.           |
+    | 2   | Placement          | Index into the request's candidates: a drafter at a site, and a target server.   |
 
     Candidates come in blocks, one per target on offer (first the current one, then the least loaded others), each
-    with the sites co-located, own device, edge server 0, 1, …. Candidate 0 is always selectable.
+    with the drafters at the target, on the own device, on edge server 0, 1, …, in the order of the scenario's
+    lists. Candidate 0 is always selectable.
 
     The first decision of a request, its *admission*, places its prompt: only the target counts, and whether and
     where a drafter prefills along (speculation length above 0).
@@ -158,7 +159,16 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | -2 | `system.own_attainment` | 1 | x | [0, 1] | share of its class of SLO that met it (EMA) |
     | -1 | `system.others_attainment` | 1 | x | [0, 1] | the least such share of other classes |
 
-    `i` counts the candidates; the last three are counted from the end.
+    `i` counts the candidates; the last three are counted from the end. Where a site has several drafters, or one
+    that is a draft head or a look-up, each candidate has further features, after the others:
+
+    | Observation of a menu | Unit | Scaling | Range | Meaning |
+    |---|---|---|---|---|
+    | `candidate_i.is_head` | 0/1 | x | [0, 1] | its drafter is a draft head |
+    | `candidate_i.is_lookup` | 0/1 | x | [0, 1] | its drafter is a look-up |
+    | `candidate_i.acceptance_rate` | 1 | x | [0, 1] | acceptance rate of its draft model (EMA) |
+    | `candidate_i.tokens_per_round` | tokens | x / (x + 3) | [0, 1] | tokens per round of its draft model (EMA) |
+    | `candidate_i.model_rounds` | rounds | x / (x + 4) | [0, 1] | rounds with its draft model |
 
     ## Rewards
 

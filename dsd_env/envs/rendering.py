@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control import CandidateView, DecisionView, Site
+from dsd_env.control import CandidateView, DecisionView, DrafterKind, Site
 from dsd_env.laws.constants import NO_BOUND_S
 from dsd_env.scenario import Scenario
 from dsd_env.sim import Span
@@ -86,6 +86,8 @@ def _candidate_line(index: int, candidate: CandidateView) -> str:
     name = _SITE_NAMES[candidate.site]
     if candidate.site == Site.EDGE_SERVER:
         name = f"{name} {candidate.edge_server}"
+    if candidate.drafter > 0 or candidate.kind != DrafterKind.MODEL:
+        name = f"{name}, {candidate.model}"
     target = candidate.target
     step = f"{1e3 * candidate.draft_step_s:7.1f} ms" if candidate.valid else "  cannot draft"
     mark = "*" if candidate.is_current else " "

@@ -37,6 +37,19 @@ def observation_table() -> str:
     return "\n".join(lines)
 
 
+def menu_table() -> str:
+    """Return the table of what a scenario with a menu of drafters tells of each candidate besides."""
+    plain = {feature.name for feature in ObservationEncoder(1).features}
+    lines = ["| Observation of a menu | Unit | Scaling | Range | Meaning |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{feature.name.replace('candidate_0.', 'candidate_i.')}` | {feature.unit} | {_scaling(feature)} "
+        f"| {_range(feature)} | {feature.meaning} |"
+        for feature in ObservationEncoder(1, has_menu=True).features
+        if feature.name not in plain
+    ]
+    return "\n".join(lines)
+
+
 def _scaling(feature: Feature) -> str:
     if feature.scale == "fraction":
         return "x"
@@ -57,7 +70,7 @@ def reward_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = (observation_table, reward_table)
+TABLES = (observation_table, menu_table, reward_table)
 """The tables, each recognised in a text by its first line."""
 
 

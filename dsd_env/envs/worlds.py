@@ -69,6 +69,8 @@ def load_mixture(scenario: ScenarioLike | Sequence[ScenarioLike]) -> tuple[Scena
 def common_space(scenarios: Sequence[Scenario], n_placements: int | None) -> ActionSpace:
     """Return the action space that all scenarios of a mixture have.
 
+    Their observations must be alike, too, and those of scenarios with a menu of drafters tell more.
+
     Raises:
         ValueError: They differ; the message says in what, and how to align them.
     """
@@ -83,6 +85,11 @@ def common_space(scenarios: Sequence[Scenario], n_placements: int | None) -> Act
                     f"= {list(own)} and {list(other)}; load one with the other's list: "
                     f"load_scenario({scenario.name!r}, actions__{what}={list(own)})"
                 )
+        if scenario.has_menu != scenarios[0].has_menu:
+            raise ValueError(
+                f"of the scenarios {name!r} and {scenario.name!r} one has a menu of drafters and the other "
+                "has not, so their observations differ; put them into separate environments"
+            )
         if space.n_placements != first.n_placements:
             most = max(space.n_placements for space in spaces)
             raise ValueError(
@@ -148,7 +155,7 @@ class EpisodeWorlds:
         self._max_steps = checked_max_episode_steps(max_episode_steps)
         self.scenarios = load_mixture(scenario)
         self.actions = common_space(self.scenarios, n_placements)
-        self.encoder = ObservationEncoder(self.actions.n_placements)
+        self.encoder = ObservationEncoder(self.actions.n_placements, self.scenarios[0].has_menu)
         self.flat = flat_actions
         self.single_observation_space = gym.spaces.Box(self.encoder.low, self.encoder.high, dtype=np.float32)
         self.single_action_space: gym.spaces.Discrete | gym.spaces.MultiDiscrete = (

@@ -1,5 +1,6 @@
 """Latency of model iterations: profiles, the fit behind them and the tables they are fitted to."""
 
+from dsd_env.latency.memory import MemoryShortageError, kv_capacity_tokens
 from dsd_env.latency.overhead import (
     NO_OVERHEAD,
     EngineOverhead,
@@ -21,9 +22,11 @@ __all__ = [
     "NO_OVERHEAD",
     "EngineOverhead",
     "LatencyProfile",
+    "MemoryShortageError",
     "OverheadError",
     "ProfileError",
     "StepCoefficients",
+    "kv_capacity_tokens",
     "list_overheads",
     "list_profiles",
     "load_overhead",

@@ -78,7 +78,11 @@ def kv_capacity_tokens(
 
 
 def sequences_that_fit(
-    drafter: LatencyProfile, context_tokens: int, utilisation: float = UTILISATION
+    drafter: LatencyProfile,
+    context_tokens: int,
+    utilisation: float = UTILISATION,
+    *,
+    others: Sequence[LatencyProfile] = (),
 ) -> int | None:
     """Return how many contexts fit into a drafter's own card at once; ``None``: its memory is not known.
 
@@ -86,8 +90,10 @@ def sequences_that_fit(
         drafter: Its profile.
         context_tokens: Longest context, drafts included.
         utilisation: Share of the memory that it may take.
+        others: Profiles of other models that lie on the same card.
     """
     if drafter.memory is None:
         return None
     room = drafter.parallelism * utilisation * drafter.memory.gpu_memory_bytes - drafter.weight_bytes
+    room -= sum(other.weight_bytes for other in others)
     return max(0, int(room // (drafter.kv_bytes_per_token * context_tokens)))

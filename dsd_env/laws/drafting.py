@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsd_env.laws.step_times import Timer, draft_s
+from dsd_env.laws.step_times import DraftTimer, draft_s
 
 ENDED, QUEUED, ACTIVE = range(3)
 """What has become of a draft job."""
@@ -20,7 +20,7 @@ Learner = Any
 
 
 def start_job(
-    job: DraftJob, timer: Timer, speed: float, active: int, active_kv_tokens: int, now_s: float
+    job: DraftJob, timer: DraftTimer, speed: float, active: int, active_kv_tokens: int, now_s: float
 ) -> None:
     """Let a job start at a drafter, of which it is one of the ``active`` jobs already.
 
@@ -71,7 +71,24 @@ def accepted_tokens(drafted: int, run: int, left: int) -> int:
     return min(drafted, run, left)
 
 
+def valid_after(context_tokens: int, drafted: int, accepted: int) -> int:
+    """Return how many tokens of the text are right in a drafter's KV after a round.
+
+    It has processed its own drafts but the last; those accepted are right.
+
+    Args:
+        context_tokens: Committed tokens before the round, prompt included.
+        drafted: Drafts verified; 0 if a look-up proposed nothing.
+        accepted: Those that were right.
+    """
+    return context_tokens + max(0, min(drafted - 1, accepted))
+
+
 def learn_round(learner: Learner, drafted: int, accepted: int, committed: int, weight: float) -> None:
-    """Take the outcome of a draft round into the running means that its controller keeps."""
-    learner.acceptance_rate += weight * (accepted / drafted - learner.acceptance_rate)
+    """Take the outcome of a draft round into the running means that its controller keeps.
+
+    A round in which a look-up proposed nothing says nothing of its acceptance rate.
+    """
+    if drafted > 0:
+        learner.acceptance_rate += weight * (accepted / drafted - learner.acceptance_rate)
     learner.tokens_per_round += weight * (committed - learner.tokens_per_round)

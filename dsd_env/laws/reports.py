@@ -23,6 +23,19 @@ def target_token_s(spec: Server, iteration_tokens: float) -> float:
     return marginal_token_s(spec, spec.length, iteration_tokens, SLOPE_TOKENS)
 
 
+def places_taken(active: int, queued: int, concurrency: int, same: bool) -> int:
+    """Return how many of a drafter's places are taken, for one that shares its server with others.
+
+    Args:
+        active: Jobs under way on the server.
+        queued: Jobs waiting there.
+        concurrency: Places of the drafter.
+        same: Those under way are this drafter's.
+    """
+    blocked = active > 0 and (not same or queued > 0)
+    return max(active, concurrency) if blocked else active
+
+
 def drafter_wait_s(active: int, queued: int, concurrency: int, mean_job_s: float) -> float:
     """Return the expected wait for a drafter with so many places and jobs."""
     if active < concurrency:

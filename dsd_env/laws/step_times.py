@@ -32,6 +32,13 @@ class Timer(Protocol):
     def k_lat_s(self) -> float: ...
 
 
+class DraftTimer(Timer, Protocol):
+    """The same of a drafter; a look-up takes its one step once a round (``per_round``)."""
+
+    @property
+    def per_round(self) -> bool: ...
+
+
 class Overhead(Protocol):
     """What an engine takes beside its kernels; see :class:`dsd_env.latency.overhead.EngineOverhead`."""
 
@@ -97,7 +104,7 @@ def overhead_s(engine: Overhead, sequences: int, new_tokens: int, verifying: int
 
 
 def draft_s(
-    timer: Timer,
+    timer: DraftTimer,
     speed: float,
     lag_tokens: int,
     context_tokens: int,
@@ -109,7 +116,7 @@ def draft_s(
 
     The first step processes every committed token that the drafter has not seen and yields the first draft;
     each further step processes one draft and yields the next. Other sequences drafted at the same time add
-    one token each to every step.
+    one token each to every step. A look-up takes one step for all its proposals.
 
     Args:
         timer: Times of the drafter's steps.
@@ -122,7 +129,7 @@ def draft_s(
     """
     longest = context_tokens if lag_tokens > 1 else 0
     duration_s = step_s(timer, speed, lag_tokens + active - 1, active_kv_tokens, longest)
-    if gamma > 1:
+    if gamma > 1 and not timer.per_round:
         duration_s += (gamma - 1) * step_s(timer, speed, active, active_kv_tokens, 0)
         duration_s += timer.k_bw_s * speed * (gamma * (gamma - 1) // 2)
     return duration_s

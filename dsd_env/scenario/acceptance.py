@@ -18,10 +18,13 @@ class TraceAcceptance(Model):
 
 
 class FittedAcceptance(Model):
-    """Replay of requests drawn from a fitted model, for pairs whose recordings cannot be shipped."""
+    """Replay of requests drawn from a fitted model, for pairs whose recordings cannot be shipped.
 
-    source: Literal["fitted"]
-    model: str = Field(min_length=1, description="Name of a shipped fitted model, or a path.")
+    `published` is a model with the shape of a recording at the level that was published for a larger pair.
+    """
+
+    source: Literal["fitted", "published"] = Field(description="What the model is labelled.")
+    model: str = Field(min_length=1, description="Name of a shipped model, or a path.")
     drafter: Name = Field(description="Which drafter of the model.")
 
 

@@ -56,11 +56,16 @@ def _target(key: str, target: Mapping[str, Any], _data: Mapping[str, Any]) -> Ma
                 f"give 1 to {_MAX_TOKENS:,} tokens"
             )
         return target
-    drafter = target.get("colocated_drafter")
-    drafters: list[LatencyProfile] = []
-    if isinstance(drafter, Mapping) and drafter.get("mode", "shared") == "shared":
-        found = _profile(drafter.get("profile"), f"{key}.colocated_drafter", needed=False)
-        drafters = [found] if found is not None else []
+    beside = [
+        (where, drafter, found)
+        for where, drafter in _menu(target, "colocated_drafter")
+        if drafter.get("mode", "shared") == "shared"
+        and (found := _profile(drafter.get("profile"), f"{key}.{where}", needed=False)) is not None
+    ]
+    drafters = [profile_of_drafter for _, _, profile_of_drafter in beside]
+    named = " and ".join(
+        f"{key}.{where}.profile = {drafter.get('profile')!r}" for where, drafter, _ in beside
+    )
     sizes: dict[str, int] = {}
     for name in ("max_num_seqs", "max_num_batched_tokens"):
         value = target.get(name, Target.model_fields[name].default)
@@ -70,17 +75,17 @@ def _target(key: str, target: Mapping[str, Any], _data: Mapping[str, Any]) -> Ma
         try:
             tokens = kv_capacity_tokens(profile, drafters, **sizes)
         except MemoryShortageError as error:
-            raise HardwareError(_refusal(key, drafter, drafters, error)) from error
+            raise HardwareError(_refusal(key, named, error)) from error
         return {**target, "kv_capacity_tokens": min(tokens, _MAX_TOKENS)}
     if type(given) is int:
-        _check_given(key, given, drafter, profile, drafters, sizes)
+        _check_given(key, given, named, profile, drafters, sizes)
     return target
 
 
 def _check_given(
     key: str,
     given: int,
-    drafter: Mapping[str, Any] | None,
+    named: str,
     profile: LatencyProfile,
     drafters: list[LatencyProfile],
     sizes: dict[str, int],
@@ -96,46 +101,69 @@ def _check_given(
             )
         most = kv_capacity_tokens(profile, drafters, utilisation=1.0, **sizes)
     except MemoryShortageError as error:
-        raise HardwareError(_refusal(key, drafter, drafters, error)) from error
-    if given > most and drafter is not None:
+        raise HardwareError(_refusal(key, named, error)) from error
+    if given > most and named:
         raise HardwareError(
-            f"{key}.colocated_drafter.profile = {drafter.get('profile')!r} does not fit beside "
-            f"kv_capacity_tokens = {given}: with its weights and KV there is room for 1 to {most} tokens "
-            "(leave kv_capacity_tokens out to have it computed)"
+            f"{named} does not fit beside kv_capacity_tokens = {given}: with its weights and KV there is "
+            f"room for 1 to {most} tokens (leave kv_capacity_tokens out to have it computed)"
         )
 
 
-def _refusal(
-    key: str, drafter: Mapping[str, Any] | None, drafters: list[LatencyProfile], error: MemoryShortageError
-) -> str:
-    if drafters and drafter is not None:
-        return f"{key}.colocated_drafter.profile = {drafter.get('profile')!r}: {error}"
-    return f"{key}.profile: {error}"
+def _refusal(key: str, named: str, error: MemoryShortageError) -> str:
+    return f"{named}: {error}" if named else f"{key}.profile: {error}"
+
+
+def _menu(site: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the drafters of a site as they are given, each with its key; what is no mapping is left out."""
+    several = site.get(f"{key}s")
+    listed = list(enumerate(several)) if isinstance(several, list | tuple) else []
+    found = [(key, site.get(key)), *((f"{key}s.{rank}", drafter) for rank, drafter in listed)]
+    return [(where, drafter) for where, drafter in found if isinstance(drafter, Mapping)]
 
 
 def _edge_server(key: str, edge: Mapping[str, Any], data: Mapping[str, Any]) -> Mapping[str, Any]:
-    drafter = edge.get("drafter")
-    if not isinstance(drafter, Mapping) or drafter.get("concurrency", AUTO) != AUTO:
+    """Fill in how many sequences each drafter takes at once; those of one server share its card."""
+    menu = _menu(edge, "drafter")
+    profiles = [_profile(drafter.get("profile"), f"{key}.{where}", needed=False) for where, drafter in menu]
+    filled: list[Mapping[str, Any]] = []
+    for rank, (where, drafter) in enumerate(menu):
+        others = [other for other in (*profiles[:rank], *profiles[rank + 1 :]) if other is not None]
+        filled.append(_edge_drafter(f"{key}.{where}", drafter, others, data))
+    if all(one is drafter for one, (_, drafter) in zip(filled, menu, strict=True)):
         return edge
+    if "drafters" not in edge:
+        return {**edge, "drafter": filled[0]}
+    rest = iter(filled[1:] if isinstance(edge.get("drafter"), Mapping) else filled)
+    several = [next(rest) if isinstance(drafter, Mapping) else drafter for drafter in edge["drafters"]]
+    return {**edge, "drafters": several}
+
+
+def _edge_drafter(
+    key: str, drafter: Mapping[str, Any], others: list[LatencyProfile], data: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    if drafter.get("concurrency", AUTO) != AUTO:
+        return drafter
     asked = "concurrency" in drafter
-    profile = _profile(drafter.get("profile"), f"{key}.drafter", needed=asked)
+    profile = _profile(drafter.get("profile"), key, needed=asked)
     context = _longest_context(data)
-    fitting = sequences_that_fit(profile, context) if profile is not None and context is not None else None
+    fitting = None
+    if profile is not None and context is not None:
+        fitting = sequences_that_fit(profile, context, others=others)
     if fitting is None:
         if asked:
             raise HardwareError(
-                f"{key}.drafter.concurrency = 'auto': its profile does not say how much memory its card has; "
+                f"{key}.concurrency = 'auto': its profile does not say how much memory its card has; "
                 f"give 1 to {MAX_CONCURRENCY}"
             )
-        return edge
+        return drafter
     if fitting < 1:
         assert profile is not None
+        weights_gib = sum(each.weight_bytes for each in (profile, *others)) / 1024**3
         raise HardwareError(
-            f"{key}.drafter.profile = {profile.name!r} does not fit its card: with "
-            f"{profile.weight_bytes / 1024**3:.2f} GiB of weights there is no room for a context of "
-            f"{context} tokens"
+            f"{key}.profile = {profile.name!r} does not fit its card: with {weights_gib:.2f} GiB of weights "
+            f"there is no room for a context of {context} tokens"
         )
-    return {**edge, "drafter": {**drafter, "concurrency": min(fitting, MAX_CONCURRENCY)}}
+    return {**drafter, "concurrency": min(fitting, MAX_CONCURRENCY)}
 
 
 def _profile(choice: object, key: str, *, needed: bool) -> LatencyProfile | None:

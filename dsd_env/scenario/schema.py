@@ -7,7 +7,7 @@ whole and gives every name of the schema.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,7 @@ from dsd_env.scenario.servers import (
     DeviceClass,
     Drafter,
     EdgeServer,
+    Lookup,
     Power,
     Profile,
     ProfileName,
@@ -89,6 +90,7 @@ __all__ = [
     "Link",
     "LoadProfile",
     "LogNormal",
+    "Lookup",
     "MarkovAcceptanceConfig",
     "Name",
     "NonNegative",
@@ -116,7 +118,7 @@ __all__ = [
     "Workload",
 ]
 
-MAX_PLACEMENTS = 64
+MAX_PLACEMENTS = 256
 
 
 class Card(Model):
@@ -163,15 +165,15 @@ class Scenario(Model):
         for name, device in self.devices.items():
             need(f"devices.{name}.link", device.link, links, "links")
             need(f"devices.{name}.edge_link", device.edge_link, links, "links")
-            if device.drafter:
-                need(f"devices.{name}.drafter.model", device.drafter.model, accept, "acceptance sources")
+            for key, drafter in _keys_of("drafter", device.menu, bool(device.drafters)):
+                need(f"devices.{name}.{key}.model", drafter.model, accept, "acceptance sources")
         for name, edge in self.edge_servers.items():
             need(f"edge_servers.{name}.backhaul", edge.backhaul, links, "links")
-            need(f"edge_servers.{name}.drafter.model", edge.drafter.model, accept, "acceptance sources")
+            for key, drafter in _keys_of("drafter", edge.menu, bool(edge.drafters)):
+                need(f"edge_servers.{name}.{key}.model", drafter.model, accept, "acceptance sources")
         for name, target in self.targets.items():
-            if target.colocated_drafter:
-                model = target.colocated_drafter.model
-                need(f"targets.{name}.colocated_drafter.model", model, accept, "acceptance sources")
+            for key, own in _keys_of("colocated_drafter", target.menu, bool(target.colocated_drafters)):
+                need(f"targets.{name}.{key}.model", own.model, accept, "acceptance sources")
         for name, kind in self.workload.kinds.items():
             need(f"workload.kinds.{name}.slo", kind.slo, dict[str, object](self.slo), "SLO classes")
         sites: dict[str, dict[str, object]] = {
@@ -234,7 +236,7 @@ class Scenario(Model):
         if self.n_placements > MAX_PLACEMENTS:
             raise ValueError(
                 f"actions.targets_offered = {self.actions.targets_offered} makes {self.n_placements} "
-                f"placements; at most {MAX_PLACEMENTS} are supported"
+                f"placements with the drafters there are; at most {MAX_PLACEMENTS} are supported"
             )
 
     def kv_reservation_tokens(self, prompt_tokens: int) -> int:
@@ -262,6 +264,38 @@ class Scenario(Model):
         return sum(device.count for device in self.devices.values())
 
     @property
+    def places(self) -> tuple[tuple[int, int, int], ...]:
+        """The places to draft at that each offered target has, in the order of its candidates.
+
+        Each is (site, number of the edge server or -1, drafter there by its place in the list): first the
+        drafters at the target, then the own device's, then each edge server's. There are as many for targets
+        and devices as the one with the most drafters has, and at least one each; a candidate whose target or
+        device has fewer is never valid.
+        """
+        at_target = max(1, *(len(target.menu) for target in self.targets.values()))
+        on_device = max(1, *(len(device.menu) for device in self.devices.values()))
+        found = [(0, -1, rank) for rank in range(at_target)]
+        found += [(1, -1, rank) for rank in range(on_device)]
+        servers = (edge for edge in self.edge_servers.values() for _ in range(edge.count))
+        found += [(2, number, rank) for number, edge in enumerate(servers) for rank in range(len(edge.menu))]
+        return tuple(found)
+
+    @property
     def n_placements(self) -> int:
         """Length of every request's candidate list."""
-        return min(self.actions.targets_offered, self.n_targets) * (2 + self.n_edge_servers)
+        return min(self.actions.targets_offered, self.n_targets) * len(self.places)
+
+    @property
+    def has_menu(self) -> bool:
+        """Whether a site has several drafters, or one that is no draft model of its own."""
+        devices, edges, targets = self.devices.values(), self.edge_servers.values(), self.targets.values()
+        sites: list[DeviceClass | EdgeServer | Target] = [*devices, *edges, *targets]
+        return any(len(site.menu) > 1 or any(d.kind != "model" for d in site.menu) for site in sites)
+
+
+_D = TypeVar("_D", Drafter, ColocatedDrafter)
+
+
+def _keys_of(key: str, menu: tuple[_D, ...], is_list: bool) -> list[tuple[str, _D]]:
+    """Return the drafters of a site, each with its key in the scenario's file."""
+    return [(f"{key}s.{rank}" if is_list else key, drafter) for rank, drafter in enumerate(menu)]

@@ -73,11 +73,62 @@ Overhead = Annotated[
 ]
 
 
-class Drafter(Model):
-    """A draft model on a device or an edge server."""
+MAX_DRAFTERS_PER_SITE = 4
 
-    model: Name = Field(description="Draft model; names an entry of `acceptance`.")
-    profile: Profile = Field(description="Latency profile of the model on this device.")
+
+class Lookup(Model):
+    """What a look-up costs: it searches the text so far on the CPU and runs no model."""
+
+    cost_per_round_s: NonNegative = Field(description="CPU time of one round; usually microseconds.")
+    share_of_verify: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="At a target, besides: this share of the target's part of each iteration in which it "
+        "proposes.",
+    )
+
+
+class _AnyDrafter(Model):
+    """What all drafters have: a draft model, a draft head, or a look-up."""
+
+    model: Name = Field(description="What proposes; names an entry of `acceptance`.")
+    kind: Literal["model", "head", "lookup"] = Field(
+        default="model",
+        description="model: a draft model of its own. head: a layer or few on the target's hidden states "
+        "(EAGLE, MTP), only at a target. lookup: n-grams or suffixes of the text so far, no model.",
+    )
+    profile: Profile | None = Field(
+        default=None, description="Latency profile of the model or head there; a look-up has none."
+    )
+    lookup: Lookup | None = Field(default=None, description="What a round costs (lookup).")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> _AnyDrafter:
+        if self.kind == "lookup":
+            if self.profile is not None:
+                raise ValueError(
+                    f"profile = {_shown(self.profile)} has no meaning for a drafter of kind 'lookup', which "
+                    "runs no model: give lookup: {cost_per_round_s: ...} alone"
+                )
+            if self.lookup is None:
+                raise ValueError("kind = 'lookup' needs lookup: {cost_per_round_s: ...}")
+            return self
+        if self.lookup is not None:
+            raise ValueError(
+                f"lookup = {_shown(self.lookup)} belongs to a drafter of kind 'lookup'; this one is of kind "
+                f"{self.kind!r}, which has a latency profile instead"
+            )
+        if self.profile is None:
+            raise ValueError(f"a drafter of kind {self.kind!r} needs profile: its latency profile")
+        return self
+
+
+def _shown(value: Model | str) -> str:
+    return repr(value) if isinstance(value, str) else str(value.model_dump(exclude_defaults=True))
+
+
+class Drafter(_AnyDrafter):
+    """A drafter on a device or an edge server."""
+
     concurrency: int = Field(
         default=1,
         ge=1,
@@ -91,16 +142,29 @@ class Drafter(Model):
         description="Longest context the drafter can hold; beyond it, it cannot draft.",
     )
 
+    @model_validator(mode="after")
+    def _away_from_target(self) -> Drafter:
+        if self.kind == "head":
+            raise ValueError(
+                "kind = 'head' is possible only among the drafters of a target: a draft head reads the "
+                "target's hidden states; here kind must be 'model' or 'lookup'"
+            )
+        if self.lookup is not None and self.lookup.share_of_verify > 0.0:
+            raise ValueError(
+                f"lookup.share_of_verify = {self.lookup.share_of_verify} has a meaning only at a target, "
+                "whose iterations it lengthens: here it must be 0"
+            )
+        return self
 
-class ColocatedDrafter(Model):
-    """A draft model on the target's own server.
 
-    `shared` runs it on the target's GPUs: its steps lengthen the iteration for every sequence in it.
-    `dedicated` gives it `gpus` GPUs of its own: a queue beside the target, paid for in cost and energy.
+class ColocatedDrafter(_AnyDrafter):
+    """A drafter on the target's own server.
+
+    `shared` runs it on the target's GPUs: its steps lengthen the iteration for every sequence in it (a
+    look-up does so from the CPU). `dedicated` gives it `gpus` GPUs of its own: a queue beside the target,
+    paid for in cost and energy.
     """
 
-    model: Name
-    profile: Profile
     mode: Literal["shared", "dedicated"] = "shared"
     concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at once (dedicated).")
     gpus: NonNegative = Field(default=0.0, description="GPUs of its own (dedicated).")
@@ -108,9 +172,24 @@ class ColocatedDrafter(Model):
 
     @model_validator(mode="after")
     def _dedicated_has_gpus(self) -> ColocatedDrafter:
+        if self.mode == "dedicated" and self.kind != "model":
+            raise ValueError(
+                f"mode = 'dedicated' needs kind 'model', not {self.kind!r}: a draft head reads the target's "
+                "hidden states, and a look-up runs on the CPU; use 'shared'"
+            )
         if self.mode == "dedicated" and self.gpus == 0:
             raise ValueError("mode 'dedicated' needs gpus > 0: the drafter's own GPUs are paid for")
         return self
+
+
+Drafters = Annotated[tuple[Drafter, ...], Field(max_length=MAX_DRAFTERS_PER_SITE)]
+ColocatedDrafters = Annotated[tuple[ColocatedDrafter, ...], Field(max_length=MAX_DRAFTERS_PER_SITE)]
+
+
+def _only_one_list(key: str, one: object, several: tuple[object, ...]) -> None:
+    """Refuse a site with both the key for one drafter and the key for a list of them."""
+    if one is not None and several:
+        raise ValueError(f"{key} and {key}s (with {len(several)}) are both given: give one or the other")
 
 
 class DeviceClass(Model):
@@ -118,6 +197,7 @@ class DeviceClass(Model):
 
     count: Count
     drafter: Drafter | None = None
+    drafters: Drafters = Field(default=(), description="Several drafters on each device, instead of one.")
     link: Name = Field(description="Link to every target.")
     edge_link: Name | None = Field(default=None, description="Link to every edge server.")
     power: Power = Field(description="Power while idle and while drafting.")
@@ -126,16 +206,39 @@ class DeviceClass(Model):
         default=(1.0, 1.0), description="Each device's draft time is the profile's times a uniform factor."
     )
 
+    @model_validator(mode="after")
+    def _one_list(self) -> DeviceClass:
+        _only_one_list("drafter", self.drafter, self.drafters)
+        return self
+
+    @property
+    def menu(self) -> tuple[Drafter, ...]:
+        """The drafters of each device, in order; none, one or several."""
+        return self.drafters if self.drafter is None else (self.drafter,)
+
 
 class EdgeServer(Model):
-    """A shared drafter near the clients."""
+    """A server near the clients that drafts for them."""
 
     count: Count = 1
-    drafter: Drafter
+    drafter: Drafter | None = None
+    drafters: Drafters = Field(default=(), description="Several drafters on each server, instead of one.")
     backhaul: Name = Field(description="Link to every target, shared by all that draft here.")
     gpus: Positive = 1.0
     price_usd_per_gpu_hour: NonNegative = 0.0
     power: Power
+
+    @model_validator(mode="after")
+    def _drafts(self) -> EdgeServer:
+        _only_one_list("drafter", self.drafter, self.drafters)
+        if not self.menu:
+            raise ValueError("an edge server needs a drafter: give drafter, or drafters with 1 to 4 of them")
+        return self
+
+    @property
+    def menu(self) -> tuple[Drafter, ...]:
+        """The drafters of each server, in order; at least one."""
+        return self.drafters if self.drafter is None else (self.drafter,)
 
 
 _FORMER_TARGET_KEYS = {
@@ -190,6 +293,9 @@ class Target(Model):
     order: Literal["decode_first", "prefill_first"] = "decode_first"
     within_class: Literal["fifo", "shortest_first"] = "fifo"
     colocated_drafter: ColocatedDrafter | None = None
+    colocated_drafters: ColocatedDrafters = Field(
+        default=(), description="Several drafters at each target, instead of one."
+    )
     iteration_noise_sigma: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Shape of the log-normal, mean-one factor on each iteration's time."
     )
@@ -213,6 +319,16 @@ class Target(Model):
         description="Time from a prompt's arrival to its place in the queue: HTTP, tokenisation, the way to "
         "the engine's process.",
     )
+
+    @property
+    def menu(self) -> tuple[ColocatedDrafter, ...]:
+        """The drafters at each target, in order; none, one or several."""
+        return self.colocated_drafters if self.colocated_drafter is None else (self.colocated_drafter,)
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Target:
+        _only_one_list("colocated_drafter", self.colocated_drafter, self.colocated_drafters)
+        return self
 
     @model_validator(mode="after")
     def _batch(self) -> Target:

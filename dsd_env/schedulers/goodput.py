@@ -12,7 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from dsd_env.control import CandidateView, Decision, DecisionView, RequestView, Site, TargetView
+from dsd_env.control import (
+    CandidateView,
+    Decision,
+    DecisionView,
+    DrafterKind,
+    RequestView,
+    Site,
+    TargetView,
+)
 from dsd_env.latency import NO_OVERHEAD, EngineOverhead, LatencyProfile
 from dsd_env.latency.lookup import latency_profile, target_overhead
 from dsd_env.laws import step_times
@@ -27,6 +35,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "load_weight": (0.0, 1e3),
     "horizon_tokens": (1.0, 1e6),
     "prior_acceptance": (0.0, 1.0),
+    "prior_lookup": (0.0, 1.0),
     "prior_trials": (0.0, 1e6),
     "shared_trials": (0.0, 1e6),
     "busy_phase": (0.0, 1.0),
@@ -44,6 +53,7 @@ class GoodputParameters:
         horizon_tokens: Tokens over which the one-off costs of a draft site (KV catch-up, handover of
             control) are spread: a controller cannot know how many are to come.
         prior_acceptance: Acceptance rate expected of an unknown request.
+        prior_lookup: The same of a look-up, whose rounds without a proposal count as rejected.
         prior_trials: Weight of the prior in a request's own acceptance rate, in draft tokens.
         shared_trials: The same where a whole batch shares the draft steps: the length must suit every
             request in it, so a single request's luck counts little.
@@ -54,6 +64,7 @@ class GoodputParameters:
     load_weight: float = 1.0
     horizon_tokens: float = 64.0
     prior_acceptance: float = 0.65
+    prior_lookup: float = 0.25
     prior_trials: float = 16.0
     shared_trials: float = 400.0
     busy_phase: float = 0.5
@@ -77,7 +88,10 @@ class GoodputParameters:
 
 
 class GoodputScheduler:
-    """Picks the speculation length and draft site with the most expected tokens per expected time.
+    """Picks the speculation length and the drafter with the most expected tokens per expected time.
+
+    Where a site has several drafters it weighs each by what this request's rounds with its draft model gave;
+    where every site has one, all rounds count for all, as they did before there were menus.
 
     The target is chosen at admission, the one with the fewest requests, and kept: moving a running
     request prefills its context again, and requests that chase the shorter queue by late telemetry
@@ -94,11 +108,13 @@ class GoodputScheduler:
         self.parameters = parameters
         self._chunk_tokens = 1
         self._tables: list[tuple[float, ...]] = []
+        self._has_menu = False
         self._engines: list[EngineOverhead] = []
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
         self._chunk_tokens = scenario.protocol.plain_chunk_tokens
+        self._has_menu = scenario.has_menu
         self._tables, self._engines = [], []
         for target in scenario.targets.values():
             profile = latency_profile(target.profile)
@@ -126,14 +142,22 @@ class GoodputScheduler:
         for index, candidate in enumerate(view.candidates):
             if candidate.target.index != number:
                 continue
-            if candidate.site == Site.COLOCATED and not warm_up:
-                # Plain decoding runs at the target, so its co-located candidate stands for it.
+            if candidate.site == Site.COLOCATED and candidate.drafter == 0 and not warm_up:
+                # Plain decoding runs at the target, so its first co-located candidate stands for it.
                 cost_s = plain_token_s(candidate, view, table, self._chunk_tokens, parameters)
                 if cost_s < best_cost_s:
                     best_cost_s, best_gamma, best_placement = cost_s, 0, index
             if not candidate.valid:
                 continue
-            base_s, slope_s, longest = round_line_s(candidate, view, table, parameters, self._engines[number])
+            if self._has_menu:
+                acceptance = drafter_acceptance(candidate, parameters, parameters.prior_trials)
+                tokens = expected_tokens(acceptance, view.gammas)
+                shared = drafter_acceptance(candidate, parameters, parameters.shared_trials)
+            else:
+                shared = estimate_acceptance(request, parameters.prior_acceptance, parameters.shared_trials)
+            base_s, slope_s, longest = round_line_s(
+                candidate, view, table, parameters, shared, self._engines[number]
+            )
             one_off_s = one_off_token_s(candidate, request, parameters)
             for gamma, expected in zip(view.gammas, tokens, strict=True):
                 if 0 < gamma <= longest:
@@ -162,6 +186,38 @@ def estimate_acceptance(request: RequestView, prior: float, prior_trials: float)
         successes += accepted
         trials += accepted + (accepted < drafted)
     rate = successes / trials if trials > 0.0 else prior
+    return min(_HIGHEST_ACCEPTANCE, max(_LOWEST_ACCEPTANCE, rate))
+
+
+def drafter_acceptance(candidate: CandidateView, parameters: GoodputParameters, trials: float) -> float:
+    """Return the chance that a token of a candidate's drafter is accepted, given that those before were.
+
+    It is the rate at which rounds of the usual length commit as many tokens as this request's rounds with
+    that draft model did, shrunk to the prior. Those of a look-up commit less where it proposes little; the
+    rate that would give as many tokens in rounds without an end counts for it.
+
+    Args:
+        candidate: The candidate.
+        parameters: Constants of the rule.
+        trials: Weight of the prior, in draft tokens.
+
+    Returns:
+        A value in [0.01, 0.99].
+    """
+    lookup = candidate.kind == DrafterKind.LOOKUP
+    prior = parameters.prior_lookup if lookup else parameters.prior_acceptance
+    tokens = candidate.tokens_per_round
+    accepted = max(0.0, tokens - 1.0)
+    drafted = float("inf") if lookup or accepted == 0.0 else accepted / max(candidate.acceptance_rate, 1e-3)
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        rate = 0.5 * (low + high)
+        if (1.0 - rate ** (drafted + 1.0)) / (1.0 - rate) < tokens:
+            low = rate
+        else:
+            high = rate
+    seen = candidate.model_rounds * tokens
+    rate = (prior * trials + low * seen) / (trials + seen) if trials + seen > 0.0 else prior
     return min(_HIGHEST_ACCEPTANCE, max(_LOWEST_ACCEPTANCE, rate))
 
 
@@ -250,6 +306,7 @@ def round_line_s(
     view: DecisionView,
     table: Sequence[float],
     parameters: GoodputParameters,
+    shared_acceptance: float,
     engine: EngineOverhead = NO_OVERHEAD,
 ) -> tuple[float, float, int]:
     """Return (base, slope, longest): a round of gamma drafts takes ``base + slope * gamma``.
@@ -258,7 +315,16 @@ def round_line_s(
     with gamma + 1 more tokens. On the target's own GPUs the whole batch takes its draft steps together, as
     many as its longest draft has. There the rule drafts no longer than pays for the batch
     (:func:`shared_length`). Up to that length, steps cost the request nothing extra, and the iteration is
-    assumed to take at least as long as that of a batch in which every sequence drafts that length.
+    assumed to take at least as long as that of a batch in which every sequence drafts that length. A look-up
+    takes its time once a round.
+
+    Args:
+        candidate: The candidate.
+        view: The decision.
+        table: Iteration time by number of new tokens.
+        parameters: Constants of the rule.
+        shared_acceptance: Chance that a draft token is accepted, as of a whole batch that shares draft steps.
+        engine: What the target's engine adds to an iteration.
     """
     target = candidate.target
     others = others_at(target)
@@ -266,9 +332,10 @@ def round_line_s(
     wait_s = target_wait_s(target, arrives_later=later, busy_phase=parameters.busy_phase)
     base_s = candidate.draft_wait_s + candidate.rtt_s + wait_s + target.iteration_s
     step_s, longest = candidate.draft_step_s, view.gammas[-1]
+    if candidate.kind == DrafterKind.LOOKUP:
+        base_s, step_s = base_s + step_s, 0.0
     if candidate.shares_target:
-        acceptance = estimate_acceptance(view.request, parameters.prior_acceptance, parameters.shared_trials)
-        pooled = expected_tokens(acceptance, view.gammas)
+        pooled = expected_tokens(shared_acceptance, view.gammas)
         longest = shared_length(table, others + 1, step_s, view.gammas, pooled, target.iteration_s, engine)
         base_s += max(0.0, batch_s(table, others + 1, longest, step_s, engine) - target.iteration_s)
         step_s = 0.0

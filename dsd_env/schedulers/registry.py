@@ -183,17 +183,23 @@ def _build_goodput(arguments: str) -> Scheduler:
 def _place(name: str, gamma: int, batch: int, place: str) -> StaticChoice:
     if place == "plain":
         return StaticChoice(0, batch, ())
-    if place not in SITES:
-        raise SchedulerError(f"{name}: placement {place!r} is not one of {', '.join((*SITES, 'plain'))}")
-    return StaticChoice(gamma, batch, (SITES[place],))
+    site, colon, drafter = place.partition(":")
+    if site not in SITES:
+        raise SchedulerError(
+            f"{name}: placement {place!r} is not one of {', '.join((*SITES, 'plain'))}, or a site with one "
+            "of its drafters such as 'colocated:MODEL'"
+        )
+    if colon and not drafter:
+        raise SchedulerError(f"{name}: placement {place!r} names no drafter after the colon")
+    return StaticChoice(gamma, batch, (SITES[site],), drafter or None)
 
 
 def _build_static(arguments: str) -> Scheduler:
-    parts = _split("static", arguments, 3)
-    if len(parts) != 3:
+    parts = _split("static", arguments, 4)
+    if len(parts) < 3:
         raise SchedulerError(f"static: {arguments!r} is incomplete; write {_ENTRIES['static'].usage}")
     gamma, batch = _gamma("static", parts[0], 0), _batch("static", parts[1])
-    return StaticScheduler(f"static:{arguments}", _place("static", gamma, batch, parts[2]))
+    return StaticScheduler(f"static:{arguments}", _place("static", gamma, batch, ":".join(parts[2:])))
 
 
 def _build_static_map(arguments: str) -> Scheduler:
@@ -236,7 +242,9 @@ _ENTRIES: dict[str, SchedulerEntry] = {
         _build_goodput,
     ),
     "static": SchedulerEntry(
-        "static:G:B:PLACE", "the same everywhere; PLACE is colocated, own, edge or plain", _build_static
+        "static:G:B:PLACE",
+        "the same everywhere; PLACE is colocated, own, edge or plain; SITE:MODEL names one of its drafters",
+        _build_static,
     ),
     "static_map": SchedulerEntry(
         "static_map:CLASS=G/B/PLACE+...", "a static choice per device class", _build_static_map

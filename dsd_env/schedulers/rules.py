@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dsd_env.control import DecisionView, Site
 from dsd_env.control.actions import snap_up
+from dsd_env.scenario import Scenario
+from dsd_env.scenario.schema import ColocatedDrafter, Drafter
 
 SITES: dict[str, Site] = {"colocated": Site.COLOCATED, "own": Site.OWN_DEVICE, "edge": Site.EDGE_SERVER}
 """Words for draft sites in scheduler specifications."""
@@ -40,15 +44,23 @@ def stay_or_route(view: DecisionView) -> int:
     return least_loaded_target(view) if view.request.is_admission else view.target.index
 
 
-def placement_of(view: DecisionView, site: Site, target: int) -> int | None:
-    """Return the first selectable placement that drafts at ``site`` for ``target``, or None.
+def placement_of(view: DecisionView, site: Site, target: int, drafter: str | None = None) -> int | None:
+    """Return the selectable placement that drafts at ``site`` for ``target``, or None.
 
     Of several edge servers the one with the shortest expected wait is taken.
+
+    Args:
+        view: The decision.
+        site: Where to draft.
+        target: Number of the target.
+        drafter: Draft model of the drafter wanted, where the site has several; None: the site's first.
     """
     best: int | None = None
     best_wait_s = 0.0
     for index, candidate in enumerate(view.candidates):
         if not candidate.valid or candidate.site != site or candidate.target.index != target:
+            continue
+        if candidate.drafter != 0 if drafter is None else candidate.model != drafter:
             continue
         if best is None or candidate.draft_wait_s < best_wait_s:
             best, best_wait_s = index, candidate.draft_wait_s
@@ -56,15 +68,26 @@ def placement_of(view: DecisionView, site: Site, target: int) -> int | None:
 
 
 def plain_placement(view: DecisionView, target: int) -> int:
-    """Return a placement at ``target`` for plain decoding: the co-located one, or else the first there.
+    """Return a placement at ``target`` for plain decoding: the first co-located one, or else the first there.
 
     Plain decoding uses no drafter, so the candidate need not be able to draft.
     """
-    fallback = 0
-    for index in range(len(view.candidates) - 1, -1, -1):
-        candidate = view.candidates[index]
+    fallback: int | None = None
+    for index, candidate in enumerate(view.candidates):
         if candidate.target.index == target:
             if candidate.site == Site.COLOCATED:
                 return index
-            fallback = index
-    return fallback
+            fallback = index if fallback is None else fallback
+    return fallback or 0
+
+
+def drafters_at(scenario: Scenario, site: Site) -> list[str]:
+    """Return the draft models that a scenario has at a site anywhere, in order, each once."""
+    menus: list[Sequence[Drafter | ColocatedDrafter]]
+    if site == Site.COLOCATED:
+        menus = [target.menu for target in scenario.targets.values()]
+    elif site == Site.OWN_DEVICE:
+        menus = [device.menu for device in scenario.devices.values()]
+    else:
+        menus = [edge.menu for edge in scenario.edge_servers.values()]
+    return list(dict.fromkeys(drafter.model for menu in menus for drafter in menu))

@@ -9,7 +9,13 @@ from dsd_env.control import Decision, DecisionView, Site
 from dsd_env.control.actions import snap
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
-from dsd_env.schedulers.rules import batch_size_for, placement_of, plain_placement, stay_or_route
+from dsd_env.schedulers.rules import (
+    batch_size_for,
+    drafters_at,
+    placement_of,
+    plain_placement,
+    stay_or_route,
+)
 
 
 class StaticChoice(NamedTuple):
@@ -19,11 +25,26 @@ class StaticChoice(NamedTuple):
         gamma: Speculation length; the largest listed one that is at most this is used.
         batch_size: Batch size B; 1 waits nowhere.
         sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
+        drafter: Draft model of the drafter wanted at the site; None: the site's first.
     """
 
     gamma: int
     batch_size: int
     sites: tuple[Site, ...]
+    drafter: str | None = None
+
+    def check(self, scenario: Scenario, scheduler: str) -> None:
+        """Check that a scenario has the drafter.
+
+        Raises:
+            SchedulerError: It does not.
+        """
+        known = [model for site in self.sites for model in drafters_at(scenario, site)]
+        if self.drafter is not None and self.drafter not in known:
+            raise SchedulerError(
+                f"{scheduler}: scenario {scenario.name!r} has no drafter {self.drafter!r} there; it has "
+                f"{', '.join(known) or 'none'}"
+            )
 
 
 class StaticScheduler:
@@ -42,7 +63,8 @@ class StaticScheduler:
         self.choice = choice
 
     def reset(self, scenario: Scenario, seed: int) -> None:
-        """Do nothing: the rule has no state."""
+        """Check that the scenario has the drafter named, if one is; the rule has no state."""
+        self.choice.check(scenario, self.name)
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the fixed choice, or plain decoding where none of its sites can draft."""
@@ -74,6 +96,8 @@ class StaticMapScheduler:
                 f"static_map names the device classes {sorted(self.choices)}, "
                 f"but scenario {scenario.name!r} has {sorted(scenario.devices)}; name each of them once"
             )
+        for choice in self.choices.values():
+            choice.check(scenario, self.name)
         self._by_device = [
             self.choices[name] for name, device in scenario.devices.items() for _ in range(device.count)
         ]
@@ -89,7 +113,7 @@ def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
     gamma = snap(view.gammas, choice.gamma)
     if gamma > 0:
         for site in choice.sites:
-            placement = placement_of(view, site, target)
+            placement = placement_of(view, site, target, choice.drafter)
             if placement is not None:
                 batch = batch_size_for(view, choice.batch_size)
                 return Decision(gamma, batch, placement)

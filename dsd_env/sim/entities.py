@@ -14,8 +14,8 @@ from enum import IntEnum
 
 import simpy
 
-from dsd_env.acceptance import AcceptanceRealisation, AcceptanceSource
-from dsd_env.control.view import RECENT_ROUNDS, Site
+from dsd_env.acceptance import AcceptanceRealisation, AcceptanceSource, TraceReplay
+from dsd_env.control.view import RECENT_ROUNDS, DrafterKind, Site
 from dsd_env.latency import NO_OVERHEAD, EngineOverhead, LatencyProfile, StepCoefficients
 from dsd_env.laws import batching, drafting, reports, step_times
 from dsd_env.laws.constants import (
@@ -25,7 +25,7 @@ from dsd_env.laws.constants import (
     TOKENS_PER_ROUND_PRIOR,
 )
 from dsd_env.network import Channel
-from dsd_env.scenario.schema import Power, Target
+from dsd_env.scenario.schema import Lookup, Power, Target
 from dsd_env.workload import RequestSpec
 
 
@@ -47,6 +47,8 @@ class StepTimer:
         k_bw_s: Seconds per KV token read when every sequence has one new token.
         k_multi_s: Seconds per KV token read when some sequence has more.
         k_lat_s: Seconds per KV token of the longest sequence with more than one new token.
+        per_round: It is that of a look-up, whose one step makes all proposals of a round.
+        verify_share: Share of the target's part of an iteration that a look-up takes besides.
         per_iteration_s: What the engine adds to a target's iteration; see :func:`step_times.overhead_s`.
         per_sequence_s: The same for each sequence in it.
         per_token_s: The same for each new token.
@@ -61,10 +63,12 @@ class StepTimer:
         "k_lat_s",
         "k_multi_s",
         "per_iteration_s",
+        "per_round",
         "per_sequence_s",
         "per_token_s",
         "per_verifying_iteration_s",
         "token_limit",
+        "verify_share",
     )
 
     def __init__(
@@ -93,6 +97,17 @@ class StepTimer:
         self.k_bw_s = coefficients.k_bw_s_per_token
         self.k_multi_s = coefficients.k_bw_s_per_token + coefficients.k_multi_s_per_token
         self.k_lat_s = coefficients.k_lat_s_per_token
+        self.per_round = False
+        self.verify_share = 0.0
+
+    @classmethod
+    def of_lookup(cls, lookup: Lookup, max_tokens: int) -> StepTimer:
+        """Return the timer of a look-up, whose step takes the same time whatever it processes."""
+        timer = cls(StepCoefficients(t0_s=1.0, w_s=0.0, c_s_per_token=0.0, p=1.0), 0)
+        timer.compute_s = (lookup.cost_per_round_s,) * (max_tokens + 1)
+        timer.per_round = True
+        timer.verify_share = lookup.share_of_verify
+        return timer
 
     def scaled(self, factor: float) -> StepTimer:
         """Return a timer whose every time is ``factor`` times this one's."""
@@ -138,7 +153,8 @@ class Job:
         prefill_tokens: Context tokens that still must be prefilled first.
         warm_drafter: Whether the co-located drafter prefills the same tokens.
         done: Event of the job's end.
-        drafter_number: Number of the drafter whose drafts are to be verified.
+        drafter_number: Number of the drafter whose drafts are to be verified, that is to draft (COLOCATED),
+            or that prefills along (`warm_drafter`).
         asked_batch: Batch size of the decision behind it, B; 1 asks for no wait.
         entered_s: When it began to wait for admission.
         prefilled_tokens: Context tokens prefilled so far.
@@ -231,8 +247,7 @@ class TargetServer:
         number: int,
         config: Target,
         timer: StepTimer,
-        colocated: StepTimer | None,
-        drafter: DrafterServer | None,
+        drafters: tuple[SiteDrafter, ...],
     ) -> None:
         """Set up an idle target.
 
@@ -240,14 +255,13 @@ class TargetServer:
             number: Number of the target.
             config: Its configuration.
             timer: Iteration times of the target model.
-            colocated: Step times of a drafter that shares its GPUs.
-            drafter: A drafter with GPUs of its own beside it.
+            drafters: The drafters at it, in order. Those without a server of their own share its GPUs.
         """
         self.number = number
         self.config = config
         self.timer = timer
-        self.colocated = colocated
-        self.drafter = drafter
+        self.drafters = drafters
+        self.shared = {drafter.number: drafter.timer for drafter in drafters if drafter.server is None}
         self.waiting: deque[Job] = deque()
         self.ready: list[Job] = []
         self.running: list[tuple[Job, int]] = []
@@ -277,11 +291,6 @@ class TargetServer:
     def busy_until_s(self, now_s: float) -> float:
         """Return how long it has been busy, the iteration under way included."""
         return self.busy_s if self.idle else self.busy_s + (now_s - self.iteration_start_s)
-
-    @property
-    def has_drafter(self) -> bool:
-        """Whether drafts can be made at this target."""
-        return self.colocated is not None or self.drafter is not None
 
     def compose(self) -> list[tuple[Job, int]]:
         """Take the next batch from the ready queue: jobs with their number of new tokens.
@@ -373,18 +382,56 @@ class TargetServer:
         return step_times.iteration_noise(self.config, seed, self.number, self.iterations)
 
 
-class DrafterServer:
-    """A drafter on a device, on an edge server, or on GPUs of its own beside a target.
-
-    It serves its jobs first come, first served, and up to `concurrency` at a time. Jobs that run together
-    share each step.
+@dataclass(slots=True, eq=False)
+class SiteDrafter:
+    """One of the drafters at a site: a device, an edge server or a target.
 
     Attributes:
-        number: Its number among all drafters: devices first, then edge servers, then targets.
-        lane: Its name in timelines.
+        number: Its number: r times the number of sites and that of its site, for the r-th drafter there from
+            0. Sites are numbered devices first, then edge servers, then targets.
+        kind: What proposes.
+        model: Its draft model.
         timer: Step times.
-        concurrency: Number of jobs that can run together.
+        concurrency: Number of its jobs that can run together.
         kv_capacity_tokens: Longest context that it can hold.
+        server: What it runs on; None if that is its target's GPUs, or the CPU within its iterations.
+        reports: Periodic reports (time, jobs, expected wait, up), newest last.
+    """
+
+    number: int
+    kind: DrafterKind
+    model: str
+    timer: StepTimer
+    concurrency: int
+    kv_capacity_tokens: int
+    server: DrafterServer | None
+    reports: deque[tuple[float, int, float, bool]] = field(default_factory=lambda: deque(maxlen=REPORTS_KEPT))
+
+    @property
+    def own_server(self) -> DrafterServer:
+        """The server of a drafter that does not share its target's."""
+        assert self.server is not None
+        return self.server
+
+    def report(self, now_s: float) -> tuple[float, int, float, bool]:
+        """Return (time, jobs, expected wait, up) as the drafter would report them now."""
+        server = self.own_server
+        active, queued = len(server.active), len(server.queue)
+        same = not server.active or server.active[0].drafter is self
+        taken = reports.places_taken(active, queued, self.concurrency, same)
+        wait_s = reports.drafter_wait_s(taken, queued, self.concurrency, server.mean_job_s)
+        return now_s, active + queued, wait_s, server.down == 0
+
+
+class DrafterServer:
+    """What drafters run on: a device, an edge server, or GPUs of a drafter's own beside a target.
+
+    It serves its jobs first come, first served, one drafter's at a time, and of that up to its `concurrency`
+    together, which share each step. Draft models on one device or edge server share it; a look-up has a
+    server of its own, a CPU, as has a dedicated drafter.
+
+    Attributes:
+        lane: Its name in timelines.
         power: Its power, for the energy of drafting.
         gpus: GPUs that the operator pays for; 0 on a user's device.
         price_usd_per_gpu_hour: Price of one of them.
@@ -393,26 +440,18 @@ class DrafterServer:
         busy_s: Time with at least one job under way.
         mean_job_s: Running mean of a job's time.
         down: Number of faults that keep it down; 0 while it is up.
-        reports: Periodic reports (time, jobs, expected wait, up), newest last.
     """
 
     def __init__(
         self,
-        number: int,
         lane: str,
         timer: StepTimer,
-        concurrency: int,
-        kv_capacity_tokens: int,
         power: Power,
         gpus: float = 0.0,
         price_usd_per_gpu_hour: float = 0.0,
     ) -> None:
-        """Set up an idle drafter; see the class for the arguments' meaning."""
-        self.number = number
+        """Set up an idle server; `timer` is that of its first drafter, the rest see the class."""
         self.lane = lane
-        self.timer = timer
-        self.concurrency = concurrency
-        self.kv_capacity_tokens = kv_capacity_tokens
         self.power = power
         self.gpus = gpus
         self.price_usd_per_gpu_hour = price_usd_per_gpu_hour
@@ -422,13 +461,14 @@ class DrafterServer:
         self.busy_since_s = 0.0
         self.mean_job_s = timer.step_s(1, 0, 0)
         self.down = 0
-        self.reports: deque[tuple[float, int, float, bool]] = deque(maxlen=REPORTS_KEPT)
 
-    def report(self, now_s: float) -> tuple[float, int, float, bool]:
-        """Return (time, jobs, expected wait, up) as the drafter would report them now."""
-        jobs = len(self.active) + len(self.queue)
-        wait_s = reports.drafter_wait_s(len(self.active), len(self.queue), self.concurrency, self.mean_job_s)
-        return now_s, jobs, wait_s, self.down == 0
+    @property
+    def can_start(self) -> bool:
+        """Whether the first job in the queue can start now."""
+        if self.down or not self.queue:
+            return False
+        first = self.queue[0].drafter
+        return not self.active or (self.active[0].drafter is first and len(self.active) < first.concurrency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,7 +522,7 @@ class DraftJob:
     """
 
     request: Request
-    drafter: DrafterServer
+    drafter: SiteDrafter
     gamma: int
     lag_tokens: int
     context_tokens: int
@@ -501,11 +541,11 @@ class DraftJob:
         A job with a head start continues from it, if that is faster than drafting the window anew from the
         committed tokens.
         """
-        drafter = self.drafter
-        kv_tokens = sum(job.context_tokens for job in drafter.active)
+        active = self.drafter.own_server.active
+        kv_tokens = sum(job.context_tokens for job in active)
         self.state = JobState.ACTIVE
-        timer = drafter.timer
-        drafting.start_job(self, timer, timer.factor, len(drafter.active), kv_tokens, now_s)
+        timer = self.drafter.timer
+        drafting.start_job(self, timer, timer.factor, len(active), kv_tokens, now_s)
 
     @property
     def head_context_tokens(self) -> int:
@@ -541,6 +581,26 @@ class DraftJob:
         return drafting.tokens_after(self, done_s)
 
 
+def servers_of(drafters: tuple[SiteDrafter, ...]) -> list[DrafterServer]:
+    """Return the servers that drafters of a site run on, each once, in order; not their target."""
+    return list(dict.fromkeys(drafter.server for drafter in drafters if drafter.server is not None))
+
+
+@dataclass(slots=True)
+class Learned:
+    """What a request's controller has learned of a draft model.
+
+    Attributes:
+        acceptance_rate: Running acceptance rate.
+        tokens_per_round: Running number of committed tokens per round.
+        model_rounds: Number of rounds.
+    """
+
+    acceptance_rate: float = ACCEPTANCE_PRIOR
+    tokens_per_round: float = TOKENS_PER_ROUND_PRIOR
+    model_rounds: int = 0
+
+
 @dataclass(slots=True)
 class Device:
     """A client device with its links and its drafter, if it has one.
@@ -551,7 +611,7 @@ class Device:
         down: Channel from the targets.
         edge_up: Channel towards the edge servers.
         edge_down: Channel from the edge servers.
-        drafter: Its drafter; None if it has none.
+        drafters: Its drafters, in order.
         radio_joules_per_byte: Energy of its radio.
         rtt_s: Running mean of the round-trip times that its controller has measured.
         rtt_deviation_s: Running mean of their absolute deviations from it.
@@ -565,13 +625,23 @@ class Device:
     down: Channel
     edge_up: Channel | None
     edge_down: Channel | None
-    drafter: DrafterServer | None
+    drafters: tuple[SiteDrafter, ...]
     radio_joules_per_byte: float
     rtt_s: float
     rtt_deviation_s: float = 0.0
     rtt_sample_s: float = -1.0
     loss: float = 0.0
     down_faults: int = 0
+
+    @property
+    def drafter(self) -> SiteDrafter | None:
+        """The first of its drafters; None if it has none."""
+        return self.drafters[0] if self.drafters else None
+
+    @property
+    def jobs(self) -> int:
+        """Draft jobs under way and waiting on it."""
+        return sum(len(server.active) + len(server.queue) for server in servers_of(self.drafters))
 
     def measure(self, now_s: float, sample_s: float, weight: float) -> None:
         """Take a round-trip sample into the running estimates."""
@@ -611,6 +681,7 @@ class Request:
         overwritten_from_tokens: Reading of the target's `kv_given_tokens` from which on they are overwritten.
         report: Report of its target that came with the newest result.
         own_jobs: Number of draft jobs on its device when its controller last saw them.
+        learned: What its controller has learned of each draft model, by name.
         delay_caused_s: Time by which it has delayed other requests, summed over them, if that is computed.
         longest_gap_s: Longest time between tokens at its client.
         late_gaps: Gaps longer than its SLO allows.
@@ -658,6 +729,7 @@ class Request:
     completed_s: float = math.nan
     acceptance_rate: float = ACCEPTANCE_PRIOR
     tokens_per_round: float = TOKENS_PER_ROUND_PRIOR
+    learned: dict[str, Learned] = field(default_factory=dict)
     recent_gammas: tuple[int, ...] = (0,) * RECENT_ROUNDS
     recent_accepted: tuple[int, ...] = (0,) * RECENT_ROUNDS
     last_confidence: float = 0.0
@@ -665,8 +737,13 @@ class Request:
     late_gaps: int = 0
     late_tokens: int = 0
 
-    def learn(self, drafted: int, accepted: int, committed: int, confidence: float, weight: float) -> None:
+    def learn(
+        self, model: str, drafted: int, accepted: int, committed: int, confidence: float, weight: float
+    ) -> None:
         """Update the controller's statistics by the outcome of a draft round."""
+        of_model = self.learned.setdefault(model, Learned())
+        drafting.learn_round(of_model, drafted, accepted, committed, weight)
+        of_model.model_rounds += 1
         self.recent_gammas = (drafted, *self.recent_gammas[:-1])
         self.recent_accepted = (accepted, *self.recent_accepted[:-1])
         drafting.learn_round(self, drafted, accepted, committed, weight)
@@ -692,8 +769,12 @@ class Request:
         if realisation is None:
             source, drafter = self.sources[model]
             spec = self.spec
-            realisation = source.realise(
-                seed, spec.uid, spec.output_tokens, drafter, spec.acceptance_kinds or None
-            )
+            kinds = spec.acceptance_kinds or None
+            if isinstance(source, TraceReplay):
+                realisation = source.realise(
+                    seed, spec.uid, spec.output_tokens, drafter, kinds, spec.recorded
+                )
+            else:
+                realisation = source.realise(seed, spec.uid, spec.output_tokens, drafter, kinds)
             self.acceptance[model] = realisation
         return realisation

@@ -524,8 +524,7 @@ def _provisioned_usd_per_s(scenario: Scenario) -> float:
     hourly = 0.0
     for target in scenario.targets.values():
         gpus = target.gpus
-        if target.colocated_drafter is not None and target.colocated_drafter.mode == "dedicated":
-            gpus += target.colocated_drafter.gpus
+        gpus += sum(drafter.gpus for drafter in target.menu if drafter.mode == "dedicated")
         hourly += target.count * gpus * target.price_usd_per_gpu_hour
     for edge in scenario.edge_servers.values():
         hourly += edge.count * edge.gpus * edge.price_usd_per_gpu_hour

@@ -26,7 +26,7 @@ import simpy
 from numpy.typing import NDArray
 
 from dsd_env.control.actions import Decision, resolve
-from dsd_env.control.view import DecisionView, Site
+from dsd_env.control.view import DecisionView, DrafterKind, Site
 from dsd_env.laws import drafting, slo
 from dsd_env.laws.batching import may_enter
 from dsd_env.network import FaultMember, FaultWindows, fault_members
@@ -40,8 +40,10 @@ from dsd_env.sim.entities import (
     Job,
     JobState,
     Request,
+    SiteDrafter,
     TargetServer,
     TargetTask,
+    servers_of,
 )
 from dsd_env.sim.events import Event, EventKind, Order, Span
 from dsd_env.sim.iteration import IterationCost, Share
@@ -188,7 +190,9 @@ class ReferenceSimulation:
         self._windows: list[Window] = []
         self._totals = Totals()
         self._occupied = (0.0, 0.0)
-        self._colocated_base = len(self._world.devices) + len(self._world.edges)
+        drafters = [drafter for _, drafter in sorted(self._world.drafters.items())]
+        servers = [drafter.server for drafter in drafters if drafter.server is not None]
+        self._servers = [server for server in dict.fromkeys(servers) if server.gpus > 0.0]
         self._back: dict[tuple[Site, int], simpy.Event] = {}
         self._builder = builder
         self._decisions: list[Decision] = []
@@ -318,9 +322,7 @@ class ReferenceSimulation:
             self.resolved[reason] = self.resolved.get(reason, 0) + 1
         drafter_number = -1
         if gamma > 0:
-            drafter_number = self._telemetry.drafter_number(
-                view.device, candidate.site, candidate.edge_server, target
-            )
+            drafter_number = self._telemetry.drafter_number(view.device, candidate)
         return Resolution(
             gamma, batch_size, candidate.site, drafter_number, candidate.edge_server, target, reason
         )
@@ -540,7 +542,7 @@ class ReferenceSimulation:
 
     def _warm_up(self, request: Request, resolution: Resolution) -> Process:
         """Let the drafter prefill the prompt while the target does."""
-        drafter = self._drafter_server(resolution)
+        drafter = self._drafter(resolution)
         warmed = self._env.event()
         request.warming[drafter.number] = warmed
         if resolution.site == Site.EDGE_SERVER:
@@ -558,7 +560,7 @@ class ReferenceSimulation:
 
     def _edge_round(self, request: Request, resolution: Resolution) -> Process:
         """Draft on the device or an edge server, verify at the target, return the result there."""
-        drafter = self._drafter_server(resolution)
+        drafter = self._drafter(resolution)
         on_device = resolution.site == Site.OWN_DEVICE
         place = (resolution.site, request.device.number if on_device else resolution.edge_server)
         if request.control != place:
@@ -567,7 +569,7 @@ class ReferenceSimulation:
         if drafter.number in request.warming:
             yield request.warming[drafter.number]
         context = request.context_tokens
-        drafted = self._confident_drafts(request, drafter.number, resolution.gamma)
+        drafted = self._drafts(request, drafter, resolution.gamma)
         yield self._draft(request, drafter, drafted)
 
         target = self._world.targets[resolution.target]
@@ -607,13 +609,16 @@ class ReferenceSimulation:
         """Draft and verify at the target. Nothing travels but the tokens, which go down to the client."""
         target = self._world.targets[resolution.target]
         prefill = yield from self._reach_target(request, resolution)
-        if target.drafter is None:
+        drafter = self._drafter(resolution)
+        if drafter.server is None:
+            drafted = resolution.gamma
+            if drafter.kind == DrafterKind.LOOKUP:
+                drafted = self._drafts(request, drafter, drafted)
             yield from self._serve(
-                request, target, TargetTask.COLOCATED, resolution, gamma=resolution.gamma, prefill=prefill
+                request, target, TargetTask.COLOCATED, resolution, gamma=drafted, prefill=prefill
             )
             return
-        drafter = target.drafter
-        drafted = self._confident_drafts(request, drafter.number, resolution.gamma)
+        drafted = self._drafts(request, drafter, resolution.gamma)
         yield self._draft(request, drafter, drafted)
         self._draft_ahead(request, drafter, drafted)
         yield from self._serve(request, target, TargetTask.VERIFY, resolution, gamma=drafted, prefill=prefill)
@@ -685,29 +690,27 @@ class ReferenceSimulation:
             if target.down == 1:
                 self._crash_target(target)
         elif member.site == "edge":
-            self._crash_drafter(self._world.edges[member.entity])
+            self._crash_drafters(self._world.edges[member.entity])
         else:
             device = self._world.devices[member.entity]
             device.down_faults += 1
-            if device.drafter is not None:
-                self._crash_drafter(device.drafter)
+            self._crash_drafters(device.drafters)
 
     def _come_back(self, member: FaultMember) -> None:
         if member.site == "target":
             target = self._world.targets[member.entity]
             target.down -= 1
-            if target.down == 0 and target.drafter is not None:
-                self._drafter_returns(target.drafter)
+            if target.down == 0:
+                self._drafters_return(target.drafters)
             return
         if member.site == "edge":
             place = (Site.EDGE_SERVER, member.entity)
-            self._drafter_returns(self._world.edges[member.entity])
+            self._drafters_return(self._world.edges[member.entity])
         else:
             place = (Site.OWN_DEVICE, member.entity)
             device = self._world.devices[member.entity]
             device.down_faults -= 1
-            if device.drafter is not None:
-                self._drafter_returns(device.drafter)
+            self._drafters_return(device.drafters)
         if not self._is_down(place) and place in self._back:
             self._back.pop(place).succeed()
 
@@ -719,7 +722,7 @@ class ReferenceSimulation:
         site, number = place
         if site == Site.OWN_DEVICE:
             return self._world.devices[number].down_faults > 0
-        return site == Site.EDGE_SERVER and self._world.edges[number].down > 0
+        return site == Site.EDGE_SERVER and self._world.edges[number][0].own_server.down > 0
 
     def _crash_target(self, target: TargetServer) -> None:
         """Take from a target its KV, its queue and the iteration under way, and interrupt its requests.
@@ -744,30 +747,37 @@ class ReferenceSimulation:
                 request.kept_tokens = 0
                 self._totals.interruptions += 1
                 self._interrupt(request, Interruption.TARGET_LOST)
-        self._lose_drafter_kv(self._colocated_base + target.number)
-        if target.drafter is not None:
-            self._crash_drafter(target.drafter)
+        for drafter in target.drafters:
+            self._lose_drafter_kv(drafter.number)
+        self._crash_drafters(target.drafters)
 
-    def _crash_drafter(self, drafter: DrafterServer) -> None:
-        """Take its KV from a drafter; it redoes its drafts after its return, but not those drafted ahead."""
-        drafter.down += 1
-        if drafter.down > 1:
-            return
-        self._lose_drafter_kv(drafter.number)
-        for job in [*drafter.active, *drafter.queue]:
-            if job.is_ahead:
-                self._roll_back(job)
-                job.request.ahead = None
-        if drafter.active:
-            drafter.queue.extendleft(reversed(drafter.active))
-            drafter.active.clear()
-            self._drafting_over(drafter)
-        for job in drafter.queue:
-            job.begin_anew()
+    def _crash_drafters(self, drafters: tuple[SiteDrafter, ...]) -> None:
+        """Take their KV from the drafters of a site that have servers of their own.
 
-    def _drafter_returns(self, drafter: DrafterServer) -> None:
-        drafter.down -= 1
-        self._start_drafts(drafter)
+        They redo their drafts after their return, but not those drafted ahead.
+        """
+        for server in servers_of(drafters):
+            server.down += 1
+            if server.down > 1:
+                continue
+            for drafter in drafters:
+                if drafter.server is server:
+                    self._lose_drafter_kv(drafter.number)
+            for job in [*server.active, *server.queue]:
+                if job.is_ahead:
+                    self._roll_back(job)
+                    job.request.ahead = None
+            if server.active:
+                server.queue.extendleft(reversed(server.active))
+                server.active.clear()
+                self._drafting_over(server)
+            for job in server.queue:
+                job.begin_anew()
+
+    def _drafters_return(self, drafters: tuple[SiteDrafter, ...]) -> None:
+        for server in servers_of(drafters):
+            server.down -= 1
+            self._start_drafts(server)
 
     def _lose_drafter_kv(self, drafter_number: int) -> None:
         for request in self._active.values():
@@ -910,12 +920,18 @@ class ReferenceSimulation:
             self.terminated = True
             self.truncated = False
 
-    def _confident_drafts(self, request: Request, drafter_number: int, gamma: int) -> int:
-        """Return how many tokens are drafted before the confidence stop ends the draft."""
+    def _drafts(self, request: Request, drafter: SiteDrafter, gamma: int) -> int:
+        """Return how many tokens a drafter proposes of those it is asked for.
+
+        The confidence stop may end a draft, but not that of a look-up, which has no probabilities. It
+        proposes what it has found, perhaps nothing.
+        """
+        if drafter.kind == DrafterKind.LOOKUP:
+            return request.realise(self.seed, drafter.model).proposed_at(request.committed, gamma)
         threshold = self._protocol.confidence_stop
         if threshold == 0.0:
             return gamma
-        confidence = request.realise(self.seed, self._world.drafter_models[drafter_number]).top1_prob
+        confidence = request.realise(self.seed, drafter.model).top1_prob
         start = request.committed
         for drafted in range(1, gamma):
             position = start + drafted - 1
@@ -925,24 +941,26 @@ class ReferenceSimulation:
 
     def _verified(self, request: Request, drafter_number: int, drafted: int) -> None:
         """Commit the outcome of verifying ``drafted`` tokens: the accepted ones and one more."""
-        realisation = request.realise(self.seed, self._world.drafter_models[drafter_number])
+        model = self._world.drafters[drafter_number].model
+        realisation = request.realise(self.seed, model)
         start = request.committed
         left = request.spec.output_tokens - start
         run = realisation.run_at(start, request.chain_start)
         accepted = drafting.accepted_tokens(drafted, run, left)
         committed = min(accepted + 1, left)
         request.guessed = run > drafted
-        # The drafter has processed its own drafts but the last; those accepted are right.
-        request.drafter_valid[drafter_number] = request.context_tokens + min(drafted - 1, accepted)
+        request.drafter_valid[drafter_number] = drafting.valid_after(
+            request.context_tokens, drafted, accepted
+        )
         request.drafted_at = drafter_number
         request.verifies += 1
         request.drafted += drafted
         request.accepted += accepted
         request.round_tokens = committed
         # Drafts after the first rejected one follow a wrong path, for which no confidence is recorded.
-        last = min(start + min(accepted, drafted - 1), len(realisation.top1_prob) - 1)
+        last = min(start + max(0, min(accepted, drafted - 1)), len(realisation.top1_prob) - 1)
         confidence = float(realisation.top1_prob[last])
-        request.learn(drafted, accepted, committed, confidence, self._protocol.stats_window)
+        request.learn(model, drafted, accepted, committed, confidence, self._protocol.stats_window)
         self._totals.verified(drafted, accepted, committed)
         self._commit(request, committed)
 
@@ -967,11 +985,7 @@ class ReferenceSimulation:
 
     def _measure(self, request: Request, round_trip_s: float) -> None:
         request.device.measure(self.now_s, round_trip_s, self._protocol.stats_window)
-        request.own_jobs = self._own_jobs(request.device)
-
-    @staticmethod
-    def _own_jobs(device: Device) -> int:
-        return 0 if device.drafter is None else len(device.drafter.active) + len(device.drafter.queue)
+        request.own_jobs = request.device.jobs
 
     # ------------------------------------------------------------------ links
 
@@ -979,7 +993,7 @@ class ReferenceSimulation:
         size = self._protocol.header_bytes + payload_bytes
         arrives_s = device.up.send(self.now_s, size)
         self._sent(device, device.up.last_lost, size)
-        request.own_jobs = self._own_jobs(device)
+        request.own_jobs = device.jobs
         return self._trace_message(f"up:{device.number}", request, 2 * device.number, arrives_s)
 
     def _send_down(self, device: Device, payload_bytes: float, request: Request) -> float:
@@ -1024,14 +1038,10 @@ class ReferenceSimulation:
 
     # ------------------------------------------------------------------ drafters
 
-    def _drafter_server(self, resolution: Resolution) -> DrafterServer:
-        if resolution.site == Site.EDGE_SERVER:
-            return self._world.edges[resolution.edge_server]
-        drafter = self._world.devices[resolution.drafter_number].drafter
-        assert drafter is not None
-        return drafter
+    def _drafter(self, resolution: Resolution) -> SiteDrafter:
+        return self._world.drafters[resolution.drafter_number]
 
-    def _draft(self, request: Request, drafter: DrafterServer, drafted: int) -> simpy.Event:
+    def _draft(self, request: Request, drafter: SiteDrafter, drafted: int) -> simpy.Event:
         """Draft a window, using a head start if there is one; return the event of its completion."""
         head, request.head_start = request.head_start, None
         if head is None:
@@ -1045,9 +1055,14 @@ class ReferenceSimulation:
         )
         return self._draft_job(request.draft)
 
-    def _draft_ahead(self, request: Request, drafter: DrafterServer, drafted: int) -> None:
-        """Draft ahead while a window is verified: guess the token after it and draft another window."""
+    def _draft_ahead(self, request: Request, drafter: SiteDrafter, drafted: int) -> None:
+        """Draft ahead while a window is verified: guess the token after it and draft another window.
+
+        A look-up has no time to gain by that.
+        """
         context = request.context_tokens + drafted
+        if drafter.kind == DrafterKind.LOOKUP:
+            return
         if self._protocol.kind != "pipelined" or context + drafted + 1 > drafter.kv_capacity_tokens:
             return
         done = self._env.event()
@@ -1085,10 +1100,9 @@ class ReferenceSimulation:
 
     def _withdraw(self, job: DraftJob) -> int:
         """Remove a job from its drafter; return how many of its tokens are complete."""
-        drafter, now_s = job.drafter, self.now_s
-        tokens = job.tokens_after(job.done_s(now_s))
+        tokens = job.tokens_after(job.done_s(self.now_s))
         if job.state == JobState.QUEUED:
-            drafter.queue.remove(job)
+            job.drafter.own_server.queue.remove(job)
         elif job.state == JobState.ACTIVE:
             assert job.timer is not None and job.timer.callbacks is not None
             job.timer.callbacks.clear()
@@ -1097,33 +1111,33 @@ class ReferenceSimulation:
 
     def _draft_job(self, job: DraftJob) -> simpy.Event:
         """Queue a job at its drafter; return the event of its end."""
-        job.drafter.queue.append(job)
-        self._start_drafts(job.drafter)
+        server = job.drafter.own_server
+        server.queue.append(job)
+        self._start_drafts(server)
         return job.done
 
-    def _start_drafts(self, drafter: DrafterServer) -> None:
-        if drafter.down:
-            return
+    def _start_drafts(self, server: DrafterServer) -> None:
         now_s = self.now_s
-        while drafter.queue and len(drafter.active) < drafter.concurrency:
-            job = drafter.queue.popleft()
-            begins = not drafter.active
+        while server.can_start:
+            job = server.queue.popleft()
+            begins = not server.active
             if begins:
-                drafter.busy_since_s = now_s
-            drafter.active.append(job)
-            if begins and drafter.number >= len(self._world.devices):
+                server.busy_since_s = now_s
+            server.active.append(job)
+            if begins and server.gpus > 0.0:
                 self._occupancy_changes()
             job.start(now_s)
-            self._log(EventKind.DRAFT_START, drafter.number, job.request, job.gamma)
-            job.timer = self._env.at(now_s + job.duration_s, Order.DRAFT_END, drafter.number)
+            number = job.drafter.number
+            self._log(EventKind.DRAFT_START, number, job.request, job.gamma)
+            job.timer = self._env.at(now_s + job.duration_s, Order.DRAFT_END, number)
             assert job.timer.callbacks is not None
             job.timer.callbacks.append(self._draft_ended(job))
 
     def _draft_ended(self, job: DraftJob) -> Callable[[simpy.Event], None]:
         def ended(_event: simpy.Event) -> None:
-            drafter = job.drafter
+            server = job.drafter.own_server
             duration_s = self.now_s - job.start_s
-            drafter.mean_job_s += self._protocol.stats_window * (duration_s - drafter.mean_job_s)
+            server.mean_job_s += self._protocol.stats_window * (duration_s - server.mean_job_s)
             if job.request.draft is job:
                 job.request.draft = None
             # The job leaves the drafter before the request goes on.
@@ -1134,44 +1148,41 @@ class ReferenceSimulation:
 
     def _leave(self, job: DraftJob, tokens: int) -> None:
         """Let a job, complete or not, leave its drafter, and start the next."""
-        drafter, now_s = job.drafter, self.now_s
+        server, now_s = job.drafter.own_server, self.now_s
         job.state = JobState.ENDED
-        drafter.active.remove(job)
-        if not drafter.active:
-            self._drafting_over(drafter)
-        self._log(EventKind.DRAFT_END, drafter.number, job.request, tokens)
+        server.active.remove(job)
+        if not server.active:
+            self._drafting_over(server)
+        self._log(EventKind.DRAFT_END, job.drafter.number, job.request, tokens)
         if self._record_spans:
             label = "draft" if job.gamma else "prefill"
-            self.spans.append(Span(drafter.lane, label, job.start_s, now_s, job.request.number))
-        self._start_drafts(drafter)
+            self.spans.append(Span(server.lane, label, job.start_s, now_s, job.request.number))
+        self._start_drafts(server)
 
-    def _drafting_over(self, drafter: DrafterServer) -> None:
-        """Book the cost of a drafter's busy period, which has just ended."""
-        busy_s = self.now_s - drafter.busy_since_s
-        drafter.busy_s += busy_s
-        joules = (drafter.power.busy_w - drafter.power.idle_w) * busy_s
+    def _drafting_over(self, server: DrafterServer) -> None:
+        """Book the cost of a busy period of what drafters run on, which has just ended."""
+        busy_s = self.now_s - server.busy_since_s
+        server.busy_s += busy_s
+        joules = (server.power.busy_w - server.power.idle_w) * busy_s
         self._totals.energy_joules += joules
-        if drafter.number < len(self._world.devices):
+        if server.gpus == 0.0:  # a user's device
             self._totals.client_joules += joules
         else:
-            self._totals.gpu_s += busy_s * drafter.gpus
+            self._totals.gpu_s += busy_s * server.gpus
             self._occupancy_changes()
 
     def _occupancy_changes(self) -> None:
         """Accrue what the occupied GPUs have cost until now, and note which are occupied from now on."""
         self._accrue(self.now_s)
         gpus = usd_per_s = 0.0
-        drafters = []
         for target in self._world.targets:
             if target.is_occupied:
                 gpus += target.config.gpus
                 usd_per_s += target.config.gpus * target.config.price_usd_per_gpu_hour / 3600.0
-            if target.drafter is not None:
-                drafters.append(target.drafter)
-        for drafter in [*self._world.edges, *drafters]:
-            if drafter.active:
-                gpus += drafter.gpus
-                usd_per_s += drafter.gpus * drafter.price_usd_per_gpu_hour / 3600.0
+        for server in self._servers:
+            if server.active:
+                gpus += server.gpus
+                usd_per_s += server.gpus * server.price_usd_per_gpu_hour / 3600.0
         self._occupied = (gpus, usd_per_s)
 
     def _occupy(self, target: TargetServer) -> None:
@@ -1332,7 +1343,7 @@ class ReferenceSimulation:
         shares = self._shares(target, batch)
         prefills = any(job.prefill_tokens for job, _ in batch)
         captured = () if prefills else target.config.graph_batch_tokens
-        cost = IterationCost(target.timer, target.colocated, shares, captured)
+        cost = IterationCost(target.timer, target.shared, shares, captured)
         expected_s = cost.duration_s
         duration_s = cost.compute_s * target.noise(self.seed) + cost.overhead_s
         if self._price_delays:
@@ -1383,8 +1394,8 @@ class ReferenceSimulation:
         target.kv_reserved_tokens -= victim.kv_reserved_tokens
         victim.kv_reserved_tokens = 0
         target.resident -= 1
-        if target.colocated is not None:
-            victim.drafter_valid.pop(self._colocated_base + target.number, None)
+        for number in target.shared:
+            victim.drafter_valid.pop(number, None)
         for job in [*target.ready, *(job for job, _ in batch)]:
             if job.request is victim:
                 if job.prefill_tokens:
@@ -1412,17 +1423,21 @@ class ReferenceSimulation:
     def _shares(self, target: TargetServer, batch: list[tuple[Job, int]]) -> list[Share]:
         """Return what each sequence of a batch brings into the iteration."""
         shares = []
-        drafter_number = self._colocated_base + target.number
         for job, tokens in batch:
             request = job.request
-            context = request.context_tokens
+            context, number = request.context_tokens, job.drafter_number
             if job.prefill_tokens:
                 kv = job.prefilled_tokens + tokens
-                along = tokens if job.warm_drafter and target.colocated is not None else 0
-                shares.append(Share(tokens, kv, along, kv if along else 0))
+                timer = target.shared.get(number) if job.warm_drafter else None
+                if timer is None or timer.per_round:
+                    shares.append(Share(tokens, kv))
+                else:
+                    shares.append(Share(tokens, kv, tokens, kv, drafter=number))
             elif job.task == TargetTask.COLOCATED:
-                lag = request.drafter_lag(drafter_number)
-                shares.append(Share(tokens, context + tokens - 1, lag, context, job.gamma, tokens > 1))
+                lag = request.drafter_lag(number)
+                shares.append(
+                    Share(tokens, context + tokens - 1, lag, context, job.gamma, number, verifies=tokens > 1)
+                )
             else:
                 shares.append(Share(tokens, context + tokens - 1, verifies=tokens > 1))
         return shares
@@ -1459,8 +1474,8 @@ class ReferenceSimulation:
         if job.prefill_tokens:
             job.prefill_tokens -= tokens
             job.prefilled_tokens += tokens
-            if job.warm_drafter and target.colocated is not None:
-                request.drafter_valid[self._colocated_base + target.number] = job.prefilled_tokens
+            if job.warm_drafter and job.drafter_number in target.shared:
+                request.drafter_valid[job.drafter_number] = job.prefilled_tokens
             if job.prefill_tokens or job.task != TargetTask.PREFILL:
                 target.ready.append(job)
                 return
@@ -1475,7 +1490,7 @@ class ReferenceSimulation:
             request.recent_accepted = (0, *request.recent_accepted[:-1])
         elif job.task == TargetTask.COLOCATED:
             request.chain_start = request.committed
-            self._verified(request, self._colocated_base + target.number, job.gamma)
+            self._verified(request, job.drafter_number, job.gamma)
         else:
             self._verified(request, job.drafter_number, job.gamma)
         self._env.at(self.now_s, Order.JOB_DONE, request.number, job.done)

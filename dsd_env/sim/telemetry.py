@@ -8,6 +8,7 @@ from typing import TypeVar
 from dsd_env.control.view import (
     CandidateView,
     DecisionView,
+    DrafterKind,
     DrafterView,
     LinkView,
     RequestView,
@@ -19,7 +20,7 @@ from dsd_env.laws import reports
 from dsd_env.laws.constants import ATTAINMENT_TIME_CONSTANT_S, RATE_TIME_CONSTANT_S, REPORTS_KEPT
 from dsd_env.laws.view import fits, handover_s, time_per_token_s
 from dsd_env.scenario.schema import Scenario
-from dsd_env.sim.entities import Device, DrafterServer, Report, Request, TargetServer
+from dsd_env.sim.entities import Device, Learned, Report, Request, SiteDrafter, TargetServer
 from dsd_env.sim.world import World
 
 Row = TypeVar("Row", bound=tuple[float, ...])
@@ -45,7 +46,8 @@ class Telemetry:
         self._weight = min(1.0, self._period_s / RATE_TIME_CONSTANT_S)
         self._n_offered = min(scenario.actions.targets_offered, scenario.n_targets)
         self._gamma_max = max(scenario.actions.gammas)
-        self._colocated_base = len(world.devices) + len(world.edges)
+        self._first_target = len(world.devices) + len(world.edges)
+        self._places = [(Site(site), edge, rank) for site, edge, rank in scenario.places]
         self._arrivals = 0
         self._tokens = 0
         self._arrivals_per_s = 0.0
@@ -90,10 +92,12 @@ class Telemetry:
         """Let every server publish its state."""
         for target in self._world.targets:
             target.reports.append(target.report(now_s))
-            if target.drafter is not None:
-                target.drafter.reports.append(target.drafter.report(now_s))
+            for drafter in target.drafters:
+                if drafter.server is not None:
+                    drafter.reports.append(drafter.report(now_s))
         for edge in self._world.edges:
-            edge.reports.append(edge.report(now_s))
+            for drafter in edge:
+                drafter.reports.append(drafter.report(now_s))
         if now_s > 0.0:
             period_s, weight = self._period_s, self._weight
             self._arrivals_per_s = reports.moved(self._arrivals_per_s, self._arrivals / period_s, weight)
@@ -103,13 +107,15 @@ class Telemetry:
         self._arrivals = 0
         self._tokens = 0
 
-    def drafter_number(self, device: int, site: Site, edge_server: int, target: int) -> int:
-        """Return the number of the drafter at a site."""
-        if site == Site.OWN_DEVICE:
-            return device
-        if site == Site.EDGE_SERVER:
-            return len(self._world.devices) + edge_server
-        return self._colocated_base + target
+    def drafter_number(self, device: int, candidate: CandidateView) -> int:
+        """Return the number of a candidate's drafter, for a request of a device."""
+        if candidate.site == Site.OWN_DEVICE:
+            site = device
+        elif candidate.site == Site.EDGE_SERVER:
+            site = len(self._world.devices) + candidate.edge_server
+        else:
+            site = self._first_target + candidate.target.index
+        return candidate.drafter * self._world.n_sites + site
 
     def view(self, request: Request, now_s: float) -> DecisionView:
         """Return what the controller of a request knows now."""
@@ -125,7 +131,7 @@ class Telemetry:
         reports = {target.number: self._report(target, request, now_s, delay_s) for target in offered}
         views = {target.number: _target_view(target, reports[target.number], now_s) for target in offered}
         if request.control[0] == Site.OWN_DEVICE:
-            request.own_jobs = _jobs(device.drafter)
+            request.own_jobs = device.jobs
         _, arrivals_per_s, tokens_per_s = _newest(self._rates, now_s - delay_s)
         _, *attainments = _newest(self._attainments, now_s - delay_s)
         own = attainments.pop(request.spec.slo_class)
@@ -190,42 +196,61 @@ class Telemetry:
             if not same_target and request.target >= 0:
                 move_s = request.context_tokens * target.prefill_token_s
             visible_s = now_s - delay_s
-            candidates.append(
-                self._colocated_candidate(request, target, view, same_target, move_s, visible_s)
-            )
-            candidates.append(self._own_candidate(request, device, view, same_target, move_s))
-            for number, edge in enumerate(self._world.edges):
-                candidates.append(
-                    self._edge_candidate(request, number, edge, view, same_target, move_s, now_s - delay_s)
-                )
+            for site, edge, rank in self._places:
+                if site == Site.COLOCATED:
+                    candidate = self._colocated_candidate(
+                        request, target, rank, view, same_target, move_s, visible_s
+                    )
+                elif site == Site.OWN_DEVICE:
+                    candidate = self._own_candidate(request, device, rank, view, same_target, move_s)
+                else:
+                    candidate = self._edge_candidate(
+                        request, edge, rank, view, same_target, move_s, visible_s
+                    )
+                self._tell_of_drafter(request, candidate)
+                candidates.append(candidate)
         return tuple(candidates)
+
+    def _tell_of_drafter(self, request: Request, candidate: CandidateView) -> None:
+        """Write what a controller knows of a candidate's drafter whatever its site."""
+        drafter = self._world.drafters.get(self.drafter_number(request.device.number, candidate))
+        if drafter is None:
+            return
+        candidate.kind, candidate.model = drafter.kind, drafter.model
+        if drafter.kind == DrafterKind.LOOKUP:
+            candidate.kv_lag_tokens = 1
+        learned = request.learned.get(drafter.model, Learned())
+        candidate.acceptance_rate = learned.acceptance_rate
+        candidate.tokens_per_round = learned.tokens_per_round
+        candidate.model_rounds = learned.model_rounds
 
     def _colocated_candidate(
         self,
         request: Request,
         target: TargetServer,
+        rank: int,
         view: TargetView,
         same_target: bool,
         move_s: float,
         visible_s: float,
     ) -> CandidateView:
-        number = self._colocated_base + target.number
-        timer = target.colocated or (target.drafter.timer if target.drafter else None)
+        number = rank * self._world.n_sites + self._first_target + target.number
+        drafter = _of_rank(target.drafters, rank)
         lag = request.drafter_lag(number)
         step_s = catch_up_s = wait_s = 0.0
-        if timer is not None:
-            context = request.context_tokens
+        if drafter is not None:
+            context, timer = request.context_tokens, drafter.timer
             step_s = timer.step_s(1, context, 0)
             catch_up_s = timer.step_s(lag, context, context if lag > 1 else 0)
-        if target.drafter is not None:
-            here = request.control == (Site.COLOCATED, target.number)
-            seen = target.drafter.report(visible_s) if here else _newest(target.drafter.reports, visible_s)
-            wait_s = seen[2]
+            if drafter.server is not None:
+                here = request.control == (Site.COLOCATED, target.number)
+                seen = drafter.report(visible_s) if here else _newest(drafter.reports, visible_s)
+                wait_s = seen[2]
         return CandidateView(
             Site.COLOCATED,
             -1,
             view,
-            target.has_drafter and view.up,
+            drafter is not None and view.up,
             same_target and request.drafted_at == number,
             same_target,
             step_s,
@@ -235,26 +260,29 @@ class Telemetry:
             self._handover_s(request, Site.COLOCATED, target.number, -1),
             lag,
             move_s,
-            target.colocated is not None,
+            drafter is not None and drafter.server is None,
+            rank,
         )
 
     def _own_candidate(
-        self, request: Request, device: Device, view: TargetView, same_target: bool, move_s: float
+        self, request: Request, device: Device, rank: int, view: TargetView, same_target: bool, move_s: float
     ) -> CandidateView:
-        drafter = device.drafter
-        lag = request.drafter_lag(device.number)
+        drafter = _of_rank(device.drafters, rank)
+        number = rank * self._world.n_sites + device.number
+        lag = request.drafter_lag(number)
         step_s = catch_up_s = wait_s = 0.0
         if drafter is not None:
             context = request.context_tokens
             step_s = drafter.timer.step_s(1, context, 0)
             catch_up_s = drafter.timer.step_s(lag, context, context if lag > 1 else 0)
-            wait_s = reports.busy_drafter_wait_s(request.own_jobs, drafter.concurrency, drafter.mean_job_s)
+            mean_job_s = drafter.own_server.mean_job_s
+            wait_s = reports.busy_drafter_wait_s(request.own_jobs, drafter.concurrency, mean_job_s)
         return CandidateView(
             Site.OWN_DEVICE,
             -1,
             view,
             view.up and self._fits(drafter, request),
-            same_target and request.drafted_at == device.number,
+            same_target and request.drafted_at == number,
             same_target,
             step_s,
             catch_up_s,
@@ -264,18 +292,20 @@ class Telemetry:
             lag,
             move_s,
             False,
+            rank,
         )
 
     def _edge_candidate(
         self,
         request: Request,
         number: int,
-        edge: DrafterServer,
+        rank: int,
         view: TargetView,
         same_target: bool,
         move_s: float,
         visible_s: float,
     ) -> CandidateView:
+        edge = self._world.edges[number][rank]
         lag = request.drafter_lag(edge.number)
         context = request.context_tokens
         _, jobs, wait_s, up = _newest(edge.reports, visible_s)
@@ -296,6 +326,7 @@ class Telemetry:
             lag,
             move_s,
             False,
+            rank,
         )
 
     def _handover_s(self, request: Request, site: Site, number: int, edge: int) -> float:
@@ -323,17 +354,17 @@ class Telemetry:
         if drafter is None:
             return DrafterView(False, 0.0, request.context_tokens, 0)
         step_s = drafter.timer.step_s(1, request.context_tokens, 0)
-        lag = request.drafter_lag(drafter.number)
+        lag = 1 if drafter.kind == DrafterKind.LOOKUP else request.drafter_lag(drafter.number)
         return DrafterView(self._fits(drafter, request), step_s, lag, request.own_jobs)
 
-    def _fits(self, drafter: DrafterServer | None, request: Request) -> bool:
+    def _fits(self, drafter: SiteDrafter | None, request: Request) -> bool:
         return drafter is not None and fits(
             request.context_tokens, self._gamma_max, drafter.kv_capacity_tokens
         )
 
 
-def _jobs(drafter: DrafterServer | None) -> int:
-    return 0 if drafter is None else len(drafter.active) + len(drafter.queue)
+def _of_rank(drafters: tuple[SiteDrafter, ...], rank: int) -> SiteDrafter | None:
+    return drafters[rank] if rank < len(drafters) else None
 
 
 def _newest_report(target: TargetServer, visible_s: float) -> Report:

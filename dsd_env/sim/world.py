@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsd_env import rng
@@ -14,23 +15,31 @@ from dsd_env.acceptance import (
     load_pool,
     load_trace_set,
 )
-from dsd_env.latency import LatencyProfile, StepCoefficients
-from dsd_env.latency.lookup import ProfileChoice, latency_profile, profile_overhead, target_overhead
+from dsd_env.control.view import DrafterKind
+from dsd_env.latency.lookup import latency_profile, profile_overhead, target_overhead
 from dsd_env.network import Channel, FaultMember, duplex, fault_members, load_series
 from dsd_env.rng import Stream
 from dsd_env.scenario import ScenarioError
 from dsd_env.scenario.schema import (
     AcceptanceConfig,
+    ColocatedDrafter,
+    Drafter,
     FittedAcceptance,
     IidAcceptanceConfig,
     MarkovAcceptanceConfig,
+    Power,
     ReplayArrivals,
     Scenario,
+    Target,
     TraceAcceptance,
 )
 from dsd_env.sim.capacity import plain_capacity_tokens_per_s
-from dsd_env.sim.entities import Device, DrafterServer, StepTimer, TargetServer
-from dsd_env.workload import replay_schedule
+from dsd_env.sim.entities import Device, DrafterServer, SiteDrafter, StepTimer, TargetServer
+from dsd_env.workload import Schedule, load_trace, replay_schedule
+
+UNLIMITED_TOKENS = 1 << 30
+"""KV capacity of a drafter at a target: its KV comes out of the target's memory."""
+_NO_POWER = Power(idle_w=0.0, busy_w=0.0)
 
 
 @dataclass(frozen=True)
@@ -39,25 +48,26 @@ class World:
 
     Attributes:
         devices: Client devices by number.
-        edges: Drafters of the edge servers by number.
+        edges: Drafters of each edge server, by its number.
         targets: Target servers by number.
         backhauls: (up, down) channels by edge server and target.
         sources: Acceptance source and its drafter by draft model.
-        drafter_models: Draft model by drafter number.
+        drafters: Every drafter by its number.
         idle_w: Idle power of all targets and edge servers together.
     """
 
     devices: list[Device]
-    edges: list[DrafterServer]
+    edges: list[tuple[SiteDrafter, ...]]
     targets: list[TargetServer]
     backhauls: list[list[tuple[Channel, Channel]]]
     sources: dict[str, tuple[AcceptanceSource, str]]
-    drafter_models: dict[int, str]
+    drafters: dict[int, SiteDrafter]
     idle_w: float
 
-    def colocated_number(self, target: int) -> int:
-        """Return the number of the drafter at a target."""
-        return len(self.devices) + len(self.edges) + target
+    @property
+    def n_sites(self) -> int:
+        """Number of devices, edge servers and targets together."""
+        return len(self.devices) + len(self.edges) + len(self.targets)
 
 
 def acceptance_source(config: AcceptanceConfig) -> tuple[AcceptanceSource, str]:
@@ -66,7 +76,7 @@ def acceptance_source(config: AcceptanceConfig) -> tuple[AcceptanceSource, str]:
         case TraceAcceptance():
             return TraceReplay(load_trace_set(config.trace)), config.drafter
         case FittedAcceptance():
-            # Both engines treat a fitted model as one more recording.
+            # Both engines treat a model as one more recording.
             return TraceReplay(load_pool(config.model)), config.drafter
         case IidAcceptanceConfig():
             return _only(IidAcceptance(config.alpha))
@@ -88,7 +98,13 @@ def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, 
         ScenarioError: A drafter or a kind of request is not in the recording or model.
     """
     for model, (source, drafter) in sources.items():
-        what = "fitted model" if isinstance(scenario.acceptance[model], FittedAcceptance) else "recording"
+        config = scenario.acceptance[model]
+        what = f"{config.source} model" if isinstance(config, FittedAcceptance) else "recording"
+        if isinstance(config, FittedAcceptance) and source.label != config.source:
+            raise ScenarioError(
+                f"scenario {scenario.name!r}: acceptance.{model}.source = {config.source!r}, but the model "
+                f"{config.model!r} is {source.label}"
+            )
         if drafter not in source.drafters:
             raise ScenarioError(
                 f"scenario {scenario.name!r}: acceptance.{model}.drafter = {drafter!r} is not in the "
@@ -103,15 +119,54 @@ def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, 
                 )
 
 
+def _check_recorded(
+    scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, str]], schedule: Schedule | None
+) -> None:
+    """Check that the recordings have the requests that a replayed trace names.
+
+    Raises:
+        ScenarioError: A recording lacks one, or no recording is replayed.
+    """
+    if schedule is None or not schedule.recordings:
+        return
+    arrivals = scenario.workload.arrivals
+    assert isinstance(arrivals, ReplayArrivals)
+    replayed = {
+        model: source.names
+        for model, (source, _) in sources.items()
+        if isinstance(source, TraceReplay) and source.names
+    }
+    fault = "" if replayed else "no acceptance of the scenario is a recording (source: trace)"
+    name = schedule.recordings[0]
+    for model, names in replayed.items():
+        unknown = [one for one in schedule.recordings if one not in names]
+        if unknown and not fault:
+            name = unknown[0]
+            config = scenario.acceptance[model]
+            assert isinstance(config, TraceAcceptance)
+            fault = (
+                f"is not a request of the recording {config.trace} (acceptance.{model}), whose {len(names)} "
+                f"are {', '.join(list(names)[:3])}, ..."
+            )
+    if fault:
+        whole = load_trace(arrivals.trace, trust_units=arrivals.trust_units)
+        assert whole.recorded is not None  # a part of it has names
+        row = int((whole.recorded == whole.recordings.index(name)).argmax()) + 1
+        raise ScenarioError(
+            f"scenario {scenario.name!r}: {arrivals.trace}, request {row}: recorded = {name!r}: {fault}"
+        )
+
+
 def idle_w(scenario: Scenario) -> float:
     """Return the idle power of all edge servers, targets and dedicated drafters together."""
     edges = [edge.power.idle_w for edge in scenario.edge_servers.values() for _ in range(edge.count)]
     targets = [target.power.idle_w for target in scenario.targets.values() for _ in range(target.count)]
     drafters = [
-        target.colocated_drafter.power.idle_w
+        drafter.power.idle_w
         for target in scenario.targets.values()
         for _ in range(target.count)
-        if target.colocated_drafter is not None and target.colocated_drafter.mode == "dedicated"
+        for drafter in target.menu
+        if drafter.mode == "dedicated"
     ]
     total_w = sum(edges)
     total_w += sum(targets)
@@ -119,10 +174,21 @@ def idle_w(scenario: Scenario) -> float:
     return total_w
 
 
-def _drafter_timer(choice: ProfileChoice, max_tokens: int) -> StepTimer:
-    """Return the step times of a drafter: of its kernels, and of what its engine adds to each pass."""
-    profile = latency_profile(choice)
-    return StepTimer(profile, max_tokens, pass_s=profile_overhead(profile).per_draft_pass_s)
+def kind_of(config: Drafter | ColocatedDrafter) -> DrafterKind:
+    """Return what proposes at a drafter."""
+    return DrafterKind[config.kind.upper()]
+
+
+def draft_timer(config: Drafter | ColocatedDrafter, most_tokens: int) -> StepTimer:
+    """Return the times of a drafter's steps, tabulated up to so many new tokens.
+
+    They are those of its kernels, and what its engine adds to each pass.
+    """
+    if config.lookup is not None:
+        return StepTimer.of_lookup(config.lookup, most_tokens)
+    assert config.profile is not None  # as the schema requires
+    profile = latency_profile(config.profile)
+    return StepTimer(profile, most_tokens, pass_s=profile_overhead(profile).per_draft_pass_s)
 
 
 class WorldBuilder:
@@ -149,23 +215,20 @@ class WorldBuilder:
         self.schedule = (
             replay_schedule(scenario) if isinstance(scenario.workload.arrivals, ReplayArrivals) else None
         )
-        self._profiles: dict[int, LatencyProfile | StepCoefficients] = {}
-        self.target_timers: list[tuple[StepTimer, StepTimer | None]] = []
+        _check_recorded(scenario, self.sources, self.schedule)
+        self.target_timers: list[tuple[StepTimer, tuple[StepTimer, ...]]] = []
         for target in scenario.targets.values():
             most = max(target.max_num_batched_tokens, *target.graph_batch_tokens, 0)
             timer = StepTimer(latency_profile(target.profile), most, target_overhead(target))
-            drafter = target.colocated_drafter
-            colocated = None
-            if drafter is not None:
-                # One draft pass can process the KV lag of a whole batch.
-                colocated = _drafter_timer(drafter.profile, max(most, 8 * longest))
-            self.target_timers.append((timer, colocated))
+            # One draft pass can process the KV lag of a whole batch.
+            own = tuple(draft_timer(drafter, max(most, 8 * longest)) for drafter in target.menu)
+            self.target_timers.append((timer, own))
         self.device_timers = [
-            _drafter_timer(device.drafter.profile, self._draft_tokens) if device.drafter else None
+            tuple(draft_timer(drafter, self._draft_tokens) for drafter in device.menu)
             for device in scenario.devices.values()
         ]
         self.edge_timers = [
-            _drafter_timer(edge.drafter.profile, self._draft_tokens)
+            tuple(draft_timer(drafter, self._draft_tokens) for drafter in edge.menu)
             for edge in scenario.edge_servers.values()
         ]
 
@@ -182,26 +245,15 @@ class WorldBuilder:
     def build(self, seed: int) -> World:
         """Return fresh entities for one episode seed."""
         scenario = self.scenario
-        models: dict[int, str] = {}
         devices: list[Device] = []
-        for config, base in zip(scenario.devices.values(), self.device_timers, strict=True):
+        for config, bases in zip(scenario.devices.values(), self.device_timers, strict=True):
             for _ in range(config.count):
                 number = len(devices)
                 faults = self._hitting("device", number)
-                device_drafter = None
-                if config.drafter is not None and base is not None:
-                    low, high = config.speed_spread
-                    speed = low + (high - low) * rng.uniform(seed, Stream.DEVICE_SPREAD, number, 0)
-                    drafter = config.drafter
-                    device_drafter = DrafterServer(
-                        number,
-                        f"device:{number}",
-                        base.scaled(speed),
-                        drafter.concurrency,
-                        drafter.kv_capacity_tokens,
-                        config.power,
-                    )
-                    models[number] = drafter.model
+                low, high = config.speed_spread
+                speed = low + (high - low) * rng.uniform(seed, Stream.DEVICE_SPREAD, number, 0)
+                timers = [base.scaled(speed) for base in bases]
+                drafters = self._on_one_server(number, f"device:{number}", config.menu, timers, config.power)
                 up, down = self._duplex(config.link, seed, 2 * number, faults)
                 edge_up = edge_down = None
                 if config.edge_link is not None:
@@ -213,59 +265,95 @@ class WorldBuilder:
                         down,
                         edge_up,
                         edge_down,
-                        device_drafter,
+                        drafters,
                         config.radio_joules_per_byte,
                         up.one_way_s + down.one_way_s,
                     )
                 )
-        edges: list[DrafterServer] = []
-        for edge, timer in zip(scenario.edge_servers.values(), self.edge_timers, strict=True):
+        edges: list[tuple[SiteDrafter, ...]] = []
+        for edge, edge_timers in zip(scenario.edge_servers.values(), self.edge_timers, strict=True):
             for _ in range(edge.count):
-                number = len(devices) + len(edges)
-                drafter = edge.drafter
+                number, lane = len(devices) + len(edges), f"edge:{len(edges)}"
+                price = edge.price_usd_per_gpu_hour
                 edges.append(
-                    DrafterServer(
-                        number,
-                        f"edge:{len(edges)}",
-                        timer,
-                        drafter.concurrency,
-                        drafter.kv_capacity_tokens,
-                        edge.power,
-                        edge.gpus,
-                        edge.price_usd_per_gpu_hour,
-                    )
+                    self._on_one_server(number, lane, edge.menu, edge_timers, edge.power, edge.gpus, price)
                 )
-                models[number] = drafter.model
         targets: list[TargetServer] = []
-        for target, (timer, colocated) in zip(scenario.targets.values(), self.target_timers, strict=True):
+        for target, (timer, own_timers) in zip(scenario.targets.values(), self.target_timers, strict=True):
             for _ in range(target.count):
-                number = len(devices) + len(edges) + len(targets)
-                own = target.colocated_drafter
-                dedicated = None
-                if own is not None:
-                    models[number] = own.model
-                    if own.mode == "dedicated" and colocated is not None:
-                        dedicated = DrafterServer(
-                            number,
-                            f"draft:{len(targets)}",
-                            colocated,
-                            own.concurrency,
-                            1 << 30,
-                            own.power,
-                            own.gpus,
-                            target.price_usd_per_gpu_hour,
-                        )
-                shared = colocated if own is not None and own.mode == "shared" else None
-                targets.append(TargetServer(len(targets), target, timer, shared, dedicated))
+                own = self._at_target(len(targets), len(devices) + len(edges), target, own_timers)
+                targets.append(TargetServer(len(targets), target, timer, own))
+        sites = [*(device.drafters for device in devices), *edges, *(target.drafters for target in targets)]
         return World(
             devices,
             edges,
             targets,
             self._backhauls(seed, len(targets)),
             self.sources,
-            models,
+            {drafter.number: drafter for drafters in sites for drafter in drafters},
             idle_w(scenario),
         )
+
+    def _number(self, site: int, rank: int) -> int:
+        """Return the number of a drafter by its site's and its place in the site's list."""
+        scenario = self.scenario
+        return rank * (scenario.n_devices + scenario.n_edge_servers + scenario.n_targets) + site
+
+    def _on_one_server(
+        self,
+        site: int,
+        lane: str,
+        menu: Sequence[Drafter],
+        timers: Sequence[StepTimer],
+        power: Power,
+        gpus: float = 0.0,
+        price_usd_per_gpu_hour: float = 0.0,
+    ) -> tuple[SiteDrafter, ...]:
+        """Return the drafters of a device or an edge server; its draft models share the hardware."""
+        models: DrafterServer | None = None
+        drafters = []
+        for rank, (config, timer) in enumerate(zip(menu, timers, strict=True)):
+            if config.kind == "lookup":
+                server = DrafterServer(f"{lane}:{config.model}", timer, _NO_POWER)
+            elif models is None:
+                server = models = DrafterServer(lane, timer, power, gpus, price_usd_per_gpu_hour)
+            else:
+                server = models
+            drafters.append(
+                SiteDrafter(
+                    self._number(site, rank),
+                    kind_of(config),
+                    config.model,
+                    timer,
+                    config.concurrency,
+                    config.kv_capacity_tokens,
+                    server,
+                )
+            )
+        return tuple(drafters)
+
+    def _at_target(
+        self, number: int, first: int, target: Target, timers: Sequence[StepTimer]
+    ) -> tuple[SiteDrafter, ...]:
+        """Return the drafters at a target; a dedicated one has GPUs of its own."""
+        drafters = []
+        for rank, (config, timer) in enumerate(zip(target.menu, timers, strict=True)):
+            server = None
+            if config.mode == "dedicated":
+                lane = f"draft:{number}" if rank == 0 else f"draft:{number}:{config.model}"
+                server = DrafterServer(lane, timer, config.power, config.gpus, target.price_usd_per_gpu_hour)
+            drafters.append(
+                SiteDrafter(
+                    self._number(first + number, rank),
+                    kind_of(config),
+                    config.model,
+                    timer,
+                    config.concurrency,
+                    UNLIMITED_TOKENS,
+                    server,
+                )
+            )
+        return tuple(drafters)
 
     def _backhauls(self, seed: int, n_targets: int) -> list[list[tuple[Channel, Channel]]]:
         first = 2 * self.scenario.n_devices

@@ -45,6 +45,7 @@ class RequestSpec:
         slo_per_token_s: Time between the deadlines of its tokens.
         slo_token_share: Share of its tokens that must be in time.
         acceptance_kinds: Kinds of recorded requests that may be replayed for it.
+        recorded: Name of the recorded request that is replayed for it, if one is named.
     """
 
     uid: int
@@ -60,6 +61,7 @@ class RequestSpec:
     slo_per_token_s: float
     slo_token_share: float
     acceptance_kinds: tuple[str, ...]
+    recorded: str | None = None
 
 
 class WorkloadGenerator:
@@ -175,6 +177,7 @@ class WorkloadGenerator:
         number = next(
             i for i, bound in enumerate(self._cumulative) if u <= bound or i == len(self._kinds) - 1
         )
+        recorded = None
         if self._schedule is None:
             prompt, output = self._lengths(self._kinds[number], uid)
         else:
@@ -182,6 +185,8 @@ class WorkloadGenerator:
             prompt, output = self._schedule.prompt_tokens[row], self._schedule.output_tokens[row]
             if self._schedule.kinds is not None and self._schedule.kinds[row] >= 0:
                 number = self._schedule.kinds[row]
+            if self._schedule.recorded is not None and self._schedule.recorded[row] >= 0:
+                recorded = self._schedule.recordings[self._schedule.recorded[row]]
         kind = self._kinds[number]
         slo_class, bounds = self._bounds[number]
         return RequestSpec(
@@ -192,6 +197,7 @@ class WorkloadGenerator:
             output_tokens=output,
             slo_class=slo_class,
             acceptance_kinds=kind.acceptance_kinds,
+            recorded=recorded,
             **bounds,
         )
 

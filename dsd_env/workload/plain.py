@@ -60,7 +60,7 @@ class Plain:
 
     def take(self, line: int, row: Sequence[str]) -> None:
         """Give a row to it."""
-        arrival_s, prompt, output, client, kind = row
+        arrival_s, prompt, output, client, kind, recorded = row
         builder = self._builder
         if builder.wants(line, builder.number(line, "arrival_s", arrival_s)):
             builder.add(
@@ -68,6 +68,7 @@ class Plain:
                 builder.tokens(line, "output_tokens", output),
                 builder.word(line, "client", client),
                 builder.word(line, "kind", kind),
+                builder.recording(line, recorded),
             )
 
 

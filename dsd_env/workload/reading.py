@@ -38,6 +38,8 @@ _MAX_LINE = 10_000_000
 _JUDGED = 50_000
 """So many requests are looked at before their unit is judged, even where fewer are kept."""
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\- ]{0,79}")
+_RECORDING = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/ -]{0,78}[A-Za-z0-9._:/-])?")
+"""As the names of the entries of acceptance recordings."""
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{0,20})?([eE][+-]?[0-9]{1,2})?")
 _COMMA = re.compile(r"-?[0-9]+(,[0-9]+)+(\.[0-9]+)?")
 _TRUSTED = re.compile(r"#\s*trust_units\s*[:=]\s*true", re.IGNORECASE)
@@ -265,6 +267,8 @@ class TraceBuilder:
         self._client, self._kind = array("i"), array("i")
         self._clients: dict[str, int] = {}
         self._kinds: dict[str, int] = {}
+        self._recorded = array("i")
+        self._recordings: dict[str, int] = {}
         self._seen = 0
         self._first_s = self._last_s = -math.inf
         self._origin_s = 0.0
@@ -316,6 +320,17 @@ class TraceBuilder:
             )
         return field
 
+    def recording(self, line: int, field: str) -> str | None:
+        """Return the name of a recorded request; None for an empty cell."""
+        field = field.strip()
+        if field and not _RECORDING.fullmatch(field):
+            raise self.error(
+                line,
+                f"recorded = {shown(field)} is not a name: letters, digits, '.', '_', '-', '/', ':' and "
+                "blanks, up to 80",
+            )
+        return field or None
+
     def wants(self, line: int, time_s: float) -> bool:
         """Take the time of the next request; return whether it is in the part.
 
@@ -348,7 +363,12 @@ class TraceBuilder:
         return True
 
     def add(
-        self, prompt_tokens: int, output_tokens: int, client: str | None = None, kind: str | None = None
+        self,
+        prompt_tokens: int,
+        output_tokens: int,
+        client: str | None = None,
+        kind: str | None = None,
+        recorded: str | None = None,
     ) -> None:
         """Keep the request whose time was taken last."""
         self._arrivals.append(self._last_s)
@@ -356,6 +376,8 @@ class TraceBuilder:
         self._outputs.append(output_tokens)
         self._client.append(-1 if client is None else self._clients.setdefault(client, len(self._clients)))
         self._kind.append(-1 if kind is None else self._kinds.setdefault(kind, len(self._kinds)))
+        number = -1 if recorded is None else self._recordings.setdefault(recorded, len(self._recordings))
+        self._recorded.append(number)
         if len(self._arrivals) == self._part.first:
             self.full = True
 
@@ -410,6 +432,8 @@ class TraceBuilder:
             dropped_within(dropped_s - self._origin_s, part.start_s, end_s),
             tick_s,
             unused,
+            _integers(self._recorded) if self._recordings else None,
+            tuple(self._recordings),
         )
 
 

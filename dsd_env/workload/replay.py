@@ -33,6 +33,9 @@ class Schedule:
         period_s: Length of the part; it ends after its last request.
         endless: Whether the part repeats at its end.
         random_start: Whether an episode begins at a place drawn from the seed.
+        recorded: Number in ``recordings`` of the recorded request whose acceptance each request has. Where it
+            is -1, or if the array is None, one is drawn from the seed.
+        recordings: Names of recorded requests.
         capped_prompts: Number of requests whose prompt was longer than the scenario allows.
         capped_outputs: Number of requests whose answer was longer than the scenario allows.
     """
@@ -47,6 +50,8 @@ class Schedule:
     random_start: bool
     capped_prompts: int
     capped_outputs: int
+    recorded: tuple[int, ...] | None = None
+    recordings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of requests of the part."""
@@ -155,4 +160,6 @@ def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Sc
         arrivals.random_start,
         capped_prompts,
         capped_outputs,
+        None if part.recorded is None else tuple(part.recorded.tolist()),
+        part.recordings,
     )

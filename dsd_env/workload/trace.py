@@ -1,8 +1,9 @@
 """Recorded requests: when they came and how long they were.
 
-The file is CSV with a header: ``arrival_s,prompt_tokens,output_tokens`` and optionally ``client`` and
-``kind``, in any order. Times are seconds from any origin, not falling; lengths are whole numbers of tokens,
-at least 1; ``client`` and ``kind`` are words, or empty where a request has none. Lines that begin with ``#``
+The file is CSV with a header: ``arrival_s,prompt_tokens,output_tokens`` and optionally ``client``, ``kind``
+and ``recorded``, in any order. Times are seconds from any origin, not falling; lengths are whole numbers of
+tokens, at least 1; the others are words, or empty where a request has none. ``recorded`` names the request of
+an acceptance recording whose acceptance this one had. Lines that begin with ``#``
 are comments; ``# trust_units: true`` above the header says that times are seconds, however it looks. It is
 read by :func:`dsd_env.workload.load_trace`; the formats of published traces by
 :mod:`dsd_env.calibration.workload.importers`.
@@ -25,7 +26,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
-OPTIONAL = ("client", "kind")
+OPTIONAL = ("client", "kind", "recorded")
 TRUSTED = "# trust_units: true"
 """A comment above the header: a reader does not ask whether times are in another unit."""
 MAX_RATE_PER_S = 1e5
@@ -65,6 +66,8 @@ class RequestTrace:
         tick_s: Tick of the clock behind the times, where it is so coarse that requests share theirs; None
             where it is not. See :mod:`dsd_env.workload.clock`.
         unused: Columns or fields of the file that are known and not used.
+        recorded: Number in ``recordings`` of the recorded request whose acceptance each had, likewise.
+        recordings: Their names.
     """
 
     arrival_s: FloatArray
@@ -77,6 +80,8 @@ class RequestTrace:
     dropped_s: FloatArray = field(default_factory=lambda: np.empty(0))
     tick_s: float | None = None
     unused: tuple[str, ...] = ()
+    recorded: IntArray | None = None
+    recordings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of requests."""
@@ -118,6 +123,7 @@ class RequestTrace:
         part = slice(int(low), int(high))
         client, clients = _renumber(self.client, self.clients, part)
         kind, kinds = _renumber(self.kind, self.kinds, part)
+        recorded, recordings = _renumber(self.recorded, self.recordings, part)
         return RequestTrace(
             self.arrival_s[part] - start_s,
             self.prompt_tokens[part],
@@ -129,6 +135,8 @@ class RequestTrace:
             dropped_within(self.dropped_s, start_s, end_s),
             self.tick_s,
             self.unused,
+            recorded,
+            recordings,
         )
 
     def scaled(self, rate_scale: float) -> RequestTrace:
@@ -217,6 +225,7 @@ def save_trace(trace: RequestTrace, path: str | Path) -> Path:
     for name, numbers, names in (
         ("client", trace.client, trace.clients),
         ("kind", trace.kind, trace.kinds),
+        ("recorded", trace.recorded, trace.recordings),
     ):
         if numbers is not None:
             header.append(name)

@@ -28,7 +28,7 @@ def assert_equal(a: TraceSet, b: TraceSet) -> None:
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), strict=True)
     for drafter, values in a.drafters.items():
         other = b.drafters[drafter]
-        for name in ("run_length", "accept_prob", "top1_prob", "entropy_nats"):
+        for name in ("run_length", "accept_prob", "top1_prob", "entropy_nats", "proposed"):
             left, right = getattr(values, name), getattr(other, name)
             assert (left is None) == (right is None)
             if left is not None:

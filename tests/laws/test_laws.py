@@ -22,6 +22,7 @@ TIMER = Case(
     k_bw_s=1e-6,
     k_multi_s=2e-6,
     k_lat_s=3e-6,
+    per_round=False,
     per_iteration_s=2e-3,
     per_sequence_s=3e-5,
     per_token_s=1e-5,

@@ -187,3 +187,60 @@ def test_errors_in_profiles_name_the_key_alone(profile: Any, words: str) -> None
         load_scenario("single_lan", targets__target__profile=profile)
     assert words in str(caught.value)
     assert "<" not in str(caught.value).replace("<mapping>", "")
+
+
+LOOKUP = {"cost_per_round_s": 1e-5}
+MODEL = {"model": "draft", "profile": {"t0_s": 0.01}}
+LOOKING = {"kind": "lookup", "model": "draft", "profile": None, "lookup": LOOKUP}
+"""Mappings are merged into the laboratory's, so that null takes its profile away."""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("devices__client__drafter", {**MODEL, "kind": "head"}, r"devices\.client\.drafter.*kind = 'head'"),
+        (
+            "devices__client__drafter",
+            {**LOOKING, "profile": {"t0_s": 0.01}},
+            r"devices\.client\.drafter.*profile = .*0\.01.*of kind 'lookup'",
+        ),
+        ("devices__client__drafter", {**MODEL, "lookup": LOOKUP}, r"lookup = .*1e-05.*of kind 'model'"),
+        ("devices__client__drafter", {"profile": None}, "of kind 'model' needs profile"),
+        ("devices__client__drafter", {"kind": "lookup", "model": "draft"}, "kind = 'lookup' needs lookup"),
+        (
+            "devices__client__drafter",
+            {**LOOKING, "lookup": {**LOOKUP, "share_of_verify": 0.1}},
+            r"lookup\.share_of_verify = 0\.1 has a meaning only at a target",
+        ),
+        (
+            "devices__client__drafter",
+            {**LOOKING, "lookup": {"cost_per_round_s": -1}},
+            "cost_per_round_s = -1",
+        ),
+        ("devices__client__drafters", [MODEL], r"drafter and drafters \(with 1\) are both given"),
+        ("targets__target__colocated_drafters", [LOOKING], "colocated_drafters .* are both given"),
+        (
+            "targets__target__colocated_drafter",
+            {**LOOKING, "mode": "dedicated", "gpus": 1},
+            "mode = 'dedicated' needs kind 'model', not 'lookup'",
+        ),
+        (
+            "targets__target__colocated_drafter",
+            {**MODEL, "kind": "head", "mode": "dedicated", "gpus": 1},
+            "mode = 'dedicated' needs kind 'model', not 'head'",
+        ),
+    ],
+)
+def test_impossible_drafters_are_named(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ScenarioError, match=message):
+        lab(**{key: value})
+
+
+def test_a_site_has_at_most_four_drafters_and_an_edge_server_at_least_one() -> None:
+    with pytest.raises(ScenarioError, match=r"devices\.client\.drafters.*4"):
+        lab(devices__client__drafter=None, devices__client__drafters=[MODEL] * 5)
+    edge = {"backhaul": "wire", "power": {"idle_w": 0, "busy_w": 0}}
+    with pytest.raises(ScenarioError, match=r"edge_servers\.edge.*needs a drafter"):
+        lab(edge_servers={"edge": edge})
+    with pytest.raises(ScenarioError, match=r"edge_servers\.edge\.drafters\.1\.model = 'nobody'"):
+        lab(edge_servers={"edge": {**edge, "drafters": [MODEL, {**LOOKING, "model": "nobody"}]}})

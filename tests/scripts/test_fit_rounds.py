@@ -6,6 +6,7 @@ import pytest
 
 from dsd_env.acceptance import load_run_model
 from tests.acceptance_engines import (
+    aiperf_record,
     draw_rounds,
     sglang_meta,
     vllm_bench,
@@ -54,9 +55,10 @@ def test_a_log_is_shown_with_what_was_left_out_and_saved(fit_rounds, tmp_path):
         vllm_bench(ROUNDS, 4),
         json.dumps(vllm_response(ROUNDS, 4)),
         json.dumps({"meta_info": sglang_meta(ROUNDS, 4)}),
+        json.dumps(aiperf_record(ROUNDS, 4)),
         json.dumps(PLAIN),
     ],
-    ids=["metrics", "bench", "responses", "sglang", "plain"],
+    ids=["metrics", "bench", "responses", "sglang", "aiperf", "plain"],
 )
 def test_formats_are_seen_in_the_file(fit_rounds, tmp_path, text):
     path = tmp_path / "some.file"

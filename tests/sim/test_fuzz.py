@@ -23,6 +23,7 @@ from dsd_env.control import ActionSpace
 from dsd_env.scenario import load_scenario
 from dsd_env.sim.compiled import CompiledSimulation, compile_scenario
 from dsd_env.sim.compiled.records import SCENARIO
+from dsd_env.sim.entities import servers_of
 from dsd_env.sim.events import Event, EventKind
 from dsd_env.sim.fuzz import (
     FEATURES,
@@ -345,9 +346,10 @@ def reordered(scenario: Any, seed: int, builder: Any, price_delays: bool) -> Ref
 class _Crashes(ReferenceSimulation):
     """The reference, but that the drafts of a crashed drafter are queued again in reversed order."""
 
-    def _crash_drafter(self, drafter: Any) -> None:
-        drafter.active.reverse()
-        super()._crash_drafter(drafter)
+    def _crash_drafters(self, drafters: Any) -> None:
+        for server in servers_of(drafters):
+            server.active.reverse()
+        super()._crash_drafters(drafters)
 
 
 def crashes(scenario: Any, seed: int, builder: Any, price_delays: bool) -> ReferenceSimulation:

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dsd_env.acceptance.source import MAX_RUN_LENGTH
-from dsd_env.acceptance.traceset import DrafterTrace, TraceError, TraceSet
+from dsd_env.acceptance.traceset import ENTRY_NAME, DrafterTrace, TraceError, TraceSet
+from dsd_env.calibration.acceptance.ngram import ngram_proposals
 from dsd_env.calibration.acceptance.reading import field, integer, json_lines, number
+from dsd_env.workload import RequestTrace
 
 _SPECDECODE_DRAFTERS = {"eagle": "acc_eagle", "ngram": "acc_ngram"}
+_SPECDECODE_NGRAM = (3, 7, 20)
+"""Shortest and longest n-gram, and most tokens proposed: this rule gives the runs of the files (see docs)."""
+_MAX_TOKEN = 2**31 - 1
 _SPECDECODE_MODELS = {"eagle": "EAGLE head for Llama-3.1-8B-Instruct", "ngram": "none (n-gram look-up)"}
 
 
-def _specdecode_row(where: str, row: Any, drafters: Sequence[str]) -> tuple[int, dict[str, list[int]]]:
-    """Return prompt length and run lengths per drafter of one line."""
-    prompt = len(field(row, "prompt_token_ids", where, list))
+def _specdecode_row(
+    where: str, row: Any, drafters: Sequence[str]
+) -> tuple[int, dict[str, list[int]], list[int]]:
+    """Return prompt length, run lengths per drafter and, for n-grams, tokens proposed, of one line."""
+    tokens = field(row, "prompt_token_ids", where, list)
+    prompt = len(tokens)
     columns = {}
     for drafter in drafters:
         name = _SPECDECODE_DRAFTERS[drafter]
@@ -32,7 +40,18 @@ def _specdecode_row(where: str, row: Any, drafters: Sequence[str]) -> tuple[int,
     for drafter, column in columns.items():
         name = f"{_SPECDECODE_DRAFTERS[drafter]}.acc_len"
         runs[drafter] = [integer(v, name, where, 1, MAX_RUN_LENGTH + 1) - 1 for v in column[:size]]
-    return prompt, runs
+    proposed: list[int] = []
+    if "ngram" in runs:
+        output = field(row, "generated_token_ids", where, list)
+        text = [
+            [integer(v, name, where, 0, _MAX_TOKEN) for v in values]
+            for name, values in (("prompt_token_ids", tokens), ("generated_token_ids", output))
+        ]
+        _, found = ngram_proposals(text[0], text[1], *_SPECDECODE_NGRAM)
+        known = [*found.tolist(), *[0] * size][:size]
+        # At the few starts where the rule differs from the recorder's, what was accepted was proposed.
+        proposed = [max(a, b) for a, b in zip(known, runs["ngram"], strict=True)]
+    return prompt, runs, proposed
 
 
 def import_specdecode_bench(
@@ -47,7 +66,9 @@ def import_specdecode_bench(
     ``acc_len[s]`` is one more than the drafts accepted by a round that starts at output position
     ``s``. The two drafters' lists differ in length by a few positions in many requests and by more in
     some; a request is cut to the shortest list of the drafters asked for, so ask for one drafter to
-    have all of its positions. The data carry no licence: import them for your own use, do not
+    have all of its positions. How many tokens the n-gram drafter proposed is not in the files, but follows
+    from their tokens: runs of 3 to 7 tokens, looked up as :func:`ngram_proposals` does, give the recorded
+    run lengths at 99.9 % of the starts. The data carry no licence: import them for your own use, do not
     redistribute them or what is made from them.
 
     Confidence was not recorded. Its columns are constants per drafter, the share ``p`` of starts
@@ -71,9 +92,10 @@ def import_specdecode_bench(
     lengths: list[int] = []
     skipped = 0
     runs: dict[str, list[int]] = {d: [] for d in drafters}
+    proposed: list[int] = []
     for index, path in enumerate(files.values()):
         for where, row in json_lines(Path(path)):
-            prompt, columns = _specdecode_row(where, row, drafters)
+            prompt, columns, offered = _specdecode_row(where, row, drafters)
             size = len(next(iter(columns.values())))
             if size == 0:
                 skipped += 1
@@ -83,6 +105,7 @@ def import_specdecode_bench(
             lengths.append(size)
             for drafter, values in columns.items():
                 runs[drafter] += values
+            proposed += offered
         if index not in kind_index:
             raise TraceError(f"{path}: holds no recorded request")
     if not lengths:
@@ -96,10 +119,11 @@ def import_specdecode_bench(
             accept_prob=None,
             top1_prob=np.full(total, accepted, np.float16),
             entropy_nats=np.full(total, -np.log(accepted), np.float16),
+            proposed=np.array(proposed, np.uint8) if drafter == "ngram" else None,
         )
     card: dict[str, Any] = {
         "label": "measured",
-        "gamma_max": max(1, *(max(values) for values in runs.values())),
+        "gamma_max": max(1, *(max(values) for values in (*runs.values(), proposed or [0]))),
         "target": {"model": "Llama-3.1-8B-Instruct", "device": "one H100"},
         "drafters": {d: {"model": _SPECDECODE_MODELS[d], "form": "run_length"} for d in drafters},
         "confidence": "not recorded; constants stand in",
@@ -135,7 +159,7 @@ _PLAIN_CARD = (
     "prompts",
     "software",
 )
-_COLUMNS = ("run_length", "accept_prob", "top1_prob", "entropy_nats")
+_COLUMNS = ("run_length", "accept_prob", "top1_prob", "entropy_nats", "proposed")
 _MAX_PROMPT = 2**31 - 1
 
 
@@ -154,22 +178,42 @@ def plain_card(row: Any, where: str) -> dict[str, Any]:
         integer(card["gamma_max"], "card.gamma_max", where, 1, MAX_RUN_LENGTH)
     if "drafters" in card and not isinstance(card["drafters"], dict):
         raise TraceError(f"{where}: card.drafters must be an object, name -> description")
-    if card.get("label", "measured") not in ("measured", "fitted", "synthetic"):
-        raise TraceError(f"{where}: card.label must be measured, fitted or synthetic")
+    if card.get("label", "measured") not in ("measured", "fitted", "published", "synthetic"):
+        raise TraceError(f"{where}: card.label must be measured, fitted, published or synthetic")
     return card
 
 
-def plain_rows(path: Path) -> tuple[dict[str, Any], list[tuple[str, str, int, dict[str, Any]]]]:
+class PlainRow(NamedTuple):
+    """A request of a plain file; what its drafters hold is not looked at.
+
+    Attributes:
+        where: ``FILE, line N``.
+        kind: Its kind.
+        prompt_tokens: Length of the prompt.
+        drafters: Drafter -> columns.
+        id: Its name, if it has one.
+        arrival_s: When it came, if that is known.
+    """
+
+    where: str
+    kind: str
+    prompt_tokens: int
+    drafters: dict[str, Any]
+    id: str | None
+    arrival_s: float | None
+
+
+def plain_rows(path: Path) -> tuple[dict[str, Any], list[PlainRow]]:
     """Read a file of the plain format; what drafters hold is not looked at.
 
     Returns:
-        The card (empty without one), and per request ``FILE, line N``, kind, prompt tokens and drafters.
+        The card (empty without one), and the requests.
 
     Raises:
         TraceError: Unreadable, malformed, or without requests.
     """
     card: dict[str, Any] = {}
-    rows: list[tuple[str, str, int, dict[str, Any]]] = []
+    rows: list[PlainRow] = []
     for index, (where, row) in enumerate(json_lines(path)):
         if index == 0 and isinstance(row, dict) and "card" in row:
             card = plain_card(row, where)
@@ -181,16 +225,20 @@ def plain_rows(path: Path) -> tuple[dict[str, Any], list[tuple[str, str, int, di
         drafters = field(row, "drafters", where, dict)
         if not drafters:
             raise TraceError(f"{where}: drafters is empty")
-        if unknown := sorted(set(row) - {"kind", "prompt_tokens", "drafters", "id"}):
+        if unknown := sorted(set(row) - {"kind", "prompt_tokens", "drafters", "id", "arrival_s"}):
             raise TraceError(f"{where}: unknown fields {unknown[:5]}")
-        if rows and set(drafters) != set(rows[0][3]):
+        if rows and set(drafters) != set(rows[0].drafters):
             raise TraceError(
-                f"{where}: drafters {sorted(drafters)} differ from the first {sorted(rows[0][3])}"
+                f"{where}: drafters {sorted(drafters)} differ from the first {sorted(rows[0].drafters)}"
             )
-        rows.append((where, kind, prompt, drafters))
+        arrival_s = row.get("arrival_s")
+        if arrival_s is not None:
+            arrival_s = number(arrival_s, "arrival_s", where, 0.0, 1e8)
+        name = row.get("id")
+        rows.append(PlainRow(where, kind, prompt, drafters, None if name is None else str(name), arrival_s))
     if not rows:
         raise TraceError(f"{path}: holds no recorded request")
-    if len({kind for _, kind, _, _ in rows}) > 255:
+    if len({row.kind for row in rows}) > 255:
         raise TraceError(f"{path}: has more than 255 kinds")
     return card, rows
 
@@ -199,7 +247,7 @@ def _plain_column(where: str, drafter: str, name: str, values: Any) -> list[Any]
     label = f"drafters.{drafter}.{name}"
     if not isinstance(values, list) or not values:
         raise TraceError(f"{where}: {label} must be a list with a value for every output position")
-    if name == "run_length":
+    if name in ("run_length", "proposed"):
         return [integer(v, label, where, 0, MAX_RUN_LENGTH) for v in values]
     # 60000: what float16 can hold.
     return [number(v, label, where, 0.0, 60000.0 if name == "entropy_nats" else 1.0) for v in values]
@@ -209,7 +257,8 @@ def import_plain(path: Path, name: str | None = None) -> TraceSet:
     """Import a trace set from the plain format: JSON lines, one request each.
 
     A line is ``{"kind": K, "prompt_tokens": N, "drafters": {D: {"run_length": [...]}}}``, or ``accept_prob``
-    in place of ``run_length``; beside it may stand ``top1_prob`` and ``entropy_nats``. All lists of a line
+    in place of ``run_length``; beside it may stand ``top1_prob``, ``entropy_nats`` and, with ``run_length``,
+    ``proposed``. All lists of a line
     are equally long, one value per output position. The first line may be ``{"card": {...}}``. ``rounds`` of
     a run that took place are no such thing: see
     :func:`dsd_env.calibration.acceptance.rounds.read_plain_rounds`.
@@ -224,10 +273,10 @@ def import_plain(path: Path, name: str | None = None) -> TraceSet:
     """
     path = Path(path)
     card, rows = plain_rows(path)
-    kinds = tuple(dict.fromkeys(kind for _, kind, _, _ in rows))
+    kinds = tuple(dict.fromkeys(row.kind for row in rows))
     lengths: list[int] = []
     columns: dict[str, dict[str, list[Any]]] = {}
-    for where, _, _, drafters in rows:
+    for where, _, _, drafters, *_ in rows:
         sizes: dict[str, int] = {}
         for drafter, found in drafters.items():
             if not isinstance(found, dict):
@@ -264,6 +313,7 @@ def import_plain(path: Path, name: str | None = None) -> TraceSet:
         "date": "not stated",
         "licence": "not stated",
         **card,
+        **({"entries": ids} if (ids := _ids(rows)) is not None else {}),
         "drafters": {d: given.get(d, {"model": "not stated"}) for d in traces},
     }
     try:
@@ -271,13 +321,54 @@ def import_plain(path: Path, name: str | None = None) -> TraceSet:
             name=path.stem if name is None else name,
             kinds=kinds,
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            kind=np.array([kinds.index(kind) for _, kind, _, _ in rows], np.uint8),
-            prompt_tokens=np.array([prompt for _, _, prompt, _ in rows], np.int32),
+            kind=np.array([kinds.index(row.kind) for row in rows], np.uint8),
+            prompt_tokens=np.array([row.prompt_tokens for row in rows], np.int32),
             drafters=traces,
             card=full,
         )
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
+
+
+def _ids(rows: Sequence[PlainRow]) -> list[str] | None:
+    """Return the names of the requests, if all have one, of their own, that a trace of requests can hold."""
+    ids = [row.id for row in rows if row.id is not None and ENTRY_NAME.fullmatch(row.id)]
+    return ids if len(set(ids)) == len(rows) else None
+
+
+def plain_requests(path: Path) -> RequestTrace:
+    """Return when the requests of a plain file came, how long they were, and which recorded one each is.
+
+    Saved as CSV (:func:`dsd_env.workload.save_trace`) beside the trace set of :func:`import_plain`, it is
+    replayed with the acceptance that every request had.
+
+    Args:
+        path: The file; every line has ``arrival_s``, not falling.
+
+    Raises:
+        TraceError: As :func:`import_plain`, or times that are missing or fall.
+    """
+    path = Path(path)
+    trace = import_plain(path)
+    _, rows = plain_rows(path)
+    times: list[float] = []
+    for row in rows:
+        if row.arrival_s is None:
+            raise TraceError(f"{row.where}: lacks arrival_s, so it cannot be replayed as a workload")
+        if times and row.arrival_s < times[-1]:
+            raise TraceError(f"{row.where}: arrival_s is {row.arrival_s:g}, before the line above it")
+        if row.prompt_tokens < 1:
+            raise TraceError(f"{row.where}: prompt_tokens is 0, a workload needs at least 1")
+        times.append(row.arrival_s)
+    return RequestTrace(
+        np.array(times) - times[0],
+        trace.prompt_tokens.astype(np.int64),
+        trace.lengths.astype(np.int64),
+        kind=trace.kind.astype(np.int64),
+        kinds=trace.kinds,
+        recorded=np.arange(len(rows)),
+        recordings=trace.names,
+    )
 
 
 def _plain_trace(columns: Mapping[str, list[Any]]) -> DrafterTrace:
@@ -291,4 +382,5 @@ def _plain_trace(columns: Mapping[str, list[Any]]) -> DrafterTrace:
         accept_prob=None if accept is None else np.array(accept, np.float32),
         top1_prob=np.array(columns.get("top1_prob", [share] * n), np.float16),
         entropy_nats=np.array(columns.get("entropy_nats", [-np.log(share)] * n), np.float16),
+        proposed=np.array(columns["proposed"], np.uint8) if "proposed" in columns else None,
     )

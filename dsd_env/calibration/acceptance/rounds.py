@@ -7,10 +7,9 @@ drafts per round as were logged, its tokens per round are those logged; with few
 makes of it. Logs with one record per request also give the spread between requests (a mixture of classes, by
 EM).
 
-The readers of engines' files are in :mod:`dsd_env.calibration.acceptance.vllm` and
-:mod:`dsd_env.calibration.acceptance.sglang`. The
-results are :class:`~dsd_env.acceptance.runmodel.RunModel` s, labelled ``fitted``, for the scenario's
-``source: fitted``.
+The readers of engines' files are in :mod:`dsd_env.calibration.acceptance.vllm`,
+:mod:`dsd_env.calibration.acceptance.sglang` and :mod:`dsd_env.calibration.acceptance.aiperf`. The results are
+:class:`~dsd_env.acceptance.runmodel.RunModel` s, labelled ``fitted``, for the scenario's ``source: fitted``.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from dsd_env.acceptance.runmodel import (
     move_row,
 )
 from dsd_env.acceptance.traceset import TraceError
+from dsd_env.calibration.acceptance.aiperf import read_aiperf
 from dsd_env.calibration.acceptance.counts import MAX_PLACES, Floats, RoundCounts, file_notes
 from dsd_env.calibration.acceptance.importers import plain_rows
 from dsd_env.calibration.acceptance.reading import field, integer
@@ -52,6 +52,7 @@ __all__ = [
     "RoundCounts",
     "fit_rounds",
     "model_from_rounds",
+    "read_aiperf",
     "read_plain_rounds",
     "read_sglang",
     "read_vllm_bench",
@@ -75,7 +76,7 @@ def read_plain_rounds(path: Path) -> dict[str, dict[str, RoundCounts]]:
     path = Path(path)
     _, rows = plain_rows(path)
     found: dict[str, dict[str, list[tuple[Floats, Floats, int]]]] = {}
-    for where, kind, _, drafters in rows:
+    for where, kind, _, drafters, *_ in rows:
         for drafter, values in drafters.items():
             label = f"drafters.{drafter}.rounds"
             rounds = field(values, "rounds", f"{where}: drafters.{drafter}", list)

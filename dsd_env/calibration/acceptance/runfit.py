@@ -424,6 +424,38 @@ def _process(parameters: _Parameters, states: list[list[RunState]]) -> RunProces
     return RunProcess(classes=tuple(classes), return_to_hard_token=returns, pass_hard_token=passes)
 
 
+def fit_proposed(
+    runs: NDArray[Any], proposed: NDArray[Any], longest_run: int
+) -> tuple[tuple[float, ...], ...]:
+    """Return the law of how many tokens a round proposes, given how many of them are accepted.
+
+    The shares of a run length are shrunk to those of all runs (of what is possible) with the weight of
+    :data:`SHRINKAGE` observations.
+
+    Args:
+        runs: ``[total]``: run lengths; longer ones are taken as ``longest_run``.
+        proposed: ``[total]``: tokens proposed by an unlimited round, at least the run length.
+        longest_run: Longest run of the model.
+
+    Returns:
+        ``[R+1][R+1]``, see :class:`~dsd_env.acceptance.runmodel.RunProcess`.
+    """
+    run, offer = (np.minimum(np.asarray(v, dtype=np.int64), longest_run) for v in (runs, proposed))
+    if run.shape != offer.shape or (run > offer).any():
+        raise ValueError("proposed must have a value per run, and none below it")
+    counts = np.zeros((longest_run + 1, longest_run + 1))
+    np.add.at(counts, (run, offer), 1.0)
+    pooled = counts.sum(axis=0) + 1e-9
+    rows = []
+    for length, own in enumerate(counts):
+        base = np.where(np.arange(longest_run + 1) >= length, pooled, 0.0)
+        law = own + SHRINKAGE * base / base.sum()
+        law = np.round(law / law.sum(), 4)
+        law[law.argmax()] += 1.0 - law.sum()
+        rows.append(tuple(round(float(p), 4) for p in law))
+    return tuple(rows)
+
+
 def log_likelihood(process: RunProcess, runs: NDArray[Any], offsets: NDArray[Any], longest_run: int) -> float:
     """Return the log-likelihood (nats) of run lengths and output lengths under a process."""
     values, bounds = _check(runs, offsets, longest_run)

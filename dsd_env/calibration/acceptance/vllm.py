@@ -529,7 +529,9 @@ def _by_draft_length(
     return table
 
 
-def _request(values: Mapping[str, Any], tokens: int | None, where: str, short: Shortfall) -> Request | None:
+def request_rounds(
+    values: Mapping[str, Any], tokens: int | None, where: str, short: Shortfall
+) -> Request | None:
     """Return the rounds of one request's ``speculative_decoding``; ``None`` without drafts."""
     name = "num_spec_tokens"
     places = integer(reading.field(values, name, where), name, where, 1, MAX_PLACES)
@@ -647,7 +649,7 @@ def read_vllm_responses(path: Path) -> RoundCounts:
         tokens = None
         if isinstance(usage, Mapping) and usage.get("completion_tokens") is not None:
             tokens = integer(usage["completion_tokens"], "usage.completion_tokens", where, 0, MAX_COUNT)
-        request = _request(metrics, tokens, f"{where}: metrics.speculative_decoding", short)
+        request = request_rounds(metrics, tokens, f"{where}: metrics.speculative_decoding", short)
         if request is None:
             left_out += 1
         else:

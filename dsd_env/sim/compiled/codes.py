@@ -5,6 +5,9 @@ from __future__ import annotations
 NO_DRAFTER, DRAFTS_ALONE, DRAFTS_SHARED = range(3)
 """Modes of a place: nobody drafts there, a drafter of its own does, or one on the target's GPUs."""
 
+MODEL, HEAD, LOOKUP = range(3)
+"""Kinds of drafter; the numbers of :class:`dsd_env.control.DrafterKind`."""
+
 JOBS = 3
 """Draft jobs of a request."""
 ROUND_JOB, WARM_JOB, AHEAD_JOB = range(JOBS)

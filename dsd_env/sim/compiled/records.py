@@ -166,8 +166,10 @@ RENEWAL = Record(
 LOAD_SPEC = Record(
     "LoadSpec", period_s="f8", segments="i4", random_phase="?", times_s=Block("f8"), values=Block("f8")
 )
-REPLAYED = Record("Replayed", arrival_s="f8", prompt_tokens="i4", output_tokens="i4", device="i4", kind="i4")
-"""A request of a replayed trace."""
+REPLAYED = Record(
+    "Replayed", arrival_s="f8", prompt_tokens="i4", output_tokens="i4", device="i4", kind="i4", recorded="i4"
+)
+"""A request of a replayed trace; `recorded` is the row of its acceptance in `MODEL_SPEC.named`, or -1."""
 KIND_SPEC = Record(
     "KindSpec", bound="f8", slo_class="i4", slo_ttft_s="f8", slo_tpot_s="f8", slo_itl_p99_s="f8",
     slo_first_s="f8", slo_per_token_s="f8", slo_token_share="f8", length_correlation="f8", length_rest="f8",
@@ -182,24 +184,34 @@ ENTRIES = Record("Entries", first="i8", n="i8")
 MODEL_SPEC = Record(
     "ModelSpec", source="i4", longest="i4", low="f8", high="f8", first="f8", flips="?", confidence="f8",
     offsets=Block("i8"), kind_of=Block("i8"), accept_prob=Block("f8"), top1_prob=Block("f8"),
-    run_length=Block("i8"), same_kind=Block(ENTRIES), pools=Block(ENTRIES),
+    run_length=Block("i8"), proposes="?", proposed=Block("u1"), same_kind=Block(ENTRIES),
+    pools=Block(ENTRIES), has_named="?", named=Block("i8"),
 )  # fmt: skip
 """The acceptance of one draft model."""
+LEARNED = Record("Learned", acceptance_rate="f8", tokens_per_round="f8", model_rounds="i4")
+"""What a request's controller has learned of a draft model."""
 CHAIN = Record("Chain", entry="i4", start="i4", picks="i4")
 """Where a request stands in a recording: the entry, its first position, how many were picked."""
 
 # ---------------------------------------------------------------------- drafters, targets
 
 DRAFTER_SPEC = Record(
-    "DrafterSpec", mode="i4", concurrency="i4", kv_capacity_tokens="i8", model="i4", length="i4",
+    "DrafterSpec", mode="i4", kind="i4", host="i4", per_round="?", verify_share="f8",
+    concurrency="i4", kv_capacity_tokens="i8", model="i4", length="i4",
     compute_s=Block("f8"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8", busy_w="f8", idle_w="f8", gpus="f8",
     price_usd_per_gpu_hour="f8", speed_low="f8", speed_high="f8",
 )  # fmt: skip
+PLACE_SPEC = Record("PlaceSpec", site="i4", edge_server="i4", rank="i4")
+"""A place to draft at among the candidates of an offered target; see ``Scenario.places``."""
 DRAFTER = Record(
-    "Drafter", number="i4", active="i4", queued="i4", head="i4", tail="i4", down="i4", context_tokens="i8",
-    starts="i8", speed="f8", mean_job_s="f8", busy_since_s="f8",
+    "Drafter", number="i4", running="i4", active="i4", queued="i4", head="i4", tail="i4", down="i4",
+    context_tokens="i8", starts="i8", speed="f8", mean_job_s="f8", busy_since_s="f8",
 )  # fmt: skip
-"""A drafter on a device, on an edge server or at a target, numbered in this order; its queue links jobs."""
+"""A drafter on a device, on an edge server or at a target, numbered in this order; its queue links jobs.
+
+The second drafters of the sites have the numbers that follow, and so on. Those that share hardware have one
+queue, that of their `host`; `running` is the one whose jobs are under way there.
+"""
 DRAFTER_REPORT = Record("DrafterReport", jobs="i4", up="?", wait_s="f8")
 
 DRAFT_JOB = Record(
@@ -259,7 +271,7 @@ DEVICE = Record(
 REQUEST = Record(
     "Request",
     # Who it is.
-    slot="i4", number="i4", device="i4", kind="i4", prompt_tokens="i4", output_tokens="i4",
+    slot="i4", number="i4", device="i4", kind="i4", prompt_tokens="i4", output_tokens="i4", recorded="i4",
     # Where it stands in its protocol.
     committed="i4", target="i4", site="i4", at="i4", waits_for="i4", epoch="i4", then="i4", to_site="i4",
     to="i4", hop_site="i4", hop="i4", moves="?", done="?", is_new="?", warms="?", waits_warm="?", guessed="?",
@@ -312,9 +324,10 @@ TARGET_VIEW = Record(
 CANDIDATE_VIEW = Record(
     "CandidateView", site="f8", edge_server="f8", offered="f8", valid="f8", is_current="f8", same_target="f8",
     draft_step_s="f8", catch_up_s="f8", draft_wait_s="f8", rtt_s="f8", handover_s="f8", kv_lag_tokens="f8",
-    move_s="f8", shares_target="f8", colocated="f8", own_device="f8", target_queued="f8",
-    target_resident="f8", target_colocated="f8", target_remote="f8", target_prefill_tokens="f8",
-    target_iteration_s="f8",
+    move_s="f8", shares_target="f8", drafter="f8", kind="f8", model="f8", acceptance_rate="f8",
+    tokens_per_round="f8", model_rounds="f8", drafter_number="f8", colocated="f8", own_device="f8",
+    is_head="f8", is_lookup="f8", target_queued="f8", target_resident="f8", target_colocated="f8",
+    target_remote="f8", target_prefill_tokens="f8", target_iteration_s="f8",
 )  # fmt: skip
 REQUEST_VIEW = Record(
     "RequestView", is_admission="f8", control_site="f8", control_at_target="f8", control_at_device="f8",
@@ -365,7 +378,8 @@ WORLD = Record(
     heap=Block(SCHEDULED), due_now=Block(DUE_NOW), due_view=Ref(VIEW), due_view_numbers=Block("f8"),
     target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW), targets=Block(TARGET),
     reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES), scratch=Ref(REPORT),
-    requests=Block(REQUEST), valid_tokens=Block("i4"), chains=Block(CHAIN), jobs=Block(DRAFT_JOB),
+    requests=Block(REQUEST), valid_tokens=Block("i4"), learned=Block(LEARNED), chains=Block(CHAIN),
+    jobs=Block(DRAFT_JOB),
     drafters=Block(DRAFTER), devices=Block(DEVICE), channels=Block(CHANNEL), link_rates=Block(RATE),
     crashes=Block(CRASH), renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"), newly=Block("i4"),
     windows=Block(WINDOW_START), n_windows="i4", boundary_s="f8", first_measured="i8", end_measured="i8",
@@ -383,7 +397,7 @@ SCENARIO = Record(
     "Scenario",
     n_devices="i4", n_edges="i4", n_targets="i4", n_drafters="i4", n_places="i4", n_offered="i4",
     n_slots="i4", n_models="i4", n_kinds="i4", n_gammas="i4", n_batches="i4", n_features="i4", n_valid="i4",
-    n_links="i4", n_crashes="i4", n_channels="i4",
+    n_links="i4", n_crashes="i4", n_channels="i4", n_sites="i4", n_ranks="i4",
     heap_capacity="i4", due_capacity="i4", log_capacity="i4", table_capacity="i4", delivery_capacity="i4",
     ring="i4", gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4",
     by_number="?", n_boundaries="i4", boundaries_s=Block("f8"), n_classes="i4", attainment_weight="f8",
@@ -394,7 +408,8 @@ SCENARIO = Record(
     egress_usd_per_gigabyte="f8", idle_w="f8", patience_s="f8", client_timeout_s="f8", crash_detection_s="f8",
     rate_per_s="f8", replay_period_s="f8", think_s=LAW_SPEC, renewal=RENEWAL_SPEC, load=LOAD_SPEC,
     gammas=Block("i4"), batch_sizes=Block("i4"), devices=Block(DEVICE_SPEC), drafters=Block(DRAFTER_SPEC),
-    targets=Block(TARGET_SPEC), channels=Block(CHANNEL_SPEC), kinds=Block(KIND_SPEC),
+    places=Block(PLACE_SPEC), targets=Block(TARGET_SPEC), channels=Block(CHANNEL_SPEC),
+    kinds=Block(KIND_SPEC),
     models=Block(MODEL_SPEC), faults=Block(FAULT_SPEC), replayed=Block(REPLAYED), integers=Block("i8"),
     n_last_features="i4", feature_source=Block("i4"), feature_half=Block("f8"), feature_squashes=Block("f8"),
     n_due_fields="i4", due_source=Block("i4"),

@@ -77,10 +77,18 @@ def _recording(out: Writer, entries: _Entries, rows: Rows, i: int, source: Trace
     rows.point("kind_of", out.buffer.numbers(trace.kind, "i8"), i)
     rows.point("same_kind", entries.write([trace.entries_of([name]) for name in trace.kinds]), i)
     rows.point("pools", entries.write([trace.entries_of(kind.acceptance_kinds or None) for kind in kinds]), i)
+    schedule = out.builder.schedule
+    if schedule is not None and schedule.recordings and source.names:
+        named = np.array([source.names[name] for name in schedule.recordings], dtype=np.int64)
+        rows.set(i, has_named=True)
+        rows.point("named", out.buffer.numbers(named, "i8"), i)
     rows.point("top1_prob", out.buffer.numbers(columns.top1_prob.astype(np.float32), "f8"), i)
     if columns.run_length is not None:
         rows.set(i, source=codes.RUNS, longest=trace.gamma_max or MAX_RUN_LENGTH)
         rows.point("run_length", out.buffer.numbers(columns.run_length, "i8"), i)
+        if columns.proposed is not None:
+            rows.set(i, proposes=True)
+            rows.point("proposed", out.buffer.numbers(columns.proposed, "u1"), i)
     else:
         rows.set(i, source=codes.MATCHES, longest=MAX_RUN_LENGTH)
         rows.point("accept_prob", out.buffer.numbers(columns.accept_prob, "f8"), i)

@@ -56,6 +56,7 @@ def write_schedule(out: Writer) -> None:
         rows.array["device"] = schedule.devices
     if schedule.kinds is not None:
         rows.array["kind"] = schedule.kinds
+    rows.array["recorded"] = -1 if schedule.recorded is None else schedule.recorded
     out.set(
         arrivals=codes.REPLAY,
         n_replayed=len(schedule),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,14 @@ from dsd_env.laws import constants, step_times, variates
 from dsd_env.network import fault_members
 from dsd_env.scenario.schema import (
     ClosedLoop,
+    ColocatedDrafter,
     Constant,
+    Drafter,
     Exponential,
     Geometric,
     LogNormal,
     Poisson,
+    Power,
     Quantiles,
     Renewal,
     Scenario,
@@ -37,7 +41,7 @@ from dsd_env.sim.entities import StepTimer
 from dsd_env.sim.iteration import padded_tokens
 from dsd_env.sim.metrics import boundaries_s, growth_per_s
 from dsd_env.sim.reference import NOT_YET
-from dsd_env.sim.world import WorldBuilder, idle_w
+from dsd_env.sim.world import UNLIMITED_TOKENS, WorldBuilder, idle_w, kind_of
 
 Bytes = NDArray[np.uint8]
 
@@ -118,6 +122,8 @@ class _Compiler(Writer):
         self.n_devices = scenario.n_devices
         self.n_edges = sum(edge.count for edge in scenario.edge_servers.values())
         self.n_targets = scenario.n_targets
+        self.n_sites = self.n_devices + self.n_edges + self.n_targets
+        self.n_ranks = 1 + max(rank for _, _, rank in scenario.places)
         members = fault_members(scenario)
         self.crashing = [member for member in members if member.crashes]
         self.faults = self.crashing + [member for member in members if not member.crashes]
@@ -152,14 +158,16 @@ class _Compiler(Writer):
             n_devices=self.n_devices,
             n_edges=self.n_edges,
             n_targets=self.n_targets,
-            n_drafters=self.n_devices + self.n_edges + self.n_targets,
+            n_sites=self.n_sites,
+            n_ranks=self.n_ranks,
+            n_drafters=self.n_ranks * self.n_sites,
             n_places=scenario.n_placements,
             n_offered=min(actions.targets_offered, self.n_targets),
             n_models=len(self.models),
             n_kinds=len(scenario.workload.kinds),
             n_gammas=len(actions.gammas),
             n_batches=len(actions.batch_sizes),
-            n_valid=1 + self.n_edges + self.n_targets,
+            n_valid=self.n_ranks * (1 + self.n_edges + self.n_targets),
             n_crashes=len(self.crashing),
             ring=constants.REPORTS_KEPT,
             gamma_max=max(actions.gammas),
@@ -248,21 +256,49 @@ class _Compiler(Writer):
     def _drafters(self) -> None:
         scenario, builder = self.scenario, self.builder
         devices = self.buffer.rows(rec.DEVICE_SPEC, self.n_devices)
-        rows = self.buffer.rows(rec.DRAFTER_SPEC, self.n_devices + self.n_edges + self.n_targets)
+        rows = self.buffer.rows(rec.DRAFTER_SPEC, self.n_ranks * self.n_sites)
         rows.array["concurrency"] = 1
         rows.array["speed_low"] = rows.array["speed_high"] = 1.0
         n = 0
 
         def drafter(
-            timer: StepTimer, mode: int, concurrency: int, kv: int, model: str, **other: float
+            config: Drafter | ColocatedDrafter,
+            timer: StepTimer,
+            rank: int,
+            mode: int,
+            kv: int,
+            **other: float,
         ) -> None:
-            self._timer(rows, n, timer)
-            model_number = self.models[model]
+            number = rank * self.n_sites + n
+            self._timer(rows, number, timer)
             rows.set(
-                n, mode=mode, concurrency=concurrency, kv_capacity_tokens=kv, model=model_number, **other
+                number,
+                mode=mode,
+                kind=kind_of(config),
+                host=number,
+                per_round=timer.per_round,
+                verify_share=timer.verify_share,
+                concurrency=config.concurrency if mode == codes.DRAFTS_ALONE else 1,
+                kv_capacity_tokens=kv,
+                model=self.models[config.model],
+                **other,
             )
 
-        for config, timer in zip(scenario.devices.values(), builder.device_timers, strict=True):
+        def on_one_server(
+            menu: Sequence[Drafter], timers: Sequence[StepTimer], power: Power, **other: float
+        ) -> None:
+            """Write the drafters of a device or an edge server; its draft models share the hardware."""
+            host = -1
+            for rank, (config, timer) in enumerate(zip(menu, timers, strict=True)):
+                number = rank * self.n_sites + n
+                drafter(config, timer, rank, codes.DRAFTS_ALONE, config.kv_capacity_tokens, **other)
+                if config.kind == "lookup":
+                    rows.set(number, gpus=0.0)
+                    continue
+                host = number if host < 0 else host
+                rows.set(number, host=host, busy_w=power.busy_w, idle_w=power.idle_w)
+
+        for config, timers in zip(scenario.devices.values(), builder.device_timers, strict=True):
             link = scenario.links[config.link]
             for _ in range(config.count):
                 devices.set(
@@ -272,52 +308,38 @@ class _Compiler(Writer):
                     uplink_bits_per_s=link.uplink_bits_per_s,
                     downlink_bits_per_s=link.downlink_bits_per_s,
                 )
-                own, (low, high) = config.drafter, config.speed_spread
-                if own is not None and timer is not None:
-                    drafter(
-                        timer,
-                        codes.DRAFTS_ALONE,
-                        own.concurrency,
-                        own.kv_capacity_tokens,
-                        own.model,
-                        busy_w=config.power.busy_w,
-                        idle_w=config.power.idle_w,
-                        speed_low=low,
-                        speed_high=high,
-                    )
+                low, high = config.speed_spread
+                on_one_server(config.menu, timers, config.power, speed_low=low, speed_high=high)
                 n += 1
-        for edge, edge_timer in zip(scenario.edge_servers.values(), builder.edge_timers, strict=True):
+        for edge, edge_timers in zip(scenario.edge_servers.values(), builder.edge_timers, strict=True):
+            price = edge.price_usd_per_gpu_hour
             for _ in range(edge.count):
-                drafter(
-                    edge_timer,
-                    codes.DRAFTS_ALONE,
-                    edge.drafter.concurrency,
-                    edge.drafter.kv_capacity_tokens,
-                    edge.drafter.model,
-                    busy_w=edge.power.busy_w,
-                    idle_w=edge.power.idle_w,
-                    gpus=edge.gpus,
-                    price_usd_per_gpu_hour=edge.price_usd_per_gpu_hour,
+                on_one_server(
+                    edge.menu, edge_timers, edge.power, gpus=edge.gpus, price_usd_per_gpu_hour=price
                 )
                 n += 1
-        for target, (_, colocated) in zip(scenario.targets.values(), builder.target_timers, strict=True):
+        for target, (_, own_timers) in zip(scenario.targets.values(), builder.target_timers, strict=True):
             for _ in range(target.count):
-                own_drafter = target.colocated_drafter
-                if own_drafter is not None and colocated is not None and own_drafter.mode == "dedicated":
+                for rank, (own, timer) in enumerate(zip(target.menu, own_timers, strict=True)):
+                    if own.mode == "shared":
+                        drafter(own, timer, rank, codes.DRAFTS_SHARED, 0)
+                        continue
                     drafter(
-                        colocated,
+                        own,
+                        timer,
+                        rank,
                         codes.DRAFTS_ALONE,
-                        own_drafter.concurrency,
-                        1 << 30,
-                        own_drafter.model,
-                        busy_w=own_drafter.power.busy_w,
-                        idle_w=own_drafter.power.idle_w,
-                        gpus=own_drafter.gpus,
+                        UNLIMITED_TOKENS,
+                        busy_w=own.power.busy_w,
+                        idle_w=own.power.idle_w,
+                        gpus=own.gpus,
                         price_usd_per_gpu_hour=target.price_usd_per_gpu_hour,
                     )
-                elif own_drafter is not None and colocated is not None:
-                    drafter(colocated, codes.DRAFTS_SHARED, 1, 0, own_drafter.model)
                 n += 1
+        places = self.buffer.rows(rec.PLACE_SPEC, len(scenario.places))
+        for i, (site, edge_server, rank) in enumerate(scenario.places):
+            places.set(i, site=site, edge_server=edge_server, rank=rank)
+        self.k.point("places", places.at)
         self.k.point("devices", devices.at)
         self.k.point("drafters", rows.at)
 
@@ -440,6 +462,7 @@ class _Compiler(Writer):
         block("scratch", rec.REPORT, 1)
         block("requests", rec.REQUEST, slots).set_columns(number=-1, slot=np.arange(slots))
         w.point("valid_tokens", world.room(4 * slots * int(h["n_valid"][0])))
+        block("learned", rec.LEARNED, slots * max(1, len(self.models)))
         block("chains", rec.CHAIN, slots * max(1, len(self.models)))
         block("jobs", rec.DRAFT_JOB, codes.JOBS * slots).set_columns(number=np.arange(codes.JOBS * slots))
         block("drafters", rec.DRAFTER, n_drafters).set_columns(number=np.arange(n_drafters))
@@ -474,7 +497,8 @@ class _Compiler(Writer):
             targets.point("ready", world.room(4 * slots), n)
             targets.point("running", world.rows(rec.SEAT, most).at, n)
         block("reports", rec.REPORT, self.n_targets * ring)
-        block("drafter_reports", rec.DRAFTER_REPORT, (self.n_edges + self.n_targets) * ring)
+        away = self.n_edges + self.n_targets
+        block("drafter_reports", rec.DRAFTER_REPORT, self.n_ranks * away * ring)
         block("rates", rec.RATES, ring)
         image_bytes = world.size
         heap_at = world.room(heap * rec.SCHEDULED.itemsize)
@@ -564,7 +588,7 @@ class _Compiler(Writer):
 
         Likewise what is told of the due decision.
         """
-        encoder = ObservationEncoder(self.scenario.n_placements)
+        encoder = ObservationEncoder.of(self.scenario)
         features = encoder.features
         sources = [_place(*feature.source, view, target_views, candidates) for feature in features]
         self.set(n_features=len(features), n_last_features=encoder.n_last, n_due_fields=len(DUE_FIELDS))

@@ -86,7 +86,8 @@ class WorldVector:
         """Allocate the worlds; :meth:`begin` sets them up.
 
         Args:
-            layouts: The compiled scenarios, with equal lists of speculation lengths and batch sizes.
+            layouts: The compiled scenarios, with equal lists of speculation lengths and batch sizes; all with
+                a menu of drafters, or none.
             n_worlds: How many worlds.
             factors: By scenario, from running total to reward term, in the order of the environment's terms.
             weights: By scenario, weights of the terms.
@@ -109,7 +110,8 @@ class WorldVector:
         n_gammas, n_batches, _ = spaces[0].nvec
         n_terms = len(factors[0])
         self.layouts = tuple(layouts)
-        self.observations = np.zeros((n_worlds, len(ObservationEncoder(places).features)), dtype=np.float32)
+        encoder = ObservationEncoder(places, layouts[0].scenario.has_menu)
+        self.observations = np.zeros((n_worlds, len(encoder.features)), dtype=np.float32)
         self.masks = np.zeros((n_worlds, n_gammas + n_batches + places), dtype=np.bool_)
         self.rewards = np.zeros(n_worlds)
         self.terms = np.zeros((n_worlds, n_terms))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from dsd_env.control.actions import Decision
 from dsd_env.control.view import (
     CandidateView,
     DecisionView,
+    DrafterKind,
     DrafterView,
     LinkView,
     RequestView,
@@ -152,7 +153,8 @@ class WorldReader:
         view = self.rows("due_view", 1)[0]
         targets = [_target_view(row) for row in self.rows("target_views", int(self._sizes["n_offered"]))]
         rows = self.rows("candidates", int(self._sizes["n_places"]))
-        candidates = tuple(_candidate_view(row, targets) for row in rows)
+        models = (*self.scenario.acceptance, "")
+        candidates = tuple(_candidate_view(row, targets, models) for row in rows)
         link, drafter, system = view["link"].item(), view["drafter"].item(), view["system"].item()
         actions = self.scenario.actions
         return DecisionView(
@@ -554,7 +556,8 @@ def _target_view(row: Any) -> TargetView:
     return TargetView(**values)
 
 
-def _candidate_view(row: Any, targets: list[TargetView]) -> CandidateView:
+def _candidate_view(row: Any, targets: list[TargetView], models: Sequence[str]) -> CandidateView:
+    """Return a candidate; `models` ends with the name of none."""
     values = dict(zip(rec.CANDIDATE_VIEW.fields, row.item(), strict=True))
     return CandidateView(
         Site(int(values["site"])),
@@ -571,4 +574,10 @@ def _candidate_view(row: Any, targets: list[TargetView]) -> CandidateView:
         int(values["kv_lag_tokens"]),
         values["move_s"],
         values["shares_target"] != 0.0,
+        int(values["drafter"]),
+        DrafterKind(int(values["kind"])),
+        models[int(values["model"])],
+        values["acceptance_rate"],
+        values["tokens_per_round"],
+        int(values["model_rounds"]),
     )

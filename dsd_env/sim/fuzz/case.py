@@ -140,6 +140,9 @@ def made_up_trace(name: str, *, lengths: list[int], kind: list[int], seed: int) 
     generator = np.random.default_rng(seed)
     total = sum(lengths)
     runs = [np.minimum(generator.integers(0, 17, n), np.arange(n, 0, -1)) for n in lengths]
+    # What is beyond the accepted part of a proposal; a proposal of which nothing is right may be of length 0.
+    run = np.concatenate(runs)
+    proposed = np.minimum(run + generator.integers(0, 4, total), 16)
     shares = [generator.random(total).astype(np.float16) for _ in range(4)]
     accept = generator.random(total).astype(np.float32) ** 0.3
     return TraceSet(
@@ -149,7 +152,7 @@ def made_up_trace(name: str, *, lengths: list[int], kind: list[int], seed: int) 
         kind=np.array(kind, dtype=np.uint8),
         prompt_tokens=np.ones(len(lengths), dtype=np.int32),
         drafters={
-            "look": DrafterTrace(np.concatenate(runs).astype(np.uint8), None, shares[0], shares[1]),
+            "look": DrafterTrace(run.astype(np.uint8), None, shares[0], shares[1], proposed.astype(np.uint8)),
             "model": DrafterTrace(None, accept.astype(np.float32), shares[2], shares[3]),
         },
         card={

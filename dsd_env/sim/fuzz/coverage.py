@@ -10,6 +10,7 @@ from dsd_env.network import FaultMember, FaultWindows, fault_members
 from dsd_env.network.processes import OutageWindows
 from dsd_env.rng import Stream
 from dsd_env.scenario import Scenario
+from dsd_env.scenario.schema import DeviceClass, EdgeServer, Target
 from dsd_env.sim.events import Event, EventKind
 from dsd_env.sim.fuzz.engines import Engine
 from dsd_env.sim.reference import Resolution
@@ -174,7 +175,13 @@ def features_of(scenario: Scenario) -> set[str]:
     links = [scenario.links[name] for name in used_links]
     targets = list(scenario.targets.values())
     protocol = scenario.protocol
-    colocated = {target.colocated_drafter.mode for target in targets if target.colocated_drafter is not None}
+    colocated = {drafter.mode for target in targets for drafter in target.menu}
+    sites: list[DeviceClass | EdgeServer | Target] = [
+        *scenario.devices.values(),
+        *scenario.edge_servers.values(),
+        *targets,
+    ]
+    kinds = {drafter.kind for site in sites for drafter in site.menu}
     uses = {
         "bandwidth": any(link.bandwidth for link in links),
         "delay": any(link.delay for link in links),
@@ -185,6 +192,9 @@ def features_of(scenario: Scenario) -> set[str]:
         "edge_servers": bool(scenario.edge_servers),
         "several_targets": scenario.n_targets > 1,
         "colocated": bool(colocated),
+        "heads": "head" in kinds,
+        "lookups": "lookup" in kinds,
+        "menus": any(len(site.menu) > 1 for site in sites),
         "pipelined": protocol.kind == "pipelined",
         "confidence_stop": protocol.confidence_stop > 0,
         "decision_latency": protocol.decision_latency_s > 0,

@@ -337,9 +337,10 @@ def _repair(scenario: Data) -> None:
             edge["backhaul"] = first_link
     owners = [*devices.values(), *edges.values(), *targets.values()]
     for owner in owners:
-        for key in ("drafter", "colocated_drafter"):
-            if key in owner and owner[key].get("model") not in sources:
-                owner[key]["model"] = first_source
+        menu = [owner[key] for key in ("drafter", "colocated_drafter") if owner.get(key)]
+        for drafter in (*menu, *owner.get("drafters", []), *owner.get("colocated_drafters", [])):
+            if drafter.get("model") not in sources:
+                drafter["model"] = first_source
     for kind in scenario.get("workload", {}).get("kinds", {}).values():
         if kind.get("slo") not in scenario.get("slo", {}):
             kind["slo"] = next(iter(scenario.get("slo", {})), None)

@@ -26,6 +26,7 @@ from typing import Any
 
 from dsd_env.sim.fuzz.case import Action, Case
 from dsd_env.sim.fuzz.dice import CLOCK, FEATURES, GRID, LOOSE, TICK_S, TIED, Data, Dice
+from dsd_env.sim.fuzz.menus import add_menus, places_of
 from dsd_env.sim.fuzz.situations import Situation, bring_about
 
 SHIPPED_TRACE = ("qwen2.5-coder-1.5b_smollm2-135m_greedy", ("smollm2-135m", "prompt-lookup"))
@@ -53,6 +54,7 @@ def draw_case(random: Random, features: Sequence[str] = FEATURES, decisions: int
     traces: dict[str, Mapping[str, Any]] = {}
     scenario = _scenario(dice, series, traces)
     situation = bring_about(dice, scenario)
+    add_menus(dice, scenario, traces)
     faults = _faults(dice, scenario, situation)
     if faults:
         scenario["faults"] = faults
@@ -619,7 +621,7 @@ def _when(dice: Dice) -> Data:
 def _actions(dice: Dice, scenario: Data, situation: Situation | None, decisions: int) -> tuple[Action, ...]:
     """Return the indices to decide by: the same over and over, a short pattern, or a long random list."""
     n_gammas, n_batches = len(scenario["actions"]["gammas"]), len(scenario["actions"]["batch_sizes"])
-    n_edges = sum(edge["count"] for edge in scenario.get("edge_servers", {}).values())
+    places = places_of(scenario)
     n_targets = sum(target["count"] for target in scenario["targets"].values())
     offered = min(n_targets, scenario["actions"]["targets_offered"])
     length = dice.pick(1, 5, decisions, decisions)
@@ -630,12 +632,13 @@ def _actions(dice: Dice, scenario: Data, situation: Situation | None, decisions:
     where = dice.pick("any", "own device", "edge", "target", "any")
     if situation is not None:
         where, drafting = situation.site, max(drafting, 0.9)
-    sites = 2 + n_edges
+    at_target, own, edge = ([n for n, site in enumerate(places) if site == wanted] for wanted in range(3))
+    sites = len(places)
     site: Callable[[], int] = {
         "any": lambda: source.randrange(sites),
-        "own device": lambda: 1 if source.random() < 0.9 else source.randrange(sites),
-        "edge": lambda: source.randrange(2, sites) if n_edges and source.random() < 0.9 else 1,
-        "target": lambda: 0 if source.random() < 0.8 else source.randrange(sites),
+        "own device": lambda: source.choice(own) if source.random() < 0.9 else source.randrange(sites),
+        "edge": lambda: source.choice(edge) if edge and source.random() < 0.9 else source.choice(own),
+        "target": lambda: source.choice(at_target) if source.random() < 0.8 else source.randrange(sites),
     }[where]
 
     def action() -> Action:

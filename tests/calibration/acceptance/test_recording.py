@@ -320,6 +320,7 @@ def test_lookup_record():
     record = record_lookup([1, 2, 3], [1, 2, 3, 1, 9], 4, 2)
     # Start 0 reads 1 2 3: no match. 1: 1 2 3 1 -> 2 3. 2: 1 2 3 1 2 -> 3 1. 3: ... 1 2 3 -> 1 2, first only.
     assert record.run_length.tolist() == [0, 2, 2, 1]
+    assert record.proposed.tolist() == [0, 2, 2, 2]
     matched = [0, 1, 2, 3]
     np.testing.assert_allclose(record.top1_prob, [LOOKUP_TOP1_PROB[n] for n in matched], rtol=1e-6)
     np.testing.assert_allclose(record.entropy_nats, [LOOKUP_ENTROPY_NATS[n] for n in matched], rtol=1e-6)
@@ -374,6 +375,14 @@ def test_a_recording_end_to_end_and_resumed(drafter, tmp_path, monkeypatch):
     other = assemble_all(straight)
     for d in loaded.drafters:
         np.testing.assert_array_equal(other.drafters[d].run_length, trace.drafters[d].run_length)
+    # Look-up says how many tokens it proposed, also where its shards were made before that was kept.
+    proposed = trace.drafters[LOOKUP].proposed
+    assert proposed is not None and trace.drafters["draft"].proposed is None
+    for path in (tmp_path / "straight" / "draft").glob("*.json"):
+        shard = json.loads(path.read_text())
+        del shard[LOOKUP]["proposed"]
+        path.write_text(json.dumps(shard))
+    np.testing.assert_array_equal(assemble_all(straight).drafters[LOOKUP].proposed, proposed)
     # No prompt's text is in what would be shipped.
     text = (tmp_path / "tiny.json").read_text()
     assert not any(p.text in text for p in PROMPTS if len(p.text) > 5)

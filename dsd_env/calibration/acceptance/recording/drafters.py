@@ -40,11 +40,14 @@ class DraftRecord:
         run_length: uint8 ``[n]``, accepted drafts of an unlimited round, at most ``gamma_max``.
         top1_prob: float32 ``[n]``, top-1 probability of the first drafted token.
         entropy_nats: float32 ``[n]``, entropy of that token's distribution, nats.
+        proposed: uint8 ``[n]``, tokens that an unlimited round proposes, at most ``gamma_max``; ``None`` for
+            drafters that always propose as many as they are asked for.
     """
 
     run_length: NDArray[np.uint8]
     top1_prob: NDArray[np.float32]
     entropy_nats: NDArray[np.float32]
+    proposed: NDArray[np.uint8] | None = None
 
 
 def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
@@ -93,15 +96,17 @@ def record_lookup(
         gamma_max: Longest run recorded.
     """
     sequence = list(prompt_ids) + list(output_ids)
-    run = np.zeros(n, np.uint8)
+    run, proposed = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
     matched = np.zeros(n, np.int64)
     for s in range(n):
         proposal, matched[s] = lookup_proposal(sequence[: len(prompt_ids) + s], gamma_max)
+        proposed[s] = len(proposal)
         run[s] = common_prefix_length(proposal, output_ids[s : s + gamma_max])
     return DraftRecord(
         run,
         np.array([LOOKUP_TOP1_PROB[int(m)] for m in matched], np.float32),
         np.array([LOOKUP_ENTROPY_NATS[int(m)] for m in matched], np.float32),
+        proposed,
     )
 
 

@@ -261,7 +261,8 @@ def check_temperatures(drafter: TextDrafter | PrefixDrafter, temperatures: Seque
 
 def _columns(record: DraftRecord | PrefixRecord) -> dict[str, list[Any]]:
     """Return the arrays of a record as lists."""
-    return {f.name: getattr(record, f.name).tolist() for f in fields(record)}
+    arrays = {f.name: getattr(record, f.name) for f in fields(record)}
+    return {name: values.tolist() for name, values in arrays.items() if values is not None}
 
 
 def software_versions() -> dict[str, str]:
@@ -314,6 +315,9 @@ def assemble(
         lengths.append(len(drafts[LOOKUP]["run_length"]))
         finished += bool(run["finished"] and len(run["output_ids"]) <= settings.max_tokens)
         margins += run["margins"][: lengths[-1]]
+        if "proposed" not in drafts[LOOKUP]:  # a work directory from before it was kept
+            lookup = record_lookup(run["prompt_ids"], run["output_ids"], lengths[-1], settings.gamma_max)
+            drafts[LOOKUP] = _columns(lookup)
         for d, column in columns.items():
             for field, values in drafts[d].items():
                 column.setdefault(field, []).extend(values)
@@ -388,6 +392,7 @@ def assemble(
                 accept_prob=np.array(c["accept_prob"], np.float32) if "accept_prob" in c else None,
                 top1_prob=np.array(c["top1_prob"], np.float16),
                 entropy_nats=np.array(c["entropy_nats"], np.float16),
+                proposed=np.array(c["proposed"], np.uint8) if "proposed" in c else None,
             )
             for d, c in columns.items()
         },

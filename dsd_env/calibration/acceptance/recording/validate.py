@@ -72,6 +72,7 @@ def single_entry(trace: TraceSet, entry: int) -> TraceSet:
                 None if d.accept_prob is None else d.accept_prob[part],
                 d.top1_prob[part],
                 d.entropy_nats[part],
+                None if d.proposed is None else d.proposed[part],
             )
             for name, d in trace.drafters.items()
         },

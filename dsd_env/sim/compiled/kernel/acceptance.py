@@ -7,7 +7,7 @@ A recording is read in place: entries one after the other, each a stretch of out
 from __future__ import annotations
 
 from dsd_env.rng import Stream
-from dsd_env.sim.compiled.codes import IID, MATCHES, RUNS
+from dsd_env.sim.compiled.codes import IID, LOOKUP, MATCHES, RUNS
 from dsd_env.sim.compiled.kernel.draws import key, uniform, uniform_from_key
 from dsd_env.sim.compiled.kernel.jit import jit, number
 from dsd_env.sim.compiled.kernel.rows import tail
@@ -37,6 +37,8 @@ def _locate(k, w, request, model, position, keep):
     spec = k.models[model]
     chain = w.chains[k.n_models * request.slot + model]
     entry, start, picks = chain.entry, chain.start, chain.picks
+    if picks == 0 and request.recorded >= 0 and spec.has_named:
+        entry, start, picks = spec.named[request.recorded], 0, 1
     if picks == 0:
         pool = spec.pools[request.kind]
         u = uniform(w.seed, ACCEPTANCE_PICK, request.uid, 0)
@@ -128,12 +130,27 @@ def top1_prob(k, w, request, model, position):
 
 
 @jit
+def _proposed(k, w, request, model, gamma):
+    """Return how many tokens a look-up proposes for the next round, at most `gamma`."""
+    spec = k.models[model]
+    if not spec.proposes:
+        return gamma
+    entry, first = _locate(k, w, request, model, request.committed, False)
+    return min(gamma, spec.proposed[spec.offsets[entry] + request.committed - first])
+
+
+@jit
 def confident_drafts(k, w, request, drafter, gamma):
-    """Return how many tokens a drafter drafts until it is no longer sure, at most `gamma`."""
+    """Return how many tokens a drafter drafts until it is no longer sure, at most `gamma`.
+
+    A look-up, which has no probabilities, proposes what it has found.
+    """
+    model = k.drafters[drafter].model
+    if k.drafters[drafter].kind == LOOKUP:
+        return _proposed(k, w, request, model, gamma)
     threshold = k.confidence_stop
     if threshold == 0.0:
         return gamma
-    model = k.drafters[drafter].model
     start = request.committed
     for drafted in range(1, gamma):
         position = start + drafted - 1

@@ -41,9 +41,9 @@ def occupancy_changes(k, w):
             spec = k.targets[target]
             gpus += spec.gpus
             usd_per_s += spec.gpus * spec.price_usd_per_gpu_hour / 3600.0
-    for n in range(k.n_devices, k.n_drafters):
-        if w.drafters[n].active > 0:
-            drafter = k.drafters[n]
+    for n in range(k.n_drafters):
+        drafter = k.drafters[n]
+        if drafter.gpus > 0.0 and drafter.host == n and w.drafters[n].active > 0:
             gpus += drafter.gpus
             usd_per_s += drafter.gpus * drafter.price_usd_per_gpu_hour / 3600.0
     w.occupied_gpus, w.occupied_usd_per_s = gpus, usd_per_s

@@ -159,6 +159,7 @@ def _arrive(k, w, number_of_device, row):
             k.replayed[row].prompt_tokens,
             k.replayed[row].output_tokens,
         )
+        request.recorded = k.replayed[row].recorded
     else:
         _draw_lengths(k, w, request, spec, uid)
     request.number, request.uid, request.device, request.kind = w.arrived, uid, number_of_device, kind
@@ -182,12 +183,16 @@ def _clear(k, w, request, slot):
     clear(request)
     request.slot = slot
     request.target, request.drafted_at, request.warming, request.head_drafter = -1, -1, -1, -1
+    request.recorded = -1
     request.resend_timer_s = math.inf
     request.acceptance_rate, request.tokens_per_round = ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
     for i in range(k.n_valid):
         w.valid_tokens[k.n_valid * slot + i] = 0
     for i in range(k.n_models):
         w.chains[k.n_models * slot + i].picks = 0
+        learned = w.learned[k.n_models * slot + i]
+        learned.acceptance_rate, learned.tokens_per_round = ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
+        learned.model_rounds = 0
 
 
 @jit

@@ -1,14 +1,16 @@
 """Drafters: on devices, on edge servers, on GPUs of their own beside a target. First come, first served.
 
 A drafter's queue is a list of draft jobs, each with the number of the next. A request has three jobs: its
-round's, its drafter's prefill, and what is drafted ahead of a verification.
+round's, its drafter's prefill, and what is drafted ahead of a verification. Draft models on one device or
+edge server share the queue and the hardware of the first of them, their host, which serves one of them at a
+time.
 """
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
 from dsd_env.laws import drafting, reports, step_times
-from dsd_env.sim.compiled.codes import AHEAD_JOB, DRAFTS_ALONE, DRAFTS_SHARED, JOBS, ROUND_JOB
+from dsd_env.sim.compiled.codes import AHEAD_JOB, DRAFTS_ALONE, DRAFTS_SHARED, JOBS, LOOKUP, ROUND_JOB
 from dsd_env.sim.compiled.kernel.accounts import occupancy_changes
 from dsd_env.sim.compiled.kernel.events import (
     AT_DRAFT_END,
@@ -26,21 +28,34 @@ compile_laws(step_times, drafting)
 
 
 @jit
-def colocated(k, target):
-    """Return the number of the drafter at a target."""
-    return k.n_devices + k.n_edges + target
+def at_target(k, target, rank):
+    """Return the number of a drafter at a target."""
+    return rank * k.n_sites + k.n_devices + k.n_edges + target
 
 
 @jit
-def drafts_alone(k, drafter):
-    """Return whether there is a drafter with hardware of its own."""
-    return k.drafters[drafter].mode == DRAFTS_ALONE
+def is_host(k, drafter):
+    """Return whether there is a drafter with a queue of its own."""
+    spec = k.drafters[drafter]
+    return spec.mode == DRAFTS_ALONE and spec.host == drafter
 
 
 @jit
-def drafts_shared(k, target):
-    """Return whether a target's GPUs also run a drafter."""
-    return k.drafters[colocated(k, target)].mode == DRAFTS_SHARED
+def drafts_shared(k, drafter):
+    """Return whether there is a drafter that shares its target's server."""
+    return drafter >= 0 and k.drafters[drafter].mode == DRAFTS_SHARED
+
+
+@jit
+def is_lookup(k, drafter):
+    """Return whether a drafter is a look-up."""
+    return k.drafters[drafter].kind == LOOKUP
+
+
+@jit
+def host_of(k, w, drafter):
+    """Return the drafter whose queue and hardware a drafter uses."""
+    return w.drafters[k.drafters[drafter].host]
 
 
 @jit
@@ -54,9 +69,15 @@ def request_of(w, job):
 
 @jit
 def _valid_at(k, request, drafter):
-    """Return where a request's right tokens at a drafter are kept: first its device's, then by drafter."""
-    devices = k.n_devices
-    return k.n_valid * request.slot + (0 if drafter < devices else 1 + drafter - devices)
+    """Return where a request's right tokens at a drafter are kept: first its device's, then by drafter.
+
+    Those at the second drafters of the sites follow, and so on.
+    """
+    devices, first = k.n_devices, k.n_valid * request.slot
+    while drafter >= k.n_sites:
+        drafter -= k.n_sites
+        first += 1 + k.n_edges + k.n_targets
+    return first + (0 if drafter < devices else 1 + drafter - devices)
 
 
 @jit
@@ -97,14 +118,14 @@ def step_s(k, w, drafter, new_tokens, kv_tokens, longest):
 
 
 @jit
-def _job_s(k, w, drafter, job):
+def _job_s(k, w, host, job):
     """Note when a job starts, and how long it takes."""
-    spec = k.drafters[drafter.number]
-    active = drafter.active
+    spec = k.drafters[job.drafter]
+    active = host.active
     if max(job.lag_tokens, 1) + active - 1 >= spec.length:
         w.error = TABLE_RANGE
         return 1.0
-    drafting.start_job(job, spec, drafter.speed, active, drafter.context_tokens, w.now_s)
+    drafting.start_job(job, spec, w.drafters[job.drafter].speed, active, host.context_tokens, w.now_s)
     return job.duration_s
 
 
@@ -116,14 +137,14 @@ def queue_job(k, w, job, drafter_number, gamma, lag, context):
     """Queue a job at a drafter."""
     job.gamma, job.lag_tokens, job.context_tokens = gamma, lag, context
     job.drafter, job.next, job.state = drafter_number, -1, drafting.QUEUED
-    drafter = w.drafters[drafter_number]
-    if drafter.queued == 0:
-        drafter.head = job.number
+    host = host_of(k, w, drafter_number)
+    if host.queued == 0:
+        host.head = job.number
     else:
-        w.jobs[drafter.tail].next = job.number
-    drafter.tail = job.number
-    drafter.queued += 1
-    start_drafts(k, w, drafter)
+        w.jobs[host.tail].next = job.number
+    host.tail = job.number
+    host.queued += 1
+    start_drafts(k, w, host)
 
 
 @jit
@@ -147,6 +168,8 @@ def draft_window(k, w, request, drafter, drafted):
 def draft_ahead(k, w, request, drafter, drafted):
     """Draft ahead while a window is verified: guess the token after it and draft another window."""
     context = context_tokens(request) + drafted
+    if is_lookup(k, drafter):
+        return
     if not k.pipelined or context + drafted + 1 > k.drafters[drafter].kv_capacity_tokens:
         return
     job = w.jobs[JOBS * request.slot + AHEAD_JOB]
@@ -156,48 +179,51 @@ def draft_ahead(k, w, request, drafter, drafted):
 
 
 @jit
-def start_drafts(k, w, drafter):
-    """Let jobs start as long as there are places."""
-    if drafter.down > 0:
+def start_drafts(k, w, host):
+    """Let jobs start as long as there are places, those of one drafter at a time."""
+    if host.down > 0:
         return
-    places = k.drafters[drafter.number].concurrency
-    while drafter.queued > 0 and drafter.active < places:
-        job = w.jobs[drafter.head]
-        drafter.head = job.next
-        drafter.queued -= 1
-        begins = drafter.active == 0
+    while host.queued > 0:
+        job = w.jobs[host.head]
+        number = job.drafter
+        if host.active > 0 and (host.running != number or host.active >= k.drafters[number].concurrency):
+            return
+        host.head = job.next
+        host.queued -= 1
+        begins = host.active == 0
         if begins:
-            drafter.busy_since_s = w.now_s
-        drafter.active += 1
-        if begins and drafter.number >= k.n_devices:
+            host.busy_since_s = w.now_s
+            host.running = number
+        host.active += 1
+        if begins and k.drafters[host.number].gpus > 0.0:
             occupancy_changes(k, w)
-        drafter.context_tokens += job.context_tokens
-        job.state, job.order = drafting.ACTIVE, drafter.starts
-        drafter.starts += 1
-        duration_s = _job_s(k, w, drafter, job)
-        log(k, w, LOG_DRAFT_START, drafter.number, request_of(w, job).number, job.gamma)
-        push(k, w, w.now_s + duration_s, AT_DRAFT_END, drafter.number, (job.run << SLOT_BITS) | job.number)
+        host.context_tokens += job.context_tokens
+        job.state, job.order = drafting.ACTIVE, host.starts
+        host.starts += 1
+        duration_s = _job_s(k, w, host, job)
+        log(k, w, LOG_DRAFT_START, number, request_of(w, job).number, job.gamma)
+        push(k, w, w.now_s + duration_s, AT_DRAFT_END, number, (job.run << SLOT_BITS) | job.number)
 
 
 @jit
 def draft_ended(k, w, job):
     """A job is complete."""
-    drafter = w.drafters[job.drafter]
-    drafter.mean_job_s = reports.moved(drafter.mean_job_s, w.now_s - job.start_s, k.stats_weight)
+    host = host_of(k, w, job.drafter)
+    host.mean_job_s = reports.moved(host.mean_job_s, w.now_s - job.start_s, k.stats_weight)
     _leave(k, w, job, job.gamma)
 
 
 @jit
 def _leave(k, w, job, tokens):
     """Let a job, complete or not, leave its drafter, and start the next."""
-    drafter = w.drafters[job.drafter]
+    host = host_of(k, w, job.drafter)
     job.state = drafting.ENDED
-    drafter.active -= 1
-    drafter.context_tokens -= job.context_tokens
-    if drafter.active == 0:
-        drafting_over(k, w, drafter)
-    log(k, w, LOG_DRAFT_END, drafter.number, request_of(w, job).number, tokens)
-    start_drafts(k, w, drafter)
+    host.active -= 1
+    host.context_tokens -= job.context_tokens
+    if host.active == 0:
+        drafting_over(k, w, host)
+    log(k, w, LOG_DRAFT_END, job.drafter, request_of(w, job).number, tokens)
+    start_drafts(k, w, host)
 
 
 @jit
@@ -207,7 +233,7 @@ def drafting_over(k, w, drafter):
     busy_s = w.now_s - drafter.busy_since_s
     joules = (spec.busy_w - spec.idle_w) * busy_s
     w.totals.energy_joules += joules
-    if drafter.number < k.n_devices:
+    if spec.gpus == 0.0:  # a user's device
         w.totals.client_joules += joules
     else:
         w.totals.gpu_s += busy_s * spec.gpus
@@ -222,7 +248,7 @@ def withdraw(k, w, job):
     """Remove a job from its drafter; return how many of its tokens are complete."""
     tokens = drafting.tokens_after(job, drafting.done_s(job, w.now_s))
     if job.state == drafting.QUEUED:
-        _unlink(w, job)
+        _unlink(k, w, job)
         job.state = drafting.ENDED
     elif job.state == drafting.ACTIVE:
         job.run += 1
@@ -231,9 +257,9 @@ def withdraw(k, w, job):
 
 
 @jit
-def _unlink(w, job):
-    """Remove a job from the queue of its drafter."""
-    drafter = w.drafters[job.drafter]
+def _unlink(k, w, job):
+    """Remove a job from the queue that it is in."""
+    drafter = host_of(k, w, job.drafter)
     drafter.queued -= 1
     if drafter.head == job.number:
         drafter.head = job.next
@@ -288,13 +314,27 @@ def discard_head_start(k, w, request):
 
 
 @jit
-def crash_drafter(k, w, number_of_drafter):
-    """Take its KV from a drafter; it redoes its drafts after its return, but not those drafted ahead."""
+def crash_drafters(k, w, site):
+    """Take their KV from the drafters of a site that do not share its target's server.
+
+    They redo their drafts after their return, but not those drafted ahead.
+    """
+    for rank in range(k.n_ranks):
+        if is_host(k, rank * k.n_sites + site):
+            _crash_host(k, w, rank * k.n_sites + site)
+
+
+@jit
+def _crash_host(k, w, number_of_drafter):
     drafter = w.drafters[number_of_drafter]
     drafter.down += 1
     if drafter.down > 1:
         return
-    lose_kv(k, w, number_of_drafter)
+    other = number_of_drafter
+    while other < k.n_drafters:
+        if k.drafters[other].mode == DRAFTS_ALONE and k.drafters[other].host == number_of_drafter:
+            lose_kv(k, w, other)
+        other += k.n_sites
     order = -1
     while True:
         number_of_job = _next_active(k, w, number_of_drafter, order)
@@ -322,20 +362,23 @@ def crash_drafter(k, w, number_of_drafter):
 
 
 @jit
-def drafter_returns(k, w, number_of_drafter):
-    """A drafter is up again, unless another fault keeps it down."""
-    drafter = w.drafters[number_of_drafter]
-    drafter.down -= 1
-    start_drafts(k, w, drafter)
+def drafters_return(k, w, site):
+    """The drafters of a site are up again, unless another fault keeps them down."""
+    for rank in range(k.n_ranks):
+        number_of_drafter = rank * k.n_sites + site
+        if is_host(k, number_of_drafter):
+            drafter = w.drafters[number_of_drafter]
+            drafter.down -= 1
+            start_drafts(k, w, drafter)
 
 
 @jit
-def _next_active(k, w, number_of_drafter, order):
-    """Return the drafter's first active job that started after the `order`-th; -1 if there is none."""
+def _next_active(k, w, host, order):
+    """Return the host's first active job that started after the `order`-th; -1 if there is none."""
     best, best_order = -1, -1
     for number_of_job in range(JOBS * k.n_slots):
         job = w.jobs[number_of_job]
-        here = job.state == drafting.ACTIVE and job.drafter == number_of_drafter
+        here = job.state == drafting.ACTIVE and k.drafters[job.drafter].host == host
         if here and job.order > order and (best < 0 or job.order < best_order):
             best, best_order = number_of_job, job.order
     return best
@@ -385,6 +428,7 @@ def _begin_anew(w, job):
 @jit
 def lose_kv(k, w, drafter):
     """A drafter has lost its KV, and the head starts in it."""
+    site = drafter % k.n_sites
     number = -1
     while True:
         best, best_number = -1, -1
@@ -393,7 +437,7 @@ def lose_kv(k, w, drafter):
             other = request.number
             if other < 0 or request.done:
                 continue
-            if drafter >= k.n_devices or request.device == drafter:
+            if site >= k.n_devices or request.device == site:
                 set_valid_tokens(k, w, request, drafter, 0)
             if request.head_drafter == drafter and other > number and (best < 0 or other < best_number):
                 best, best_number = slot, other

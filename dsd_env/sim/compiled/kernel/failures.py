@@ -6,16 +6,10 @@ from __future__ import annotations
 import math
 
 from dsd_env.laws import faults
-from dsd_env.sim.compiled.codes import AT_EDGE, AT_TARGET, NO_DRAFTER
+from dsd_env.sim.compiled.codes import AT_EDGE, AT_TARGET
 from dsd_env.sim.compiled.kernel import batching
 from dsd_env.sim.compiled.kernel.accounts import occupy
-from dsd_env.sim.compiled.kernel.drafters import (
-    colocated,
-    crash_drafter,
-    drafter_returns,
-    drafts_alone,
-    lose_kv,
-)
+from dsd_env.sim.compiled.kernel.drafters import at_target, crash_drafters, drafters_return, lose_kv
 from dsd_env.sim.compiled.kernel.events import AT_FAULT, LOG_FAULT, LOG_RETURN, log, push
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
 from dsd_env.sim.compiled.kernel.requests import FOR_PLACE, abandon, ask, finished, is_down, reconnect
@@ -57,11 +51,10 @@ def _crash(k, w, site, entity):
         if server.down == 1:
             _crash_target(k, w, server)
     elif site == AT_EDGE:
-        crash_drafter(k, w, k.n_devices + entity)
+        crash_drafters(k, w, k.n_devices + entity)
     else:
         w.devices[entity].down_faults += 1
-        if k.drafters[entity].mode != NO_DRAFTER:
-            crash_drafter(k, w, entity)
+        crash_drafters(k, w, entity)
 
 
 @jit
@@ -69,17 +62,16 @@ def _come_back(k, w, site, entity):
     if site == AT_TARGET:
         server = w.targets[entity]
         server.down -= 1
-        if server.down == 0 and drafts_alone(k, colocated(k, entity)):
-            drafter_returns(k, w, colocated(k, entity))
+        if server.down == 0:
+            drafters_return(k, w, at_target(k, entity, 0))
         return
     if site == AT_EDGE:
         place = EDGE_SERVER
-        drafter_returns(k, w, k.n_devices + entity)
+        drafters_return(k, w, k.n_devices + entity)
     else:
         place = OWN_DEVICE
         w.devices[entity].down_faults -= 1
-        if k.drafters[entity].mode != NO_DRAFTER:
-            drafter_returns(k, w, entity)
+        drafters_return(k, w, entity)
     if is_down(k, w, place, entity):
         return
     for slot in range(k.n_slots):
@@ -112,10 +104,9 @@ def _crash_target(k, w, server):
         w.totals.interruptions += 1
         abandon(k, w, request)
         reconnect(k, w, request)
-    drafter = colocated(k, server.number)
-    lose_kv(k, w, drafter)
-    if drafts_alone(k, drafter):
-        crash_drafter(k, w, drafter)
+    for rank in range(k.n_ranks):
+        lose_kv(k, w, at_target(k, server.number, rank))
+    crash_drafters(k, w, at_target(k, server.number, 0))
 
 
 @jit

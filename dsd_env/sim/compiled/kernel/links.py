@@ -81,10 +81,13 @@ def _sent(k, w, number_of_device, channel, size_bytes):
 
 
 @jit
-def own_jobs(w, device):
-    """Return the jobs at a device's drafter (none, if it has none)."""
-    drafter = w.drafters[device]
-    return drafter.active + drafter.queued
+def own_jobs(k, w, device):
+    """Return the jobs at a device's drafters (none, if it has none)."""
+    jobs = 0
+    for rank in range(k.n_ranks):
+        drafter = w.drafters[rank * k.n_sites + device]
+        jobs += drafter.active + drafter.queued
+    return jobs
 
 
 @jit
@@ -94,7 +97,7 @@ def send_up(k, w, request, payload):
     size = k.header_bytes + payload
     arrives_s = send(k, w, 4 * device + UP, size)
     _sent(k, w, device, 4 * device + UP, size)
-    request.own_jobs = own_jobs(w, device)
+    request.own_jobs = own_jobs(k, w, device)
     log(k, w, LOG_SEND, 2 * device, request.number, arrives_s)
     return arrives_s
 
@@ -137,4 +140,4 @@ def send_backhaul(k, w, request, edge, target, down, payload):
 def measure_round_trip(k, w, request, round_trip_s):
     """Take a round-trip sample into the estimates of a request's device."""
     reports.measure_round_trip(w.devices[request.device], w.now_s, round_trip_s, k.stats_weight)
-    request.own_jobs = own_jobs(w, request.device)
+    request.own_jobs = own_jobs(k, w, request.device)

@@ -17,7 +17,7 @@ from dsd_env.rng import Stream
 from dsd_env.sim.compiled.codes import NO_DRAFTER
 from dsd_env.sim.compiled.kernel.accounts import accrue, pass_boundary
 from dsd_env.sim.compiled.kernel.arrivals import arrival, begin_arrivals, think
-from dsd_env.sim.compiled.kernel.drafters import colocated, step_s
+from dsd_env.sim.compiled.kernel.drafters import step_s
 from dsd_env.sim.compiled.kernel.draws import uniform
 from dsd_env.sim.compiled.kernel.events import (
     AT_DECISION,
@@ -44,7 +44,7 @@ from dsd_env.sim.compiled.kernel.observe import batch_matters, encode, observe, 
 from dsd_env.sim.compiled.kernel.protocol import decided, delivery, draft_end, job_done
 from dsd_env.sim.compiled.kernel.requests import arrivals_are_over, free
 from dsd_env.sim.compiled.kernel.rows import cast, copy_words
-from dsd_env.sim.compiled.kernel.targets import EDGE_SERVER, OWN_DEVICE, end_iteration, look, target_step_s
+from dsd_env.sim.compiled.kernel.targets import end_iteration, look, target_step_s
 from dsd_env.sim.compiled.kernel.telemetry import publish
 from dsd_env.sim.compiled.kernel.timers import timeout
 from dsd_env.sim.compiled.records import SCENARIO, WORLD
@@ -71,8 +71,9 @@ def reset(k, w, seed, records, prices):
     for n in range(k.n_drafters):
         drafter, spec = w.drafters[n], k.drafters[n]
         drafter.speed = 1.0
-        if n < k.n_devices:
-            drafter.speed = links.spread_factor(spec.speed_low, spec.speed_high, seed, DEVICE_SPREAD, n)
+        device = n % k.n_sites
+        if device < k.n_devices:
+            drafter.speed = links.spread_factor(spec.speed_low, spec.speed_high, seed, DEVICE_SPREAD, device)
         if spec.mode != NO_DRAFTER:
             drafter.mean_job_s = step_s(k, w, n, 1, 0, 0)
     for target in range(k.n_targets):
@@ -138,14 +139,7 @@ def answer(k, w, gamma, batch_size, placement):
     candidate, target, gamma, batch_size, reason = _resolved(k, w, gamma, batch_size, placement)
     site, edge = int(candidate.site), int(candidate.edge_server)
     w.resolved[reason] += 1
-    drafter = -1
-    if gamma > 0:
-        if site == OWN_DEVICE:
-            drafter = request.device
-        elif site == EDGE_SERVER:
-            drafter = k.n_devices + edge
-        else:
-            drafter = colocated(k, target)
+    drafter = int(candidate.drafter_number) if gamma > 0 else -1
     request.gamma, request.batch_size, request.draft_site = gamma, batch_size, site
     request.drafter, request.edge_server, request.to_target = drafter, edge, target
     w.reason = reason

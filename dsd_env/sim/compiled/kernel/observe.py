@@ -9,8 +9,9 @@ import numpy as np
 
 from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.laws import reports, resolve, slo, view
-from dsd_env.sim.compiled.codes import DRAFTS_ALONE, DRAFTS_SHARED, NO_DRAFTER
-from dsd_env.sim.compiled.kernel.drafters import colocated, context_tokens, lag_tokens, step_s
+from dsd_env.laws.constants import ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
+from dsd_env.sim.compiled.codes import DRAFTS_ALONE, DRAFTS_SHARED, HEAD, LOOKUP, MODEL, NO_DRAFTER
+from dsd_env.sim.compiled.kernel.drafters import context_tokens, host_of, lag_tokens, step_s
 from dsd_env.sim.compiled.kernel.jit import jit
 from dsd_env.sim.compiled.kernel.links import (
     DOWN,
@@ -24,7 +25,7 @@ from dsd_env.sim.compiled.kernel.links import (
     seems_up,
 )
 from dsd_env.sim.compiled.kernel.targets import COLOCATED, EDGE_SERVER, OWN_DEVICE
-from dsd_env.sim.compiled.kernel.telemetry import drafter_wait_s, newest, report_target
+from dsd_env.sim.compiled.kernel.telemetry import drafter_report, drafter_wait_s, newest, report_target
 
 BELIEVED_DOWN = 1e12
 """Added to the load of a target believed down: those come last."""
@@ -44,7 +45,7 @@ def observe(k, w, request):
     for i in range(k.n_offered):
         _view_target(k, w, request, w.target_views[i], latest)
     if site == OWN_DEVICE:
-        request.own_jobs = own_jobs(w, request.device)
+        request.own_jobs = own_jobs(k, w, request.device)
     v.now_s, v.request_id, v.device, v.counter = w.now_s, request.number, request.device, request.decisions
     _view_request(k, v.request, w, request)
     _view_link(k, w, v.link, request)
@@ -116,7 +117,7 @@ def _view_drafter(k, w, v, request):
     v.step_s, v.kv_lag_tokens, v.jobs = 0.0, context, 0.0
     if k.drafters[n].mode != NO_DRAFTER:
         v.step_s = step_s(k, w, n, 1, context, 0)
-        v.kv_lag_tokens = lag_tokens(k, w, request, n)
+        v.kv_lag_tokens = 1 if k.drafters[n].kind == LOOKUP else lag_tokens(k, w, request, n)
         v.jobs = request.own_jobs
 
 
@@ -182,22 +183,23 @@ def _view_target(k, w, request, v, latest):
 
 @jit
 def _candidates(k, w, request, i, latest):
-    """Write the candidates at one offered target: at its drafter, on the own device, on each edge server."""
+    """Write the candidates at one offered target: at it, on the own device, on each edge server."""
     at_target = w.target_views[i]
     target, context = int(at_target.index), context_tokens(request)
     same = request.target == target
     move_s = 0.0
     if not same and request.target >= 0:
         move_s = context * k.targets[target].prefill_token_s
-    places = 2 + k.n_edges
-    for place in range(places):
-        c = w.candidates[i * places + place]
-        site, edge, drafter, number = COLOCATED, -1, colocated(k, target), target
-        if place == 1:
-            site, drafter, number = OWN_DEVICE, request.device, request.device
-        elif place > 1:
-            site, edge = EDGE_SERVER, place - 2
+    places = k.n_places // k.n_offered
+    for at in range(places):
+        c, place = w.candidates[i * places + at], k.places[at]
+        site, edge = place.site, place.edge_server
+        drafter, number = k.n_devices + k.n_edges + target, target
+        if site == OWN_DEVICE:
+            drafter, number = request.device, request.device
+        elif site == EDGE_SERVER:
             drafter, number = k.n_devices + edge, edge
+        drafter += place.rank * k.n_sites
         lag = lag_tokens(k, w, request, drafter)
         if site == COLOCATED:
             can_draft = _at_target(k, w, request, c, drafter, target, context, lag, latest)
@@ -213,9 +215,29 @@ def _candidates(k, w, request, i, latest):
         c.same_target = 1.0 if same else 0.0
         c.handover_s = _handover_s(k, w, request, site, number, edge)
         c.kv_lag_tokens, c.move_s = lag, move_s
+        c.drafter, c.drafter_number = place.rank, drafter
+        _tell_of_drafter(k, w, request, c, drafter)
         c.target_queued, c.target_iteration_s = at_target.queued, at_target.iteration_s
         c.target_resident, c.target_prefill_tokens = at_target.resident, at_target.prefill_tokens
         c.target_colocated, c.target_remote = at_target.colocated, at_target.remote
+
+
+@jit
+def _tell_of_drafter(k, w, request, c, drafter):
+    """Write what is known of a candidate's drafter whatever its site."""
+    spec = k.drafters[drafter]
+    if spec.mode == NO_DRAFTER:
+        c.kind, c.model, c.is_head, c.is_lookup = MODEL, -1, 0.0, 0.0
+        c.acceptance_rate, c.tokens_per_round, c.model_rounds = ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR, 0
+        return
+    c.kind, c.model = spec.kind, spec.model
+    c.is_head = 1.0 if spec.kind == HEAD else 0.0
+    c.is_lookup = 1.0 if spec.kind == LOOKUP else 0.0
+    if spec.kind == LOOKUP:
+        c.kv_lag_tokens = 1
+    learned = w.learned[k.n_models * request.slot + spec.model]
+    c.acceptance_rate, c.tokens_per_round = learned.acceptance_rate, learned.tokens_per_round
+    c.model_rounds = learned.model_rounds
 
 
 @jit
@@ -241,7 +263,7 @@ def _at_target(k, w, request, c, n, target, context, lag, latest):
         if request.site == COLOCATED and request.at == target:
             wait_s = drafter_wait_s(k, w, n)
         else:
-            wait_s = w.drafter_reports[(k.n_edges + target) * k.ring + latest].wait_s
+            wait_s = drafter_report(k, w, n, latest).wait_s
     _write_drafter(c, draft_step_s, catch_up_s, wait_s, 0.0, 1.0 if mode == DRAFTS_SHARED else 0.0)
     return mode != NO_DRAFTER
 
@@ -251,7 +273,7 @@ def _on_device(k, w, request, c, n, context, lag):
     draft_step_s, catch_up_s = _steps(k, w, n, context, lag)
     wait_s = 0.0
     if k.drafters[n].mode != NO_DRAFTER:
-        mean_job_s = w.drafters[n].mean_job_s
+        mean_job_s = host_of(k, w, n).mean_job_s
         wait_s = reports.busy_drafter_wait_s(request.own_jobs, k.drafters[n].concurrency, mean_job_s)
     _write_drafter(c, draft_step_s, catch_up_s, wait_s, w.devices[request.device].rtt_s, 0.0)
     return _fits(k, n, context)
@@ -259,7 +281,7 @@ def _on_device(k, w, request, c, n, context, lag):
 
 @jit
 def _at_edge(k, w, request, c, n, edge, target, context, lag, latest):
-    report = w.drafter_reports[edge * k.ring + latest]
+    report = drafter_report(k, w, n, latest)
     together = min(report.jobs + 1, k.drafters[n].concurrency)
     draft_step_s = step_s(k, w, n, together, together * context, 0)
     catch_up_s = step_s(k, w, n, lag + together - 1, together * context, context if lag > 1 else 0)

@@ -12,13 +12,13 @@ from dsd_env.sim.compiled.kernel.acceptance import confident_drafts
 from dsd_env.sim.compiled.kernel.arrivals import think
 from dsd_env.sim.compiled.kernel.batching import JOB_COLOCATED, JOB_PLAIN, JOB_PREFILL, JOB_VERIFY
 from dsd_env.sim.compiled.kernel.drafters import (
-    colocated,
     context_tokens,
     discard_head_start,
     draft_ahead,
     draft_ended,
     draft_window,
     drafts_shared,
+    is_lookup,
     lag_tokens,
     queue_job,
     request_of,
@@ -215,10 +215,13 @@ def _at_target(k, w, request, then):
     if then == THEN_DECODE:
         serve(k, w, request, target, JOB_PLAIN, 0, prefill, False, FOR_RESULT)
         return
-    if drafts_shared(k, target):
-        serve(k, w, request, target, JOB_COLOCATED, request.gamma, prefill, False, FOR_RESULT)
+    drafter = request.drafter
+    if drafts_shared(k, drafter):
+        drafts = request.gamma
+        if is_lookup(k, drafter):
+            drafts = confident_drafts(k, w, request, drafter, drafts)
+        serve(k, w, request, target, JOB_COLOCATED, drafts, prefill, False, FOR_RESULT)
         return
-    drafter = colocated(k, target)
     request.waits_for = FOR_DEDICATED_DRAFTS
     draft_window(k, w, request, drafter, confident_drafts(k, w, request, drafter, request.gamma))
 

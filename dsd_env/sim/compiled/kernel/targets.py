@@ -19,7 +19,7 @@ from dsd_env.sim.compiled.kernel.batching import (
     remove_ready,
 )
 from dsd_env.sim.compiled.kernel.drafters import (
-    colocated,
+    at_target,
     context_tokens,
     drafts_shared,
     lag_tokens,
@@ -286,8 +286,10 @@ def _preempt(k, w, server, n):
     server.kv_reserved_tokens -= request.kv_reserved_tokens
     request.kv_reserved_tokens = 0
     server.resident -= 1
-    if drafts_shared(k, target):
-        set_valid_tokens(k, w, request, colocated(k, target), 0)
+    for rank in range(k.n_ranks):
+        drafter = at_target(k, target, rank)
+        if drafts_shared(k, drafter):
+            set_valid_tokens(k, w, request, drafter, 0)
     here = remove_ready(w, server, victim)
     for i in range(n):
         here = here or server.running[i].slot == victim
@@ -378,18 +380,72 @@ def _captured_step_s(k, w, target, new_tokens, kv_tokens, longest, prefills):
 
 
 @jit
-def _share(k, w, target, request, tokens):
-    """Return a job's part of an iteration: (KV tokens, the shared drafter's lag and KV tokens, gamma)."""
-    context = context_tokens(request)
+def _uses(k, request):
+    """Return the drafter on its target's server that a job uses in an iteration; -1 for none."""
+    drafter = request.drafter
     if request.job_prefill != 0:
-        kv = request.job_prefilled + tokens
-        if request.warms and drafts_shared(k, target):
-            return kv, tokens, kv, 0
-        return kv, 0, 0, 0
-    if request.job_task == JOB_COLOCATED:
-        lag = lag_tokens(k, w, request, colocated(k, target))
-        return context + tokens - 1, lag, context, request.job_gamma
-    return context + tokens - 1, 0, 0, 0
+        prefills = request.warms and drafts_shared(k, drafter) and not k.drafters[drafter].per_round
+        return drafter if prefills else -1
+    return drafter if request.job_task == JOB_COLOCATED else -1
+
+
+@jit
+def _kv_read(request, tokens):
+    """Return the KV tokens that a job with so many new tokens reads."""
+    return (request.job_prefilled if request.job_prefill != 0 else context_tokens(request) - 1) + tokens
+
+
+@jit
+def _draft_share(k, w, request, tokens):
+    """Return what a job brings into the passes of its drafter: (lag, KV tokens, gamma)."""
+    if request.job_prefill != 0:
+        return tokens, request.job_prefilled + tokens, 0
+    return lag_tokens(k, w, request, request.drafter), context_tokens(request), request.job_gamma
+
+
+@jit
+def _passes(k, w, server, n, drafter):
+    """Return (sequences, lag, lag's KV, its longest and second longest KV, longest draft) of a drafter."""
+    running = server.running
+    sequences = lag = lag_kv = longest = longest_2 = most = 0
+    for i in range(n):
+        request = w.requests[running[i].slot]
+        if _uses(k, request) != drafter:
+            continue
+        sequences += 1
+        share_lag, share_kv, gamma = _draft_share(k, w, request, running[i].tokens)
+        lag += share_lag
+        lag_kv += share_kv
+        if share_lag > 1:
+            if share_kv > longest:
+                longest, longest_2 = share_kv, longest
+            elif share_kv > longest_2:
+                longest_2 = share_kv
+        most = max(most, gamma)
+    return sequences, lag, lag_kv, longest, longest_2, most
+
+
+@jit
+def _drafting_s(k, w, server, n, target_s):
+    """Return how long the drafters on a target's server take in an iteration, one after the other."""
+    whole_s = 0.0
+    for rank in range(k.n_ranks):
+        drafter = at_target(k, server.number, rank)
+        if not drafts_shared(k, drafter):
+            continue
+        sequences, lag, lag_kv, longest, _, most = _passes(k, w, server, n, drafter)
+        if sequences == 0:
+            continue
+        spec = k.drafters[drafter]
+        if spec.per_round:
+            drafting_s = sequences * step_s(k, w, drafter, 1, 0, 0)
+        else:
+            drafting_s = step_s(k, w, drafter, lag, lag_kv, longest)
+            for step in range(2, most + 1):
+                together, step_kv = _drafting_at(k, w, server, n, drafter, step)
+                drafting_s += step_s(k, w, drafter, together, step_kv, 0)
+        whole_s += drafting_s + spec.verify_share * target_s
+    return whole_s
 
 
 @jit
@@ -402,22 +458,20 @@ def _verifies(request, tokens):
 def _start_iteration(k, w, server):
     target, running = server.number, server.running
     spec = k.targets[target]
-    drafter = colocated(k, target)
     n = compose(k, w, server)
     if spec.preempts:
         n = _make_room(k, w, server, n)
         if n == 0:
             return
-    prefills = False
+    prefills = drafts = False
     verifying = 0
-    new = kv = lag = lag_kv = 0
-    longest = longest_2 = lag_longest = 0
-    most = drafting = 0
+    new = kv = longest = longest_2 = 0
     for i in range(n):
         tokens = running[i].tokens
         request = w.requests[running[i].slot]
-        share_kv, share_lag, share_draft_kv, gamma = _share(k, w, target, request, tokens)
+        share_kv = _kv_read(request, tokens)
         prefills = prefills or request.job_prefill != 0
+        drafts = drafts or _uses(k, request) >= 0
         verifying += _verifies(request, tokens)
         new += tokens
         kv += share_kv
@@ -426,26 +480,14 @@ def _start_iteration(k, w, server):
                 longest, longest_2 = share_kv, longest
             elif share_kv > longest_2:
                 longest_2 = share_kv
-        if share_lag != 0:
-            drafting += 1
-            lag += share_lag
-            lag_kv += share_draft_kv
-            if share_lag > 1:
-                lag_longest = max(lag_longest, share_draft_kv)
-            most = max(most, gamma)
     expected_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
-    if lag > 0:
-        drafting_s = step_s(k, w, drafter, lag, lag_kv, lag_longest)
-        for step in range(2, most + 1):
-            sequences, step_kv = _drafting_at(w, server, n, step)
-            drafting_s += step_s(k, w, drafter, sequences, step_kv, 0)
-        expected_s = expected_s + drafting_s
+    if drafts:
+        expected_s = expected_s + _drafting_s(k, w, server, n, expected_s)
     overhead_s = step_times.overhead_s(spec, n, new, verifying)
     duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations) + overhead_s
     expected_s = expected_s + overhead_s
     if w.prices:
-        whole = (new, kv, longest, longest_2, prefills, verifying)
-        _charge(k, w, server, n, whole, (drafting, lag, lag_kv, lag_longest))
+        _charge(k, w, server, n, (new, kv, longest, longest_2, prefills, verifying))
     server.idle = False
     server.iterations += 1
     server.iteration_start_s = w.now_s
@@ -455,60 +497,64 @@ def _start_iteration(k, w, server):
 
 
 @jit
-def _drafting_at(w, server, n, step):
-    """Return how many sequences of the batch draft at least `step` tokens, and the KV they read then."""
+def _drafting_at(k, w, server, n, drafter, step):
+    """Return how many sequences draft at least `step` tokens by a drafter, and the KV they read then."""
     sequences = kv = 0
     for i in range(n):
         request = w.requests[server.running[i].slot]
-        if request.job_prefill == 0 and request.job_task == JOB_COLOCATED and request.job_gamma >= step:
+        if request.job_prefill == 0 and _uses(k, request) == drafter and request.job_gamma >= step:
             sequences += 1
             kv += context_tokens(request)
     return sequences, kv + sequences * (step - 1)
 
 
 @jit
-def _caused_s(k, w, server, n, request, tokens, whole, draft):
+def _caused_s(k, w, server, n, request, tokens, whole):
     """Return the part of the iteration's time that one of its sequences has to answer for."""
     new, kv, longest, longest_2, prefills, verifying = whole
-    target = server.number
-    spec = k.targets[target]
-    share_kv, share_lag, _, gamma = _share(k, w, target, request, tokens)
+    spec = k.targets[server.number]
+    target, drafter = server.number, _uses(k, request)
+    share_kv = _kv_read(request, tokens)
     others = longest_2 if tokens > 1 and share_kv == longest else longest
-    caused_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
-    caused_s += step_times.overhead_s(spec, n, new, verifying)
+    with_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
+    caused_s = with_s + step_times.overhead_s(spec, n, new, verifying)
     if new > tokens:
         caused_s -= _captured_step_s(k, w, target, new - tokens, kv - share_kv, others, prefills)
         verifying -= _verifies(request, tokens)
         caused_s -= step_times.overhead_s(spec, n - 1, new - tokens, verifying)
-    return caused_s + _drafting_share_s(k, w, server, n, share_lag, gamma, draft)
+    if drafter < 0:
+        return caused_s
+    return caused_s + _drafting_share_s(k, w, server, n, request, tokens, with_s)
 
 
 @jit
-def _drafting_share_s(k, w, server, n, share_lag, gamma, draft):
-    """Return a sequence's share of the shared drafter's time: of each step among those that asked for it."""
-    if share_lag == 0:
-        return 0.0
-    drafting, lag, lag_kv, lag_longest = draft
-    drafter = colocated(k, server.number)
-    least_s = step_s(k, w, drafter, drafting, lag_kv, 0)
-    share_s = least_s / drafting
-    more = lag - drafting
+def _drafting_share_s(k, w, server, n, request, tokens, target_s):
+    """Return a sequence's share of its shared drafter's time: of each step among those that asked for it."""
+    drafter = _uses(k, request)
+    users, lag, lag_kv, lag_longest, _, _ = _passes(k, w, server, n, drafter)
+    share_s = k.drafters[drafter].verify_share * target_s / users
+    if k.drafters[drafter].per_round:
+        return share_s + step_s(k, w, drafter, 1, 0, 0)
+    share_lag, _, gamma = _draft_share(k, w, request, tokens)
+    least_s = step_s(k, w, drafter, users, lag_kv, 0)
+    share_s += least_s / users
+    more = lag - users
     if more > 0:
         first_s = step_s(k, w, drafter, lag, lag_kv, lag_longest)
         share_s += (first_s - least_s) * (share_lag - 1) / more
     for step in range(2, gamma + 1):
-        sequences, step_kv = _drafting_at(w, server, n, step)
+        sequences, step_kv = _drafting_at(k, w, server, n, drafter, step)
         share_s += step_s(k, w, drafter, sequences, step_kv, 0) / sequences
     return share_s
 
 
 @jit
-def _charge(k, w, server, n, whole, draft):
+def _charge(k, w, server, n, whole):
     """Account to each request of a batch how long it makes others wait."""
     others = n - 1 + server.n_ready + server.waiting
     for i in range(n):
         request = w.requests[server.running[i].slot]
-        caused_s = _caused_s(k, w, server, n, request, server.running[i].tokens, whole, draft)
+        caused_s = _caused_s(k, w, server, n, request, server.running[i].tokens, whole)
         request.delay_caused_s += caused_s * others
 
 
@@ -546,13 +592,12 @@ def end_iteration(k, w, server):
 
 @jit
 def _advance(k, w, server, request, tokens):
-    target = server.number
     task = request.job_task
     if request.job_prefill != 0:
         _set_prefill(server, request, request.job_prefill - tokens)
         request.job_prefilled += tokens
-        if request.warms and drafts_shared(k, target):
-            set_valid_tokens(k, w, request, colocated(k, target), request.job_prefilled)
+        if request.warms and drafts_shared(k, request.drafter):
+            set_valid_tokens(k, w, request, request.drafter, request.job_prefilled)
         if request.job_prefill != 0 or task != JOB_PREFILL:
             _append_ready(server, request)
             return
@@ -566,7 +611,7 @@ def _advance(k, w, server, request, tokens):
         _remember(request, 0, 0)
     elif task == JOB_COLOCATED:
         request.chain_start = request.committed
-        _verified(k, w, request, colocated(k, target), request.job_gamma)
+        _verified(k, w, request, request.drafter, request.job_gamma)
     else:
         _verified(k, w, request, request.drafter, request.job_gamma)
     push_now(k, w, AT_JOB_DONE, request.number, tag(request, IS_WAIT))
@@ -593,16 +638,20 @@ def _verified(k, w, request, drafter, drafted):
     accepted = drafting.accepted_tokens(drafted, run, left)
     request.guessed = run > drafted
     committed = min(accepted + 1, left)
-    set_valid_tokens(k, w, request, drafter, request.prompt_tokens + start + min(drafted - 1, accepted))
+    valid = drafting.valid_after(request.prompt_tokens + start, drafted, accepted)
+    set_valid_tokens(k, w, request, drafter, valid)
     request.drafted_at = drafter
     request.verifies += 1
     request.drafted += drafted
     request.accepted += accepted
     request.round_tokens = committed
-    last = min(start + min(accepted, drafted - 1), request.output_tokens - 1)
+    last = min(start + max(0, min(accepted, drafted - 1)), request.output_tokens - 1)
     request.last_confidence = top1_prob(k, w, request, model, last)
     _remember(request, drafted, accepted)
     drafting.learn_round(request, drafted, accepted, committed, k.stats_weight)
+    learned = w.learned[k.n_models * request.slot + model]
+    drafting.learn_round(learned, drafted, accepted, committed, k.stats_weight)
+    learned.model_rounds += 1
     w.totals.drafted += drafted
     w.totals.accepted += accepted
     w.totals.verified_rounds += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dsd_env.laws import reports
 from dsd_env.sim.compiled.codes import DRAFTS_ALONE
+from dsd_env.sim.compiled.kernel.drafters import host_of
 from dsd_env.sim.compiled.kernel.events import AT_TELEMETRY, push
 from dsd_env.sim.compiled.kernel.jit import jit
 
@@ -47,10 +48,17 @@ def _publish_attainments(k, w, ring):
 @jit
 def drafter_wait_s(k, w, n):
     """Return the expected wait for a drafter."""
-    drafter = w.drafters[n]
-    return reports.drafter_wait_s(
-        drafter.active, drafter.queued, k.drafters[n].concurrency, drafter.mean_job_s
-    )
+    host, places = host_of(k, w, n), k.drafters[n].concurrency
+    taken = reports.places_taken(host.active, host.queued, places, host.running == n)
+    return reports.drafter_wait_s(taken, host.queued, places, host.mean_job_s)
+
+
+@jit
+def drafter_report(k, w, drafter, ring):
+    """Return the place of a drafter's report in the rings; the drafter is not on a device."""
+    rank, site = drafter // k.n_sites, drafter % k.n_sites
+    away = k.n_edges + k.n_targets
+    return w.drafter_reports[(rank * away + site - k.n_devices) * k.ring + ring]
 
 
 @jit
@@ -59,13 +67,14 @@ def publish(k, w):
     ring = w.ticks % k.ring
     for target in range(k.n_targets):
         report_target(k, w, target, w.reports[target * k.ring + ring])
-    for i in range(k.n_edges + k.n_targets):
-        n = k.n_devices + i
-        if k.drafters[n].mode == DRAFTS_ALONE:
-            drafter, report = w.drafters[n], w.drafter_reports[i * k.ring + ring]
-            report.jobs = drafter.active + drafter.queued
-            report.wait_s = drafter_wait_s(k, w, n)
-            report.up = drafter.down == 0
+    for rank in range(k.n_ranks):
+        for site in range(k.n_devices, k.n_sites):
+            n = rank * k.n_sites + site
+            if k.drafters[n].mode == DRAFTS_ALONE:
+                host, report = host_of(k, w, n), drafter_report(k, w, n, ring)
+                report.jobs = host.active + host.queued
+                report.wait_s = drafter_wait_s(k, w, n)
+                report.up = host.down == 0
     if w.now_s > 0.0:
         period_s = k.telemetry_period_s
         w.arrivals_per_s = reports.moved(w.arrivals_per_s, w.arrivals_seen / period_s, k.rate_weight)
