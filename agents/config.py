@@ -171,6 +171,16 @@ class TrainConfig(_Model):
         description="Worlds of the compiled engine, or environments of the reference engine: all in this "
         "process, or one process each.",
     )
+    rollout_s: Positive | None = Field(
+        default=None,
+        description="Simulated time that a rollout is to span in every world; ppo.n_steps is then what a "
+        "pilot episode says that takes, and n_envs the most worlds. Null: ppo.n_steps as it is.",
+    )
+    rollout_decisions: Steps = Field(
+        default=2**19,
+        description="With rollout_s: most decisions of a rollout, of all worlds together. Worlds are given "
+        "up first; if one is too much still, the rollout is as long as this allows.",
+    )
     stagger: bool = Field(
         default=True,
         description="Compiled worlds begin at different points of their episodes; not before a learner that "
@@ -187,6 +197,13 @@ class TrainConfig(_Model):
 
     @model_validator(mode="after")
     def _batches(self) -> TrainConfig:
+        if self.rollout_s is not None:
+            if self.ppo.batch_size > self.rollout_decisions:
+                raise ValueError(
+                    f"ppo.batch_size = {self.ppo.batch_size} exceeds rollout_decisions = "
+                    f"{self.rollout_decisions}: lower one or raise the other"
+                )
+            return self
         rollout = self.ppo.n_steps * self.n_envs
         if self.ppo.batch_size > rollout:
             raise ValueError(

@@ -15,11 +15,12 @@ state s_k,
 
 With `own_weight` alone the return of a request is minus its time in the system in units of `reference_s` (at
 γ = 1), whose mean is what Little's law makes of the global `latency` term; what is left out is how a request
-slows down *others*. `price_weight` charges for that: for what each iteration would be shorter without the
-request, times the others that wait meanwhile, as the simulator accounts it (`dsd_env.sim.iteration`). It is a
-Pigouvian tax, or a difference reward in the sense of Wolpert & Tumer ("Optimal payoff functions for members
-of collectives", 2001). `global_weight` brings the common reward back as it is, with its noise. γ and λ act
-per decision of a request, not per step.
+slows down *others*. `price_weight` charges for that: for the request's part of each iteration's time, times
+the others that wait at the target meanwhile, as the simulator accounts it (`dsd_env.sim.iteration`): what
+the target's own part would be shorter without it, and of draft steps on the target's GPUs its share among
+those that asked for them. It is a Pigouvian tax, or a difference reward in the sense of Wolpert & Tumer
+("Optimal payoff functions for members of collectives", 2001). `global_weight` brings the common reward back
+as it is, with its noise. γ and λ act per decision of a request, not per step.
 
 How long an answer will be is nobody's merit, yet it makes most of the variance of a request's time. With
 `per_token` the value of a token is set, at every rollout, to what tokens cost on average, so that rewards are

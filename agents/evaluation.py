@@ -23,6 +23,7 @@ from agents.rollouts import BySchedulers, play
 from agents.seeds import evaluation_seeds
 from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
 
 SIDE_BY_SIDE = 4
@@ -43,8 +44,9 @@ TABLE_METRICS = (
     "slo_attainment",
     "acceptance_rate",
     "block_efficiency",
+    "cloud_usd_per_1m_tokens",
     "cost_usd_per_1m_tokens",
-    "utilisation_target",
+    "load",
 )
 """What the terminal shows; the JSON file holds every metric."""
 
@@ -73,7 +75,12 @@ class Task:
 
 
 def plan(
-    scenarios: Sequence[str], schedulers: Sequence[str], seeds: int, requests: int | None = None
+    scenarios: Sequence[str],
+    schedulers: Sequence[str],
+    seeds: int,
+    requests: int | None = None,
+    *,
+    cycles: int | None = None,
 ) -> list[Task]:
     """Return every simulation of an evaluation, seeds innermost.
 
@@ -81,7 +88,9 @@ def plan(
         scenarios: Names or paths.
         schedulers: Names, e.g. ``jsq_goodput`` or ``policy:DIR``.
         seeds: Number of evaluation seeds.
-        requests: Measured requests per episode, instead of the scenario's own.
+        requests: Measured requests per episode, instead of the scenario's own or its window.
+        cycles: Measure so many cycles of the load, after a warm-up, instead; see
+            :func:`dsd_env.scenario.measuring.steady`.
 
     Raises:
         dsd_env.scenario.ScenarioError: A scenario is not valid.
@@ -97,20 +106,33 @@ def plan(
     for label in scenarios:
         scenario = load_scenario(label)
         if requests is not None:
-            scenario = load_scenario(scenario, episode__requests=requests)
+            scenario = measuring(scenario, requests)
+        elif cycles is not None:
+            scenario = steady(scenario, cycles)
         for scheduler in schedulers:
-            # Complain about a wrong name or an unfit policy now, not after an hour.
-            make_scheduler(scheduler).reset(scenario, 0)
-            common = [
-                dsd_env.__version__,
-                scenario_ref(scenario).sha256,
-                scheduler,
-                _policy_digest(scheduler),
-            ]
-            for seed in evaluation_seeds(seeds):
-                key = hashlib.sha256(canonical_json([*common, seed]).encode()).hexdigest()
-                tasks.append(Task(label, scenario, scheduler, seed, key))
+            tasks += tasks_of(label, scenario, scheduler, seeds)
     return tasks
+
+
+def tasks_of(label: str, scenario: Scenario, scheduler: str, seeds: int) -> list[Task]:
+    """Return the simulations of one scenario and scheduler, one per evaluation seed.
+
+    Raises:
+        ValueError: The scheduler is unknown, or the policy does not fit.
+    """
+    # Complain about a wrong name or an unfit policy now, not after an hour.
+    make_scheduler(scheduler).reset(scenario, 0)
+    common = [dsd_env.__version__, scenario_ref(scenario).sha256, scheduler, _policy_digest(scheduler)]
+    return [
+        Task(
+            label,
+            scenario,
+            scheduler,
+            seed,
+            hashlib.sha256(canonical_json([*common, seed]).encode()).hexdigest(),
+        )
+        for seed in evaluation_seeds(seeds)
+    ]
 
 
 def check_metrics(names: Sequence[str], tasks: Sequence[Task]) -> None:
@@ -336,6 +358,7 @@ def summarise(
                 metrics[name] = {
                     "mean": _json(mean),
                     "ci95": [_json(low), _json(high)],
+                    **_within(rows, name),
                     "per_seed": [_json(x) for x in own.tolist()],
                 }
                 base = np.array([row[name] for row in by_scheduler[first]], dtype=np.float64)
@@ -348,9 +371,32 @@ def summarise(
         summary["scenarios"][label] = {
             "scenario": reference.model_dump(),
             "requests": contents[label].episode.requests,
+            "warmup_s": contents[label].episode.warmup_s,
+            "window_s": contents[label].episode.window_s,
+            "load_cycles": contents[label].load_cycles,
             "schedulers": schedulers,
         }
     return summary
+
+
+DRIFT = 4.0
+"""Difference of a window's halves, in standard errors of it over all seeds, from which on it is told."""
+
+
+def _within(rows: Sequence[Mapping[str, float]], name: str) -> dict[str, float | None]:
+    """Return what the parts of the windows tell of a metric: its standard error, and its drift.
+
+    Both are of the mean over the seeds. A drift of :data:`DRIFT` or more says that the window's halves
+    differ by more than chance makes them: the warm-up was too short, or the system does not settle.
+    """
+    if f"{name}_se" not in rows[0]:
+        return {}
+    errors = np.array([row[f"{name}_se"] for row in rows])
+    drifts = np.array([row[f"{name}_drift"] for row in rows])
+    errors, drifts = errors[np.isfinite(errors)], drifts[np.isfinite(drifts)]
+    se = math.sqrt(float((errors**2).sum())) / len(errors) if len(errors) else math.nan
+    drift = float(drifts.sum()) / math.sqrt(len(drifts)) if len(drifts) else math.nan
+    return {"se_batches": _json(se), "drift": _json(drift)}
 
 
 CI_METHOD = f"percentile bootstrap over seeds, {RESAMPLES} resamples, fixed generator seed; null if < 2 seeds"

@@ -23,6 +23,7 @@ from agents.callbacks import CheckpointCallback, ProgressCallback, ValidationCal
 from agents.config import ConfigError, TrainConfig, load_config
 from agents.credit import MaskableRequestRolloutBuffer, RequestCreditCallback, RequestRolloutBuffer
 from agents.environments import EnvFactory, TrainingEpisodes, make_vec_env
+from agents.horizons import SpanCallback, rollout_shape, with_shape
 from agents.policies import FastMaskablePolicy, FastPolicy
 from agents.stagger import StaggerCallback
 from agents.warm_start import warm_start
@@ -196,6 +197,12 @@ def _train(
     start = prepare_run(config, scenario, run, resume)
     step = start.num_timesteps if start else 0
     by_request = config.credit.kind == "request"
+    shape = rollout_shape(config, scenario)
+    if shape is not None:
+        record = _read_record(run)
+        record["starts"][-1]["rollout"] = shape._asdict()
+        write_json(run / RECORD_FILE, record)
+    config = with_shape(config, shape)
     vec_env = make_envs(config.n_envs, TrainingEpisodes(config.seed, step), config.vec_env)
     validation = (
         ValidationCallback(
@@ -230,6 +237,7 @@ def _train(
             callbacks.append(StaggerCallback(partial(make_envs, kind=engine), scenario, episodes))
         callbacks += [validation] if validation else []
         callbacks += [RequestCreditCallback()] if by_request else []
+        callbacks += [SpanCallback(scenario)]
         callbacks += [bar] if progress else []
         try:
             model.learn(

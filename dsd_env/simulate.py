@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dsd_env.control import DecisionView
 from dsd_env.rng import checked_seed
 from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.scenario.measuring import measuring
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim import Event, ReferenceSimulation
 from dsd_env.sim.engines import compiled_layout
@@ -66,7 +67,7 @@ def simulate(
         scheduler: Name of a scheduler, e.g. ``"colocated_sd:4"`` or ``"policy:DIR"``, or an object.
         seed: Episode seed, a whole number of at least 0. The same seed gives the same world to every
             scheduler.
-        requests: Number of requests to measure, instead of the scenario's own.
+        requests: Number of requests to measure, instead of the scenario's own or its window.
         record_events: Keep the event log in the result.
         builder: Builder of this scenario's worlds, to load profiles and traces only once.
         engine: ``"compiled"`` or ``"reference"``, which give the same result; ``"auto"`` is the compiled one,
@@ -87,7 +88,7 @@ def simulate(
     seed = checked_seed(seed)
     scenario = load_scenario(scenario)
     if requests is not None:
-        scenario = load_scenario(scenario, episode__requests=requests)
+        scenario = measuring(scenario, requests)
     policy = make_scheduler(scheduler)
     options = {"log_events": _LOG_EVENTS} if record_events else {}
     layout = compiled_layout(engine, scenario, builder, options=options)

@@ -35,11 +35,19 @@ def main() -> int:
     parser.add_argument(
         "--requests", type=int, metavar="M", help="measured requests per episode, not the scenario's own"
     )
+    parser.add_argument(
+        "--cycles",
+        type=int,
+        metavar="C",
+        help="measure so many cycles of the load after a warm-up, in simulated time, not the scenario's own",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every metric here")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default 1)")
     parser.add_argument("--metrics", metavar="M,N", help="metrics to print (default: a selection)")
     arguments = parser.parse_args()
-    for name in ("seeds", "requests", "jobs"):
+    if arguments.requests is not None and arguments.cycles is not None:
+        parser.error("--requests and --cycles: measure a number of requests or cycles of the load")
+    for name in ("seeds", "requests", "cycles", "jobs"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             parser.error(f"--{name} {value}: must be at least 1")
@@ -74,7 +82,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     shown = _names(arguments.metrics) if arguments.metrics else list(evaluation.TABLE_METRICS)
     try:
         tasks = evaluation.plan(
-            _names(arguments.scenarios), _names(arguments.schedulers), arguments.seeds, arguments.requests
+            _names(arguments.scenarios),
+            _names(arguments.schedulers),
+            arguments.seeds,
+            arguments.requests,
+            cycles=arguments.cycles,
         )
         evaluation.check_metrics(shown, tasks)
         partial = evaluation.PartialResults(sidecar)
@@ -105,6 +117,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "versions": provenance.versions(),
         "git_commit": provenance.git_commit(_checkout.ROOT),
         "requests": arguments.requests,
+        "cycles": arguments.cycles,
         "command": ["scripts/evaluate.py", *sys.argv[1:]],
     }
     summary = evaluation.summarise(tasks, partial.results, metadata)

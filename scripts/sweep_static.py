@@ -28,12 +28,20 @@ from tqdm import tqdm
 
 from dsd_env import Scenario, load_scenario, simulate
 from dsd_env.files import write_atomically, write_json, write_text
+from dsd_env.scenario.measuring import steady
 from dsd_env.schedulers.rules import SITES, drafters_at
 
 GAMMAS = (1, 2, 4, 8)
 PLACES = ("colocated", "own", "edge")
 BATCHES = (8, 32, 64, 128)
-REPORTED = ("e2e_s_mean", "ttft_s_mean", "utilisation_target", "requests_in_system_mean", "slo_attainment")
+REPORTED = (
+    "e2e_s_mean",
+    "ttft_s_mean",
+    "utilisation_target",
+    "requests_in_system_mean",
+    "slo_attainment",
+    "load",
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,11 @@ class Phase:
         return load_scenario(scenario, workload__load=load)
 
 
-def evaluate(task: tuple[Scenario, str, int, int]) -> dict[str, float]:
-    """Simulate one (scenario, scheduler, seed, requests) and return the reported metrics."""
+def evaluate(task: tuple[Scenario, str, int, int | None]) -> dict[str, float]:
+    """Simulate one (scenario, scheduler, seed, requests) and return the reported metrics.
+
+    Without a number of requests, those of the scenario's window are measured.
+    """
     scenario, scheduler, seed, requests = task
     metrics = simulate(scenario, scheduler, seed, requests=requests).metrics
     return {name: metrics[name] for name in REPORTED}
@@ -66,17 +77,21 @@ def evaluate(task: tuple[Scenario, str, int, int]) -> dict[str, float]:
 class Sweep:
     """Runs static choices on paired seeds and remembers every result."""
 
-    def __init__(self, pool: ProcessPoolExecutor, seeds: int, requests: int) -> None:
+    def __init__(
+        self, pool: ProcessPoolExecutor, seeds: int, requests: int | None, cycles: int | None
+    ) -> None:
         """Set up an empty sweep."""
         self._pool = pool
         self._seeds = range(seeds)
-        self._requests = requests
+        self._requests, self._cycles = requests, cycles
         self.results: dict[tuple[str, str], dict[str, float]] = {}
 
     def run(self, phase: Phase, scenario: Scenario, schedulers: list[str]) -> None:
         """Simulate the schedulers that have not been simulated in this phase yet."""
         new = [name for name in dict.fromkeys(schedulers) if (phase.name, name) not in self.results]
         loaded = phase.apply(scenario)
+        if self._cycles is not None:
+            loaded = steady(loaded, self._cycles)
         tasks = [(loaded, name, seed, self._requests) for name in new for seed in self._seeds]
         bar = tqdm(self._pool.map(evaluate, tasks), total=len(tasks), desc=phase.name, leave=False)
         rows = list(bar)
@@ -144,7 +159,10 @@ def main() -> int:
     )
     parser.add_argument("--scenario", default="metro")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=300, help="measured requests per episode")
+    parser.add_argument("--requests", type=int, help="measured requests per episode (default 300)")
+    parser.add_argument(
+        "--cycles", type=int, help="measure so many cycles of the load after a warm-up instead of requests"
+    )
     parser.add_argument(
         "--quiet", type=float, default=0.6, help="constant load multiplier of the quiet phase"
     )
@@ -160,13 +178,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="path without suffix")
     arguments = parser.parse_args()
 
+    if arguments.requests is not None and arguments.cycles is not None:
+        parser.error("--requests and --cycles: measure a number of requests or cycles of the load")
+    if arguments.cycles is None:
+        arguments.requests = arguments.requests or 300
     scenario = load_scenario(arguments.scenario)
     starts = ["static:0:1:plain"] if arguments.from_plain else []
     phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
     places = places_of(scenario)
     singles = static_names(places)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        sweep = Sweep(pool, arguments.seeds, arguments.requests)
+        sweep = Sweep(pool, arguments.seeds, arguments.requests, arguments.cycles)
         chosen: dict[str, dict[str, Any]] = {}
         for phase in phases:
             sweep.run(phase, scenario, singles)
@@ -193,7 +215,10 @@ def main() -> int:
             chosen[phase.name]["others_best_e2e_s"] = {name: sweep.latency_s(phase, name) for name in winners}
 
     command = f"python scripts/sweep_static.py --scenario {arguments.scenario} --seeds {arguments.seeds}"
-    command += f" --requests {arguments.requests} --quiet {arguments.quiet} --busy {arguments.busy}"
+    for name in ("requests", "cycles"):
+        if getattr(arguments, name) is not None:
+            command += f" --{name} {getattr(arguments, name)}"
+    command += f" --quiet {arguments.quiet} --busy {arguments.busy}"
     report = {"scenario": scenario.name, "command": command, "phases": chosen}
     rows = [
         {"phase": phase, "scheduler": name, **metrics} for (phase, name), metrics in sweep.results.items()

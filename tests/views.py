@@ -38,6 +38,11 @@ def make_target(index: int = 0, **changes: Any) -> TargetView:
         token_s=1e-5,
         prefill_token_s=1e-4,
         age_s=0.0,
+        plain=0,
+        colocated=0,
+        remote=0,
+        gamma_mean=0.0,
+        prefill_tokens=0,
     )
     return replace(target, **changes)
 
@@ -74,6 +79,9 @@ def make_request(**changes: Any) -> RequestView:
         age_s=1.0,
         slo_ttft_s=1.0,
         slo_tpot_s=0.05,
+        slo_itl_p99_s=0.2,
+        slo_first_s=1.5,
+        slo_per_token_s=0.04,
         ttft_s=0.3,
         tpot_s=0.03,
         rounds=5,
@@ -102,7 +110,7 @@ def make_view(candidates: tuple[CandidateView, ...] | None = None, **changes: An
         link=LinkView(True, 0.02, 0.002, 2e7, 1e8, 0.0, 0.1),
         drafter=DrafterView(True, 0.012, 1, 0),
         candidates=candidates,
-        system=SystemView(12, 3.0, 800.0),
+        system=SystemView(12, 3.0, 800.0, 0.9, 0.7),
         gammas=GAMMAS,
         batch_sizes=BATCH_SIZES,
     )
@@ -138,6 +146,11 @@ def targets(index: int = 0) -> st.SearchStrategy[TargetView]:
         token_s=_seconds(1.0),
         prefill_token_s=_seconds(1.0),
         age_s=_seconds(),
+        plain=_count(),
+        colocated=_count(),
+        remote=_count(),
+        gamma_mean=st.floats(0.0, 64.0),
+        prefill_tokens=_count(),
     )
 
 
@@ -160,6 +173,9 @@ def requests() -> st.SearchStrategy[RequestView]:
         age_s=_seconds(1e6),
         slo_ttft_s=st.floats(1e-3, 1e3),
         slo_tpot_s=st.floats(1e-3, 1e3),
+        slo_itl_p99_s=st.floats(1e-3, 1e9),
+        slo_first_s=st.floats(1e-3, 1e9),
+        slo_per_token_s=st.floats(1e-3, 1e9),
         ttft_s=_seconds(1e6),
         tpot_s=_seconds(1e6),
         rounds=_count(),
@@ -222,7 +238,7 @@ def views(draw: st.DrawFn, n_targets: int = 2, n_edge_servers: int = 1) -> Decis
         ),
         drafter=draw(st.builds(DrafterView, st.booleans(), _seconds(), _count(), _count())),
         candidates=tuple(candidates),
-        system=draw(st.builds(SystemView, _count(), _seconds(1e9), _seconds(1e9))),
+        system=draw(st.builds(SystemView, _count(), _seconds(1e9), _seconds(1e9), _fraction(), _fraction())),
         gammas=gammas,
         batch_sizes=batch_sizes,
     )

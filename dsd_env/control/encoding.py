@@ -24,6 +24,7 @@ from dsd_env.control.view import (
     RequestView,
     Site,
 )
+from dsd_env.laws import slo
 from dsd_env.laws import view as laws
 from dsd_env.scenario.schema import Scenario
 
@@ -95,8 +96,11 @@ _REQUEST = (
     _squash("request.age_s", "s", 4.0, "time since arrival"),
     _squash("request.slo_ttft_s", "s", 1.0, "bound on TTFT"),
     _squash("request.slo_tpot_s", "s", 0.05, "bound on TPOT"),
+    _squash("request.slo_itl_p99_s", "s", 0.1, "bound on the 99th percentile of gaps between tokens"),
+    _squash("request.slo_per_token_s", "s", 0.05, "time between token deadlines"),
     Feature("request.ttft_slack", "1", "signed", 0.5, "1 - (TTFT or age before it) / bound"),
     Feature("request.tpot_slack", "1", "signed", 0.5, "1 - TPOT so far / bound"),
+    Feature("request.deadline_slack_s", "s", "signed", 0.5, "time until the next token is due"),
     _squash("request.rounds", "rounds", 16.0, "rounds executed"),
     _share("request.acceptance_rate", "acceptance rate (EMA)"),
     _squash("request.tokens_per_round", "tokens", 3.0, "committed tokens per draft round (EMA)"),
@@ -113,6 +117,13 @@ _TARGET = (
     _squash("target.remaining_s", "s", 0.02, "expected rest of the iteration under way"),
     _squash("target.iteration_s", "s", 0.04, "iteration time (EMA)"),
     _share("target.kv_fraction", "share of the KV pool reserved"),
+    _squash("target.plain", "requests", 32.0, "residents that decode plainly"),
+    _squash("target.colocated", "requests", 32.0, "residents that draft on its GPUs"),
+    _squash("target.remote", "requests", 32.0, "residents that draft elsewhere"),
+    _squash("target.gamma_mean", "tokens", 4.0, "mean drafts in force of those that draft"),
+    _squash("target.prefill_tokens", "tokens", 1024.0, "context tokens still to be prefilled"),
+    _squash("target.token_s", "s", 1.0e-4, "marginal time of a new token"),
+    _squash("target.prefill_token_s", "s", 1.0e-4, "time per prompt token"),
     _squash("target.waiting", "requests", 16.0, "requests that wait for admission"),
     _share("target.seat_fraction", "share of its seats (`max_num_seqs`) that are taken"),
     _squash("target.age_s", "s", 0.05, "age of this report"),
@@ -140,6 +151,8 @@ _SYSTEM = (
     _squash("system.active_requests", "requests", 64.0, "requests at all targets"),
     _squash("system.arrivals_per_s", "1/s", 8.0, "arrival rate (EMA)"),
     _squash("system.tokens_per_s", "tokens/s", 2000.0, "rate of committed tokens (EMA)"),
+    _share("system.own_attainment", "share of its class of SLO that met it (EMA)"),
+    _share("system.others_attainment", "the least such share of other classes"),
 )
 
 
@@ -171,6 +184,10 @@ def _candidate_features(index: int, has_menu: bool) -> tuple[Feature, ...]:
         _squash(f"{group}.handover_s", "s", 0.02, "one-way delay to move control there"),
         _squash(f"{group}.move_s", "s", 0.2, "time to prefill the context at another target"),
         _squash(f"{group}.target_queued", "sequences", 16.0, "sequences waiting at its target"),
+        _squash(f"{group}.target_resident", "requests", 64.0, "requests with KV at its target"),
+        _squash(f"{group}.target_colocated", "requests", 32.0, "of them, drafting on its GPUs"),
+        _squash(f"{group}.target_remote", "requests", 32.0, "of them, drafting elsewhere"),
+        _squash(f"{group}.target_prefill_tokens", "tokens", 1024.0, "prefill queued at its target"),
         _squash(f"{group}.target_iteration_s", "s", 0.04, "iteration time of its target (EMA)"),
         *(of_drafter if has_menu else ()),
     )
@@ -206,6 +223,12 @@ def _tpot_slack(request: RequestView) -> float:
     return laws.tpot_slack(request.tpot_s, request.slo_tpot_s)
 
 
+def _deadline_slack_s(request: RequestView) -> float:
+    return slo.deadline_slack_s(
+        request.age_s, request.committed_tokens, request.slo_first_s, request.slo_per_token_s
+    )
+
+
 def _colocated(candidate: CandidateView) -> bool:
     return candidate.site == _COLOCATED
 
@@ -229,11 +252,16 @@ DERIVED: Mapping[str, Callable[[Any], float] | str] = {
     "request.context_tokens": _context_tokens,
     "request.ttft_slack": _ttft_slack,
     "request.tpot_slack": _tpot_slack,
+    "request.deadline_slack_s": _deadline_slack_s,
     "candidate.colocated": _colocated,
     "candidate.own_device": _own_device,
     "candidate.is_head": _is_head,
     "candidate.is_lookup": _is_lookup,
     "candidate.target_queued": "target.queued",
+    "candidate.target_resident": "target.resident",
+    "candidate.target_colocated": "target.colocated",
+    "candidate.target_remote": "target.remote",
+    "candidate.target_prefill_tokens": "target.prefill_tokens",
     "candidate.target_iteration_s": "target.iteration_s",
 }
 """What the typed view does not hold as such, by group and field: a function of the group, or a path in it."""

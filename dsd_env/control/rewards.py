@@ -37,14 +37,14 @@ TERMS = (
         "latency", "request_seconds", -1.0, "reference_e2e_s", "∫ number of requests in the system dt"
     ),
     RewardTerm("tpot", "tpot_cost", -1.0, None, "Σ TPOT / its bound, over requests completed"),
-    RewardTerm("goodput", "good", 1.0, None, "requests completed that met both bounds of their SLO"),
+    RewardTerm("goodput", "good", 1.0, None, "requests completed that met every bound of their SLO"),
     RewardTerm("slo_violation", "slo_violations", -1.0, None, "requests completed that did not"),
     RewardTerm(
         "cloud_cost",
         "cloud_usd",
         -1.0,
         "reference_usd_per_request",
-        "dollars for busy GPUs of targets, dedicated drafters and edge servers, and for egress",
+        "dollars for occupied GPUs of targets, dedicated drafters and edge servers, and for egress",
     ),
     RewardTerm(
         "energy",

@@ -43,8 +43,11 @@ class RequestView:
         prompt_tokens: Length of the prompt.
         committed_tokens: Output tokens committed so far.
         age_s: Time since the request arrived.
-        slo_ttft_s: Bound on the time to first token.
+        slo_ttft_s: Bound on the time to first token. This and the following: 1e9 if its class has none.
         slo_tpot_s: Bound on the mean time per output token.
+        slo_itl_p99_s: Bound on the 99th percentile of its gaps between tokens.
+        slo_first_s: When its first token is due, after its arrival.
+        slo_per_token_s: Time between the deadlines of its tokens.
         ttft_s: Time to first token as far as known; 0 until then.
         tpot_s: Mean time per output token so far; 0 before the second token.
         rounds: Decisions executed so far (admission not counted).
@@ -64,6 +67,9 @@ class RequestView:
     age_s: float
     slo_ttft_s: float
     slo_tpot_s: float
+    slo_itl_p99_s: float
+    slo_first_s: float
+    slo_per_token_s: float
     ttft_s: float
     tpot_s: float
     rounds: int
@@ -94,6 +100,11 @@ class TargetView:
         token_s: Marginal time of one more new token in an iteration of the usual size, from the profile.
         prefill_token_s: Time per prompt token when prefilling in chunks, from the latency profile.
         age_s: Age of the report.
+        plain: Residents whose newest job there was plain decoding.
+        colocated: Residents whose newest job there was drafted on its own GPUs.
+        remote: Residents whose newest job there was to verify drafts made elsewhere.
+        gamma_mean: Mean number of drafts in the newest jobs of the latter two; 0 without them.
+        prefill_tokens: Context tokens that its jobs still have to prefill.
     """
 
     index: int
@@ -110,6 +121,11 @@ class TargetView:
     token_s: float
     prefill_token_s: float
     age_s: float
+    plain: int
+    colocated: int
+    remote: int
+    gamma_mean: float
+    prefill_tokens: int
 
     @property
     def seat_fraction(self) -> float:
@@ -218,11 +234,15 @@ class SystemView:
         active_requests: Requests resident or queued at all targets.
         arrivals_per_s: Running arrival rate (EMA).
         tokens_per_s: Running rate of committed tokens (EMA).
+        own_attainment: Running share of the requests of this request's class of SLO that met it (EMA).
+        others_attainment: The least of those of the other classes; the same if there is but one.
     """
 
     active_requests: int
     arrivals_per_s: float
     tokens_per_s: float
+    own_attainment: float
+    others_attainment: float
 
 
 @dataclass(slots=True)

@@ -91,57 +91,73 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 7 | `request.age_s` | s | x / (x + 4) | [0, 1] | time since arrival |
     | 8 | `request.slo_ttft_s` | s | x / (x + 1) | [0, 1] | bound on TTFT |
     | 9 | `request.slo_tpot_s` | s | x / (x + 0.05) | [0, 1] | bound on TPOT |
-    | 10 | `request.ttft_slack` | 1 | x / (abs(x) + 0.5) | [-1, 1] | 1 - (TTFT or age before it) / bound |
-    | 11 | `request.tpot_slack` | 1 | x / (abs(x) + 0.5) | [-1, 1] | 1 - TPOT so far / bound |
-    | 12 | `request.rounds` | rounds | x / (x + 16) | [0, 1] | rounds executed |
-    | 13 | `request.acceptance_rate` | 1 | x | [0, 1] | acceptance rate (EMA) |
-    | 14 | `request.tokens_per_round` | tokens | x / (x + 3) | [0, 1] | committed tokens per draft round (EMA) |
-    | 15 | `request.recent_gamma_0` | tokens | x / (x + 4) | [0, 1] | drafted, 0 rounds ago |
-    | 16 | `request.recent_gamma_1` | tokens | x / (x + 4) | [0, 1] | drafted, 1 rounds ago |
-    | 17 | `request.recent_gamma_2` | tokens | x / (x + 4) | [0, 1] | drafted, 2 rounds ago |
-    | 18 | `request.recent_gamma_3` | tokens | x / (x + 4) | [0, 1] | drafted, 3 rounds ago |
-    | 19 | `request.recent_accepted_0` | tokens | x / (x + 4) | [0, 1] | accepted, 0 rounds ago |
-    | 20 | `request.recent_accepted_1` | tokens | x / (x + 4) | [0, 1] | accepted, 1 rounds ago |
-    | 21 | `request.recent_accepted_2` | tokens | x / (x + 4) | [0, 1] | accepted, 2 rounds ago |
-    | 22 | `request.recent_accepted_3` | tokens | x / (x + 4) | [0, 1] | accepted, 3 rounds ago |
-    | 23 | `request.last_confidence` | 1 | x | [0, 1] | top-1 draft probability at the last token drafted on the true path |
-    | 24 | `request.head_start_tokens` | tokens | x / (x + 4) | [0, 1] | drafts of the next window made ahead |
-    | 25 | `target.queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting for an iteration |
-    | 26 | `target.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
-    | 27 | `target.resident` | requests | x / (x + 64) | [0, 1] | requests with KV there |
-    | 28 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
-    | 29 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
-    | 30 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
-    | 31 | `target.waiting` | requests | x / (x + 16) | [0, 1] | requests that wait for admission |
-    | 32 | `target.seat_fraction` | 1 | x | [0, 1] | share of its seats (`max_num_seqs`) that are taken |
-    | 33 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
-    | 34 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
-    | 35 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
-    | 36 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
-    | 37 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | uplink: nominal, or as measured where it changes (EMA) |
-    | 38 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | downlink: nominal, or as measured where it changes (EMA) |
-    | 39 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
-    | 40 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
-    | 41 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
-    | 42 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
-    | 43 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
-    | 44 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
-    | 45 + 13·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
-    | 46 + 13·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
-    | 47 + 13·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
-    | 48 + 13·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
-    | 49 + 13·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
-    | 50 + 13·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
-    | 51 + 13·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
-    | 52 + 13·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
-    | 53 + 13·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
-    | 54 + 13·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
-    | 55 + 13·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
-    | 56 + 13·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
-    | 57 + 13·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
-    | -3 | `system.active_requests` | requests | x / (x + 64) | [0, 1] | requests at all targets |
-    | -2 | `system.arrivals_per_s` | 1/s | x / (x + 8) | [0, 1] | arrival rate (EMA) |
-    | -1 | `system.tokens_per_s` | tokens/s | x / (x + 2000) | [0, 1] | rate of committed tokens (EMA) |
+    | 10 | `request.slo_itl_p99_s` | s | x / (x + 0.1) | [0, 1] | bound on the 99th percentile of gaps between tokens |
+    | 11 | `request.slo_per_token_s` | s | x / (x + 0.05) | [0, 1] | time between token deadlines |
+    | 12 | `request.ttft_slack` | 1 | x / (abs(x) + 0.5) | [-1, 1] | 1 - (TTFT or age before it) / bound |
+    | 13 | `request.tpot_slack` | 1 | x / (abs(x) + 0.5) | [-1, 1] | 1 - TPOT so far / bound |
+    | 14 | `request.deadline_slack_s` | s | x / (abs(x) + 0.5) | [-1, 1] | time until the next token is due |
+    | 15 | `request.rounds` | rounds | x / (x + 16) | [0, 1] | rounds executed |
+    | 16 | `request.acceptance_rate` | 1 | x | [0, 1] | acceptance rate (EMA) |
+    | 17 | `request.tokens_per_round` | tokens | x / (x + 3) | [0, 1] | committed tokens per draft round (EMA) |
+    | 18 | `request.recent_gamma_0` | tokens | x / (x + 4) | [0, 1] | drafted, 0 rounds ago |
+    | 19 | `request.recent_gamma_1` | tokens | x / (x + 4) | [0, 1] | drafted, 1 rounds ago |
+    | 20 | `request.recent_gamma_2` | tokens | x / (x + 4) | [0, 1] | drafted, 2 rounds ago |
+    | 21 | `request.recent_gamma_3` | tokens | x / (x + 4) | [0, 1] | drafted, 3 rounds ago |
+    | 22 | `request.recent_accepted_0` | tokens | x / (x + 4) | [0, 1] | accepted, 0 rounds ago |
+    | 23 | `request.recent_accepted_1` | tokens | x / (x + 4) | [0, 1] | accepted, 1 rounds ago |
+    | 24 | `request.recent_accepted_2` | tokens | x / (x + 4) | [0, 1] | accepted, 2 rounds ago |
+    | 25 | `request.recent_accepted_3` | tokens | x / (x + 4) | [0, 1] | accepted, 3 rounds ago |
+    | 26 | `request.last_confidence` | 1 | x | [0, 1] | top-1 draft probability at the last token drafted on the true path |
+    | 27 | `request.head_start_tokens` | tokens | x / (x + 4) | [0, 1] | drafts of the next window made ahead |
+    | 28 | `target.queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting for an iteration |
+    | 29 | `target.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
+    | 30 | `target.resident` | requests | x / (x + 64) | [0, 1] | requests with KV there |
+    | 31 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
+    | 32 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
+    | 33 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
+    | 34 | `target.plain` | requests | x / (x + 32) | [0, 1] | residents that decode plainly |
+    | 35 | `target.colocated` | requests | x / (x + 32) | [0, 1] | residents that draft on its GPUs |
+    | 36 | `target.remote` | requests | x / (x + 32) | [0, 1] | residents that draft elsewhere |
+    | 37 | `target.gamma_mean` | tokens | x / (x + 4) | [0, 1] | mean drafts in force of those that draft |
+    | 38 | `target.prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | context tokens still to be prefilled |
+    | 39 | `target.token_s` | s | x / (x + 0.0001) | [0, 1] | marginal time of a new token |
+    | 40 | `target.prefill_token_s` | s | x / (x + 0.0001) | [0, 1] | time per prompt token |
+    | 41 | `target.waiting` | requests | x / (x + 16) | [0, 1] | requests that wait for admission |
+    | 42 | `target.seat_fraction` | 1 | x | [0, 1] | share of its seats (`max_num_seqs`) that are taken |
+    | 43 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
+    | 44 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
+    | 45 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
+    | 46 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
+    | 47 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | uplink: nominal, or as measured where it changes (EMA) |
+    | 48 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | downlink: nominal, or as measured where it changes (EMA) |
+    | 49 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
+    | 50 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
+    | 51 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
+    | 52 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
+    | 53 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
+    | 54 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
+    | 55 + 17·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
+    | 56 + 17·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
+    | 57 + 17·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
+    | 58 + 17·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
+    | 59 + 17·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
+    | 60 + 17·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
+    | 61 + 17·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
+    | 62 + 17·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
+    | 63 + 17·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
+    | 64 + 17·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
+    | 65 + 17·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
+    | 66 + 17·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
+    | 67 + 17·i | `candidate_i.target_resident` | requests | x / (x + 64) | [0, 1] | requests with KV at its target |
+    | 68 + 17·i | `candidate_i.target_colocated` | requests | x / (x + 32) | [0, 1] | of them, drafting on its GPUs |
+    | 69 + 17·i | `candidate_i.target_remote` | requests | x / (x + 32) | [0, 1] | of them, drafting elsewhere |
+    | 70 + 17·i | `candidate_i.target_prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | prefill queued at its target |
+    | 71 + 17·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
+    | -5 | `system.active_requests` | requests | x / (x + 64) | [0, 1] | requests at all targets |
+    | -4 | `system.arrivals_per_s` | 1/s | x / (x + 8) | [0, 1] | arrival rate (EMA) |
+    | -3 | `system.tokens_per_s` | tokens/s | x / (x + 2000) | [0, 1] | rate of committed tokens (EMA) |
+    | -2 | `system.own_attainment` | 1 | x | [0, 1] | share of its class of SLO that met it (EMA) |
+    | -1 | `system.others_attainment` | 1 | x | [0, 1] | the least such share of other classes |
 
     `i` counts the candidates; the last three are counted from the end. Where a site has several drafters, or one
     that is a draft head or a look-up, each candidate has further features, after the others:
@@ -165,9 +181,9 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     |---|---|---|
     | `latency` | − ∫ number of requests in the system dt | `reference_e2e_s` |
     | `tpot` | − Σ TPOT / its bound, over requests completed | – |
-    | `goodput` | + requests completed that met both bounds of their SLO | – |
+    | `goodput` | + requests completed that met every bound of their SLO | – |
     | `slo_violation` | − requests completed that did not | – |
-    | `cloud_cost` | − dollars for busy GPUs of targets, dedicated drafters and edge servers, and for egress | `reference_usd_per_request` |
+    | `cloud_cost` | − dollars for occupied GPUs of targets, dedicated drafters and edge servers, and for egress | `reference_usd_per_request` |
     | `energy` | − joules of servers (idle and busy), drafting devices and radios | `reference_joules_per_request` |
     | `bytes` | − bytes sent over all links | `reference_bytes_per_request` |
     | `progress` | + output tokens committed | `reference_output_tokens` |
@@ -185,7 +201,8 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     ## Episode End
 
     1. Termination: the workload is finished (the scenario sets `episode.total_requests`, and all are done).
-    2. Truncation: the first `episode.warmup_requests + episode.requests` requests by arrival have completed, or
+    2. Truncation: the requests that arrived in the window (`episode.warmup_s`, `episode.window_s`) have completed
+       and it is over; without a window, the first `episode.warmup_requests + episode.requests` have; or
        `episode.horizon_s` has passed, or `max_episode_steps` decisions have been taken.
 
     The observation returned with the last step is that of the last decision, as no further one is due. Only where

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control import CandidateView, DecisionView, DrafterKind, Site
+from dsd_env.laws.constants import NO_BOUND_S
 from dsd_env.scenario import Scenario
 from dsd_env.sim import Span
 
@@ -66,13 +67,14 @@ def render_text(scenario: Scenario, view: DecisionView, now_s: float) -> str:
     draft = (
         f"{1e3 * drafter.step_s:.1f} ms/step, lag {drafter.kv_lag_tokens}" if drafter.available else "none"
     )
+    bound = f", bound {1e3 * request.slo_tpot_s:.0f} ms" if request.slo_tpot_s < NO_BOUND_S else ""
     lines = [
         f"{scenario.name}  t = {now_s:.3f} s   {view.system.active_requests} active requests, "
         f"{view.system.tokens_per_s:.0f} tokens/s, {view.system.arrivals_per_s:.1f} arrivals/s",
         f"request {view.request_id} of device {view.device}: {stage}, decided {where}; "
         f"{request.prompt_tokens} + {request.committed_tokens} tokens, age {request.age_s:.2f} s",
         f"  acceptance {request.acceptance_rate:.2f} (accepted/drafted, newest first: {recent or 'none'}); "
-        f"TPOT {1e3 * request.tpot_s:.0f} of {1e3 * request.slo_tpot_s:.0f} ms",
+        f"TPOT {1e3 * request.tpot_s:.0f} ms{bound}",
         f"  link RTT {1e3 * link.rtt_s:.1f} ms ± {1e3 * link.rtt_deviation_s:.1f}; own drafter: {draft}",
         "  #  draft site      target  queued  running  iteration     RTT  draft step",
     ]

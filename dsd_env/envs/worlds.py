@@ -32,7 +32,7 @@ from dsd_env.sim.compiled import batch
 from dsd_env.sim.compiled.status import DUE, TERMINATED, TRUNCATED
 from dsd_env.sim.compiled.vector import WorldVector
 from dsd_env.sim.engines import compiled_layout
-from dsd_env.sim.metrics import METRICS
+from dsd_env.sim.metrics import METRICS, class_metrics
 
 ScenarioLike = str | Path | Scenario | Mapping[str, Any]
 EpisodeSeeds = Callable[[int, int], int]
@@ -423,8 +423,13 @@ class EpisodeWorlds:
         if episodes is not None:
             self._add_episodes(infos, episodes)
         if ended is not None and ended.any():
-            columns = zip(METRICS, self._metrics(ended, 0.0).T, strict=True)
-            infos["episode_metrics"], infos["_episode_metrics"] = _masked(dict(columns), ended), ended
+            columns = dict(zip(METRICS, self._metrics(ended, 0.0).T, strict=True))
+            for world in np.flatnonzero(ended).tolist():
+                # Those by class of SLO, which differ between scenarios.
+                metrics = self.worlds.reader(world).metrics()
+                for name in class_metrics(self.scenario_of(world)):
+                    columns.setdefault(name, np.zeros(len(self)))[world] = metrics[name]
+            infos["episode_metrics"], infos["_episode_metrics"] = _masked(columns, ended), ended
         return infos
 
     def _now_arrays(self, shown: NDArray[np.bool_], due: NDArray[np.bool_]) -> dict[str, Any]:

@@ -14,3 +14,7 @@ REQUESTS_PER_DEVICE = 1 << 24
 """Most requests of a device in an episode: request number i of device d draws as entity d · this + i."""
 RATE_TIME_CONSTANT_S = 2.0
 """Time constant of the running arrival and token rates."""
+ATTAINMENT_TIME_CONSTANT_S = 10.0
+"""Time constant of the running shares of requests that met their SLO, by class."""
+NO_BOUND_S = 1.0e9
+"""A bound that a service-level objective does not have. Finite, so that observations of it are, too."""

@@ -63,3 +63,13 @@ def measure_round_trip(device: Device, now_s: float, sample_s: float, weight: fl
 def sample_age_s(now_s: float, sample_s: float) -> float:
     """Return the age of an estimate whose newest sample was taken at a time (negative: never)."""
     return now_s - sample_s if sample_s >= 0.0 else now_s
+
+
+def attainment(good_per_s: float, done_per_s: float) -> float:
+    """Return the running share of completed requests that met their SLO; 1 before any has completed."""
+    return good_per_s / done_per_s if done_per_s > 0.0 else 1.0
+
+
+def mean_gamma(gammas: int, drafting: int) -> float:
+    """Return the mean number of drafts of those that draft; 0 if nobody does."""
+    return gammas / drafting if drafting > 0 else 0.0

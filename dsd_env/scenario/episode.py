@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -62,14 +62,61 @@ class Reward(Model):
 
 
 class Episode(Model):
-    """When an episode ends, and what its metrics leave out."""
+    """When an episode ends, and what its metrics are about.
 
-    requests: Count = Field(default=300, description="Truncate when so many requests have completed.")
+    Either a window of simulated time, the same for every scheduler: after `warmup_s`, the requests that
+    arrive in the next `window_s` are measured, and the episode goes on, with new arrivals, until all of them
+    are done. Or a number of requests: `requests` after `warmup_requests`, by order of arrival.
+    """
+
+    requests: Count | None = Field(
+        default=None,
+        description="Truncate when so many requests have completed; 300 if there is no window either.",
+    )
     horizon_s: Positive = Field(default=3600.0, description="Truncate at this simulated time.")
     warmup_requests: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Requests by order of arrival that metrics leave out."
+    )
+    warmup_s: NonNegative = Field(default=0.0, description="Time before the window, which metrics leave out.")
+    window_s: Positive | None = Field(
+        default=None, description="Length of the window that is measured; whole cycles of the load."
     )
     total_requests: Count | None = Field(
         default=None,
         description="Stop arrivals after so many; the episode then terminates when all are done.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_number_or_by_time(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("window_s") is None and data.get("requests") is None:
+            return {**data, "requests": 300}
+        return data
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Episode:
+        if self.window_s is None:
+            if self.warmup_s > 0.0:
+                raise ValueError(f"warmup_s = {self.warmup_s} needs window_s; with requests, warmup_requests")
+            return self
+        for key in ("requests", "warmup_requests"):
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key} = {getattr(self, key)} beside window_s = {self.window_s}: measure a number of "
+                    "requests (`window_s: null, warmup_s: 0`) or a window of time (`requests: null`)"
+                )
+        if self.end_s > self.horizon_s:
+            raise ValueError(
+                f"the window ends at warmup_s + window_s = {self.end_s}, after horizon_s = {self.horizon_s}"
+            )
+        return self
+
+    @property
+    def measured_requests(self) -> int:
+        """Number of requests to measure; 0 with a window."""
+        return self.requests or 0
+
+    @property
+    def end_s(self) -> float:
+        """End of the window."""
+        return self.warmup_s + (self.window_s or 0.0)

@@ -55,6 +55,7 @@ from dsd_env.scenario.workload import (
     ReplayArrivals,
     RequestKind,
     Slo,
+    TokenDeadlines,
     Workload,
 )
 
@@ -112,6 +113,7 @@ __all__ = [
     "Slo",
     "SyntheticProfile",
     "Target",
+    "TokenDeadlines",
     "TraceAcceptance",
     "Workload",
 ]
@@ -149,6 +151,9 @@ class Scenario(Model):
     reward: Reward = Reward()
     episode: Episode = Episode()
     egress_usd_per_gigabyte: NonNegative = 0.0
+    client_usd_per_kwh: NonNegative = Field(
+        default=0.0, description="What users pay for the electricity of their devices."
+    )
 
     @model_validator(mode="after")
     def _references(self) -> Scenario:
@@ -188,7 +193,30 @@ class Scenario(Model):
                     f"faults.{name}.member = {fault.member} must be below the count of {fault.of!r}, {count}"
                 )
         self._fits()
+        self._whole_cycles()
         return self
+
+    def _whole_cycles(self) -> None:
+        """Check that a window is as long as whole cycles of a load that changes."""
+        load, window_s = self.workload.load, self.episode.window_s
+        if window_s is None or len({value for _, value in load.points}) == 1:
+            return
+        cycles = window_s / load.period_s
+        if round(cycles) < 1 or abs(cycles - round(cycles)) > 1e-9 * cycles:
+            few = max(1, int(cycles))
+            raise ValueError(
+                f"episode.window_s = {window_s} is {cycles:.4g} cycles of the load (workload.load.period_s = "
+                f"{load.period_s}), not a whole number: {few * load.period_s:g} or "
+                f"{(few + 1) * load.period_s:g}"
+            )
+
+    @property
+    def load_cycles(self) -> int:
+        """Whole cycles of a changing load in the window; 0 if the load is constant or there is no window."""
+        load, window_s = self.workload.load, self.episode.window_s
+        if window_s is None or len({value for _, value in load.points}) == 1:
+            return 0
+        return round(window_s / load.period_s)
 
     def _fits(self) -> None:
         needed = self.kv_reservation_tokens(self.workload.max_prompt_tokens)

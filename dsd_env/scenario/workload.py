@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from dsd_env.laws.constants import NO_BOUND_S
 from dsd_env.scenario.base import Count, Fraction, Model, Name, NonNegative, Positive
 from dsd_env.scenario.distributions import Duration, Length, LogNormal, Quantiles
 
@@ -129,11 +130,48 @@ class LoadProfile(Model):
         return self
 
 
-class Slo(Model):
-    """A service-level objective; a request meets it when it meets both bounds."""
+class TokenDeadlines(Model):
+    """A deadline for every token of an answer, from the request's arrival on.
 
-    ttft_s: Positive
-    tpot_s: Positive
+    Token k, counted from 0, is due at ``first_s + k * per_token_s``: what a reader needs who begins in time
+    and goes on at a constant pace (the expected delivery of Andes, arXiv 2404.16283). A burst ahead of the
+    schedule is credit for a later stall, which a bound on every gap does not know.
+    """
+
+    first_s: Positive
+    per_token_s: Positive
+    token_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Share of the tokens that must be in time."
+    )
+
+
+class Slo(Model):
+    """A class of service-level objective: a request has to meet every bound given, at least one."""
+
+    ttft_s: Positive | None = Field(default=None, description="Bound on the time to first token.")
+    tpot_s: Positive | None = Field(default=None, description="Bound on the mean time per further token.")
+    itl_p99_s: Positive | None = Field(
+        default=None, description="Bound on the 99th percentile of the request's gaps between tokens."
+    )
+    deadlines: TokenDeadlines | None = None
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Slo:
+        if all(bound is None for bound in (self.ttft_s, self.tpot_s, self.itl_p99_s, self.deadlines)):
+            raise ValueError("an SLO needs at least one bound > 0: ttft_s, tpot_s, itl_p99_s or deadlines")
+        return self
+
+    def bounds(self) -> dict[str, float]:
+        """Return every bound by the name that the laws know it by; see :mod:`dsd_env.laws.slo`."""
+        late = self.deadlines
+        return {
+            "slo_ttft_s": NO_BOUND_S if self.ttft_s is None else self.ttft_s,
+            "slo_tpot_s": NO_BOUND_S if self.tpot_s is None else self.tpot_s,
+            "slo_itl_p99_s": NO_BOUND_S if self.itl_p99_s is None else self.itl_p99_s,
+            "slo_first_s": NO_BOUND_S if late is None else late.first_s,
+            "slo_per_token_s": NO_BOUND_S if late is None else late.per_token_s,
+            "slo_token_share": 0.0 if late is None else late.token_share,
+        }
 
 
 class RequestKind(Model):

@@ -215,6 +215,11 @@ class Report:
         kv_fraction: Share of the KV pool reserved.
         token_s: Marginal time of one more new token at the usual size of an iteration, from the profile.
         up: Whether the target runs; a target that is down is reported, too.
+        plain: Residents whose newest job there was plain decoding.
+        colocated: Residents whose newest job there was drafted on its own GPUs.
+        remote: Residents whose newest job there was to verify drafts made elsewhere.
+        gamma_mean: Mean number of drafts in the newest jobs of the latter two.
+        prefill_tokens: Context tokens that its jobs still have to prefill.
     """
 
     time_s: float
@@ -227,6 +232,11 @@ class Report:
     kv_fraction: float
     token_s: float
     up: bool
+    plain: int
+    colocated: int
+    remote: int
+    gamma_mean: float
+    prefill_tokens: int
 
 
 class TargetServer:
@@ -258,6 +268,9 @@ class TargetServer:
         self.kv_reserved_tokens = 0
         self.kv_given_tokens = 0
         self.resident = 0
+        self.is_occupied = False
+        # What each resident has last asked of it, and with how many drafts.
+        self.modes: dict[int, tuple[TargetTask, int]] = {}
         self.iterations = 0
         self.joined = 0
         self.admissions = 0
@@ -346,7 +359,19 @@ class TargetServer:
             self.kv_reserved_tokens / self.config.kv_capacity_tokens,
             self._token_s(),
             self.down == 0,
+            *self._modes(),
+            sum(
+                job.prefill_tokens for job in (*self.ready, *self.waiting, *(job for job, _ in self.running))
+            ),
         )
+
+    def _modes(self) -> tuple[int, int, int, float]:
+        """Return how many residents decode plainly, draft here, draft elsewhere, and their mean gamma."""
+        tasks = [task for task, _ in self.modes.values()]
+        colocated, remote = tasks.count(TargetTask.COLOCATED), tasks.count(TargetTask.VERIFY)
+        gammas = sum(gamma for task, gamma in self.modes.values() if task != TargetTask.PLAIN)
+        mean = reports.mean_gamma(gammas, colocated + remote)
+        return tasks.count(TargetTask.PLAIN), colocated, remote, mean
 
     def _token_s(self) -> float:
         timer = self.timer
@@ -658,6 +683,9 @@ class Request:
         own_jobs: Number of draft jobs on its device when its controller last saw them.
         learned: What its controller has learned of each draft model, by name.
         delay_caused_s: Time by which it has delayed other requests, summed over them, if that is computed.
+        longest_gap_s: Longest time between tokens at its client.
+        late_gaps: Gaps longer than its SLO allows.
+        late_tokens: Tokens that came after their deadlines.
     """
 
     number: int
@@ -705,6 +733,9 @@ class Request:
     recent_gammas: tuple[int, ...] = (0,) * RECENT_ROUNDS
     recent_accepted: tuple[int, ...] = (0,) * RECENT_ROUNDS
     last_confidence: float = 0.0
+    longest_gap_s: float = 0.0
+    late_gaps: int = 0
+    late_tokens: int = 0
 
     def learn(
         self, model: str, drafted: int, accepted: int, committed: int, confidence: float, weight: float

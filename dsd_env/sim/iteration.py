@@ -141,40 +141,46 @@ class IterationCost:
         return self._target.step_s(padded_tokens(new_tokens, self._captured), kv_tokens, longest)
 
     def caused_s(self, share: Share) -> float:
-        """Return by how much the iteration would be shorter without one of its sequences."""
+        """Return the part of the iteration's time that one of its sequences has to answer for.
+
+        Of the target's own part that is the time by which it would be shorter without the sequence. Draft
+        steps are shared by those that asked for them (Shapley's value of the airport game, Littlechild & Owen
+        1973), since without one of two sequences a joint step takes about as long: by that difference alone
+        nobody would ever gain by leaving.
+        """
         widest = self._longest
         longest = widest[1] if share.new_tokens > 1 and share.kv_tokens == widest[0] else widest[0]
         with_s = self._target_s(self._new, self._kv, widest[0])
-        without_s = 0.0
         caused_s = with_s + self.overhead_s
         if self._new > share.new_tokens:
-            without_s = self._target_s(self._new - share.new_tokens, self._kv - share.kv_tokens, longest)
-            caused_s -= without_s
+            caused_s -= self._target_s(self._new - share.new_tokens, self._kv - share.kv_tokens, longest)
             others = self._sequences - 1, self._new - share.new_tokens, self._verifying - share.verifies
             caused_s -= self._target.overhead_s(*others)
-        for number, passes in self._passes.items():
-            if passes.timer.verify_share > 0.0:
-                alone = share.drafter == number and passes.sequences == 1
-                caused_s += passes.timer.verify_share * (with_s - (0.0 if alone else without_s))
         if share.drafter < 0:
             return caused_s
+        return caused_s + self._drafting_share_s(share, with_s)
+
+    def _drafting_share_s(self, share: Share, target_s: float) -> float:
+        """Return a sequence's share of its shared drafter's time; the shares of a batch sum to that time.
+
+        Step j is shared equally by all that draft at least j tokens. The first pass is shared equally as far
+        as it would take if everybody had a lag of one token; the rest in proportion to the further tokens.
+        What verifying with the drafter adds to the target's part is shared equally.
+        """
         passes = self._passes[share.drafter]
-        drafter = passes.timer
+        drafter, users = passes.timer, passes.sequences
+        share_s = drafter.verify_share * target_s / users
         if drafter.per_round:
-            return caused_s + drafter.step_s(1, 0, 0)
-        caused_s += drafter.step_s(passes.lag, passes.lag_kv, passes.lag_longest[0])
-        if passes.lag > share.lag_tokens:
-            widest = passes.lag_longest
-            longest = widest[1] if share.lag_tokens > 1 and share.draft_kv_tokens == widest[0] else widest[0]
-            caused_s -= drafter.step_s(
-                passes.lag - share.lag_tokens, passes.lag_kv - share.draft_kv_tokens, longest
-            )
-        for step, (sequences, kv_tokens) in enumerate(passes.by_step[: max(0, share.gamma - 1)], start=2):
-            caused_s += drafter.step_s(sequences, kv_tokens, 0)
-            if sequences > 1:
-                others_kv = kv_tokens - share.draft_kv_tokens - (step - 1)
-                caused_s -= drafter.step_s(sequences - 1, others_kv, 0)
-        return caused_s
+            return share_s + drafter.step_s(1, 0, 0)
+        least_s = drafter.step_s(users, passes.lag_kv, 0)
+        share_s += least_s / users
+        more = passes.lag - users
+        if more > 0:
+            first_s = drafter.step_s(passes.lag, passes.lag_kv, passes.lag_longest[0])
+            share_s += (first_s - least_s) * (share.lag_tokens - 1) / more
+        for sequences, kv_tokens in passes.by_step[: max(0, share.gamma - 1)]:
+            share_s += drafter.step_s(sequences, kv_tokens, 0) / sequences
+        return share_s
 
 
 def padded_tokens(new_tokens: int, captured: Sequence[int]) -> int:

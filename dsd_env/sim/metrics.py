@@ -1,21 +1,25 @@
 """Metrics. Their definitions are part of the contract; every name carries its unit.
 
-Latencies are over the cohort: the requests numbered ``warmup_requests`` to ``warmup_requests +
-requests`` by arrival, all of which have completed when an episode ends by their number, so that no
-slow request is left out. Rates and costs are over the window from the arrival of the first of them to
-the end of the episode, and count everything that happened in it.
+Latencies are over the cohort: the requests that arrive in the window ``warmup_s`` to ``warmup_s + window_s``,
+or those numbered ``warmup_requests`` to ``warmup_requests + requests`` by arrival. The episode goes on until
+all of them have completed, so that no slow request is left out; where the horizon ends it before, those of
+the window that have not completed count as having missed their SLO. Rates and costs are over the window (by
+number: from the arrival of the first of the cohort to the end of the episode), and count everything that
+happened in it.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dsd_env.laws import slo
 from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.entities import Request
 
@@ -39,8 +43,11 @@ class Totals:
         verified_rounds: Draft rounds verified.
         round_tokens: Tokens committed by draft rounds.
         gpu_s: Busy GPU-seconds of targets, edge servers and dedicated drafters.
-        cloud_usd: Their price, and egress.
+        gpu_occupied_s: Their occupied GPU-seconds: a target is occupied while a request is resident or waits
+            there, whether an iteration runs or not; a drafter while it has jobs under way.
+        cloud_usd: The price of the occupied GPU-seconds, and egress.
         energy_joules: Idle and busy energy of servers, drafting energy of devices, radio energy.
+        client_joules: The part of it that users pay: drafting and radio of their devices.
         network_bytes: Bytes sent on all links.
         discarded: Draft tokens made and never verified: drafted ahead in vain, or given up.
         takeovers: Rounds that targets ended because no draft came.
@@ -62,8 +69,10 @@ class Totals:
     verified_rounds: int = 0
     round_tokens: int = 0
     gpu_s: float = 0.0
+    gpu_occupied_s: float = 0.0
     cloud_usd: float = 0.0
     energy_joules: float = 0.0
+    client_joules: float = 0.0
     network_bytes: float = 0.0
     discarded: int = 0
     takeovers: int = 0
@@ -81,17 +90,22 @@ class Totals:
         names = Totals.__dataclass_fields__
         return Totals(**{name: getattr(self, name) - getattr(before, name) for name in names})
 
-    def accrue(self, now_s: float, in_system: int, idle_w: float) -> None:
+    def accrue(
+        self, now_s: float, in_system: int, idle_w: float, occupied_gpus: float, occupied_usd_per_s: float
+    ) -> None:
         """Bring the totals that grow with time up to ``now_s``.
 
         Args:
             now_s: Time.
             in_system: Requests in the system since the time accrued last.
             idle_w: Idle power of all servers.
+            occupied_gpus: GPUs occupied since then.
+            occupied_usd_per_s: Their price.
         """
         elapsed_s = now_s - self.time_s
         if elapsed_s > 0.0:
-            for name, rate in growth_per_s(in_system, idle_w).items():
+            growth = growth_per_s(in_system, idle_w, occupied_gpus, occupied_usd_per_s)
+            for name, rate in growth.items():
                 setattr(self, name, getattr(self, name) + rate * elapsed_s)
             self.time_s = now_s
 
@@ -112,14 +126,42 @@ class Totals:
         self.tpot_cost += tpot_s(request, empty=0.0) / request.spec.slo_tpot_s
 
 
-def growth_per_s(in_system: int, idle_w: float) -> dict[str, float]:
+def growth_per_s(
+    in_system: float, idle_w: float, occupied_gpus: float, occupied_usd_per_s: float
+) -> dict[str, float]:
     """Return how fast the totals that grow with time grow, by name.
 
     Args:
         in_system: Requests in the system.
         idle_w: Idle power of all servers.
+        occupied_gpus: GPUs occupied.
+        occupied_usd_per_s: Their price.
     """
-    return {"request_seconds": in_system, "energy_joules": idle_w}
+    return {
+        "request_seconds": in_system,
+        "gpu_occupied_s": occupied_gpus,
+        "cloud_usd": occupied_usd_per_s,
+        "energy_joules": idle_w,
+    }
+
+
+BATCHES = 10
+"""Parts of the window, about: their means tell the standard error of the window's."""
+
+
+def batches_of(scenario: Scenario) -> int:
+    """Return into how many parts of equal length the window is divided; every cycle into as many."""
+    cycles = scenario.load_cycles
+    return cycles * max(1, round(BATCHES / cycles)) if cycles else BATCHES
+
+
+def boundaries_s(scenario: Scenario) -> tuple[float, ...]:
+    """Return the times between which the parts of the window lie; none if requests are measured by number."""
+    episode = scenario.episode
+    if episode.window_s is None:
+        return ()
+    n = batches_of(scenario)
+    return tuple(episode.warmup_s + episode.window_s * (i / n) for i in range(n + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +196,15 @@ def tpot_s(request: Request, empty: float = math.nan) -> float:
 
 
 def meets_slo(request: Request) -> bool:
-    """Return whether a completed request met both bounds of its SLO."""
-    return (
-        ttft_s(request) <= request.spec.slo_ttft_s and tpot_s(request, empty=0.0) <= request.spec.slo_tpot_s
+    """Return whether a completed request met every bound of its SLO."""
+    spec = request.spec
+    return slo.is_met(
+        spec,
+        ttft_s(request),
+        tpot_s(request, empty=0.0),
+        spec.output_tokens,
+        request.late_gaps,
+        request.late_tokens,
     )
 
 
@@ -185,6 +233,7 @@ class _Measured:
     Attributes:
         scenario: The scenario.
         cohort: Completed requests that latencies are about.
+        unfinished: Class of SLO of each request of the window that has not completed.
         elapsed_s: Length of the measurement window.
         end_s: Its end.
         d: Growth of every total in it.
@@ -192,10 +241,12 @@ class _Measured:
         n_targets: How many targets.
         arrived: Requests that arrived in the episode.
         completed: Requests that completed in it.
+        capacity_tokens_per_s: Saturated capacity of plain decoding.
     """
 
     scenario: Scenario
     cohort: list[Request]
+    unfinished: list[int]
     elapsed_s: float
     end_s: float
     d: Totals
@@ -203,6 +254,11 @@ class _Measured:
     n_targets: int
     arrived: int
     completed: int
+    capacity_tokens_per_s: float
+
+
+def _per_1k_tokens(m: _Measured, amount: float) -> float:
+    return _ratio(1e3 * amount, m.d.output_tokens)
 
 
 def _cost_usd_per_1m_tokens(m: _Measured) -> float:
@@ -215,6 +271,7 @@ _SPREADS: dict[str, Callable[[list[Request]], NDArray[np.float64]]] = {
     "e2e_s": lambda cohort: np.array([e2e_s(request) for request in cohort]),
     "ttft_s": lambda cohort: np.array([ttft_s(request) for request in cohort]),
     "tpot_s": lambda cohort: _defined(np.array([tpot_s(request) for request in cohort])),
+    "stall_s": lambda cohort: np.array([request.longest_gap_s for request in cohort]),
     "itl_s": itl_s,
 }
 """The latencies: of each a mean and quantiles are metrics, of the last one the greatest value, too."""
@@ -223,7 +280,7 @@ _NUMBERS: dict[str, Callable[[_Measured], float]] = {
     "throughput_tokens_per_s": lambda m: _ratio(m.d.output_tokens, m.elapsed_s),
     "throughput_requests_per_s": lambda m: _ratio(m.d.completed, m.elapsed_s),
     "goodput_requests_per_s": lambda m: _ratio(m.d.good, m.elapsed_s),
-    "slo_attainment": lambda m: _ratio(sum(map(meets_slo, m.cohort)), len(m.cohort)),
+    "slo_attainment": lambda m: _ratio(sum(map(meets_slo, m.cohort)), len(m.cohort) + len(m.unfinished)),
     "acceptance_rate": lambda m: _ratio(m.d.accepted, m.d.drafted),
     "block_efficiency": lambda m: _ratio(m.d.round_tokens, m.d.verified_rounds),
     "speculated_token_share": lambda m: _ratio(m.d.round_tokens, m.d.output_tokens),
@@ -231,10 +288,18 @@ _NUMBERS: dict[str, Callable[[_Measured], float]] = {
         m.d.drafted - m.d.accepted + m.d.discarded, m.d.output_tokens
     ),
     "discarded_draft_tokens_per_token": lambda m: _ratio(m.d.discarded, m.d.output_tokens),
-    "gpu_s_per_1k_tokens": lambda m: _ratio(1e3 * m.d.gpu_s, m.d.output_tokens),
+    "gpu_s_per_1k_tokens": lambda m: _per_1k_tokens(m, m.d.gpu_s),
+    "gpu_occupied_s_per_1k_tokens": lambda m: _per_1k_tokens(m, m.d.gpu_occupied_s),
+    "cloud_usd_per_1m_tokens": lambda m: 1e3 * _per_1k_tokens(m, m.d.cloud_usd),
     "cost_usd_per_1m_tokens": _cost_usd_per_1m_tokens,
-    "energy_j_per_1k_tokens": lambda m: _ratio(1e3 * m.d.energy_joules, m.d.output_tokens),
+    "client_usd_per_1m_tokens": lambda m: (
+        1e3 * _per_1k_tokens(m, m.d.client_joules / 3.6e6 * m.scenario.client_usd_per_kwh)
+    ),
+    "energy_j_per_1k_tokens": lambda m: _per_1k_tokens(m, m.d.energy_joules),
+    "cloud_energy_j_per_1k_tokens": lambda m: _per_1k_tokens(m, m.d.energy_joules - m.d.client_joules),
+    "client_energy_j_per_1k_tokens": lambda m: _per_1k_tokens(m, m.d.client_joules),
     "bytes_per_token": lambda m: _ratio(m.d.network_bytes, m.d.output_tokens),
+    "load": lambda m: _ratio(_ratio(m.d.output_tokens, m.elapsed_s), m.capacity_tokens_per_s),
     "utilisation_target": lambda m: _ratio(m.busy_s, m.elapsed_s * m.n_targets),
     "requests_in_system_mean": lambda m: _ratio(m.d.request_seconds, m.elapsed_s),
     "jain_fairness": lambda m: jain(_speed_by_device(m.cohort)),
@@ -247,50 +312,168 @@ _NUMBERS: dict[str, Callable[[_Measured], float]] = {
     "requests_completed": lambda m: float(m.completed),
     "requests_active": lambda m: float(m.arrived - m.completed),
     "requests_measured": lambda m: float(len(m.cohort)),
+    "requests_unfinished": lambda m: float(len(m.unfinished)),
+    "window_s": lambda m: m.elapsed_s,
     "duration_s": lambda m: m.end_s,
 }
 """Every other metric."""
+
+_BATCHED: dict[str, Callable[[_Measured], float]] = {
+    "e2e_s_mean": lambda m: _mean(_SPREADS["e2e_s"](m.cohort)),
+    "ttft_s_mean": lambda m: _mean(_SPREADS["ttft_s"](m.cohort)),
+    "tpot_s_mean": lambda m: _mean(_SPREADS["tpot_s"](m.cohort)),
+    **{
+        name: _NUMBERS[name]
+        for name in (
+            "throughput_tokens_per_s",
+            "goodput_requests_per_s",
+            "slo_attainment",
+            "cloud_usd_per_1m_tokens",
+        )
+    },
+}
+"""The metrics that come with a standard error and a drift, from the means of the window's parts."""
+
+BATCHED_METRICS = tuple(_BATCHED)
+"""Their names."""
 
 METRICS = (
     *(f"{name}_{what}" for name in _SPREADS for what in ("mean", *dict(QUANTILES))),
     "itl_s_max",
     *_NUMBERS,
+    *(f"{name}_se" for name in _BATCHED),
+    *(f"{name}_drift" for name in _BATCHED),
 )
-"""Names of the metrics, in the order of :func:`episode_metrics`."""
+"""Names of the metrics that every scenario has, in the order of :func:`episode_metrics`.
+
+After them come those by class of SLO, which :func:`class_metrics` names.
+"""
+
+
+def class_metrics(scenario: Scenario) -> tuple[str, ...]:
+    """Return the names of a scenario's metrics by class of SLO."""
+    return tuple(f"{what}.{name}" for name in scenario.slo for what in _BY_CLASS)
+
+
+_BY_CLASS: dict[str, Callable[[_Measured], float]] = {
+    "slo_attainment": _NUMBERS["slo_attainment"],
+    # Of the measured requests of the class, since the totals do not tell classes apart.
+    "goodput_requests_per_s": lambda m: _ratio(sum(map(meets_slo, m.cohort)), m.elapsed_s),
+    "requests_measured": _NUMBERS["requests_measured"],
+}
+"""The metrics by class of SLO."""
 
 
 def episode_metrics(
-    scenario: Scenario, cohort: list[Request], start: Window, end: Window, arrived: int, completed: int
+    scenario: Scenario,
+    cohort: list[Request],
+    unfinished: Sequence[tuple[float, int]],
+    windows: Sequence[Window],
+    now: Window,
+    arrived: int,
+    completed: int,
+    capacity_tokens_per_s: float,
 ) -> dict[str, float]:
     """Return every metric of an episode.
 
     Args:
         scenario: The scenario.
         cohort: Completed requests that latencies are about.
-        start: Start of the measurement window.
-        end: Its end.
+        unfinished: Arrival and class of SLO of the requests of the window that have not completed.
+        windows: The boundaries passed: the start of the window, those between its parts, its end.
+        now: The present, at which the window ends if its end has not been passed.
         arrived: Requests that arrived in the episode.
         completed: Requests that completed in it.
+        capacity_tokens_per_s: Saturated capacity of plain decoding.
     """
+    start = windows[0] if windows else Window(0.0, Totals(), [0.0] * len(now.busy_s))
+    times_s = boundaries_s(scenario)
+    whole = len(times_s) > 0 and len(windows) == len(times_s)
+
+    def measured(first: Window, last: Window, within: bool) -> _Measured:
+        def is_in(arrival_s: float) -> bool:
+            return not within or first.time_s <= arrival_s < last.time_s
+
+        busy = [after - before for before, after in zip(first.busy_s, last.busy_s, strict=True)]
+        return _Measured(
+            scenario,
+            [request for request in cohort if is_in(request.arrival_s)],
+            [slo_class for arrival_s, slo_class in unfinished if is_in(arrival_s)],
+            elapsed_s=last.time_s - first.time_s,
+            end_s=now.time_s,
+            d=last.totals.since(first.totals),
+            busy_s=sum(busy),
+            n_targets=len(busy),
+            arrived=arrived,
+            completed=completed,
+            capacity_tokens_per_s=capacity_tokens_per_s,
+        )
+
     metrics: dict[str, float] = {}
     for name, values_of in _SPREADS.items():
         values = values_of(cohort)
         _spread(metrics, name, values)
     # The values of the last spread, the gaps between tokens.
     metrics["itl_s_max"] = float(values.max()) if len(values) else math.nan
-    busy = [last - first for first, last in zip(start.busy_s, end.busy_s, strict=True)]
-    measured = _Measured(
-        scenario,
-        cohort,
-        elapsed_s=end.time_s - start.time_s,
-        end_s=end.time_s,
-        d=end.totals.since(start.totals),
-        busy_s=sum(busy),
-        n_targets=len(busy),
-        arrived=arrived,
-        completed=completed,
-    )
-    return metrics | {name: compute(measured) for name, compute in _NUMBERS.items()}
+    whole_window = measured(start, windows[-1] if whole else now, within=False)
+    metrics |= {name: compute(whole_window) for name, compute in _NUMBERS.items()}
+    parts = [measured(a, b, within=True) for a, b in pairwise(windows)] if whole else []
+    errors = {
+        name: batch_error([compute(part) for part in parts], scenario.load_cycles)
+        for name, compute in _BATCHED.items()
+    }
+    metrics |= {f"{name}_se": error for name, (error, _) in errors.items()}
+    metrics |= {f"{name}_drift": drift for name, (_, drift) in errors.items()}
+    for number, slo_class in enumerate(scenario.slo):
+        of_class = replace(
+            whole_window,
+            cohort=[request for request in cohort if request.spec.slo_class == number],
+            unfinished=[other for other in whole_window.unfinished if other == number],
+        )
+        metrics |= {f"{what}.{slo_class}": compute(of_class) for what, compute in _BY_CLASS.items()}
+    return metrics
+
+
+def batch_error(values: Sequence[float], cycles: int) -> tuple[float, float]:
+    """Return the standard error of a window's mean and its drift, from the means of the window's parts.
+
+    Where the load has whole cycles, two or more, each part is compared with those of the same phase in other
+    cycles: what the load profile does is no error. A single cycle offers nothing to compare with, so that the
+    error contains the profile, and there is no drift.
+
+    Args:
+        values: One per part of equal length; NaN where nothing was observed.
+        cycles: Cycles of the load in the window; 0 if it is constant.
+
+    Returns:
+        The standard error, and the difference of the means of the window's second and first half in units of
+        its own standard error, from what the parts of a half differ among themselves; NaN where there is too
+        little to tell.
+    """
+    x = np.array(values)
+    known = np.isfinite(x)
+    per_cycle = len(x) // cycles if cycles > 1 else 1
+    phase = np.arange(len(x)) % per_cycle
+    phases = sorted(set(phase[known].tolist()))
+    freedom = int(known.sum()) - len(phases)
+    if freedom < 2:
+        return math.nan, math.nan
+    residual = x.copy()
+    for p in phases:
+        same = known & (phase == p)
+        residual[same] -= x[same].mean()
+    n = int(known.sum())
+    error = math.sqrt(float((residual[known] ** 2).sum()) / freedom / n)
+    early, late = np.arange(len(x)) < len(x) // 2, np.arange(len(x)) >= (len(x) + 1) // 2
+    first, second = residual[known & early], residual[known & late]
+    # What rounding makes of equal parts is no drift.
+    flat = error <= 1e-9 * float(np.abs(x[known]).max())
+    if cycles == 1 or flat or freedom < 3 or len(first) == 0 or len(second) == 0:
+        return error, math.nan
+    # Within the halves, since a trend would hide itself in what it makes of the whole.
+    within = float(((first - first.mean()) ** 2).sum() + ((second - second.mean()) ** 2).sum())
+    spread = math.sqrt(within / (freedom - 1) * (1.0 / len(first) + 1.0 / len(second)))
+    return error, float(second.mean() - first.mean()) / spread if spread > 0.0 else math.nan
 
 
 def requests_table(requests: list[Request]) -> dict[str, NDArray[np.generic]]:
@@ -312,6 +495,8 @@ def requests_table(requests: list[Request]) -> dict[str, NDArray[np.generic]]:
         "verifies": np.array([request.verifies for request in requests], dtype=np.int64),
         "drafted_tokens": np.array([request.drafted for request in requests], dtype=np.int64),
         "accepted_tokens": np.array([request.accepted for request in requests], dtype=np.int64),
+        "slo_class": np.array([request.spec.slo_class for request in requests], dtype=np.int64),
+        "stall_s": np.array([request.longest_gap_s for request in requests]),
         "slo_met": np.array([meets_slo(request) for request in requests], dtype=np.bool_),
     }
 
@@ -320,6 +505,10 @@ def _spread(metrics: dict[str, float], name: str, values: NDArray[np.float64]) -
     metrics[f"{name}_mean"] = float(values.mean()) if len(values) else math.nan
     for suffix, quantile in QUANTILES:
         metrics[f"{name}_{suffix}"] = float(np.quantile(values, quantile)) if len(values) else math.nan
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else math.nan
 
 
 def _defined(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ drafts. An *iteration* is one engine step of a target, that is, one forward pass
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from dsd_env.control.actions import Decision, resolve
 from dsd_env.control.view import DecisionView, DrafterKind, Site
-from dsd_env.laws import drafting
+from dsd_env.laws import drafting, slo
 from dsd_env.laws.batching import may_enter
 from dsd_env.network import FaultMember, FaultWindows, fault_members
 from dsd_env.rng import checked_seed
@@ -46,12 +47,15 @@ from dsd_env.sim.entities import (
 )
 from dsd_env.sim.events import Event, EventKind, Order, Span
 from dsd_env.sim.iteration import IterationCost, Share
-from dsd_env.sim.metrics import Totals, Window, episode_metrics, requests_table
+from dsd_env.sim.metrics import Totals, Window, boundaries_s, episode_metrics, meets_slo, requests_table
 from dsd_env.sim.telemetry import Telemetry
 from dsd_env.sim.world import World, WorldBuilder
 from dsd_env.workload import RequestSpec, WorkloadGenerator
 
 Process = Generator[simpy.Event, object, None]
+
+NOT_YET = 1 << 31
+"""Stands for the number of a request that has not arrived yet."""
 
 
 class _Environment(simpy.Environment):
@@ -175,10 +179,20 @@ class ReferenceSimulation:
         self.newly_completed: list[Request] = []
         self._arrived = 0
         self._in_system = 0
-        self._cohort = scenario.episode.warmup_requests + scenario.episode.requests
-        self._cohort_left = self._cohort
+        episode = scenario.episode
+        by_number = episode.window_s is None
+        # Numbers of the first measured request and of the first after them, once they are known.
+        self._first_measured = episode.warmup_requests if by_number else NOT_YET
+        self._end_measured = episode.warmup_requests + episode.measured_requests if by_number else NOT_YET
+        # Requests without whose completion the episode does not end.
+        self._cohort_left = self._end_measured if by_number else 0
+        self._boundaries_s = deque(boundaries_s(scenario))
+        self._windows: list[Window] = []
         self._totals = Totals()
-        self._window_start = Window(0.0, Totals(), [0.0] * len(self._world.targets))
+        self._occupied = (0.0, 0.0)
+        drafters = [drafter for _, drafter in sorted(self._world.drafters.items())]
+        servers = [drafter.server for drafter in drafters if drafter.server is not None]
+        self._servers = [server for server in dict.fromkeys(servers) if server.gpus > 0.0]
         self._back: dict[tuple[Site, int], simpy.Event] = {}
         self._builder = builder
         self._decisions: list[Decision] = []
@@ -227,6 +241,9 @@ class ReferenceSimulation:
         horizon_s = self.scenario.episode.horizon_s
         env = self._env
         while not (self.terminated or self.truncated):
+            if self._boundaries_s and env.peek() >= self._boundaries_s[0]:
+                self._pass_boundary(self._boundaries_s.popleft())
+                continue
             if env.peek() > horizon_s:
                 self.truncated = True
                 self._accrue(horizon_s)
@@ -236,6 +253,30 @@ class ReferenceSimulation:
             if (view := self._due_view()) is not None:
                 return view
         return None
+
+    def _pass_boundary(self, time_s: float) -> None:
+        """Note what the window's metrics need at its start, at its end and between its parts.
+
+        What happens at this instant comes after it.
+        """
+        self._windows.append(self._window(time_s))
+        if len(self._windows) == 1:
+            self._first_measured = self._arrived
+        if not self._boundaries_s:
+            self._end_measured = self._arrived
+            if self._cohort_left == 0:
+                self.truncated = True
+                self._accrue(time_s)
+                self._env._now = time_s
+
+    def _window(self, time_s: float) -> Window:
+        """Return the totals as they are at a time, which nothing has happened before."""
+        totals = self._totals.copy()
+        totals.accrue(time_s, self._in_system, self._world.idle_w, *self._occupied)
+        return Window(time_s, totals, [target.busy_until_s(time_s) for target in self._world.targets])
+
+    def _is_measured(self, request: Request) -> bool:
+        return self._first_measured <= request.number < self._end_measured
 
     def _due_view(self) -> DecisionView | None:
         return None if self._pending is None else self._pending[2]
@@ -300,19 +341,27 @@ class ReferenceSimulation:
         Reading them does not change later sums: an episode has the same metrics, to the last bit, whether or
         not its totals were read.
         """
-        totals = self._totals.copy()
-        totals.accrue(self.now_s, self._in_system, self._world.idle_w)
-        return totals
+        return self._window(self.now_s).totals
 
     def metrics(self) -> dict[str, float]:
         """Return every metric of the episode so far, by name; NaN where nothing was observed."""
-        cohort = [
-            r for r in self._completed if self.scenario.episode.warmup_requests <= r.number < self._cohort
-        ]
-        busy = [target.busy_until_s(self.now_s) for target in self._world.targets]
-        end = Window(self.now_s, self.totals, busy)
+        cohort = [request for request in self._completed if self._is_measured(request)]
+        unfinished = []
+        if self.scenario.episode.window_s is not None:
+            unfinished = [
+                (request.arrival_s, request.spec.slo_class)
+                for request in self._active.values()
+                if self._is_measured(request)
+            ]
         return episode_metrics(
-            self.scenario, cohort, self._window_start, end, self._arrived, len(self._completed)
+            self.scenario,
+            cohort,
+            unfinished,
+            self._windows,
+            self._window(self.now_s),
+            self._arrived,
+            len(self._completed),
+            self._builder.capacity_tokens_per_s,
         )
 
     def requests_table(self) -> dict[str, NDArray[np.generic]]:
@@ -688,6 +737,8 @@ class ReferenceSimulation:
         target.waiting.clear()
         target.kv_reserved_tokens = 0
         target.resident = 0
+        target.modes.clear()
+        self._occupy(target)
         target.check_s = target.admission_check_s = float("inf")
         for request in list(self._active.values()):
             if request.target == target.number and not request.finished:
@@ -832,9 +883,11 @@ class ReferenceSimulation:
             acceptance={},
             sources=self._world.sources,
         )
-        if self._arrived == self.scenario.episode.warmup_requests:
-            busy = [target.busy_until_s(now_s) for target in self._world.targets]
-            self._window_start = Window(now_s, self._totals.copy(), busy)
+        if self.scenario.episode.window_s is None:
+            if self._arrived == self._first_measured:
+                self._windows.append(self._window(now_s))
+        elif self._is_measured(request):
+            self._cohort_left += 1
         self._arrived += 1
         self._in_system += 1
         self._active[request.number] = request
@@ -853,10 +906,15 @@ class ReferenceSimulation:
         self._completed.append(request)
         self.newly_completed.append(request)
         self._totals.complete(request)
+        self._telemetry.count_completed(request.spec.slo_class, meets_slo(request))
         self._log(EventKind.COMPLETE, request.device.number, request, now_s - request.arrival_s)
-        if request.number < self._cohort:
+        if self.scenario.episode.window_s is None:
+            counts, over = request.number < self._end_measured, True
+        else:
+            counts, over = self._is_measured(request), self._end_measured != NOT_YET
+        if counts:
             self._cohort_left -= 1
-            if self._cohort_left == 0:
+            if over and self._cohort_left == 0:
                 self.truncated = True
         if self._arrivals_are_over() and self._in_system == 0:
             self.terminated = True
@@ -917,6 +975,9 @@ class ReferenceSimulation:
         self._telemetry.count_tokens(tokens)
         self._log(EventKind.COMMIT, request.target, request, tokens)
         arrives_s = self._send_down(request.device, tokens * self._protocol.bytes_per_token, request)
+        before = request.committed - tokens
+        previous_s = request.delivery_s[-1] if before else arrives_s
+        slo.note_delivery(request, request.spec, before, tokens, previous_s, arrives_s)
         request.delivery_s.append(arrives_s)
         request.delivery_tokens.append(tokens)
         if request.finished:
@@ -964,8 +1025,10 @@ class ReferenceSimulation:
         self._count_bytes(size_bytes, device)
 
     def _count_bytes(self, size_bytes: float, device: Device) -> None:
+        joules = size_bytes * device.radio_joules_per_byte
         self._totals.network_bytes += size_bytes
-        self._totals.energy_joules += size_bytes * device.radio_joules_per_byte
+        self._totals.energy_joules += joules
+        self._totals.client_joules += joules
 
     def _trace_message(self, lane: str, request: Request, link: int, arrives_s: float) -> float:
         self._log(EventKind.SEND, link, request, arrives_s)
@@ -1057,9 +1120,12 @@ class ReferenceSimulation:
         now_s = self.now_s
         while server.can_start:
             job = server.queue.popleft()
-            if not server.active:
+            begins = not server.active
+            if begins:
                 server.busy_since_s = now_s
             server.active.append(job)
+            if begins and server.gpus > 0.0:
+                self._occupancy_changes()
             job.start(now_s)
             number = job.drafter.number
             self._log(EventKind.DRAFT_START, number, job.request, job.gamma)
@@ -1097,9 +1163,34 @@ class ReferenceSimulation:
         """Book the cost of a busy period of what drafters run on, which has just ended."""
         busy_s = self.now_s - server.busy_since_s
         server.busy_s += busy_s
-        self._totals.energy_joules += (server.power.busy_w - server.power.idle_w) * busy_s
-        self._totals.gpu_s += busy_s * server.gpus
-        self._totals.cloud_usd += busy_s * server.gpus * server.price_usd_per_gpu_hour / 3600.0
+        joules = (server.power.busy_w - server.power.idle_w) * busy_s
+        self._totals.energy_joules += joules
+        if server.gpus == 0.0:  # a user's device
+            self._totals.client_joules += joules
+        else:
+            self._totals.gpu_s += busy_s * server.gpus
+            self._occupancy_changes()
+
+    def _occupancy_changes(self) -> None:
+        """Accrue what the occupied GPUs have cost until now, and note which are occupied from now on."""
+        self._accrue(self.now_s)
+        gpus = usd_per_s = 0.0
+        for target in self._world.targets:
+            if target.is_occupied:
+                gpus += target.config.gpus
+                usd_per_s += target.config.gpus * target.config.price_usd_per_gpu_hour / 3600.0
+        for server in self._servers:
+            if server.active:
+                gpus += server.gpus
+                usd_per_s += server.gpus * server.price_usd_per_gpu_hour / 3600.0
+        self._occupied = (gpus, usd_per_s)
+
+    def _occupy(self, target: TargetServer) -> None:
+        """Note whether requests are at a target, after that may have changed."""
+        occupied = target.resident > 0 or len(target.waiting) > 0
+        if target.is_occupied != occupied:
+            target.is_occupied = occupied
+            self._occupancy_changes()
 
     # ------------------------------------------------------------------ targets
 
@@ -1135,6 +1226,8 @@ class ReferenceSimulation:
         else:
             self._join(target, job)
         request.control = (Site.COLOCATED, target.number)
+        if task != TargetTask.PREFILL:
+            target.modes[request.number] = (task, gamma)
         self._wake(target)
         yield job.done
         request.report = target.report(self.now_s)
@@ -1147,6 +1240,8 @@ class ReferenceSimulation:
             target.kv_reserved_tokens -= request.kv_reserved_tokens
             request.kv_reserved_tokens = 0
             target.resident -= 1
+        target.modes.pop(request.number, None)
+        self._occupy(target)
         self._admit(target)
         self._wake(target)
 
@@ -1154,6 +1249,7 @@ class ReferenceSimulation:
         """Let a job's request wait for admission."""
         job.entered_s = self.now_s
         target.waiting.append(job)
+        self._occupy(target)
         self._admit(target)
 
     def _admit(self, target: TargetServer) -> None:
@@ -1314,12 +1410,13 @@ class ReferenceSimulation:
     ) -> None:
         """Add to each request the time by which it delays others.
 
-        A sequence delays every other request at the target by the difference between the iteration's time
-        with it and without it. (Another rule was tried: it divided the whole iteration's time, the reading of
-        the weights included, among the sequences. Policies trained with it avoided the targets' own drafters,
-        which made every request slower.)
+        A sequence delays every other request in the batch or in the target's queues by its part of the
+        iteration's time (see :meth:`IterationCost.caused_s`). Requests that are away, drafting elsewhere,
+        wait for nothing here. (Another rule was tried: it divided the whole iteration's time, the reading of
+        the weights included, among the sequences. Policies trained with it avoided the targets' own
+        drafters, which made every request slower.)
         """
-        others = target.resident - 1
+        others = len(batch) - 1 + len(target.ready) + len(target.waiting)
         for (job, _), share in zip(batch, shares, strict=True):
             job.request.delay_caused_s += cost.caused_s(share) * others
 
@@ -1368,7 +1465,6 @@ class ReferenceSimulation:
         target.busy_s += duration_s
         config = target.config
         self._totals.gpu_s += duration_s * config.gpus
-        self._totals.cloud_usd += duration_s * config.gpus * config.price_usd_per_gpu_hour / 3600.0
         self._totals.energy_joules += duration_s * (config.power.busy_w - config.power.idle_w)
         return duration_s
 
@@ -1403,7 +1499,7 @@ class ReferenceSimulation:
 
     def _accrue(self, now_s: float) -> None:
         """Update the totals that grow with time."""
-        self._totals.accrue(now_s, self._in_system, self._world.idle_w)
+        self._totals.accrue(now_s, self._in_system, self._world.idle_w, *self._occupied)
 
     def _log(self, kind: EventKind, entity: int, request: Request | None, value: float) -> None:
         if self._record_events:

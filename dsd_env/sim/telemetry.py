@@ -17,7 +17,7 @@ from dsd_env.control.view import (
     TargetView,
 )
 from dsd_env.laws import reports
-from dsd_env.laws.constants import RATE_TIME_CONSTANT_S, REPORTS_KEPT
+from dsd_env.laws.constants import ATTAINMENT_TIME_CONSTANT_S, RATE_TIME_CONSTANT_S, REPORTS_KEPT
 from dsd_env.laws.view import fits, handover_s, time_per_token_s
 from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.entities import Device, Learned, Report, Request, SiteDrafter, TargetServer
@@ -53,6 +53,32 @@ class Telemetry:
         self._arrivals_per_s = 0.0
         self._tokens_per_s = 0.0
         self._rates: deque[tuple[float, float, float]] = deque(maxlen=REPORTS_KEPT)
+        classes = range(len(scenario.slo))
+        self._completed = [[0, 0] for _ in classes]
+        self._completed_before = [[0, 0] for _ in classes]
+        self._completed_per_s = [[0.0, 0.0] for _ in classes]
+        self._attainment_weight = min(1.0, self._period_s / ATTAINMENT_TIME_CONSTANT_S)
+        self._attainments: deque[tuple[float, ...]] = deque(maxlen=REPORTS_KEPT)
+
+    def count_completed(self, slo_class: int, good: bool) -> None:
+        """Note that an answer is complete at its client, and whether it met its SLO."""
+        self._completed[slo_class][0] += 1
+        self._completed[slo_class][1] += good
+
+    def _publish_attainments(self, now_s: float) -> None:
+        """Publish the share of requests that met their SLO, by class.
+
+        What clients saw during a period they tell in the next, so that it stands in the report after that.
+        """
+        if now_s > 0.0:
+            for rates, counts in zip(self._completed_per_s, self._completed_before, strict=True):
+                for i, count in enumerate(counts):
+                    rates[i] = reports.moved(rates[i], count / self._period_s, self._attainment_weight)
+            self._completed_before = self._completed
+            self._completed = [[0, 0] for _ in self._completed]
+        self._attainments.append(
+            (now_s, *(reports.attainment(good, done) for done, good in self._completed_per_s))
+        )
 
     def count_arrival(self) -> None:
         """Note that a prompt has reached a target."""
@@ -77,6 +103,7 @@ class Telemetry:
             self._arrivals_per_s = reports.moved(self._arrivals_per_s, self._arrivals / period_s, weight)
             self._tokens_per_s = reports.moved(self._tokens_per_s, self._tokens / period_s, weight)
         self._rates.append((now_s, self._arrivals_per_s, self._tokens_per_s))
+        self._publish_attainments(now_s)
         self._arrivals = 0
         self._tokens = 0
 
@@ -106,6 +133,8 @@ class Telemetry:
         if request.control[0] == Site.OWN_DEVICE:
             request.own_jobs = device.jobs
         _, arrivals_per_s, tokens_per_s = _newest(self._rates, now_s - delay_s)
+        _, *attainments = _newest(self._attainments, now_s - delay_s)
+        own = attainments.pop(request.spec.slo_class)
         active = sum(_newest_report(target, now_s - delay_s).resident for target in self._world.targets)
         candidates = self._candidates(request, offered, views, now_s, delay_s)
         return DecisionView(
@@ -118,7 +147,7 @@ class Telemetry:
             _link_view(device, site, now_s),
             self._drafter_view(request),
             candidates,
-            SystemView(active, arrivals_per_s, tokens_per_s),
+            SystemView(active, arrivals_per_s, tokens_per_s, own, min(attainments, default=own)),
             self._actions.gammas,
             self._actions.batch_sizes,
         )
@@ -369,6 +398,11 @@ def _target_view(target: TargetServer, report: Report, now_s: float) -> TargetVi
         report.token_s,
         target.prefill_token_s,
         now_s - report.time_s,
+        report.plain,
+        report.colocated,
+        report.remote,
+        report.gamma_mean,
+        report.prefill_tokens,
     )
 
 
@@ -384,6 +418,9 @@ def _request_view(request: Request, now_s: float) -> RequestView:
         now_s - request.arrival_s,
         spec.slo_ttft_s,
         spec.slo_tpot_s,
+        spec.slo_itl_p99_s,
+        spec.slo_first_s,
+        spec.slo_per_token_s,
         ttft_s,
         tpot_s,
         request.rounds,

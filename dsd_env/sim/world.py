@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ from dsd_env.scenario.schema import (
     Target,
     TraceAcceptance,
 )
+from dsd_env.sim.capacity import plain_capacity_tokens_per_s
 from dsd_env.sim.entities import Device, DrafterServer, SiteDrafter, StepTimer, TargetServer
 from dsd_env.workload import Schedule, load_trace, replay_schedule
 
@@ -229,6 +231,12 @@ class WorldBuilder:
             tuple(draft_timer(drafter, self._draft_tokens) for drafter in edge.menu)
             for edge in scenario.edge_servers.values()
         ]
+
+    @functools.cached_property
+    def capacity_tokens_per_s(self) -> float:
+        """Saturated capacity of plain decoding; see :mod:`dsd_env.sim.capacity`."""
+        timers = [timer for timer, _ in self.target_timers]
+        return plain_capacity_tokens_per_s(self.scenario, timers, self.schedule)
 
     def __deepcopy__(self, memo: object) -> WorldBuilder:
         # A builder never changes, so copies of the objects that hold it share it.

@@ -37,8 +37,13 @@ class RequestSpec:
         kind: Number of its kind in the scenario's mix.
         prompt_tokens: Length of the prompt.
         output_tokens: Length of the answer.
+        slo_class: Number of its class of SLO in the scenario.
         slo_ttft_s: Bound on the time to first token.
         slo_tpot_s: Bound on the time per output token.
+        slo_itl_p99_s: Bound on the 99th percentile of its gaps between tokens.
+        slo_first_s: When its first token is due, after its arrival.
+        slo_per_token_s: Time between the deadlines of its tokens.
+        slo_token_share: Share of its tokens that must be in time.
         acceptance_kinds: Kinds of recorded requests that may be replayed for it.
         recorded: Name of the recorded request that is replayed for it, if one is named.
     """
@@ -48,8 +53,13 @@ class RequestSpec:
     kind: int
     prompt_tokens: int
     output_tokens: int
+    slo_class: int
     slo_ttft_s: float
     slo_tpot_s: float
+    slo_itl_p99_s: float
+    slo_first_s: float
+    slo_per_token_s: float
+    slo_token_share: float
     acceptance_kinds: tuple[str, ...]
     recorded: str | None = None
 
@@ -66,7 +76,11 @@ class WorkloadGenerator:
             schedule: The requests that it replays, if they are loaded already; see :func:`replay_schedule`.
         """
         self._workload = scenario.workload
-        self._slo = scenario.slo
+        classes = list(scenario.slo)
+        self._bounds = [
+            (classes.index(kind.slo), scenario.slo[kind.slo].bounds())
+            for kind in scenario.workload.kinds.values()
+        ]
         self._kinds = list(scenario.workload.kinds.values())
         total = sum(kind.weight for kind in self._kinds)
         self._cumulative = [
@@ -174,17 +188,17 @@ class WorkloadGenerator:
             if self._schedule.recorded is not None and self._schedule.recorded[row] >= 0:
                 recorded = self._schedule.recordings[self._schedule.recorded[row]]
         kind = self._kinds[number]
-        slo = self._slo[kind.slo]
+        slo_class, bounds = self._bounds[number]
         return RequestSpec(
             uid=uid,
             device=device,
             kind=number,
             prompt_tokens=prompt,
             output_tokens=output,
-            slo_ttft_s=slo.ttft_s,
-            slo_tpot_s=slo.tpot_s,
+            slo_class=slo_class,
             acceptance_kinds=kind.acceptance_kinds,
             recorded=recorded,
+            **bounds,
         )
 
     def _lengths(self, kind: RequestKind, uid: int) -> tuple[int, int]:

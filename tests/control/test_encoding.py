@@ -47,6 +47,11 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         waiting=8,
         max_num_seqs=12,
         age_s=0.02,
+        plain=2,
+        colocated=3,
+        remote=4,
+        gamma_mean=2.5,
+        prefill_tokens=700,
     )
     candidate = make_candidate(
         Site.OWN_DEVICE,
@@ -92,6 +97,10 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         "request.age_s": 2.5,
         "request.slo_ttft_s": 1.0,
         "request.slo_tpot_s": 0.05,
+        "request.slo_itl_p99_s": 0.2,
+        "request.slo_per_token_s": 0.04,
+        # 1.5 s for the first token, 21 more at 40 ms each, less the age of 2.5 s.
+        "request.deadline_slack_s": 1.5 + 21 * 0.04 - 2.5,
         "request.ttft_slack": 0.75,
         "request.tpot_slack": 0.6,
         "request.rounds": 5.0,
@@ -111,6 +120,13 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         "target.kv_fraction": 0.25,
         "target.waiting": 8.0,
         "target.seat_fraction": 0.75,
+        "target.plain": 2.0,
+        "target.colocated": 3.0,
+        "target.remote": 4.0,
+        "target.gamma_mean": 2.5,
+        "target.prefill_tokens": 700.0,
+        "target.token_s": 1e-5,
+        "target.prefill_token_s": 1e-4,
         "target.age_s": 0.02,
         "link.up": 1.0,
         "link.rtt_s": 0.02,
@@ -138,10 +154,16 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         "candidate_1.handover_s": 0.008,
         "candidate_1.move_s": 0.009,
         "candidate_1.target_queued": 3.0,
+        "candidate_1.target_resident": 9.0,
+        "candidate_1.target_colocated": 3.0,
+        "candidate_1.target_remote": 4.0,
+        "candidate_1.target_prefill_tokens": 700.0,
         "candidate_1.target_iteration_s": 0.03,
         "system.active_requests": 12.0,
         "system.arrivals_per_s": 3.0,
         "system.tokens_per_s": 800.0,
+        "system.own_attainment": 0.9,
+        "system.others_attainment": 0.7,
     }
     for name, value in expected.items():
         assert raw(name) == pytest.approx(value, rel=1e-5, abs=1e-9), name

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from dsd_env import rng
-from dsd_env.laws import arrivals, drafting, faults, links, reports, resolve, step_times, variates, view
+from dsd_env.laws import arrivals, drafting, faults, links, reports, resolve, slo, step_times, variates, view
+from dsd_env.laws.constants import NO_BOUND_S
 from dsd_env.rng import Stream
 
 TIMER = Case(
@@ -422,3 +423,58 @@ def test_the_first_reason_counts(
     moved: bool, can_draft: bool, batch: int, expected: tuple[int, int, int]
 ) -> None:
     assert resolve.resolved(3, batch, moved, can_draft, 8) == expected
+
+
+# ---------------------------------------------------------------------- service-level objectives
+
+
+def bounds(**values: float) -> Case:
+    """Return bounds that nothing exceeds, but for those given."""
+    none = NO_BOUND_S
+    plain = {
+        "slo_ttft_s": none, "slo_tpot_s": none, "slo_itl_p99_s": none, "slo_first_s": none,
+        "slo_per_token_s": none, "slo_token_share": 0.0,
+    }  # fmt: skip
+    return Case(**{**plain, **values})
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "before", "tokens", "late"),
+    # Token k is due at 1.0 + 0.1 k.
+    [(1.0, 0, 1, 0), (1.01, 0, 1, 1), (1.25, 0, 5, 3), (1.25, 3, 5, 0), (1.3, 3, 5, 0), (9.0, 2, 3, 3)],
+)
+def test_tokens_are_late_that_come_after_their_deadline(
+    elapsed_s: float, before: int, tokens: int, late: int
+) -> None:
+    assert slo.late_tokens(elapsed_s, 1.0, 0.1, before, tokens) == late
+
+
+def test_deliveries_are_counted_by_gap_and_by_deadline() -> None:
+    request = Case(arrival_s=10.0, longest_gap_s=0.0, late_gaps=0, late_tokens=0)
+    limits = bounds(slo_itl_p99_s=0.3, slo_first_s=1.0, slo_per_token_s=0.25)
+    arrivals_s = [(10.5, 1), (10.75, 3), (12.25, 2), (12.5, 1)]
+    before, previous_s = 0, 0.0
+    for arrives_s, tokens in arrivals_s:
+        slo.note_delivery(request, limits, before, tokens, previous_s, arrives_s)
+        before, previous_s = before + tokens, arrives_s
+    # One gap of 1.5 s; the tokens after it, 4 and 5, were due at 12.0 and 12.25, token 6 at 12.5.
+    assert (request.longest_gap_s, request.late_gaps, request.late_tokens) == (1.5, 1, 1)
+
+
+def test_an_objective_is_met_when_every_bound_is() -> None:
+    met = {"ttft_s": 0.5, "tpot_s": 0.02, "tokens": 201, "late_gaps": 2, "late_tokens": 20}
+    limits = bounds(slo_ttft_s=0.5, slo_tpot_s=0.02, slo_itl_p99_s=0.1, slo_token_share=0.9)
+    assert slo.is_met(limits, **met)
+    # One gap in a hundred, one token in ten.
+    for name, value in {"ttft_s": 0.51, "tpot_s": 0.021, "late_gaps": 3, "late_tokens": 21}.items():
+        assert not slo.is_met(limits, **{**met, name: value})
+    assert slo.is_met(bounds(), 1e6, 1e6, 201, 0, 201)
+
+
+def test_the_slack_of_a_deadline_is_the_time_to_the_next_token() -> None:
+    assert slo.deadline_slack_s(2.0, 5, 1.0, 0.25) == pytest.approx(0.25)
+
+
+def test_reports_divide_by_nothing_only_where_there_is_something() -> None:
+    assert reports.attainment(0.0, 0.0) == 1.0 and reports.attainment(1.0, 4.0) == 0.25
+    assert reports.mean_gamma(0, 0) == 0.0 and reports.mean_gamma(7, 2) == 3.5

@@ -53,7 +53,9 @@ def _totals(k, w, totals):
         at = k.term_total[i]
         total = float(w.totals_as_counts[at]) if k.term_counts[i] else w.totals_as_numbers[at]
         if elapsed_s > 0.0:
-            total += (w.in_system * k.term_per_request_s[i] + k.term_per_s[i]) * elapsed_s
+            rate = w.in_system * k.term_per_request_s[i] + k.term_per_s[i]
+            rate += w.occupied_gpus * k.term_per_gpu_s[i] + w.occupied_usd_per_s * k.term_per_usd[i]
+            total += rate * elapsed_s
         totals[i] = total
 
 

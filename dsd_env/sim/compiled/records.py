@@ -171,7 +171,8 @@ REPLAYED = Record(
 )
 """A request of a replayed trace; `recorded` is the row of its acceptance in `MODEL_SPEC.named`, or -1."""
 KIND_SPEC = Record(
-    "KindSpec", bound="f8", slo_ttft_s="f8", slo_tpot_s="f8", length_correlation="f8", length_rest="f8",
+    "KindSpec", bound="f8", slo_class="i4", slo_ttft_s="f8", slo_tpot_s="f8", slo_itl_p99_s="f8",
+    slo_first_s="f8", slo_per_token_s="f8", slo_token_share="f8", length_correlation="f8", length_rest="f8",
     prompt_tokens=LAW_SPEC, output_tokens=LAW_SPEC,
 )  # fmt: skip
 """A kind of request in the mix; `bound` is the cumulative share up to it."""
@@ -222,7 +223,8 @@ DRAFT_JOB = Record(
 
 REPORT = Record(
     "Report", time_s="f8", remaining_s="f8", iteration_s="f8", kv_fraction="f8", token_s="f8", queued="i4",
-    running="i4", resident="i4", waiting="i4", up="?",
+    running="i4", resident="i4", waiting="i4", up="?", plain="i4", colocated="i4", remote="i4",
+    gamma_mean="f8", prefill_tokens="i4",
 )  # fmt: skip
 """State of a target as it reports it."""
 RATES = Record("Rates", time_s="f8", arrivals_per_s="f8", tokens_per_s="f8")
@@ -243,7 +245,8 @@ TARGET = Record(
     n_ready="i4", n_running="i4", resident="i4", down="i4", idle="?", kv_reserved_tokens="i8",
     kv_given_tokens="i8", iterations="i8", joined="i8", admissions="i8", busy_s="f8", iteration_start_s="f8",
     expected_end_s="f8", iteration_s="f8", check_s="f8", admission_check_s="f8", oldest_s="f8",
-    iteration_tokens="f8", ready=Block("i4"), running=Block(SEAT),
+    iteration_tokens="f8", n_plain="i4", n_colocated="i4", n_remote="i4", gammas="i4", prefill_tokens="i4",
+    is_occupied="?", ready=Block("i4"), running=Block(SEAT),
 )  # fmt: skip
 """A target: requests that wait for admission, ready jobs, the iteration under way.
 
@@ -293,12 +296,14 @@ REQUEST = Record(
     served="i4", exchange="i4", patience_served="i4", resend_exchange="i4", patience_at_s="f8",
     resend_at_s="f8", resend_wait_s="f8", resend_payload="f8", resend_timer_s="f8",
     uid="i8",
+    # What it last asked of its target; what came late at its client.
+    mode="i4", mode_gamma="i4", late_gaps="i4", late_tokens="i4", longest_gap_s="f8",
 )  # fmt: skip
 
 COMPLETED = Record(
     "Completed", number="i4", device="i4", kind="i4", prompt_tokens="i4", output_tokens="i4", delivered="i4",
     rounds="i4", verifies="i4", drafted="i4", accepted="i4", uid="i8", arrival_s="f8", first_delivery_s="f8",
-    last_delivery_s="f8", completed_s="f8", slo_ttft_s="f8", slo_tpot_s="f8",
+    last_delivery_s="f8", completed_s="f8", late_gaps="i4", late_tokens="i4", longest_gap_s="f8",
 )  # fmt: skip
 """A row of the table of completed requests."""
 DELIVERED = Record("Delivered", arrives_s="f8", number="i4", tokens="i4")
@@ -313,19 +318,22 @@ DUE_NOW = Record("DueNow", place="i8", argument="i8")
 TARGET_VIEW = Record(
     "TargetView", index="f8", up="f8", queued="f8", running="f8", resident="f8", remaining_s="f8",
     iteration_s="f8", kv_fraction="f8", waiting="f8", max_num_seqs="f8", seat_fraction="f8",
-    max_batch_wait_s="f8", token_s="f8", prefill_token_s="f8", age_s="f8",
+    max_batch_wait_s="f8", token_s="f8", prefill_token_s="f8", age_s="f8", plain="f8", colocated="f8",
+    remote="f8", gamma_mean="f8", prefill_tokens="f8",
 )  # fmt: skip
 CANDIDATE_VIEW = Record(
     "CandidateView", site="f8", edge_server="f8", offered="f8", valid="f8", is_current="f8", same_target="f8",
     draft_step_s="f8", catch_up_s="f8", draft_wait_s="f8", rtt_s="f8", handover_s="f8", kv_lag_tokens="f8",
     move_s="f8", shares_target="f8", drafter="f8", kind="f8", model="f8", acceptance_rate="f8",
     tokens_per_round="f8", model_rounds="f8", drafter_number="f8", colocated="f8", own_device="f8",
-    is_head="f8", is_lookup="f8", target_queued="f8", target_iteration_s="f8",
+    is_head="f8", is_lookup="f8", target_queued="f8", target_resident="f8", target_colocated="f8",
+    target_remote="f8", target_prefill_tokens="f8", target_iteration_s="f8",
 )  # fmt: skip
 REQUEST_VIEW = Record(
     "RequestView", is_admission="f8", control_site="f8", control_at_target="f8", control_at_device="f8",
     control_at_edge_server="f8", prompt_tokens="f8", committed_tokens="f8", context_tokens="f8", age_s="f8",
-    slo_ttft_s="f8", slo_tpot_s="f8", ttft_s="f8", tpot_s="f8", ttft_slack="f8", tpot_slack="f8", rounds="f8",
+    slo_ttft_s="f8", slo_tpot_s="f8", slo_itl_p99_s="f8", slo_first_s="f8", slo_per_token_s="f8",
+    ttft_s="f8", tpot_s="f8", ttft_slack="f8", tpot_slack="f8", deadline_slack_s="f8", rounds="f8",
     acceptance_rate="f8", tokens_per_round="f8", recent_gammas=Array("f8", RECENT_ROUNDS),
     recent_accepted=Array("f8", RECENT_ROUNDS), last_confidence="f8", head_start_tokens="f8",
 )  # fmt: skip
@@ -334,7 +342,10 @@ LINK_VIEW = Record(
     loss="f8", age_s="f8",
 )  # fmt: skip
 DRAFTER_VIEW = Record("DrafterView", available="f8", step_s="f8", kv_lag_tokens="f8", jobs="f8")
-SYSTEM_VIEW = Record("SystemView", active_requests="f8", arrivals_per_s="f8", tokens_per_s="f8")
+SYSTEM_VIEW = Record(
+    "SystemView", active_requests="f8", arrivals_per_s="f8", tokens_per_s="f8", own_attainment="f8",
+    others_attainment="f8",
+)  # fmt: skip
 VIEW = Record(
     "View", now_s="f8", request_id="f8", device="f8", counter="f8", request=REQUEST_VIEW, link=LINK_VIEW,
     drafter=DRAFTER_VIEW, system=SYSTEM_VIEW,
@@ -347,6 +358,12 @@ _WHOLE = {name for name, field in Totals.__dataclass_fields__.items() if field.t
 TOTALS = Record("Totals", **{name: "i8" if name in _WHOLE else "f8" for name in Totals.__dataclass_fields__})
 """The running totals, with the fields of :class:`dsd_env.sim.metrics.Totals`."""
 WINDOW_START = Record("WindowStart", time_s="f8", totals=TOTALS, busy_s=Block("f8"))
+"""A boundary of the measured window or of its parts that has been passed."""
+CLASS_COUNTS = Record(
+    "ClassCounts", completed="i4", good="i4", completed_before="i4", good_before="i4", completed_per_s="f8",
+    good_per_s="f8",
+)  # fmt: skip
+"""Completions of a class of SLO in this telemetry period and the one before, and their running rates."""
 
 WORLD = Record(
     "World",
@@ -365,7 +382,10 @@ WORLD = Record(
     jobs=Block(DRAFT_JOB),
     drafters=Block(DRAFTER), devices=Block(DEVICE), channels=Block(CHANNEL), link_rates=Block(RATE),
     crashes=Block(CRASH), renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"), newly=Block("i4"),
-    window=Ref(WINDOW_START), table=Block(COMPLETED), deliveries=Block(DELIVERED), log=Block(LOGGED),
+    windows=Block(WINDOW_START), n_windows="i4", boundary_s="f8", first_measured="i8", end_measured="i8",
+    occupied_gpus="f8", occupied_usd_per_s="f8",
+    class_counts=Block(CLASS_COUNTS), attainments=Block("f8"), table=Block(COMPLETED),
+    deliveries=Block(DELIVERED), log=Block(LOGGED),
 )  # fmt: skip
 """The header of a world.
 
@@ -380,7 +400,8 @@ SCENARIO = Record(
     n_links="i4", n_crashes="i4", n_channels="i4", n_sites="i4", n_ranks="i4",
     heap_capacity="i4", due_capacity="i4", log_capacity="i4", table_capacity="i4", delivery_capacity="i4",
     ring="i4", gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4",
-    warmup="i4", cohort="i4", total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?",
+    by_number="?", n_boundaries="i4", boundaries_s=Block("f8"), n_classes="i4", attainment_weight="f8",
+    total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?",
     has_shares="?", replays_devices="?", replays_kinds="?", replay_random="?",
     horizon_s="f8", header_bytes="f8", bytes_per_token="f8", bytes_per_draft_token="f8", confidence_stop="f8",
     decision_latency_s="f8", telemetry_period_s="f8", stats_weight="f8", rate_weight="f8",
@@ -393,12 +414,14 @@ SCENARIO = Record(
     n_last_features="i4", feature_source=Block("i4"), feature_half=Block("f8"), feature_squashes=Block("f8"),
     n_due_fields="i4", due_source=Block("i4"),
     n_terms="i4", term_total=Block("i4"), term_counts=Block("?"), term_per_request_s=Block("f8"),
-    term_per_s=Block("f8"),
+    term_per_s=Block("f8"), term_per_gpu_s=Block("f8"), term_per_usd=Block("f8"),
     image_bytes="i8", image=Block("u8"),
 )  # fmt: skip
 """The header of a scenario's constants; `tables` writes it.
 
 `feature_source` and `due_source` say which number of the view is gathered. `term_total` says which total a
-reward term follows, `term_counts` that it is an integer; `term_per_request_s` and `term_per_s` say how fast
-it grows with time, for each request in the system and besides. `image` is a world before its seed is known.
+reward term follows, `term_counts` that it is an integer; `term_per_request_s`, `term_per_gpu_s`,
+`term_per_usd` and `term_per_s` say how fast it grows with time, for each request in the system, for each
+occupied GPU, for each dollar per second that these cost, and besides. `image` is a world before its seed is
+known.
 """

@@ -39,7 +39,8 @@ from dsd_env.sim.compiled.table_links import write_channels
 from dsd_env.sim.compiled.table_writer import Writer
 from dsd_env.sim.entities import StepTimer
 from dsd_env.sim.iteration import padded_tokens
-from dsd_env.sim.metrics import growth_per_s
+from dsd_env.sim.metrics import boundaries_s, growth_per_s
+from dsd_env.sim.reference import NOT_YET
 from dsd_env.sim.world import UNLIMITED_TOKENS, WorldBuilder, idle_w, kind_of
 
 Bytes = NDArray[np.uint8]
@@ -59,6 +60,7 @@ class Layout:
         state_bytes: Bytes of the state. The queue of events, the tables and the logs follow.
         n_features: Length of an observation.
         n_mask: Length of an action mask.
+        capacity_tokens_per_s: Saturated capacity of plain decoding.
     """
 
     scenario: Scenario
@@ -67,6 +69,7 @@ class Layout:
     state_bytes: int
     n_features: int
     n_mask: int
+    capacity_tokens_per_s: float
 
     def __deepcopy__(self, memo: object) -> Layout:
         # Nobody writes to it, so that copies of a world can share it.
@@ -171,8 +174,10 @@ class _Compiler(Writer):
             plain_chunk_tokens=protocol.plain_chunk_tokens,
             max_prompt_tokens=scenario.workload.max_prompt_tokens,
             max_output_tokens=scenario.workload.max_output_tokens,
-            warmup=scenario.episode.warmup_requests,
-            cohort=scenario.episode.warmup_requests + scenario.episode.requests,
+            by_number=scenario.episode.window_s is None,
+            n_boundaries=len(boundaries_s(scenario)),
+            n_classes=len(scenario.slo),
+            attainment_weight=min(1.0, protocol.telemetry_period_s / constants.ATTAINMENT_TIME_CONSTANT_S),
             total=-1 if total is None else total,
             pipelined=protocol.kind == "pipelined",
             horizon_s=scenario.episode.horizon_s,
@@ -191,6 +196,7 @@ class _Compiler(Writer):
             crash_detection_s=protocol.crash_detection_s,
         )
         self.k.point("gammas", self.buffer.numbers(actions.gammas, "i4"))
+        self.k.point("boundaries_s", self.buffer.numbers(boundaries_s(scenario), "f8"))
         self.k.point("batch_sizes", self.buffer.numbers(actions.batch_sizes, "i4"))
 
     def _fault_table(self) -> None:
@@ -384,16 +390,16 @@ class _Compiler(Writer):
 
     def _workload(self) -> None:
         workload = self.scenario.workload
-        kinds = list(workload.kinds.values())
+        kinds, classes = list(workload.kinds.values()), list(self.scenario.slo)
         total = sum(kind.weight for kind in kinds)
         rows = self.buffer.rows(rec.KIND_SPEC, len(kinds))
         for i, kind in enumerate(kinds):
-            slo, correlation = self.scenario.slo[kind.slo], kind.length_correlation
+            correlation = kind.length_correlation
             rows.set(
                 i,
                 bound=sum(other.weight for other in kinds[: i + 1]) / total,
-                slo_ttft_s=slo.ttft_s,
-                slo_tpot_s=slo.tpot_s,
+                slo_class=classes.index(kind.slo),
+                **self.scenario.slo[kind.slo].bounds(),
                 length_correlation=correlation,
                 length_rest=math.sqrt(1.0 - correlation * correlation),
             )
@@ -423,14 +429,14 @@ class _Compiler(Writer):
         slots = max_active_requests or (2 * self.n_devices + 64 if closed else 4096)
         # Per request: its wait, its drafter's prefill, a draft ahead, two timers, messages in vain.
         heap = heap_events or 8 * slots + 64 * self.n_targets + self.n_devices + len(self.crashing) + 64
-        cohort = int(h["cohort"][0])
-        deliveries = scenario.episode.requests * scenario.workload.max_output_tokens if keep_deliveries else 0
+        most_measured, most_rows = self._most_requests(slots)
+        deliveries = self._most_deliveries(most_measured) if keep_deliveries else 0
         self.set(
             n_slots=slots,
             heap_capacity=heap,
             due_capacity=4 * slots,
             log_capacity=log_events,
-            table_capacity=4 * cohort + 1024,
+            table_capacity=most_rows,
             delivery_capacity=deliveries,
         )
         world = Buffer()
@@ -438,7 +444,8 @@ class _Compiler(Writer):
         offered, places = int(h["n_offered"][0]), int(h["n_places"][0])
         ring, n_drafters = constants.REPORTS_KEPT, int(h["n_drafters"][0])
         w.array["pending"] = w.array["answered"] = -1
-        w.array["cohort_left"], w.array["free_n"] = cohort, slots
+        w.array["free_n"] = slots
+        self._measured(w)
 
         def block(name: str, record: rec.Record, n: int) -> Rows:
             rows = world.rows(record, n)
@@ -470,8 +477,12 @@ class _Compiler(Writer):
         w.point("free", world.numbers(np.arange(slots - 1, -1, -1), "i4"))
         w.point("newly", world.room(4 * slots))
         block("due_now", rec.DUE_NOW, 4 * slots)
-        window = block("window", rec.WINDOW_START, 1)
-        window.point("busy_s", world.room(8 * self.n_targets))
+        windows = max(1, int(h["n_boundaries"][0]))
+        rows = block("windows", rec.WINDOW_START, windows)
+        for i in range(windows):
+            rows.point("busy_s", world.room(8 * self.n_targets), i)
+        block("class_counts", rec.CLASS_COUNTS, len(scenario.slo))
+        w.point("attainments", world.room(8 * ring * len(scenario.slo)))
         most = max(target.max_num_seqs for target in scenario.targets.values())
         targets.set_columns(
             number=np.arange(self.n_targets),
@@ -503,7 +514,66 @@ class _Compiler(Writer):
         n_mask = len(actions.gammas) + len(actions.batch_sizes) + scenario.n_placements
         # Whole cache lines, so that two worlds share none.
         size = -(-world.size // 64) * 64
-        return Layout(scenario, self.buffer.array(), size, image_bytes, features, n_mask)
+        return Layout(
+            scenario,
+            self.buffer.array(),
+            size,
+            image_bytes,
+            features,
+            n_mask,
+            self.builder.capacity_tokens_per_s,
+        )
+
+    def _measured(self, w: Rows) -> None:
+        """Write which requests are measured, as far as that is known at the beginning."""
+        episode = self.scenario.episode
+        w.array["boundary_s"] = np.inf
+        if episode.window_s is None:
+            end = episode.warmup_requests + episode.measured_requests
+            w.set_columns(first_measured=episode.warmup_requests, end_measured=end, cohort_left=end)
+        else:
+            w.set_columns(
+                first_measured=NOT_YET, end_measured=NOT_YET, boundary_s=boundaries_s(self.scenario)[0]
+            )
+
+    def _most_requests(self, slots: int) -> tuple[int, int]:
+        """Return bounds on the measured requests and on the rows of the table of requests.
+
+        Of a window that is an estimate, with ample room: a client who asks four times a second, four times
+        the mean rate of open arrivals.
+        """
+        scenario, episode = self.scenario, self.scenario.episode
+        if episode.window_s is None:
+            n = episode.warmup_requests + episode.measured_requests
+            return episode.measured_requests, 4 * n + 1024
+        arrivals = scenario.workload.arrivals
+        peak = max(value for _, value in scenario.workload.load.points)
+        if isinstance(arrivals, ClosedLoop):
+            per_s = 4.0 * self.n_devices
+        elif self.builder.schedule is not None:
+            per_s = 4.0 * len(self.builder.schedule) / self.builder.schedule.period_s
+        else:
+            assert isinstance(arrivals, Poisson | Renewal)
+            per_s = 4.0 * arrivals.rate_per_s * peak
+        n = 1024 + int(per_s * episode.end_s)
+        return n, 2 * n + slots
+
+    def _most_deliveries(self, most_measured: int) -> int:
+        """Return a bound on the times at which measured requests get tokens.
+
+        There are no more than tokens; nor than targets can commit in three times the window, or in two
+        minutes more.
+        """
+        scenario = self.scenario
+        by_tokens = most_measured * scenario.workload.max_output_tokens
+        window_s = scenario.episode.window_s
+        if window_s is None:
+            return by_tokens
+        per_s = sum(
+            target.count * target.max_num_seqs / timer.step_s(1, 0, 0)
+            for target, (timer, _) in zip(scenario.targets.values(), self.builder.target_timers, strict=True)
+        )
+        return min(by_tokens, int(per_s * (3.0 * window_s + 120.0)) + 1024)
 
     def _world_rates(self, rows: Rows, channels: Rows, world: Buffer) -> None:
         """Let the channels that change point to their rates, and these to the windows of their faults."""
@@ -537,11 +607,16 @@ class _Compiler(Writer):
         totals = rec.TOTALS
         places = [totals.offsets[name] // 8 for name in names]
         counts = [totals.fields[name].kind == "i" for name in names]
-        per_request, rest = growth_per_s(1, 0.0), growth_per_s(0, idle_w(self.scenario))
+        rates = {
+            "term_per_request_s": growth_per_s(1.0, 0.0, 0.0, 0.0),
+            "term_per_s": growth_per_s(0.0, idle_w(self.scenario), 0.0, 0.0),
+            "term_per_gpu_s": growth_per_s(0.0, 0.0, 1.0, 0.0),
+            "term_per_usd": growth_per_s(0.0, 0.0, 0.0, 1.0),
+        }
         self.set(n_terms=len(names))
         self.k.point("term_total", self.buffer.numbers(places, "i4"))
         self.k.point("term_counts", self.buffer.numbers(counts, "?"))
-        for field, growth in (("term_per_request_s", per_request), ("term_per_s", rest)):
+        for field, growth in rates.items():
             self.k.point(field, self.buffer.numbers([growth.get(name, 0.0) for name in names], "f8"))
 
 

@@ -47,8 +47,13 @@ class CompletedSpec:
     kind: int
     prompt_tokens: int
     output_tokens: int
+    slo_class: int
     slo_ttft_s: float
     slo_tpot_s: float
+    slo_itl_p99_s: float
+    slo_first_s: float
+    slo_per_token_s: float
+    slo_token_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,9 @@ class CompletedRequest:
     accepted: int
     delivery_s: list[float]
     delivery_tokens: list[int]
+    longest_gap_s: float
+    late_gaps: int
+    late_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +175,14 @@ class WorldReader:
     def totals(self) -> Totals:
         """Return the cumulative totals until now."""
         totals = Totals(*self.header["totals"].item())
-        totals.accrue(self.now_s, int(self.header["in_system"]), float(self._sizes["idle_w"]))
+        header = self.header
+        totals.accrue(
+            self.now_s,
+            int(header["in_system"]),
+            float(self._sizes["idle_w"]),
+            float(header["occupied_gpus"]),
+            float(header["occupied_usd_per_s"]),
+        )
         return totals
 
     def completed(self, *, deliveries: bool) -> list[CompletedRequest]:
@@ -181,11 +196,18 @@ class WorldReader:
         columns = {name: table[name].tolist() for name in rec.COMPLETED.fields}
         log = self._deliveries() if deliveries else {}
         requests = []
+        classes = list(self.scenario.slo)
+        bounds = [
+            {"slo_class": classes.index(kind.slo), **self.scenario.slo[kind.slo].bounds()}
+            for kind in self.scenario.workload.kinds.values()
+        ]
         for values in zip(*columns.values(), strict=True):
             row = dict(zip(columns, values, strict=True))
             brief = ([row["first_delivery_s"], row["last_delivery_s"]], [1, row["delivered"] - 1])
             delivery_s, delivery_tokens = log.get(row["number"], brief)
-            spec = CompletedSpec(**{name: row[name] for name in CompletedSpec.__dataclass_fields__})
+            spec = CompletedSpec(
+                row["uid"], row["kind"], row["prompt_tokens"], row["output_tokens"], **bounds[row["kind"]]
+            )
             requests.append(
                 CompletedRequest(
                     row["number"],
@@ -199,6 +221,9 @@ class WorldReader:
                     row["accepted"],
                     delivery_s,
                     delivery_tokens,
+                    row["longest_gap_s"],
+                    row["late_gaps"],
+                    row["late_tokens"],
                 )
             )
         return requests
@@ -221,24 +246,44 @@ class WorldReader:
     def metrics(self) -> dict[str, float]:
         """Return every metric of the episode so far; see :meth:`ReferenceSimulation.metrics`."""
         n_targets = int(self._sizes["n_targets"])
-        window = self.rows("window", 1)[0]
-        at = int(self.header["window"]) + int(window["busy_s"])
-        busy_s = self.world[at : at + 8 * n_targets].view(np.float64).tolist()
-        start = Window(float(window["time_s"]), Totals(*window["totals"].item()), busy_s)
-        end = Window(self.now_s, self.totals(), self._busy_until_s(n_targets))
-        warmup, cohort = int(self._sizes["warmup"]), int(self._sizes["cohort"])
-        requests = [r for r in self.completed(deliveries=True) if warmup <= r.number < cohort]
+        windows = [self._window(row) for row in self.rows("windows", int(self.header["n_windows"]))]
+        now = Window(self.now_s, self.totals(), self._busy_until_s(n_targets))
+        first, end = int(self.header["first_measured"]), int(self.header["end_measured"])
+        cohort = [r for r in self.completed(deliveries=True) if first <= r.number < end]
         metrics = episode_metrics(
             self.scenario,
-            requests,  # type: ignore[arg-type]
-            start,
-            end,
+            cohort,  # type: ignore[arg-type]
+            self._unfinished(first, end),
+            windows,
+            now,
             int(self.header["arrived"]),
             int(self.header["totals"]["completed"]),
+            self.layout.capacity_tokens_per_s,
         )
         if self._sizes["delivery_capacity"] == 0:
             metrics.update({name: float("nan") for name in metrics if name.startswith("itl_s")})
         return metrics
+
+    def _window(self, row: Any) -> Window:
+        """Return a boundary of the measured window."""
+        n_targets = int(self._sizes["n_targets"])
+        # The row says where its busy times lie, in bytes from itself.
+        at = row.__array_interface__["data"][0] - self.world.__array_interface__["data"][0]
+        at += int(row["busy_s"])
+        busy_s = self.world[at : at + 8 * n_targets].view(np.float64).tolist()
+        return Window(float(row["time_s"]), Totals(*row["totals"].item()), busy_s)
+
+    def _unfinished(self, first: int, end: int) -> list[tuple[float, int]]:
+        """Return arrival and class of SLO of the requests of the window that have not completed, in order."""
+        if self.scenario.episode.window_s is None:
+            return []
+        rows = self.rows("requests", int(self._sizes["n_slots"]))
+        rows = rows[
+            (rows["number"] >= first) & (rows["number"] < end) & (rows["number"] >= 0) & ~rows["done"]
+        ]
+        rows = rows[np.argsort(rows["number"])]
+        classes, kinds = list(self.scenario.slo), list(self.scenario.workload.kinds.values())
+        return [(float(row["arrival_s"]), classes.index(kinds[int(row["kind"])].slo)) for row in rows]
 
     def _busy_until_s(self, n_targets: int) -> list[float]:
         """Return the time that each target has been busy, the iteration under way included."""
@@ -494,7 +539,18 @@ def _request_view(row: Any) -> RequestView:
 def _target_view(row: Any) -> TargetView:
     values = dict(zip(rec.TARGET_VIEW.fields, row.item(), strict=True))
     values["up"] = values["up"] != 0.0
-    for name in ("index", "queued", "running", "resident", "waiting", "max_num_seqs"):
+    for name in (
+        "index",
+        "queued",
+        "running",
+        "resident",
+        "waiting",
+        "max_num_seqs",
+        "plain",
+        "colocated",
+        "remote",
+        "prefill_tokens",
+    ):
         values[name] = int(values[name])
     del values["seat_fraction"]  # the view derives it
     return TargetView(**values)

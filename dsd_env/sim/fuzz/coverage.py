@@ -213,6 +213,9 @@ def features_of(scenario: Scenario) -> set[str]:
         "profiles": any(isinstance(target.profile, str) for target in targets),
         "total_requests": scenario.episode.total_requests is not None,
         "warmup": scenario.episode.warmup_requests > 0,
+        "window": scenario.episode.window_s is not None,
+        "token_deadlines": any(slo.deadlines is not None for slo in scenario.slo.values()),
+        "itl_bound": any(slo.itl_p99_s is not None for slo in scenario.slo.values()),
     }
     found = {name for name, used in uses.items() if used}
     found |= {f"colocated {mode}" for mode in colocated}

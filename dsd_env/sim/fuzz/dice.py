@@ -11,6 +11,7 @@ T = TypeVar("T")
 Data = dict[str, Any]
 
 FEATURES = (
+    "window",
     "bandwidth",
     "bandwidth_collapse",
     "client_timeout",

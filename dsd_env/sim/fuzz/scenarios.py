@@ -94,14 +94,11 @@ def _scenario(dice: Dice, series: dict[str, str], traces: dict[str, Mapping[str,
         "targets": targets,
         "links": links,
         "acceptance": acceptance,
-        "slo": {
-            "s0": {"ttft_s": 0.5, "tpot_s": 0.04},
-            "s1": {"ttft_s": 4 * dice.menu.step_s[0], "tpot_s": 0.01},
-        },
+        "slo": {"s0": {"ttft_s": 0.5, "tpot_s": 0.04}, "s1": _slo(dice)},
         "workload": workload,
         "protocol": _protocol(dice),
         "actions": actions,
-        "episode": _episode(dice),
+        "episode": _episode(dice, workload),
     }
     if edges:
         scenario["edge_servers"] = edges
@@ -267,7 +264,33 @@ def _source(dice: Dice, traces: dict[str, Mapping[str, Any]]) -> Data:
     )
 
 
-def _episode(dice: Dice) -> Data:
+def _slo(dice: Dice) -> Data:
+    step_s = dice.menu.step_s[0]
+    slo: Data = {}
+    if dice.chance(0.6):
+        slo["itl_p99_s"] = dice.pick(2, 1, 4) * step_s
+    if dice.chance(0.4):
+        slo["deadlines"] = {
+            "first_s": dice.pick(8, 4, 32) * step_s,
+            "per_token_s": dice.pick(1.0, 0.5, 2.0) * step_s,
+            "token_share": dice.pick(1.0, 0.9, 0.5),
+        }
+    if not slo or dice.chance(0.4):
+        slo |= {"ttft_s": 4 * step_s, "tpot_s": 0.01}
+    return slo
+
+
+def _episode(dice: Dice, workload: Data) -> Data:
+    if dice.has("window", 0.25):
+        load = workload.get("load") or {}
+        cycle_s = load.get("period_s", 0.5) if len(load.get("points", ())) > 1 else 0.5
+        warmup_s, window_s = dice.pick(0.0, 0.25, 1.0), dice.pick(2, 1, 5) * cycle_s
+        most_s = warmup_s + window_s
+        return {
+            "warmup_s": warmup_s,
+            "window_s": window_s,
+            "horizon_s": dice.pick(20.0 + most_s, most_s, 1.5 + most_s),
+        }
     episode: Data = {
         "requests": dice.pick(12, 40, 5, 100, 1),
         "horizon_s": dice.pick(20.0, 4.0, 1.5, 60.0),

@@ -75,7 +75,8 @@ def _many_on_one_drafter(dice: Dice, scenario: Data) -> None:
         kind["output_tokens"] = {"distribution": "constant", "value": dice.pick(40, 16)}
         kind.pop("length_correlation", None)
     scenario["episode"]["requests"] = dice.pick(40, 100)
-    scenario["episode"].pop("total_requests", None)
+    for key in ("total_requests", "warmup_s", "window_s"):
+        scenario["episode"].pop(key, None)
 
 
 def _more_devices(dice: Dice, scenario: Data) -> None:

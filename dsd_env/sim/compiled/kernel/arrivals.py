@@ -9,11 +9,12 @@ from dsd_env.laws import arrivals, variates
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR, REQUESTS_PER_DEVICE, TOKENS_PER_ROUND_PRIOR
 from dsd_env.rng import Stream
 from dsd_env.sim.compiled.codes import CLIENT_RENEWALS, RENEWAL, REPLAY
+from dsd_env.sim.compiled.kernel.accounts import accrue, is_measured, note_window
 from dsd_env.sim.compiled.kernel.draws import key, normal, uniform, uniform_from_key
 from dsd_env.sim.compiled.kernel.events import AT_ARRIVAL, LOG_ARRIVAL, log, push
 from dsd_env.sim.compiled.kernel.jit import ZERO, compile_laws, jit, number
-from dsd_env.sim.compiled.kernel.requests import accrue, arrivals_are_over, ask
-from dsd_env.sim.compiled.kernel.rows import assign, clear
+from dsd_env.sim.compiled.kernel.requests import arrivals_are_over, ask
+from dsd_env.sim.compiled.kernel.rows import clear
 from dsd_env.sim.compiled.kernel.targets import OWN_DEVICE
 from dsd_env.sim.compiled.status import SLOTS_FULL
 
@@ -165,8 +166,11 @@ def _arrive(k, w, number_of_device, row):
     request.site, request.at = OWN_DEVICE, number_of_device
     request.arrival_s, request.slo_ttft_s, request.slo_tpot_s = w.now_s, spec.slo_ttft_s, spec.slo_tpot_s
     accrue(k, w, w.now_s)
-    if request.number == k.warmup:
-        _begin_window(k, w)
+    if k.by_number:
+        if request.number == w.first_measured:
+            note_window(k, w, w.now_s)
+    elif is_measured(w, request.number):
+        w.cohort_left += 1
     w.arrived += 1
     w.in_system += 1
     log(k, w, LOG_ARRIVAL, number_of_device, request.number, request.prompt_tokens)
@@ -204,17 +208,3 @@ def _draw_lengths(k, w, request, spec, uid):
         output = variates.value_at(spec.output_tokens, spec.length_correlation * z + spec.length_rest * own)
     request.prompt_tokens = variates.whole_tokens(prompt, k.max_prompt_tokens)
     request.output_tokens = variates.whole_tokens(output, k.max_output_tokens)
-
-
-@jit
-def _begin_window(k, w):
-    """Note the totals at the start of the measurement window."""
-    window = w.window
-    window.time_s = w.now_s
-    assign(window.totals, w.totals)
-    for target in range(k.n_targets):
-        server = w.targets[target]
-        busy_s = server.busy_s
-        if not server.idle:
-            busy_s = busy_s + (w.now_s - server.iteration_start_s)
-        window.busy_s[target] = busy_s

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dsd_env.laws import drafting, reports, step_times
 from dsd_env.sim.compiled.codes import AHEAD_JOB, DRAFTS_ALONE, DRAFTS_SHARED, JOBS, LOOKUP, ROUND_JOB
+from dsd_env.sim.compiled.kernel.accounts import occupancy_changes
 from dsd_env.sim.compiled.kernel.events import (
     AT_DRAFT_END,
     LOG_DRAFT_END,
@@ -189,10 +190,13 @@ def start_drafts(k, w, host):
             return
         host.head = job.next
         host.queued -= 1
-        if host.active == 0:
+        begins = host.active == 0
+        if begins:
             host.busy_since_s = w.now_s
             host.running = number
         host.active += 1
+        if begins and k.drafters[host.number].gpus > 0.0:
+            occupancy_changes(k, w)
         host.context_tokens += job.context_tokens
         job.state, job.order = drafting.ACTIVE, host.starts
         host.starts += 1
@@ -227,9 +231,13 @@ def drafting_over(k, w, drafter):
     """Book the cost of a drafter's busy period, which has just ended."""
     spec = k.drafters[drafter.number]
     busy_s = w.now_s - drafter.busy_since_s
-    w.totals.energy_joules += (spec.busy_w - spec.idle_w) * busy_s
-    w.totals.gpu_s += busy_s * spec.gpus
-    w.totals.cloud_usd += busy_s * spec.gpus * spec.price_usd_per_gpu_hour / 3600.0
+    joules = (spec.busy_w - spec.idle_w) * busy_s
+    w.totals.energy_joules += joules
+    if spec.gpus == 0.0:  # a user's device
+        w.totals.client_joules += joules
+    else:
+        w.totals.gpu_s += busy_s * spec.gpus
+        occupancy_changes(k, w)
 
 
 # ---------------------------------------------------------------------- giving up

@@ -8,11 +8,12 @@ import math
 from dsd_env.laws import faults
 from dsd_env.sim.compiled.codes import AT_EDGE, AT_TARGET
 from dsd_env.sim.compiled.kernel import batching
+from dsd_env.sim.compiled.kernel.accounts import occupy
 from dsd_env.sim.compiled.kernel.drafters import at_target, crash_drafters, drafters_return, lose_kv
 from dsd_env.sim.compiled.kernel.events import AT_FAULT, LOG_FAULT, LOG_RETURN, log, push
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
 from dsd_env.sim.compiled.kernel.requests import FOR_PLACE, abandon, ask, finished, is_down, reconnect
-from dsd_env.sim.compiled.kernel.targets import EDGE_SERVER, OWN_DEVICE, iteration_over
+from dsd_env.sim.compiled.kernel.targets import EDGE_SERVER, NO_MODE, OWN_DEVICE, iteration_over
 
 compile_laws(faults)
 
@@ -86,6 +87,8 @@ def _crash_target(k, w, server):
     if not server.idle:
         iteration_over(k, w, server)
     server.n_ready, server.waiting, server.resident = 0, 0, 0
+    server.n_plain = server.n_colocated = server.n_remote = server.gammas = server.prefill_tokens = 0
+    occupy(k, w, server)
     server.kv_reserved_tokens = 0
     server.check_s, server.admission_check_s, server.oldest_s = math.inf, math.inf, math.inf
     server.stands_back, server.least_batch = 0, batching.NOBODY
@@ -97,6 +100,7 @@ def _crash_target(k, w, server):
         request = w.requests[slot]
         number = request.number
         request.target, request.kv_reserved_tokens, request.kept_tokens = -1, 0, 0
+        request.mode = NO_MODE
         w.totals.interruptions += 1
         abandon(k, w, request)
         reconnect(k, w, request)

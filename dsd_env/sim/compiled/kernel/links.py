@@ -65,8 +65,10 @@ def send(k, w, channel, size_bytes):
 @jit
 def count_bytes(k, w, size_bytes, device):
     """Book a message that a device sends or receives."""
+    joules = size_bytes * k.devices[device].radio_joules_per_byte
     w.totals.network_bytes += size_bytes
-    w.totals.energy_joules += size_bytes * k.devices[device].radio_joules_per_byte
+    w.totals.energy_joules += joules
+    w.totals.client_joules += joules
 
 
 @jit

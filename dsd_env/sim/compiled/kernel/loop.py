@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from dsd_env.laws import links, resolve, step_times
 from dsd_env.rng import Stream
 from dsd_env.sim.compiled.codes import NO_DRAFTER
+from dsd_env.sim.compiled.kernel.accounts import accrue, pass_boundary
 from dsd_env.sim.compiled.kernel.arrivals import arrival, begin_arrivals, think
 from dsd_env.sim.compiled.kernel.drafters import step_s
 from dsd_env.sim.compiled.kernel.draws import uniform
@@ -39,7 +42,7 @@ from dsd_env.sim.compiled.kernel.jit import compile_laws, entry, jit, native, nu
 from dsd_env.sim.compiled.kernel.links import begin_channel, one_way_s
 from dsd_env.sim.compiled.kernel.observe import batch_matters, encode, observe, write_mask
 from dsd_env.sim.compiled.kernel.protocol import decided, delivery, draft_end, job_done
-from dsd_env.sim.compiled.kernel.requests import accrue, arrivals_are_over, free
+from dsd_env.sim.compiled.kernel.requests import arrivals_are_over, free
 from dsd_env.sim.compiled.kernel.rows import cast, copy_words
 from dsd_env.sim.compiled.kernel.targets import end_iteration, look, target_step_s
 from dsd_env.sim.compiled.kernel.telemetry import publish
@@ -166,6 +169,9 @@ def run(k, w):
             place, argument = take_due(w)
         else:
             first = w.heap[0]
+            if w.boundary_s < math.inf and (w.heap_n == 0 or first.time_s >= w.boundary_s):
+                pass_boundary(k, w)
+                continue
             if w.heap_n == 0 or first.time_s > k.horizon_s:
                 w.status = TRUNCATED
                 accrue(k, w, k.horizon_s)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from dsd_env.control.view import RECENT_ROUNDS
-from dsd_env.laws import reports, resolve, view
+from dsd_env.laws import reports, resolve, slo, view
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
 from dsd_env.sim.compiled.codes import DRAFTS_ALONE, DRAFTS_SHARED, HEAD, LOOKUP, MODEL, NO_DRAFTER
 from dsd_env.sim.compiled.kernel.drafters import context_tokens, host_of, lag_tokens, step_s
@@ -47,7 +47,7 @@ def observe(k, w, request):
     if site == OWN_DEVICE:
         request.own_jobs = own_jobs(k, w, request.device)
     v.now_s, v.request_id, v.device, v.counter = w.now_s, request.number, request.device, request.decisions
-    _view_request(v.request, w, request)
+    _view_request(k, v.request, w, request)
     _view_link(k, w, v.link, request)
     _view_drafter(k, w, v.drafter, request)
     rates, system = w.rates[latest], v.system
@@ -56,13 +56,20 @@ def observe(k, w, request):
     for target in range(k.n_targets):
         active += w.reports[target * k.ring + latest].resident
     system.active_requests = active
+    own = k.kinds[request.kind].slo_class
+    system.own_attainment = w.attainments[latest * k.n_classes + own]
+    others = 1.0
+    for n in range(k.n_classes):
+        if n != own:
+            others = min(others, w.attainments[latest * k.n_classes + n])
+    system.others_attainment = others if k.n_classes > 1 else system.own_attainment
     for i in range(k.n_offered):
         _candidates(k, w, request, i, latest)
 
 
 @jit
-def _view_request(v, w, request):
-    committed, site = request.committed, request.site
+def _view_request(k, v, w, request):
+    committed, site, bounds = request.committed, request.site, k.kinds[request.kind]
     v.is_admission = 1.0 if request.target < 0 else 0.0
     v.control_site = site
     v.control_at_target = 1.0 if site == COLOCATED else 0.0
@@ -75,6 +82,9 @@ def _view_request(v, w, request):
     )
     v.age_s = w.now_s - request.arrival_s
     v.slo_ttft_s, v.slo_tpot_s = request.slo_ttft_s, request.slo_tpot_s
+    v.slo_itl_p99_s, v.slo_first_s = bounds.slo_itl_p99_s, bounds.slo_first_s
+    v.slo_per_token_s = bounds.slo_per_token_s
+    v.deadline_slack_s = slo.deadline_slack_s(v.age_s, committed, v.slo_first_s, v.slo_per_token_s)
     v.ttft_s = request.first_commit_s - request.arrival_s if committed > 0 else 0.0
     v.tpot_s = view.time_per_token_s(request.first_commit_s, request.last_commit_s, committed)
     v.ttft_slack = view.ttft_slack(v.ttft_s, v.age_s, v.slo_ttft_s)
@@ -164,6 +174,8 @@ def _view_target(k, w, request, v, latest):
     v.seat_fraction = report.resident / spec.max_num_seqs
     v.max_batch_wait_s, v.prefill_token_s = spec.max_batch_wait_s, spec.prefill_token_s
     v.age_s = w.now_s - report.time_s
+    v.plain, v.colocated, v.remote = report.plain, report.colocated, report.remote
+    v.gamma_mean, v.prefill_tokens = report.gamma_mean, report.prefill_tokens
 
 
 # ---------------------------------------------------------------------- candidates
@@ -206,6 +218,8 @@ def _candidates(k, w, request, i, latest):
         c.drafter, c.drafter_number = place.rank, drafter
         _tell_of_drafter(k, w, request, c, drafter)
         c.target_queued, c.target_iteration_s = at_target.queued, at_target.iteration_s
+        c.target_resident, c.target_prefill_tokens = at_target.resident, at_target.prefill_tokens
+        c.target_colocated, c.target_remote = at_target.colocated, at_target.remote
 
 
 @jit

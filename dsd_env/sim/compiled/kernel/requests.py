@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
-from dsd_env.laws import drafting, view
+import math
+
+from dsd_env.laws import drafting, slo, view
 from dsd_env.sim.compiled.codes import JOBS, ROUND_JOB
+from dsd_env.sim.compiled.kernel.accounts import accrue, is_measured
 from dsd_env.sim.compiled.kernel.drafters import discard_head_start, roll_back, withdraw
 from dsd_env.sim.compiled.kernel.events import (
     AT_DECISION,
@@ -19,7 +22,7 @@ from dsd_env.sim.compiled.kernel.events import (
 )
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
 from dsd_env.sim.compiled.kernel.targets import EDGE_SERVER, OWN_DEVICE, queue_at
-from dsd_env.sim.compiled.status import TERMINATED, TRUNCATED
+from dsd_env.sim.compiled.status import TABLE_FULL, TERMINATED, TRUNCATED
 
 compile_laws(view)
 
@@ -142,16 +145,6 @@ def prefill_elsewhere(request):
 
 
 @jit
-def accrue(k, w, now_s):
-    """Bring the totals that grow with time up to a time."""
-    elapsed_s = now_s - w.totals.time_s
-    if elapsed_s > 0.0:
-        w.totals.request_seconds += w.in_system * elapsed_s
-        w.totals.energy_joules += k.idle_w * elapsed_s
-        w.totals.time_s = now_s
-
-
-@jit
 def arrivals_are_over(k, w, before):
     """Return whether the workload is finished once `before` more requests have arrived."""
     return k.total >= 0 and w.arrived + before >= k.total
@@ -164,12 +157,16 @@ def complete(k, w, request):
     if request.drafts_ahead:
         roll_back(k, w, request)
     w.in_system -= 1
-    first_s = request.first_delivery_s
+    spec, first_s = k.kinds[request.kind], request.first_delivery_s
+    ttft_s = first_s - request.arrival_s
     tpot_s = view.time_per_token_s(first_s, request.last_delivery_s, request.output_tokens)
-    totals = w.totals
+    met = slo.is_met(spec, ttft_s, tpot_s, request.output_tokens, request.late_gaps, request.late_tokens)
+    totals, counts = w.totals, w.class_counts[spec.slo_class]
     totals.completed += 1
-    if first_s - request.arrival_s <= request.slo_ttft_s and tpot_s <= request.slo_tpot_s:
+    counts.completed += 1
+    if met:
         totals.good += 1
+        counts.good += 1
     else:
         totals.slo_violations += 1
     totals.tpot_cost += tpot_s / request.slo_tpot_s
@@ -179,9 +176,9 @@ def complete(k, w, request):
     w.newly_n += 1
     _keep_row(k, w, request)
     log(k, w, LOG_COMPLETE, request.device, request.number, w.now_s - request.arrival_s)
-    if request.number < k.cohort:
+    if request.number < w.end_measured and (k.by_number or is_measured(w, request.number)):
         w.cohort_left -= 1
-        if w.cohort_left == 0:
+        if w.cohort_left == 0 and w.boundary_s == math.inf:
             w.status = TRUNCATED
     if arrivals_are_over(k, w, 0) and w.in_system == 0:
         w.status = TERMINATED
@@ -192,8 +189,11 @@ def _keep_row(k, w, request):
     """Put a completed request into the table; the cohort's always have room."""
     n = w.table_n
     # What the cohort may still need is kept free.
-    if request.number >= k.cohort and n + w.cohort_left >= k.table_capacity:
+    if request.number >= w.end_measured and n + w.cohort_left >= k.table_capacity:
         w.table_dropped += 1
+        return
+    if n >= k.table_capacity:
+        w.error = TABLE_FULL
         return
     w.table_n = n + 1
     row = w.table[n]
@@ -203,7 +203,8 @@ def _keep_row(k, w, request):
     row.drafted, row.accepted = request.drafted, request.accepted
     row.arrival_s, row.completed_s = request.arrival_s, w.now_s
     row.first_delivery_s, row.last_delivery_s = request.first_delivery_s, request.last_delivery_s
-    row.slo_ttft_s, row.slo_tpot_s = request.slo_ttft_s, request.slo_tpot_s
+    row.late_gaps, row.late_tokens = request.late_gaps, request.late_tokens
+    row.longest_gap_s = request.longest_gap_s
 
 
 @jit

@@ -6,12 +6,14 @@ from __future__ import annotations
 import math
 
 from dsd_env.control.view import RECENT_ROUNDS
-from dsd_env.laws import batching, drafting, step_times
+from dsd_env.laws import batching, drafting, slo, step_times
 from dsd_env.sim.compiled.kernel.acceptance import run_length, top1_prob
+from dsd_env.sim.compiled.kernel.accounts import is_measured, occupy
 from dsd_env.sim.compiled.kernel.batching import (
     JOB_COLOCATED,
     JOB_PLAIN,
     JOB_PREFILL,
+    JOB_VERIFY,
     compose,
     note_ready,
     remove_ready,
@@ -41,9 +43,14 @@ from dsd_env.sim.compiled.kernel.events import (
     push_now,
     tag,
 )
-from dsd_env.sim.compiled.kernel.jit import jit, number
+from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
 from dsd_env.sim.compiled.kernel.links import send_down
 from dsd_env.sim.compiled.status import DELIVERIES_FULL, TABLE_RANGE
+
+compile_laws(slo)
+
+NO_MODE = JOB_PREFILL
+"""Mode of a request that has asked for nothing but its prefill: it counts in none of the numbers by mode."""
 
 COLOCATED, OWN_DEVICE, EDGE_SERVER = (number(site) for site in range(3))
 """Where control is, and where drafts are made."""
@@ -122,7 +129,7 @@ def _skip_cached(spec, server, request):
         )
         needed = 1 if request.job_task == JOB_PREFILL else 0
         skipped = min(cached, request.job_prefill - needed)
-        request.job_prefill -= skipped
+        _set_prefill(server, request, request.job_prefill - skipped)
         request.job_prefilled += skipped
     request.kept_tokens = 0
 
@@ -143,6 +150,8 @@ def release(k, w, request):
         server.kv_reserved_tokens -= request.kv_reserved_tokens
         request.kv_reserved_tokens = 0
         server.resident -= 1
+    _set_mode(server, request, NO_MODE, 0)
+    occupy(k, w, server)
     _admit(k, w, server)
     wake(k, w, server)
 
@@ -153,21 +162,52 @@ def queue_at(k, w, request, server, task, gamma, prefill, warms, waits_for):
     request.served += 1
     request.asked_batch = request.batch_size
     request.job_task, request.job_gamma, request.job_chunk = task, gamma, k.plain_chunk_tokens
-    request.job_prefill, request.job_prefilled, request.warms = prefill, 0, warms
+    request.job_prefill, request.job_prefilled, request.warms = 0, 0, warms
     request.waits_for = waits_for
     target = server.number
     if request.target != target:
         if request.target >= 0:
             release(k, w, request)
         request.target = target
+        _set_prefill(server, request, prefill)
         _enter(k, w, server, request)
     elif request.kv_reserved_tokens == 0:  # preempted while it was away
-        _prefill_again(request)
+        _prefill_again(server, request)
         _enter(k, w, server, request)
     else:
+        _set_prefill(server, request, prefill)
         _join(k, w, server, request)
     request.site, request.at = COLOCATED, target
+    if task != JOB_PREFILL:
+        _set_mode(server, request, task, gamma)
     wake(k, w, server)
+
+
+@jit
+def _set_prefill(server, request, tokens):
+    """Note what a job still has to prefill."""
+    server.prefill_tokens += tokens - request.job_prefill
+    request.job_prefill = tokens
+
+
+@jit
+def _set_mode(server, request, mode, gamma):
+    """Count a resident by what it has last asked of its target, and with how many drafts."""
+    _count_mode(server, request.mode, request.mode_gamma, -1)
+    _count_mode(server, mode, gamma, 1)
+    request.mode, request.mode_gamma = mode, gamma
+
+
+@jit
+def _count_mode(server, mode, gamma, sign):
+    if mode == JOB_PLAIN:
+        server.n_plain += sign
+    elif mode == JOB_COLOCATED:
+        server.n_colocated += sign
+        server.gammas += sign * gamma
+    elif mode == JOB_VERIFY:
+        server.n_remote += sign
+        server.gammas += sign * gamma
 
 
 @jit
@@ -182,17 +222,18 @@ def _enter(k, w, server, request):
     server.waiting += 1
     if request.asked_batch > 1:
         server.stands_back += 1
+    occupy(k, w, server)
     _admit(k, w, server)
 
 
 @jit
-def _prefill_again(request):
+def _prefill_again(server, request):
     """Prefill the whole lost context again, but for the newest token, which the task processes.
 
     A request that was in before does not stand back when it returns.
     """
     newest = 0 if request.job_task == JOB_PREFILL else 1
-    request.job_prefill = context_tokens(request) - newest
+    _set_prefill(server, request, context_tokens(request) - newest)
     request.job_prefilled = 0
     request.asked_batch = 1
 
@@ -255,7 +296,7 @@ def _preempt(k, w, server, n):
     if here:
         if request.job_prefill != 0:
             request.kept_tokens = request.job_prefilled
-        _prefill_again(request)
+        _prefill_again(server, request)
         request.entered_s = w.now_s
         request.next = server.wait_head if server.waiting > 0 else -1
         if server.waiting == 0:
@@ -469,51 +510,48 @@ def _drafting_at(k, w, server, n, drafter, step):
 
 @jit
 def _caused_s(k, w, server, n, request, tokens, whole):
-    """Return by how much the iteration would be shorter without one of its sequences."""
+    """Return the part of the iteration's time that one of its sequences has to answer for."""
     new, kv, longest, longest_2, prefills, verifying = whole
     spec = k.targets[server.number]
     target, drafter = server.number, _uses(k, request)
     share_kv = _kv_read(request, tokens)
     others = longest_2 if tokens > 1 and share_kv == longest else longest
     with_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
-    without_s = 0.0
     caused_s = with_s + step_times.overhead_s(spec, n, new, verifying)
     if new > tokens:
-        without_s = _captured_step_s(k, w, target, new - tokens, kv - share_kv, others, prefills)
-        caused_s -= without_s
+        caused_s -= _captured_step_s(k, w, target, new - tokens, kv - share_kv, others, prefills)
         verifying -= _verifies(request, tokens)
         caused_s -= step_times.overhead_s(spec, n - 1, new - tokens, verifying)
-    for rank in range(k.n_ranks):
-        other = at_target(k, target, rank)
-        share = k.drafters[other].verify_share
-        if share > 0.0:
-            users = _passes(k, w, server, n, other)[0]
-            if users > 0:
-                alone = other == drafter and users == 1
-                caused_s += share * (with_s - (0.0 if alone else without_s))
     if drafter < 0:
         return caused_s
+    return caused_s + _drafting_share_s(k, w, server, n, request, tokens, with_s)
+
+
+@jit
+def _drafting_share_s(k, w, server, n, request, tokens, target_s):
+    """Return a sequence's share of its shared drafter's time: of each step among those that asked for it."""
+    drafter = _uses(k, request)
+    users, lag, lag_kv, lag_longest, _, _ = _passes(k, w, server, n, drafter)
+    share_s = k.drafters[drafter].verify_share * target_s / users
     if k.drafters[drafter].per_round:
-        return caused_s + step_s(k, w, drafter, 1, 0, 0)
-    share_lag, share_draft_kv, gamma = _draft_share(k, w, request, tokens)
-    _, lag, lag_kv, lag_longest, lag_longest_2, _ = _passes(k, w, server, n, drafter)
-    caused_s += step_s(k, w, drafter, lag, lag_kv, lag_longest)
-    if lag > share_lag:
-        others = lag_longest_2 if share_lag > 1 and share_draft_kv == lag_longest else lag_longest
-        caused_s -= step_s(k, w, drafter, lag - share_lag, lag_kv - share_draft_kv, others)
+        return share_s + step_s(k, w, drafter, 1, 0, 0)
+    share_lag, _, gamma = _draft_share(k, w, request, tokens)
+    least_s = step_s(k, w, drafter, users, lag_kv, 0)
+    share_s += least_s / users
+    more = lag - users
+    if more > 0:
+        first_s = step_s(k, w, drafter, lag, lag_kv, lag_longest)
+        share_s += (first_s - least_s) * (share_lag - 1) / more
     for step in range(2, gamma + 1):
         sequences, step_kv = _drafting_at(k, w, server, n, drafter, step)
-        caused_s += step_s(k, w, drafter, sequences, step_kv, 0)
-        if sequences > 1:
-            others_kv = step_kv - share_draft_kv - (step - 1)
-            caused_s -= step_s(k, w, drafter, sequences - 1, others_kv, 0)
-    return caused_s
+        share_s += step_s(k, w, drafter, sequences, step_kv, 0) / sequences
+    return share_s
 
 
 @jit
 def _charge(k, w, server, n, whole):
     """Account to each request of a batch how long it makes others wait."""
-    others = server.resident - 1
+    others = n - 1 + server.n_ready + server.waiting
     for i in range(n):
         request = w.requests[server.running[i].slot]
         caused_s = _caused_s(k, w, server, n, request, server.running[i].tokens, whole)
@@ -532,7 +570,6 @@ def iteration_over(k, w, server):
     server.idle = True
     server.busy_s += duration_s
     w.totals.gpu_s += duration_s * spec.gpus
-    w.totals.cloud_usd += duration_s * spec.gpus * spec.price_usd_per_gpu_hour / 3600.0
     w.totals.energy_joules += duration_s * (spec.busy_w - spec.idle_w)
     return duration_s
 
@@ -557,7 +594,7 @@ def end_iteration(k, w, server):
 def _advance(k, w, server, request, tokens):
     task = request.job_task
     if request.job_prefill != 0:
-        request.job_prefill -= tokens
+        _set_prefill(server, request, request.job_prefill - tokens)
         request.job_prefilled += tokens
         if request.warms and drafts_shared(k, request.drafter):
             set_valid_tokens(k, w, request, request.drafter, request.job_prefilled)
@@ -635,10 +672,12 @@ def _commit(k, w, request, tokens):
     number_of_request = request.number
     log(k, w, LOG_COMMIT, request.target, number_of_request, tokens)
     arrives_s = send_down(k, w, request, tokens * k.bytes_per_token)
+    before = request.committed - tokens
+    slo.note_delivery(request, k.kinds[request.kind], before, tokens, request.last_delivery_s, arrives_s)
     if first:
         request.first_delivery_s = arrives_s
     request.last_delivery_s = arrives_s
-    if k.delivery_capacity > 0 and k.warmup <= number_of_request < k.cohort:
+    if k.delivery_capacity > 0 and is_measured(w, number_of_request):
         n = w.deliveries_n
         if n >= k.delivery_capacity:
             w.error = DELIVERIES_FULL

@@ -24,6 +24,25 @@ def report_target(k, w, target, report):
     report.kv_fraction = server.kv_reserved_tokens / spec.kv_capacity_tokens
     report.token_s = reports.target_token_s(spec, server.iteration_tokens)
     report.up = server.down == 0
+    report.plain, report.colocated, report.remote = server.n_plain, server.n_colocated, server.n_remote
+    report.gamma_mean = reports.mean_gamma(server.gammas, server.n_colocated + server.n_remote)
+    report.prefill_tokens = server.prefill_tokens
+
+
+@jit
+def _publish_attainments(k, w, ring):
+    """Publish the shares of requests that met their SLO; what clients saw they tell a period later."""
+    period_s, weight = k.telemetry_period_s, k.attainment_weight
+    for n in range(k.n_classes):
+        counts = w.class_counts[n]
+        if w.now_s > 0.0:
+            counts.completed_per_s = reports.moved(
+                counts.completed_per_s, counts.completed_before / period_s, weight
+            )
+            counts.good_per_s = reports.moved(counts.good_per_s, counts.good_before / period_s, weight)
+            counts.completed_before, counts.good_before = counts.completed, counts.good
+            counts.completed, counts.good = 0, 0
+        w.attainments[ring * k.n_classes + n] = reports.attainment(counts.good_per_s, counts.completed_per_s)
 
 
 @jit
@@ -62,6 +81,7 @@ def publish(k, w):
         w.tokens_per_s = reports.moved(w.tokens_per_s, w.tokens_seen / period_s, k.rate_weight)
     rates = w.rates[ring]
     rates.time_s, rates.arrivals_per_s, rates.tokens_per_s = w.now_s, w.arrivals_per_s, w.tokens_per_s
+    _publish_attainments(k, w, ring)
     w.arrivals_seen, w.tokens_seen = 0, 0
     w.ticks += 1
     push(k, w, w.ticks * k.telemetry_period_s, AT_TELEMETRY, 0, 0)
