@@ -324,7 +324,9 @@ def test_the_pool_meets_what_was_published(name):
         for mixture in mixtures:
             figure = known.figures[mixture]
             rates = [tokens_per_round(by_kind[kind], figure.gamma, bounds) for kind in figure.kinds]
-            assert len(rates) / sum(1 / rate for rate in rates) == pytest.approx(figure.tokens, rel=0.005), drafter
+            assert len(rates) / sum(1 / rate for rate in rates) == pytest.approx(figure.tokens, rel=0.005), (
+                drafter
+            )
             met += 1
     assert met > 0 and target in {figure.target for figure in known.figures.values()}
 
