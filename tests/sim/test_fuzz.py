@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ from dsd_env.sim.fuzz import (
 )
 from dsd_env.sim.fuzz.coverage import features_of
 from dsd_env.sim.reference import ReferenceSimulation
+from dsd_env.sim.reference.drafters import Drafters
+from dsd_env.sim.reference.targets import Targets
 from tests.scenarios import TINY
 
 
@@ -184,15 +187,11 @@ def test_observation_and_mask_count(part: int, where: str) -> None:
 
 
 def test_an_error_of_an_engine_is_a_difference() -> None:
-    class Broken(ReferenceSimulation):
-        def _complete(self, request: Any) -> None:
-            raise KeyError("lost")
-
-    def broken(scenario: Any, seed: int, builder: Any, price: bool) -> Broken:
-        return Broken(scenario, seed, record_events=True, price_delays=price, builder=builder)
+    def lose(_requests: Any, _request: Any) -> None:
+        raise KeyError("lost")
 
     with pytest.raises(Difference) as caught:
-        run_case(tiny_case(), broken)
+        run_case(tiny_case(), reference_with("_requests", complete=lose))
     assert caught.value.kind == "error"
     assert "KeyError" in caught.value.details["error"]
     assert str(Path(__file__).parent) not in json.dumps(caught.value.to_json())
@@ -327,33 +326,36 @@ def find(engine: Any, episodes: int = 150) -> tuple[Case, Difference]:
     pytest.fail(f"no difference in {episodes} episodes")
 
 
-class _Reordered(ReferenceSimulation):
-    """The reference with one step in another order."""
+def reference_with(part: str, **methods: Any) -> Any:
+    """Return the reference engine with methods of one of its parts replaced."""
 
-    def _release(self, request: Any) -> None:
-        target = self._world.targets[request.target]
-        target.kv_reserved_tokens -= request.kv_reserved_tokens
-        request.kv_reserved_tokens = 0
-        target.resident -= 1
-        self._wake(target)
-        self._admit(target)
+    def engine(scenario: Any, seed: int, builder: Any, price_delays: bool) -> ReferenceSimulation:
+        simulation = ReferenceSimulation(
+            scenario, seed, record_events=True, price_delays=price_delays, builder=builder
+        )
+        altered_part = getattr(simulation, part)
+        for name, method in methods.items():
+            assert callable(getattr(altered_part, name))
+            setattr(altered_part, name, MethodType(method, altered_part))
+        return simulation
 
-
-def reordered(scenario: Any, seed: int, builder: Any, price_delays: bool) -> ReferenceSimulation:
-    return _Reordered(scenario, seed, record_events=True, price_delays=price_delays, builder=builder)
-
-
-class _Crashes(ReferenceSimulation):
-    """The reference, but that the drafts of a crashed drafter are queued again in reversed order."""
-
-    def _crash_drafters(self, drafters: Any) -> None:
-        for server in servers_of(drafters):
-            server.active.reverse()
-        super()._crash_drafters(drafters)
+    return engine
 
 
-def crashes(scenario: Any, seed: int, builder: Any, price_delays: bool) -> ReferenceSimulation:
-    return _Crashes(scenario, seed, record_events=True, price_delays=price_delays, builder=builder)
+def _release_in_another_order(self: Targets, request: Any) -> None:
+    target = self._world.targets[request.target]
+    target.kv_reserved_tokens -= request.kv_reserved_tokens
+    request.kv_reserved_tokens = 0
+    target.resident -= 1
+    self._wake(target)
+    self._admit(target)
+
+
+def _crash_in_reversed_order(self: Drafters, drafters: Any) -> None:
+    """Let the drafts of a crashed drafter be queued again in reversed order."""
+    for server in servers_of(drafters):
+        server.active.reverse()
+    Drafters.crash_drafters(self, drafters)
 
 
 @pytest.mark.parametrize(
@@ -365,8 +367,8 @@ def crashes(scenario: Any, seed: int, builder: Any, price_delays: bool) -> Refer
         altered("decision_latency_s", lambda s: s and _nudged(s)),
         altered("plain_chunk_tokens", lambda n: n + 1),
         altered("pipelined", lambda flag: not flag),
-        reordered,
-        crashes,
+        reference_with("_targets", _release=_release_in_another_order),
+        reference_with("_drafters", crash_drafters=_crash_in_reversed_order),
     ],
     ids=["detection", "patience", "timeout", "latency", "chunk", "pipelined", "reordered", "crashes"],
 )

@@ -148,7 +148,7 @@ def test_long_drafts_on_shared_gpus_are_charged_for_what_they_cost_others() -> N
     charges: dict[int, float] = {}
     while (view := simulation.next_decision()) is not None:
         simulation.decide(Decision(8 if view.request_id == 0 else 1, 2, 0))
-        for request in simulation._active.values():
+        for request in simulation._episode.active.values():
             charges[request.number] = request.delay_caused_s
     table = simulation.requests_table()
     assert table["verifies"].tolist() == [100, 100]
@@ -174,7 +174,7 @@ def test_nobody_is_charged_for_requests_that_are_away() -> None:
     while (view := simulation.next_decision()) is not None:
         away = view.request_id == 0 and not view.request.is_admission
         simulation.decide(Decision(1, 1, 1) if away else Decision(4, 1, 0))
-        for request in simulation._active.values():
+        for request in simulation._episode.active.values():
             charges[request.number] = request.delay_caused_s
     # Request 1 is done after a dozen iterations of 70 ms, before the other's first drafts are there: what
     # it is charged for is at most the prefill that the two shared.

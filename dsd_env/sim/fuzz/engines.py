@@ -21,9 +21,13 @@ class Engine(Protocol):
     """One episode of one scenario, stepped from decision to decision; see the reference engine."""
 
     scenario: Scenario
-    terminated: bool
-    truncated: bool
     events: list[Event]
+
+    @property
+    def terminated(self) -> bool: ...  # noqa: D102
+
+    @property
+    def truncated(self) -> bool: ...  # noqa: D102
 
     @property
     def now_s(self) -> float: ...  # noqa: D102

@@ -1,0 +1,33 @@
+"""The entities of a simulation: step timers, drafters, targets, devices and requests, a file for each kind.
+
+They hold state and compute durations; the engine decides what happens and when.
+"""
+
+from dsd_env.sim.entities.drafters import (
+    DrafterServer,
+    DraftJob,
+    HeadStart,
+    JobState,
+    SiteDrafter,
+    servers_of,
+)
+from dsd_env.sim.entities.requests import Device, Learned, Request
+from dsd_env.sim.entities.step_timer import StepTimer
+from dsd_env.sim.entities.targets import Job, Report, TargetServer, TargetTask
+
+__all__ = [
+    "Device",
+    "DraftJob",
+    "DrafterServer",
+    "HeadStart",
+    "Job",
+    "JobState",
+    "Learned",
+    "Report",
+    "Request",
+    "SiteDrafter",
+    "StepTimer",
+    "TargetServer",
+    "TargetTask",
+    "servers_of",
+]

@@ -1,0 +1,67 @@
+"""Messages between devices, edge servers and targets, and what they cost."""
+
+from __future__ import annotations
+
+from dsd_env.sim.entities import Device, Request
+from dsd_env.sim.events import EventKind
+from dsd_env.sim.reference.episode import Part
+
+
+class Links(Part):
+    """Sends messages: each function returns when its message arrives."""
+
+    def send_up(self, device: Device, payload_bytes: float, request: Request) -> float:
+        """Send from a device to a target."""
+        size = self._protocol.header_bytes + payload_bytes
+        arrives_s = device.up.send(self._now_s, size)
+        self._sent(device, device.up.last_lost, size)
+        request.own_jobs = device.jobs
+        return self._trace_message(f"up:{device.number}", request, 2 * device.number, arrives_s)
+
+    def send_down(self, device: Device, payload_bytes: float, request: Request) -> float:
+        """Send from a target to a device."""
+        size = self._protocol.header_bytes + payload_bytes
+        arrives_s = device.down.send(self._now_s, size)
+        self._sent(device, device.down.last_lost, size)
+        self._totals.cloud_usd += size * 1e-9 * self._episode.scenario.egress_usd_per_gigabyte
+        return self._trace_message(f"down:{device.number}", request, 2 * device.number, arrives_s)
+
+    def send_edge(self, device: Device, up: bool, payload_bytes: float, request: Request) -> float:
+        """Send between a device and its edge server, up or down."""
+        channel = device.edge_up if up else device.edge_down
+        assert channel is not None
+        size = self._protocol.header_bytes + payload_bytes
+        arrives_s = channel.send(self._now_s, size)
+        self.count_bytes(size, device)
+        return self._trace_message(f"lan:{device.number}", request, 2 * device.number + 1, arrives_s)
+
+    def send_backhaul(
+        self, edge: int, target: int, up: bool, payload_bytes: float, request: Request
+    ) -> float:
+        """Send between an edge server and a target, up or down."""
+        channel = self._world.backhauls[edge][target][0 if up else 1]
+        size = self._protocol.header_bytes + payload_bytes
+        arrives_s = channel.send(self._now_s, size)
+        self._totals.network_bytes += size
+        return self._trace_message(f"backhaul:{edge}", request, channel.number, arrives_s)
+
+    def measure_round_trip(self, request: Request, round_trip_s: float) -> None:
+        """Take a measured round trip into what the device's controller knows."""
+        request.device.measure(self._now_s, round_trip_s, self._protocol.stats_window)
+        request.own_jobs = request.device.jobs
+
+    def count_bytes(self, size_bytes: float, device: Device) -> None:
+        """Count bytes of a device, and the energy of its radio."""
+        joules = size_bytes * device.radio_joules_per_byte
+        self._totals.network_bytes += size_bytes
+        self._totals.energy_joules += joules
+        self._totals.client_joules += joules
+
+    def _sent(self, device: Device, lost: int, size_bytes: float) -> None:
+        device.loss += self._protocol.stats_window * ((1.0 if lost else 0.0) - device.loss)
+        self.count_bytes(size_bytes, device)
+
+    def _trace_message(self, lane: str, request: Request, link: int, arrives_s: float) -> float:
+        self._log(EventKind.SEND, link, request, arrives_s)
+        self._episode.add_bar(lane, "message", self._now_s, arrives_s, request.number)
+        return arrives_s

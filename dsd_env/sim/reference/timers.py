@@ -1,0 +1,63 @@
+"""Patience of targets with their drafters, and of clients with their results."""
+
+from __future__ import annotations
+
+import simpy
+
+from dsd_env.sim.entities import Request
+from dsd_env.sim.events import EventKind, Order
+from dsd_env.sim.reference.episode import Episode, Part
+from dsd_env.sim.reference.links import Links
+from dsd_env.sim.reference.requests import Interruption, Requests
+
+
+class Timers(Part):
+    """Waits a limited time for drafts and for results."""
+
+    def __init__(self, episode: Episode, links: Links, requests: Requests) -> None:
+        """Take part in an episode."""
+        super().__init__(episode)
+        self._links = links
+        self._requests = requests
+
+    def expect_drafts(self, request: Request) -> None:
+        """Start the target's patience: it has sent a result and waits a limited time for the next drafts."""
+        patience_s = self._protocol.patience_s
+        if patience_s is not None:
+            served = request.served
+            timer = self._env.at(self._now_s + patience_s, Order.TIMEOUT, 2 * request.number)
+            assert timer.callbacks is not None
+            timer.callbacks.append(lambda _event: self._patience_ends(request, served))
+
+    def _patience_ends(self, request: Request, served: int) -> None:
+        if request.served == served and not request.finished:
+            self._totals.takeovers += 1
+            self._log(EventKind.TAKEOVER, request.target, request, float(self._protocol.patience_s or 0.0))
+            self._requests.interrupt(request, Interruption.TAKEOVER)
+
+    def expect_result(self, request: Request, size_bytes: float) -> None:
+        """Start the device's time-out: it has sent drafts and sends them again if no result comes in time."""
+        request.exchange += 1
+        if self._protocol.client_timeout_s is not None:
+            self._send_again_after(request, size_bytes, self._protocol.client_timeout_s, request.exchange)
+
+    def _send_again_after(self, request: Request, payload_bytes: float, wait_s: float, exchange: int) -> None:
+        timer = self._env.at(self._now_s + wait_s, Order.TIMEOUT, 2 * request.number + 1)
+
+        def send_again(_event: simpy.Event) -> None:
+            if request.exchange != exchange or request.finished:
+                return
+            if request.device.down_faults == 0:
+                arrives_s = self._links.send_up(request.device, payload_bytes, request)
+                duplicate = self._env.at(arrives_s, Order.DELIVERY, request.number)
+                assert duplicate.callbacks is not None
+                duplicate.callbacks.append(lambda _event: self._duplicate(request))
+            self._send_again_after(request, payload_bytes, 2.0 * wait_s, exchange)
+
+        assert timer.callbacks is not None
+        timer.callbacks.append(send_again)
+
+    def _duplicate(self, request: Request) -> None:
+        """Count a message whose round number the target has seen before; the target ignores it."""
+        self._totals.duplicate_messages += 1
+        self._log(EventKind.DUPLICATE, -1, request, 0)
