@@ -26,9 +26,7 @@ BASELINES = (
     "cloud_ar",
     "colocated_sd:4",
     "colocated_sd:2",
-    "colocated_sd:1",
     "edge_sd:4",
-    "hf_heuristic",
     "jsq_goodput",
 )
 """Rules of the field. The rule that the training imitated, if it is another, is compared with as well."""
@@ -47,7 +45,7 @@ COMPARED = (
     ("tpot_s_mean", True),
     ("slo_attainment", False),
     ("throughput_tokens_per_s", False),
-    ("gpu_s_per_1k_tokens", True),
+    ("gpu_occupied_s_per_1k_tokens", True),
     ("energy_j_per_1k_tokens", True),
     ("bytes_per_token", True),
     ("jain_fairness", False),
@@ -63,8 +61,10 @@ def main() -> int:
     parser.add_argument("--config", default="demo", help="training configuration (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="where results go")
     parser.add_argument("--timesteps", type=int, help="decisions to train for, instead of the file's")
-    parser.add_argument("--seeds", type=int, default=8, help="evaluation episodes per scheduler")
-    parser.add_argument("--requests", type=int, help="measured requests per evaluation episode")
+    parser.add_argument("--seeds", type=int, default=4, help="evaluation episodes per scheduler")
+    parser.add_argument(
+        "--requests", type=int, help="measured requests per evaluation episode, instead of a load cycle"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes for the evaluation")
     arguments = parser.parse_args()
 
@@ -142,7 +142,9 @@ def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace
     from agents.evaluation import PartialResults, plan, run_all, summarise
     from dsd_env.files import write_json
 
-    tasks = plan([scenario], schedulers, arguments.seeds, arguments.requests)
+    # A whole cycle of the load in the steady state, unless a number of requests is asked for.
+    cycles = 1 if arguments.requests is None else None
+    tasks = plan([scenario], schedulers, arguments.seeds, arguments.requests, cycles=cycles)
     partial = PartialResults(None)
     with tqdm(total=len(tasks), desc="evaluate", unit="episode") as bar:
 
