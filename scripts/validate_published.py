@@ -4,16 +4,20 @@
     python scripts/validate_published.py
     python scripts/validate_published.py --only ucb --only clients --json out.json
     python scripts/validate_published.py --write docs/validation.md
+    python scripts/validate_published.py --data-dir DATA --write docs/validation.md
 
 Each check runs the simulator itself. What was taken from a source as an input, what was calibrated, and what
 was met or missed is printed; the exit status is 1 when any figure is missed. The figures are facts in
-``dsd_env/calibration/published/facts.yaml``; nothing else is needed.
+``dsd_env/calibration/published/facts.yaml``; nothing else is needed. One check more replays recorded
+acceptance, which is not shipped: it is run where a data folder (--data-dir or ``DSD_DATA_DIR``) holds
+``accept/specdecode_bench/combined_*.jsonl``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -24,9 +28,10 @@ from typing import Any
 import _checkout  # noqa: F401
 import _cli
 
+from dsd_env.acceptance.traceset import TraceError
 from dsd_env.calibration.latency.report import replace_blocks
 from dsd_env.calibration.published.edge import pipesd_bandwidth, pipesd_clients, ucb_specstop
-from dsd_env.calibration.published.engines import sglang, vllm
+from dsd_env.calibration.published.engines import sglang, vllm, vllm_profile, vllm_recorded
 from dsd_env.calibration.published.figures import Check, load_facts, summary, table
 from dsd_env.files import write_text
 
@@ -36,15 +41,28 @@ CHECKS: dict[str, tuple[str, Callable[[Mapping[str, Any], Path], Check]]] = {
     "bandwidth": ("pipesd", pipesd_bandwidth),
     "sglang": ("sglang_grid", sglang),
     "vllm": ("vllm_8b_h100", vllm),
+    "vllm-profile": ("vllm_8b_h100", vllm_profile),
 }
 """Check -> its part of the facts, and what makes it."""
+WITH_DATA: dict[str, tuple[str, Callable[[Mapping[str, Any], Path, Path], Check]]] = {
+    "vllm-recorded": ("vllm_8b_h100", vllm_recorded),
+}
+"""The same of checks that need recordings which are not shipped."""
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", action="append", choices=CHECKS, help="run this check (may be repeated)")
+    parser.add_argument(
+        "--only", action="append", choices=[*CHECKS, *WITH_DATA], help="run this check (may be repeated)"
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=os.environ.get("DSD_DATA_DIR"),
+        help="folder of recordings that are not shipped (default: $DSD_DATA_DIR)",
+    )
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--write", type=Path, help="put the tables into this document, between its markers")
     return parser.parse_args(argv)
@@ -52,14 +70,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def blocks(checks: list[Check]) -> dict[str, str]:
     """Return the document's blocks by name."""
-    found = {"summary": "\n".join(summary(checks))} if len(checks) == len(CHECKS) else {}
+    shipped = [check for check in checks if check.name in CHECKS]
+    found = {"summary": "\n".join(summary(shipped))} if len(shipped) == len(CHECKS) else {}
     for check in checks:
         lines = [f"Source: {check.source}.", "", check.inputs, "", *table(check)]
         if check.misses:
-            lines += [
-                "",
-                f"{len(check.misses)} of {len(check.figures)} figures are missed. {check.remarks}".rstrip(),
-            ]
+            missed = f"{len(check.misses)} of {len(check.figures)} figures are missed."
+            lines += ["", f"{missed} {check.remarks}".rstrip()]
         found[check.name] = "\n".join(lines)
     return found
 
@@ -69,11 +86,22 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     facts = load_facts()
     checks = []
-    for name in args.only or CHECKS:
-        part, make = CHECKS[name]
+    if args.data_dir is None and any(name in WITH_DATA for name in args.only or ()):
+        print("validate_published: this check needs recordings: give --data-dir", file=sys.stderr)
+        return 2
+    for name in args.only or [*CHECKS, *(WITH_DATA if args.data_dir is not None else ())]:
         begun_s = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
-            check = make(facts[part], Path(scratch))
+            if name in CHECKS:
+                part, make = CHECKS[name]
+                check = make(facts[part], Path(scratch))
+            else:
+                part, make_with = WITH_DATA[name]
+                try:
+                    check = make_with(facts[part], Path(scratch), args.data_dir)
+                except (OSError, TraceError) as error:
+                    print(f"validate_published: {error}", file=sys.stderr)
+                    return 2
         checks.append(check)
         print(f"\n## {check.title}\n\nSource: {check.source}.\n{check.inputs}\n")
         print("\n".join(table(check)), flush=True)

@@ -177,7 +177,7 @@ def slotted_series(
     """
     draws = np.random.default_rng(seed)
     n = int(length_s / interval_s)
-    sent_s = interval_s * np.arange(n)
+    sent_s: FloatArray = interval_s * np.arange(n, dtype=np.float64)
     slots = np.floor((sent_s + draws.uniform(0.0, slot_s)) / slot_s).astype(np.int64)
     rho = math.exp(-interval_s / fast_s)
     noise = math.sqrt(1.0 - rho * rho) * draws.standard_normal(n + 100)

@@ -61,7 +61,7 @@ def scenario(
     target: str | Mapping[str, Any],
     drafter: Mapping[str, Any] | None = None,
     edge: Mapping[str, Any] | None = None,
-    colocated: Mapping[str, Any] | None = None,
+    head: str | Mapping[str, Any] | None = None,
     clients: int = 1,
     one_way_s: float = 0.0,
     uplink_bits_per_s: float = FAST,
@@ -88,7 +88,7 @@ def scenario(
         drafter: Latency profile of each client's own drafter.
         edge: Latency profile of a drafter that all clients share, as many sequences at a time as there are
             clients.
-        colocated: Latency profile of a drafter on the target's GPUs.
+        head: Latency profile of a draft head at the target: a name or coefficients.
         clients: Number of clients.
         one_way_s: Propagation between clients and target, each way.
         uplink_bits_per_s: Of each client.
@@ -171,8 +171,8 @@ def scenario(
                 "power": {"idle_w": 0.0, "busy_w": 0.0},
             }
         }
-    if colocated is not None:
-        data["targets"]["cloud"]["colocated_drafter"] = {"model": "draft", "profile": colocated}
+    if head is not None:
+        data["targets"]["cloud"]["colocated_drafter"] = {"model": "draft", "kind": "head", "profile": head}
     if total_requests is not None:
         data["episode"]["total_requests"] = total_requests
     return load_scenario(data)

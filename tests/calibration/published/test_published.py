@@ -119,7 +119,7 @@ def test_the_cost_model_of_a_batch_by_hand() -> None:
 def test_costs_of_ucb_specstop_at_one_delay(facts: Any, tmp_path: Path) -> None:
     part = facts["ucb_specstop"]
     measured = part["cost_ms_per_token"][111]
-    costs = edge.ucb_costs(part, tmp_path, 111, (2, 4, 7))
+    costs = edge.ucb_costs(part, tmp_path, 111, (2, 4, 7), requests=15)
     for k, cost in costs.items():
         assert cost == pytest.approx(measured[k], rel=edge.COST_LIMIT)
         # And exactly what the same figures give without a simulator.
@@ -144,10 +144,35 @@ def test_vanilla_at_ten_megabits(facts: Any) -> None:
 
 def test_a_batch_of_vllm(facts: Any) -> None:
     model = facts["vllm_8b_h100"]
-    found_s, rounds = engines.simulated_rounds(model, 8, 3, alpha=0.7)
-    assert all(committed.sum() == engines.OUTPUT_TOKENS - 1 for committed in rounds)
-    wanted_s = float(engines.cost_model_tpot_s(model, rounds, 3).mean())
-    assert found_s == pytest.approx(wanted_s, rel=engines.TPOT_LIMIT)
+    # The coefficients of the model: what is left are the first rounds, in which the batch fills.
+    for make, limit in ((engines.law, 1e-3), (engines.profiled, engines.TPOT_LIMIT)):
+        found_s, rounds = engines.simulated_rounds(make(model, 8, 3), 8, 3, engines.IID)
+        assert len(rounds) == 8
+        assert all(committed.sum() == engines.OUTPUT_TOKENS - 1 for committed in rounds)
+        wanted_s = float(engines.cost_model_tpot_s(model, rounds, 3).mean())
+        assert found_s == pytest.approx(wanted_s, rel=limit)
+
+
+def test_a_walk_through_recorded_acceptance(tmp_path: Path) -> None:
+    path = tmp_path / "combined_any.jsonl"
+    rows = [{"acc_eagle": {"acc_len": lengths}} for lengths in ([9, 3, 9, 9, 1, 9], [2, 1, 1], [5])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # With two drafts: 3 and 1 and 3 tokens in three rounds, from the second token on; 1 and 1; none.
+    tokens_per_round, requests = engines.recorded_rounds(path, 2)
+    assert tokens_per_round == pytest.approx(1.0 / ((3 / 7 + 1.0) / 2))
+    assert requests == 2
+
+
+def test_recorded_acceptance_comes_out_of_the_simulator(facts: Any, data_dir: Path, tmp_path: Path) -> None:
+    path = data_dir / "accept" / "specdecode_bench" / "combined_gsm8k.jsonl"
+    trace = engines.import_specdecode_bench({"any": path}, "recorded", ["eagle"]).save(tmp_path)[0]
+    acceptance = {"source": "trace", "trace": str(trace), "drafter": "eagle"}
+    model = facts["vllm_8b_h100"]
+    found_s, rounds = engines.simulated_rounds(engines.law(model, 64, 3), 64, 3, acceptance)
+    assert found_s == pytest.approx(float(engines.cost_model_tpot_s(model, rounds, 3).mean()), rel=1e-3)
+    found = sum(int(each.sum()) for each in rounds) / sum(len(each) for each in rounds)
+    # Three standard errors of 64 requests.
+    assert found == pytest.approx(engines.recorded_rounds(path, 3)[0], rel=0.035)
 
 
 # ---------------------------------------------------------------- the page
@@ -163,6 +188,7 @@ def test_the_page_says_what_comes_out_today(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import validate_published
 
+    monkeypatch.delenv("DSD_DATA_DIR", raising=False)
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text())
     validate_published.main(["--write", str(page), "--json", str(tmp_path / "all.json")])
@@ -179,7 +205,7 @@ def test_the_page_has_every_check_and_hides_no_miss(facts: Any, monkeypatch: pyt
     text = PAGE.read_text()
     lines = _rows(text, "summary")[1:]
     assert len(lines) == len(validate_published.CHECKS)
-    for name in validate_published.CHECKS:
+    for name in (*validate_published.CHECKS, *validate_published.WITH_DATA):
         assert _rows(text, name), name
     # The source's figures on the page are the facts.
     for delay, costs in facts["ucb_specstop"]["cost_ms_per_token"].items():
