@@ -191,9 +191,10 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
             shown = name if len(name) < 40 else "per class"
             error = "" if name == result["best_for_all"] else f" ± {row['against_best_percent_se']:.1f}"
             slo = ", ".join(f"{key} {100 * value:.0f} %" for key, value in row["slo_by_class"].items())
+            tpot_ms = 1e3 * row["tpot_s_mean"]
             lines.append(
                 f"| `{shown}`{note} | {row['e2e_s_mean']:.2f} | {row['against_best_percent']:+.1f}{error} % "
-                f"| {row['e2e_s_p95']:.2f} | {row['ttft_s_mean']:.2f} | {1e3 * row['tpot_s_mean']:.1f} | {slo} "
+                f"| {row['e2e_s_p95']:.2f} | {row['ttft_s_mean']:.2f} | {tpot_ms:.1f} | {slo} "
                 f"| {row['load']:.2f} | {row['cloud_usd_per_1m_tokens']:.1f} |"
             )
         if "+" in result["best_per_class"]:

@@ -76,11 +76,17 @@ def test_the_mask_allows_exactly_what_is_not_changed(name: str) -> None:
     reasons = set()
     for number in range(120):
         if number % 20 == 0:
-            state, mask = base.clone_state(), env.action_masks()
+            state, mask, candidates = base.clone_state(), env.action_masks(), base.view.candidates
             for action in range(env.action_space.n):
+                gamma, batch, placement = env.action(np.int64(action))
                 reason = env.step(np.int64(action))[4]["resolved"]
                 reasons.add(reason)
-                assert mask[action] == (reason is None), (number, env.action(np.int64(action)), reason)
+                # A batch size without effect is another way to say 1, which stands for all of them.
+                where = candidates[placement] if placement < len(candidates) else None
+                matters = where is not None and (
+                    (where.target.up and not where.same_target) or (gamma > 0 and not where.shares_target)
+                )
+                assert mask[action] == (reason is None and (batch == 0 or matters)), (number, action, reason)
                 base.restore_state(state)
         if any(env.step(np.int64(rng.choice(np.flatnonzero(env.action_masks()))))[2:4]):
             env.reset()

@@ -180,6 +180,9 @@ def test_offloaded_drafting_multiplies_capacity(simulate: Simulate) -> None:
         colocated_s=draft_s,
         verify={"t0_s": verify_s},
         arrivals={"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 0.01}},
+        # A prompt of one token, so that all of the budget of sixteen verifications an iteration is theirs.
+        prompt={"distribution": "constant", "value": 1},
+        targets__target__max_num_batched_tokens=16 * (gamma + 1),
         requests=600,
         episode__warmup_requests=200,
     )

@@ -193,6 +193,7 @@ def features_of(scenario: Scenario) -> set[str]:
         "several_targets": scenario.n_targets > 1,
         "colocated": bool(colocated),
         "heads": "head" in kinds,
+        "overhead": any(target.engine_overhead is not None or target.front_end_s > 0 for target in targets),
         "lookups": "lookup" in kinds,
         "menus": any(len(site.menu) > 1 for site in sites),
         "pipelined": protocol.kind == "pipelined",

@@ -348,5 +348,5 @@ def _repair(scenario: Data) -> None:
     for name, fault in list(scenario.get("faults", {}).items()):
         if fault.get("of") not in classes:
             del scenario["faults"][name]
-        elif fault.get("member", 0) >= classes[fault["of"]].get("count", 1):
+        elif "member" in fault and fault["member"] >= classes[fault["of"]].get("count", 1):
             del fault["member"]

@@ -88,7 +88,7 @@ def test_plain_runs_and_probabilities(tmp_path):
         ([{"card": 1}], "card must be a dict"),
         ([{"card": {"colour": 1}}], "unknown fields.*colour"),
         ([{"card": {"gamma_max": 0}}], r"card\.gamma_max holds 0"),
-        ([{"card": {"label": "guessed"}}], "label must be measured, fitted or synthetic"),
+        ([{"card": {"label": "guessed"}}], "label must be measured, fitted, published or synthetic"),
         ([{"prompt_tokens": 1, "drafters": {}}], "lacks a field of the format: 'kind'"),
         ([plain(prompt=-1)], "prompt_tokens holds -1"),
         ([plain(prompt=12.0)], r"prompt_tokens holds 12\.0, must be an integer"),
