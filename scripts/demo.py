@@ -25,7 +25,6 @@ from dsd_env.locks import LOCK_FILE, InUseError, hold
 BASELINES = (
     "cloud_ar",
     "colocated_sd:4",
-    "colocated_sd:2",
     "edge_sd:4",
     "jsq_goodput",
 )
@@ -179,7 +178,13 @@ def origin(run: Path) -> str:
     words = (
         f"The exported policy is the state after {chosen:,} decisions, the best on the validation episodes"
     )
-    if first["step"] == 0:
+    if first["step"] == 0 and chosen == 0:
+        words += (
+            f":\n{first['e2e_s_mean']:.3f} s. That is imitation alone. PPO made it no "
+            "better, so it has learned nothing\nbeyond the rule that it started from, and differences to "
+            "that rule are those of imitating it."
+        )
+    elif first["step"] == 0:
         words += (
             f":\n{best['e2e_s_mean']:.3f} s, where imitating the rule that it started from had reached "
             f"{first['e2e_s_mean']:.3f} s. So much of what it can do was imitated, the rest was learned."
@@ -215,7 +220,10 @@ def verdict(schedulers: dict[str, Any], learned: str) -> str:
         lines.append(f"  {metric:28} {compare(best, metric, lower_is_better)}")
     change, low, high = bootstrap_ratio(per_seed(learned, "e2e_s_mean"), per_seed(best, "e2e_s_mean"))
     if high < 0:
-        lines.append(f"In mean request time the learned policy beats every baseline; the closest is {best}.")
+        gain = f"{-100 * change:.1f} %"
+        lines.append(
+            f"In mean request time the learned policy is {gain} faster than the best baseline, {best}."
+        )
     elif low > 0:
         lines.append(f"In mean request time the learned policy LOSES to {best}, by {100 * change:.1f} %.")
     else:
