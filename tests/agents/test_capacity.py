@@ -59,7 +59,7 @@ def test_the_closed_form_itself() -> None:
     assert waits_at_most(1.0, 5.0) == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("share", [0.95, 0.8])
+@pytest.mark.parametrize("share", [0.95, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_the_capacity_of_m_d_1_is_found(share: float) -> None:
     expected = capacity_of_m_d_1(share)
     scenario = prepared(queue(), None, 600.0, 30.0)
