@@ -383,10 +383,11 @@ def test_a_difference_is_made_small_and_can_be_replayed() -> None:
     small = smaller.case
     assert smaller.tried > 10
     assert len(json.dumps(small.to_json())) < len(json.dumps(case.to_json())) / 2
-    # Only what it takes: one device, one target that crashes, no other fault or process.
+    # What it takes: few devices, a target that crashes, at most one more fault that leads up to it.
     scenario = load_scenario({**small.scenario, "name": "small"})
     assert scenario.n_devices <= 2 and scenario.n_targets <= 2 and not scenario.edge_servers
-    assert {fault.kind for fault in scenario.faults.values()} == {"target_crash"}
+    kinds = {fault.kind for fault in scenario.faults.values()}
+    assert "target_crash" in kinds and len(scenario.faults) <= 2
     assert len(small.actions) <= 4 and small.decisions <= 20
     again = Case.from_json(json.loads(json.dumps(small.to_json())))
     with pytest.raises(Difference) as caught:
