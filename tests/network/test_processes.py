@@ -419,6 +419,7 @@ def test_a_slow_delay_has_its_median_and_stays_for_its_period() -> None:
     assert within == pytest.approx([within[0]] * 4, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_delay_by_quantiles_has_them_and_both_ways_share_it() -> None:
     quantiles = (0.001, 0.002, 0.004, 0.008, 0.015, 0.05, 0.08)
     link = Link(
