@@ -1,21 +1,23 @@
-"""Running a script's ``main``: what comes of a reader of the output who goes away, as ``script | head`` does.
+"""What scripts share: checks of numbers, one process a file, and an output whose reader goes away.
 
 A script that prints results ends with
 
     if __name__ == "__main__":
         _cli.run(main)
 
-What is printed after the reader has gone is lost, quietly; the script does what else it has to do, saving
-above all, and ends with the status that it has by itself.
+What is printed after the reader has gone, as in ``script | head``, is lost, quietly; the script does what
+else it has to do, saving above all, and ends with the status that it has by itself.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 
@@ -24,6 +26,33 @@ def run(main: Callable[[], int]) -> NoReturn:
     sys.stdout = _lasting(sys.stdout)
     sys.stderr = _lasting(sys.stderr)
     sys.exit(main())
+
+
+def at_least_one(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, names: Iterable[str]
+) -> None:
+    """End with a usage error if one of these whole numbers is given and below 1."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} {value}: must be at least 1")
+
+
+def alone(script: str, file: Path | None, work: Callable[[], int]) -> int:
+    """Do a script's work while no other process writes the same file; return its status, or 1 if one does.
+
+    Two would take each other's unfinished results away.
+    """
+    from dsd_env.locks import InUseError, hold
+
+    if file is None:
+        return work()
+    try:
+        with hold(file.with_name(f"{file.name}.lock"), file):
+            return work()
+    except InUseError as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        return 1
 
 
 class _Lasting(io.FileIO):

@@ -13,28 +13,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
 import _cli
 import numpy as np
+from _static_choices import choices_for_all, class_options, descend, places_of
 from tqdm import tqdm
 
-from agents.evaluation import Task, run_all, tasks_of
+from agents.evaluation import PartialResults, Task, run_all, tasks_of
+from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_json, write_text
-from dsd_env.locks import InUseError, hold
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import steady
+from dsd_env.schedulers.rules import SITES, drafters_at
 
 GAMMAS = (1, 2, 4, 6)
 """Speculation lengths of a choice for all."""
 CLASS_GAMMAS = (2, 4)
 """Speculation lengths tried for one class of devices."""
-PLACES = ("colocated", "own", "edge")
 RULES = (
     "cloud_ar",
     "colocated_sd:1",
@@ -46,7 +47,8 @@ RULES = (
 )
 KEPT = ("e2e_s_mean", "e2e_s_mean_se", "e2e_s_p95", "ttft_s_mean", "tpot_s_mean", "slo_attainment", "load",
         "cloud_usd_per_1m_tokens", "throughput_tokens_per_s", "requests_in_system_mean")  # fmt: skip
-BEGIN, END = "<!-- best static choices -->", "<!-- end of best static choices -->"
+BLOCK = "best static choices"
+"""Name of the block of a page that the tables are written into."""
 OBJECTIVE = "e2e_s_mean"
 
 
@@ -58,26 +60,25 @@ class Study:
         label: The scenario as the user named it.
         scenario: What is simulated, with its window.
         jobs: Processes.
-        known: Metrics by digest of the simulation.
+        finished: Simulations, found again by all that they depend on.
     """
 
     label: str
     scenario: Scenario
     jobs: int
-    known: dict[str, dict[str, float]]
-    names: dict[str, list[str]] = field(default_factory=dict)
+    finished: PartialResults
 
     def run(self, schedulers: Sequence[str], seeds: slice) -> None:
         """Simulate what has not been simulated yet, on some of the evaluation seeds."""
         tasks: list[Task] = []
         for name in dict.fromkeys(schedulers):
             tasks += tasks_of(self.label, self.scenario, name, seeds.stop)[seeds]
-        new = [task for task in tasks if task.key not in self.known]
+        new = [task for task in tasks if task.key not in self.finished.results]
         with tqdm(total=len(new), desc=self.label, leave=False, disable=not new) as bar:
 
             def note(task: Task, metrics: dict[str, float]) -> None:
                 by_class = {key: value for key, value in metrics.items() if key.startswith("slo_attainment.")}
-                self.known[task.key] = {**{key: metrics[key] for key in KEPT if key in metrics}, **by_class}
+                self.finished.add(task, {**{key: metrics[key] for key in KEPT if key in metrics}, **by_class})
                 bar.update()
 
             run_all(new, self.jobs, note)
@@ -85,62 +86,37 @@ class Study:
     def rows(self, scheduler: str, seeds: slice) -> list[dict[str, float]]:
         """Return the metrics of a scheduler, seed by seed."""
         tasks = tasks_of(self.label, self.scenario, scheduler, seeds.stop)[seeds]
-        return [self.known[task.key] for task in tasks]
+        return [self.finished.results[task.key] for task in tasks]
+
+    def best_of(self, seeds: slice, schedulers: list[str]) -> str:
+        """Simulate schedulers where that is needed; return the best."""
+        self.run(schedulers, seeds)
+        return min(schedulers, key=lambda name: self.mean(name, seeds))
 
     def mean(self, scheduler: str, seeds: slice, metric: str = OBJECTIVE) -> float:
         """Return the mean of a metric over seeds."""
         return float(np.mean([row[metric] for row in self.rows(scheduler, seeds)]))
 
 
-def places_of(scenario: Scenario) -> tuple[str, ...]:
+def drafting_places(scenario: Scenario) -> list[str]:
     """Return the places where anybody can draft in a scenario."""
-    there = {
-        "colocated": any(target.menu for target in scenario.targets.values()),
-        "own": any(device.menu for device in scenario.devices.values()),
-        "edge": bool(scenario.edge_servers),
-    }
-    return tuple(place for place in PLACES if there[place])
-
-
-def static_choices(scenario: Scenario) -> list[str]:
-    """Return the choices that are the same for all."""
-    names = [f"static:{gamma}:1:{place}" for place in places_of(scenario) for gamma in GAMMAS]
-    return ["static:0:1:plain", *names]
-
-
-def per_class(study: Study, start: str, seeds: slice) -> str:
-    """Return the best choice per device class that one pass of coordinate descent finds."""
-    _, gamma, batch, place = start.split(":")
-    choice = {name: f"{gamma}/{batch}/{place}" for name in study.scenario.devices}
-    options = ["0/1/plain"]
-    options += [f"{gamma}/1/{place}" for place in places_of(study.scenario) for gamma in CLASS_GAMMAS]
-    best = _map(choice)
-    study.run([best], seeds)
-    for name in choice:
-        tries = {option: _map({**choice, name: option}) for option in options if option != choice[name]}
-        study.run(list(tries.values()), seeds)
-        option = min(tries, key=lambda each: study.mean(tries[each], seeds))
-        if study.mean(tries[option], seeds) < study.mean(best, seeds):
-            choice[name] = option
-            best = tries[option]
-    return best
-
-
-def _map(choice: dict[str, str]) -> str:
-    return "static_map:" + "+".join(f"{name}={option}" for name, option in choice.items())
+    return [place for place in places_of(scenario) if drafters_at(scenario, SITES[place.partition(":")[0]])]
 
 
 def study_scenario(study: Study, seeds: int, confirming: int) -> dict[str, Any]:
     """Return what was found in a scenario, searching on some seeds and confirming on others."""
     search, confirm = slice(0, seeds), slice(seeds, seeds + confirming)
-    uniform = static_choices(study.scenario)
+    places = drafting_places(study.scenario)
+    uniform = choices_for_all(places, GAMMAS)
     study.run(uniform, search)
-    best = min(uniform, key=lambda name: study.mean(name, search))
-    mapped = per_class(study, best, search) if len(study.scenario.devices) > 1 else best
-    second = sorted(uniform, key=lambda name: study.mean(name, search))[1]
-    rules = [
-        name for name in RULES if not name.startswith("colocated") or "colocated" in places_of(study.scenario)
-    ]
+    best, second = sorted(uniform, key=lambda name: study.mean(name, search))[:2]
+    mapped = best
+    if len(study.scenario.devices) > 1:
+        # The choice that it starts from stays open to every class.
+        options = [best.split(":", 1)[1].replace(":", "/", 2), *class_options(best, places, CLASS_GAMMAS)]
+        options = list(dict.fromkeys(options))
+        mapped, _ = descend(study.scenario, best, options, partial(study.best_of, search))
+    rules = [name for name in RULES if not name.startswith("colocated") or "colocated" in places]
     shown = list(dict.fromkeys([best, mapped, second, *rules]))
     study.run(shown, confirm)
     classes = [f"slo_attainment.{name}" for name in study.scenario.slo]
@@ -173,7 +149,7 @@ def study_scenario(study: Study, seeds: int, confirming: int) -> dict[str, Any]:
 
 def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
     """Return the tables of all scenarios."""
-    lines = [BEGIN, "", f"    {command}", ""]
+    lines = ["", f"    {command}", ""]
     for label, result in found.items():
         lines += [
             f"**{label}**",
@@ -185,8 +161,8 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
         for row in result["table"]:
             name = row["scheduler"]
             note = {
-                result["best_for_all"]: " (best for all)",
                 result["best_per_class"]: " (best per class)",
+                result["best_for_all"]: " (best for all)",
             }.get(name, "")
             shown = name if len(name) < 40 else "per class"
             error = "" if name == result["best_for_all"] else f" ± {row['against_best_percent_se']:.1f}"
@@ -200,7 +176,6 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
         if "+" in result["best_per_class"]:
             lines += ["", f"Per class: `{result['best_per_class'].partition(':')[2].replace('+', ', ')}`"]
         lines.append("")
-    lines.append(END)
     return "\n".join(lines)
 
 
@@ -225,40 +200,32 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, metavar="J", help="processes (default 2)")
     arguments = parser.parse_args()
-    for name in ("seeds", "confirm", "cycles", "jobs"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} {getattr(arguments, name)}: must be at least 1")
-    page = arguments.write.read_text() if arguments.write else ""
-    if arguments.write and not (BEGIN in page and END in page):
-        parser.error(f"--write {arguments.write}: the page lacks the marks {BEGIN} and {END}")
-    try:
-        with hold(arguments.json.with_name(f".{arguments.json.name}.lock"), arguments.json):
-            return _run(arguments, page)
-    except InUseError as error:
-        print(error, file=sys.stderr)
-        return 1
+    _cli.at_least_one(parser, arguments, ("seeds", "confirm", "cycles", "jobs"))
+    page = arguments.write.read_text(encoding="utf-8") if arguments.write else ""
+    if arguments.write and f"<!-- begin: {BLOCK} -->" not in page:
+        parser.error(f"--write {arguments.write}: the page has no block {BLOCK!r}")
+    return _cli.alone("best_static", arguments.json, lambda: _run(arguments, page))
 
 
 def _run(arguments: argparse.Namespace, page: str) -> int:
     labels = arguments.scenarios.split(",")
     before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-    known: dict[str, dict[str, float]] = dict(before.get("simulations", {}))
     found: dict[str, dict[str, Any]] = dict(before.get("scenarios", {}))
+    finished = PartialResults(arguments.json.with_name(arguments.json.name + ".partial"))
+    finished.results = {**before.get("simulations", {}), **finished.results}
     command = (
         f"python scripts/best_static.py --scenarios {arguments.scenarios} --seeds {arguments.seeds} "
         f"--confirm {arguments.confirm} --cycles {arguments.cycles} --json best_static.json"
     )
     for label in labels:
-        study = Study(label, steady(load_scenario(label), arguments.cycles), arguments.jobs, known)
-        try:
-            found[label] = study_scenario(study, arguments.seeds, arguments.confirm)
-        finally:
-            write_json(arguments.json, {"command": command, "scenarios": found, "simulations": known})
+        study = Study(label, steady(load_scenario(label), arguments.cycles), arguments.jobs, finished)
+        found[label] = study_scenario(study, arguments.seeds, arguments.confirm)
+        write_json(arguments.json, {"command": command, "scenarios": found, "simulations": finished.results})
+        finished.discard()
         print(markdown({label: found[label]}, command))
     if arguments.write:
-        head, _, rest = page.partition(BEGIN)
         tables = markdown({label: found[label] for label in labels}, command)
-        write_text(arguments.write, head + tables + rest.partition(END)[2])
+        write_text(arguments.write, replace_blocks(page, {BLOCK: tables}))
         print(arguments.write)
     return 0
 

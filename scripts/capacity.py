@@ -19,8 +19,6 @@ from typing import Any
 import _checkout
 import _cli
 
-from dsd_env.locks import InUseError, hold
-
 
 def main() -> int:
     """Run the command line; return the exit status."""
@@ -54,24 +52,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every rate tried here")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default 1)")
     arguments = parser.parse_args()
-    for name in ("seeds", "cycles", "jobs"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} {value}: must be at least 1")
+    _cli.at_least_one(parser, arguments, ("seeds", "cycles", "jobs"))
     if not 0.0 < arguments.share < 1.0:
         parser.error(f"--share {arguments.share}: must be between 0 and 1")
     for name in ("tolerance", "window_s", "grace_s"):
         value = getattr(arguments, name)
         if value is not None and not value > 0.0:
             parser.error(f"--{name.replace('_', '-')} {value}: must be > 0")
-    if arguments.json is None:
-        return _search(arguments)
-    try:
-        with hold(arguments.json.with_name(f"{arguments.json.name}.lock"), arguments.json):
-            return _search(arguments)
-    except InUseError as error:
-        print(f"capacity: {error}", file=sys.stderr)
-        return 1
+    return _cli.alone("capacity", arguments.json, lambda: _search(arguments))
 
 
 def _search(arguments: argparse.Namespace) -> int:

@@ -17,8 +17,6 @@ from typing import Any
 import _checkout
 import _cli
 
-from dsd_env.locks import InUseError, hold
-
 
 def main() -> int:
     """Run the command line; return the exit status."""
@@ -47,20 +45,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.requests is not None and arguments.cycles is not None:
         parser.error("--requests and --cycles: measure a number of requests or cycles of the load")
-    for name in ("seeds", "requests", "cycles", "jobs"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} {value}: must be at least 1")
-
-    if arguments.json is None:
-        return _evaluate(arguments)
-    try:
-        # Two would take each other's unfinished results away.
-        with hold(arguments.json.with_name(f"{arguments.json.name}.lock"), arguments.json):
-            return _evaluate(arguments)
-    except InUseError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
+    _cli.at_least_one(parser, arguments, ("seeds", "requests", "cycles", "jobs"))
+    return _cli.alone("evaluate", arguments.json, lambda: _evaluate(arguments))
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -436,9 +436,7 @@ def main() -> int:
     )
     parser.add_argument("--replay", type=Path, metavar="FILE", help="only play a saved case again")
     arguments = parser.parse_args()
-    for name in ("jobs", "decisions", "most"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} {getattr(arguments, name)}: must be at least 1")
+    _cli.at_least_one(parser, arguments, ("jobs", "decisions", "most"))
     arguments.features = tuple(name for name in FEATURES if name not in arguments.without)
     if arguments.replay is not None:
         return replay(arguments.replay)

@@ -23,6 +23,7 @@ import _cli
 from dsd_env.acceptance import RunModel, TraceError, load_run_model
 from dsd_env.acceptance.runmodel import MODEL_DIR
 from dsd_env.calibration.acceptance.published import Facts, Publisher, equivalent_acceptance, load_facts
+from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,12 +79,10 @@ def tables(facts: Facts, models: list[RunModel]) -> Iterator[str]:
 def write_docs(path: Path, lines: Iterator[str]) -> None:
     """Put lines between the marks of a page."""
     page = path.read_text(encoding="utf-8")
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+    if END not in page.partition(BEGIN)[2]:
         raise TraceError(f"{path}: lacks {BEGIN} or {END}")
     body = "\n".join(lines)
-    write_text(path, f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
+    write_text(path, replace_blocks(page, {"published": f"\n{body}\n"}))
 
 
 def main(argv: list[str] | None = None) -> int:

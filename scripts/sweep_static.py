@@ -15,24 +15,23 @@ OUT.md and OUT.png.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401  (finds agents/ beside scripts/)
 import _cli
 import numpy as np
+from _static_choices import choices_for_all, class_options, descend, places_of
 from tqdm import tqdm
 
 from dsd_env import Scenario, load_scenario, simulate
 from dsd_env.files import write_atomically, write_json, write_text
 from dsd_env.scenario.measuring import steady
-from dsd_env.schedulers.rules import SITES, drafters_at
 
 GAMMAS = (1, 2, 4, 8)
-PLACES = ("colocated", "own", "edge")
 BATCHES = (8, 32, 64, 128)
 REPORTED = (
     "e2e_s_mean",
@@ -105,51 +104,14 @@ class Sweep:
         """Return the mean request time of a scheduler in a phase."""
         return self.results[phase.name, scheduler]["e2e_s_mean"]
 
+    def best_of(self, phase: Phase, scenario: Scenario, schedulers: list[str]) -> str:
+        """Simulate schedulers where that is needed; return the best."""
+        self.run(phase, scenario, schedulers)
+        return self.best(phase, schedulers)
+
     def best(self, phase: Phase, schedulers: list[str]) -> str:
         """Return the scheduler with the least mean request time."""
         return min(schedulers, key=lambda name: self.latency_s(phase, name))
-
-
-def places_of(scenario: Scenario) -> list[str]:
-    """Return the places to draft at: the sites' first drafters, and each of the others by name."""
-    places = list(PLACES)
-    for place in PLACES if scenario.has_menu else ():
-        places += [f"{place}:{model}" for model in drafters_at(scenario, SITES[place])[1:]]
-    return places
-
-
-def static_names(places: Sequence[str], batches: tuple[int, ...] | None = None) -> list[str]:
-    """Return the single static choices of the sweep; without ``batches``, at batch size 1."""
-    sizes = ["1"] if batches is None else [str(batch) for batch in batches]
-    names = [f"static:0:{size}:plain" for size in sizes]
-    names += [f"static:{gamma}:{size}:{place}" for place in places for gamma in GAMMAS for size in sizes]
-    return names
-
-
-def per_class(
-    sweep: Sweep, phase: Phase, scenario: Scenario, start: str, gammas: list[int], passes: int
-) -> tuple[str, dict[str, str]]:
-    """Improve a single static choice device class by device class.
-
-    Returns:
-        The best scheduler found and its choice per device class.
-    """
-    _, gamma, batch, place = start.split(":", 3)
-    choice = dict.fromkeys(scenario.devices, f"{gamma}/{batch}/{place}")
-    options = [f"0/{batch}/plain"] + [f"{g}/{batch}/{where}" for where in places_of(scenario) for g in gammas]
-
-    def name(choices: dict[str, str]) -> str:
-        return "static_map:" + "+".join(f"{device}={option}" for device, option in choices.items())
-
-    for _ in range(passes):
-        before = dict(choice)
-        for device in scenario.devices:
-            candidates = {name({**choice, device: option}): option for option in options}
-            sweep.run(phase, scenario, list(candidates))
-            choice[device] = candidates[sweep.best(phase, list(candidates))]
-        if choice == before:
-            break
-    return name(choice), choice
 
 
 def main() -> int:
@@ -186,7 +148,7 @@ def main() -> int:
     starts = ["static:0:1:plain"] if arguments.from_plain else []
     phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
     places = places_of(scenario)
-    singles = static_names(places)
+    singles = choices_for_all(places, GAMMAS)
     with ProcessPoolExecutor(arguments.jobs) as pool:
         sweep = Sweep(pool, arguments.seeds, arguments.requests, arguments.cycles)
         chosen: dict[str, dict[str, Any]] = {}
@@ -196,8 +158,15 @@ def main() -> int:
             _, gamma, _, place = best.split(":", 3)
             sizes = [f"static:{gamma}:{batch}:{place}" for batch in BATCHES]
             sweep.run(phase, scenario, sizes)
+            best_of = partial(sweep.best_of, phase, scenario)
             found = [
-                per_class(sweep, phase, scenario, start, arguments.class_gammas, arguments.passes)
+                descend(
+                    scenario,
+                    start,
+                    class_options(start, places, arguments.class_gammas),
+                    best_of,
+                    arguments.passes,
+                )
                 for start in dict.fromkeys((best, *starts))
             ]
             mapped, choice = min(found, key=lambda pair: sweep.latency_s(phase, pair[0]))

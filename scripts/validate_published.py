@@ -29,7 +29,7 @@ import _checkout  # noqa: F401
 import _cli
 
 from dsd_env.acceptance.traceset import TraceError
-from dsd_env.calibration.latency.report import replace_blocks
+from dsd_env.calibration.pages import replace_blocks
 from dsd_env.calibration.published.edge import pipesd_bandwidth, pipesd_clients, ucb_specstop
 from dsd_env.calibration.published.engines import sglang, vllm, vllm_profile, vllm_recorded
 from dsd_env.calibration.published.figures import Check, load_facts, summary, table

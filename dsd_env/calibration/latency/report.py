@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsd_env.calibration.latency.goals import GOAL_MEDIAN_PCT, GOAL_P95_PCT, meets_goal
+from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_text
 from dsd_env.latency.profile import LatencyProfile, list_profiles, load_profile
 
@@ -31,11 +32,8 @@ __all__ = [
     "pages",
     "print_table",
     "profile_blocks",
-    "replace_blocks",
     "sorted_profiles",
 ]
-
-"""Wanted of profiles on kernel sums: held-out median and 95th percentile."""
 
 FAMILIES: dict[str, str] = {
     "a100": "A100",
@@ -537,23 +535,6 @@ def measured_blocks(built: Sequence[Built], data_dir: Path) -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------- writing
-
-
-def replace_blocks(text: str, blocks: Mapping[str, str]) -> str:
-    """Text with every known block replaced; unknown blocks stay as they are.
-
-    Raises:
-        ValueError: a block begins and does not end.
-    """
-    for name, content in blocks.items():
-        begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
-        if begin not in text:
-            continue
-        head, rest = text.split(begin, 1)
-        if end not in rest:
-            raise ValueError(f"block {name!r} begins and does not end: add '{end}'")
-        text = f"{head}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
-    return text
 
 
 def pages(docs: Path) -> list[Path]:

@@ -34,7 +34,6 @@ from dsd_env.calibration.latency.fit import (
     split_cells,
 )
 from dsd_env.calibration.latency.noise import fit_noise, kernel_scatter
-from dsd_env.calibration.latency.report import replace_blocks
 from dsd_env.calibration.latency.shapes import DEVICES, MODELS
 from dsd_env.calibration.latency.splitwise import iteration_cells, load_splitwise, select
 from dsd_env.calibration.latency.sums import kernel_and_layer_cells
@@ -52,6 +51,7 @@ from dsd_env.calibration.latency.tables import (
     load_layer_tables,
     read_table,
 )
+from dsd_env.calibration.pages import replace_blocks
 from dsd_env.latency import StepCoefficients, list_profiles, load_profile
 from tests.conftest import ROOT
 
