@@ -33,6 +33,21 @@ class Decision(NamedTuple):
     placement: int
 
 
+def check_decision(decision: Decision, largest_gamma: int, n_placements: int) -> None:
+    """Refuse a decision that nobody could mean; what can be meant and not be done is resolved.
+
+    Raises:
+        ValueError: gamma, batch size or placement is out of range.
+    """
+    gamma, batch_size, placement = decision
+    if not 0 <= gamma <= largest_gamma:
+        raise ValueError(f"gamma = {gamma} is outside 0..{largest_gamma}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size} must be at least 1")
+    if not 0 <= placement < n_placements:
+        raise ValueError(f"placement = {placement} is outside 0..{n_placements - 1}")
+
+
 class Resolved(NamedTuple):
     """A decision as it is executed.
 

@@ -269,8 +269,7 @@ def _kernel_profile(name: str, entry: KernelEntry, data_dir: Path, command: str,
     is_target = entry.role == "target"
     model = replace(sums.step_model(shape, device, entry.tp, data_dir, entry.link), drafts=not is_target)
     weights, kv_bytes = 2 * shape.params, shape.kv_bytes_per_token()
-    room = sums.MEMORY_SHARE * device.memory_bytes * entry.tp
-    cells = build_cells(model, int((room - weights) / kv_bytes))
+    cells = build_cells(model, sums.pool_tokens(shape, device, entry.tp))
     fit = fit_split(cells, multi_kv=not device.splits_multi_token_attention)
     profile = LatencyProfile(
         name=name,

@@ -27,10 +27,8 @@ from dsd_env.calibration.latency.tables import (
     load_layer_tables,
     with_mixed_attention,
 )
+from dsd_env.latency.memory import UTILISATION
 from dsd_env.latency.profile import Source
-
-MEMORY_SHARE = 0.9
-"""Share of device memory that weights and KV cache may fill (vLLM's default ``gpu_memory_utilization``)."""
 
 _PRO = "RTX-PRO-6000-96GB"
 
@@ -148,6 +146,11 @@ def step_model(
     return model
 
 
+def pool_tokens(shape: ModelShape, device: DeviceSpec, tp: int) -> int:
+    """Tokens of KV up to which cells are built: what fits beside the weights, all else left out."""
+    return int((UTILISATION * device.memory_bytes * tp - 2 * shape.params) / shape.kv_bytes_per_token())
+
+
 def kernel_and_layer_cells(model: str, tp: int, data_dir: Path) -> tuple[dict[str, Cell], dict[str, Cell]]:
     """The same iterations on RTX PRO 6000 from AIConfigurator's kernels and from LLMServingSim's layers.
 
@@ -161,7 +164,7 @@ def kernel_and_layer_cells(model: str, tp: int, data_dir: Path) -> tuple[dict[st
     source = layer_source(shape, device, tp)
     assert source is not None
     reduce = tables.allreduce[(tp,)] if tp > 1 else None
-    capacity = int((MEMORY_SHARE * device.memory_bytes * tp - 2 * shape.params) / shape.kv_bytes_per_token())
+    capacity = pool_tokens(shape, device, tp)
     alone = kernel_step_model(shape, device, tp, tables, small, 0.0, qwen)
     layers = layer_step_model(shape, _layers(data_dir, *source, tp), 0.0, reduce)
     return (

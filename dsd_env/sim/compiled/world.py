@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace
-from dsd_env.control.actions import Decision
+from dsd_env.control.actions import Decision, check_decision
 from dsd_env.control.view import (
     CandidateView,
     DecisionView,
@@ -452,13 +452,8 @@ class CompiledSimulation:
         """
         if self._header["pending"] < 0:
             raise RuntimeError("no decision is pending: call next_decision() first")
+        check_decision(decision, self.scenario.actions.gammas[-1], self.scenario.n_placements)
         gamma, batch_size, placement = decision
-        if gamma < 0 or gamma > self.scenario.actions.gammas[-1]:
-            raise ValueError(f"gamma = {gamma} is outside 0..{self.scenario.actions.gammas[-1]}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size} must be at least 1")
-        if not 0 <= placement < self.scenario.n_placements:
-            raise ValueError(f"placement = {placement} is outside 0..{self.scenario.n_placements - 1}")
         loop.answer_world(self._layout.constants, self.world, gamma, batch_size, placement)
         row = self._reader.request(int(self._header["answered"]))
         return Resolution(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control.actions import Decision, resolve
+from dsd_env.control.actions import Decision, check_decision, resolve
 from dsd_env.control.view import DecisionView
 from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
@@ -207,13 +207,7 @@ class ReferenceSimulation:
         return resolution
 
     def _resolve(self, view: DecisionView, decision: Decision) -> Resolution:
-        gamma, batch_size, placement = decision
-        if gamma < 0 or gamma > self.scenario.actions.gammas[-1]:
-            raise ValueError(f"gamma = {gamma} is outside 0..{self.scenario.actions.gammas[-1]}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size} must be at least 1")
-        if not 0 <= placement < len(view.candidates):
-            raise ValueError(f"placement = {placement} is outside 0..{len(view.candidates) - 1}")
+        check_decision(decision, self.scenario.actions.gammas[-1], len(view.candidates))
         candidate, gamma, batch_size, reason = resolve(view, decision, self._max_num_seqs)
         target = candidate.target.index
         if reason is not None:

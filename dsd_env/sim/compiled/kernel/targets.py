@@ -315,9 +315,7 @@ def wake(k, w, server):
     It starts an iteration, or admits a request that has stood back long enough.
     """
     if server.idle and server.n_ready > 0:
-        due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
-        if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
-            due_s = w.now_s
+        due_s = _due_s(k, w, server)
         if due_s < server.check_s:
             server.check_s = due_s
             push(k, w, due_s, AT_ITERATION_START, server.number, server.number)
@@ -326,6 +324,15 @@ def wake(k, w, server):
         if stood_back_s < server.admission_check_s:
             server.admission_check_s = stood_back_s
             push(k, w, stood_back_s, AT_ITERATION_START, server.number, server.number)
+
+
+@jit
+def _due_s(k, w, server):
+    """Return when an iteration of the ready jobs begins, of which there are some: now, or after the wait."""
+    due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
+    if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
+        return w.now_s
+    return due_s
 
 
 @jit
@@ -350,10 +357,8 @@ def look(k, w, server):
     if server.admission_check_s == w.now_s:
         server.admission_check_s = math.inf
         _admit(k, w, server)
-    if server.idle and server.n_ready > 0:
-        due_s = server.oldest_s + k.targets[server.number].max_batch_wait_s
-        if batching.starts(server.n_ready, server.resident, server.least_batch, w.now_s, due_s):
-            _start_iteration(k, w, server)
+    if server.idle and server.n_ready > 0 and _due_s(k, w, server) <= w.now_s:
+        _start_iteration(k, w, server)
     wake(k, w, server)
 
 
@@ -404,6 +409,14 @@ def _draft_share(k, w, request, tokens):
 
 
 @jit
+def _two_longest(kv_tokens, longest, longest_2):
+    """Return the two longest of three numbers of KV tokens, the last two of which are in order."""
+    if kv_tokens > longest:
+        return kv_tokens, longest
+    return longest, max(kv_tokens, longest_2)
+
+
+@jit
 def _passes(k, w, server, n, drafter):
     """Return (sequences, lag, lag's KV, its longest and second longest KV, longest draft) of a drafter."""
     running = server.running
@@ -417,10 +430,7 @@ def _passes(k, w, server, n, drafter):
         lag += share_lag
         lag_kv += share_kv
         if share_lag > 1:
-            if share_kv > longest:
-                longest, longest_2 = share_kv, longest
-            elif share_kv > longest_2:
-                longest_2 = share_kv
+            longest, longest_2 = _two_longest(share_kv, longest, longest_2)
         most = max(most, gamma)
     return sequences, lag, lag_kv, longest, longest_2, most
 
@@ -476,10 +486,7 @@ def _start_iteration(k, w, server):
         new += tokens
         kv += share_kv
         if tokens > 1:
-            if share_kv > longest:
-                longest, longest_2 = share_kv, longest
-            elif share_kv > longest_2:
-                longest_2 = share_kv
+            longest, longest_2 = _two_longest(share_kv, longest, longest_2)
     expected_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
     if drafts:
         expected_s = expected_s + _drafting_s(k, w, server, n, expected_s)
