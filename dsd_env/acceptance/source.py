@@ -55,6 +55,17 @@ class AcceptanceRealisation:
         run = int(self.run_length[chain])
         return int(self.run_length[start]) if run >= self.longest_run else run - (start - chain)
 
+    def guessed_at(self, position: int, chain_start: int) -> bool:
+        """Return whether the drafter's own token is the one that the target committed without seeing a draft.
+
+        Args:
+            position: Output position that the target decided by itself.
+            chain_start: Position at which the drafter began.
+        """
+        if position >= len(self.run_length):
+            return False
+        return self.run_at(position, chain_start) >= 1
+
 
 @runtime_checkable
 class AcceptanceSource(Protocol):

@@ -120,6 +120,27 @@ def run_length(k, w, request, model, chain, start, limit):
 
 
 @jit
+def guess_right(k, w, request, model, chain, position):
+    """Return whether the drafter's own token is the one that the target committed without a draft."""
+    if position >= request.output_tokens:
+        return False
+    spec = k.models[model]
+    if spec.source == RUNS:
+        run = _recorded_run(k, w, request, model, chain, False)
+        if run >= spec.longest:
+            run = _recorded_run(k, w, request, model, position, False)
+        else:
+            run -= position - chain
+        return run >= 1
+    if spec.source == MATCHES:
+        entry, first = _locate(k, w, request, model, position, False)
+        match_key = key(w.seed, ACCEPTANCE_MATCH, request.uid)
+        accept_prob = spec.accept_prob[spec.offsets[entry] + position - first]
+        return uniform_from_key(match_key, position) < accept_prob
+    return run_length(k, w, request, model, chain, position, 1) >= 1
+
+
+@jit
 def top1_prob(k, w, request, model, position):
     """Return the drafter's confidence at an output position."""
     spec = k.models[model]
