@@ -52,6 +52,7 @@ class Stream(IntEnum):
     DELAY = 20
     SCENARIO = 21
     STRAGGLER = 22
+    ACCEPTANCE_GUESS = 23
 
 
 def _mix(z: int) -> int:

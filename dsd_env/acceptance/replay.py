@@ -34,7 +34,9 @@ class TraceReplay:
 
     Prefix-only drafters (``accept_prob``) draw ``u`` once per position by
     ``(seed, ACCEPTANCE_MATCH, request, position)``, again not by drafter; the position matches
-    iff ``u < accept_prob``.
+    iff ``u < accept_prob``. Where the recording says how probable the committed token was to the drafter
+    (``draft_prob``), a position that the target decided without seeing a draft is guessed iff another draw,
+    by ``(seed, ACCEPTANCE_GUESS, request, position)``, is below that.
 
     Args:
         trace: The recording.
@@ -59,6 +61,7 @@ class TraceReplay:
             for d, t in trace.drafters.items()
         }
         self._accept = {d: t.accept_prob for d, t in trace.drafters.items()}
+        self._draft_prob = {d: t.guess_prob for d, t in trace.drafters.items()}
         self._proposed = {
             d: None if t.proposed is None else t.proposed.astype(np.int32) for d, t in trace.drafters.items()
         }
@@ -171,4 +174,8 @@ class TraceReplay:
             for values in (self._top1, self._entropy)
         )
         run = np.minimum(run, remaining)[:n_tokens]
-        return AcceptanceRealisation(run, top1, entropy, longest, proposed)
+        guess = None
+        if (probability := self._draft_prob[drafter]) is not None:
+            v = uniforms(seed, Stream.ACCEPTANCE_GUESS, request, np.arange(n_tokens, dtype=np.int64))
+            guess = np.asarray(v < np.concatenate([probability[a:b] for a, b in bounds])[:n_tokens])
+        return AcceptanceRealisation(run, top1, entropy, longest, proposed, guess)

@@ -30,6 +30,8 @@ class AcceptanceRealisation:
             knows; one of this length may be longer in truth. 0 for those that go by the true prefix alone.
         proposed: int32 ``[n]``, most tokens that a round from the position proposes, at least
             ``run_length``; ``None`` for drafters that always propose as many as they are asked for.
+        guess: bool ``[n]``, whether the drafter's own token at the position is the one that the target
+            committed there *without having seen a draft*. ``None``: wherever a verified draft is right.
     """
 
     run_length: NDArray[np.int32]
@@ -37,6 +39,7 @@ class AcceptanceRealisation:
     entropy_nats: NDArray[np.float32]
     longest_run: int = 0
     proposed: NDArray[np.int32] | None = None
+    guess: NDArray[np.bool_] | None = None
 
     def proposed_at(self, start: int, gamma: int) -> int:
         """Return how many tokens a round of ``gamma`` drafts that begins anew at a position proposes."""
@@ -56,15 +59,35 @@ class AcceptanceRealisation:
         return int(self.run_length[start]) if run >= self.longest_run else run - (start - chain)
 
     def guessed_at(self, position: int, chain_start: int) -> bool:
-        """Return whether the drafter's own token is the one that the target committed without seeing a draft.
+        """Return whether the drafter's own token is the one that the target chose without seeing a draft.
+
+        That is the target's bonus token, or one that it decoded alone. Under sampling it equals the drafter's
+        sample less often than a verified draft is accepted: verification leans towards the draft.
 
         Args:
-            position: Output position that the target decided by itself.
-            chain_start: Position at which the drafter began.
+            position: Output position; False at the end of the output and beyond.
+            chain_start: Position at which the drafter began, `position` itself or before it.
         """
         if position >= len(self.run_length):
             return False
+        if self.guess is not None:
+            return bool(self.guess[position])
         return self.run_at(position, chain_start) >= 1
+
+    def guessed_after(self, start: int, drafted: int, chain_start: int) -> bool:
+        """Return whether all of a verified window is right, and the drafter's guess of the token after it.
+
+        Args:
+            start: Position of the window.
+            drafted: Drafts verified.
+            chain_start: Position at which the drafter began, `start` itself or before it.
+        """
+        if start + drafted >= len(self.run_length):
+            return False
+        run = self.run_at(start, chain_start)
+        if self.guess is None:  # the same run goes on
+            return run > drafted
+        return run >= drafted and self.guessed_at(start + drafted, chain_start)
 
 
 @runtime_checkable

@@ -25,7 +25,9 @@ from dsd_env.acceptance.source import MAX_RUN_LENGTH
 from dsd_env.files import write_bytes
 from dsd_env.text import TextError, read_text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version written: 2 added the columns ``draft_prob`` and ``rank``."""
+_READABLE = (1, 2)
 DATA_DIR = Path(__file__).resolve().parent / "data"
 ENTRY_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/ -]{0,78}[A-Za-z0-9._:/-])?")
 """Names of entries: those that a trace of requests can hold."""
@@ -38,7 +40,11 @@ _PER_DRAFTER = {
     "top1_prob": np.float16,
     "entropy_nats": np.float16,
     "proposed": np.uint8,
+    "draft_prob": np.float32,
+    "rank": np.uint8,
 }
+_ROUNDING = 1e-5
+"""By so much ``draft_prob`` may exceed ``accept_prob``: both are exponentials of float32 differences."""
 
 
 class TraceError(ValueError):
@@ -60,6 +66,11 @@ class DrafterTrace:
             ``run_length``; a round of ``gamma`` drafts proposes ``min(gamma, proposed)``. For drafters that
             may have less to say than asked for, or nothing (look-up), beside ``run_length`` only. ``None``:
             always as many as asked for.
+        draft_prob: float32 ``[total]``: probability that the draft's own token at each position is the
+            committed one, where the target decided without seeing a draft. Not above ``accept_prob``, which
+            is what it becomes by verification. ``None``: the same as for a verified draft (greedy).
+        rank: uint8 ``[total]``: place of the committed token among the draft's tokens by probability there, 1
+            for the most likely one; 255 stands for 255 and more. ``None``: not recorded.
     """
 
     run_length: NDArray[np.uint8] | None
@@ -67,6 +78,15 @@ class DrafterTrace:
     top1_prob: NDArray[np.float16]
     entropy_nats: NDArray[np.float16]
     proposed: NDArray[np.uint8] | None = None
+    draft_prob: NDArray[np.float32] | None = None
+    rank: NDArray[np.uint8] | None = None
+
+    @property
+    def guess_prob(self) -> NDArray[np.float32] | None:
+        """``draft_prob``; ``None`` where it says no more than ``accept_prob``."""
+        if self.draft_prob is None or self.accept_prob is None:
+            return self.draft_prob
+        return None if np.array_equal(self.draft_prob, self.accept_prob) else self.draft_prob
 
     @property
     def form(self) -> str:
@@ -251,6 +271,8 @@ def _validate(trace: TraceSet) -> None:
                 continue
             where = f"{drafter}/{column}"
             _check_array(name, where, array, wanted, total)
+            if column == "rank":
+                continue  # below
             if column in ("run_length", "proposed"):
                 if gamma_max is not None and int(array.max()) > gamma_max:
                     raise TraceError(f"{name}: {where} holds {int(array.max())}, above gamma_max {gamma_max}")
@@ -260,6 +282,7 @@ def _validate(trace: TraceSet) -> None:
             if not (low >= 0.0 and high <= limit and math.isfinite(high)):
                 raise TraceError(f"{name}: {where} spans {low}..{high}, must be finite and in 0..{limit}")
         _check_proposed(name, drafter, values)
+        _check_guesses(name, drafter, values, trace.card.get("temperature") == 0)
 
 
 def _check_proposed(name: str, drafter: str, values: DrafterTrace) -> None:
@@ -276,6 +299,31 @@ def _check_proposed(name: str, drafter: str, values: DrafterTrace) -> None:
         raise TraceError(
             f"{name}: {drafter}/proposed is {values.proposed[at]} at position {at}, where "
             f"{values.run_length[at]} are accepted"
+        )
+
+
+def _check_guesses(name: str, drafter: str, values: DrafterTrace, greedy: bool) -> None:
+    """Raise :class:`TraceError` where ``draft_prob`` or ``rank`` are impossible beside the other columns."""
+    rank, guess, accept = values.rank, values.draft_prob, values.accept_prob
+    if rank is not None and len(wrong := np.flatnonzero(rank == 0)):
+        raise TraceError(
+            f"{name}: {drafter}/rank is 0 at position {int(wrong[0])}, the most likely token is 1"
+        )
+    if accept is None:
+        return
+    if guess is not None:
+        wrong = np.flatnonzero(guess != accept if greedy else guess > accept + np.float32(_ROUNDING))
+        if len(wrong):
+            at = int(wrong[0])
+            raise TraceError(
+                f"{name}: {drafter}/draft_prob is {guess[at]} at position {at}, where accept_prob is "
+                f"{accept[at]}; it must be {'equal to it (greedy)' if greedy else 'no greater'}"
+            )
+    if rank is not None and greedy and len(wrong := np.flatnonzero((rank == 1) != (accept == 1.0))):
+        at = int(wrong[0])
+        raise TraceError(
+            f"{name}: {drafter}/rank is {rank[at]} at position {at}, where accept_prob is {accept[at]}; a "
+            "greedy draft is right where the committed token has rank 1"
         )
 
 
@@ -314,10 +362,11 @@ def load_trace_set(name_or_path: str | Path) -> TraceSet:
         raise TraceError(f"{json_path}: not a readable JSON card: {error}") from error
     if not isinstance(card, dict):
         raise TraceError(f"{json_path}: the card must be a JSON object")
-    if card.get("format_version") != FORMAT_VERSION:
+    version = card.get("format_version")
+    if type(version) is not int or version not in _READABLE:
         raise TraceError(
-            f"{json_path}: format_version is {card.get('format_version')!r}; "
-            f"this version of dsd_env reads {FORMAT_VERSION}"
+            f"{json_path}: format_version is {version!r}; this version of dsd_env reads "
+            f"{' and '.join(map(str, _READABLE))}"
         )
     blob = npz.read_bytes()
     digest = hashlib.sha256(blob).hexdigest()
@@ -365,6 +414,8 @@ def _from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], card: Mapping[st
                 found["top1_prob"],
                 found["entropy_nats"],
                 found.get("proposed"),
+                found.get("draft_prob"),
+                found.get("rank"),
             )
             for drafter, found in columns.items()
         },

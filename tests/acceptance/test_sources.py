@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -467,6 +468,55 @@ def test_a_chain_goes_on_with_the_run_of_its_beginning_as_far_as_that_is_known()
     assert dependent.run_at(5, 3) == 7, "a run of 16 may be longer in truth: the present position's"
     by_prefix = AcceptanceRealisation(run, zeros, zeros)
     assert by_prefix.run_at(2, 0) == 0, "where it started does not matter"
+
+
+def test_without_a_column_of_its_own_a_guess_is_right_where_a_draft_is() -> None:
+    zeros = np.zeros(6, dtype=np.float32)
+    by_prefix = AcceptanceRealisation(np.array([1, 0, 3, 2, 1, 0], np.int32), zeros, zeros)
+    assert [by_prefix.guessed_at(i, 0) for i in range(8)] == [True, False, True, True, True, *[False] * 3]
+    assert by_prefix.guessed_after(2, 2, 2) and not by_prefix.guessed_after(2, 3, 2)
+    dependent = AcceptanceRealisation(np.array([3, 0, 0, 16, 0, 9], np.int32), zeros, zeros, longest_run=16)
+    assert dependent.guessed_at(2, 0) and not dependent.guessed_at(3, 0), "what is left of three"
+    assert dependent.guessed_after(0, 2, 0) and not dependent.guessed_after(0, 3, 0)
+    # A run of 16 from position 3 covers position 4, where one that began anew would have nothing.
+    assert dependent.guessed_after(3, 1, 3)
+    assert not dependent.guessed_after(3, 3, 3), "beyond the output"
+
+
+def test_a_guess_with_a_column_of_its_own_is_asked_behind_a_window_that_is_all_right() -> None:
+    run, zeros = np.array([2, 1, 0, 1, 0], np.int32), np.zeros(5, dtype=np.float32)
+    guess = np.array([False, True, True, True, True])
+    drawn = AcceptanceRealisation(run, zeros, zeros, guess=guess)
+    assert [drawn.guessed_at(i, 0) for i in range(6)] == [*guess.tolist(), False]
+    assert drawn.guessed_after(0, 2, 0), "both drafts, then the guess, though a draft there would be wrong"
+    assert not drawn.guessed_after(0, 3, 0), "the third draft is wrong"
+    assert not drawn.guessed_after(3, 2, 3), "beyond the output"
+
+
+def test_guesses_are_draws_of_their_own_by_the_probability_that_was_recorded() -> None:
+    trace = make_trace((30, 20, 25), (0, 0, 0))
+    model = trace.drafters["model"]
+    assert model.accept_prob is not None
+    share = np.linspace(0.2, 1.0, 75, dtype=np.float32)
+    model = replace(model, draft_prob=model.accept_prob * share)
+    trace = replace(trace, drafters={"look": trace.drafters["look"], "model": model})
+    replay, n = TraceReplay(trace), 70
+    assert replay.realise(5, 1, n, "look").guess is None
+    right = wrong = expected = 0.0
+    for request in range(300):
+        realised = replay.realise(5, request, n, "model")
+        assert realised.guess is not None and model.draft_prob is not None
+        picked = [range(*trace.offsets[e : e + 2].tolist()) for e in replay.entries(5, request, n)]
+        at = np.concatenate(picked)[:n]
+        draws = [uniform(5, Stream.ACCEPTANCE_GUESS, request, i) for i in range(n)]
+        np.testing.assert_array_equal(realised.guess, draws < model.draft_prob[at])
+        np.testing.assert_array_equal(realised.guess[:9], replay.realise(5, request, 9, "model").guess)
+        accepted = realised.run_length > 0
+        right += (realised.guess & accepted).sum()
+        wrong += realised.guess.sum()
+        expected += float((model.draft_prob[at] * model.accept_prob[at]).sum())
+    assert right == pytest.approx(expected, rel=0.05), "independent of whether a verified draft is accepted"
+    assert wrong > right
 
 
 @given(

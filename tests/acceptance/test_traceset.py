@@ -3,7 +3,8 @@
 import hashlib
 import json
 import zipfile
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsd_env.acceptance import (
+    DrafterTrace,
     TraceError,
     TraceSet,
     available_trace_sets,
@@ -18,7 +20,7 @@ from dsd_env.acceptance import (
 )
 from dsd_env.acceptance.stats import summary
 from dsd_env.acceptance.traceset import DATA_DIR
-from tests.acceptance_samples import make_trace
+from tests.acceptance_samples import card, make_trace
 
 
 def assert_equal(a: TraceSet, b: TraceSet) -> None:
@@ -28,7 +30,7 @@ def assert_equal(a: TraceSet, b: TraceSet) -> None:
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), strict=True)
     for drafter, values in a.drafters.items():
         other = b.drafters[drafter]
-        for name in ("run_length", "accept_prob", "top1_prob", "entropy_nats", "proposed"):
+        for name in (f.name for f in fields(DrafterTrace)):
             left, right = getattr(values, name), getattr(other, name)
             assert (left is None) == (right is None)
             if left is not None:
@@ -104,6 +106,17 @@ def set_item(key, index, value):
     return edit
 
 
+def with_guesses(**changes: Any) -> TraceSet:
+    """Return a sampled recording with all columns of version 2, for a drafter of each form."""
+    trace = make_trace()
+    look, model = trace.drafters["look"], trace.drafters["model"]
+    assert model.accept_prob is not None
+    rank = np.arange(1, 13, dtype=np.uint8)
+    columns: dict[str, Any] = {"draft_prob": model.accept_prob / 2, "rank": rank, **changes}
+    drafters = {"look": replace(look, **columns), "model": replace(model, **columns)}
+    return replace(trace, drafters=drafters)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -128,21 +141,73 @@ def set_item(key, index, value):
         (set_item("look/top1_prob", 3, 1.01), "top1_prob spans"),
         (set_item("look/entropy_nats", 3, np.inf), "entropy_nats spans"),
         (set_item("look/entropy_nats", 3, -1), "entropy_nats spans"),
+        (set_item("model/draft_prob", 3, np.nan), "model/draft_prob spans nan"),
+        (set_item("model/draft_prob", 3, 1.5), "model/draft_prob spans"),
+        (set_item("look/draft_prob", 3, -0.1), "look/draft_prob spans"),
+        (put("model/draft_prob", np.zeros(12)), "model/draft_prob must be one-dimensional float32"),
+        (put("model/rank", np.ones(12, np.int64)), "model/rank must be one-dimensional uint8"),
+        (set_item("model/rank", 3, 0), "model/rank is 0 at position 3, the most likely token is 1"),
         (put("extra", np.zeros(3)), "unknown array 'extra'"),
         (put("look/other", np.zeros(3)), "unknown array 'look/other'"),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path, edit, message):
-    make_trace().save(tmp_path)
+    with_guesses().save(tmp_path)
     rewrite(tmp_path, edit_arrays=edit)
     with pytest.raises(TraceError, match=message):
         load_trace_set(tmp_path / "sample")
 
 
+def test_guesses_and_ranks_are_read_back(tmp_path):
+    trace = with_guesses()
+    npz, _ = trace.save(tmp_path)
+    assert_equal(load_trace_set(npz), trace)
+
+
+def test_a_recording_of_version_1_has_no_guesses(tmp_path):
+    make_trace().save(tmp_path)
+    rewrite(tmp_path, edit_card=put("format_version", 1))
+    trace = load_trace_set(tmp_path / "sample")
+    assert all(d.draft_prob is None and d.rank is None for d in trace.drafters.values())
+
+
+def test_a_draft_is_accepted_at_least_as_often_as_it_is_right_unseen():
+    accept = np.full(12, 0.5, np.float32)
+    guess = accept.copy()
+    guess[4] = 0.75
+    model = replace(make_trace().drafters["model"], accept_prob=accept, draft_prob=guess)
+    with pytest.raises(
+        TraceError, match=r"m/draft_prob is 0\.75 at position 4, where accept_prob is 0\.5; .* no greater"
+    ):
+        make_trace(drafters={"m": model}, card=card(("m",)))
+    # Rounding of the two exponentials is no fault.
+    guess[4] = np.nextafter(np.float32(0.5), np.float32(1.0))
+    make_trace(drafters={"m": replace(model, draft_prob=guess)}, card=card(("m",)))
+
+
+def test_columns_of_a_greedy_recording_say_the_same():
+    match = np.array([1.0, 0.0] * 6, np.float32)
+    model = replace(make_trace().drafters["model"], accept_prob=match)
+    greedy = card(("m",), temperature=0.0)
+    rank = np.array([1, 2] * 6, np.uint8)
+    for guess in (None, match):
+        trace = make_trace(drafters={"m": replace(model, draft_prob=guess, rank=rank)}, card=greedy)
+        assert trace.drafters["m"].guess_prob is None
+    guess = match.copy()
+    guess[2] = 0.5
+    with pytest.raises(TraceError, match=r"draft_prob is 0\.5 at position 2, .* equal to it \(greedy\)"):
+        make_trace(drafters={"m": replace(model, draft_prob=guess)}, card=greedy)
+    rank[3] = 1
+    with pytest.raises(TraceError, match=r"m/rank is 1 at position 3, where accept_prob is 0\.0"):
+        make_trace(drafters={"m": replace(model, rank=rank)}, card=greedy)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (put("format_version", 2), "format_version is 2"),
+        (put("format_version", 3), "format_version is 3; this version of dsd_env reads 1 and 2"),
+        (put("format_version", True), "format_version is True"),
+        (drop("format_version"), "format_version is None"),
         (drop("licence"), r"lacks \['licence'\]"),
         (put("label", "guessed"), "label is 'guessed'"),
         (put("gamma_max", "16"), "gamma_max is '16'"),

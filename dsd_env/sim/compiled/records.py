@@ -185,9 +185,9 @@ MODEL_SPEC = Record(
     "ModelSpec", source="i4", longest="i4", low="f8", high="f8", first="f8", flips="?", confidence="f8",
     offsets=Block("i8"), kind_of=Block("i8"), accept_prob=Block("f8"), top1_prob=Block("f8"),
     run_length=Block("i8"), proposes="?", proposed=Block("u1"), same_kind=Block(ENTRIES),
-    pools=Block(ENTRIES), has_named="?", named=Block("i8"),
+    pools=Block(ENTRIES), has_named="?", named=Block("i8"), has_guess="?", draft_prob=Block("f8"),
 )  # fmt: skip
-"""The acceptance of one draft model."""
+"""The acceptance of one draft model; `draft_prob` decides guesses of a recording, if it `has_guess`."""
 LEARNED = Record("Learned", acceptance_rate="f8", tokens_per_round="f8", model_rounds="i4")
 """What a request's controller has learned of a draft model."""
 CHAIN = Record("Chain", entry="i4", start="i4", picks="i4")

@@ -92,3 +92,6 @@ def _recording(out: Writer, entries: _Entries, rows: Rows, i: int, source: Trace
     else:
         rows.set(i, source=codes.MATCHES, longest=MAX_RUN_LENGTH)
         rows.point("accept_prob", out.buffer.numbers(columns.accept_prob, "f8"), i)
+    if (guess_prob := columns.guess_prob) is not None:
+        rows.set(i, has_guess=True)
+        rows.point("draft_prob", out.buffer.numbers(guess_prob, "f8"), i)

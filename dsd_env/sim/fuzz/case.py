@@ -145,6 +145,8 @@ def made_up_trace(name: str, *, lengths: list[int], kind: list[int], seed: int) 
     proposed = np.minimum(run + generator.integers(0, 4, total), 16)
     shares = [generator.random(total).astype(np.float16) for _ in range(4)]
     accept = generator.random(total).astype(np.float32) ** 0.3
+    # Every other recording was sampled: a guess of what the target chose alone is less often right.
+    guess = (accept * generator.random(total)).astype(np.float32) if seed % 2 else None
     return TraceSet(
         name=name,
         kinds=("code", "chat"),
@@ -153,7 +155,7 @@ def made_up_trace(name: str, *, lengths: list[int], kind: list[int], seed: int) 
         prompt_tokens=np.ones(len(lengths), dtype=np.int32),
         drafters={
             "look": DrafterTrace(run.astype(np.uint8), None, shares[0], shares[1], proposed.astype(np.uint8)),
-            "model": DrafterTrace(None, accept.astype(np.float32), shares[2], shares[3]),
+            "model": DrafterTrace(None, accept.astype(np.float32), shares[2], shares[3], draft_prob=guess),
         },
         card={
             "label": "synthetic",

@@ -318,7 +318,7 @@ class Targets(Part):
         run = realisation.run_at(start, request.chain_start)
         accepted = drafting.accepted_tokens(drafted, run, left)
         committed = min(accepted + 1, left)
-        request.guessed = run > drafted
+        request.guessed = realisation.guessed_after(start, drafted, request.chain_start)
         request.drafter_valid[drafter_number] = drafting.valid_after(
             request.context_tokens, drafted, accepted
         )

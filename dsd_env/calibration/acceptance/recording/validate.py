@@ -73,6 +73,8 @@ def single_entry(trace: TraceSet, entry: int) -> TraceSet:
                 d.top1_prob[part],
                 d.entropy_nats[part],
                 None if d.proposed is None else d.proposed[part],
+                None if d.draft_prob is None else d.draft_prob[part],
+                None if d.rank is None else d.rank[part],
             )
             for name, d in trace.drafters.items()
         },

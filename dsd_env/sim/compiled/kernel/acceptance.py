@@ -13,6 +13,7 @@ from dsd_env.sim.compiled.kernel.jit import jit, number
 from dsd_env.sim.compiled.kernel.rows import tail
 
 ACCEPTANCE_PICK, ACCEPTANCE_MATCH = number(Stream.ACCEPTANCE_PICK), number(Stream.ACCEPTANCE_MATCH)
+ACCEPTANCE_GUESS = number(Stream.ACCEPTANCE_GUESS)
 
 
 @jit
@@ -121,23 +122,37 @@ def run_length(k, w, request, model, chain, start, limit):
 
 @jit
 def guess_right(k, w, request, model, chain, position):
-    """Return whether the drafter's own token is the one that the target committed without a draft."""
+    """Return whether the drafter's own token is the one that the target chose without seeing a draft.
+
+    Any position from the chain's start on may be asked for; at the end of the output and beyond: False.
+    """
+    spec = k.models[model]
     if position >= request.output_tokens:
         return False
-    spec = k.models[model]
-    if spec.source == RUNS:
+    if not spec.has_guess and spec.source == RUNS:
+        # Nothing is kept of what was found: a stream asks for older chains after newer ones.
         run = _recorded_run(k, w, request, model, chain, False)
         if run >= spec.longest:
-            run = _recorded_run(k, w, request, model, position, False)
-        else:
-            run -= position - chain
-        return run >= 1
-    if spec.source == MATCHES:
-        entry, first = _locate(k, w, request, model, position, False)
-        match_key = key(w.seed, ACCEPTANCE_MATCH, request.uid)
-        accept_prob = spec.accept_prob[spec.offsets[entry] + position - first]
-        return uniform_from_key(match_key, position) < accept_prob
-    return run_length(k, w, request, model, chain, position, 1) >= 1
+            return _recorded_run(k, w, request, model, position, False) >= 1
+        return run - (position - chain) >= 1
+    if not spec.has_guess and spec.source != MATCHES:
+        return run_length(k, w, request, model, chain, position, 1) >= 1
+    entry, first = _locate(k, w, request, model, position, False)
+    at = spec.offsets[entry] + position - first
+    if spec.has_guess:
+        return uniform(w.seed, ACCEPTANCE_GUESS, request.uid, position) < spec.draft_prob[at]
+    return uniform(w.seed, ACCEPTANCE_MATCH, request.uid, position) < spec.accept_prob[at]
+
+
+@jit
+def guessed_after(k, w, request, model, chain, start, drafted, run):
+    """Return whether a verified window of a known run is all right, and the guess of the token after it.
+
+    `run` may have been cut to ``drafted + 1``.
+    """
+    if k.models[model].has_guess:
+        return run >= drafted and guess_right(k, w, request, model, chain, start + drafted)
+    return run > drafted  # the same run goes on
 
 
 @jit

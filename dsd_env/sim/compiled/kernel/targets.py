@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 
 from dsd_env.laws import batching, drafting, slo, step_times
-from dsd_env.sim.compiled.kernel.acceptance import run_length, top1_prob
+from dsd_env.sim.compiled.kernel.acceptance import guessed_after, run_length, top1_prob
 from dsd_env.sim.compiled.kernel.accounts import is_measured, occupy
 from dsd_env.sim.compiled.kernel.batching import (
     JOB_COLOCATED,
@@ -488,7 +488,7 @@ def _verified(k, w, request, drafter, drafted):
     left = request.output_tokens - start
     run = run_length(k, w, request, model, request.chain_start, start, min(drafted + 1, left))
     accepted = drafting.accepted_tokens(drafted, run, left)
-    request.guessed = run > drafted
+    request.guessed = guessed_after(k, w, request, model, request.chain_start, start, drafted, run)
     committed = min(accepted + 1, left)
     valid = drafting.valid_after(request.prompt_tokens + start, drafted, accepted)
     set_valid_tokens(k, w, request, drafter, valid)
