@@ -293,7 +293,7 @@ class ActionSpace:
 def _batch_matters(candidate: CandidateView, drafts: bool) -> bool:
     """Return whether a batch size has an effect at a candidate."""
     enters = candidate.target.up and not candidate.same_target
-    return laws.batch_matters(enters, drafts, candidate.shares_target)
+    return laws.batch_matters(enters, drafts, candidate.coalesces)
 
 
 def refused_action(

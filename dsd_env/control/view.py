@@ -58,6 +58,12 @@ class RequestView:
         last_confidence: Top-1 probability of the drafter at the last token that it drafted on the true
             path (the first rejected one, if any was); 0 if unknown.
         head_start_tokens: Drafts of the next window that its last drafter has made ahead (pipelined).
+        window_tokens: Gamma in force of its stream of drafts; 0 if none is open. This and the following:
+            streaming.
+        lead_tokens: Drafts in flight: made, and not yet known to be right or wrong.
+        generations: Generations of drafts that its stream has begun.
+        generation_age_s: Time since the present one began.
+        idle_share: Running share of its iterations for which no draft had come (EMA).
     """
 
     is_admission: bool
@@ -79,6 +85,11 @@ class RequestView:
     recent_accepted: tuple[int, ...]
     last_confidence: float
     head_start_tokens: int
+    window_tokens: int = 0
+    lead_tokens: int = 0
+    generations: int = 0
+    generation_age_s: float = 0.0
+    idle_share: float = 0.0
 
 
 @dataclass(slots=True)
@@ -102,7 +113,7 @@ class TargetView:
         age_s: Age of the report.
         plain: Residents whose newest job there was plain decoding.
         colocated: Residents whose newest job there was drafted on its own GPUs.
-        remote: Residents whose newest job there was to verify drafts made elsewhere.
+        remote: Residents whose newest job there was to verify drafts made elsewhere, streams included.
         gamma_mean: Mean number of drafts in the newest jobs of the latter two; 0 without them.
         prefill_tokens: Context tokens that its jobs still have to prefill.
     """
@@ -202,6 +213,9 @@ class CandidateView:
         tokens_per_round: Running number of tokens per round that they gave (EMA; prior 2); rounds in which a
             look-up proposed nothing count.
         model_rounds: How many such rounds there were.
+        streams: Its drafts are streamed to the target.
+        coalesces: Verifications of its drafts wait for the batch size asked for: they come from elsewhere,
+            and the target does not decode meanwhile.
     """
 
     site: Site
@@ -224,6 +238,8 @@ class CandidateView:
     acceptance_rate: float = ACCEPTANCE_PRIOR
     tokens_per_round: float = TOKENS_PER_ROUND_PRIOR
     model_rounds: int = 0
+    streams: bool = False
+    coalesces: bool = True
 
 
 @dataclass(slots=True)
@@ -255,7 +271,7 @@ class DecisionView:
         device: Number of the device.
         counter: Number of this decision within the request; with `request_id` it addresses
             the scheduler's own random draws.
-        request: The request.
+        request: The request, as far as its controller knows: the target of a stream is ahead of that.
         target: Its current target.
         link: Its device's link.
         drafter: The first drafter on its own device.

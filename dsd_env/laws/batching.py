@@ -7,9 +7,6 @@ B = 1 waits nowhere.
 
 from __future__ import annotations
 
-VERIFY = 1
-"""The task of verifying drafts that came from elsewhere; see :class:`dsd_env.sim.entities.TargetTask`."""
-
 
 def may_enter(resident: int, max_num_seqs: int, batch_size: int, now_s: float, latest_s: float) -> bool:
     """Return whether a request that waits for admission may take a seat, KV apart.
@@ -29,12 +26,13 @@ def may_enter(resident: int, max_num_seqs: int, batch_size: int, now_s: float, l
     return resident * batch_size < max_num_seqs or now_s >= latest_s
 
 
-def least_batch(task: int, batch_size: int) -> int:
+def least_batch(coalesces: bool, batch_size: int) -> int:
     """Return the smallest batch that a job wants to take part in.
 
-    Only verifications of drafts that travelled can wait for company. All others are at the target anyway.
+    Only verifications of drafts that travelled can wait for company. All others are at the target anyway, and
+    so is a stream that the target decodes for when it has no drafts.
     """
-    return batch_size if task == VERIFY else 1
+    return batch_size if coalesces else 1
 
 
 def starts(ready: int, resident: int, least: int, now_s: float, due_s: float) -> bool:

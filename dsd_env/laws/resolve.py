@@ -32,15 +32,14 @@ def resolved(
     return gamma, batch_size, reason
 
 
-def batch_matters(enters: bool, drafts: bool, shares_target: bool) -> bool:
+def batch_matters(enters: bool, drafts: bool, coalesces: bool) -> bool:
     """Return whether a decision's batch size has an effect at a placement.
 
-    It has one where the request waits for admission, and on verifications of drafts made elsewhere than on
-    the target's own GPUs.
+    It has one where the request waits for admission, and on verifications that wait for company.
 
     Args:
         enters: The request is not resident at that target.
         drafts: Drafts are made.
-        shares_target: They are made on the target's own GPUs.
+        coalesces: Their verification waits for the batch size asked for.
     """
-    return enters or (drafts and not shares_target)
+    return enters or (drafts and coalesces)

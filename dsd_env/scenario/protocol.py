@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dsd_env.scenario.base import Model, NonNegative, Positive
 
@@ -12,10 +12,20 @@ from dsd_env.scenario.base import Model, NonNegative, Positive
 class Protocol(Model):
     """The coordinated execution protocol between drafter and target."""
 
-    kind: Literal["synchronous", "pipelined"] = Field(
+    kind: Literal["synchronous", "pipelined", "streaming"] = Field(
         default="synchronous",
         description="pipelined: while a window is verified, its drafter goes on as if all of it and its own "
-        "guess of the token after it were accepted.",
+        "guess of the token after it were accepted. streaming: drafts are sent as they are made, up to gamma "
+        "of them ahead of what the drafter knows to be committed, and the target takes in every iteration "
+        "those that have come. Look-ups and drafters on a target's own GPUs keep to rounds.",
+    )
+    stream_chunk_tokens: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Drafts of a stream that are sent in one message."
+    )
+    stream_idle: Literal["decode", "wait"] = Field(
+        default="decode",
+        description="What a target does for a stream without drafts: decode a token itself, or wait for a "
+        "draft, but no longer than `patience_s`.",
     )
     header_bytes: NonNegative = 64.0
     bytes_per_token: NonNegative = 4.0
@@ -44,6 +54,15 @@ class Protocol(Model):
     stats_window: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.2, description="Weight of the newest sample in running estimates (EMA)."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "streaming" and self.stream_idle == "wait" and self.patience_s is None:
+            raise ValueError(
+                "stream_idle = wait needs patience_s (> 0): without it a stream whose drafter fell silent "
+                "would wait for ever"
+            )
+        return self
 
     @property
     def bytes_per_draft_token(self) -> float:

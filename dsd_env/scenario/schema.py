@@ -193,8 +193,33 @@ class Scenario(Model):
                     f"faults.{name}.member = {fault.member} must be below the count of {fault.of!r}, {count}"
                 )
         self._fits()
+        self._streams()
         self._whole_cycles()
         return self
+
+    def _streams(self) -> None:
+        """Check that there is something to stream, if that is the protocol."""
+        if self.protocol.kind != "streaming":
+            return
+        sites: list[DeviceClass | EdgeServer] = [*self.devices.values(), *self.edge_servers.values()]
+        elsewhere = any(drafter.kind == "model" for site in sites for drafter in site.menu)
+        dedicated = any(own.mode == "dedicated" for target in self.targets.values() for own in target.menu)
+        if not elsewhere and not dedicated:
+            raise ValueError(
+                "protocol.kind = 'streaming' needs a drafter of kind 'model' on a device, on an edge server, "
+                "or at a target in mode 'dedicated': there is none"
+            )
+        largest = max(self.actions.gammas)
+        if largest == 0:
+            raise ValueError(
+                "protocol.kind = 'streaming' needs a window: actions.gammas holds only 0, plain decoding"
+            )
+        chunk = self.protocol.stream_chunk_tokens
+        if chunk > largest:
+            raise ValueError(
+                f"protocol.stream_chunk_tokens = {chunk} does not fit into any window: at most {largest}, "
+                "the largest of actions.gammas"
+            )
 
     def _whole_cycles(self) -> None:
         """Check that a window is as long as whole cycles of a load that changes."""

@@ -48,6 +48,11 @@ class EventKind(IntEnum):
     DUPLICATE = 16
     ROLLBACK = 17
     PREEMPT = 18
+    STREAM_OPEN = 19
+    DRAFT_SENT = 20
+    STREAM_ROLLBACK = 21
+    STREAM_CLOSE = 22
+    LATE_DRAFTS = 23
 
 
 class Event(NamedTuple):
@@ -62,7 +67,10 @@ class Event(NamedTuple):
             SEND: time of arrival; ENQUEUE: new tokens asked for; ADMIT: KV tokens reserved;
             ITERATION_START: sequences; ITERATION_END: new tokens; COMMIT: tokens committed;
             COMPLETE: end-to-end latency; FAULT, RETURN: number of the fault's member; TAKEOVER: patience;
-            LATE, DUPLICATE: 0; ROLLBACK: tokens drafted ahead in vain; PREEMPT: KV tokens lost.
+            LATE, DUPLICATE: 0; ROLLBACK: tokens drafted ahead in vain; PREEMPT: KV tokens lost;
+            STREAM_OPEN: gamma; DRAFT_SENT: output position of its first draft; STREAM_ROLLBACK: drafts that
+            are given up; STREAM_CLOSE: generations; LATE_DRAFTS: drafts of a generation known to be wrong.
+            The entity of STREAM_OPEN and LATE_DRAFTS is the target, that of the other three the drafter.
     """
 
     time_s: float

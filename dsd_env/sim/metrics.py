@@ -55,6 +55,11 @@ class Totals:
         late_messages: Messages that came to a target after their round was over.
         duplicate_messages: Messages that came to a target twice.
         preemptions: Requests that lost their KV because the pool was full.
+        sequence_iterations: Sequences for which iterations committed tokens, counted in each iteration.
+        stream_iterations: Those of them that were streams.
+        stream_idle_iterations: Those of these for which no draft had come.
+        generations: Generations of drafts that streams began.
+        late_drafts: Drafts that came to a target when their generation was known to be wrong.
     """
 
     time_s: float = 0.0
@@ -80,6 +85,11 @@ class Totals:
     late_messages: int = 0
     duplicate_messages: int = 0
     preemptions: int = 0
+    sequence_iterations: int = 0
+    stream_iterations: int = 0
+    stream_idle_iterations: int = 0
+    generations: int = 0
+    late_drafts: int = 0
 
     def copy(self) -> Totals:
         """Return a copy."""
@@ -308,6 +318,11 @@ _NUMBERS: dict[str, Callable[[_Measured], float]] = {
     "late_messages": lambda m: float(m.d.late_messages),
     "duplicate_messages": lambda m: float(m.d.duplicate_messages),
     "preemptions": lambda m: float(m.d.preemptions),
+    "tokens_per_iteration": lambda m: _ratio(m.d.output_tokens, m.d.sequence_iterations),
+    "stream_share": lambda m: _ratio(m.d.stream_iterations, m.d.sequence_iterations),
+    "stream_idle_share": lambda m: _ratio(m.d.stream_idle_iterations, m.d.stream_iterations),
+    "tokens_per_generation": lambda m: _ratio(m.d.output_tokens, m.d.generations),
+    "late_drafts": lambda m: float(m.d.late_drafts),
     "requests_arrived": lambda m: float(m.arrived),
     "requests_completed": lambda m: float(m.completed),
     "requests_active": lambda m: float(m.arrived - m.completed),

@@ -46,6 +46,8 @@ class Telemetry:
         self._weight = min(1.0, self._period_s / RATE_TIME_CONSTANT_S)
         self._n_offered = min(scenario.actions.targets_offered, scenario.n_targets)
         self._gamma_max = max(scenario.actions.gammas)
+        self._streaming = scenario.protocol.kind == "streaming"
+        self._stream_waits = scenario.protocol.stream_idle == "wait"
         self._first_target = len(world.devices) + len(world.edges)
         self._places = [(Site(site), edge, rank) for site, edge, rank in scenario.places]
         self._arrivals = 0
@@ -194,7 +196,7 @@ class Telemetry:
             same_target = target.number == request.target
             move_s = 0.0
             if not same_target and request.target >= 0:
-                move_s = request.context_tokens * target.prefill_token_s
+                move_s = request.known_context_tokens * target.prefill_token_s
             visible_s = now_s - delay_s
             for site, edge, rank in self._places:
                 if site == Site.COLOCATED:
@@ -215,6 +217,7 @@ class Telemetry:
         """Write what a controller knows of a candidate's drafter whatever its site."""
         drafter = self._world.drafters.get(self.drafter_number(request.device.number, candidate))
         if drafter is None:
+            candidate.coalesces = not candidate.shares_target
             return
         candidate.kind, candidate.model = drafter.kind, drafter.model
         if drafter.kind == DrafterKind.LOOKUP:
@@ -223,6 +226,8 @@ class Telemetry:
         candidate.acceptance_rate = learned.acceptance_rate
         candidate.tokens_per_round = learned.tokens_per_round
         candidate.model_rounds = learned.model_rounds
+        candidate.streams = self._streaming and drafter.can_stream
+        candidate.coalesces = not candidate.shares_target and (not candidate.streams or self._stream_waits)
 
     def _colocated_candidate(
         self,
@@ -239,7 +244,7 @@ class Telemetry:
         lag = request.drafter_lag(number)
         step_s = catch_up_s = wait_s = 0.0
         if drafter is not None:
-            context, timer = request.context_tokens, drafter.timer
+            context, timer = request.known_context_tokens, drafter.timer
             step_s = timer.step_s(1, context, 0)
             catch_up_s = timer.step_s(lag, context, context if lag > 1 else 0)
             if drafter.server is not None:
@@ -272,7 +277,7 @@ class Telemetry:
         lag = request.drafter_lag(number)
         step_s = catch_up_s = wait_s = 0.0
         if drafter is not None:
-            context = request.context_tokens
+            context = request.known_context_tokens
             step_s = drafter.timer.step_s(1, context, 0)
             catch_up_s = drafter.timer.step_s(lag, context, context if lag > 1 else 0)
             mean_job_s = drafter.own_server.mean_job_s
@@ -307,7 +312,7 @@ class Telemetry:
     ) -> CandidateView:
         edge = self._world.edges[number][rank]
         lag = request.drafter_lag(edge.number)
-        context = request.context_tokens
+        context = request.known_context_tokens
         _, jobs, wait_s, up = _newest(edge.reports, visible_s)
         together = min(int(jobs) + 1, edge.concurrency)
         backhaul = self._world.backhauls[number][view.index][0]
@@ -352,14 +357,14 @@ class Telemetry:
     def _drafter_view(self, request: Request) -> DrafterView:
         drafter = request.device.drafter
         if drafter is None:
-            return DrafterView(False, 0.0, request.context_tokens, 0)
-        step_s = drafter.timer.step_s(1, request.context_tokens, 0)
+            return DrafterView(False, 0.0, request.known_context_tokens, 0)
+        step_s = drafter.timer.step_s(1, request.known_context_tokens, 0)
         lag = 1 if drafter.kind == DrafterKind.LOOKUP else request.drafter_lag(drafter.number)
         return DrafterView(self._fits(drafter, request), step_s, lag, request.own_jobs)
 
     def _fits(self, drafter: SiteDrafter | None, request: Request) -> bool:
         return drafter is not None and fits(
-            request.context_tokens, self._gamma_max, drafter.kv_capacity_tokens
+            request.known_context_tokens, self._gamma_max, drafter.kv_capacity_tokens
         )
 
 
@@ -407,14 +412,14 @@ def _target_view(target: TargetServer, report: Report, now_s: float) -> TargetVi
 
 
 def _request_view(request: Request, now_s: float) -> RequestView:
-    spec = request.spec
-    ttft_s = request.first_commit_s - request.arrival_s if request.committed > 0 else 0.0
-    tpot_s = time_per_token_s(request.first_commit_s, request.last_commit_s, request.committed)
+    spec, stream, known = request.spec, request.stream, request.known_tokens
+    ttft_s = request.first_commit_s - request.arrival_s if known > 0 else 0.0
+    tpot_s = time_per_token_s(request.first_commit_s, request.known_commit_s, known)
     return RequestView(
         request.target < 0,
         request.control[0],
         spec.prompt_tokens,
-        request.committed,
+        known,
         now_s - request.arrival_s,
         spec.slo_ttft_s,
         spec.slo_tpot_s,
@@ -430,6 +435,11 @@ def _request_view(request: Request, now_s: float) -> RequestView:
         request.recent_accepted,
         request.last_confidence,
         0 if request.head_start is None else request.head_start.drafts,
+        0 if stream is None else stream.window,
+        0 if stream is None else stream.drafted - stream.known,
+        0 if stream is None else stream.generation,
+        0.0 if stream is None else now_s - stream.started_s,
+        request.idle_share,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dsd_env.laws.streams import UNDER_WAY
+
 NO_DRAFTER, DRAFTS_ALONE, DRAFTS_SHARED = range(3)
 """Modes of a place: nobody drafts there, a drafter of its own does, or one on the target's GPUs."""
 
@@ -12,6 +14,9 @@ JOBS = 3
 """Draft jobs of a request."""
 ROUND_JOB, WARM_JOB, AHEAD_JOB = range(JOBS)
 """Its round's, its drafter's prefill, and what is drafted ahead of a verification."""
+
+RING = UNDER_WAY + 1
+"""Room for the messages of a stream that are under way in one direction: drafts, and word of its end."""
 
 CLOSED, POISSON, RENEWAL, CLIENT_RENEWALS, REPLAY = range(5)
 """Arrivals: of clients who wait for their answers, and the open ones."""

@@ -298,6 +298,30 @@ REQUEST = Record(
     uid="i8",
     # What it last asked of its target; what came late at its client.
     mode="i4", mode_gamma="i4", late_gaps="i4", late_tokens="i4", longest_gap_s="f8",
+    # Its stream, if one is open.
+    streams="?", job_coalesces="?", job_idle="?", job_closes="?", idle_timer_set="?", idle_until_s="f8",
+    idle_share="f8",
+)  # fmt: skip
+
+STREAM = Record(
+    "Stream",
+    # The drafter's side.
+    drafter="i4", site="i4", at="i4", target="i4", window="i4", batch_size="i4", known="i4", generation="i4",
+    start="i4", drafted="i4", suspended="?", deciding="?", closing="?", known_commit_s="f8", started_s="f8",
+    # The target's side.
+    seen_window="i4", seen_generation="i4", seen_start="i4", arrived="i4", lost_at="i4", echo_sent_s="f8",
+    echo_came_s="f8",
+    # What is under way.
+    messages="i4", first_message="i4", results="i4", first_result="i4",
+)  # fmt: skip
+"""The stream of a request; the fields are those of :class:`dsd_env.sim.entities.Stream`."""
+DRAFT_MESSAGE = Record(
+    "DraftMessage", arrives_s="f8", sent_s="f8", generation="i4", start="i4", first="i4", tokens="i4",
+    window="i4", batch_size="i4", closes="?",
+)  # fmt: skip
+STREAM_RESULT = Record(
+    "StreamResult", arrives_s="f8", echo_s="f8", commit_s="f8", confidence="f8", committed="i4", tokens="i4",
+    drafted="i4", accepted="i4",
 )  # fmt: skip
 
 COMPLETED = Record(
@@ -327,7 +351,7 @@ CANDIDATE_VIEW = Record(
     move_s="f8", shares_target="f8", drafter="f8", kind="f8", model="f8", acceptance_rate="f8",
     tokens_per_round="f8", model_rounds="f8", drafter_number="f8", colocated="f8", own_device="f8",
     is_head="f8", is_lookup="f8", target_queued="f8", target_resident="f8", target_colocated="f8",
-    target_remote="f8", target_prefill_tokens="f8", target_iteration_s="f8",
+    target_remote="f8", target_prefill_tokens="f8", target_iteration_s="f8", streams="f8", coalesces="f8",
 )  # fmt: skip
 REQUEST_VIEW = Record(
     "RequestView", is_admission="f8", control_site="f8", control_at_target="f8", control_at_device="f8",
@@ -336,6 +360,7 @@ REQUEST_VIEW = Record(
     ttft_s="f8", tpot_s="f8", ttft_slack="f8", tpot_slack="f8", deadline_slack_s="f8", rounds="f8",
     acceptance_rate="f8", tokens_per_round="f8", recent_gammas=Array("f8", RECENT_ROUNDS),
     recent_accepted=Array("f8", RECENT_ROUNDS), last_confidence="f8", head_start_tokens="f8",
+    window_tokens="f8", lead_tokens="f8", generations="f8", generation_age_s="f8", idle_share="f8",
 )  # fmt: skip
 LINK_VIEW = Record(
     "LinkView", up="f8", rtt_s="f8", rtt_deviation_s="f8", uplink_bits_per_s="f8", downlink_bits_per_s="f8",
@@ -379,7 +404,8 @@ WORLD = Record(
     target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW), targets=Block(TARGET),
     reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES), scratch=Ref(REPORT),
     requests=Block(REQUEST), valid_tokens=Block("i4"), learned=Block(LEARNED), chains=Block(CHAIN),
-    jobs=Block(DRAFT_JOB),
+    jobs=Block(DRAFT_JOB), streams=Block(STREAM), stream_messages=Block(DRAFT_MESSAGE),
+    stream_results=Block(STREAM_RESULT),
     drafters=Block(DRAFTER), devices=Block(DEVICE), channels=Block(CHANNEL), link_rates=Block(RATE),
     crashes=Block(CRASH), renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"), newly=Block("i4"),
     windows=Block(WINDOW_START), n_windows="i4", boundary_s="f8", first_measured="i8", end_measured="i8",
@@ -401,7 +427,8 @@ SCENARIO = Record(
     heap_capacity="i4", due_capacity="i4", log_capacity="i4", table_capacity="i4", delivery_capacity="i4",
     ring="i4", gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4",
     by_number="?", n_boundaries="i4", boundaries_s=Block("f8"), n_classes="i4", attainment_weight="f8",
-    total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?",
+    total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?", streaming="?",
+    stream_waits="?", stream_chunk_tokens="i4",
     has_shares="?", replays_devices="?", replays_kinds="?", replay_random="?",
     horizon_s="f8", header_bytes="f8", bytes_per_token="f8", bytes_per_draft_token="f8", confidence_stop="f8",
     decision_latency_s="f8", telemetry_period_s="f8", stats_weight="f8", rate_weight="f8",

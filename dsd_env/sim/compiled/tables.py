@@ -180,6 +180,9 @@ class _Compiler(Writer):
             attainment_weight=min(1.0, protocol.telemetry_period_s / constants.ATTAINMENT_TIME_CONSTANT_S),
             total=-1 if total is None else total,
             pipelined=protocol.kind == "pipelined",
+            streaming=protocol.kind == "streaming",
+            stream_waits=protocol.stream_idle == "wait",
+            stream_chunk_tokens=protocol.stream_chunk_tokens,
             horizon_s=scenario.episode.horizon_s,
             header_bytes=protocol.header_bytes,
             bytes_per_token=protocol.bytes_per_token,
@@ -427,7 +430,8 @@ class _Compiler(Writer):
         scenario, h = self.scenario, self.k_header
         closed = isinstance(scenario.workload.arrivals, ClosedLoop)
         slots = max_active_requests or (2 * self.n_devices + 64 if closed else 4096)
-        # Per request: its wait, its drafter's prefill, a draft ahead, two timers, messages in vain.
+        # Per request: its wait, its drafter's prefill, a draft ahead, timers, a message of its stream in each
+        # direction, messages in vain.
         heap = heap_events or 8 * slots + 64 * self.n_targets + self.n_devices + len(self.crashing) + 64
         most_measured, most_rows = self._most_requests(slots)
         deliveries = self._most_deliveries(most_measured) if keep_deliveries else 0
@@ -465,6 +469,7 @@ class _Compiler(Writer):
         block("learned", rec.LEARNED, slots * max(1, len(self.models)))
         block("chains", rec.CHAIN, slots * max(1, len(self.models)))
         block("jobs", rec.DRAFT_JOB, codes.JOBS * slots).set_columns(number=np.arange(codes.JOBS * slots))
+        block("streams", rec.STREAM, slots)
         block("drafters", rec.DRAFTER, n_drafters).set_columns(number=np.arange(n_drafters))
         block("devices", rec.DEVICE, self.n_devices).set_columns(rtt_sample_s=-1.0)
         channels = block("channels", rec.CHANNEL, int(h["n_channels"][0]))
@@ -503,6 +508,9 @@ class _Compiler(Writer):
         image_bytes = world.size
         heap_at = world.room(heap * rec.SCHEDULED.itemsize)
         w.point("heap", heap_at)
+        under_way = codes.RING * slots if h["streaming"][0] else 0
+        w.point("stream_messages", world.room(under_way * rec.DRAFT_MESSAGE.itemsize))
+        w.point("stream_results", world.room(under_way * rec.STREAM_RESULT.itemsize))
         w.point("table", world.room(int(h["table_capacity"][0]) * rec.COMPLETED.itemsize))
         w.point("deliveries", world.room(deliveries * rec.DELIVERED.itemsize))
         w.point("log", world.room(log_events * rec.LOGGED.itemsize))

@@ -575,4 +575,6 @@ def _candidate_view(row: Any, targets: list[TargetView], models: Sequence[str]) 
         values["acceptance_rate"],
         values["tokens_per_round"],
         int(values["model_rounds"]),
+        values["streams"] != 0.0,
+        values["coalesces"] != 0.0,
     )

@@ -13,11 +13,13 @@ from dsd_env.sim.entities.drafters import (
 )
 from dsd_env.sim.entities.requests import Device, Learned, Request
 from dsd_env.sim.entities.step_timer import StepTimer
+from dsd_env.sim.entities.streams import DraftMessage, Stream, StreamResult
 from dsd_env.sim.entities.targets import Job, Report, TargetServer, TargetTask
 
 __all__ = [
     "Device",
     "DraftJob",
+    "DraftMessage",
     "DrafterServer",
     "HeadStart",
     "Job",
@@ -27,6 +29,8 @@ __all__ = [
     "Request",
     "SiteDrafter",
     "StepTimer",
+    "Stream",
+    "StreamResult",
     "TargetServer",
     "TargetTask",
     "servers_of",

@@ -50,6 +50,11 @@ class SiteDrafter:
         assert self.server is not None
         return self.server
 
+    @property
+    def can_stream(self) -> bool:
+        """Whether it can stream its drafts: a draft model that does not share its target's GPUs."""
+        return self.server is not None and self.kind == DrafterKind.MODEL
+
     def report(self, now_s: float) -> tuple[float, int, float, bool]:
         """Return (time, jobs, expected wait, up) as the drafter would report them now."""
         server = self.own_server
@@ -151,6 +156,7 @@ class DraftJob:
         done: Event of its completion.
         timer: Scheduled event of its end; cancelled if the job is withdrawn or begins anew.
         is_ahead: Whether it drafts ahead of a verification, on a guess.
+        of_stream: Whether it drafts the next tokens of a stream.
         head_start: Part of this window that was drafted ahead.
         state: Whether it waits, runs or has ended.
         start_s: When it started.
@@ -166,6 +172,7 @@ class DraftJob:
     done: simpy.Event
     timer: simpy.Event | None = None
     is_ahead: bool = False
+    of_stream: bool = False
     head_start: HeadStart | None = None
     state: JobState = JobState.QUEUED
     start_s: float = 0.0

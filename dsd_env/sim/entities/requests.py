@@ -13,6 +13,7 @@ from dsd_env.laws import drafting, reports
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
 from dsd_env.network import Channel
 from dsd_env.sim.entities.drafters import DraftJob, HeadStart, SiteDrafter, servers_of
+from dsd_env.sim.entities.streams import Stream
 from dsd_env.sim.entities.targets import Report
 from dsd_env.workload import RequestSpec
 
@@ -101,6 +102,8 @@ class Request:
         head_start: What was drafted ahead, once the guess has turned out right.
         guessed: Whether the last window and the guess of the token after it were right.
         chain_start: Output position from which its drafter has drafted without beginning anew.
+        stream: Its stream of drafts; None if none is open.
+        idle_share: Running share of the iterations that had no drafts, of those that streams took part in.
         in_flight: Arrival of its message that is under way.
         served: Counter of jobs queued at targets and of cancellations. A target's patience has run out if
             the counter has not changed meanwhile.
@@ -137,6 +140,8 @@ class Request:
     head_start: HeadStart | None = None
     guessed: bool = False
     chain_start: int = 0
+    stream: Stream | None = None
+    idle_share: float = 0.0
     in_flight: simpy.Event | None = None
     served: int = 0
     exchange: int = 0
@@ -186,13 +191,28 @@ class Request:
         return self.spec.prompt_tokens + self.committed
 
     @property
+    def known_tokens(self) -> int:
+        """Committed output that its controller knows of; a stream's target gets ahead of that."""
+        return self.committed if self.stream is None else self.stream.known
+
+    @property
+    def known_commit_s(self) -> float:
+        """When the newest of these tokens was committed."""
+        return self.last_commit_s if self.stream is None else self.stream.known_commit_s
+
+    @property
+    def known_context_tokens(self) -> int:
+        """Prompt and the output that its controller knows of."""
+        return self.spec.prompt_tokens + self.known_tokens
+
+    @property
     def finished(self) -> bool:
         """Whether all its tokens are committed."""
         return self.committed >= self.spec.output_tokens
 
     def drafter_lag(self, drafter_number: int) -> int:
-        """Return how many committed tokens a drafter has not processed: at least 1, the newest."""
-        return self.context_tokens - self.drafter_valid.get(drafter_number, 0)
+        """Return how many known tokens a drafter has not processed: at least 1, the newest."""
+        return self.known_context_tokens - self.drafter_valid.get(drafter_number, 0)
 
     def realise(self, seed: int, model: str) -> AcceptanceRealisation:
         """Return the acceptance of a draft model's proposals; it is drawn at the first call."""

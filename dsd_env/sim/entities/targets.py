@@ -18,6 +18,7 @@ from dsd_env.sim.entities.step_timer import StepTimer
 
 if TYPE_CHECKING:
     from dsd_env.sim.entities.requests import Request
+    from dsd_env.sim.entities.streams import Stream
 
 
 class TargetTask(IntEnum):
@@ -27,6 +28,7 @@ class TargetTask(IntEnum):
     VERIFY = 1
     PLAIN = 2
     COLOCATED = 3
+    STREAM = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +38,8 @@ class Job:
     Attributes:
         request: The request.
         task: What the target does once the context is in its KV.
-        gamma: Draft tokens to verify (VERIFY) or to draft and verify (COLOCATED).
+        gamma: Draft tokens to verify (VERIFY; STREAM, in the present iteration) or to draft and verify
+            (COLOCATED).
         chunk_tokens: Tokens still to decode (PLAIN).
         prefill_tokens: Context tokens that still must be prefilled first.
         warm_drafter: Whether the co-located drafter prefills the same tokens.
@@ -48,6 +51,11 @@ class Job:
         prefilled_tokens: Context tokens prefilled so far.
         queued_s: When it joined the target's ready queue.
         sequence: Rank in which it joined; breaks ties.
+        stream: The stream whose drafts it verifies (STREAM).
+        coalesces: Whether it waits for the batch that it asks for once its context is there.
+        idle: It waits for drafts, and is neither ready nor in an iteration (STREAM).
+        idles: How often it has begun to.
+        closes: Its stream is to be closed.
     """
 
     request: Request
@@ -63,12 +71,16 @@ class Job:
     prefilled_tokens: int = 0
     queued_s: float = 0.0
     sequence: int = 0
+    stream: Stream | None = None
+    coalesces: bool = False
+    idle: bool = False
+    idles: int = 0
+    closes: bool = False
 
     @property
     def least_batch(self) -> int:
         """The smallest batch that it wants to take part in: B if its drafts came from elsewhere."""
-        task = TargetTask.PREFILL if self.prefill_tokens else self.task
-        return batching.least_batch(task, self.asked_batch)
+        return batching.least_batch(self.coalesces and self.prefill_tokens == 0, self.asked_batch)
 
     def prefill_again(self) -> None:
         """Prefill the whole lost context again, but for the newest token, which the task processes.
@@ -105,8 +117,8 @@ class Report:
         up: Whether the target runs; a target that is down is reported, too.
         plain: Residents whose newest job there was plain decoding.
         colocated: Residents whose newest job there was drafted on its own GPUs.
-        remote: Residents whose newest job there was to verify drafts made elsewhere.
-        gamma_mean: Mean number of drafts in the newest jobs of the latter two.
+        remote: Residents whose newest job there was to verify drafts made elsewhere, streams included.
+        gamma_mean: Mean number of drafts in the newest jobs of the latter two; a stream's is its window.
         prefill_tokens: Context tokens that its jobs still have to prefill.
     """
 
@@ -188,6 +200,9 @@ class TargetServer:
         has waited longest, which goes before the others of its class. A prefill takes what is left of the
         budget; a verification takes part as a whole or not at all.
         """
+        for job in self.ready:
+            if job.stream is not None and job.prefill_tokens == 0:
+                job.gamma = job.stream.drafts_to_take(job.request.committed)
         config = self.config
         rank_of_prefill = 1 if config.order == "decode_first" else -1
         shortest_first = config.within_class == "shortest_first"
@@ -256,7 +271,8 @@ class TargetServer:
     def _modes(self) -> tuple[int, int, int, float]:
         """Return how many residents decode plainly, draft here, draft elsewhere, and their mean gamma."""
         tasks = [task for task, _ in self.modes.values()]
-        colocated, remote = tasks.count(TargetTask.COLOCATED), tasks.count(TargetTask.VERIFY)
+        colocated = tasks.count(TargetTask.COLOCATED)
+        remote = tasks.count(TargetTask.VERIFY) + tasks.count(TargetTask.STREAM)
         gammas = sum(gamma for task, gamma in self.modes.values() if task != TargetTask.PLAIN)
         mean = reports.mean_gamma(gammas, colocated + remote)
         return tasks.count(TargetTask.PLAIN), colocated, remote, mean

@@ -197,6 +197,7 @@ def features_of(scenario: Scenario) -> set[str]:
         "lookups": "lookup" in kinds,
         "menus": any(len(site.menu) > 1 for site in sites),
         "pipelined": protocol.kind == "pipelined",
+        "streaming": protocol.kind == "streaming",
         "confidence_stop": protocol.confidence_stop > 0,
         "decision_latency": protocol.decision_latency_s > 0,
         "patience": protocol.patience_s is not None,

@@ -44,6 +44,7 @@ FEATURES = (
     "overhead",
     "several_targets",
     "stragglers",
+    "streaming",
     "target_crash",
     "trace",
 )

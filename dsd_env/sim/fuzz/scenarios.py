@@ -55,6 +55,7 @@ def draw_case(random: Random, features: Sequence[str] = FEATURES, decisions: int
     scenario = _scenario(dice, series, traces)
     situation = bring_about(dice, scenario)
     add_menus(dice, scenario, traces)
+    _make_streams_possible(scenario)
     faults = _faults(dice, scenario, situation)
     if faults:
         scenario["faults"] = faults
@@ -547,6 +548,12 @@ def _protocol(dice: Dice) -> Data:
         protocol |= {"header_bytes": 0.0, "bytes_per_token": 0.0, "draft_probabilities": "none"}
     if dice.has("pipelined", 0.5):
         protocol["kind"] = "pipelined"
+    if dice.has("streaming", 0.5):
+        protocol["kind"] = "streaming"
+        protocol["stream_chunk_tokens"] = dice.pick(1, 1, 2, 3)
+        if dice.chance(0.3):
+            protocol["stream_idle"] = "wait"
+            protocol["patience_s"] = dice.of(menu.wait_s)
     if dice.has("confidence_stop", 0.2):
         protocol["confidence_stop"] = dice.pick(0.5, 0.7, 0.1)
     if dice.has("decision_latency", 0.2):
@@ -558,6 +565,26 @@ def _protocol(dice: Dice) -> Data:
     if dice.chance(0.6):
         protocol["crash_detection_s"] = dice.pick(dice.of(menu.wait_s), TICK_S)
     return protocol
+
+
+def _make_streams_possible(scenario: Data) -> None:
+    """Let a scenario that has nothing to stream keep to rounds, and a chunk fit into the largest window."""
+    protocol, largest = scenario["protocol"], max(scenario["actions"]["gammas"])
+    if protocol.get("kind") != "streaming":
+        return
+    own = [
+        drafter
+        for site in [*scenario["devices"].values(), *scenario.get("edge_servers", {}).values()]
+        for drafter in [site.get("drafter"), *site.get("drafters", [])]
+    ]
+    own += [
+        drafter if drafter and drafter.get("mode") == "dedicated" else None
+        for target in scenario["targets"].values()
+        for drafter in [target.get("colocated_drafter"), *target.get("colocated_drafters", [])]
+    ]
+    if largest == 0 or not any(drafter and drafter.get("kind", "model") == "model" for drafter in own):
+        protocol["kind"] = "synchronous"
+    protocol["stream_chunk_tokens"] = min(protocol.get("stream_chunk_tokens", 1), max(1, largest))
 
 
 FAULTS = ("target_crash", "edge_crash", "device_crash", "link_outage", "bandwidth_collapse")

@@ -61,6 +61,8 @@ def _many_on_one_drafter(dice: Dice, scenario: Data) -> None:
     """Let several requests at a time use one drafter, drafting ahead and mostly right, for long answers."""
     if dice.has("pipelined", 0.8):
         scenario["protocol"]["kind"] = "pipelined"
+    if dice.has("streaming", 0.5):
+        scenario["protocol"]["kind"] = "streaming"
     if dice.has("decision_latency", 0.5):
         scenario["protocol"]["decision_latency_s"] = dice.of(dice.menu.wait_s)
     for name in scenario["acceptance"]:

@@ -22,12 +22,19 @@ from dsd_env.sim.reference.episode import Episode, Part
 
 
 class Drafters(Part):
-    """Runs draft jobs: those of rounds, drafter prefills, and what is drafted ahead of a verification."""
+    """Runs draft jobs: of rounds and streams, drafter prefills, and what is drafted ahead of a verification.
+
+    Attributes:
+        when_down: Called with a server that has crashed, before its jobs are queued again.
+        when_up: Called with a server that is up again.
+    """
 
     def __init__(self, episode: Episode, accounts: Accounts) -> None:
         """Take part in an episode."""
         super().__init__(episode)
         self._accounts = accounts
+        self.when_down: Callable[[DrafterServer], None] = lambda _server: None
+        self.when_up: Callable[[DrafterServer], None] = lambda _server: None
 
     def confident_drafts(self, request: Request, drafter: SiteDrafter, gamma: int) -> int:
         """Return how many tokens a drafter proposes of those it is asked for.
@@ -189,6 +196,7 @@ class Drafters(Part):
             for drafter in drafters:
                 if drafter.server is server:
                     self.lose_kv(drafter.number)
+            self.when_down(server)
             for job in [*server.active, *server.queue]:
                 if job.is_ahead:
                     self.roll_back(job)
@@ -205,6 +213,8 @@ class Drafters(Part):
         for server in servers_of(drafters):
             server.down -= 1
             self._start_drafts(server)
+            if server.down == 0:
+                self.when_up(server)
 
     def lose_kv(self, drafter_number: int) -> None:
         """Take a drafter's KV of every request, and what it has drafted ahead."""

@@ -1,7 +1,8 @@
 """The protocol of a request: prefill, then rounds of decide, draft, verify, deliver, at the place decided on.
 
 Control is at one place at a time: on the device, at an edge server or at a target. A round begins by moving
-it to where the round begins.
+it to where the round begins. A stream takes the place of many rounds; see
+:mod:`dsd_env.sim.reference.streams`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Generator
 import simpy
 
 from dsd_env.control.view import DrafterKind, Site
-from dsd_env.sim.entities import Device, DraftJob, Request, SiteDrafter, TargetTask
+from dsd_env.sim.entities import Device, DraftJob, Request, SiteDrafter, Stream, TargetTask
 from dsd_env.sim.events import Order
 from dsd_env.sim.reference.drafters import Drafters
 from dsd_env.sim.reference.environment import Process
@@ -19,6 +20,7 @@ from dsd_env.sim.reference.episode import Episode, Part
 from dsd_env.sim.reference.links import Links
 from dsd_env.sim.reference.requests import Interruption, Requests
 from dsd_env.sim.reference.resolution import Resolution
+from dsd_env.sim.reference.streams import Streams
 from dsd_env.sim.reference.targets import TargetDownError, Targets
 from dsd_env.sim.reference.timers import Timers
 from dsd_env.workload import RequestSpec
@@ -35,6 +37,7 @@ class Protocol(Part):
         targets: Targets,
         requests: Requests,
         timers: Timers,
+        streams: Streams,
     ) -> None:
         """Take part in an episode."""
         super().__init__(episode)
@@ -43,6 +46,7 @@ class Protocol(Part):
         self._targets = targets
         self._requests = requests
         self._timers = timers
+        self._streams = streams
 
     def run(self, device: Device, spec: RequestSpec) -> Process:
         """Run one request from its arrival to its completion."""
@@ -65,12 +69,26 @@ class Protocol(Part):
         self._requests.complete(request)
 
     def _turn(self, request: Request) -> Process:
-        """Take one decision and carry it out: the prefill, or a round."""
-        resolution = yield from self._requests.ask(request)
+        """Take one decision and carry it out: the prefill, a round, or a stream and what follows it."""
+        resolution: Resolution | None = yield from self._requests.ask(request)
         if request.committed == 0:
-            yield from self._prefill(request, resolution)
-            return
-        request.rounds += 1
+            assert resolution is not None
+            resolution = yield from self._prefill(request, resolution)
+        else:
+            request.rounds += 1
+        while resolution is not None:
+            resolution = yield from self._carry_out(request, resolution)
+
+    def _carry_out(
+        self, request: Request, resolution: Resolution
+    ) -> Generator[simpy.Event, object, Resolution | None]:
+        """Carry a decision out; return the next one, if that has been taken meanwhile."""
+        if self._streams.uses(resolution):
+            prefill = yield from self._reach_target(request, resolution)
+            lag = min(request.drafter_lag(resolution.drafter_number), request.context_tokens)
+            stream = self._streams.open(request, resolution)
+            self._streams.tell_opened(request, stream, lag)
+            return (yield from self._stream(request, resolution, stream, prefill))
         if request.head_start is not None and request.head_start.drafter_number != resolution.drafter_number:
             self._drafters.discard_head_start(request)
         if resolution.gamma == 0:
@@ -79,9 +97,29 @@ class Protocol(Part):
             yield from self._colocated_round(request, resolution)
         else:
             yield from self._edge_round(request, resolution)
+        return None
 
-    def _prefill(self, request: Request, resolution: Resolution) -> Process:
-        """Send the prompt up and have it prefilled, by the drafter too; the target commits one token."""
+    def _stream(
+        self, request: Request, resolution: Resolution, stream: Stream, prefill: int
+    ) -> Generator[simpy.Event, object, Resolution | None]:
+        """Let a target serve a stream until it is closed; return the decision that closed it."""
+        target = self._world.targets[resolution.target]
+        yield from self._targets.serve(
+            request, target, TargetTask.STREAM, resolution, prefill=prefill, stream=stream
+        )
+        if request.finished:
+            return None
+        stream.stop()
+        request.control = (Site.COLOCATED, target.number)
+        return stream.closing
+
+    def _prefill(
+        self, request: Request, resolution: Resolution
+    ) -> Generator[simpy.Event, object, Resolution | None]:
+        """Send the prompt up and have it prefilled, by the drafter too; the target commits one token.
+
+        A stream follows at once; the decision that closes it is returned.
+        """
         target = self._world.targets[resolution.target]
         device = request.device
         prompt = request.spec.prompt_tokens
@@ -99,7 +137,14 @@ class Protocol(Part):
         )
         served_s = self._now_s - served_s
         if request.finished:
-            return
+            return None
+        if self._streams.uses(resolution):
+            stream = self._streams.open(request, resolution)
+            if resolution.site == Site.OWN_DEVICE:
+                self._streams.tell_first_token(request, stream, sent_s + served_s)
+            else:
+                self._streams.tell_opened(request, stream, lag_tokens=1)
+            return (yield from self._stream(request, resolution, stream, prefill=0))
         if resolution.gamma > 0 and resolution.site != Site.COLOCATED:
             self._timers.expect_drafts(request)
         if resolution.gamma > 0 and resolution.site == Site.OWN_DEVICE:
@@ -108,6 +153,7 @@ class Protocol(Part):
             request.control = (Site.OWN_DEVICE, device.number)
         elif resolution.gamma > 0 and resolution.site == Site.EDGE_SERVER:
             yield from self._move_control(request, (Site.EDGE_SERVER, resolution.edge_server), tokens=1)
+        return None
 
     def _warm_up(self, request: Request, resolution: Resolution) -> Process:
         """Let the drafter prefill the prompt while the target does."""
@@ -126,6 +172,7 @@ class Protocol(Part):
         request.drafter_valid[drafter.number] = prompt
         del request.warming[drafter.number]
         warmed.succeed()
+        self._streams.go_on(request)
 
     def _edge_round(self, request: Request, resolution: Resolution) -> Process:
         """Draft on the device or an edge server, verify at the target, return the result there."""

@@ -123,6 +123,10 @@ class Requests(Part):
         """Cancel a request's drafts and messages under way; a message already sent will arrive too late."""
         request.served += 1
         request.exchange += 1
+        if request.stream is not None:
+            for _ in request.stream.messages:
+                self._late(request)
+            request.stream.stop()
         if request.in_flight is not None:
             callbacks = request.in_flight.callbacks
             assert callbacks is not None

@@ -24,6 +24,7 @@ from dsd_env.sim.reference.links import Links
 from dsd_env.sim.reference.protocol import Protocol
 from dsd_env.sim.reference.requests import Requests
 from dsd_env.sim.reference.resolution import Resolution
+from dsd_env.sim.reference.streams import Streams
 from dsd_env.sim.reference.targets import Targets
 from dsd_env.sim.reference.timers import Timers
 from dsd_env.sim.world import WorldBuilder
@@ -91,8 +92,15 @@ class ReferenceSimulation:
         self._targets = Targets(episode, self._accounts, self._links)
         self._requests = Requests(episode, self._accounts, self._links, self._drafters)
         self._timers = Timers(episode, self._links, self._requests)
+        self._streams = Streams(episode, self._links, self._drafters, self._targets, self._requests)
         self._protocol = Protocol(
-            episode, self._links, self._drafters, self._targets, self._requests, self._timers
+            episode,
+            self._links,
+            self._drafters,
+            self._targets,
+            self._requests,
+            self._timers,
+            self._streams,
         )
         self._arrivals = Arrivals(episode, self._requests, self._protocol.run)
         self._failures = Failures(episode, self._accounts, self._drafters, self._targets, self._requests)

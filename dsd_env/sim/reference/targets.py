@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import simpy
+
 from dsd_env.control.view import Site
 from dsd_env.laws import drafting, slo
 from dsd_env.laws.batching import may_enter
-from dsd_env.sim.entities import Job, Request, TargetServer, TargetTask
+from dsd_env.laws.streams import NOWHERE
+from dsd_env.sim.entities import Job, Request, Stream, TargetServer, TargetTask
 from dsd_env.sim.events import EventKind, Order
 from dsd_env.sim.iteration import IterationCost
 from dsd_env.sim.reference.accounts import Accounts
@@ -39,13 +42,18 @@ class Targets(Part):
         gamma: int = 0,
         prefill: int = 0,
         warm: bool = False,
+        stream: Stream | None = None,
     ) -> Process:
-        """Queue a job at a target and wait until it is done."""
+        """Queue a job at a target and wait until it is done; that of a stream is when the stream closes."""
         if target.down:
             raise TargetDownError
         request.served += 1
         chunk = self._protocol.plain_chunk_tokens
-        job = Job(request, task, gamma, chunk, prefill, warm, self._env.event())
+        job = Job(request, task, gamma, chunk, prefill, warm, self._env.event(), stream=stream)
+        job.coalesces = task == TargetTask.VERIFY
+        if stream is not None:
+            stream.job = job
+            job.coalesces = self._protocol.stream_idle == "wait"
         if resolution is not None:
             job.drafter_number = resolution.drafter_number
             job.asked_batch = resolution.batch_size
@@ -62,7 +70,7 @@ class Targets(Part):
             self._join(target, job)
         request.control = (Site.COLOCATED, target.number)
         if task != TargetTask.PREFILL:
-            target.modes[request.number] = (task, gamma)
+            target.modes[request.number] = (task, gamma if stream is None else stream.window)
         self._wake(target)
         yield job.done
         request.report = target.report(self._now_s)
@@ -273,6 +281,9 @@ class Targets(Part):
             job.prefilled_tokens += tokens
             if job.warm_drafter and job.drafter_number in target.shared:
                 request.drafter_valid[job.drafter_number] = job.prefilled_tokens
+            if job.closes and not job.prefill_tokens:
+                self._done(job)
+                return
             if job.prefill_tokens or job.task != TargetTask.PREFILL:
                 target.ready.append(job)
                 return
@@ -288,9 +299,15 @@ class Targets(Part):
         elif job.task == TargetTask.COLOCATED:
             request.chain_start = request.committed
             self._verified(request, job.drafter_number, job.gamma)
+        elif job.stream is not None:
+            self._step_stream(target, job, job.stream)
+            return
         else:
             self._verified(request, job.drafter_number, job.gamma)
-        self._env.at(self._now_s, Order.JOB_DONE, request.number, job.done)
+        self._done(job)
+
+    def _done(self, job: Job) -> None:
+        self._env.at(self._now_s, Order.JOB_DONE, job.request.number, job.done)
 
     def _verified(self, request: Request, drafter_number: int, drafted: int) -> None:
         """Commit the outcome of verifying ``drafted`` tokens: the accepted ones and one more."""
@@ -317,6 +334,109 @@ class Targets(Part):
         self._totals.verified(drafted, accepted, committed)
         self._commit(request, committed)
 
+    # ------------------------------------------------------------------ streams
+
+    def _step_stream(self, target: TargetServer, job: Job, stream: Stream) -> None:
+        """Commit what an iteration made of a stream's drafts: the accepted ones and one more token."""
+        request, drafted = job.request, job.gamma
+        realisation = request.realise(self._episode.seed, stream.drafter.model)
+        start = request.committed
+        left = request.spec.output_tokens - start
+        accepted, confidence = 0, 0.0
+        if drafted:
+            run = realisation.run_at(start, stream.seen_start)
+            accepted = drafting.accepted_tokens(drafted, run, left)
+            last = min(start + min(accepted, drafted - 1), len(realisation.top1_prob) - 1)
+            confidence = float(realisation.top1_prob[last])
+        committed = min(accepted + 1, left)
+        self._totals.stream_iterations += 1
+        if drafted:
+            request.verifies += 1
+            request.drafted += drafted
+            request.accepted += accepted
+            self._totals.verified(drafted, accepted, committed)
+        else:
+            self._totals.stream_idle_iterations += 1
+        self._keep_drafts(request, stream, drafted, accepted)
+        self._commit(request, committed)
+        if request.finished:
+            stream.stop()
+            self._done(job)
+            return
+        stream.tell(committed, drafted, accepted, confidence)
+        if job.closes:
+            self._done(job)
+        elif job.coalesces and stream.drafts_to_take(request.committed) == 0:
+            self._idle(target, job)
+        else:
+            self._join(target, job)
+
+    def _keep_drafts(self, request: Request, stream: Stream, drafted: int, accepted: int) -> None:
+        """Decide whether the drafts that an iteration has not verified are still right.
+
+        They are if all that it verified were, and the drafter's own token for the place after them, which the
+        target has decided by itself, is the same. That one is of no use any more even then.
+        """
+        if stream.seen_generation == 0 or stream.lost_at < NOWHERE:
+            return
+        place = request.committed + accepted
+        more = max(0, stream.arrived - (request.committed + drafted))
+        realisation = request.realise(self._episode.seed, stream.drafter.model)
+        if accepted == drafted and realisation.guessed_at(place, stream.seen_start):
+            self._totals.discarded += min(more, 1)
+        else:
+            stream.lost_at = place
+            self._totals.discarded += more
+
+    def _idle(self, target: TargetServer, job: Job) -> None:
+        """Let a stream's job wait for drafts, no longer than the target's patience."""
+        job.idle = True
+        job.idles += 1
+        idles = job.idles
+        patience_s = float(self._protocol.patience_s or 0.0)
+        timer = self._env.at(self._now_s + patience_s, Order.TIMEOUT, 2 * job.request.number)
+
+        def decode(_event: simpy.Event) -> None:
+            if job.idle and job.idles == idles and job.request.stream is job.stream:
+                self._totals.takeovers += 1
+                self._log(EventKind.TAKEOVER, target.number, job.request, patience_s)
+                self._end_idle(target, job)
+
+        assert timer.callbacks is not None
+        timer.callbacks.append(decode)
+
+    def _end_idle(self, target: TargetServer, job: Job) -> None:
+        job.idle = False
+        if job.request.kv_reserved_tokens == 0:
+            # The target has preempted the request meanwhile.
+            job.prefill_again()
+            self._enter(target, job)
+        else:
+            self._join(target, job)
+        self._wake(target)
+
+    def note_drafts(self, request: Request, stream: Stream) -> None:
+        """Note that a message of a stream has come."""
+        target = self._world.targets[request.target]
+        target.modes[request.number] = (TargetTask.STREAM, stream.seen_window)
+        job = stream.job
+        assert job is not None
+        if job.idle and stream.drafts_to_take(request.committed) > 0:
+            self._end_idle(target, job)
+
+    def close_seat(self, job: Job) -> None:
+        """Close a stream as soon as its context is there and no iteration needs it."""
+        target = self._world.targets[job.request.target]
+        job.closes = True
+        if job.idle:
+            job.idle = False
+            self._done(job)
+        elif job in target.ready and not job.prefill_tokens:
+            target.ready.remove(job)
+            self._done(job)
+
+    # ------------------------------------------------------------------ tokens
+
     def _commit(self, request: Request, tokens: int) -> None:
         """Commit output tokens at the target and send them to the client."""
         now_s = self._now_s
@@ -325,6 +445,7 @@ class Targets(Part):
         request.last_commit_s = now_s
         request.committed += tokens
         self._totals.output_tokens += tokens
+        self._totals.sequence_iterations += 1
         self._episode.telemetry.count_tokens(tokens)
         self._log(EventKind.COMMIT, request.target, request, tokens)
         arrives_s = self._links.send_down(request.device, tokens * self._protocol.bytes_per_token, request)

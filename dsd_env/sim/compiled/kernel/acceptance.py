@@ -129,6 +129,12 @@ def guess_right(k, w, request, model, chain, position):
     spec = k.models[model]
     if position >= request.output_tokens:
         return False
+    if not spec.has_guess and spec.source == RUNS:
+        # Nothing is kept of what was found: a stream asks for older chains after newer ones.
+        run = _recorded_run(k, w, request, model, chain, False)
+        if run >= spec.longest:
+            return _recorded_run(k, w, request, model, position, False) >= 1
+        return run - (position - chain) >= 1
     if not spec.has_guess and spec.source != MATCHES:
         return run_length(k, w, request, model, chain, position, 1) >= 1
     entry, first = _locate(k, w, request, model, position, False)

@@ -13,9 +13,9 @@ from dsd_env.sim.compiled.kernel.accounts import accrue, is_measured, note_windo
 from dsd_env.sim.compiled.kernel.draws import key, normal, uniform, uniform_from_key
 from dsd_env.sim.compiled.kernel.events import AT_ARRIVAL, LOG_ARRIVAL, log, push
 from dsd_env.sim.compiled.kernel.jit import ZERO, compile_laws, jit, number
+from dsd_env.sim.compiled.kernel.links import OWN_DEVICE
 from dsd_env.sim.compiled.kernel.requests import arrivals_are_over, ask
 from dsd_env.sim.compiled.kernel.rows import clear
-from dsd_env.sim.compiled.kernel.targets import OWN_DEVICE
 from dsd_env.sim.compiled.status import SLOTS_FULL
 
 compile_laws(variates, arrivals)

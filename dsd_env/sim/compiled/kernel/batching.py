@@ -7,10 +7,11 @@ import math
 
 from dsd_env.laws import batching
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
+from dsd_env.sim.compiled.kernel.streams import available
 
 compile_laws(batching)
 
-JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED = (number(task) for task in range(4))
+JOB_PREFILL, JOB_VERIFY, JOB_PLAIN, JOB_COLOCATED, JOB_STREAM = (number(task) for task in range(5))
 """What a request asks of its target: the members of :class:`dsd_env.sim.entities.TargetTask`."""
 NOBODY = number(2**31 - 1)
 """Batch that the ready jobs want if there is none."""
@@ -41,8 +42,7 @@ def _older(a, b):
 @jit
 def least_batch(request):
     """Return the smallest batch that a request's job wants to take part in."""
-    task = JOB_PREFILL if request.job_prefill != 0 else request.job_task
-    return batching.least_batch(task, request.asked_batch)
+    return batching.least_batch(request.job_coalesces and request.job_prefill == 0, request.asked_batch)
 
 
 @jit
@@ -70,6 +70,10 @@ def compose(k, w, server):
     """
     spec = k.targets[server.number]
     ready, running, n = server.ready, server.running, server.n_ready
+    for i in range(n):
+        request = w.requests[ready[i]]
+        if request.job_task == JOB_STREAM and request.job_prefill == 0:
+            request.job_gamma = available(w.streams[request.slot], request.committed)
     oldest = 0
     for i in range(1, n):
         if _older(w.requests[ready[i]], w.requests[ready[oldest]]):

@@ -314,27 +314,24 @@ def discard_head_start(k, w, request):
 
 
 @jit
-def crash_drafters(k, w, site):
-    """Take their KV from the drafters of a site that do not share its target's server.
-
-    They redo their drafts after their return, but not those drafted ahead.
-    """
-    for rank in range(k.n_ranks):
-        if is_host(k, rank * k.n_sites + site):
-            _crash_host(k, w, rank * k.n_sites + site)
-
-
-@jit
-def _crash_host(k, w, number_of_drafter):
+def host_goes_down(k, w, number_of_drafter):
+    """Take their KV from a host's drafters; return whether it was up."""
     drafter = w.drafters[number_of_drafter]
     drafter.down += 1
     if drafter.down > 1:
-        return
+        return False
     other = number_of_drafter
     while other < k.n_drafters:
         if k.drafters[other].mode == DRAFTS_ALONE and k.drafters[other].host == number_of_drafter:
             lose_kv(k, w, other)
         other += k.n_sites
+    return True
+
+
+@jit
+def redo_jobs(k, w, number_of_drafter):
+    """Queue the jobs of a host that has gone down again, but not those drafted ahead."""
+    drafter = w.drafters[number_of_drafter]
     order = -1
     while True:
         number_of_job = _next_active(k, w, number_of_drafter, order)
@@ -362,14 +359,12 @@ def _crash_host(k, w, number_of_drafter):
 
 
 @jit
-def drafters_return(k, w, site):
-    """The drafters of a site are up again, unless another fault keeps them down."""
-    for rank in range(k.n_ranks):
-        number_of_drafter = rank * k.n_sites + site
-        if is_host(k, number_of_drafter):
-            drafter = w.drafters[number_of_drafter]
-            drafter.down -= 1
-            start_drafts(k, w, drafter)
+def host_returns(k, w, number_of_drafter):
+    """A host comes back; return whether it is up again, or another fault keeps it down."""
+    drafter = w.drafters[number_of_drafter]
+    drafter.down -= 1
+    start_drafts(k, w, drafter)
+    return drafter.down == 0
 
 
 @jit

@@ -36,6 +36,11 @@ LOG_LATE = number(EventKind.LATE)
 LOG_DUPLICATE = number(EventKind.DUPLICATE)
 LOG_ROLLBACK = number(EventKind.ROLLBACK)
 LOG_PREEMPT = number(EventKind.PREEMPT)
+LOG_STREAM_OPEN = number(EventKind.STREAM_OPEN)
+LOG_DRAFT_SENT = number(EventKind.DRAFT_SENT)
+LOG_STREAM_ROLLBACK = number(EventKind.STREAM_ROLLBACK)
+LOG_STREAM_CLOSE = number(EventKind.STREAM_CLOSE)
+LOG_LATE_DRAFTS = number(EventKind.LATE_DRAFTS)
 
 ENTITY_BITS = 40
 ENTITY_MASK = (1 << ENTITY_BITS) - 1
@@ -44,7 +49,7 @@ ENTITY_MASK = (1 << ENTITY_BITS) - 1
 SLOT_BITS, KIND_BITS = 20, 3
 SLOT_MASK, KIND_MASK = (1 << SLOT_BITS) - 1, (1 << KIND_BITS) - 1
 """The argument of a request's event is its slot, the kind of event and the request's epoch; see ``tag``."""
-IS_WAIT, IS_WARM_UP, IS_MESSAGE, IS_DUPLICATE = (number(kind) for kind in range(4))
+IS_WAIT, IS_WARM_UP, IS_MESSAGE, IS_DUPLICATE, IS_DRAFTS, IS_RESULT = (number(kind) for kind in range(6))
 
 
 @jit

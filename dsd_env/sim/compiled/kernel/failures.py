@@ -9,11 +9,20 @@ from dsd_env.laws import faults
 from dsd_env.sim.compiled.codes import AT_EDGE, AT_TARGET
 from dsd_env.sim.compiled.kernel import batching
 from dsd_env.sim.compiled.kernel.accounts import occupy
-from dsd_env.sim.compiled.kernel.drafters import at_target, crash_drafters, drafters_return, lose_kv
+from dsd_env.sim.compiled.kernel.drafters import (
+    at_target,
+    host_goes_down,
+    host_returns,
+    is_host,
+    lose_kv,
+    redo_jobs,
+)
 from dsd_env.sim.compiled.kernel.events import AT_FAULT, LOG_FAULT, LOG_RETURN, log, push
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
+from dsd_env.sim.compiled.kernel.links import EDGE_SERVER, OWN_DEVICE
 from dsd_env.sim.compiled.kernel.requests import FOR_PLACE, abandon, ask, finished, is_down, reconnect
-from dsd_env.sim.compiled.kernel.targets import EDGE_SERVER, NO_MODE, OWN_DEVICE, iteration_over
+from dsd_env.sim.compiled.kernel.streams import resume_streams, suspend_streams
+from dsd_env.sim.compiled.kernel.targets import NO_MODE, iteration_over
 
 compile_laws(faults)
 
@@ -44,6 +53,25 @@ def fault_event(k, w, n):
 
 
 @jit
+def _crash_drafters(k, w, site):
+    """Crash the drafters of a site that do not share its target's server."""
+    for rank in range(k.n_ranks):
+        host = rank * k.n_sites + site
+        if is_host(k, host) and host_goes_down(k, w, host):
+            suspend_streams(k, w, host)
+            redo_jobs(k, w, host)
+
+
+@jit
+def _drafters_return(k, w, site):
+    """Let the drafters of a site come back."""
+    for rank in range(k.n_ranks):
+        host = rank * k.n_sites + site
+        if is_host(k, host) and host_returns(k, w, host):
+            resume_streams(k, w, host)
+
+
+@jit
 def _crash(k, w, site, entity):
     if site == AT_TARGET:
         server = w.targets[entity]
@@ -51,10 +79,10 @@ def _crash(k, w, site, entity):
         if server.down == 1:
             _crash_target(k, w, server)
     elif site == AT_EDGE:
-        crash_drafters(k, w, k.n_devices + entity)
+        _crash_drafters(k, w, k.n_devices + entity)
     else:
         w.devices[entity].down_faults += 1
-        crash_drafters(k, w, entity)
+        _crash_drafters(k, w, entity)
 
 
 @jit
@@ -63,15 +91,15 @@ def _come_back(k, w, site, entity):
         server = w.targets[entity]
         server.down -= 1
         if server.down == 0:
-            drafters_return(k, w, at_target(k, entity, 0))
+            _drafters_return(k, w, at_target(k, entity, 0))
         return
     if site == AT_EDGE:
         place = EDGE_SERVER
-        drafters_return(k, w, k.n_devices + entity)
+        _drafters_return(k, w, k.n_devices + entity)
     else:
         place = OWN_DEVICE
         w.devices[entity].down_faults -= 1
-        drafters_return(k, w, entity)
+        _drafters_return(k, w, entity)
     if is_down(k, w, place, entity):
         return
     for slot in range(k.n_slots):
@@ -106,7 +134,7 @@ def _crash_target(k, w, server):
         reconnect(k, w, request)
     for rank in range(k.n_ranks):
         lose_kv(k, w, at_target(k, server.number, rank))
-    crash_drafters(k, w, at_target(k, server.number, 0))
+    _crash_drafters(k, w, at_target(k, server.number, 0))
 
 
 @jit

@@ -15,6 +15,8 @@ LINK_SPREAD = number(Stream.LINK_SPREAD)
 UPLINK_JITTER, DOWNLINK_JITTER = number(Stream.UPLINK_JITTER), number(Stream.DOWNLINK_JITTER)
 UPLINK_LOSS, DOWNLINK_LOSS = number(Stream.UPLINK_LOSS), number(Stream.DOWNLINK_LOSS)
 
+COLOCATED, OWN_DEVICE, EDGE_SERVER = (number(site) for site in range(3))
+"""Where control is, and where drafts are made: the members of :class:`dsd_env.control.Site`."""
 UP, DOWN, EDGE_UP, EDGE_DOWN = range(4)
 """A device's channels, which have numbers 4 · device and on."""
 

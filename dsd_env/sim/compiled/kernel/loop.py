@@ -38,13 +38,14 @@ from dsd_env.sim.compiled.kernel.events import (
     take_due,
 )
 from dsd_env.sim.compiled.kernel.failures import fault_event, next_crash
+from dsd_env.sim.compiled.kernel.iteration import target_step_s
 from dsd_env.sim.compiled.kernel.jit import compile_laws, entry, jit, native, number
 from dsd_env.sim.compiled.kernel.links import begin_channel, one_way_s
 from dsd_env.sim.compiled.kernel.observe import batch_matters, encode, observe, write_mask
 from dsd_env.sim.compiled.kernel.protocol import decided, delivery, draft_end, job_done
 from dsd_env.sim.compiled.kernel.requests import arrivals_are_over, free
 from dsd_env.sim.compiled.kernel.rows import cast, copy_words
-from dsd_env.sim.compiled.kernel.targets import end_iteration, look, target_step_s
+from dsd_env.sim.compiled.kernel.targets import end_iteration, look
 from dsd_env.sim.compiled.kernel.telemetry import publish
 from dsd_env.sim.compiled.kernel.timers import timeout
 from dsd_env.sim.compiled.records import SCENARIO, WORLD

@@ -11,12 +11,15 @@ from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.laws import reports, resolve, slo, view
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
 from dsd_env.sim.compiled.codes import DRAFTS_ALONE, DRAFTS_SHARED, HEAD, LOOKUP, MODEL, NO_DRAFTER
-from dsd_env.sim.compiled.kernel.drafters import context_tokens, host_of, lag_tokens, step_s
+from dsd_env.sim.compiled.kernel.drafters import host_of, step_s, valid_tokens
 from dsd_env.sim.compiled.kernel.jit import jit
 from dsd_env.sim.compiled.kernel.links import (
+    COLOCATED,
     DOWN,
     EDGE_DOWN,
+    EDGE_SERVER,
     EDGE_UP,
+    OWN_DEVICE,
     UP,
     backhaul,
     bits_per_s,
@@ -24,7 +27,7 @@ from dsd_env.sim.compiled.kernel.links import (
     own_jobs,
     seems_up,
 )
-from dsd_env.sim.compiled.kernel.targets import COLOCATED, EDGE_SERVER, OWN_DEVICE
+from dsd_env.sim.compiled.kernel.streams import known_tokens, stream_of
 from dsd_env.sim.compiled.kernel.telemetry import drafter_report, drafter_wait_s, newest, report_target
 
 BELIEVED_DOWN = 1e12
@@ -69,7 +72,7 @@ def observe(k, w, request):
 
 @jit
 def _view_request(k, v, w, request):
-    committed, site, bounds = request.committed, request.site, k.kinds[request.kind]
+    committed, site, bounds = known_tokens(w, request), request.site, k.kinds[request.kind]
     v.is_admission = 1.0 if request.target < 0 else 0.0
     v.control_site = site
     v.control_at_target = 1.0 if site == COLOCATED else 0.0
@@ -78,7 +81,7 @@ def _view_request(k, v, w, request):
     v.prompt_tokens, v.committed_tokens, v.context_tokens = (
         request.prompt_tokens,
         committed,
-        context_tokens(request),
+        _known_context_tokens(w, request),
     )
     v.age_s = w.now_s - request.arrival_s
     v.slo_ttft_s, v.slo_tpot_s = request.slo_ttft_s, request.slo_tpot_s
@@ -86,7 +89,8 @@ def _view_request(k, v, w, request):
     v.slo_per_token_s = bounds.slo_per_token_s
     v.deadline_slack_s = slo.deadline_slack_s(v.age_s, committed, v.slo_first_s, v.slo_per_token_s)
     v.ttft_s = request.first_commit_s - request.arrival_s if committed > 0 else 0.0
-    v.tpot_s = view.time_per_token_s(request.first_commit_s, request.last_commit_s, committed)
+    commit_s = stream_of(w, request).known_commit_s if request.streams else request.last_commit_s
+    v.tpot_s = view.time_per_token_s(request.first_commit_s, commit_s, committed)
     v.ttft_slack = view.ttft_slack(v.ttft_s, v.age_s, v.slo_ttft_s)
     v.tpot_slack = view.tpot_slack(v.tpot_s, v.slo_tpot_s)
     v.rounds, v.acceptance_rate = request.rounds, request.acceptance_rate
@@ -95,6 +99,29 @@ def _view_request(k, v, w, request):
         v.recent_gammas[i] = request.recent_gammas[i]
         v.recent_accepted[i] = request.recent_accepted[i]
     v.head_start_tokens = max(0, request.head_tokens - 1) if request.head_drafter >= 0 else 0
+    _view_stream(v, w, request)
+
+
+@jit
+def _view_stream(v, w, request):
+    v.window_tokens = v.lead_tokens = v.generations = v.generation_age_s = 0.0
+    v.idle_share = request.idle_share
+    if request.streams:
+        stream = stream_of(w, request)
+        v.window_tokens, v.lead_tokens = stream.window, stream.drafted - stream.known
+        v.generations, v.generation_age_s = stream.generation, w.now_s - stream.started_s
+
+
+@jit
+def _known_context_tokens(w, request):
+    """Return the length of a request's context, as far as its controller knows it."""
+    return request.prompt_tokens + known_tokens(w, request)
+
+
+@jit
+def _lag_tokens(k, w, request, drafter):
+    """Return how many of its tokens a drafter has not processed."""
+    return _known_context_tokens(w, request) - valid_tokens(k, w, request, drafter)
 
 
 @jit
@@ -112,12 +139,12 @@ def _view_link(k, w, v, request):
 @jit
 def _view_drafter(k, w, v, request):
     """The drafter on the request's own device."""
-    n, context = request.device, context_tokens(request)
+    n, context = request.device, _known_context_tokens(w, request)
     v.available = 1.0 if _fits(k, n, context) else 0.0
     v.step_s, v.kv_lag_tokens, v.jobs = 0.0, context, 0.0
     if k.drafters[n].mode != NO_DRAFTER:
         v.step_s = step_s(k, w, n, 1, context, 0)
-        v.kv_lag_tokens = 1 if k.drafters[n].kind == LOOKUP else lag_tokens(k, w, request, n)
+        v.kv_lag_tokens = 1 if k.drafters[n].kind == LOOKUP else _lag_tokens(k, w, request, n)
         v.jobs = request.own_jobs
 
 
@@ -185,7 +212,7 @@ def _view_target(k, w, request, v, latest):
 def _candidates(k, w, request, i, latest):
     """Write the candidates at one offered target: at it, on the own device, on each edge server."""
     at_target = w.target_views[i]
-    target, context = int(at_target.index), context_tokens(request)
+    target, context = int(at_target.index), _known_context_tokens(w, request)
     same = request.target == target
     move_s = 0.0
     if not same and request.target >= 0:
@@ -200,7 +227,7 @@ def _candidates(k, w, request, i, latest):
         elif site == EDGE_SERVER:
             drafter, number = k.n_devices + edge, edge
         drafter += place.rank * k.n_sites
-        lag = lag_tokens(k, w, request, drafter)
+        lag = _lag_tokens(k, w, request, drafter)
         if site == COLOCATED:
             can_draft = _at_target(k, w, request, c, drafter, target, context, lag, latest)
         elif site == OWN_DEVICE:
@@ -226,6 +253,7 @@ def _candidates(k, w, request, i, latest):
 def _tell_of_drafter(k, w, request, c, drafter):
     """Write what is known of a candidate's drafter whatever its site."""
     spec = k.drafters[drafter]
+    c.streams, c.coalesces = 0.0, 1.0 - c.shares_target
     if spec.mode == NO_DRAFTER:
         c.kind, c.model, c.is_head, c.is_lookup = MODEL, -1, 0.0, 0.0
         c.acceptance_rate, c.tokens_per_round, c.model_rounds = ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR, 0
@@ -238,6 +266,10 @@ def _tell_of_drafter(k, w, request, c, drafter):
     learned = w.learned[k.n_models * request.slot + spec.model]
     c.acceptance_rate, c.tokens_per_round = learned.acceptance_rate, learned.tokens_per_round
     c.model_rounds = learned.model_rounds
+    if k.streaming and spec.mode == DRAFTS_ALONE and spec.kind == MODEL:
+        c.streams = 1.0
+        if not k.stream_waits:
+            c.coalesces = 0.0
 
 
 @jit
@@ -325,7 +357,7 @@ def batch_matters(w, candidate, drafts):
     """Return whether a batch size has an effect at a candidate."""
     up = w.target_views[int(candidate.offered)].up != 0.0
     enters = up and candidate.same_target == 0.0
-    return resolve.batch_matters(enters, drafts, candidate.shares_target != 0.0)
+    return resolve.batch_matters(enters, drafts, candidate.coalesces != 0.0)
 
 
 @jit

@@ -10,7 +10,13 @@ from __future__ import annotations
 from dsd_env.sim.compiled.codes import AHEAD_JOB, JOBS, WARM_JOB
 from dsd_env.sim.compiled.kernel.acceptance import confident_drafts
 from dsd_env.sim.compiled.kernel.arrivals import think
-from dsd_env.sim.compiled.kernel.batching import JOB_COLOCATED, JOB_PLAIN, JOB_PREFILL, JOB_VERIFY
+from dsd_env.sim.compiled.kernel.batching import (
+    JOB_COLOCATED,
+    JOB_PLAIN,
+    JOB_PREFILL,
+    JOB_STREAM,
+    JOB_VERIFY,
+)
 from dsd_env.sim.compiled.kernel.drafters import (
     context_tokens,
     discard_head_start,
@@ -29,8 +35,10 @@ from dsd_env.sim.compiled.kernel.drafters import (
 from dsd_env.sim.compiled.kernel.events import (
     AT_DELIVERY,
     ENTITY_MASK,
+    IS_DRAFTS,
     IS_DUPLICATE,
     IS_MESSAGE,
+    IS_RESULT,
     IS_WARM_UP,
     KIND_MASK,
     LOG_DECISION,
@@ -45,7 +53,10 @@ from dsd_env.sim.compiled.kernel.events import (
 )
 from dsd_env.sim.compiled.kernel.jit import jit, number
 from dsd_env.sim.compiled.kernel.links import (
+    COLOCATED,
+    EDGE_SERVER,
     EDGE_UP,
+    OWN_DEVICE,
     count_bytes,
     measure_round_trip,
     send,
@@ -70,8 +81,11 @@ from dsd_env.sim.compiled.kernel.requests import (
     FOR_RESULT,
     FOR_RESULT_AT_DEVICE,
     FOR_RESULT_AT_EDGE,
+    FOR_SEAT,
+    FOR_STREAM,
     FOR_WARM_DRAFTER,
     abandon,
+    ask,
     complete,
     finished,
     free,
@@ -82,11 +96,22 @@ from dsd_env.sim.compiled.kernel.requests import (
     travel,
     wait_until,
 )
-from dsd_env.sim.compiled.kernel.targets import COLOCATED, EDGE_SERVER, OWN_DEVICE
+from dsd_env.sim.compiled.kernel.streams import (
+    chunk_drafted,
+    close_stream,
+    go_on,
+    open_stream,
+    stop_stream,
+    stream_of,
+    take_message,
+    take_result,
+    uses_stream,
+)
+from dsd_env.sim.compiled.kernel.targets import close_seat, note_drafts
 from dsd_env.sim.compiled.kernel.telemetry import report_target
 from dsd_env.sim.compiled.kernel.timers import expect_drafts, expect_result
 
-THEN_DECIDE, THEN_DRAFT, THEN_DRAFT_AT_TARGET, THEN_DECODE = (number(then) for then in range(4))
+THEN_DECIDE, THEN_DRAFT, THEN_DRAFT_AT_TARGET, THEN_DECODE, THEN_STREAM = (number(then) for then in range(5))
 """What a request does once control has moved."""
 
 
@@ -106,10 +131,23 @@ def decided(k, w, request):
 
 @jit
 def _act(k, w, request):
+    if request.streams:
+        _renew(k, w, request)
+        return
     if request.committed == 0:
         _prefill(k, w, request)
         return
     request.rounds += 1
+    _carry_out(k, w, request)
+
+
+@jit
+def _carry_out(k, w, request):
+    if uses_stream(k, request):
+        request.moves = request.to_target != request.target
+        tokens = context_tokens(request) if request.moves else 0
+        _move_control(k, w, request, COLOCATED, request.to_target, tokens, THEN_STREAM)
+        return
     if request.head_drafter >= 0 and request.head_drafter != request.drafter:
         discard_head_start(k, w, request)
     request.moves = request.to_target != request.target
@@ -122,6 +160,51 @@ def _act(k, w, request):
     place = request.device if site == OWN_DEVICE else request.edge_server
     lag = lag_tokens(k, w, request, request.drafter)
     _move_control(k, w, request, site, place, min(lag, context), THEN_DRAFT)
+
+
+# ---------------------------------------------------------------------- streams
+
+
+@jit
+def _renew(k, w, request):
+    """Carry out a decision that was taken at the drafter of a stream."""
+    stream = stream_of(w, request)
+    stream.deciding = False
+    request.rounds += 1
+    request.waits_for = FOR_STREAM
+    same = request.gamma > 0 and request.drafter == stream.drafter
+    if same and request.to_target == stream.target:
+        stream.window, stream.batch_size = request.gamma, request.batch_size
+        go_on(k, w, request)
+    else:
+        request.waits_for = FOR_SEAT
+        close_stream(k, w, request)
+
+
+@jit
+def _take_seat(k, w, request, prefill):
+    """Queue the job of a stream at its target."""
+    serve(k, w, request, request.to_target, JOB_STREAM, 0, prefill, False, FOR_STREAM)
+
+
+@jit
+def _drafts_arrive(k, w, request):
+    """A message of a stream has come to its target."""
+    closes, was_full = take_message(k, w, request)
+    if closes:
+        close_seat(k, w, request)
+        return
+    note_drafts(k, w, request)
+    if was_full:
+        go_on(k, w, request)
+
+
+@jit
+def _seat_closed(k, w, request):
+    """A stream is closed: control is at the target, and the decision that closed it is carried out."""
+    stop_stream(k, w, request)
+    request.site, request.at = COLOCATED, request.target
+    _carry_out(k, w, request)
 
 
 # ---------------------------------------------------------------------- prefill
@@ -164,6 +247,7 @@ def _warmed(k, w, request):
     if request.waits_warm:
         request.waits_warm = False
         _edge_draft(k, w, request)
+    go_on(k, w, request)
     free(w, request)
 
 
@@ -214,6 +298,11 @@ def _at_target(k, w, request, then):
         return
     if then == THEN_DECODE:
         serve(k, w, request, target, JOB_PLAIN, 0, prefill, False, FOR_RESULT)
+        return
+    if then == THEN_STREAM:
+        lag = min(lag_tokens(k, w, request, request.drafter), context_tokens(request))
+        open_stream(k, w, request, -1.0, -1.0, lag)
+        _take_seat(k, w, request, prefill)
         return
     drafter = request.drafter
     if drafts_shared(k, drafter):
@@ -283,7 +372,13 @@ def delivery(k, w, place, argument):
     elif kind == IS_WARM_UP:
         _queue_warm_up(k, w, request)
     elif is_live(request, place, argument):
-        _delivered(k, w, request)
+        if kind == IS_DRAFTS:
+            _drafts_arrive(k, w, request)
+        elif kind == IS_RESULT:
+            if take_result(k, w, request):
+                ask(k, w, request)
+        else:
+            _delivered(k, w, request)
     elif kind == IS_MESSAGE:
         w.totals.late_messages += 1
         log(k, w, LOG_LATE, -1, place & ENTITY_MASK, 0)
@@ -337,6 +432,9 @@ def job_done(k, w, request):
     report_target(k, w, request.target, request.report)
     request.has_report = True
     waits_for = request.waits_for
+    if waits_for == FOR_SEAT and not finished(request):
+        _seat_closed(k, w, request)
+        return
     if waits_for == FOR_RESULT and not finished(request):
         settle_ahead(k, w, request)
     if waits_for == FOR_RESULT or finished(request):
@@ -353,6 +451,12 @@ def job_done(k, w, request):
         wait_until(k, w, request, back_s, FOR_RESULT_AT_EDGE)
         return
     site = request.draft_site
+    if uses_stream(k, request):
+        told_s = request.last_delivery_s if site == OWN_DEVICE else -1.0
+        echo_s = request.sent_s + request.served_s if site == OWN_DEVICE else -1.0
+        open_stream(k, w, request, echo_s, told_s, 1)
+        _take_seat(k, w, request, 0)
+        return
     drafts_elsewhere = request.gamma > 0 and site != COLOCATED
     if drafts_elsewhere:
         expect_drafts(k, w, request)
@@ -376,6 +480,8 @@ def draft_end(k, w, argument):
         _warmed(k, w, request)
     elif which == AHEAD_JOB:
         return
+    elif request.streams:
+        chunk_drafted(k, w, request, job.gamma)
     elif request.waits_for == FOR_EDGE_DRAFTS:
         _edge_drafted(k, w, request)
     else:

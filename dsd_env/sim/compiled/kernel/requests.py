@@ -21,7 +21,9 @@ from dsd_env.sim.compiled.kernel.events import (
     tag,
 )
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
-from dsd_env.sim.compiled.kernel.targets import EDGE_SERVER, OWN_DEVICE, queue_at
+from dsd_env.sim.compiled.kernel.links import EDGE_SERVER, OWN_DEVICE
+from dsd_env.sim.compiled.kernel.streams import count_late, stop_stream
+from dsd_env.sim.compiled.kernel.targets import queue_at
 from dsd_env.sim.compiled.status import TABLE_FULL, TERMINATED, TRUNCATED
 
 compile_laws(view)
@@ -45,7 +47,9 @@ compile_laws(view)
     FOR_PLACE,
     FOR_DETECTION,
     FOR_NOTICE,
-) = (number(place) for place in range(18))
+    FOR_STREAM,
+    FOR_SEAT,
+) = (number(place) for place in range(20))
 """What a request waits for: its place in its protocol."""
 
 
@@ -105,6 +109,9 @@ def next_round(k, w, request):
 @jit
 def abandon(k, w, request):
     """Cancel a request's drafts and messages under way; a message already sent will arrive too late."""
+    if request.streams:
+        count_late(k, w, request)
+        stop_stream(k, w, request)
     request.epoch += 1
     request.served += 1
     request.exchange += 1

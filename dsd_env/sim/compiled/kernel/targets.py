@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 
-from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.laws import batching, drafting, slo, step_times
 from dsd_env.sim.compiled.kernel.acceptance import guessed_after, run_length, top1_prob
 from dsd_env.sim.compiled.kernel.accounts import is_measured, occupy
@@ -13,6 +12,7 @@ from dsd_env.sim.compiled.kernel.batching import (
     JOB_COLOCATED,
     JOB_PLAIN,
     JOB_PREFILL,
+    JOB_STREAM,
     JOB_VERIFY,
     compose,
     note_ready,
@@ -22,14 +22,13 @@ from dsd_env.sim.compiled.kernel.drafters import (
     at_target,
     context_tokens,
     drafts_shared,
-    lag_tokens,
     set_valid_tokens,
-    step_s,
 )
 from dsd_env.sim.compiled.kernel.events import (
     AT_ITERATION_END,
     AT_ITERATION_START,
     AT_JOB_DONE,
+    AT_TIMEOUT,
     IS_WAIT,
     LOG_ADMIT,
     LOG_COMMIT,
@@ -37,24 +36,32 @@ from dsd_env.sim.compiled.kernel.events import (
     LOG_ITERATION_END,
     LOG_ITERATION_START,
     LOG_PREEMPT,
+    LOG_TAKEOVER,
     SLOT_BITS,
     log,
     push,
     push_now,
     tag,
 )
-from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
-from dsd_env.sim.compiled.kernel.links import send_down
-from dsd_env.sim.compiled.status import DELIVERIES_FULL, TABLE_RANGE
+from dsd_env.sim.compiled.kernel.iteration import (
+    captured_step_s,
+    charge,
+    drafting_s,
+    kv_read,
+    two_longest,
+    uses,
+    verifies,
+)
+from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
+from dsd_env.sim.compiled.kernel.learning import learn, remember
+from dsd_env.sim.compiled.kernel.links import COLOCATED, send_down
+from dsd_env.sim.compiled.kernel.streams import available, keep_drafts, stop_stream, tell
+from dsd_env.sim.compiled.status import DELIVERIES_FULL
 
 compile_laws(slo)
 
 NO_MODE = JOB_PREFILL
 """Mode of a request that has asked for nothing but its prefill: it counts in none of the numbers by mode."""
-
-COLOCATED, OWN_DEVICE, EDGE_SERVER = (number(site) for site in range(3))
-"""Where control is, and where drafts are made."""
-
 
 # ---------------------------------------------------------------------- queues
 
@@ -162,6 +169,8 @@ def queue_at(k, w, request, server, task, gamma, prefill, warms, waits_for):
     request.served += 1
     request.asked_batch = request.batch_size
     request.job_task, request.job_gamma, request.job_chunk = task, gamma, k.plain_chunk_tokens
+    request.job_coalesces = task == JOB_VERIFY or (task == JOB_STREAM and k.stream_waits)
+    request.job_closes = request.job_idle = False
     request.job_prefill, request.job_prefilled, request.warms = 0, 0, warms
     request.waits_for = waits_for
     target = server.number
@@ -179,7 +188,7 @@ def queue_at(k, w, request, server, task, gamma, prefill, warms, waits_for):
         _join(k, w, server, request)
     request.site, request.at = COLOCATED, target
     if task != JOB_PREFILL:
-        _set_mode(server, request, task, gamma)
+        _set_mode(server, request, task, w.streams[request.slot].window if task == JOB_STREAM else gamma)
     wake(k, w, server)
 
 
@@ -205,7 +214,7 @@ def _count_mode(server, mode, gamma, sign):
     elif mode == JOB_COLOCATED:
         server.n_colocated += sign
         server.gammas += sign * gamma
-    elif mode == JOB_VERIFY:
+    elif mode in (JOB_VERIFY, JOB_STREAM):
         server.n_remote += sign
         server.gammas += sign * gamma
 
@@ -362,108 +371,6 @@ def look(k, w, server):
     wake(k, w, server)
 
 
-# ---------------------------------------------------------------------- what an iteration costs
-
-
-@jit
-def target_step_s(k, w, target, new_tokens, kv_tokens, longest):
-    """Return the time of a target's iteration."""
-    spec = k.targets[target]
-    if new_tokens >= spec.length:
-        w.error = TABLE_RANGE
-        return 1.0
-    return step_times.step_s(spec, 1.0, new_tokens, kv_tokens, longest)
-
-
-@jit
-def _captured_step_s(k, w, target, new_tokens, kv_tokens, longest, prefills):
-    """Return the same; without prefill it runs at the next captured number of tokens."""
-    spec = k.targets[target]
-    if spec.pads and not prefills and new_tokens < spec.length:
-        new_tokens = spec.padded[new_tokens]
-    return target_step_s(k, w, target, new_tokens, kv_tokens, longest)
-
-
-@jit
-def _uses(k, request):
-    """Return the drafter on its target's server that a job uses in an iteration; -1 for none."""
-    drafter = request.drafter
-    if request.job_prefill != 0:
-        prefills = request.warms and drafts_shared(k, drafter) and not k.drafters[drafter].per_round
-        return drafter if prefills else -1
-    return drafter if request.job_task == JOB_COLOCATED else -1
-
-
-@jit
-def _kv_read(request, tokens):
-    """Return the KV tokens that a job with so many new tokens reads."""
-    return (request.job_prefilled if request.job_prefill != 0 else context_tokens(request) - 1) + tokens
-
-
-@jit
-def _draft_share(k, w, request, tokens):
-    """Return what a job brings into the passes of its drafter: (lag, KV tokens, gamma)."""
-    if request.job_prefill != 0:
-        return tokens, request.job_prefilled + tokens, 0
-    return lag_tokens(k, w, request, request.drafter), context_tokens(request), request.job_gamma
-
-
-@jit
-def _two_longest(kv_tokens, longest, longest_2):
-    """Return the two longest of three numbers of KV tokens, the last two of which are in order."""
-    if kv_tokens > longest:
-        return kv_tokens, longest
-    return longest, max(kv_tokens, longest_2)
-
-
-@jit
-def _passes(k, w, server, n, drafter):
-    """Return (sequences, lag, lag's KV, its longest and second longest KV, longest draft) of a drafter."""
-    running = server.running
-    sequences = lag = lag_kv = longest = longest_2 = most = 0
-    for i in range(n):
-        request = w.requests[running[i].slot]
-        if _uses(k, request) != drafter:
-            continue
-        sequences += 1
-        share_lag, share_kv, gamma = _draft_share(k, w, request, running[i].tokens)
-        lag += share_lag
-        lag_kv += share_kv
-        if share_lag > 1:
-            longest, longest_2 = _two_longest(share_kv, longest, longest_2)
-        most = max(most, gamma)
-    return sequences, lag, lag_kv, longest, longest_2, most
-
-
-@jit
-def _drafting_s(k, w, server, n, target_s):
-    """Return how long the drafters on a target's server take in an iteration, one after the other."""
-    whole_s = 0.0
-    for rank in range(k.n_ranks):
-        drafter = at_target(k, server.number, rank)
-        if not drafts_shared(k, drafter):
-            continue
-        sequences, lag, lag_kv, longest, _, most = _passes(k, w, server, n, drafter)
-        if sequences == 0:
-            continue
-        spec = k.drafters[drafter]
-        if spec.per_round:
-            drafting_s = sequences * step_s(k, w, drafter, 1, 0, 0)
-        else:
-            drafting_s = step_s(k, w, drafter, lag, lag_kv, longest)
-            for step in range(2, most + 1):
-                together, step_kv = _drafting_at(k, w, server, n, drafter, step)
-                drafting_s += step_s(k, w, drafter, together, step_kv, 0)
-        whole_s += drafting_s + spec.verify_share * target_s
-    return whole_s
-
-
-@jit
-def _verifies(request, tokens):
-    """Return 1 if a job has drafts verified: more than one new token, and no prompt's; else 0."""
-    return 1 if tokens > 1 and request.job_prefill == 0 else 0
-
-
 @jit
 def _start_iteration(k, w, server):
     target, running = server.number, server.running
@@ -479,90 +386,28 @@ def _start_iteration(k, w, server):
     for i in range(n):
         tokens = running[i].tokens
         request = w.requests[running[i].slot]
-        share_kv = _kv_read(request, tokens)
+        share_kv = kv_read(request, tokens)
         prefills = prefills or request.job_prefill != 0
-        drafts = drafts or _uses(k, request) >= 0
-        verifying += _verifies(request, tokens)
+        drafts = drafts or uses(k, request) >= 0
+        verifying += verifies(request, tokens)
         new += tokens
         kv += share_kv
         if tokens > 1:
-            longest, longest_2 = _two_longest(share_kv, longest, longest_2)
-    expected_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
+            longest, longest_2 = two_longest(share_kv, longest, longest_2)
+    expected_s = captured_step_s(k, w, target, new, kv, longest, prefills)
     if drafts:
-        expected_s = expected_s + _drafting_s(k, w, server, n, expected_s)
+        expected_s = expected_s + drafting_s(k, w, server, n, expected_s)
     overhead_s = step_times.overhead_s(spec, n, new, verifying)
     duration_s = expected_s * step_times.iteration_noise(spec, w.seed, target, server.iterations) + overhead_s
     expected_s = expected_s + overhead_s
     if w.prices:
-        _charge(k, w, server, n, (new, kv, longest, longest_2, prefills, verifying))
+        charge(k, w, server, n, (new, kv, longest, longest_2, prefills, verifying))
     server.idle = False
     server.iterations += 1
     server.iteration_start_s = w.now_s
     server.expected_end_s = w.now_s + expected_s
     log(k, w, LOG_ITERATION_START, target, -1, n)
     push(k, w, w.now_s + duration_s, AT_ITERATION_END, target, (server.iterations << SLOT_BITS) | target)
-
-
-@jit
-def _drafting_at(k, w, server, n, drafter, step):
-    """Return how many sequences draft at least `step` tokens by a drafter, and the KV they read then."""
-    sequences = kv = 0
-    for i in range(n):
-        request = w.requests[server.running[i].slot]
-        if request.job_prefill == 0 and _uses(k, request) == drafter and request.job_gamma >= step:
-            sequences += 1
-            kv += context_tokens(request)
-    return sequences, kv + sequences * (step - 1)
-
-
-@jit
-def _caused_s(k, w, server, n, request, tokens, whole):
-    """Return the part of the iteration's time that one of its sequences has to answer for."""
-    new, kv, longest, longest_2, prefills, verifying = whole
-    spec = k.targets[server.number]
-    target, drafter = server.number, _uses(k, request)
-    share_kv = _kv_read(request, tokens)
-    others = longest_2 if tokens > 1 and share_kv == longest else longest
-    with_s = _captured_step_s(k, w, target, new, kv, longest, prefills)
-    caused_s = with_s + step_times.overhead_s(spec, n, new, verifying)
-    if new > tokens:
-        caused_s -= _captured_step_s(k, w, target, new - tokens, kv - share_kv, others, prefills)
-        verifying -= _verifies(request, tokens)
-        caused_s -= step_times.overhead_s(spec, n - 1, new - tokens, verifying)
-    if drafter < 0:
-        return caused_s
-    return caused_s + _drafting_share_s(k, w, server, n, request, tokens, with_s)
-
-
-@jit
-def _drafting_share_s(k, w, server, n, request, tokens, target_s):
-    """Return a sequence's share of its shared drafter's time: of each step among those that asked for it."""
-    drafter = _uses(k, request)
-    users, lag, lag_kv, lag_longest, _, _ = _passes(k, w, server, n, drafter)
-    share_s = k.drafters[drafter].verify_share * target_s / users
-    if k.drafters[drafter].per_round:
-        return share_s + step_s(k, w, drafter, 1, 0, 0)
-    share_lag, _, gamma = _draft_share(k, w, request, tokens)
-    least_s = step_s(k, w, drafter, users, lag_kv, 0)
-    share_s += least_s / users
-    more = lag - users
-    if more > 0:
-        first_s = step_s(k, w, drafter, lag, lag_kv, lag_longest)
-        share_s += (first_s - least_s) * (share_lag - 1) / more
-    for step in range(2, gamma + 1):
-        sequences, step_kv = _drafting_at(k, w, server, n, drafter, step)
-        share_s += step_s(k, w, drafter, sequences, step_kv, 0) / sequences
-    return share_s
-
-
-@jit
-def _charge(k, w, server, n, whole):
-    """Account to each request of a batch how long it makes others wait."""
-    others = n - 1 + server.n_ready + server.waiting
-    for i in range(n):
-        request = w.requests[server.running[i].slot]
-        caused_s = _caused_s(k, w, server, n, request, server.running[i].tokens, whole)
-        request.delay_caused_s += caused_s * others
 
 
 # ---------------------------------------------------------------------- when an iteration ends
@@ -605,6 +450,9 @@ def _advance(k, w, server, request, tokens):
         request.job_prefilled += tokens
         if request.warms and drafts_shared(k, request.drafter):
             set_valid_tokens(k, w, request, request.drafter, request.job_prefilled)
+        if request.job_closes and request.job_prefill == 0:
+            _done(k, w, request)
+            return
         if request.job_prefill != 0 or task != JOB_PREFILL:
             _append_ready(server, request)
             return
@@ -615,24 +463,21 @@ def _advance(k, w, server, request, tokens):
         if request.job_chunk > 0 and request.committed < request.output_tokens:
             _join(k, w, server, request)
             return
-        _remember(request, 0, 0)
+        remember(request, 0, 0)
     elif task == JOB_COLOCATED:
         request.chain_start = request.committed
         _verified(k, w, request, request.drafter, request.job_gamma)
+    elif task == JOB_STREAM:
+        _step_stream(k, w, server, request)
+        return
     else:
         _verified(k, w, request, request.drafter, request.job_gamma)
-    push_now(k, w, AT_JOB_DONE, request.number, tag(request, IS_WAIT))
+    _done(k, w, request)
 
 
 @jit
-def _remember(request, drafted, accepted):
-    """Keep the outcome of the last rounds, newest first."""
-    gammas, counts = request.recent_gammas, request.recent_accepted
-    for i in range(RECENT_ROUNDS - 1, 0, -1):
-        gammas[i] = gammas[i - 1]
-        counts[i] = counts[i - 1]
-    gammas[0] = drafted
-    counts[0] = accepted
+def _done(k, w, request):
+    push_now(k, w, AT_JOB_DONE, request.number, tag(request, IS_WAIT))
 
 
 @jit
@@ -653,17 +498,123 @@ def _verified(k, w, request, drafter, drafted):
     request.accepted += accepted
     request.round_tokens = committed
     last = min(start + max(0, min(accepted, drafted - 1)), request.output_tokens - 1)
-    request.last_confidence = top1_prob(k, w, request, model, last)
-    _remember(request, drafted, accepted)
-    drafting.learn_round(request, drafted, accepted, committed, k.stats_weight)
-    learned = w.learned[k.n_models * request.slot + model]
-    drafting.learn_round(learned, drafted, accepted, committed, k.stats_weight)
-    learned.model_rounds += 1
+    confidence = top1_prob(k, w, request, model, last)
+    learn(k, w, request, model, drafted, accepted, committed, confidence)
+    _count_verified(w, drafted, accepted, committed)
+    _commit(k, w, request, committed)
+
+
+@jit
+def _count_verified(w, drafted, accepted, committed):
     w.totals.drafted += drafted
     w.totals.accepted += accepted
     w.totals.verified_rounds += 1
     w.totals.round_tokens += committed
+
+
+# ---------------------------------------------------------------------- streams
+
+
+@jit
+def _step_stream(k, w, server, request):
+    """Commit what an iteration made of a stream's drafts: the accepted ones and one more token."""
+    stream, drafted = w.streams[request.slot], request.job_gamma
+    model = k.drafters[stream.drafter].model
+    start = request.committed
+    left = request.output_tokens - start
+    accepted, confidence = 0, 0.0
+    if drafted > 0:
+        run = run_length(k, w, request, model, stream.seen_start, start, min(drafted, left))
+        accepted = drafting.accepted_tokens(drafted, run, left)
+        last = min(start + min(accepted, drafted - 1), request.output_tokens - 1)
+        confidence = float(top1_prob(k, w, request, model, last))
+    committed = min(accepted + 1, left)
+    w.totals.stream_iterations += 1
+    if drafted > 0:
+        request.verifies += 1
+        request.drafted += drafted
+        request.accepted += accepted
+        _count_verified(w, drafted, accepted, committed)
+    else:
+        w.totals.stream_idle_iterations += 1
+    keep_drafts(k, w, request, stream, drafted, accepted)
     _commit(k, w, request, committed)
+    if request.committed >= request.output_tokens:
+        stop_stream(k, w, request)
+        _done(k, w, request)
+        return
+    tell(k, w, request, committed, drafted, accepted, confidence)
+    if request.job_closes:
+        _done(k, w, request)
+    elif request.job_coalesces and available(stream, request.committed) == 0:
+        _idle(k, w, request)
+    else:
+        _join(k, w, server, request)
+
+
+@jit
+def _idle(k, w, request):
+    """Let a stream's job wait for drafts, no longer than the target's patience."""
+    request.job_idle = True
+    request.idle_until_s = w.now_s + k.patience_s
+    # One timer a request: when it goes off too early, it is set again.
+    if not request.idle_timer_set:
+        _set_idle_timer(k, w, request)
+
+
+@jit
+def _set_idle_timer(k, w, request):
+    request.idle_timer_set = True
+    push(k, w, request.idle_until_s, AT_TIMEOUT, 2 * request.number, (1 << SLOT_BITS) | request.slot)
+
+
+@jit
+def stop_idling(k, w, request):
+    """Let the target decode for a stream, because no draft has come in time."""
+    request.idle_timer_set = False
+    if not request.streams or not request.job_idle:
+        return
+    if w.now_s < request.idle_until_s:
+        _set_idle_timer(k, w, request)
+        return
+    w.totals.takeovers += 1
+    log(k, w, LOG_TAKEOVER, request.target, request.number, k.patience_s)
+    _end_idle(k, w, request)
+
+
+@jit
+def _end_idle(k, w, request):
+    server = w.targets[request.target]
+    request.job_idle = False
+    if request.kv_reserved_tokens == 0:  # preempted meanwhile
+        _prefill_again(server, request)
+        _enter(k, w, server, request)
+    else:
+        _join(k, w, server, request)
+    wake(k, w, server)
+
+
+@jit
+def note_drafts(k, w, request):
+    """Note that a message of a stream has come."""
+    stream = w.streams[request.slot]
+    _set_mode(w.targets[request.target], request, JOB_STREAM, stream.seen_window)
+    if request.job_idle and available(stream, request.committed) > 0:
+        _end_idle(k, w, request)
+
+
+@jit
+def close_seat(k, w, request):
+    """Close a stream as soon as its context is there and no iteration needs it."""
+    request.job_closes = True
+    if request.job_idle:
+        request.job_idle = False
+        _done(k, w, request)
+    elif request.job_prefill == 0 and remove_ready(w, w.targets[request.target], request.slot):
+        _done(k, w, request)
+
+
+# ---------------------------------------------------------------------- tokens
 
 
 @jit
@@ -675,6 +626,7 @@ def _commit(k, w, request, tokens):
     request.last_commit_s = w.now_s
     request.committed += tokens
     w.totals.output_tokens += tokens
+    w.totals.sequence_iterations += 1
     w.tokens_seen += tokens
     number_of_request = request.number
     log(k, w, LOG_COMMIT, request.target, number_of_request, tokens)

@@ -12,14 +12,16 @@ from dsd_env.sim.compiled.kernel.events import (
     ENTITY_MASK,
     IS_DUPLICATE,
     LOG_TAKEOVER,
+    SLOT_BITS,
+    SLOT_MASK,
     log,
     push,
     tag,
 )
 from dsd_env.sim.compiled.kernel.jit import jit
-from dsd_env.sim.compiled.kernel.links import send_up
+from dsd_env.sim.compiled.kernel.links import COLOCATED, send_up
 from dsd_env.sim.compiled.kernel.requests import FOR_RESULT, abandon, finished
-from dsd_env.sim.compiled.kernel.targets import COLOCATED, queue_at
+from dsd_env.sim.compiled.kernel.targets import queue_at, stop_idling
 
 
 @jit
@@ -91,13 +93,15 @@ def _send_again(k, w, request):
 
 
 @jit
-def timeout(k, w, place, slot):
+def timeout(k, w, place, argument):
     """Handle a timer that has run out; ignore it if its request has completed."""
-    entity = place & ENTITY_MASK
-    request = w.requests[slot]
+    entity, is_idle_timer = place & ENTITY_MASK, argument >> SLOT_BITS
+    request = w.requests[argument & SLOT_MASK]
     if request.number != entity >> 1:
         return
-    if entity & 1:
+    if is_idle_timer:
+        stop_idling(k, w, request)
+    elif entity & 1:
         _send_again(k, w, request)
     else:
         _patience_ends(k, w, request)
