@@ -14,6 +14,9 @@ Label = Literal["measured", "fitted", "published", "synthetic"]
 #: Longest run length any source returns; runs longer than this are reported as this.
 MAX_RUN_LENGTH = 255
 
+#: Largest rank recorded of a committed token among the draft's tokens; ranks beyond it are recorded as this.
+MAX_RANK = 255
+
 
 @dataclass(frozen=True)
 class AcceptanceRealisation:
