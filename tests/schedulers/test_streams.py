@@ -113,7 +113,7 @@ def test_decisions_are_on_the_lists_and_possible(view: DecisionView) -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_rule_runs_where_drafts_stream(spec: str) -> None:
     result = simulate(tiny(protocol__kind="streaming"), spec, 2, requests=12)
-    assert result.metrics["completed"] == 12
+    assert all(len(column) >= 12 for column in result.requests.values())
     streams = {"random", "edge_sd:4", "edge_sd:8:4", "hf_heuristic:own", "static:4:1:own"}
     if spec in streams:
         assert result.metrics["stream_share"] > 0.0
