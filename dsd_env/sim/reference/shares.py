@@ -51,6 +51,9 @@ def charge(target: TargetServer, batch: Batch, shares: Sequence[Share], cost: It
 def bar_label(batch: Batch) -> str:
     """Return an iteration's label in a timeline: the task that most defines its length."""
     tasks = {TargetTask.PREFILL if job.prefill_tokens else job.task for job, _ in batch}
+    if TargetTask.STREAM in tasks:
+        streams = [job for job, _ in batch if job.task == TargetTask.STREAM and not job.prefill_tokens]
+        tasks.add(TargetTask.VERIFY if any(job.gamma for job in streams) else TargetTask.PLAIN)
     if TargetTask.COLOCATED in tasks:
         return "colocated"
     if TargetTask.VERIFY in tasks:
