@@ -57,9 +57,7 @@ class BusyNode:
         """Return the time per token of plain decoding."""
         return self._plain_s
 
-    def stream_token_s(
-        self, candidate: CandidateView, view: DecisionView, acceptance: float
-    ) -> list[float]:
+    def stream_token_s(self, candidate: CandidateView, view: DecisionView, acceptance: float) -> list[float]:
         """Return the time per token of a stream from a candidate, for each window on offer; infinite for 0.
 
         Args:
