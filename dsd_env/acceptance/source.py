@@ -35,6 +35,8 @@ class AcceptanceRealisation:
             ``run_length``; ``None`` for drafters that always propose as many as they are asked for.
         guess: bool ``[n]``, whether the drafter's own token at the position is the one that the target
             committed there *without having seen a draft*. ``None``: wherever a verified draft is right.
+        rank: uint8 ``[n]``, place of the committed token among the draft's tokens by probability, from 1; 255
+            stands for all from there on. ``None`` if it is not known.
     """
 
     run_length: NDArray[np.int32]
@@ -43,6 +45,7 @@ class AcceptanceRealisation:
     longest_run: int = 0
     proposed: NDArray[np.int32] | None = None
     guess: NDArray[np.bool_] | None = None
+    rank: NDArray[np.uint8] | None = None
 
     def proposed_at(self, start: int, gamma: int) -> int:
         """Return how many tokens a round of ``gamma`` drafts that begins anew at a position proposes."""

@@ -42,6 +42,31 @@ def drafts_to_take(window: int, committed: int, arrived: int) -> int:
     return max(0, min(window, arrived - committed))
 
 
+def branch_tokens(depth: int, wrong: int, drafted: int) -> int:
+    """Return how many tokens of a branch there are.
+
+    It opened when the draft for the position ``wrong`` was made, and has grown with each draft since.
+
+    Args:
+        depth: Tokens of a whole branch.
+        wrong: Position of the draft that it is an alternative to.
+        drafted: Position after the newest draft that there is.
+    """
+    return max(0, min(depth, drafted - 1 - wrong))
+
+
+def open_branch_tokens(fanout: int, depth: int, branch_start: int, drafted: int) -> int:
+    """Return how many tokens the next draft step makes for branches.
+
+    Args:
+        fanout: Branches of each draft.
+        depth: Tokens of a whole branch.
+        branch_start: First draft that has branches.
+        drafted: Position after the newest draft.
+    """
+    return fanout * min(depth, drafted - branch_start)
+
+
 def processed_tokens(start: int, drafted: int, right: int, valid: int, prompt_tokens: int) -> int:
     """Return how many tokens of the context are right in a drafter's KV after it has drafted.
 

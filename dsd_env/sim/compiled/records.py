@@ -186,6 +186,7 @@ MODEL_SPEC = Record(
     offsets=Block("i8"), kind_of=Block("i8"), accept_prob=Block("f8"), top1_prob=Block("f8"),
     run_length=Block("i8"), proposes="?", proposed=Block("u1"), same_kind=Block(ENTRIES),
     pools=Block(ENTRIES), has_named="?", named=Block("i8"), has_guess="?", draft_prob=Block("f8"),
+    has_rank="?", rank=Block("u1"), hit_prob="f8",
 )  # fmt: skip
 """The acceptance of one draft model; `draft_prob` decides guesses of a recording, if it `has_guess`."""
 LEARNED = Record("Learned", acceptance_rate="f8", tokens_per_round="f8", model_rounds="i4")
@@ -205,7 +206,7 @@ PLACE_SPEC = Record("PlaceSpec", site="i4", edge_server="i4", rank="i4")
 """A place to draft at among the candidates of an offered target; see ``Scenario.places``."""
 DRAFTER = Record(
     "Drafter", number="i4", running="i4", active="i4", queued="i4", head="i4", tail="i4", down="i4",
-    context_tokens="i8", starts="i8", speed="f8", mean_job_s="f8", busy_since_s="f8",
+    context_tokens="i8", branch_tokens="i8", starts="i8", speed="f8", mean_job_s="f8", busy_since_s="f8",
 )  # fmt: skip
 """A drafter on a device, on an edge server or at a target, numbered in this order; its queue links jobs.
 
@@ -216,8 +217,8 @@ DRAFTER_REPORT = Record("DrafterReport", jobs="i4", up="?", wait_s="f8")
 
 DRAFT_JOB = Record(
     "DraftJob", number="i4", gamma="i4", lag_tokens="i4", context_tokens="i4", drafter="i4", next="i4",
-    state="i4", head_context_tokens="i4", head_drafts="i4", run="i8", order="i8", start_s="f8",
-    duration_s="f8", first_s="f8", head_done_s="f8",
+    state="i4", branch_tokens="i4", head_context_tokens="i4", head_drafts="i4", run="i8", order="i8",
+    start_s="f8", duration_s="f8", first_s="f8", head_done_s="f8",
 )  # fmt: skip
 """Drafting for one request. `run` counts how often it was given up; `head_...` is its head start, if any."""
 
@@ -307,10 +308,11 @@ STREAM = Record(
     "Stream",
     # The drafter's side.
     drafter="i4", site="i4", at="i4", target="i4", window="i4", batch_size="i4", known="i4", generation="i4",
-    start="i4", drafted="i4", suspended="?", deciding="?", closing="?", known_commit_s="f8", started_s="f8",
+    start="i4", drafted="i4", branch_start="i4", suspended="?", deciding="?", closing="?",
+    known_commit_s="f8", started_s="f8",
     # The target's side.
-    seen_window="i4", seen_generation="i4", seen_start="i4", arrived="i4", lost_at="i4", echo_sent_s="f8",
-    echo_came_s="f8",
+    seen_window="i4", seen_generation="i4", seen_start="i4", seen_branch_start="i4", adopted_at="i4",
+    arrived="i4", lost_at="i4", echo_sent_s="f8", echo_came_s="f8",
     # What is under way.
     messages="i4", first_message="i4", results="i4", first_result="i4",
 )  # fmt: skip
@@ -428,7 +430,7 @@ SCENARIO = Record(
     ring="i4", gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4",
     by_number="?", n_boundaries="i4", boundaries_s=Block("f8"), n_classes="i4", attainment_weight="f8",
     total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?", streaming="?",
-    stream_waits="?", stream_chunk_tokens="i4",
+    stream_waits="?", stream_chunk_tokens="i4", fanout="i4", depth="i4",
     has_shares="?", replays_devices="?", replays_kinds="?", replay_random="?",
     horizon_s="f8", header_bytes="f8", bytes_per_token="f8", bytes_per_draft_token="f8", confidence_stop="f8",
     decision_latency_s="f8", telemetry_period_s="f8", stats_weight="f8", rate_weight="f8",

@@ -183,6 +183,8 @@ class _Compiler(Writer):
             streaming=protocol.kind == "streaming",
             stream_waits=protocol.stream_idle == "wait",
             stream_chunk_tokens=protocol.stream_chunk_tokens,
+            fanout=protocol.branches.fanout,
+            depth=protocol.branches.depth,
             horizon_s=scenario.episode.horizon_s,
             header_bytes=protocol.header_bytes,
             bytes_per_token=protocol.bytes_per_token,

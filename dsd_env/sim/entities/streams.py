@@ -87,12 +87,15 @@ class Stream:
         stop: Ends the stream at once, because its request gives up what it is doing.
         tell: Tells the drafter what an iteration has done: called with tokens committed, drafts verified,
             drafts accepted, and the drafter's confidence.
+        take_branch: Goes on with a branch of the draft at `lost_at`, if one is right; called with the
+            position after the newest draft that has come.
         known: Output tokens that the drafter knows to be committed; -1 until it has been told of the stream.
         known_commit_s: When the newest of them was committed.
         generation: Number of the present generation of drafts; 0 before the first.
         start: Output position at which it begins.
         started_s: When it began.
         drafted: Position after the newest draft.
+        branch_start: First position whose draft has branches.
         suspended: The drafter is down.
         renewal: Process of the decision that is being taken; None if none is.
         closing: The decision that closes the stream, once it is taken.
@@ -101,6 +104,9 @@ class Stream:
         seen_window: Gamma, as the newest message told the target.
         seen_generation: Newest generation of which a draft has come to the target; 0 before the first.
         seen_start: Where it begins.
+        seen_branch_start: First position whose draft has branches; NOWHERE while it is but a branch.
+        adopted_at: Position at which the generation before was wrong, if the target has gone on with a branch
+            of it; NOWHERE if this one came from the drafter.
         arrived: Position after its newest draft that has come.
         lost_at: First position at which its drafts differ from what is committed; NOWHERE if none does.
         echo_sent_s: When the newest message that has come was sent.
@@ -115,12 +121,14 @@ class Stream:
     batch_size: int
     stop: Callable[[], None]
     tell: Callable[[int, int, int, float], None]
+    take_branch: Callable[[int], None]
     known: int = -1
     known_commit_s: float = 0.0
     generation: int = 0
     start: int = 0
     started_s: float = 0.0
     drafted: int = 0
+    branch_start: int = 0
     suspended: bool = False
     renewal: simpy.Process | None = None
     closing: Resolution | None = None
@@ -129,6 +137,8 @@ class Stream:
     seen_window: int = 0
     seen_generation: int = 0
     seen_start: int = 0
+    seen_branch_start: int = streams.NOWHERE
+    adopted_at: int = streams.NOWHERE
     arrived: int = 0
     lost_at: int = streams.NOWHERE
     echo_sent_s: float = 0.0

@@ -198,6 +198,7 @@ def features_of(scenario: Scenario) -> set[str]:
         "menus": any(len(site.menu) > 1 for site in sites),
         "pipelined": protocol.kind == "pipelined",
         "streaming": protocol.kind == "streaming",
+        "branches": protocol.branches.fanout > 0,
         "confidence_stop": protocol.confidence_stop > 0,
         "decision_latency": protocol.decision_latency_s > 0,
         "patience": protocol.patience_s is not None,

@@ -13,6 +13,7 @@ Data = dict[str, Any]
 FEATURES = (
     "window",
     "bandwidth",
+    "branches",
     "bandwidth_collapse",
     "client_timeout",
     "correlated_lengths",

@@ -12,6 +12,12 @@ target then drops the drafts of that generation that it has and those that still
 with the result, goes back to the last token that was right, and begins the next generation right after what
 is committed. So it does when the target has got ahead of its drafts.
 
+**Branches** (``protocol.branches``). With each draft the drafter opens branches for the tokens that are most
+likely beside it, and lets them grow by a token in every step. What they hold travels with the drafts. When a
+draft is wrong and the right token opens one of its branches, the target goes on at once with what has come of
+that branch, as the next generation; the drafter, when it hears of it, makes the branch its own line and does
+not go back. Tokens of a branch have no branches.
+
 **Opening and closing.** A stream is opened at the target, which takes a seat and tells the drafter. Each
 result that reaches the drafter calls for a decision there, one at a time; drafting goes on meanwhile. Gamma
 and B act at once, on what is drafted and sent from then on. Another drafter, another target or gamma = 0
@@ -27,7 +33,16 @@ from __future__ import annotations
 import simpy
 
 from dsd_env.control.view import Site
-from dsd_env.laws.streams import NOWHERE, UNDER_WAY, processed_tokens, tokens_to_draft
+from dsd_env.laws.streams import (
+    NOWHERE,
+    UNDER_WAY,
+    branch_tokens,
+    open_branch_tokens,
+    processed_tokens,
+    tokens_to_draft,
+)
+from dsd_env.rng import Stream as RandomStream
+from dsd_env.rng import uniform
 from dsd_env.sim.entities import (
     DrafterServer,
     DraftJob,
@@ -60,6 +75,7 @@ class Streams(Part):
         self._drafters = drafters
         self._targets = targets
         self._requests = requests
+        self._fanout, self._depth = self._protocol.branches.fanout, self._protocol.branches.depth
         drafters.when_down, drafters.when_up = self._suspend, self._resume
 
     def uses(self, resolution: Resolution) -> bool:
@@ -86,6 +102,7 @@ class Streams(Part):
             resolution.batch_size,
             stop=lambda: self._stop(request, stream),
             tell=lambda *outcome: self._tell(request, stream, *outcome),
+            take_branch=lambda end: self.take_branch(request, stream, end),
             suspended=drafter.own_server.down > 0,
             seen_window=resolution.gamma,
         )
@@ -155,10 +172,13 @@ class Streams(Part):
         lag = 1
         if stream.drafted == stream.start:
             lag = context - request.drafter_valid.get(drafter.number, 0)
+        branches = open_branch_tokens(self._fanout, self._depth, stream.branch_start, stream.drafted)
         done = self._env.event()
         assert done.callbacks is not None
-        done.callbacks.append(lambda _event: self._drafted(request, stream, tokens))
-        request.draft = DraftJob(request, drafter, tokens, lag, context, done, of_stream=True)
+        done.callbacks.append(lambda _event: self._drafted(request, stream, tokens, branches))
+        request.draft = DraftJob(
+            request, drafter, tokens, lag, context, done, of_stream=True, branch_tokens=branches
+        )
         self._drafters.queue_job(request.draft)
 
     def _is_confident(self, request: Request, stream: Stream) -> bool:
@@ -170,9 +190,11 @@ class Streams(Part):
         confidence = request.realise(self._episode.seed, stream.drafter.model).top1_prob
         return newest < len(confidence) and bool(confidence[newest] >= threshold)
 
-    def _drafted(self, request: Request, stream: Stream, tokens: int) -> None:
-        """Send the tokens that the drafter has made."""
-        self._send(request, stream, tokens)
+    def _drafted(self, request: Request, stream: Stream, tokens: int, branches: int) -> None:
+        """Send the tokens that the drafter has made, those of branches and those that open them, too."""
+        self._totals.branch_drafted += branches
+        self._totals.branch_sent += branches + self._fanout
+        self._send(request, stream, tokens, branches + self._fanout)
         stream.drafted += tokens
         self.go_on(request)
 
@@ -204,6 +226,16 @@ class Streams(Part):
             self._note_processed(request, stream, stream.drafted, stream.known)
             return
         drafted = self._stop_drafting(request, stream)
+        if wrong < NOWHERE and self._is_in_branch(request, stream, wrong, stream.branch_start):
+            self._totals.branch_hits += 1
+            self._adopt(request, stream, wrong)
+            drafted = stream.drafted
+            wrong = self._first_wrong(request, stream, stream.start)
+            if wrong == NOWHERE and drafted >= stream.known:
+                self._note_processed(request, stream, drafted, stream.known)
+                return
+        elif stream.branch_start <= wrong < NOWHERE and self._fanout:
+            self._totals.branch_misses += 1
         right = min(wrong, stream.known)
         self._log(EventKind.STREAM_ROLLBACK, stream.drafter.number, request, drafted - min(right, drafted))
         self._note_processed(request, stream, drafted, right)
@@ -214,6 +246,8 @@ class Streams(Part):
         end = min(stream.known, stream.drafted)
         if stream.seen_generation == stream.generation:
             return stream.lost_at if stream.lost_at < end else NOWHERE
+        if stream.adopted_at < NOWHERE and stream.seen_generation == stream.generation + 1:
+            return stream.adopted_at if stream.adopted_at < end else NOWHERE
         return self._first_other(request, stream, before, end, stream.start)
 
     def _first_other(self, request: Request, stream: Stream, first: int, end: int, start: int) -> int:
@@ -227,10 +261,33 @@ class Streams(Part):
                 return position
         return NOWHERE
 
+    def _is_in_branch(self, request: Request, stream: Stream, wrong: int, branch_start: int) -> bool:
+        """Return whether the right token for a wrong draft opens one of its branches."""
+        if self._fanout == 0 or wrong < branch_start or wrong >= request.spec.output_tokens:
+            return False
+        model = stream.drafter.model
+        rank = request.realise(self._episode.seed, model).rank
+        if rank is not None:
+            return int(rank[wrong]) <= self._fanout + 1
+        hits = self._episode.scenario.hits(model)
+        u = uniform(self._episode.seed, RandomStream.ACCEPTANCE_RANK, request.spec.uid, wrong)
+        return u < hits[self._fanout - 1]
+
+    def _adopt(self, request: Request, stream: Stream, wrong: int) -> None:
+        """Let a drafter go on with the branch that begins with the right token for a wrong draft."""
+        tokens = branch_tokens(self._depth, wrong, stream.drafted)
+        stream.generation += 1
+        stream.start = wrong + 1
+        stream.drafted = stream.branch_start = stream.start + tokens
+        stream.started_s = self._now_s
+        self._totals.generations += 1
+        request.drafter_valid[stream.drafter.number] = request.spec.prompt_tokens + wrong
+        self._log(EventKind.BRANCH_ADOPTED, stream.drafter.number, request, tokens)
+
     def _begin(self, request: Request, stream: Stream) -> None:
         """Begin a generation right after what is known to be committed."""
         stream.generation += 1
-        stream.start = stream.drafted = stream.known
+        stream.start = stream.drafted = stream.branch_start = stream.known
         stream.started_s = self._now_s
         self._totals.generations += 1
 
@@ -299,15 +356,19 @@ class Streams(Part):
             if stream is not None and stream.drafter.server is server and stream.suspended:
                 stream.suspended = False
                 if stream.known >= 0 and stream.closing is None:
+                    # The target may have gone on with a branch, as the generation after the last.
+                    stream.generation += 1
                     self._begin(request, stream)
                     self.go_on(request)
 
     # ------------------------------------------------------------------ messages
 
-    def _send(self, request: Request, stream: Stream, tokens: int, closes: bool = False) -> None:
-        """Send drafts to the target, or word that the stream is to be closed."""
+    def _send(
+        self, request: Request, stream: Stream, tokens: int, branches: int = 0, closes: bool = False
+    ) -> None:
+        """Send drafts and tokens of branches to the target, or word that the stream is to be closed."""
         now_s = self._now_s
-        size = tokens * self._protocol.bytes_per_draft_token
+        size = (tokens + branches) * self._protocol.bytes_per_draft_token
         site, number = stream.place
         if site == Site.OWN_DEVICE:
             arrives_s = self._links.send_up(request.device, size, request)
@@ -360,20 +421,62 @@ class Streams(Part):
     def _take_drafts(self, request: Request, stream: Stream, message: DraftMessage) -> None:
         """Keep drafts that may be right, and drop the others."""
         committed = request.committed
+        end = message.first + message.tokens
         if message.generation > stream.seen_generation:
             if stream.lost_at == NOWHERE:
                 self._totals.discarded += max(0, stream.arrived - committed)
             stream.seen_generation, stream.seen_start = message.generation, message.start
+            stream.seen_branch_start, stream.adopted_at = message.first, NOWHERE
             stream.arrived = message.first
             stream.lost_at = self._first_other(request, stream, message.start, committed, message.start)
-        if stream.lost_at < NOWHERE:
-            self._totals.discarded += message.tokens
-            self._totals.late_drafts += message.tokens
-            self._log(EventKind.LATE_DRAFTS, stream.target, request, message.tokens)
+        elif message.generation < stream.seen_generation:
+            self._drop_late(request, stream, message)
+            self._extend_branch(request, stream, end)
             return
-        end = message.first + message.tokens
+        elif stream.seen_branch_start == NOWHERE:
+            stream.seen_branch_start = message.first
+        if stream.lost_at < NOWHERE:
+            self._drop_late(request, stream, message)
+            if message.first <= stream.lost_at < end:
+                self.take_branch(request, stream, end)
+            return
         self._totals.discarded += max(0, min(end, committed) - message.first)
         stream.arrived = end
+
+    def _drop_late(self, request: Request, stream: Stream, message: DraftMessage) -> None:
+        """Drop drafts of a generation that is known to be wrong."""
+        self._totals.discarded += message.tokens
+        self._totals.late_drafts += message.tokens
+        self._log(EventKind.LATE_DRAFTS, stream.target, request, message.tokens)
+
+    def take_branch(self, request: Request, stream: Stream, end: int) -> None:
+        """Let the target go on with a branch of the wrong draft, if one begins with the right token.
+
+        Args:
+            request: The request.
+            stream: Its stream, which is wrong at `lost_at`.
+            end: Position after the newest draft that has come.
+        """
+        wrong = stream.lost_at
+        if not self._is_in_branch(request, stream, wrong, stream.seen_branch_start):
+            return
+        stream.seen_generation += 1
+        stream.seen_start = stream.arrived = wrong + 1
+        stream.seen_branch_start, stream.adopted_at = NOWHERE, wrong
+        stream.lost_at = self._first_other(request, stream, wrong + 1, request.committed, wrong + 1)
+        self._extend_branch(request, stream, end)
+        self._log(EventKind.BRANCH_TAKEN, stream.target, request, stream.arrived - stream.seen_start)
+
+    def _extend_branch(self, request: Request, stream: Stream, end: int) -> None:
+        """Take in what has come of the branch that the target goes on with."""
+        arrived = stream.seen_start + branch_tokens(self._depth, stream.adopted_at, end)
+        more = arrived - stream.arrived
+        if more <= 0:
+            return
+        self._totals.branch_used += more
+        late = max(0, min(arrived, request.committed) - stream.arrived)
+        self._totals.discarded += more if stream.lost_at < NOWHERE else late
+        stream.arrived = arrived
 
     def _tell(
         self, request: Request, stream: Stream, tokens: int, drafted: int, accepted: int, confidence: float

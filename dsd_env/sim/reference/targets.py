@@ -384,9 +384,11 @@ class Targets(Part):
         realisation = request.realise(self._episode.seed, stream.drafter.model)
         if accepted == drafted and realisation.guessed_at(place, stream.seen_start):
             self._totals.discarded += min(more, 1)
-        else:
-            stream.lost_at = place
-            self._totals.discarded += more
+            return
+        stream.lost_at = place
+        self._totals.discarded += more
+        if place < stream.arrived:
+            stream.take_branch(stream.arrived)
 
     def _idle(self, target: TargetServer, job: Job) -> None:
         """Let a stream's job wait for drafts, no longer than the target's patience."""
