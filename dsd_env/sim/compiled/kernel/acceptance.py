@@ -78,7 +78,7 @@ def run_length(k, w, request, model, chain, start, limit):
     source = spec.source
     if source == RUNS:
         run = _recorded_run(k, w, request, model, chain, True)
-        if run >= spec.longest:
+        if run >= spec.longest or run < start - chain:  # at its end, or a right guess has stepped over it
             run = _recorded_run(k, w, request, model, start, False)
         else:
             run -= start - chain
