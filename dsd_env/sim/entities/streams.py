@@ -105,6 +105,7 @@ class Stream:
         messages: Messages under way to the target, in order.
         results: Results under way to the drafter, in order.
         seen_window: Gamma, as the newest message told the target.
+        seen_batch: B, likewise.
         seen_generation: Newest generation of which a draft has come to the target; 0 before the first.
         seen_start: Where it begins.
         seen_branch_start: First position whose draft has branches; NOWHERE while it is but a branch.
@@ -141,6 +142,7 @@ class Stream:
     messages: deque[DraftMessage] = field(default_factory=deque)
     results: deque[StreamResult] = field(default_factory=deque)
     seen_window: int = 0
+    seen_batch: int = 1
     seen_generation: int = 0
     seen_start: int = 0
     seen_branch_start: int = streams.NOWHERE

@@ -105,6 +105,7 @@ class Streams(Part):
             take_branch=lambda: self.take_branch(request, stream),
             suspended=drafter.own_server.down > 0,
             seen_window=resolution.gamma,
+            seen_batch=resolution.batch_size,
         )
         request.drafted_at = drafter.number
         self._log(EventKind.STREAM_OPEN, resolution.target, request, resolution.gamma)
@@ -426,7 +427,7 @@ class Streams(Part):
             self._targets.close_seat(job)
             return
         stream.echo_sent_s, stream.echo_came_s = message.sent_s, self._now_s
-        stream.seen_window, job.asked_batch = message.window, message.batch_size
+        stream.seen_window, stream.seen_batch = message.window, message.batch_size
         self._take_drafts(request, stream, message)
         self._targets.note_drafts(request, stream)
         if was_full:

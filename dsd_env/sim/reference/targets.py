@@ -418,11 +418,18 @@ class Targets(Part):
         self._wake(target)
 
     def note_drafts(self, request: Request, stream: Stream) -> None:
-        """Note that a message of a stream has come."""
+        """Note that a message of a stream has come.
+
+        The B that it tells is that of verifications, at once: a request that waits to be admitted again does
+        not stand back for it.
+        """
         target = self._world.targets[request.target]
         target.modes[request.number] = (TargetTask.STREAM, stream.seen_window)
         job = stream.job
         assert job is not None
+        if request.kv_reserved_tokens > 0 and job.asked_batch != stream.seen_batch:
+            job.asked_batch = stream.seen_batch
+            self._wake(target)
         if job.idle and stream.drafts_to_take(request.committed) > 0:
             self._end_idle(target, job)
 

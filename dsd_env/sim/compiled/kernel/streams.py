@@ -104,7 +104,8 @@ def open_stream(k, w, request, echo_s, told_s, lag_tokens):
     stream.suspended = w.drafters[k.drafters[request.drafter].host].down > 0
     stream.deciding = stream.closing = False
     stream.messages, stream.first_message, stream.results, stream.first_result = 0, 0, 0, 0
-    stream.seen_window, stream.seen_generation, stream.seen_start = request.gamma, 0, 0
+    stream.seen_window, stream.seen_batch = request.gamma, request.batch_size
+    stream.seen_generation, stream.seen_start = 0, 0
     stream.arrived, stream.lost_at = 0, NOWHERE
     stream.branch_start, stream.seen_branch_start, stream.adopted_at = 0, NOWHERE, NOWHERE
     stream.steps, stream.seen_steps = 0, 0
@@ -459,7 +460,7 @@ def take_message(k, w, request):
     if message.closes:
         return True, False
     stream.echo_sent_s, stream.echo_came_s = message.sent_s, w.now_s
-    stream.seen_window, request.asked_batch = message.window, message.batch_size
+    stream.seen_window, stream.seen_batch = message.window, message.batch_size
     _take_drafts(k, w, request, stream, message)
     return False, was_full
 

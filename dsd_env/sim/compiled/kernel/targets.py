@@ -15,6 +15,7 @@ from dsd_env.sim.compiled.kernel.batching import (
     JOB_STREAM,
     JOB_VERIFY,
     compose,
+    note_all_ready,
     note_ready,
     remove_ready,
 )
@@ -596,9 +597,17 @@ def _end_idle(k, w, request):
 
 @jit
 def note_drafts(k, w, request):
-    """Note that a message of a stream has come."""
-    stream = w.streams[request.slot]
-    _set_mode(w.targets[request.target], request, JOB_STREAM, stream.seen_window)
+    """Note that a message of a stream has come.
+
+    The B that it tells is that of verifications, at once: a request that waits to be admitted again does not
+    stand back for it.
+    """
+    stream, server = w.streams[request.slot], w.targets[request.target]
+    _set_mode(server, request, JOB_STREAM, stream.seen_window)
+    if request.kv_reserved_tokens > 0 and request.asked_batch != stream.seen_batch:
+        request.asked_batch = stream.seen_batch
+        note_all_ready(w, server)
+        wake(k, w, server)
     if request.job_idle and available(stream, request.committed) > 0:
         _end_idle(k, w, request)
 
