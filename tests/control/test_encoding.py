@@ -63,6 +63,8 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         rtt_s=0.007,
         handover_s=0.008,
         move_s=0.009,
+        streams=True,
+        coalesces=False,
     )
     request = make_request(
         prompt_tokens=300,
@@ -73,6 +75,11 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         recent_gammas=(1, 2, 3, 4),
         recent_accepted=(1, 0, 2, 3),
         head_start_tokens=2,
+        window_tokens=6,
+        lead_tokens=5,
+        generations=7,
+        generation_age_s=0.035,
+        idle_share=0.15,
         control_site=Site.OWN_DEVICE,
     )
     view = make_view((make_candidate(Site.COLOCATED, target), candidate), request=request)
@@ -112,6 +119,11 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         "request.recent_accepted_2": 2.0,
         "request.last_confidence": 0.7,
         "request.head_start_tokens": 2.0,
+        "request.window_tokens": 6.0,
+        "request.lead_tokens": 5.0,
+        "request.generations": 7.0,
+        "request.generation_age_s": 0.035,
+        "request.idle_share": 0.15,
         "target.queued": 3.0,
         "target.running": 5.0,
         "target.resident": 9.0,
@@ -159,6 +171,10 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         "candidate_1.target_remote": 4.0,
         "candidate_1.target_prefill_tokens": 700.0,
         "candidate_1.target_iteration_s": 0.03,
+        "candidate_0.streams": 0.0,
+        "candidate_0.coalesces": 1.0,
+        "candidate_1.streams": 1.0,
+        "candidate_1.coalesces": 0.0,
         "system.active_requests": 12.0,
         "system.arrivals_per_s": 3.0,
         "system.tokens_per_s": 800.0,
