@@ -13,6 +13,7 @@ interrupted run continues where it stopped when started again, and papers that w
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -60,7 +61,7 @@ class Remembering:
     def __call__(self, scenario: Scenario, scheduler: str, seed: int, engine: str) -> Mapping[str, float]:
         """Return a simulation's quantities, simulated now or before."""
         common = [dsd_env.__version__, scenario_ref(scenario).sha256, scheduler, seed]
-        key = hashlib_of(common)
+        key = digest_of(common)
         if key not in self._finished.results:
             self._finished.add(
                 Task(self.label, scenario, scheduler, seed, key), run(scenario, scheduler, seed, engine)
@@ -70,10 +71,8 @@ class Remembering:
         return self._finished.results[key]
 
 
-def hashlib_of(parts: Sequence[Any]) -> str:
+def digest_of(parts: Sequence[Any]) -> str:
     """Return the digest of all that a simulation depends on."""
-    import hashlib
-
     return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()
 
 
@@ -137,7 +136,8 @@ def _run(arguments: argparse.Namespace, papers: Mapping[str, Any]) -> int:
         begun_s = time.perf_counter()
         runner.label, runner.simulated = name, 0
         found[name] = results_of(REPRODUCTIONS[name], Lab(runner, arguments.engine), papers)
-        print(f"\r{name}: {time.perf_counter() - begun_s:.0f} s, {runner.simulated} simulations", file=sys.stderr)
+        took_s = time.perf_counter() - begun_s
+        print(f"\r{name}: {took_s:.0f} s, {runner.simulated} simulations", file=sys.stderr)
         print(f"\n## {name}\n\n{block(REPRODUCTIONS[name], papers[name], found[name])}", flush=True)
         if file is not None:
             write_json(file, {"papers": found, "simulations": finished.results})

@@ -1,8 +1,9 @@
-"""Experiments of papers on parallel and distant drafting, simulated anew: what they say beside what comes out.
+"""Experiments of papers on parallel and distant drafting, simulated anew: theirs beside what comes out.
 
-A reproduction states claims of a paper, with where each was read, and simulates a set-up in the paper's shape.
-Nothing is tuned towards a paper's figure. Where a free constant had to be set by one figure of the paper, the
-claim says *calibrated*, and meeting it means nothing. Choices are picked on one seed and measured on others.
+A reproduction states claims of a paper, with where each was read, and simulates a set-up in the paper's
+shape. Nothing is tuned towards a paper's figure. Where a free constant had to be set by one figure of the
+paper, the claim says *calibrated*, and meeting it means nothing. Choices are picked on one seed and measured
+on others.
 """
 
 from __future__ import annotations
