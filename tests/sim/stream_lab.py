@@ -138,9 +138,7 @@ class Model:
     def _at(self, time_s: float, action: Any, *values: Any) -> None:
         # An iteration begins after everything else of its instant.
         self._count = getattr(self, "_count", 0) + 1
-        heapq.heappush(
-            self._queue, (time_s, int(action == self._iterate), self._count, (action, values))
-        )
+        heapq.heappush(self._queue, (time_s, int(action == self._iterate), self._count, (action, values)))
 
     # the target
 

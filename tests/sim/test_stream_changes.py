@@ -412,7 +412,9 @@ def test_preemption_suspends_the_seat_and_drafts_stay_valid(engine: Simulation) 
     assert simulation.totals.preemptions == len(of_kind(events, EventKind.PREEMPT)) > 0
     preempted = of_kind(events, EventKind.PREEMPT)[0]
     again = next(
-        e for e in of_kind(events, EventKind.ADMIT) if e.time_s > preempted.time_s and e.request == preempted.request
+        e
+        for e in of_kind(events, EventKind.ADMIT)
+        if e.time_s > preempted.time_s and e.request == preempted.request
     )
     between = [s for s, _ in commits(events, preempted.request) if preempted.time_s < s <= again.time_s]
     assert not between

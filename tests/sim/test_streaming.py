@@ -103,7 +103,9 @@ def test_a_drafter_too_slow_to_be_heard_leaves_plain_decoding(engine: Simulation
     assert streams.totals.stream_iterations > 700
     assert streams.totals.stream_idle_iterations == streams.totals.stream_iterations
     assert plain.totals.stream_iterations == 0
-    assert set(by_request(streams.events, EventKind.COMMIT)) == set(range(len(by_request(plain.events, EventKind.COMMIT))))
+    assert set(by_request(streams.events, EventKind.COMMIT)) == set(
+        range(len(by_request(plain.events, EventKind.COMMIT)))
+    )
     assert of_kind(streams.events, EventKind.COMMIT) == of_kind(plain.events, EventKind.COMMIT)
 
 
@@ -128,7 +130,9 @@ LONG: dict[str, Any] = dict(alpha=1.0, output={"distribution": "constant", "valu
 
 
 @pytest.mark.parametrize("place", [OWN, NODE])
-@pytest.mark.parametrize(("draft_s", "iteration_s"), [(0.004, 0.03), (0.0071, 0.03), (0.05, 0.03), (0.03, 0.011)])
+@pytest.mark.parametrize(
+    ("draft_s", "iteration_s"), [(0.004, 0.03), (0.0071, 0.03), (0.05, 0.03), (0.03, 0.011)]
+)
 def test_with_everything_right_the_faster_of_drafter_and_target_sets_the_pace(
     engine: Simulation, place: int, draft_s: float, iteration_s: float
 ) -> None:
@@ -254,7 +258,9 @@ def test_a_dear_drafter_holds_no_more_than_its_memory(engine: Simulation) -> Non
     assert simulation.requests_table()["delivered_tokens"].tolist() == [101]
 
 
-def test_a_drafter_that_is_not_sure_waits_until_that_draft_is_known(engine: Simulation, tmp_path: Any) -> None:
+def test_a_drafter_that_is_not_sure_waits_until_that_draft_is_known(
+    engine: Simulation, tmp_path: Any
+) -> None:
     from dsd_env.acceptance import DrafterTrace, TraceSet
     from tests.acceptance_samples import card
 
