@@ -87,6 +87,8 @@ class Stream:
         stop: Ends the stream at once, because its request gives up what it is doing.
         tell: Tells the drafter what an iteration has done: called with tokens committed, drafts verified,
             drafts accepted, and the drafter's confidence.
+        compare: Compares the drafts of a generation that came while the target verified those of another with
+            what is committed, from a position on.
         take_branch: Goes on with a branch of the draft at `lost_at`, if one is right; called with the
             position after the newest draft that has come.
         known: Output tokens that the drafter knows to be committed; -1 until it has been told of the stream.
@@ -110,6 +112,8 @@ class Stream:
             of it; NOWHERE if this one came from the drafter.
         arrived: Position after its newest draft that has come.
         lost_at: First position at which its drafts differ from what is committed; NOWHERE if none does.
+        verifying: Drafts of that generation in the iteration under way.
+        verifying_start: Where the generation begins of those that the iteration took in.
         echo_sent_s: When the newest message that has come was sent.
         echo_came_s: When it came; negative once a result has told so.
         job: The stream's job at its target.
@@ -123,6 +127,7 @@ class Stream:
     stop: Callable[[], None]
     tell: Callable[[int, int, int, float], None]
     take_branch: Callable[[int], None]
+    compare: Callable[[int], None]
     known: int = -1
     known_commit_s: float = 0.0
     generation: int = 0
@@ -143,6 +148,8 @@ class Stream:
     adopted_at: int = streams.NOWHERE
     arrived: int = 0
     lost_at: int = streams.NOWHERE
+    verifying: int = 0
+    verifying_start: int = 0
     echo_sent_s: float = 0.0
     echo_came_s: float = -1.0
     job: Job | None = None
