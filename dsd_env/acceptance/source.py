@@ -63,7 +63,7 @@ class AcceptanceRealisation:
             chain: Position at which the drafter began, `start` itself or before it.
         """
         run = int(self.run_length[chain])
-        known = run < self.longest_run and run >= start - chain
+        known = run < self.longest_run and (self.guess is None or run >= start - chain)
         return run - (start - chain) if known else int(self.run_length[start])
 
     def guessed_at(self, position: int, chain_start: int) -> bool:

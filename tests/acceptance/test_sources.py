@@ -468,7 +468,8 @@ def test_a_chain_goes_on_with_the_run_of_its_beginning_as_far_as_that_is_known()
     assert dependent.run_at(0, 0) == 3
     assert dependent.run_at(2, 0) == 1, "what is left of three"
     assert dependent.run_at(3, 0) == 0, "and nothing of it is left"
-    assert dependent.run_at(5, 0) == 7, "a right guess stepped over its end"
+    guessing = replace(dependent, guess=np.ones(6, bool))
+    assert [guessing.run_at(i, 0) for i in (2, 3, 5)] == [1, 0, 7], "a right guess leads beyond its end"
     assert dependent.run_at(5, 3) == 7, "a run of 16 may be longer in truth: the present position's"
     by_prefix = AcceptanceRealisation(run, zeros, zeros)
     assert by_prefix.run_at(2, 0) == 0, "where it started does not matter"

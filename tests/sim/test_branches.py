@@ -1,4 +1,4 @@
-"""Branches of drafts, on both engines: when they change nothing, when they help, and that both sides agree."""
+"""Branches of drafts, on both engines: when they change nothing, when they help, what is refused."""
 
 from __future__ import annotations
 
@@ -78,6 +78,32 @@ def _grown(simulation: Any) -> int:
     return int(grown)
 
 
+@pytest.mark.parametrize(("gamma", "alpha"), [(4, 0.3), (8, 0.5)])
+def test_with_certain_hits_every_iteration_verifies_a_full_window(
+    engine: Simulation, gamma: int, alpha: float
+) -> None:
+    """The drafter makes whole branches while the target verifies: a wrong draft costs nothing.
+
+    A window that is right as a whole leaves nothing to verify next; alpha to the gamma is small here.
+    """
+    scenario = stream(
+        1,
+        hits=1.0,
+        depth=gamma,
+        alpha=alpha,
+        draft_s=0.0005,
+        one_way_s=0.0,
+        output={"distribution": "constant", "value": 2000},
+        workload__max_output_tokens=2000,
+        requests=4,
+    )
+    metrics = run(engine, scenario, always(gamma, OWN)).metrics()
+    assert metrics["tokens_per_iteration"] == pytest.approx(
+        (1 - alpha ** (gamma + 1)) / (1 - alpha), rel=0.025
+    )
+    assert metrics["stream_idle_share"] < 2.0 * alpha**gamma
+
+
 def test_hits_come_with_the_probability_of_the_fan_out(engine: Simulation) -> None:
     simulation = run(engine, stream(2, hits=0.6, requests=120), always(8, OWN))
     totals = simulation.totals
@@ -130,7 +156,7 @@ def test_impossible_branches_are_refused(changes: dict[str, Any], words: list[st
 
 
 def test_unknown_hits_are_refused() -> None:
-    with pytest.raises(ScenarioError, match="acceptance.draft has no ranks; give `hits` with at least 2"):
+    with pytest.raises(ScenarioError, match=r"acceptance\.draft has no ranks; give `hits` with at least 2"):
         ReferenceSimulation(stream(2, acceptance__draft__hits=[0.5]), seed=1)
 
 

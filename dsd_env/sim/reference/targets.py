@@ -396,7 +396,7 @@ class Targets(Part):
         stream.lost_at = place
         self._totals.discarded += more
         if place < stream.arrived:
-            stream.take_branch(stream.arrived)
+            stream.take_branch()
 
     def _idle(self, target: TargetServer, job: Job) -> None:
         """Let a stream's job wait for drafts, no longer than the target's patience."""
