@@ -110,10 +110,14 @@ def test_another_place_closes_a_stream_and_opens_one_there(engine: Simulation, p
 
 def test_another_target_closes_a_stream_and_processes_the_context_there(engine: Simulation) -> None:
     scenario = stream_lab(alpha=1.0, targets=2, draft_s=0.0041, one_way_s=0.02, arrivals=FROM_ZERO)
-    there = 2 + OWN  # the candidates of the second target follow those of the first
+    home: list[int] = []
 
     def choose(view: DecisionView) -> Decision:
-        return Decision(8, 1, OWN if view.counter < 8 else there)
+        if not home:
+            home.append(view.candidates[OWN].target.index)
+        target = home[0] if view.counter < 8 else 1 - home[0]
+        places = [(candidate.site, candidate.target.index) for candidate in view.candidates]
+        return Decision(8, 1, places.index((Site.OWN_DEVICE, target)))
 
     simulation = run(engine, scenario, choose)
     events = simulation.events
@@ -126,8 +130,6 @@ def test_another_target_closes_a_stream_and_processes_the_context_there(engine: 
     assert len(moved) == 1 and moved[0].time_s > closed.time_s
     prefills = [e.value for e in of_kind(events, EventKind.ITERATION_END) if e.entity == second.entity]
     assert prefills[0] > PROMPT and max(prefills[1:]) <= 9
-    # The drafter keeps its memory: only what came meanwhile is new to it.
-    assert len([e for e in of_kind(events, EventKind.DRAFT_END) if e.value == 0]) == 1
 
 
 def test_drafting_goes_on_while_a_decision_is_taken(engine: Simulation) -> None:
@@ -239,8 +241,8 @@ def test_an_outage_leaves_plain_decoding_and_the_drafter_resumes(
     assert len(during) > duration_s / 0.03 - 4 and set(during) == {1}
     before = [n for s, n in rows if 0.2 < s < 0.5]
     after = [n for s, n in rows if back_s + 0.15 < s][:-1]
-    assert np.mean(before) == pytest.approx(0.03 / 0.004, rel=0.1)
-    assert np.mean(after) == pytest.approx(0.03 / 0.004, rel=0.1)
+    assert np.mean(before) > 3
+    assert np.mean(after) == pytest.approx(np.mean(before), rel=0.15)
     back = [e for e in of_kind(simulation.events, EventKind.STREAM_ROLLBACK) if e.time_s > 0.5]
     assert back and back_s <= back[0].time_s <= back_s + 0.011
 
@@ -279,34 +281,48 @@ def test_after_an_outage_the_drafter_processes_what_it_has_missed(engine: Simula
     assert resumed.time_s - begun.time_s == pytest.approx(0.004 + 0.001 * lag)
 
 
-def test_no_more_messages_are_under_way_than_a_socket_holds(engine: Simulation) -> None:
-    """A window of 200 over an outage of 4 s, in which the target commits 130 tokens by itself.
-
-    The drafter stops at so many messages, the target tells no more than so many results.
-    """
+def test_a_drafter_whose_messages_do_not_leave_waits_as_at_a_full_socket(engine: Simulation) -> None:
+    """Each message takes the uplink 50 ms, each draft 2 ms, and results call for new drafts every 30 ms."""
     scenario = stream_lab(
-        alpha=1.0,
-        draft_s=0.004,
+        alpha=0.0,
+        draft_s=0.002,
         one_way_s=0.01,
         arrivals=FROM_ZERO,
-        output={"distribution": "constant", "value": 1201},
-        protocol__header_bytes=1.0,
-        faults=outage("link_outage", 0.5, 4.0),
-        actions__gammas=[0, 200],
+        output=LONG_ANSWER,
+        protocol__header_bytes=100.0,
+        links__wire__uplink_bits_per_s=16000.0,
     )
-    simulation = run(engine, scenario, always(200))
+    simulation = run(engine, scenario, always(16))
     events = simulation.events
-    sent = [e for e in of_kind(events, EventKind.DRAFT_SENT) if 0.5 < e.time_s < 4.5]
-    under_way = [e for e in of_kind(events, EventKind.SEND) if e.time_s < 0.5 < e.value]
-    assert len(sent) <= UNDER_WAY <= len(sent) + len(under_way)
-    # It goes on in the instant at which the first of them arrives.
-    arrived_s = min(e.value for e in of_kind(events, EventKind.SEND) if e.time_s > 0.5)
-    assert arrived_s == pytest.approx(4.51)
-    assert any(e.time_s == arrived_s for e in of_kind(events, EventKind.DRAFT_START))
-    # Results in excess were left out: those that came are followed by what the next one says.
-    rows = [(s, n) for s, n in commits(events) if s > 4.8][:-1]
-    assert np.mean([n for _, n in rows]) > 5
-    assert simulation.requests_table()["delivered_tokens"].tolist() == [1201]
+    ups = [e for e in of_kind(events, EventKind.SEND) if e.value > e.time_s + 0.05][1:]
+    sent = {e.time_s for e in of_kind(events, EventKind.DRAFT_SENT)}
+    assert sent == {e.time_s for e in ups}
+    under_way = [sum(other.time_s <= e.time_s < other.value for other in ups) for e in ups]
+    assert max(under_way) == UNDER_WAY
+    # Once the socket is full, a draft begins when a message arrives, and is the next to leave.
+    full = next(i for i, n in enumerate(under_way) if n == UNDER_WAY)
+    came = [e.value for e in ups if e.value > ups[full].time_s][: len(ups) - full - 1]
+    assert len(came) > 50
+    assert [e.time_s for e in ups[full + 1 :]] == pytest.approx([time_s + 0.002 for time_s in came])
+    # Not one of them is in time.
+    np.testing.assert_allclose(np.diff(token_times(events)), 0.03, rtol=1e-9)
+
+
+def test_a_target_leaves_out_results_when_too_many_are_under_way(engine: Simulation) -> None:
+    """Results take 2.5 s and leave every 30 ms: that of the first token and 63 more are under way then.
+
+    The 83rd iteration ends before the first has arrived, the 84th after that: its result, 85 tokens, is next.
+    """
+    scenario = stream_lab(one_way_s=2.5, draft_s=0.01, arrivals=FROM_ZERO, output=LONG_ANSWER)
+    known: list[int] = []
+
+    def choose(view: DecisionView) -> Decision:
+        known.append(view.request.committed_tokens)
+        return Decision(8, 1, OWN)
+
+    run(engine, scenario, choose)
+    assert known[1:65] == list(range(1, 65))
+    assert known[65:68] == [85, 86, 87]
 
 
 # ---------------------------------------------------------------------- crashes
@@ -335,7 +351,7 @@ def test_a_crashed_device_is_silent_and_comes_back_without_its_memory(engine: Si
     rows = commits(events)
     np.testing.assert_allclose(np.diff([s for s, _ in rows]), 0.03, rtol=1e-9)
     assert {n for s, n in rows if 0.57 < s < 1.2} == {1}
-    assert np.mean([n for s, n in rows if s > 1.5][:-1]) > 5
+    assert np.mean([n for s, n in rows if s > 1.5][:-1]) > 3
     # Before the crash nothing was wrong, and the decisions of the device wait for its return.
     assert not [e for e in of_kind(events, EventKind.DECISION) if 0.5 < e.time_s < 1.2]
 
@@ -442,20 +458,24 @@ def test_bytes_and_energy_of_a_small_stream_by_hand(engine: Simulation) -> None:
         devices__client__radio_joules_per_byte=0.001,
     )
     simulation = run(engine, scenario, always(2))
-    # First token at 4 + 30 ms. The device has been warm since 2 ms, hears of the token at 38, drafts until 40
-    # and 42: they come at 44 and 46, for the second iteration, from 64 on. Its result, committed at 94, three
-    # tokens, is known at 98: and that of the first, one token, at 68. By then one of its drafts is known, and
-    # it makes another until 70, which comes at 74, for the third iteration.
+    # The first token is committed at 34 and known at 38 ms. Drafts 1 and 2 come at 44 and 46, while the second
+    # iteration decides 1 by itself. The third, from 64, verifies 2 and decides 3. Draft 3, for which there was
+    # room at 68, has come too late at 74: the fourth has nothing to verify. So it goes on, 1 and 2 in turn.
     rows = commits(simulation.events)
-    assert [(round(1e3 * s, 6), n) for s, n in rows] == BY_HAND_COMMITS
+    assert [round(1e3 * s, 6) for s, _ in rows] == [34, 64, 94, 124, 154, 184, 214, 244]
+    assert [n for _, n in rows] == [1, 1, 2, 1, 2, 1, 2, 1]
     sent = of_kind(simulation.events, EventKind.DRAFT_SENT)
-    down = 10 * len(rows) + 4 * 11
-    up = (10 + 4 * PROMPT) + (10 + 6) * len(sent)
-    assert simulation.totals.network_bytes == down + up
-    # Power is 9 W above idle on the device, 400 W at the target, which idles at 100 W.
-    drafting_s = 0.002 * (1 + len([e for e in of_kind(simulation.events, EventKind.DRAFT_END) if e.value]))
-    partial_s = _cut_short_s(simulation.events)
-    client_j = 9.0 * (drafting_s + partial_s) + 0.001 * (down + up)
-    assert simulation.totals.client_joules == pytest.approx(client_j)
-    target_j = 400.0 * 0.03 * len(rows) + 100.0 * simulation.now_s
-    assert simulation.totals.energy_joules == pytest.approx(client_j + target_j)
+    ends = [40, 42, 70, 100, 102, 130, 160, 162, 190, 220, 222]
+    assert [round(1e3 * e.time_s, 6) for e in sent] == ends
+    assert [e.value for e in sent] == list(range(1, 12))
+    totals = simulation.totals
+    assert (totals.drafted, totals.accepted, totals.discarded) == (3, 3, 8)
+    assert (totals.stream_iterations, totals.stream_idle_iterations) == (7, 4)
+    assert (totals.generations, totals.late_drafts) == (1, 0)
+    down = 8 * 10 + 11 * 4
+    up = (10 + 4 * PROMPT) + 11 * (10 + 6)
+    assert totals.network_bytes == down + up
+    # Power is 9 W above idle on the device, for the prompt, too; 400 W at the target, which idles at 100 W.
+    client_j = 9.0 * 12 * 0.002 + 0.001 * (down + up)
+    assert totals.client_joules == pytest.approx(client_j)
+    assert totals.energy_joules == pytest.approx(client_j + 400.0 * 8 * 0.03 + 100.0 * 0.248)

@@ -40,7 +40,7 @@ def engine(request: pytest.FixtureRequest) -> Simulation:
 # ---------------------------------------------------------------------- against a model of one stream
 
 
-@pytest.mark.parametrize("number", range(40))
+@pytest.mark.parametrize("number", range(24))
 def test_one_stream_is_what_a_model_of_tokens_says(engine: Simulation, number: int) -> None:
     """Commits, positions of messages and rollbacks of a random stream on a device, all in order."""
     dice = Random(f"stream {number}")
@@ -52,7 +52,7 @@ def test_one_stream_is_what_a_model_of_tokens_says(engine: Simulation, number: i
         draft_s=draft_s,
         one_way_s=one_way_s,
         verify={"t0_s": iteration_s},
-        output={"distribution": "constant", "value": 150},
+        output={"distribution": "constant", "value": 120},
         devices__client__drafter__profile__c_s_per_token=lag_s,
         protocol__stream_chunk_tokens=chunk,
     )
@@ -60,7 +60,7 @@ def test_one_stream_is_what_a_model_of_tokens_says(engine: Simulation, number: i
     events = simulation.events
     warm = next(e for e in of_kind(events, EventKind.DRAFT_END) if e.value == 0)
     model = Model(
-        matches(scenario, number, 150),
+        matches(scenario, number, 120),
         window,
         chunk,
         iteration_s,
@@ -103,10 +103,13 @@ def test_a_drafter_too_slow_to_be_heard_leaves_plain_decoding(engine: Simulation
     assert streams.totals.stream_iterations > 700
     assert streams.totals.stream_idle_iterations == streams.totals.stream_iterations
     assert plain.totals.stream_iterations == 0
-    assert set(by_request(streams.events, EventKind.COMMIT)) == set(
-        range(len(by_request(plain.events, EventKind.COMMIT)))
-    )
-    assert of_kind(streams.events, EventKind.COMMIT) == of_kind(plain.events, EventKind.COMMIT)
+    assert committed_when(streams) == committed_when(plain)
+
+
+def committed_when(simulation: Any) -> list[tuple[float, int, float]]:
+    """Return when whose tokens were committed; how a batch is ordered does not matter."""
+    rows = of_kind(simulation.events, EventKind.COMMIT)
+    return sorted((event.time_s, event.request, event.value) for event in rows)
 
 
 def test_without_acceptance_an_iteration_commits_one_token(engine: Simulation) -> None:
@@ -114,9 +117,9 @@ def test_without_acceptance_an_iteration_commits_one_token(engine: Simulation) -
     changes: dict[str, Any] = {**NOISY, "alpha": 0.0, "draft_s": 0.002, "verify": {"t0_s": 0.03}}
     streams = run(engine, stream_lab(**changes), always(8))
     plain = run(engine, stream_lab(**changes), always(0))
-    assert streams.totals.verified_rounds > 100 and streams.totals.accepted == 0
+    assert streams.totals.late_drafts > 100 and streams.totals.accepted == 0
     assert {e.value for e in of_kind(streams.events, EventKind.COMMIT)} == {1.0}
-    assert of_kind(streams.events, EventKind.COMMIT) == of_kind(plain.events, EventKind.COMMIT)
+    assert committed_when(streams) == committed_when(plain)
 
 
 def rate_of(simulation: Any) -> float:
@@ -126,13 +129,11 @@ def rate_of(simulation: Any) -> float:
     return float((len(times) - 1 - half) / (times[-1] - times[half]))
 
 
-LONG: dict[str, Any] = dict(alpha=1.0, output={"distribution": "constant", "value": 1001})
+LONG: dict[str, Any] = dict(alpha=1.0, output={"distribution": "constant", "value": 601})
 
 
 @pytest.mark.parametrize("place", [OWN, NODE])
-@pytest.mark.parametrize(
-    ("draft_s", "iteration_s"), [(0.004, 0.03), (0.0071, 0.03), (0.05, 0.03), (0.03, 0.011)]
-)
+@pytest.mark.parametrize(("draft_s", "iteration_s"), [(0.004, 0.03), (0.0071, 0.03), (0.05, 0.03), (0.03, 0.011)])
 def test_with_everything_right_the_faster_of_drafter_and_target_sets_the_pace(
     engine: Simulation, place: int, draft_s: float, iteration_s: float
 ) -> None:
@@ -164,7 +165,7 @@ def test_with_everything_right_the_window_bounds_the_pace(engine: Simulation, ga
     assert set(np.convolve(steady, [1, 1, 1], "valid")) == {max(gamma + 1, 3)}
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_with_verification_free_of_charge_no_token_comes_later_than_by_plain_decoding(
     engine: Simulation, seed: int
 ) -> None:
@@ -174,7 +175,7 @@ def test_with_verification_free_of_charge_no_token_comes_later_than_by_plain_dec
         alpha=dice.choice([0.1, 0.6, 0.9]),
         draft_s=dice.choice([0.002, 0.02]),
         one_way_s=dice.choice([0.0, 0.004, 0.05]),
-        output={"distribution": "constant", "value": 300},
+        output={"distribution": "constant", "value": 200},
         links__wire__jitter={"median_s": 0.003, "sigma": 0.8},
         links__wire__loss_probability=0.05,
         targets__target__iteration_noise_sigma=0.3,
@@ -182,11 +183,13 @@ def test_with_verification_free_of_charge_no_token_comes_later_than_by_plain_dec
         protocol__header_bytes=64,
     )
     choose = always(dice.choice([1, 4, 16]))
-    streams = token_times(run(engine, scenario, choose, seed).events)
+    simulation = run(engine, scenario, choose, seed)
+    streams = token_times(simulation.events)
     plain = token_times(run(engine, scenario, always(0), seed).events)
-    assert len(streams) == len(plain) == 300
+    assert len(streams) == len(plain) == 200
     assert all(one <= other for one, other in zip(streams, plain, strict=True))
-    assert streams[-1] < plain[-1]
+    # Every accepted draft saves an iteration.
+    assert len(commits(simulation.events)) in (200 - simulation.totals.accepted, 201 - simulation.totals.accepted)
 
 
 # ---------------------------------------------------------------------- windows, chunks, confidence, KV
@@ -244,23 +247,27 @@ def test_a_message_carries_a_chunk_or_what_the_window_leaves(engine: Simulation,
     assert made == [float(chunk)] * (7 // chunk) + [float(7 % chunk)]
 
 
-def test_a_dear_drafter_holds_no_more_than_its_memory(engine: Simulation) -> None:
-    """KV for 120 tokens, 100 of which are the prompt: it drafts the first twenty of the answer, then none."""
+def test_a_drafter_holds_no_more_than_its_memory(engine: Simulation) -> None:
+    """KV for 120 tokens, 100 of which are the prompt: it drafts the first twenty of the answer, then none.
+
+    The decision that looks at its memory and closes the stream takes two seconds.
+    """
     scenario = stream_lab(
         alpha=1.0,
         draft_s=0.004,
         one_way_s=0.002,
         output=CONSTANT_101,
         devices__client__drafter__kv_capacity_tokens=120,
+        actions__gammas=[0, 8],
+        protocol__decision_latency_s=2.0,
     )
     simulation = run(engine, scenario, always(8))
     assert max(e.value for e in of_kind(simulation.events, EventKind.DRAFT_SENT)) == 19
+    assert len(of_kind(simulation.events, EventKind.STREAM_CLOSE)) == 1
     assert simulation.requests_table()["delivered_tokens"].tolist() == [101]
 
 
-def test_a_drafter_that_is_not_sure_waits_until_that_draft_is_known(
-    engine: Simulation, tmp_path: Any
-) -> None:
+def test_a_drafter_that_is_not_sure_waits_until_that_draft_is_known(engine: Simulation, tmp_path: Any) -> None:
     from dsd_env.acceptance import DrafterTrace, TraceSet
     from tests.acceptance_samples import card
 

@@ -314,7 +314,8 @@ STREAM = Record(
     known_commit_s="f8", started_s="f8",
     # The target's side.
     seen_window="i4", seen_batch="i4", seen_generation="i4", seen_start="i4", seen_branch_start="i4",
-    seen_steps="i4", adopted_at="i4", arrived="i4", lost_at="i4", echo_sent_s="f8", echo_came_s="f8",
+    seen_steps="i4", adopted_at="i4", arrived="i4", lost_at="i4", verifying="i4", verifying_start="i4",
+    echo_sent_s="f8", echo_came_s="f8",
     # What is under way.
     messages="i4", first_message="i4", results="i4", first_result="i4",
 )  # fmt: skip

@@ -89,6 +89,8 @@ class Stream:
         stop: Ends the stream at once, because its request gives up what it is doing.
         tell: Tells the drafter what an iteration has done: called with tokens committed, drafts verified,
             drafts accepted, and the drafter's confidence.
+        compare: Compares the drafts of a generation that came while the target verified those of another with
+            what is committed, from a position on.
         take_branch: Goes on with a branch of the draft at `lost_at`, if one is right.
         known: Output tokens that the drafter knows to be committed; -1 until it has been told of the stream.
         known_commit_s: When the newest of them was committed.
@@ -114,6 +116,8 @@ class Stream:
             of it; NOWHERE if this one came from the drafter.
         arrived: Position after its newest draft that has come.
         lost_at: First position at which its drafts differ from what is committed; NOWHERE if none does.
+        verifying: Drafts of that generation in the iteration under way.
+        verifying_start: Where the generation begins of those that the iteration took in.
         echo_sent_s: When the newest message that has come was sent.
         echo_came_s: When it came; negative once a result has told so.
         job: The stream's job at its target.
@@ -127,6 +131,7 @@ class Stream:
     stop: Callable[[], None]
     tell: Callable[[int, int, int, float], None]
     take_branch: Callable[[], None]
+    compare: Callable[[int], None]
     known: int = -1
     known_commit_s: float = 0.0
     generation: int = 0
@@ -150,6 +155,8 @@ class Stream:
     adopted_at: int = streams.NOWHERE
     arrived: int = 0
     lost_at: int = streams.NOWHERE
+    verifying: int = 0
+    verifying_start: int = 0
     echo_sent_s: float = 0.0
     echo_came_s: float = -1.0
     job: Job | None = None

@@ -103,6 +103,7 @@ class Streams(Part):
             stop=lambda: self._stop(request, stream),
             tell=lambda *outcome: self._tell(request, stream, *outcome),
             take_branch=lambda: self.take_branch(request, stream),
+            compare=lambda first: self._compare(request, stream, first),
             suspended=drafter.own_server.down > 0,
             seen_window=resolution.gamma,
             seen_batch=resolution.batch_size,
@@ -173,7 +174,8 @@ class Streams(Part):
             return
         lag = 1 if tokens else 0
         if tokens and stream.drafted == stream.start:
-            lag = context - request.drafter_valid.get(drafter.number, 0)
+            # The newest token gives the next one: it is processed again if that is known already.
+            lag = max(1, context - request.drafter_valid.get(drafter.number, 0))
         done = self._env.event()
         assert done.callbacks is not None
         done.callbacks.append(lambda _event: self._drafted(request, stream, tokens, branches))
@@ -440,7 +442,8 @@ class Streams(Part):
         stream.seen_steps = message.steps
         if message.generation > stream.seen_generation:
             if stream.lost_at == NOWHERE:
-                self._totals.discarded += max(0, stream.arrived - committed)
+                self._totals.discarded += max(0, stream.arrived - (committed + stream.verifying))
+            stream.verifying = 0
             stream.seen_generation, stream.seen_start = message.generation, message.start
             stream.seen_branch_start, stream.adopted_at = message.first, NOWHERE
             stream.arrived = message.first
@@ -458,6 +461,23 @@ class Streams(Part):
             return
         self._totals.discarded += max(0, min(end, committed) - message.first)
         stream.arrived = end
+
+    def _compare(self, request: Request, stream: Stream, first: int) -> None:
+        """Compare drafts that the target has, none of which it has verified, with what is committed.
+
+        They are of a generation that came while it verified drafts of the one before: the drafter has crashed
+        and was back at once.
+        """
+        if stream.lost_at < NOWHERE:
+            return
+        more = max(0, stream.arrived - first)
+        stream.lost_at = self._first_other(request, stream, first, request.committed, stream.seen_start)
+        if stream.lost_at == NOWHERE:
+            self._totals.discarded += min(more, request.committed - first)
+            return
+        self._totals.discarded += more
+        if stream.lost_at < stream.arrived:
+            self.take_branch(request, stream)
 
     def _drop_late(self, request: Request, stream: Stream, message: DraftMessage) -> None:
         """Drop drafts of a generation that is known to be wrong."""

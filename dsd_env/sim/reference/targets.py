@@ -191,6 +191,9 @@ class Targets(Part):
         duration_s = cost.compute_s * target.noise(self._episode.seed) + cost.overhead_s
         if self._episode.price_delays:
             charge(target, batch, shares, cost)
+        for job, _ in batch:
+            if job.stream is not None and not job.prefill_tokens:
+                job.stream.verifying, job.stream.verifying_start = job.gamma, job.stream.seen_start
         target.running = batch
         target.idle = False
         target.iterations += 1
@@ -344,7 +347,7 @@ class Targets(Part):
         left = request.spec.output_tokens - start
         accepted, confidence = 0, 0.0
         if drafted:
-            run = realisation.run_at(start, stream.seen_start)
+            run = realisation.run_at(start, stream.verifying_start)
             accepted = drafting.accepted_tokens(drafted, run, left)
             last = min(start + min(accepted, drafted - 1), len(realisation.top1_prob) - 1)
             confidence = float(realisation.top1_prob[last])
@@ -357,8 +360,13 @@ class Targets(Part):
             self._totals.verified(drafted, accepted, committed)
         else:
             self._totals.stream_idle_iterations += 1
-        self._keep_drafts(request, stream, drafted, accepted)
+        verified = stream.verifying == drafted
+        if verified:
+            self._keep_drafts(request, stream, drafted, accepted)
         self._commit(request, committed)
+        if not verified:
+            stream.compare(start)
+        stream.verifying = 0
         if request.finished:
             stream.stop()
             self._done(job)

@@ -107,6 +107,7 @@ def open_stream(k, w, request, echo_s, told_s, lag_tokens):
     stream.seen_window, stream.seen_batch = request.gamma, request.batch_size
     stream.seen_generation, stream.seen_start = 0, 0
     stream.arrived, stream.lost_at = 0, NOWHERE
+    stream.verifying, stream.verifying_start = 0, 0
     stream.branch_start, stream.seen_branch_start, stream.adopted_at = 0, NOWHERE, NOWHERE
     stream.steps, stream.seen_steps = 0, 0
     stream.echo_sent_s, stream.echo_came_s = 0.0, NO_ECHO
@@ -171,7 +172,7 @@ def go_on(k, w, request):
         return
     lag = 1 if tokens > 0 else 0
     if tokens > 0 and stream.drafted == stream.start:
-        lag = context - valid_tokens(k, w, request, drafter)
+        lag = max(1, context - valid_tokens(k, w, request, drafter))
     job.head_context_tokens = 0
     queue_job(k, w, job, drafter, tokens, lag, context, branches)
 
@@ -473,7 +474,8 @@ def _take_drafts(k, w, request, stream, message):
     stream.seen_steps = message.steps
     if message.generation > stream.seen_generation:
         if stream.lost_at == NOWHERE:
-            w.totals.discarded += max(0, stream.arrived - committed)
+            w.totals.discarded += max(0, stream.arrived - (committed + stream.verifying))
+        stream.verifying = 0
         stream.seen_generation, stream.seen_start = message.generation, message.start
         stream.seen_branch_start, stream.adopted_at = message.first, NOWHERE
         stream.arrived = message.first
@@ -578,6 +580,25 @@ def _expect_result(k, w, request, stream):
     if stream.results > 0:
         result = w.stream_results[RING * request.slot + stream.first_result]
         push(k, w, result.arrives_s, AT_DELIVERY, request.number, tag(request, IS_RESULT))
+
+
+@jit
+def compare(k, w, request, stream, first):
+    """Compare drafts that the target has, none of which it has verified, with what is committed.
+
+    They are of a generation that came while it verified drafts of the one before: the drafter has crashed and
+    was back at once.
+    """
+    if stream.lost_at < NOWHERE:
+        return
+    more = max(0, stream.arrived - first)
+    stream.lost_at = _first_other(k, w, request, stream, first, request.committed, stream.seen_start)
+    if stream.lost_at == NOWHERE:
+        w.totals.discarded += min(more, request.committed - first)
+        return
+    w.totals.discarded += more
+    if stream.lost_at < stream.arrived:
+        _take_branch(k, w, request, stream)
 
 
 @jit
