@@ -220,6 +220,7 @@ def views(draw: st.DrawFn, n_targets: int = 2, n_edge_servers: int = 1) -> Decis
                     shares_target=site == Site.COLOCATED and draw(st.booleans()),
                     streams=site != Site.COLOCATED and draw(st.booleans()),
                     coalesces=site != Site.COLOCATED and draw(st.booleans()),
+                    pooled_acceptance=draw(_fraction()),
                 )
             )
     gammas = tuple(sorted({0} | draw(st.sets(st.integers(1, 64), max_size=8))))

@@ -1,18 +1,19 @@
 """What a token costs at a target that never waits, if every sequence there does as this one does.
 
-Where drafts are streamed, a target always iterates, with every request that is resident. Then the question is no
-longer how long a round takes, but what an iteration yields and how long it is. Both depend on what all do: one
-sequence that drafts on the target's own GPUs holds up all streams, and a choice that pays for all may not pay for
-the first to make it. So each choice is weighed as if all made it, by the profiles of target and drafters
-(:class:`~dsd_env.schedulers.node_times.NodeTimes`) and the model of a stream
-(:mod:`dsd_env.schedulers.stream_model`). Without that, what the others do now would decide, and none could leave it.
+Where drafts are streamed, a target always iterates, with every request that is resident. Then the question
+is no longer how long a round takes, but what an iteration yields and how long it is. Both depend on what
+all do: one sequence that drafts on the target's own GPUs holds up all streams, and a choice that pays for
+all may not pay for the first to make it. So each choice is weighed as if all made it, by the profiles of
+target and drafters (:class:`~dsd_env.schedulers.node_times.NodeTimes`) and the model of a stream
+(:mod:`dsd_env.schedulers.stream_model`). Without that, what the others do now would decide, and none could
+leave it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dsd_env.control import CandidateView, DecisionView, DrafterKind, Site
+from dsd_env.control import CandidateView, DecisionView, Site
 from dsd_env.schedulers.node_times import NodeTimes
 from dsd_env.schedulers.stream_model import stream_yield
 
@@ -79,42 +80,25 @@ class BusyNode:
         return costs
 
     def shared_token_s(
-        self,
-        candidate: CandidateView,
-        gammas: Sequence[int],
-        tokens: Sequence[float],
-        pooled: Sequence[float],
+        self, candidate: CandidateView, gammas: Sequence[int], acceptance: float
     ) -> list[float]:
         """Return the time per token of drafting on the target's own GPUs, for each length; infinite for 0.
 
-        All take their draft steps together, as many as the longest draft has. That is the length which suits
-        the batch; a request may draft less than that, not more.
+        All take their draft steps together, and have as many drafts verified.
 
         Args:
-            candidate: The candidate.
-            gammas: Speculation lengths on offer, the first 0.
-            tokens: Expected tokens of a round of this request for each of them.
-            pooled: The same of an average request.
+            candidate: The candidate; no look-up.
+            gammas: Speculation lengths on offer.
+            acceptance: Chance that a draft is right, given that those before it were.
         """
         step_s = self._times.draft_step_s(candidate.drafter, self.sequences, self._kv_tokens)
-        if step_s is None:
-            step_s = candidate.draft_step_s
-        per_round = candidate.kind == DrafterKind.LOOKUP
-        if per_round:
-            step_s *= self.sequences
-        batch, batch_s = 0, self._plain_s
-        best_s = _NEVER_S
-        for gamma, expected in zip(gammas[1:], pooled[1:], strict=True):
-            iteration_s = self.iteration_s(gamma) + step_s * (1 if per_round else gamma)
-            if iteration_s / expected < best_s:
-                batch, batch_s, best_s = gamma, iteration_s, iteration_s / expected
-        token_s = (self.iteration_s(batch) - self.iteration_s(min(batch, 1))) / max(1, batch - 1)
+        step_s = candidate.draft_step_s if step_s is None else step_s
+        acceptance = min(acceptance, 0.99)
         costs = []
-        for gamma, expected in zip(gammas, tokens, strict=True):
-            if 0 < gamma <= batch:
-                costs.append(self._weighed_s(batch_s - token_s * (batch - gamma)) / expected)
-            else:
-                costs.append(_NEVER_S)
+        for gamma in gammas:
+            iteration_s = self.iteration_s(gamma) + gamma * step_s
+            tokens = (1.0 - acceptance ** (gamma + 1)) / (1.0 - acceptance)
+            costs.append(self._weighed_s(iteration_s) / tokens if gamma > 0 else _NEVER_S)
         return costs
 
     def _weighed_s(self, iteration_s: float) -> float:

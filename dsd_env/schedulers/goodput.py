@@ -100,6 +100,10 @@ class GoodputScheduler:
     request prefills its context again, and requests that chase the shorter queue by late telemetry
     all move at once.
 
+    Where the scenario streams, places are weighed as if all at the target chose alike
+    (:class:`~dsd_env.schedulers.busy_node.BusyNode`), with the acceptance that the targets report of each draft
+    model over all requests. `busy_phase` and the prior acceptance have no say in that.
+
     Attributes:
         name: Canonical specification.
         parameters: Its constants.
@@ -166,10 +170,9 @@ class GoodputScheduler:
             else:
                 shared = estimate_acceptance(request, parameters.prior_acceptance, parameters.shared_trials)
             if node is not None and candidate.streams:
-                costs_s = node.stream_token_s(candidate, view, acceptance)
-            elif node is not None and candidate.shares_target:
-                pooled = expected_tokens(shared, view.gammas)
-                costs_s = node.shared_token_s(candidate, view.gammas, tokens, pooled)
+                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance)
+            elif node is not None and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
+                costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
             else:
                 base_s, slope_s, longest = round_line_s(
                     candidate, view, table, parameters, shared, self._engines[number]
@@ -182,6 +185,12 @@ class GoodputScheduler:
             for gamma, token_s in zip(view.gammas, costs_s, strict=True):
                 if one_off_s + token_s < best_cost_s:
                     best_cost_s, best_gamma, best_placement = one_off_s + token_s, gamma, index
+        best = view.candidates[best_placement]
+        if node is not None and best_gamma > 0 and best.streams:
+            # Where to draft is for all alike, by what is known of all. The window is the request's own affair.
+            own = estimate_acceptance(request, best.pooled_acceptance, parameters.prior_trials)
+            costs_s = node.stream_token_s(best, view, own)
+            best_gamma = view.gammas[min(range(len(costs_s)), key=costs_s.__getitem__)]
         return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
 
 

@@ -1,7 +1,8 @@
 """How long the iterations of a target take when every sequence in them does the same, from latency profiles.
 
-A rule that sees only the running mean of iteration times cannot tell what they would be if all chose otherwise.
-The profiles of a target and of the drafters on its server say so, and a real controller has them.
+A rule that sees only the running mean of iteration times cannot tell what they would be if all chose
+otherwise. The profiles of a target and of the drafters on its server say so, and a real controller has
+them.
 """
 
 from __future__ import annotations

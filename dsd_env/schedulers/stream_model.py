@@ -1,25 +1,27 @@
 """What a stream of drafts yields: tokens and verified drafts per iteration of a busy target.
 
-The model follows one request at a target whose iterations all take as long, with every draft right with the same
-probability, independently (:mod:`dsd_env.sim.reference.streams` is the protocol). As long as all is right, nothing
-in a generation of drafts is random: when each draft is made, when it arrives, how many each iteration takes. So
-there is one *path*, the drafts that its iterations take, and the generation follows it until something is wrong:
+The model follows one request at a target whose iterations all take as long, with every draft right with the
+same probability, independently (:mod:`dsd_env.sim.reference.streams` is the protocol). As long as all is
+right, nothing in a generation of drafts is random: when each draft is made, when it arrives, how many each
+iteration takes. So there is one *path*, the drafts that its iterations take, and the generation follows it
+until something is wrong:
 
-* Iteration i takes k drafts of those that have arrived, and commits (1 - a^(k + 1)) / (1 - a) tokens on average.
-* The generation survives it with probability a^(k + 1): all k were right, and so was the draft for the place
-  after them, which the target has decided by itself. Else the next generation begins when word of that reaches
-  the drafter, and the path starts anew.
-* The first iterations of a path take no drafts: one way passes until the drafter knows, then it must overtake a
-  target that goes on decoding, a token an iteration, and one more way passes. Each such token must match, too.
-  A drafter that the target has got ahead of begins anew. So distance costs more than its time: with i idle
-  iterations a path is through to its first drafts with probability a^i.
+* Iteration i takes k drafts of those that have arrived, and commits (1 - a^(k + 1)) / (1 - a) tokens on
+  average.
+* The generation survives it with probability a^(k + 1): all k were right, and so was the draft for the
+  place after them, which the target has decided by itself. Else the next generation begins when word of
+  that reaches the drafter, and the path starts anew.
+* The first iterations of a path take no drafts: one way passes until the drafter knows, then it must
+  overtake a target that goes on decoding, a token an iteration, and one more way passes. Each such token
+  must match, too. A drafter that the target has got ahead of begins anew. So distance costs more than its
+  time: with i idle iterations a path is through to its first drafts with probability a^i.
 
-A path that ends starts anew in the same state, so that means over a path are long-run means (renewal reward):
-tokens per iteration = sum of P(alive at i) x tokens(i), over the sum of P(alive at i).
+A path that ends starts anew in the same state, so that means over a path are long-run means (renewal
+reward): tokens per iteration = sum of P(alive at i) x tokens(i), over the sum of P(alive at i).
 
-Iterations do not really take equally long, so that a draft that is just in time in the model is sometimes late.
-The results are means over some lengths around the expected one (:data:`SPREAD`). How near they come to
-simulations is measured in ``tests/schedulers/test_stream_model.py``.
+Iterations do not really take equally long, so that a draft that is just in time in the model is sometimes
+late. The results are means over some lengths around the expected one (:data:`SPREAD`). How near they come
+to simulations is measured in ``tests/schedulers/test_stream_model.py``.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from typing import NamedTuple
 
 SPREAD = (0.97, 1.0, 1.03)
 """Lengths of iterations that results are means over, in expected ones."""
-LONGEST_PATH = 96
-"""Iterations of a path that are followed; what comes later has next to no weight, or is like the last ones."""
+LONGEST_PATH, MOST_TOKENS = 48, 96
+"""Iterations of a path that are followed, and tokens; what is later has next to no weight, or is like the last."""
 LEAST_ALIVE = 1e-4
 """A path is followed while it is alive with more than this probability."""
 _GRID, _ACCEPTANCE_GRID = 64.0, 100.0
@@ -58,7 +60,7 @@ class StreamYield(NamedTuple):
 def path_of(gamma: int, step: float, first: float, way: float) -> tuple[int, ...]:
     """Return how many drafts the iterations of a generation take, as long as all is right.
 
-    It begins with the first iteration that the generation's word was too late for. All times are in iterations.
+    It begins with the iteration that starts when something was wrong. All times are in iterations.
 
     Args:
         gamma: Window: drafts that may lie beyond what the drafter knows to be committed.
@@ -67,8 +69,8 @@ def path_of(gamma: int, step: float, first: float, way: float) -> tuple[int, ...
         way: Time of a message from the drafter to the target, and of one back.
 
     Returns:
-        Drafts by iteration. The path starts anew after the last one: the target has got ahead of the drafter, or
-        it is not followed any further.
+        Drafts by iteration. The path starts anew after the last one: the target has got ahead of the drafter,
+        or it is not followed any further.
     """
     taken: list[int] = []
     committed = [0]  # at the start of each iteration
@@ -93,7 +95,7 @@ def path_of(gamma: int, step: float, first: float, way: float) -> tuple[int, ...
         taken.append(k)
         draft_until(i + 1 + way)
         committed.append(committed[i] + k + 1)
-        if len(drafted_at) < committed[-1]:
+        if len(drafted_at) < committed[-1] or committed[-1] > MOST_TOKENS:
             break
     return tuple(taken)
 

@@ -65,6 +65,7 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         move_s=0.009,
         streams=True,
         coalesces=False,
+        pooled_acceptance=0.72,
     )
     request = make_request(
         prompt_tokens=300,
@@ -175,6 +176,7 @@ def test_every_feature_reads_the_quantity_it_names() -> None:
         "candidate_0.coalesces": 1.0,
         "candidate_1.streams": 1.0,
         "candidate_1.coalesces": 0.0,
+        "candidate_1.pooled_acceptance": 0.72,
         "system.active_requests": 12.0,
         "system.arrivals_per_s": 3.0,
         "system.tokens_per_s": 800.0,

@@ -357,6 +357,7 @@ CANDIDATE_VIEW = Record(
     tokens_per_round="f8", model_rounds="f8", drafter_number="f8", colocated="f8", own_device="f8",
     is_head="f8", is_lookup="f8", target_queued="f8", target_resident="f8", target_colocated="f8",
     target_remote="f8", target_prefill_tokens="f8", target_iteration_s="f8", streams="f8", coalesces="f8",
+    pooled_acceptance="f8",
 )  # fmt: skip
 REQUEST_VIEW = Record(
     "RequestView", is_admission="f8", control_site="f8", control_at_target="f8", control_at_device="f8",
@@ -394,6 +395,8 @@ CLASS_COUNTS = Record(
     good_per_s="f8",
 )  # fmt: skip
 """Completions of a class of SLO in this telemetry period and the one before, and their running rates."""
+POOL = Record("Pool", right="f8", judged="f8")
+"""What the verifications of a draft model's tokens have shown, over all requests; recent ones count most."""
 
 WORLD = Record(
     "World",
@@ -415,7 +418,8 @@ WORLD = Record(
     crashes=Block(CRASH), renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"), newly=Block("i4"),
     windows=Block(WINDOW_START), n_windows="i4", boundary_s="f8", first_measured="i8", end_measured="i8",
     occupied_gpus="f8", occupied_usd_per_s="f8",
-    class_counts=Block(CLASS_COUNTS), attainments=Block("f8"), table=Block(COMPLETED),
+    class_counts=Block(CLASS_COUNTS), attainments=Block("f8"),
+    pools=Block(POOL), acceptances=Block("f8"), table=Block(COMPLETED),
     deliveries=Block(DELIVERED), log=Block(LOGGED),
 )  # fmt: skip
 """The header of a world.

@@ -335,6 +335,8 @@ class Targets(Part):
         confidence = float(realisation.top1_prob[last])
         request.learn(model, drafted, accepted, committed, confidence, self._protocol.stats_window)
         self._totals.verified(drafted, accepted, committed)
+        if drafted:
+            self._episode.telemetry.count_verified(model, drafted, accepted)
         self._commit(request, committed)
 
     # ------------------------------------------------------------------ streams
@@ -358,6 +360,7 @@ class Targets(Part):
             request.drafted += drafted
             request.accepted += accepted
             self._totals.verified(drafted, accepted, committed)
+            self._episode.telemetry.count_verified(stream.drafter.model, drafted, accepted)
         else:
             self._totals.stream_idle_iterations += 1
         verified = stream.verifying == drafted

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from dsd_env.laws import batching, drafting, slo, step_times
+from dsd_env.laws import batching, drafting, reports, slo, step_times
 from dsd_env.sim.compiled.kernel.acceptance import guessed_after, run_length, top1_prob
 from dsd_env.sim.compiled.kernel.accounts import is_measured, occupy
 from dsd_env.sim.compiled.kernel.batching import (
@@ -504,16 +504,18 @@ def _verified(k, w, request, drafter, drafted):
     last = min(start + max(0, min(accepted, drafted - 1)), request.output_tokens - 1)
     confidence = top1_prob(k, w, request, model, last)
     learn(k, w, request, model, drafted, accepted, committed, confidence)
-    _count_verified(w, drafted, accepted, committed)
+    _count_verified(w, model, drafted, accepted, committed)
     _commit(k, w, request, committed)
 
 
 @jit
-def _count_verified(w, drafted, accepted, committed):
+def _count_verified(w, model, drafted, accepted, committed):
     w.totals.drafted += drafted
     w.totals.accepted += accepted
     w.totals.verified_rounds += 1
     w.totals.round_tokens += committed
+    if drafted > 0:
+        reports.note_verified(w.pools[model], drafted, accepted)
 
 
 # ---------------------------------------------------------------------- streams
@@ -538,7 +540,7 @@ def _step_stream(k, w, server, request):
         request.verifies += 1
         request.drafted += drafted
         request.accepted += accepted
-        _count_verified(w, drafted, accepted, committed)
+        _count_verified(w, model, drafted, accepted, committed)
     else:
         w.totals.stream_idle_iterations += 1
     verified = stream.verifying == drafted
