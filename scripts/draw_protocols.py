@@ -56,9 +56,7 @@ def scenario_of(protocol: str) -> dict[str, Any]:
                 "power": {"idle_w": 400.0, "busy_w": 2000.0},
             }
         },
-        "links": {
-            "link": {"one_way_s": ONE_WAY_S, "uplink_bits_per_s": 1.0e8, "downlink_bits_per_s": 1.0e8}
-        },
+        "links": {"link": {"one_way_s": ONE_WAY_S, "uplink_bits_per_s": 1.0e8, "downlink_bits_per_s": 1.0e8}},
         "acceptance": {"draft": {"source": "iid", "alpha": ALPHA}},
         "slo": {"chat": {"ttft_s": 1.0, "tpot_s": 0.05}},
         "workload": {
