@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -123,11 +124,26 @@ def main(argv: list[str] | None = None) -> int:
     return _cli.alone("reproduce", arguments.json, lambda: _run(arguments, papers))
 
 
+def _simulations(kept: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+    return {
+        key: {name: math.nan if value is None else value for name, value in row.items()}
+        for key, row in kept.items()
+    }
+
+
+def _as_json(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Return simulations as JSON has them: what was not observed (NaN) is null."""
+    return {
+        key: {name: value if math.isfinite(value) else None for name, value in row.items()}
+        for key, row in rows.items()
+    }
+
+
 def _run(arguments: argparse.Namespace, papers: Mapping[str, Any]) -> int:
     file: Path | None = arguments.json
     before = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
     finished = PartialResults(None if file is None else file.with_name(f"{file.name}.partial"))
-    finished.results = {**before.get("simulations", {}), **finished.results}
+    finished.results = {**_simulations(before.get("simulations", {})), **finished.results}
     found: dict[str, Any] = {
         name: claims for name, claims in before.get("papers", {}).items() if name in REPRODUCTIONS
     }
@@ -140,7 +156,7 @@ def _run(arguments: argparse.Namespace, papers: Mapping[str, Any]) -> int:
         print(f"\r{name}: {took_s:.0f} s, {runner.simulated} simulations", file=sys.stderr)
         print(f"\n## {name}\n\n{block(REPRODUCTIONS[name], papers[name], found[name])}", flush=True)
         if file is not None:
-            write_json(file, {"papers": found, "simulations": finished.results})
+            write_json(file, {"papers": found, "simulations": _as_json(finished.results)})
             finished.discard()
     if arguments.write is not None:
         page = arguments.write.read_text(encoding="utf-8")

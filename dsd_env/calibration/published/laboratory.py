@@ -59,7 +59,7 @@ def scenario(
     *,
     acceptance: Mapping[str, Any],
     target: str | Mapping[str, Any],
-    drafter: Mapping[str, Any] | None = None,
+    drafter: str | Mapping[str, Any] | None = None,
     edge: Mapping[str, Any] | None = None,
     head: str | Mapping[str, Any] | None = None,
     colocated: Mapping[str, Any] | None = None,
@@ -88,7 +88,7 @@ def scenario(
     Args:
         acceptance: Acceptance of the drafter `draft`.
         target: Latency profile of the target: a name or coefficients.
-        drafter: Latency profile of each client's own drafter.
+        drafter: Latency profile of each client's own drafter: a name or coefficients.
         edge: Latency profile of a drafter that all clients share, as many sequences at a time as there are
             clients.
         head: Latency profile of a draft head at the target: a name or coefficients.

@@ -188,7 +188,7 @@ def dsi_claims(lab: Lab, facts: Mapping[str, Any]) -> list[Claim]:
     lookaheads = facts["recalled_lookaheads"]
     named = ", ".join(map(str, lookaheads))
     for name, pair in facts["recalled"].items():
-        times = {
+        times: dict[str, Any] = {
             "target": {"t0_s": 1e-3 * pair["target_ms"]},
             "drafter": {"t0_s": 1e-3 * pair["drafter_ms"]},
         }

@@ -118,10 +118,12 @@ class Lab:
         self, choices: Iterable[tuple[Scenario, str]], quantity: str = "ms_per_token", largest: bool = False
     ) -> tuple[Scenario, str]:
         """Return the scenario and scheduler with the least (or most) of a quantity on the search seed."""
-        sign = -1.0 if largest else 1.0
-        return min(
-            choices, key=lambda choice: sign * self._runner(*choice, SEARCH_SEED, self.engine)[quantity]
-        )
+
+        def cost(choice: tuple[Scenario, str]) -> float:
+            found = self._runner(choice[0], choice[1], SEARCH_SEED, self.engine)[quantity]
+            return -found if largest else found
+
+        return min(choices, key=cost)
 
 
 def windows(scenario: Scenario, gammas: Iterable[int], place: str) -> list[tuple[Scenario, str]]:
