@@ -154,7 +154,9 @@ def markdown(cells: dict[str, dict[str, Any]], command: str) -> str:
     for requests, cell in cells["engine"].items():
         bare = cells.get("kernels alone", {}).get(requests)
         for rtt_s in RTTS_S:
-            alone = f"{gain(bare, rtt_s, 'node'):+.1f} | {gain(bare, rtt_s, 'node_tp1'):+.1f}" if bare else "|"
+            alone = (
+                f"{gain(bare, rtt_s, 'node'):+.1f} | {gain(bare, rtt_s, 'node_tp1'):+.1f}" if bare else "|"
+            )
             theirs = PROTOTYPE.get((int(requests), rtt_s))
             lines.append(
                 f"| {requests} | {1e3 * rtt_s:g} ms | {gain(cell, rtt_s, 'node_g4'):+.1f} "

@@ -100,7 +100,9 @@ def run_static(scenario: Scenario, gamma: int, placement: int, seed: int = 1) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.5, 0.75, 0.9])
-@pytest.mark.parametrize(("rtt_s", "draft_s"), [(0.005, 0.003), (0.015, 0.003), (0.04, 0.003), (0.005, 0.006)])
+@pytest.mark.parametrize(
+    ("rtt_s", "draft_s"), [(0.005, 0.003), (0.015, 0.003), (0.04, 0.003), (0.005, 0.006)]
+)
 def test_simulations_yield_what_the_model_says(alpha: float, rtt_s: float, draft_s: float) -> None:
     # Within 6 %; TOLERANCE holds for every point of the grid. The iteration time is the simulated one, so this
     # is the error of the model, not of the times that it is given.
