@@ -14,6 +14,9 @@ A drafter waits until one of them has arrived, as on a socket whose buffer is fu
 out meanwhile: the next one says as much.
 """
 
+STEPS_KEPT = 128
+"""Positions of which it is kept when their branches opened: twice the largest window."""
+
 NOWHERE = 1 << 30
 """A position beyond every output: where the drafts of a generation that is right so far go wrong."""
 
@@ -42,29 +45,15 @@ def drafts_to_take(window: int, committed: int, arrived: int) -> int:
     return max(0, min(window, arrived - committed))
 
 
-def branch_tokens(depth: int, wrong: int, drafted: int) -> int:
-    """Return how many tokens of a branch there are.
-
-    It opened when the draft for the position ``wrong`` was made, and has grown with each draft since.
+def branch_tokens(depth: int, opened: int, steps: int) -> int:
+    """Return how many tokens of a branch there are, behind the one that it opens with.
 
     Args:
         depth: Tokens of a whole branch.
-        wrong: Position of the draft that it is an alternative to.
-        drafted: Position after the newest draft that there is.
+        opened: Draft steps before it opened, and the one that opened it.
+        steps: Draft steps until now, or until the newest message.
     """
-    return max(0, min(depth, drafted - 1 - wrong))
-
-
-def open_branch_tokens(fanout: int, depth: int, branch_start: int, drafted: int) -> int:
-    """Return how many tokens the next draft step makes for branches.
-
-    Args:
-        fanout: Branches of each draft.
-        depth: Tokens of a whole branch.
-        branch_start: First draft that has branches.
-        drafted: Position after the newest draft.
-    """
-    return fanout * min(depth, drafted - branch_start)
+    return max(0, min(depth, steps - opened))
 
 
 def processed_tokens(start: int, drafted: int, right: int, valid: int, prompt_tokens: int) -> int:

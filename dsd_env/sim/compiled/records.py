@@ -19,6 +19,7 @@ import numpy as np
 
 from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.laws.resolve import REASONS
+from dsd_env.laws.streams import STEPS_KEPT
 from dsd_env.network.processes import QUANTILE_Z
 from dsd_env.sim.metrics import Totals
 
@@ -308,18 +309,20 @@ STREAM = Record(
     "Stream",
     # The drafter's side.
     drafter="i4", site="i4", at="i4", target="i4", window="i4", batch_size="i4", known="i4", generation="i4",
-    start="i4", drafted="i4", branch_start="i4", suspended="?", deciding="?", closing="?",
+    start="i4", drafted="i4", branch_start="i4", steps="i4", suspended="?",
+    deciding="?", closing="?", opened=Array("i4", STEPS_KEPT),
     known_commit_s="f8", started_s="f8",
     # The target's side.
-    seen_window="i4", seen_generation="i4", seen_start="i4", seen_branch_start="i4", adopted_at="i4",
-    arrived="i4", lost_at="i4", echo_sent_s="f8", echo_came_s="f8",
+    seen_window="i4", seen_batch="i4", seen_generation="i4", seen_start="i4", seen_branch_start="i4",
+    seen_steps="i4", adopted_at="i4", arrived="i4", lost_at="i4", verifying="i4", verifying_start="i4",
+    echo_sent_s="f8", echo_came_s="f8",
     # What is under way.
     messages="i4", first_message="i4", results="i4", first_result="i4",
 )  # fmt: skip
 """The stream of a request; the fields are those of :class:`dsd_env.sim.entities.Stream`."""
 DRAFT_MESSAGE = Record(
     "DraftMessage", arrives_s="f8", sent_s="f8", generation="i4", start="i4", first="i4", tokens="i4",
-    window="i4", batch_size="i4", closes="?",
+    steps="i4", window="i4", batch_size="i4", closes="?",
 )  # fmt: skip
 STREAM_RESULT = Record(
     "StreamResult", arrives_s="f8", echo_s="f8", commit_s="f8", confidence="f8", committed="i4", tokens="i4",

@@ -35,20 +35,23 @@ TARGET_PROFILE = "llama-3-8b_h100-sxm_tp1"
 DRAFT_PROFILE = "llama-3.2-1b-q4_rtx-4090"
 
 
-def draw_case(random: Random, features: Sequence[str] = FEATURES, decisions: int = 300) -> Case:
+def draw_case(
+    random: Random, features: Sequence[str] = FEATURES, decisions: int = 300, always: Sequence[str] = ()
+) -> Case:
     """Return a random case whose scenario is valid.
 
     Args:
         random: Source of the draws.
         features: Features that may be drawn, from :data:`FEATURES`.
         decisions: The comparison stops after this number of decisions.
+        always: Features that are drawn wherever the scenario allows them, to look at them more often.
 
     Raises:
         ValueError: An unknown feature.
     """
-    if unknown := sorted(set(features) - set(FEATURES)):
+    if unknown := sorted({*features, *always} - set(FEATURES)):
         raise ValueError(f"unknown features {unknown}; there are {', '.join(FEATURES)}")
-    dice = Dice(random, features)
+    dice = Dice(random, features, always=always)
     dice.menu = dice.pick(CLOCK, CLOCK, CLOCK, GRID, GRID, TIED, LOOSE, LOOSE)
     series: dict[str, str] = {}
     traces: dict[str, Mapping[str, Any]] = {}

@@ -78,7 +78,8 @@ def run_length(k, w, request, model, chain, start, limit):
     source = spec.source
     if source == RUNS:
         run = _recorded_run(k, w, request, model, chain, True)
-        if run >= spec.longest:
+        passed = spec.has_guess and run < start - chain  # a right guess has led beyond its end
+        if run >= spec.longest or passed:
             run = _recorded_run(k, w, request, model, start, False)
         else:
             run -= start - chain

@@ -47,6 +47,7 @@ from dsd_env.sim.compiled.kernel.links import (
 compile_laws(streams)
 
 NOWHERE, UNDER_WAY = number(streams.NOWHERE), number(streams.UNDER_WAY)
+STEPS_KEPT = number(streams.STEPS_KEPT)
 NO_ECHO = -1.0
 
 
@@ -103,9 +104,12 @@ def open_stream(k, w, request, echo_s, told_s, lag_tokens):
     stream.suspended = w.drafters[k.drafters[request.drafter].host].down > 0
     stream.deciding = stream.closing = False
     stream.messages, stream.first_message, stream.results, stream.first_result = 0, 0, 0, 0
-    stream.seen_window, stream.seen_generation, stream.seen_start = request.gamma, 0, 0
+    stream.seen_window, stream.seen_batch = request.gamma, request.batch_size
+    stream.seen_generation, stream.seen_start = 0, 0
     stream.arrived, stream.lost_at = 0, NOWHERE
+    stream.verifying, stream.verifying_start = 0, 0
     stream.branch_start, stream.seen_branch_start, stream.adopted_at = 0, NOWHERE, NOWHERE
+    stream.steps, stream.seen_steps = 0, 0
     stream.echo_sent_s, stream.echo_came_s = 0.0, NO_ECHO
     log(k, w, LOG_STREAM_OPEN, request.to_target, request.number, request.gamma)
     if told_s < 0.0:
@@ -163,14 +167,31 @@ def go_on(k, w, request):
     context = request.prompt_tokens + stream.drafted
     left = k.drafters[drafter].kv_capacity_tokens - context
     tokens = streams.tokens_to_draft(stream.window, k.stream_chunk_tokens, stream.known, stream.drafted, left)
-    if tokens == 0:
+    branches = _open_branches(k, stream)
+    if tokens == 0 and branches == 0:
         return
-    lag = 1
-    if stream.drafted == stream.start:
-        lag = context - valid_tokens(k, w, request, drafter)
-    branches = streams.open_branch_tokens(k.fanout, k.depth, stream.branch_start, stream.drafted)
+    lag = 1 if tokens > 0 else 0
+    if tokens > 0 and stream.drafted == stream.start:
+        lag = max(1, context - valid_tokens(k, w, request, drafter))
     job.head_context_tokens = 0
     queue_job(k, w, job, drafter, tokens, lag, context, branches)
+
+
+@jit
+def _opened_at(stream, position):
+    """Return which step made the draft of a position."""
+    return stream.opened[position % STEPS_KEPT]
+
+
+@jit
+def _open_branches(k, stream):
+    """Return how many tokens the next step makes for branches; they grow while the window is full, too."""
+    if k.fanout == 0:
+        return 0
+    position = stream.drafted
+    while position > stream.branch_start and stream.steps - _opened_at(stream, position - 1) < k.depth:
+        position -= 1
+    return k.fanout * (stream.drafted - position)
 
 
 @jit
@@ -188,9 +209,13 @@ def _is_confident(k, w, request, stream):
 def chunk_drafted(k, w, request, tokens, branches):
     """Send the tokens that the drafter has made, those of branches and those that open them, too."""
     stream = stream_of(w, request)
+    opening = k.fanout if tokens > 0 else 0
     w.totals.branch_drafted += branches
-    w.totals.branch_sent += branches + k.fanout
-    _send_drafts(k, w, request, stream, tokens, branches + k.fanout, False)
+    w.totals.branch_sent += branches + opening
+    stream.steps += 1
+    for position in range(stream.drafted, stream.drafted + tokens):
+        stream.opened[position % STEPS_KEPT] = stream.steps
+    _send_drafts(k, w, request, stream, tokens, branches + opening, False)
     stream.drafted += tokens
     go_on(k, w, request)
 
@@ -277,7 +302,7 @@ def _is_in_branch(k, w, request, stream, wrong, branch_start):
 @jit
 def _adopt(k, w, request, stream, wrong):
     """Let a drafter go on with the branch that begins with the right token for a wrong draft."""
-    tokens = streams.branch_tokens(k.depth, wrong, stream.drafted)
+    tokens = streams.branch_tokens(k.depth, _opened_at(stream, wrong), stream.steps)
     stream.generation += 1
     stream.start = wrong + 1
     stream.drafted = stream.branch_start = stream.start + tokens
@@ -407,7 +432,7 @@ def _send_drafts(k, w, request, stream, tokens, branches, closes):
     message = _message(w, request, stream, stream.messages)
     message.arrives_s, message.sent_s = arrives_s, w.now_s
     message.generation, message.start = stream.generation, stream.start
-    message.first, message.tokens = stream.drafted, tokens
+    message.first, message.tokens, message.steps = stream.drafted, tokens, stream.steps
     message.window, message.batch_size, message.closes = stream.window, stream.batch_size, closes
     stream.messages += 1
     if stream.messages == 1:
@@ -436,7 +461,7 @@ def take_message(k, w, request):
     if message.closes:
         return True, False
     stream.echo_sent_s, stream.echo_came_s = message.sent_s, w.now_s
-    stream.seen_window, request.asked_batch = message.window, message.batch_size
+    stream.seen_window, stream.seen_batch = message.window, message.batch_size
     _take_drafts(k, w, request, stream, message)
     return False, was_full
 
@@ -446,23 +471,25 @@ def _take_drafts(k, w, request, stream, message):
     """Keep drafts that may be right, and drop the others."""
     committed = request.committed
     end = message.first + message.tokens
+    stream.seen_steps = message.steps
     if message.generation > stream.seen_generation:
         if stream.lost_at == NOWHERE:
-            w.totals.discarded += max(0, stream.arrived - committed)
+            w.totals.discarded += max(0, stream.arrived - (committed + stream.verifying))
+        stream.verifying = 0
         stream.seen_generation, stream.seen_start = message.generation, message.start
         stream.seen_branch_start, stream.adopted_at = message.first, NOWHERE
         stream.arrived = message.first
         stream.lost_at = _first_other(k, w, request, stream, message.start, committed, message.start)
     elif message.generation < stream.seen_generation:
         _drop_late(k, w, request, stream, message)
-        _extend_branch(k, w, request, stream, end)
+        _extend_branch(k, w, request, stream)
         return
     elif stream.seen_branch_start == NOWHERE:
         stream.seen_branch_start = message.first
     if stream.lost_at < NOWHERE:
         _drop_late(k, w, request, stream, message)
         if message.first <= stream.lost_at and stream.lost_at < end:
-            _take_branch(k, w, request, stream, end)
+            _take_branch(k, w, request, stream)
         return
     w.totals.discarded += max(0, min(end, committed) - message.first)
     stream.arrived = end
@@ -471,17 +498,16 @@ def _take_drafts(k, w, request, stream, message):
 @jit
 def _drop_late(k, w, request, stream, message):
     """Drop drafts of a generation that is known to be wrong."""
+    if message.tokens == 0:
+        return
     w.totals.discarded += message.tokens
     w.totals.late_drafts += message.tokens
     log(k, w, LOG_LATE_DRAFTS, stream.target, request.number, message.tokens)
 
 
 @jit
-def _take_branch(k, w, request, stream, end):
-    """Let the target go on with a branch of the wrong draft, if one begins with the right token.
-
-    `end` is the position after the newest draft that has come.
-    """
+def _take_branch(k, w, request, stream):
+    """Let the target go on with a branch of the wrong draft, if one begins with the right token."""
     wrong = stream.lost_at
     if not _is_in_branch(k, w, request, stream, wrong, stream.seen_branch_start):
         return
@@ -489,14 +515,15 @@ def _take_branch(k, w, request, stream, end):
     stream.seen_start = stream.arrived = wrong + 1
     stream.seen_branch_start, stream.adopted_at = NOWHERE, wrong
     stream.lost_at = _first_other(k, w, request, stream, wrong + 1, request.committed, wrong + 1)
-    _extend_branch(k, w, request, stream, end)
+    _extend_branch(k, w, request, stream)
     log(k, w, LOG_BRANCH_TAKEN, stream.target, request.number, stream.arrived - stream.seen_start)
 
 
 @jit
-def _extend_branch(k, w, request, stream, end):
+def _extend_branch(k, w, request, stream):
     """Take in what has come of the branch that the target goes on with."""
-    arrived = stream.seen_start + streams.branch_tokens(k.depth, stream.adopted_at, end)
+    opened = _opened_at(stream, stream.adopted_at)
+    arrived = stream.seen_start + streams.branch_tokens(k.depth, opened, stream.seen_steps)
     more = arrived - stream.arrived
     if more <= 0:
         return
@@ -556,6 +583,25 @@ def _expect_result(k, w, request, stream):
 
 
 @jit
+def compare(k, w, request, stream, first):
+    """Compare drafts that the target has, none of which it has verified, with what is committed.
+
+    They are of a generation that came while it verified drafts of the one before: the drafter has crashed and
+    was back at once.
+    """
+    if stream.lost_at < NOWHERE:
+        return
+    more = max(0, stream.arrived - first)
+    stream.lost_at = _first_other(k, w, request, stream, first, request.committed, stream.seen_start)
+    if stream.lost_at == NOWHERE:
+        w.totals.discarded += min(more, request.committed - first)
+        return
+    w.totals.discarded += more
+    if stream.lost_at < stream.arrived:
+        _take_branch(k, w, request, stream)
+
+
+@jit
 def keep_drafts(k, w, request, stream, drafted, accepted):
     """Decide whether the drafts that an iteration has not verified are still right.
 
@@ -573,4 +619,4 @@ def keep_drafts(k, w, request, stream, drafted, accepted):
     stream.lost_at = place
     w.totals.discarded += more
     if place < stream.arrived:
-        _take_branch(k, w, request, stream, stream.arrived)
+        _take_branch(k, w, request, stream)
