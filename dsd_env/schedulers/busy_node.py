@@ -68,8 +68,8 @@ class BusyNode:
         """
         step_s = self._stream_step_s(candidate, view)
         costs = [_NEVER_S]
-        # What streams bring into an iteration depends on its length, and that on what they bring. The shortest
-        # window's length is made to agree with that; that of each window begins with the one before.
+        # What streams bring into an iteration depends on its length, and that on what they bring. For the
+        # shortest window both are made to agree; each window begins with the length of the one before.
         iteration_s = self._plain_s
         for _ in range(_ROUNDS):
             gives = stream_yield(view.gammas[1], acceptance, step_s, step_s, candidate.rtt_s, iteration_s)

@@ -35,7 +35,7 @@ from typing import NamedTuple
 SPREAD = (0.97, 1.0, 1.03)
 """Lengths of iterations that results are means over, in expected ones."""
 LONGEST_PATH, MOST_TOKENS = 48, 96
-"""Iterations of a path that are followed, and tokens; what is later has next to no weight, or is like the last."""
+"""Iterations of a path that are followed, and tokens; later ones have next to no weight, or are alike."""
 LEAST_ALIVE = 1e-4
 """A path is followed while it is alive with more than this probability."""
 _GRID, _ACCEPTANCE_GRID = 64.0, 100.0

@@ -1,4 +1,4 @@
-"""Rules where drafts are streamed: what jsq_goodput chooses, and how near that comes to the best static choice."""
+"""Rules where drafts are streamed: what jsq_goodput chooses, and how near that comes to the best choice."""
 
 from __future__ import annotations
 
