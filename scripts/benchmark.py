@@ -213,7 +213,7 @@ class Worlds:
         worlds.step(self._actions[self._seed % len(self._actions)])
         if worlds.statuses.any():
             ended = np.flatnonzero(worlds.statuses)
-            self._events_of_ended += sum(self._events(world) for world in ended)
+            self._events_of_ended += sum(map(self._events, ended.tolist()))
             self._begin(ended)
         return len(worlds)
 
