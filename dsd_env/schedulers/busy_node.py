@@ -68,6 +68,8 @@ class BusyNode:
         """
         step_s = self._stream_step_s(candidate, view)
         costs = [_NEVER_S]
+        if len(view.gammas) == 1:
+            return costs
         # What streams bring into an iteration depends on its length, and that on what they bring. For the
         # shortest window both are made to agree; each window begins with the length of the one before.
         iteration_s = self._plain_s
