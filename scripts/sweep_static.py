@@ -220,7 +220,7 @@ def _single_choices(scenario: Scenario, arguments: argparse.Namespace) -> list[s
 
 
 def _mixed(scenario: Scenario, window: int) -> str:
-    """Return the map by which the last class, with the fastest drafters, uses those, and the others the edge."""
+    """Return the map by which the last class uses its own drafters, the fastest, and the others the edge."""
     fastest = list(scenario.devices)[-1]
     parts = [f"{name}={window}/1/{'own' if name == fastest else 'edge'}" for name in scenario.devices]
     return "static_map:" + "+".join(parts)
