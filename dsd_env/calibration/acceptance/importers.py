@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dsd_env.acceptance.source import MAX_RUN_LENGTH
+from dsd_env.acceptance.source import MAX_RANK, MAX_RUN_LENGTH
 from dsd_env.acceptance.traceset import ENTRY_NAME, DrafterTrace, TraceError, TraceSet
 from dsd_env.calibration.acceptance.ngram import ngram_proposals
 from dsd_env.calibration.acceptance.reading import field, integer, json_lines, number
@@ -159,7 +159,7 @@ _PLAIN_CARD = (
     "prompts",
     "software",
 )
-_COLUMNS = ("run_length", "accept_prob", "top1_prob", "entropy_nats", "proposed")
+_COLUMNS = ("run_length", "accept_prob", "top1_prob", "entropy_nats", "proposed", "draft_prob", "rank")
 _MAX_PROMPT = 2**31 - 1
 
 
@@ -249,6 +249,8 @@ def _plain_column(where: str, drafter: str, name: str, values: Any) -> list[Any]
         raise TraceError(f"{where}: {label} must be a list with a value for every output position")
     if name in ("run_length", "proposed"):
         return [integer(v, label, where, 0, MAX_RUN_LENGTH) for v in values]
+    if name == "rank":  # a vocabulary may be larger than the column can say
+        return [min(integer(v, label, where, 1, _MAX_PROMPT), MAX_RANK) for v in values]
     # 60000: what float16 can hold.
     return [number(v, label, where, 0.0, 60000.0 if name == "entropy_nats" else 1.0) for v in values]
 
@@ -257,9 +259,9 @@ def import_plain(path: Path, name: str | None = None) -> TraceSet:
     """Import a trace set from the plain format: JSON lines, one request each.
 
     A line is ``{"kind": K, "prompt_tokens": N, "drafters": {D: {"run_length": [...]}}}``, or ``accept_prob``
-    in place of ``run_length``; beside it may stand ``top1_prob``, ``entropy_nats`` and, with ``run_length``,
-    ``proposed``. All lists of a line
-    are equally long, one value per output position. The first line may be ``{"card": {...}}``. ``rounds`` of
+    in place of ``run_length``; beside it may stand ``top1_prob``, ``entropy_nats``, ``draft_prob``, ``rank``
+    and, with ``run_length``, ``proposed``. All lists of a line are equally long, one value per output
+    position. The first line may be ``{"card": {...}}``. ``rounds`` of
     a run that took place are no such thing: see
     :func:`dsd_env.calibration.acceptance.rounds.read_plain_rounds`.
 
@@ -383,4 +385,6 @@ def _plain_trace(columns: Mapping[str, list[Any]]) -> DrafterTrace:
         top1_prob=np.array(columns.get("top1_prob", [share] * n), np.float16),
         entropy_nats=np.array(columns.get("entropy_nats", [-np.log(share)] * n), np.float16),
         proposed=np.array(columns["proposed"], np.uint8) if "proposed" in columns else None,
+        draft_prob=np.array(columns["draft_prob"], np.float32) if "draft_prob" in columns else None,
+        rank=np.array(columns["rank"], np.uint8) if "rank" in columns else None,
     )

@@ -108,13 +108,14 @@ class Check:
 
 def load_facts() -> Mapping[str, Any]:
     """Return the transcribed figures by source; keys that are whole numbers are whole numbers."""
-    return {str(name): _by_number(part) for name, part in strict_yaml.load(FACTS).items()}
+    return {str(name): by_number(part) for name, part in strict_yaml.load(FACTS).items()}
 
 
-def _by_number(value: Any) -> Any:
+def by_number(value: Any) -> Any:
+    """Return facts with keys that are whole numbers as whole numbers."""
     if not isinstance(value, dict):
         return value
-    return {int(key) if key.isdecimal() else key: _by_number(part) for key, part in value.items()}
+    return {int(key) if key.isdecimal() else key: by_number(part) for key, part in value.items()}
 
 
 def summary(checks: Sequence[Check]) -> Iterator[str]:

@@ -59,9 +59,10 @@ def scenario(
     *,
     acceptance: Mapping[str, Any],
     target: str | Mapping[str, Any],
-    drafter: Mapping[str, Any] | None = None,
+    drafter: str | Mapping[str, Any] | None = None,
     edge: Mapping[str, Any] | None = None,
     head: str | Mapping[str, Any] | None = None,
+    colocated: Mapping[str, Any] | None = None,
     clients: int = 1,
     one_way_s: float = 0.0,
     uplink_bits_per_s: float = FAST,
@@ -79,16 +80,19 @@ def scenario(
     server: Mapping[str, Any] | None = None,
     batch_sizes: Sequence[int] = (1,),
     horizon_s: float = 1e7,
+    window_s: float | None = None,
+    acceptance_kinds: Sequence[str] = (),
 ) -> Scenario:
     """Return a scenario of equal clients at one target.
 
     Args:
         acceptance: Acceptance of the drafter `draft`.
         target: Latency profile of the target: a name or coefficients.
-        drafter: Latency profile of each client's own drafter.
+        drafter: Latency profile of each client's own drafter: a name or coefficients.
         edge: Latency profile of a drafter that all clients share, as many sequences at a time as there are
             clients.
         head: Latency profile of a draft head at the target: a name or coefficients.
+        colocated: A drafter at the target: its profile and other keys, such as its mode.
         clients: Number of clients.
         one_way_s: Propagation between clients and target, each way.
         uplink_bits_per_s: Of each client.
@@ -106,6 +110,8 @@ def scenario(
         server: Other keys of the target.
         batch_sizes: Batch sizes that jobs may ask for.
         horizon_s: Simulated time at which the episode ends.
+        window_s: Measure so much time after a warm-up of a quarter of it, instead of a number of requests.
+        acceptance_kinds: Kinds of requests of the acceptance model that are drawn from; none: all.
     """
     device: dict[str, Any] = {
         "count": clients,
@@ -151,6 +157,7 @@ def scenario(
                 "any": {
                     "weight": 1.0,
                     "slo": "any",
+                    "acceptance_kinds": list(acceptance_kinds),
                     "prompt_tokens": {"distribution": "constant", "value": prompt_tokens},
                     "output_tokens": {"distribution": "constant", "value": output_tokens},
                 }
@@ -173,6 +180,11 @@ def scenario(
         }
     if head is not None:
         data["targets"]["cloud"]["colocated_drafter"] = {"model": "draft", "kind": "head", "profile": head}
+    if colocated is not None:
+        data["targets"]["cloud"]["colocated_drafter"] = {"model": "draft", **dict(colocated)}
+    if window_s is not None:
+        warmup_s = 0.25 * window_s
+        data["episode"] = {"warmup_s": warmup_s, "window_s": window_s, "horizon_s": 2.0 * window_s}
     if total_requests is not None:
         data["episode"]["total_requests"] = total_requests
     return load_scenario(data)

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import torch
 from scipy.stats import chisquare
 
 from dsd_env.acceptance import load_trace_set
-from dsd_env.acceptance.source import run_lengths
+from dsd_env.acceptance.source import AcceptanceRealisation, run_lengths
 from dsd_env.acceptance.stats import summary
 from dsd_env.calibration.acceptance.recording import distill, validate
 from dsd_env.calibration.acceptance.recording.direct import DirectRound, read_prompts_once, speculative_runs
@@ -248,6 +249,81 @@ def test_the_comparison_finds_a_wrong_recording(pair, tmp_path):
     assert validate.compare_sampled(right, wrong, 4, permutations=1000).p_value < 0.01
 
 
+WINDOW = 3
+
+
+def streams(pair, trace, ids, temperature, drafter_trace=None):
+    """Return the lengths of chains by request, of direct and of replayed streams with the same arrivals."""
+    target, draft = pair
+    n = int(trace.card["max_tokens"])
+    entries = range(trace.n_entries)
+    heard = [validate.arrivals(sampling_key(11, f"{e}", 1.0), WINDOW) for e in entries]
+    keys = [sampling_key(6, f"stream {e}", temperature) for e in entries]
+    prompts = [ids[trace.card["entries"][e]] for e in entries]
+    runs = speculative_runs(
+        target, draft, prompts, WINDOW, n, temperature, keys, arrived=lambda i, at: heard[i](at)
+    )
+    if temperature > 0:
+        idle = [r for run in runs for r in run.rounds if r.drafted == 0]
+        assert len(idle) > 100, "the target goes on without drafts, too"
+    used = drafter_trace or trace
+    pairs = [(e, run) for e, run in zip(entries, runs, strict=True) if run.output_ids]
+    direct = [validate.chain_lengths(run.rounds, min(n, len(run.output_ids))) for _, run in pairs]
+    replay = []
+    for e, _ in pairs:
+        realised = validate.replayed(used, e, "draft", 4)
+        rounds = validate.stream_of_replay(realised, heard[e])
+        replay.append(validate.chain_lengths(rounds, len(realised.run_length)))
+    return direct, replay
+
+
+def test_a_replayed_stream_has_the_law_of_a_direct_one(pair, tmp_path):
+    """Tokens that the target decides unseen: the chains between mistakes are as long as in the recording."""
+    trace, ids, _, _ = record_set(pair, tmp_path, 1.0, 600, 10)
+    direct, replay = streams(pair, trace, ids, 1.0)
+    result = validate.compare_sampled(direct, replay, 10, permutations=2000)
+    assert min(result.direct_rounds, result.replay_rounds) >= 2000
+    assert result.p_value > 1e-3, result
+    # Guards the test: with the meaning of version 1, guesses are right as often as verified drafts.
+    values = trace.drafters["draft"]
+    old = replace(trace, drafters={**trace.drafters, "draft": replace(values, draft_prob=None)})
+    direct, replay = streams(pair, trace, ids, 1.0, old)
+    assert validate.compare_sampled(direct, replay, 10, permutations=2000).p_value < 0.01
+
+
+def test_a_replayed_greedy_stream_is_the_direct_one(pair, tmp_path):
+    trace, ids, _, _ = record_set(pair, tmp_path, 0.0, 12, 24)
+    direct, replay = streams(pair, trace, ids, 0.0)
+    assert direct == replay
+    assert sum(map(sum, direct)) > 0
+
+
+def test_chains_of_a_stream_by_hand():
+    rounds = [
+        DirectRound(0, 2, 2, True),  # two verified, the third guessed
+        DirectRound(3, 0, 0, True),  # nothing had arrived, guessed again
+        DirectRound(4, 2, 1),  # one right, the next wrong
+        DirectRound(6, 1, 1, False),  # right, but the guess behind it wrong
+        DirectRound(8, 0, 0, False),
+        DirectRound(9, 2, 2, True),
+    ]
+    assert validate.chain_lengths(rounds, 12) == [5, 1, 0, 3]
+    assert validate.chain_lengths(rounds, 10) == [5, 1, 0, 1], "the end cuts the last one"
+    assert validate.chain_lengths(rounds, 9) == [5, 1, 0], "none begins at the end"
+    assert validate.chain_lengths(rounds, 3) == [3]
+    realised = AcceptanceRealisation(
+        run_lengths(np.array([1, 1, 0, 0, 1, 0, 1, 0, 0, 1, 1], bool)),
+        np.zeros(11, np.float32),
+        np.zeros(11, np.float32),
+        guess=np.array([0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0], bool),
+    )
+    arrived = {0: 2, 3: 0, 4: 2, 6: 1, 8: 0, 9: 2}
+    assert validate.stream_of_replay(realised, arrived.__getitem__) == [
+        *rounds[:-1],
+        DirectRound(9, 2, 2, False),  # the guess would be beyond the output
+    ]
+
+
 def test_accept_prob_is_what_it_is_defined_to_be(pair, tmp_path):
     target, draft = pair
     trace, ids, work, prompts = record_set(pair, tmp_path, 0.7, 5, 10)
@@ -263,6 +339,8 @@ def test_accept_prob_is_what_it_is_defined_to_be(pair, tmp_path):
                 )
             at = int(trace.offsets[e]) + i
             assert values.accept_prob[at] == pytest.approx(min(1.0, float(q[x] / p[x])), abs=1e-5)
+            assert values.draft_prob[at] == pytest.approx(float(q[x]), abs=1e-5)
+            assert values.rank[at] == 1 + int((q > q[x]).sum())
             assert values.top1_prob[at] == pytest.approx(float(q.max()), abs=1e-3)
             assert values.entropy_nats[at] == pytest.approx(float(-(q * q.log()).sum()), abs=2e-3)
 
@@ -273,6 +351,9 @@ def test_greedy_recording_equals_direct_decoding(pair, tmp_path):
     entries = range(trace.n_entries)
     prompts = [ids[trace.card["entries"][e]] for e in entries]
     plain = greedy_runs(target, prompts, 24)
+    values = trace.drafters["draft"]
+    np.testing.assert_array_equal(values.draft_prob, values.accept_prob)
+    np.testing.assert_array_equal(values.rank == 1, values.accept_prob == 1.0)
     accepted = 0
     for name in trace.drafters:
         speaker = draft if name == "draft" else None
@@ -479,6 +560,13 @@ def test_the_scripts_end_to_end(trained, checkout, tmp_path, monkeypatch, capsys
         assert [(r["drafter"], r["gamma"]) for r in report["results"]] == [
             ("small", 1), ("small", 4), (LOOKUP, 1), (LOOKUP, 4)
         ]  # fmt: skip
+        streams = [*models, "--trace", tmp_path / trace.name, "--out", tmp_path / f"{suffix}_streams.json"]
+        call("validate_traces", [*streams, "--gammas", 1, 3, "--streams"])
+        report_of_streams = json.loads((tmp_path / f"{suffix}_streams.json").read_text())
+        assert [(r["drafter"], r["gamma"]) for r in report_of_streams["results"]] == [
+            ("small", 1),
+            ("small", 3),
+        ]
         call("validate_traces", arguments)  # all is there already
         again = json.loads(out.read_text())
         assert again == report
@@ -496,6 +584,11 @@ def test_the_scripts_end_to_end(trained, checkout, tmp_path, monkeypatch, capsys
         ("distill_drafter.py", ["--steps", "0"], "--steps is too small"),
         ("validate_traces.py", ["--trace", "none", "--drafter", "d"], "does not exist"),
         ("validate_traces.py", ["--trace", "none", "--drafter", "d", "--gammas", "0"], "at least 1"),
+        (
+            "validate_traces.py",
+            ["--trace", "none", "--drafter", "d", "--streams", "--drafters", LOOKUP],
+            "depends on where it starts",
+        ),
     ],
 )
 def test_the_scripts_explain_mistakes(checkout, tmp_path, script, arguments, message):

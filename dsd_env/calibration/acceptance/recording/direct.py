@@ -30,11 +30,14 @@ class DirectRound:
         start: Output position of the first token it decides.
         drafted: Draft tokens verified.
         accepted: Draft tokens accepted.
+        guessed: All of them were accepted, and the drafter's next token, which the target has not seen, is
+            the one that the target chose.
     """
 
     start: int
     drafted: int
     accepted: int
+    guessed: bool = False
 
 
 def speculative_decode(
@@ -118,12 +121,19 @@ def speculative_runs(
     keys: Sequence[int],
     progress: Callable[[int], None] = lambda _: None,
     readers: tuple[_Reader, _Reader | None] | None = None,
+    arrived: Callable[[int, int], int] | None = None,
 ) -> list[DirectRun]:
     """Decode several requests in one batch by speculative decoding, greedy or sampling.
 
     The lossless rule of Leviathan et al. (ICML 2023): a draft ``y ~ q`` is accepted with probability
     ``min(1, p(y)/q(y))``; the first one rejected is replaced by a draw from ``(p - q)+``, normalised; behind
     ``gamma`` accepted drafts comes a draw from ``p``. Rejected drafts stay in the KV caches, masked.
+
+    With ``arrived`` it is a stream: the target does not wait for drafts. Of the ``gamma`` that were made
+    only the first so many have arrived when it goes on, none of them perhaps; it verifies those and adds a
+    token of its own, a draw from ``p`` that knows nothing of the next draft. The round tells whether the two
+    are equal, so that the drafts behind it stay good. (Those are drawn again in the next round, which changes
+    no law: nothing depends on a draft before it is looked at.)
 
     Args:
         target: The target.
@@ -135,6 +145,8 @@ def speculative_runs(
         keys: Key of each request's draws.
         progress: Called after every round with the number of requests at work.
         readers: What :func:`read_prompts_once` gave for the same models and prompts, to use it again.
+        arrived: Number of a request and output position -> drafts that have arrived there, fewer than
+            ``gamma``; needs a drafter. ``None``: all are waited for.
 
     Returns:
         One run per request, in order.
@@ -188,6 +200,9 @@ def speculative_runs(
         p_draft = p[:, :gamma].gather(2, drafts[:, :, None])[:, :, 0]
         q_draft = torch.ones_like(p_draft) if q is None else q.gather(2, drafts[:, :, None])[:, :, 0]
         matches = draws(gamma) * q_draft < p_draft if temperature > 0 else p_draft > 0.5
+        if arrived is not None:
+            for line, i in enumerate(alive):
+                counts[line] = arrived(i, len(context[i]) - len(prompts[i]))
         matches &= torch.arange(gamma, device=device)[None, :] < counts[:, None]
         accepted = matches.long().cumprod(dim=1).sum(dim=1)
         final = p[lines, accepted]
@@ -210,7 +225,9 @@ def speculative_runs(
             stop = next((k for k, t in enumerate(new) if t in target.stop_ids), None)
             ended = stop is not None
             kept = count if stop is None else min(count, stop)
-            rounds[i].append(DirectRound(start, int(counts[line]), kept))
+            heard = int(counts[line])
+            unseen = arrived is not None and count == heard and int(last[line]) == int(drafts[line, heard])
+            rounds[i].append(DirectRound(start, heard, kept, unseen))
             context[i] += new[:stop]
             # After gamma accepted drafts the drafter has not read the last of them either.
             unread[i] = new[-2:] if count == gamma and gamma > 0 else new[-1:]

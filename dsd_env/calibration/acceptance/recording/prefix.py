@@ -2,7 +2,8 @@
 
 Its proposal depends on the true prefix alone, so per output position one number answers for every
 speculation length and schedule, greedy or sampled: the probability ``a_i = min(1, q_i(x_i) / p_i(x_i))``
-that the committed token ``x_i`` came by accepting the draft (see ``docs/acceptance.md``).
+that the committed token ``x_i`` came by accepting the draft (see ``docs/acceptance.md``). Beside it stand
+``q_i(x_i)`` itself, for positions that the target decides without seeing a draft, and the rank of ``x_i``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsd_env.acceptance.source import MAX_RANK
 from dsd_env.calibration.acceptance.recording.models import LanguageModel
 from dsd_env.calibration.acceptance.recording.target import TargetRun, tempered_log_probs
 
@@ -28,11 +30,17 @@ class PrefixRecord:
         top1_prob: float32 ``[n]``, top-1 probability of the draft's distribution, at the run's
             temperature (greedy: at temperature 1).
         entropy_nats: float32 ``[n]``, its entropy at the same temperature, nats.
+        draft_prob: float32 ``[n]``, ``q(x)`` of the committed token at the run's temperature; greedy: 1 where
+            the draft's argmax is the committed token, else 0.
+        rank: uint8 ``[n]``, place of the committed token among the draft's tokens by probability, from 1;
+            255 stands for 255 and more.
     """
 
     accept_prob: NDArray[np.float32]
     top1_prob: NDArray[np.float32]
     entropy_nats: NDArray[np.float32]
+    draft_prob: NDArray[np.float32]
+    rank: NDArray[np.uint8]
 
 
 def same_vocabulary(a: LanguageModel, b: LanguageModel) -> bool:
@@ -90,12 +98,18 @@ class PrefixDrafter:
 
         x = torch.tensor(run.output_ids[: len(logits)], device=logits.device)
         log_q = tempered_log_probs(logits, temperature or 1.0)
+        best = logits.argmax(dim=-1) == x
         if temperature == 0:
-            accept = (logits.argmax(dim=-1) == x).float()
+            accept = guess = best.float()
         else:
             log_p = torch.tensor(run.log_prob[: len(logits)], device=logits.device)
-            accept = (log_q.gather(1, x[:, None])[:, 0] - log_p).clamp(max=0.0).exp()
+            log_q_x = log_q.gather(1, x[:, None])[:, 0]
+            accept, guess = (log_q_x - log_p).clamp(max=0.0).exp(), log_q_x.exp()
         q = log_q.exp()
         entropy = -(q * log_q.clamp(min=-1e4)).sum(dim=-1)
-        columns = accept, q.max(dim=-1).values, entropy.clamp(min=0.0)
-        return PrefixRecord(*(c.cpu().numpy().astype(np.float32) for c in columns))
+        columns = accept, q.max(dim=-1).values, entropy.clamp(min=0.0), guess
+        # Of equal logits the argmax is first: no other token may have rank 1.
+        above = (logits > logits.gather(1, x[:, None])).sum(dim=-1)
+        rank = torch.where(best, 1, (1 + above).clamp(2, MAX_RANK))
+        accept_prob, top1_prob, nats, draft_prob = (c.cpu().numpy().astype(np.float32) for c in columns)
+        return PrefixRecord(accept_prob, top1_prob, nats, draft_prob, rank.cpu().numpy().astype(np.uint8))

@@ -319,6 +319,12 @@ def assemble(
             lookup = record_lookup(run["prompt_ids"], run["output_ids"], lengths[-1], settings.gamma_max)
             drafts[LOOKUP] = _columns(lookup)
         for d, column in columns.items():
+            if len(entries) > 1 and set(drafts[d]) != set(column):
+                raise RecordingError(
+                    f"{paths[1]} has {sorted(drafts[d])} of {d}, shards before it {sorted(column)}: some are "
+                    f"of another version of the recorder. Delete {work.root / 'draft'} and record the "
+                    "drafters again; the target's runs are kept"
+                )
             for field, values in drafts[d].items():
                 column.setdefault(field, []).extend(values)
     if not entries:
@@ -393,6 +399,8 @@ def assemble(
                 top1_prob=np.array(c["top1_prob"], np.float16),
                 entropy_nats=np.array(c["entropy_nats"], np.float16),
                 proposed=np.array(c["proposed"], np.uint8) if "proposed" in c else None,
+                draft_prob=np.array(c["draft_prob"], np.float32) if "draft_prob" in c else None,
+                rank=np.array(c["rank"], np.uint8) if "rank" in c else None,
             )
             for d, c in columns.items()
         },
@@ -415,4 +423,6 @@ def _drafter_facts(form: str, settings: Settings, temperature: float) -> dict[st
         "proposal": f"The drafter reads the tokens that the target reads and {decodes}.",
         "confidence": "top-1 probability and entropy (nats) of its distribution on the true prefix, "
         f"at temperature {temperature or 1.0:g}",
+        "committed_token": "draft_prob: its probability in the drafter's distribution (greedy: 1 if it is "
+        "the most likely one, else 0); rank: its place there, from 1 to 255 and more",
     }

@@ -7,16 +7,18 @@ distributions of the accepted count are compared by a paired permutation test.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.acceptance.replay import TraceReplay
+from dsd_env.acceptance.source import AcceptanceRealisation
 from dsd_env.acceptance.stats import round_starts
 from dsd_env.acceptance.traceset import DrafterTrace, TraceSet
 from dsd_env.calibration.acceptance.recording.direct import DirectRound
+from dsd_env.rng import uniform_from_key
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,14 @@ def replayed_runs(trace: TraceSet, entry: int, drafter: str, seed: int = 0) -> N
 
     The number of the request is made of the entry's name, so it does not depend on what else was recorded.
     """
+    return replayed(trace, entry, drafter, seed).run_length
+
+
+def replayed(trace: TraceSet, entry: int, drafter: str, seed: int = 0) -> AcceptanceRealisation:
+    """Return what replay says of a request that is exactly one entry; see :func:`replayed_runs`."""
     n = int(trace.lengths[entry])
     request = zlib.crc32(str(trace.card["entries"][entry]).encode())
-    return TraceReplay(single_entry(trace, entry)).realise(seed, request, n, drafter).run_length
+    return TraceReplay(single_entry(trace, entry)).realise(seed, request, n, drafter)
 
 
 def counts_of_replay(run_length: NDArray[np.int32], gamma: int) -> list[int]:
@@ -105,6 +112,57 @@ def counts_of_direct(rounds: Sequence[DirectRound], n: int) -> list[int]:
         n: Output tokens looked at: those of the run, at most those that were recorded.
     """
     return [min(r.accepted, n - r.start) for r in rounds if r.start < n]
+
+
+def chain_lengths(rounds: Sequence[DirectRound], n: int) -> list[int]:
+    """Return how long each chain of drafts of a stream was right, in tokens.
+
+    A chain begins at the first token or behind a mistake. Its tokens are right where a verified draft is
+    accepted, or where the target's own token is what the drafter has drafted there unseen. The first one that
+    is not ends it; the last chain may be cut by the end of the output.
+
+    Args:
+        rounds: The rounds of one request.
+        n: Output tokens looked at.
+    """
+    lengths: list[int] = []
+    right = 0
+    for r in rounds:
+        if r.start >= n:
+            break
+        accepted = min(r.accepted, n - r.start)
+        right += accepted
+        if r.start + accepted >= n:
+            break
+        if accepted == r.drafted and r.guessed:
+            right += 1
+            continue
+        lengths.append(right)
+        right = 0
+    return [*lengths, right] if right else lengths
+
+
+def stream_of_replay(realisation: AcceptanceRealisation, arrived: Callable[[int], int]) -> list[DirectRound]:
+    """Return the rounds of a replayed stream, of a drafter that goes by the true prefix alone.
+
+    Args:
+        realisation: What replay says of the request.
+        arrived: Output position -> drafts that have arrived when the target goes on there.
+    """
+    rounds: list[DirectRound] = []
+    start, n = 0, len(realisation.run_length)
+    while start < n:
+        drafted = arrived(start)
+        accepted = min(drafted, realisation.run_at(start, start), n - start)
+        guessed = accepted == drafted and realisation.guessed_at(start + drafted, start)
+        rounds.append(DirectRound(start, drafted, accepted, guessed))
+        start += accepted + 1
+    return rounds
+
+
+def arrivals(key: int, window: int) -> Callable[[int], int]:
+    """Return how many of a window's drafts have arrived at each output position: 0 to ``window - 1``."""
+    return lambda position: int(uniform_from_key(key, position) * window)
 
 
 def compare_greedy(direct: Sequence[Sequence[int]], replay: Sequence[Sequence[int]]) -> GreedyComparison:
