@@ -21,7 +21,10 @@ NO_MODEL = {"kind": "lookup", "model": "draft", "profile": None, "lookup": {"cos
             {"devices__client__drafter": None},
             ["protocol.kind = 'streaming'", "needs a drafter of kind 'model'", "'dedicated'"],
         ),
-        ({"devices__client__drafter": NO_MODEL}, ["protocol.kind = 'streaming'", "needs a drafter of kind 'model'"]),
+        (
+            {"devices__client__drafter": NO_MODEL},
+            ["protocol.kind = 'streaming'", "needs a drafter of kind 'model'"],
+        ),
         ({"actions__gammas": [0]}, ["actions.gammas", "only 0", "window"]),
         ({"protocol__stream_idle": "wait"}, ["stream_idle = wait", "patience_s", "> 0"]),
         (
@@ -29,9 +32,18 @@ NO_MODEL = {"kind": "lookup", "model": "draft", "profile": None, "lookup": {"cos
             ["protocol.patience_s = 0", "greater than 0"],
         ),
         ({"protocol__stream_idle": "sleep"}, ["protocol.stream_idle = 'sleep'", "'decode' or 'wait'"]),
-        ({"protocol__stream_chunk_tokens": 17}, ["protocol.stream_chunk_tokens = 17", "at most 16", "gammas"]),
-        ({"protocol__stream_chunk_tokens": 0}, ["protocol.stream_chunk_tokens = 0", "greater than or equal to 1"]),
-        ({"protocol__stream_chunk_tokens": 65}, ["protocol.stream_chunk_tokens = 65", "less than or equal to 64"]),
+        (
+            {"protocol__stream_chunk_tokens": 17},
+            ["protocol.stream_chunk_tokens = 17", "at most 16", "gammas"],
+        ),
+        (
+            {"protocol__stream_chunk_tokens": 0},
+            ["protocol.stream_chunk_tokens = 0", "greater than or equal to 1"],
+        ),
+        (
+            {"protocol__stream_chunk_tokens": 65},
+            ["protocol.stream_chunk_tokens = 65", "less than or equal to 64"],
+        ),
         ({"protocol__stream_chunks": 2}, ["unknown key 'protocol.stream_chunks'"]),
     ],
 )

@@ -145,9 +145,7 @@ def test_a_stream_is_lost_where_the_target_chooses_another_token_by_itself(
     lost = stream(engine, source, 8, n)
     assert lost.totals.late_drafts > 50 and lost.totals.drafted == 0
     assert committed_at(lost) == committed_at(stream(engine, source, 0, n))
-    waits = stream(
-        engine, source, 8, n, protocol__stream_idle="wait", protocol__patience_s=1.0
-    )
+    waits = stream(engine, source, 8, n, protocol__stream_idle="wait", protocol__patience_s=1.0)
     assert waits.totals.drafted == waits.totals.accepted
     rows = committed_at(waits)[3:-1]
     assert {tokens for _, tokens in rows} == {2}

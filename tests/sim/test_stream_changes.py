@@ -428,7 +428,9 @@ def test_preemption_suspends_the_seat_and_drafts_stay_valid(engine: Simulation) 
     assert simulation.totals.preemptions == len(of_kind(events, EventKind.PREEMPT)) > 0
     preempted = of_kind(events, EventKind.PREEMPT)[0]
     again = next(
-        e for e in of_kind(events, EventKind.ADMIT) if e.time_s > preempted.time_s and e.request == preempted.request
+        e
+        for e in of_kind(events, EventKind.ADMIT)
+        if e.time_s > preempted.time_s and e.request == preempted.request
     )
     between = [s for s, _ in commits(events, preempted.request) if preempted.time_s < s <= again.time_s]
     assert not between
@@ -456,9 +458,9 @@ def test_bytes_and_energy_of_a_small_stream_by_hand(engine: Simulation) -> None:
         devices__client__radio_joules_per_byte=0.001,
     )
     simulation = run(engine, scenario, always(2))
-    # The first token is committed at 34 and known at 38 ms. Drafts 1 and 2 come at 44 and 46, while the second
-    # iteration decides 1 by itself. The third, from 64, verifies 2 and decides 3. Draft 3, for which there was
-    # room at 68, has come too late at 74: the fourth has nothing to verify. So it goes on, 1 and 2 in turn.
+    # The first token is committed at 34 and known at 38 ms. Drafts 1 and 2 come at 44 and 46, while the
+    # second iteration decides 1 by itself. The third, from 64, verifies 2 and decides 3. Draft 3, for which
+    # there was room at 68, has come too late at 74: the fourth has nothing to verify. So it goes on.
     rows = commits(simulation.events)
     assert [round(1e3 * s, 6) for s, _ in rows] == [34, 64, 94, 124, 154, 184, 214, 244]
     assert [n for _, n in rows] == [1, 1, 2, 1, 2, 1, 2, 1]

@@ -18,7 +18,6 @@ from tests.sim.stream_lab import (
     NODE,
     OWN,
     Model,
-    by_request,
     commits,
     dedicated,
     matches,
@@ -133,7 +132,9 @@ LONG: dict[str, Any] = dict(alpha=1.0, output={"distribution": "constant", "valu
 
 
 @pytest.mark.parametrize("place", [OWN, NODE])
-@pytest.mark.parametrize(("draft_s", "iteration_s"), [(0.004, 0.03), (0.0071, 0.03), (0.05, 0.03), (0.03, 0.011)])
+@pytest.mark.parametrize(
+    ("draft_s", "iteration_s"), [(0.004, 0.03), (0.0071, 0.03), (0.05, 0.03), (0.03, 0.011)]
+)
 def test_with_everything_right_the_faster_of_drafter_and_target_sets_the_pace(
     engine: Simulation, place: int, draft_s: float, iteration_s: float
 ) -> None:
@@ -189,7 +190,10 @@ def test_with_verification_free_of_charge_no_token_comes_later_than_by_plain_dec
     assert len(streams) == len(plain) == 200
     assert all(one <= other for one, other in zip(streams, plain, strict=True))
     # Every accepted draft saves an iteration.
-    assert len(commits(simulation.events)) in (200 - simulation.totals.accepted, 201 - simulation.totals.accepted)
+    assert len(commits(simulation.events)) in (
+        200 - simulation.totals.accepted,
+        201 - simulation.totals.accepted,
+    )
 
 
 # ---------------------------------------------------------------------- windows, chunks, confidence, KV
@@ -267,7 +271,9 @@ def test_a_drafter_holds_no_more_than_its_memory(engine: Simulation) -> None:
     assert simulation.requests_table()["delivered_tokens"].tolist() == [101]
 
 
-def test_a_drafter_that_is_not_sure_waits_until_that_draft_is_known(engine: Simulation, tmp_path: Any) -> None:
+def test_a_drafter_that_is_not_sure_waits_until_that_draft_is_known(
+    engine: Simulation, tmp_path: Any
+) -> None:
     from dsd_env.acceptance import DrafterTrace, TraceSet
     from tests.acceptance_samples import card
 
