@@ -250,8 +250,9 @@ DSI = Reproduction(
     "DSI's promise never to be slower than synchronous speculation is one of its copies of the target. A "
     "single target that never waits breaks it where the drafter is cheap: after a rejection it spends a "
     "whole step on one token, where a synchronous run would have waited a few milliseconds for five drafts. "
-    "The rest is the opponent: of the lookahead of their synchronous run we know no more than that 1, 5 and "
-    "10 were used, and against the best of them the copies themselves gain less than the paper's figure.",
+    "One that waits for drafts keeps it, for all four pairs. The rest is the opponent: of the lookahead of "
+    "their synchronous run we know no more than that 1, 5 and 10 were used, and over the best of them even "
+    "the copies gain less than the recalled figures of three of the four pairs.",
     "one target here, copies of it there; their opponent's lookahead is unknown to us",
 )
 

@@ -86,6 +86,13 @@ class Estimate:
         return Estimate(tuple(100.0 * (value - 1.0) for value in self.values)).shown(digits, " %", sign=True)
 
 
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of several estimates, seed by seed."""
+    return Estimate(
+        tuple(float(np.mean(each)) for each in zip(*(one.values for one in estimates), strict=True))
+    )
+
+
 class Lab:
     """Runs simulations for reproductions.
 
