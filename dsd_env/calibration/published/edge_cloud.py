@@ -146,6 +146,7 @@ def specedge_claims(lab: Lab, facts: Mapping[str, Any]) -> list[Claim]:
 
 SPECEDGE = Reproduction(
     "specedge",
+    "32B on an A100, drafters on the same or on RTX 4090s 14 ms away",
     "Qwen3-32B on one A100 stands in for the 14B (nearest profile), Llama-3.2-1B on the same GPU for the "
     "server's Qwen3-1.7B, Llama-3.2-3B Q4 on an RTX 4090 for the edge's (2 GB of weights, where the 1.7B in "
     "16 bits has 3.4); acceptance is the published one of Qwen3-32B with 1.7B. Chains instead of trees. 64 "
@@ -315,6 +316,7 @@ def _reach(ratios: list[float]) -> str:
 
 DISTANCE = Reproduction(
     "distance",
+    "t_d = 5 ms, t_v = 30 ms, γ = 4, α = 0.8",
     f"The paper names no hardware where we could read it, so the numbers are ours: t_d = {DRAFT_MS:g} ms at "
     f"both places, t_v = {VERIFY_MS:g} ms, γ = {DISTANCE_GAMMA} throughout, independent drafts with α = "
     f"{DISTANCE_ALPHA:g}. One client for the rows by round trip. Capacity at a round trip of 10 ms: "
@@ -521,6 +523,7 @@ def dsd_claims(lab: Lab, facts: Mapping[str, Any]) -> list[Claim]:
 
 DSD = Reproduction(
     "dsd",
+    "70B targets, 8B drafters at sites 15 ms away, four clients a target",
     "The shipped scenario `dsd_paper` (70B targets on four A100 or H100, sites with an 8B drafter of the "
     "A40's class at 30 ms a token, some 15 ms of round trip, closed-loop clients) at a fifth of its size, "
     "12 s of its steady state on two seeds. Streams come from the sites, with the best window up to 8. "

@@ -141,6 +141,7 @@ def amusd_claims(lab: Lab, facts: Mapping[str, Any]) -> list[Claim]:
 
 AMUSD = Reproduction(
     "amusd",
+    "1B and 8B on a GPU each, one request",
     "Step times are the medians of the log of one prompt, but for the decode step, which is the data set's "
     "own. A verification costs more than a decode step in proportion to its drafts (assumed; the log has "
     "whole windows only). Acceptance is not published by data set: independent drafts, with the α at which "
@@ -239,6 +240,7 @@ def dsi_claims(lab: Lab, facts: Mapping[str, Any]) -> list[Claim]:
 
 DSI = Reproduction(
     "dsi",
+    "a drafter and a target of published times, one request",
     "The pairs' times and acceptance are inputs, recalled from the paper's table and not read: take the "
     "rows by pair as the shape of the claim, not as a check of its digits. A forward pass takes the same "
     "whatever it verifies, as there. Streaming with **one** target and the best window up to 16, once with "
@@ -311,6 +313,7 @@ def pearl_claims(lab: Lab, facts: Mapping[str, Any]) -> list[Claim]:
 
 PEARL = Reproduction(
     "pearl",
+    "8B and 70B on one and two A100s, one request, code",
     "Llama-2-70B on two A100s as target; as drafter Llama-3-8B on one, the nearest profile to a 7B. Both "
     "are measured kernels, not Transformers. Acceptance is the published one of a 70B with an 8B drafter, "
     "on code. PEARL's drafting while a window is verified is `pipelined`; its verification of a first draft "
