@@ -321,8 +321,8 @@ PEARL = Reproduction(
     "Windows are the best of 1 to 16.",
     pearl_claims,
     "Their speed-ups are the best of several pairs and tasks, with acceptance that we do not have; ours are "
-    "of one pair. A drafter in Transformers is slow beside its target, which leaves more to overlap, and "
-    "raises the gain over a synchronous run; ours takes a quarter of a target step. Pipelining gains only "
-    "when a whole window and the guess after it are right; a stream does not wait for either.",
+    "of one pair. A drafter in Transformers may be slower beside its target, which leaves more to overlap, "
+    "and raises the gain over a synchronous run; ours takes a quarter of a target step. Pipelining gains "
+    "only when a whole window and the guess after it are right; a stream does not wait for either.",
     "one pair and measured kernels here; the best of several pairs, in Transformers, there",
 )
