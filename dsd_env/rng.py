@@ -53,6 +53,7 @@ class Stream(IntEnum):
     SCENARIO = 21
     STRAGGLER = 22
     ACCEPTANCE_GUESS = 23
+    ACCEPTANCE_RANK = 24
 
 
 def _mix(z: int) -> int:

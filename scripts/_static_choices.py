@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 
+from dsd_env.control import Decision, DecisionView
 from dsd_env.scenario import Scenario
+from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.rules import SITES, drafters_at
+
+BY_LOAD = "by_load:"
+"""Beginning of the names of :class:`ByLoad`."""
 
 PLACES = ("colocated", "own", "edge")
 
@@ -64,3 +70,62 @@ def descend(
 
 def _map(choice: dict[str, str]) -> str:
     return "static_map:" + "+".join(f"{device}={option}" for device, option in choice.items())
+
+
+def choice_of(name: str) -> dict[str, str]:
+    """Return the choice per device class of a scheduler ``static_map:...``."""
+    return dict(part.split("=", 1) for part in name.partition(":")[2].split("+"))  # type: ignore[misc]
+
+
+class ByLoad:
+    """One static choice in a quiet system and another in a busy one, taken at each request's admission.
+
+    Written ``by_load:N|QUIET|BUSY``: the system is busy while its targets have more than N requests.
+
+    Attributes:
+        name: How it is written.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Read the name."""
+        self.name = name
+        limit, *choices = name.removeprefix(BY_LOAD).split("|")
+        self._limit = int(limit)
+        self._quiet, self._busy = (make_scheduler(choice) for choice in choices)
+        self._chosen: dict[int, Scheduler] = {}
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        """Begin an episode."""
+        self._chosen = {}
+        self._quiet.reset(scenario, seed)
+        self._busy.reset(scenario, seed)
+
+    def decide(self, view: DecisionView) -> Decision:
+        """Return the decision of the choice that holds for this request."""
+        if view.request.is_admission:
+            targets = {each.target.index: each.target for each in view.candidates}.values()
+            busy = sum(target.resident + target.waiting for target in targets) > self._limit
+            self._chosen[view.request_id] = self._busy if busy else self._quiet
+        return self._chosen[view.request_id].decide(view)
+
+
+def make_static(name: str) -> Scheduler:
+    """Return a scheduler that chooses once per request, by its name."""
+    return ByLoad(name) if name.startswith(BY_LOAD) else make_scheduler(name)
+
+
+def splits(scenario: Scenario, tolerance: float = 0.1) -> list[frozenset[str]]:
+    """Return the groups of device classes that have about half of all devices, each half once.
+
+    Args:
+        scenario: The scenario.
+        tolerance: How far a group's share may be from a half.
+    """
+    names = list(scenario.devices)
+    found = []
+    for size in range(1, len(names)):
+        for group in combinations(names, size):
+            share = sum(scenario.devices[name].count for name in group) / scenario.n_devices
+            if abs(share - 0.5) <= tolerance:
+                found.append(frozenset(group))
+    return found

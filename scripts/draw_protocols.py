@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dsd_env.sim import ReferenceSimulation
 
 DRAFT_S, ITERATION_S, ONE_WAY_S, ALPHA = 0.003, 0.014, 0.0075, 0.8
-"""A 3B drafter on a 4090-class card, a 70B target on four H100, 15 ms of round trip, acceptance of the pair."""
+"""A 3B drafter on a 4090-class card, a 70B target on four H100, 15 ms of round trip, acceptance."""
 TOKENS = 24
 PROTOCOLS = {"synchronous": 4, "pipelined": 4, "streaming": 8}
 """The protocols, each with its gamma: drafts of a round, or the window of a stream."""
@@ -56,9 +56,7 @@ def scenario_of(protocol: str) -> dict[str, Any]:
                 "power": {"idle_w": 400.0, "busy_w": 2000.0},
             }
         },
-        "links": {
-            "link": {"one_way_s": ONE_WAY_S, "uplink_bits_per_s": 1.0e8, "downlink_bits_per_s": 1.0e8}
-        },
+        "links": {"link": {"one_way_s": ONE_WAY_S, "uplink_bits_per_s": 1.0e8, "downlink_bits_per_s": 1.0e8}},
         "acceptance": {"draft": {"source": "iid", "alpha": ALPHA}},
         "slo": {"chat": {"ttft_s": 1.0, "tpot_s": 0.05}},
         "workload": {

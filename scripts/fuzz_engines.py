@@ -44,18 +44,20 @@ class Settings:
     Attributes:
         seed: Seed of the run.
         features: What scenarios may have.
+        always: What they have wherever they can.
         decisions: An episode is left after so many decisions.
         minimise_s: Time to make a failing case smaller.
     """
 
     seed: int
     features: tuple[str, ...]
+    always: tuple[str, ...]
     decisions: int
     minimise_s: float
 
     def case(self, number: int) -> Case:
         """Return the case of an episode."""
-        return draw_case(Random(f"{self.seed}:{number}"), self.features, self.decisions)
+        return draw_case(Random(f"{self.seed}:{number}"), self.features, self.decisions, self.always)
 
 
 def play(settings: Settings, number: int, say: Any) -> Message:
@@ -160,7 +162,11 @@ class Run:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.settings = Settings(
-            arguments.seed, arguments.features, arguments.decisions, arguments.minimise_seconds
+            arguments.seed,
+            arguments.features,
+            arguments.always,
+            arguments.decisions,
+            arguments.minimise_seconds,
         )
         self.arguments = arguments
         self.tally = Tally()
@@ -272,6 +278,7 @@ class Run:
                 "seed": self.settings.seed,
                 "episode": message["number"],
                 "features": list(self.settings.features),
+                "always": list(self.settings.always),
                 "decisions": self.settings.decisions,
                 **message.get("minimised", {}),
             },
@@ -320,6 +327,7 @@ class Run:
                 "slowest_episode": tally.slowest_s[1],
                 "differences": tally.differences,
                 "features_allowed": list(self.settings.features),
+                "features_always": list(self.settings.always),
                 "episodes_with": dict(sorted(tally.met.items())),
                 "git_commit": self.commit,
                 "versions": versions(),
@@ -424,6 +432,13 @@ def main() -> int:
         default=(),
         metavar="A,B",
         help=f"leave out some of {', '.join(FEATURES)}",
+    )
+    parser.add_argument(
+        "--always",
+        type=_features,
+        default=(),
+        metavar="A,B",
+        help="put these into every scenario that can have them",
     )
     parser.add_argument(
         "--most", type=int, default=5, metavar="K", help="stop after so many differences (default 5)"

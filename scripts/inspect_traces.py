@@ -5,6 +5,7 @@
     python scripts/inspect_traces.py recordings/mine.npz --kind code --drafter smollm2-135m --plot figures
     python scripts/inspect_traces.py llama-3.1-8b_specdecode-bench --json
     python scripts/inspect_traces.py mine.jsonl            # the plain format, see docs/acceptance_models.md
+    python scripts/inspect_traces.py --docs                # the table of guesses in docs/acceptance.md
 
 Of a fitted model the pool is shown that simulations replay. Tokens per round are walked, bonus token
 included; for prefix-only drafters (accept_prob) they are exact expectations, and run lengths and
@@ -39,15 +40,26 @@ from dsd_env.acceptance import (
     summary,
 )
 from dsd_env.acceptance.source import MAX_RUN_LENGTH
-from dsd_env.acceptance.stats import autocorrelation, hazards, mean_by_request, realised_runs
+from dsd_env.acceptance.stats import (
+    autocorrelation,
+    fanout_hits,
+    guess_rate,
+    hazards,
+    mean_by_request,
+    realised_runs,
+)
 from dsd_env.calibration.acceptance.importers import import_plain
-from dsd_env.files import write_atomically
+from dsd_env.calibration.pages import replace_blocks
+from dsd_env.files import write_atomically, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 LAGS = (1, 2, 4, 8, 16, 32)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+FANOUTS = (1, 2, 3, 4, 7, 15)
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "acceptance.md"
+BLOCK = "guesses"
 BANDS = (0, 16, 32, 64, 128, 256, 512, 1024)
 """Output positions from which acceptance by position is shown together."""
 
@@ -88,6 +100,7 @@ def figures(trace: TraceSet, drafter: str, kinds: Sequence[str], gammas: Sequenc
     where = np.arange(len(runs)) - np.repeat(offsets[:-1], np.diff(offsets))
     bands = np.searchsorted(BANDS, where, side="right") - 1
     means = mean_by_request(runs, offsets)
+    hits = fanout_hits(trace, drafter, FANOUTS, kinds)
     return {
         "trace": trace.name,
         "label": trace.label,
@@ -96,6 +109,10 @@ def figures(trace: TraceSet, drafter: str, kinds: Sequence[str], gammas: Sequenc
         "kinds": list(kinds),
         **{key: int(totals[key]) for key in ("requests", "positions")},
         "first_draft_accepted": totals["first_draft_accepted"],
+        "guessed_unseen": guess_rate(trace, drafter, kinds),
+        "hits_by_fanout": {}
+        if hits is None
+        else {str(f): _or_none(h) for f, h in zip(FANOUTS, hits, strict=True)},
         "censored_at": trace.gamma_max,
         "censored_share": totals["saturated"],
         "continuation": _or_none(totals["continuation"]),
@@ -169,6 +186,14 @@ def tables(shown: list[dict[str, Any]]) -> Iterator[Table]:
     for item in shown:
         row(made, item, list(item["drafts_per_round"].values()))
     yield made
+    if known := [item for item in shown if item["guessed_unseen"] is not None or item["hits_by_fanout"]]:
+        made = table(
+            "the target's tokens: guessed unseen; among the F + 1 likeliest where the draft is rejected",
+            ["guessed", *(f"F={f}" for f in FANOUTS)],
+        )
+        for item in known:
+            row(made, item, [item["guessed_unseen"], *(item["hits_by_fanout"].get(str(f)) for f in FANOUTS)])
+        yield made
     made = table("share of starts by run length", [*map(str, range(9)), "9-15", "16+"])
     for item in shown:
         share = item["run_length_share"]
@@ -198,6 +223,26 @@ def tables(shown: list[dict[str, Any]]) -> Iterator[Table]:
         for item in shown:
             row(made, item, list(item[key].values()))
         yield made
+
+
+def guesses() -> str:
+    """Return the table of the docs: guesses and ranks in the shipped recordings that have them."""
+    lines = [
+        "| trace set | drafter | draft accepted | guessed unseen | "
+        + " | ".join(f"F={f}" for f in FANOUTS)
+        + " |",
+        "|---|---|" + "---:|" * (2 + len(FANOUTS)),
+    ]
+    for name in available_trace_sets():
+        trace = load_trace_set(name)
+        for drafter in trace.drafters:
+            hits, guessed = fanout_hits(trace, drafter, FANOUTS), guess_rate(trace, drafter)
+            if hits is None or guessed is None:
+                continue
+            accepted = summary(trace, drafter, ())["first_draft_accepted"]
+            shares = " | ".join(f"{share:.1%}" for share in (accepted, guessed, *hits))
+            lines.append(f"| `{name}` | `{drafter}` | {shares} |")
+    return "\n".join(lines)
 
 
 def plot(item: dict[str, Any], directory: Path) -> Path:
@@ -263,7 +308,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("trace", metavar="NAME|PATH", help="trace set, fitted model, or plain JSONL")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("trace", nargs="?", metavar="NAME|PATH", help="trace set, fitted model, or plain JSONL")
+    what.add_argument("--docs", action="store_true", help=f"write the table of guesses in {DOCS.name}")
     parser.add_argument(
         "--kind", action="append", help="only this kind (may be repeated); default each and all"
     )
@@ -272,6 +319,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw one figure per drafter there")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args(argv)
+    if options.docs:
+        write_text(DOCS, replace_blocks(DOCS.read_text(encoding="utf-8"), {BLOCK: guesses()}))
+        print(f"wrote {DOCS.name}")
+        return 0
     try:
         gammas = [int(g) for g in options.gammas.split(",")]
     except ValueError:

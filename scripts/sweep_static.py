@@ -8,14 +8,17 @@ quiet and a busy system and between device classes, and how much latency choosin
 The load profile is replaced by a constant load (quiet or busy), or kept (mixed). The choice per device
 class is found by coordinate descent: class by class, the best choice given the others'. It starts from the
 best single choice, and with --from-plain again from plain decoding everywhere: drafting at the targets pays
-when all do it or none, because the draft steps of one lengthen the iterations of all. Writes OUT.json,
-OUT.md and OUT.png.
+when all do it or none, because the draft steps of one lengthen the iterations of all. With --split half of
+the devices go to the first target and draft away from it, and the other half drafts at the second. Under
+the changing load, the best choices of the quiet and the busy phase are also taken in turn, by the number of
+requests at each request's admission. What is found on one set of seeds is confirmed on another. Writes
+OUT.json, OUT.md and OUT.png; an interrupted run continues where it stopped when started again.
 """
 
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,15 +27,18 @@ from typing import Any
 import _checkout  # noqa: F401  (finds agents/ beside scripts/)
 import _cli
 import numpy as np
-from _static_choices import choices_for_all, class_options, descend, places_of
-from tqdm import tqdm
+from _runs import Runs
+from _static_choices import BY_LOAD, choice_of, choices_for_all, class_options, descend, places_of, splits
 
-from dsd_env import Scenario, load_scenario, simulate
+from dsd_env import Scenario, load_scenario
+from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_atomically, write_json, write_text
-from dsd_env.scenario.measuring import steady
+from dsd_env.scenario.measuring import measuring, steady
+from dsd_env.schedulers.rules import SITES, drafters_at
 
 GAMMAS = (1, 2, 4, 8)
-BATCHES = (8, 32, 64, 128)
+BATCHES = (4, 16)
+REQUESTS = 300
 REPORTED = (
     "e2e_s_mean",
     "ttft_s_mean",
@@ -41,6 +47,14 @@ REPORTED = (
     "slo_attainment",
     "load",
 )
+CONFIRMED = ("best_single", "best_per_class_name", "best_split", "by_load")
+"""What is confirmed on other seeds."""
+MEANINGS = {
+    "best_per_class_name": "best per device class",
+    "best_split": "best with targets that specialise",
+    "by_load": "best of the quiet and the busy phase in turn",
+}
+"""What is held against the best single choice."""
 
 
 @dataclass(frozen=True)
@@ -59,50 +73,63 @@ class Phase:
         """Return the scenario under this phase's load."""
         if self.multiplier is None:
             return scenario
-        load = {"period_s": 60.0, "points": [[0.0, self.multiplier]], "random_phase": False}
+        load = {"period_s": 20.0, "points": [[0.0, self.multiplier]], "random_phase": False}
         return load_scenario(scenario, workload__load=load)
-
-
-def evaluate(task: tuple[Scenario, str, int, int | None]) -> dict[str, float]:
-    """Simulate one (scenario, scheduler, seed, requests) and return the reported metrics.
-
-    Without a number of requests, those of the scenario's window are measured.
-    """
-    scenario, scheduler, seed, requests = task
-    metrics = simulate(scenario, scheduler, seed, requests=requests).metrics
-    return {name: metrics[name] for name in REPORTED}
 
 
 class Sweep:
     """Runs static choices on paired seeds and remembers every result."""
 
     def __init__(
-        self, pool: ProcessPoolExecutor, seeds: int, requests: int | None, cycles: int | None
+        self, runs: Runs, seeds: int, confirm: int, requests: int | None, cycles: int | None
     ) -> None:
-        """Set up an empty sweep."""
-        self._pool = pool
-        self._seeds = range(seeds)
+        """Set up a sweep that searches on some seeds and confirms on others."""
+        self._runs = runs
+        self._search, self._confirm = slice(0, seeds), slice(seeds, seeds + confirm)
         self._requests, self._cycles = requests, cycles
         self.results: dict[tuple[str, str], dict[str, float]] = {}
+        self.confirmed: dict[tuple[str, str], list[dict[str, float]]] = {}
+
+    def _loaded(self, phase: Phase, scenario: Scenario) -> Scenario:
+        loaded = phase.apply(scenario)
+        if self._cycles is not None:
+            return steady(loaded, self._cycles)
+        return measuring(loaded, self._requests or REQUESTS)
 
     def run(self, phase: Phase, scenario: Scenario, schedulers: list[str]) -> None:
         """Simulate the schedulers that have not been simulated in this phase yet."""
-        new = [name for name in dict.fromkeys(schedulers) if (phase.name, name) not in self.results]
-        loaded = phase.apply(scenario)
-        if self._cycles is not None:
-            loaded = steady(loaded, self._cycles)
-        tasks = [(loaded, name, seed, self._requests) for name in new for seed in self._seeds]
-        bar = tqdm(self._pool.map(evaluate, tasks), total=len(tasks), desc=phase.name, leave=False)
-        rows = list(bar)
-        for index, name in enumerate(new):
-            mine = rows[index * len(self._seeds) : (index + 1) * len(self._seeds)]
+        loaded = self._loaded(phase, scenario)
+        names = list(dict.fromkeys(schedulers))
+        self._runs.run([(loaded, name) for name in names], self._search, phase.name)
+        for name in names:
+            rows = self._runs.rows(loaded, name, self._search)
             self.results[phase.name, name] = {
-                key: float(np.mean([row[key] for row in mine])) for key in REPORTED
+                key: float(np.mean([row[key] for row in rows])) for key in REPORTED
             }
+
+    def confirm(self, phase: Phase, scenario: Scenario, schedulers: list[str]) -> None:
+        """Simulate schedulers on the other seeds."""
+        loaded = self._loaded(phase, scenario)
+        self._runs.run([(loaded, name) for name in schedulers], self._confirm, f"{phase.name}, confirmed")
+        for name in schedulers:
+            self.confirmed[phase.name, name] = self._runs.rows(loaded, name, self._confirm)
+
+    def against(self, phase: Phase, scheduler: str, other: str) -> tuple[float, float]:
+        """Return the change in mean request time against another scheduler, and its standard error, per cent."""
+        rows, others = self.confirmed[phase.name, scheduler], self.confirmed[phase.name, other]
+        changes = [
+            100 * (row["e2e_s_mean"] / base["e2e_s_mean"] - 1) for row, base in zip(rows, others, strict=True)
+        ]
+        spread = float(np.std(changes, ddof=1) / np.sqrt(len(changes))) if len(changes) > 1 else float("nan")
+        return float(np.mean(changes)), spread
 
     def latency_s(self, phase: Phase, scheduler: str) -> float:
         """Return the mean request time of a scheduler in a phase."""
         return self.results[phase.name, scheduler]["e2e_s_mean"]
+
+    def names(self, phase: Phase) -> list[str]:
+        """Return the choices for all that were simulated in a phase."""
+        return [name for at, name in self.results if at == phase.name and name.startswith("static:")]
 
     def best_of(self, phase: Phase, scenario: Scenario, schedulers: list[str]) -> str:
         """Simulate schedulers where that is needed; return the best."""
@@ -120,7 +147,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenario", default="metro")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1, help="episodes to search on (default 1)")
+    parser.add_argument("--confirm", type=int, default=2, help="other episodes to confirm on (default 2)")
     parser.add_argument("--requests", type=int, help="measured requests per episode (default 300)")
     parser.add_argument(
         "--cycles", type=int, help="measure so many cycles of the load after a warm-up instead of requests"
@@ -130,74 +158,179 @@ def main() -> int:
     )
     parser.add_argument("--busy", type=float, default=1.6, help="constant load multiplier of the busy phase")
     parser.add_argument(
-        "--class-gammas", type=int, nargs="+", default=[1, 2, 4], help="gammas tried per device class"
+        "--gammas",
+        type=int,
+        nargs="+",
+        default=list(GAMMAS),
+        help="speculation lengths drafted at the targets",
+    )
+    parser.add_argument(
+        "--windows", type=int, nargs="+", default=list(GAMMAS), help="those drafted elsewhere"
+    )
+    parser.add_argument(
+        "--class-gammas", type=int, nargs="+", default=[1, 2, 4], help="lengths tried per device class"
     )
     parser.add_argument(
         "--passes", type=int, default=1, help="rounds of coordinate descent over device classes"
     )
     parser.add_argument("--from-plain", action="store_true", help="descend from plain decoding too")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--split", action="store_true", help="try targets that specialise (two targets)")
+    parser.add_argument(
+        "--switch-at", type=int, nargs="+", default=[], help="requests in the system that make it busy"
+    )
     parser.add_argument("--out", type=Path, required=True, help="path without suffix")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="page whose tables are replaced, between its marks"
+    )
     arguments = parser.parse_args()
-
+    _cli.at_least_one(parser, arguments, ("seeds", "confirm", "requests", "cycles", "passes"))
     if arguments.requests is not None and arguments.cycles is not None:
         parser.error("--requests and --cycles: measure a number of requests or cycles of the load")
     if arguments.cycles is None:
-        arguments.requests = arguments.requests or 300
+        arguments.requests = arguments.requests or REQUESTS
     scenario = load_scenario(arguments.scenario)
+    if arguments.split and scenario.n_targets != 2:
+        parser.error(f"--split needs two targets; {scenario.name} has {scenario.n_targets}")
+    block = f"choices by load: {scenario.name}"
+    page = arguments.write.read_text(encoding="utf-8") if arguments.write else ""
+    if arguments.write and f"<!-- begin: {block} -->" not in page:
+        parser.error(f"--write {arguments.write}: the page has no block {block!r}")
+    file = arguments.out.with_suffix(".json")
+    return _cli.alone("sweep_static", file, lambda: _run(arguments, scenario, file, block, page))
+
+
+def _single_choices(scenario: Scenario, arguments: argparse.Namespace) -> list[str]:
+    """Return the choices for all: those of each place, with its own lengths."""
+    names = ["static:0:1:plain"]
+    for place in places_of(scenario):
+        if not drafters_at(scenario, SITES[place.partition(":")[0]]):
+            continue
+        lengths = arguments.gammas if place.startswith("colocated") else arguments.windows
+        names += choices_for_all([place], lengths)[1:]
+    if {"own", "edge"} <= set(places_of(scenario)):
+        names += [_mixed(scenario, window) for window in arguments.windows]
+    return names
+
+
+def _mixed(scenario: Scenario, window: int) -> str:
+    """Return the map by which the class with the fastest drafters streams itself, and the others by the edge."""
+    fastest = list(scenario.devices)[-1]
+    parts = [f"{name}={window}/1/{'own' if name == fastest else 'edge'}" for name in scenario.devices]
+    return "static_map:" + "+".join(parts)
+
+
+def _split_choices(scenario: Scenario, arguments: argparse.Namespace) -> list[str]:
+    """Return the maps that send half of the devices to one target, drafting elsewhere, and half to the other."""
+    fastest = list(scenario.devices)[-1]
+    names = []
+    for group in splits(scenario):
+        for gamma in arguments.class_gammas:
+            for window in arguments.windows:
+                parts = []
+                for name in scenario.devices:
+                    if name in group:
+                        parts.append(f"{name}={window}/1/{'own' if name == fastest else 'edge'}@0")
+                    else:
+                        parts.append(f"{name}={gamma}/1/colocated@1")
+                names.append("static_map:" + "+".join(parts))
+    return names
+
+
+def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: str, page: str) -> int:
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    runs = Runs.beside(file, before, REPORTED)
     starts = ["static:0:1:plain"] if arguments.from_plain else []
     phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
-    places = places_of(scenario)
-    singles = choices_for_all(places, GAMMAS)
-    with ProcessPoolExecutor(arguments.jobs) as pool:
-        sweep = Sweep(pool, arguments.seeds, arguments.requests, arguments.cycles)
-        chosen: dict[str, dict[str, Any]] = {}
-        for phase in phases:
-            sweep.run(phase, scenario, singles)
-            best = sweep.best(phase, singles)
-            _, gamma, _, place = best.split(":", 3)
-            sizes = [f"static:{gamma}:{batch}:{place}" for batch in BATCHES]
-            sweep.run(phase, scenario, sizes)
-            best_of = partial(sweep.best_of, phase, scenario)
-            found = [
-                descend(
-                    scenario,
-                    start,
-                    class_options(start, places, arguments.class_gammas),
-                    best_of,
-                    arguments.passes,
-                )
-                for start in dict.fromkeys((best, *starts))
-            ]
-            mapped, choice = min(found, key=lambda pair: sweep.latency_s(phase, pair[0]))
-            chosen[phase.name] = {
-                "best_single": best,
-                "best_single_e2e_s": sweep.latency_s(phase, best),
-                "batch_sizes_e2e_s": {name: sweep.latency_s(phase, name) for name in sizes},
-                "best_per_class": choice,
-                "best_per_class_e2e_s": sweep.latency_s(phase, mapped),
-            }
-        # What the best choice of one phase costs in the others.
-        winners = [str(chosen[phase.name]["best_single"]) for phase in phases]
-        for phase in phases:
-            sweep.run(phase, scenario, winners)
-            chosen[phase.name]["others_best_e2e_s"] = {name: sweep.latency_s(phase, name) for name in winners}
-
+    singles = _single_choices(scenario, arguments)
+    places = [name for name in places_of(scenario) if drafters_at(scenario, SITES[name.partition(":")[0]])]
+    sweep = Sweep(runs, arguments.seeds, arguments.confirm, arguments.requests, arguments.cycles)
+    chosen: dict[str, dict[str, Any]] = {}
+    for phase in phases:
+        sweep.run(phase, scenario, singles)
+        uniform = [name for name in singles if name.startswith("static:")]
+        best = sweep.best(phase, uniform)
+        _, gamma, _, place = best.split(":", 3)
+        sizes = [f"static:{gamma}:{batch}:{place}" for batch in BATCHES]
+        sweep.run(phase, scenario, sizes)
+        found = [
+            descend(
+                scenario,
+                start,
+                list(
+                    dict.fromkeys(
+                        [start.split(":", 1)[1].replace(":", "/", 2)]
+                        + class_options(start, places, arguments.class_gammas)
+                    )
+                ),
+                partial(sweep.best_of, phase, scenario),
+                arguments.passes,
+            )
+            for start in dict.fromkeys((best, *starts))
+        ]
+        mapped, choice = min(found, key=lambda pair: sweep.latency_s(phase, pair[0]))
+        tried = [mapped, *(name for name in singles if name.startswith("static_map:"))]
+        if arguments.split:
+            halves = _split_choices(scenario, arguments)
+            sweep.run(phase, scenario, halves)
+            tried += halves
+        mapped = sweep.best(phase, tried)
+        chosen[phase.name] = {
+            "best_single": best,
+            "best_single_e2e_s": sweep.latency_s(phase, best),
+            "batch_sizes_e2e_s": {name: sweep.latency_s(phase, name) for name in sizes},
+            "best_per_class": choice_of(mapped),
+            "best_per_class_name": mapped,
+            "best_per_class_e2e_s": sweep.latency_s(phase, mapped),
+        }
+        if arguments.split:
+            half = sweep.best(phase, halves)
+            chosen[phase.name] |= {"best_split": half, "best_split_e2e_s": sweep.latency_s(phase, half)}
+        print(f"{phase.name}: {chosen[phase.name]}", flush=True)
+    # What the best choice of one phase costs in the others, and what it brings to change with the load.
+    winners = [str(chosen[phase.name]["best_single"]) for phase in phases]
+    mixed = phases[-1]
+    by_load = [
+        f"{BY_LOAD}{limit}|{chosen['quiet'][key]}|{chosen['busy'][key]}"
+        for limit in arguments.switch_at
+        for key in ("best_single", "best_per_class_name")
+    ]
+    if by_load:
+        sweep.run(mixed, scenario, by_load)
+        chosen["mixed"]["by_load"] = sweep.best(mixed, by_load)
+    for phase in phases:
+        sweep.run(phase, scenario, winners)
+        mine = chosen[phase.name]
+        mine["others_best_e2e_s"] = {name: sweep.latency_s(phase, name) for name in winners}
+        shown = [mine[key] for key in CONFIRMED if key in mine]
+        sweep.confirm(phase, scenario, list(dict.fromkeys(shown)))
+        mine["against_best_single_percent"] = {
+            key: sweep.against(phase, mine[key], mine["best_single"]) for key in CONFIRMED if key in mine
+        }
+    options = vars(arguments)
     command = f"python scripts/sweep_static.py --scenario {arguments.scenario} --seeds {arguments.seeds}"
-    for name in ("requests", "cycles"):
-        if getattr(arguments, name) is not None:
-            command += f" --{name} {getattr(arguments, name)}"
-    command += f" --quiet {arguments.quiet} --busy {arguments.busy}"
-    report = {"scenario": scenario.name, "command": command, "phases": chosen}
+    command += f" --confirm {arguments.confirm}"
+    for name in ("requests", "cycles", "quiet", "busy"):
+        if options[name] is not None:
+            command += f" --{name} {options[name]}"
+    for name in ("gammas", "windows", "class_gammas", "switch_at"):
+        if options[name]:
+            command += f" --{name.replace('_', '-')} {' '.join(map(str, options[name]))}"
+    command += "".join(f" --{name.replace('_', '-')}" for name in ("from_plain", "split") if options[name])
+    command += f" --out {arguments.out.name}"
     rows = [
         {"phase": phase, "scheduler": name, **metrics} for (phase, name), metrics in sweep.results.items()
     ]
+    report = {"scenario": scenario.name, "command": command, "phases": chosen, "results": rows}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.out.with_suffix(".json"), {**report, "results": rows})
+    write_json(file, {**report, "simulations": runs.finished.results})
+    runs.finished.discard()
     markdown = table(sweep, phases, singles, chosen, command)
     write_text(arguments.out.with_suffix(".md"), markdown)
     plot(sweep, phases, places, arguments.out.with_suffix(".png"), scenario.name)
     print(markdown)
+    if arguments.write:
+        write_text(arguments.write, replace_blocks(page, {block: markdown}))
+        print(arguments.write)
     return 0
 
 
@@ -206,36 +339,72 @@ def table(
 ) -> str:
     """Return the report as Markdown."""
     lines = [
-        f"<!-- {command} -->",
         "",
-        "Mean request time (s) of single static choices, utilisation in brackets:",
+        f"    {command}",
         "",
-    ]
-    lines += [
-        "| gamma | place | " + " | ".join(phase.name for phase in phases) + " |",
-        "|---|---|" + "---|" * len(phases),
+        "Mean request time (s) of single choices, load in brackets:",
+        "",
+        "| choice | " + " | ".join(phase.name for phase in phases) + " |",
+        "|---|" + "---|" * len(phases),
     ]
     for name in singles:
-        _, gamma, _, place = name.split(":", 3)
         cells = []
         for phase in phases:
             row = sweep.results[phase.name, name]
-            text = f"{row['e2e_s_mean']:.2f} ({row['utilisation_target']:.2f})"
+            text = f"{row['e2e_s_mean']:.2f} ({row['load']:.2f})"
             cells.append(f"**{text}**" if chosen[phase.name]["best_single"] == name else text)
-        lines.append(f"| {gamma} | {place} | " + " | ".join(cells) + " |")
-    lines += ["", "Best choice per device class, and what it gains over the best single choice:", ""]
+        lines.append(f"| {words(name)} | " + " | ".join(cells) + " |")
+    lines += ["", "B, the batch size that requests ask for, with the best single choice of the phase:", ""]
+    for phase in phases:
+        sizes = chosen[phase.name]["batch_sizes_e2e_s"].items()
+        lines.append(
+            f"- **{phase.name}**: "
+            + ", ".join(f"B {name.split(':')[2]}: {value:.2f} s" for name, value in sizes)
+        )
+    lines += [
+        "",
+        "What else was found, and what it changes in mean request time against the best single choice of the "
+        "phase (on seeds that nothing was searched on, ± the standard error over them):",
+        "",
+        "| load | what | choice | change |",
+        "|---|---|---|---|",
+    ]
     for phase in phases:
         found = chosen[phase.name]
-        single, mapped = found["best_single_e2e_s"], found["best_per_class_e2e_s"]
-        choice = found["best_per_class"].items()
-        words = ", ".join(f"{device} {option.replace('/1/', ' ')}" for device, option in choice)
-        saved = 100 * (1 - mapped / single)
-        lines.append(f"- **{phase.name}**: {single:.2f} s -> {mapped:.2f} s ({saved:.1f} % saved): {words}")
+        for key, meaning in MEANINGS.items():
+            if key not in found:
+                continue
+            change, error = found["against_best_single_percent"][key]
+            lines.append(
+                f"| {phase.name} | {meaning} | {words(found[key])} | {change:+.1f} ± {error:.1f} % |"
+            )
     lines += ["", "The best single choice of each phase, in every phase (s):", ""]
     for phase in phases:
         others = chosen[phase.name]["others_best_e2e_s"].items()
-        lines.append(f"- **{phase.name}**: " + ", ".join(f"{name} {value:.2f}" for name, value in others))
+        lines.append(
+            f"- **{phase.name}**: " + ", ".join(f"{words(name)} {value:.2f}" for name, value in others)
+        )
     return "\n".join(lines) + "\n"
+
+
+def words(name: str) -> str:
+    """Return a scheduler's name as a reader wants it."""
+    if name.startswith(BY_LOAD):
+        limit, quiet, busy = name.removeprefix(BY_LOAD).split("|")
+        return f"up to {limit} requests: {words(quiet)}; above: {words(busy)}"
+    if name.startswith("static:"):
+        _, gamma, batch, place = name.split(":", 3)
+        return _words(gamma, batch, place)
+    choices = choice_of(name)
+    if len(set(choices.values())) == 1:
+        return _words(*next(iter(choices.values())).split("/"))
+    return ", ".join(f"{device}: {_words(*choice.split('/'))}" for device, choice in choices.items())
+
+
+def _words(gamma: str, batch: str, place: str) -> str:
+    place, _, target = place.partition("@")
+    length = "plain" if gamma == "0" else f"{place} {gamma}"
+    return length + (f", B {batch}" if batch != "1" else "") + (f" (target {target})" if target else "")
 
 
 def plot(sweep: Sweep, phases: list[Phase], places: list[str], path: Path, title: str) -> None:
@@ -249,8 +418,10 @@ def plot(sweep: Sweep, phases: list[Phase], places: list[str], path: Path, title
     for axis, phase in zip(axes, phases, strict=True):
         plain = sweep.latency_s(phase, "static:0:1:plain")
         for place in places:
-            values = [sweep.latency_s(phase, f"static:{gamma}:1:{place}") for gamma in GAMMAS]
-            axis.plot((0, *GAMMAS), (plain, *values), marker="o", markersize=4, label=place)
+            names = [name for name in sweep.names(phase) if name.endswith(f":1:{place}")]
+            points = sorted((int(name.split(":")[1]), sweep.latency_s(phase, name)) for name in names)
+            lengths, values = zip(*points, strict=True)
+            axis.plot((0, *lengths), (plain, *values), marker="o", markersize=4, label=place)
         axis.set(title=f"{title}, {phase.name}", xlabel="speculation length (tokens)", yscale="log")
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("mean request time (s)")

@@ -5,6 +5,10 @@ Greedy: every round must accept exactly what replay says. Sampling: the distribu
 count are compared by a permutation test over requests (see docs/acceptance.md). Prints a table and
 writes a JSON report. The models must share a vocabulary.
 
+With --streams the drafts are not waited for: of a window of the given length 0, 1, ... have arrived when the
+target goes on (drawn by output position), and the chains of right drafts are compared. They must be equal
+greedily, and of one law under sampling.
+
     python scripts/validate_traces.py --trace smollm2-135m_smollm2-6l_t1 --drafter drafters/smollm2-6l \
         --data-dir ../shared/data --out validation.json
 """
@@ -15,7 +19,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,12 +58,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--requests", type=int, default=60, help="requests, spread over kinds (%(default)s)")
     parser.add_argument("--kinds", help="comma-separated kinds to take them from (all)")
     parser.add_argument("--gammas", type=int, nargs="+", default=[1, 2, 4, 8], help="(1 2 4 8)")
+    parser.add_argument("--streams", action="store_true", help="streams with windows of --gammas instead")
     parser.add_argument("--seed", type=_seeds.seed(), default=1, help="seed of the direct runs (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=30, help="requests decoded together (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (%(default)s)")
     options = parser.parse_args(arguments)
     if min(options.gammas) < 1 or options.requests < 2 or options.batch_size < 1 or options.threads < 1:
         parser.error("--gammas, --batch-size and --threads must be at least 1, --requests at least 2")
+    if options.streams and options.drafters and LOOKUP in options.drafters.split(","):
+        parser.error(f"--streams is for draft models: what {LOOKUP} proposes depends on where it starts")
     return options
 
 
@@ -120,6 +127,8 @@ def run(options: argparse.Namespace) -> int:
     trace = load_trace_set(options.trace)
     known = prompts_of(trace, options)
     names = options.drafters.split(",") if options.drafters else list(trace.drafters)
+    if options.streams and not options.drafters:
+        names.remove(LOOKUP)
     if unknown := [n for n in names if n not in trace.drafters]:
         raise RecordingError(f"{trace.name}: unknown drafters {unknown}; it has: {', '.join(trace.drafters)}")
     temperature = trace.card.get("temperature", 0.0)
@@ -154,6 +163,7 @@ def run(options: argparse.Namespace) -> int:
         "temperature": temperature,
         "max_tokens": limit,
         "seed": options.seed,
+        **({"streams": True} if options.streams else {}),
     }
     counts = read_direct_counts(options.out, identity)
     rows: list[dict[str, Any]] = []
@@ -187,6 +197,9 @@ def run(options: argparse.Namespace) -> int:
                 for batch, readers in zip(batches, read, strict=True):
                     if all(ids[e] in had[str(gamma)] for e in batch):
                         continue
+                    arrived = None
+                    if options.streams:
+                        arrived = arrivals([ids[e] for e in batch], options.seed, gamma)
                     done = speculative_runs(
                         target,
                         speaker,
@@ -200,16 +213,20 @@ def run(options: argparse.Namespace) -> int:
                         ],
                         lambda left: bar.set_postfix_str(f"{left} at work"),
                         readers,
+                        arrived,
                     )
+                    count = validate.chain_lengths if options.streams else validate.counts_of_direct
                     for e, r in zip(batch, done, strict=True):
-                        n = min(limit, len(r.output_ids))
-                        had[str(gamma)][ids[e]] = validate.counts_of_direct(r.rounds, n)
+                        had[str(gamma)][ids[e]] = count(r.rounds, min(limit, len(r.output_ids)))
                     bar.update(len(batch))
                     write_json(options.out, report)  # what is done is not done again
-            replay = [
-                validate.counts_of_replay(validate.replayed_runs(trace, e, name, options.seed), gamma)
-                for e in entries
-            ]
+            if options.streams:
+                replay = [replayed_chains(trace, e, name, options.seed, gamma) for e in entries]
+            else:
+                replay = [
+                    validate.counts_of_replay(validate.replayed_runs(trace, e, name, options.seed), gamma)
+                    for e in entries
+                ]
             direct = [had[str(gamma)][ids[e]] for e in entries]
             row: dict[str, Any] = {"drafter": name, "gamma": gamma}
             if temperature == 0:
@@ -217,12 +234,32 @@ def run(options: argparse.Namespace) -> int:
                 differing += greedy.differing
                 row |= asdict(greedy)
             else:
-                row |= asdict(validate.compare_sampled(direct, replay, gamma))
+                most = limit if options.streams else gamma
+                row |= asdict(validate.compare_sampled(direct, replay, most))
             rows.append(row)
             write_json(options.out, report)
             print(json.dumps(row), flush=True)
     print_table(report)
     return 1 if differing else 0
+
+
+def arrivals(names: Sequence[str], seed: int, window: int) -> Callable[[int, int], int]:
+    """Return how many drafts of a window have arrived: number of a request and output position -> drafts."""
+    from dsd_env.calibration.acceptance.recording import validate
+    from dsd_env.calibration.acceptance.recording.target import sampling_key
+
+    of_request = [validate.arrivals(sampling_key(seed, f"arrivals\0{name}", 1.0), window) for name in names]
+    return lambda request, position: of_request[request](position)
+
+
+def replayed_chains(trace: TraceSet, entry: int, drafter: str, seed: int, window: int) -> list[int]:
+    """Return the lengths of the chains of a replayed stream, with the arrivals of the direct one."""
+    from dsd_env.calibration.acceptance.recording import validate
+
+    realised = validate.replayed(trace, entry, drafter, seed)
+    arrived = arrivals([str(trace.card["entries"][entry])], seed, window)
+    rounds = validate.stream_of_replay(realised, lambda at: arrived(0, at))
+    return validate.chain_lengths(rounds, len(realised.run_length))
 
 
 def print_table(report: dict[str, Any]) -> None:

@@ -185,6 +185,11 @@ def requests() -> st.SearchStrategy[RequestView]:
         recent_accepted=st.just((0, 0, 0, 0)),
         last_confidence=_fraction(),
         head_start_tokens=st.integers(0, 64),
+        window_tokens=st.integers(0, 64),
+        lead_tokens=st.integers(0, 64),
+        generations=_count(),
+        generation_age_s=_seconds(1e6),
+        idle_share=_fraction(),
     )
     return st.builds(build, rounds, base)
 
@@ -213,6 +218,9 @@ def views(draw: st.DrawFn, n_targets: int = 2, n_edge_servers: int = 1) -> Decis
                     kv_lag_tokens=draw(_count()),
                     move_s=draw(_seconds()),
                     shares_target=site == Site.COLOCATED and draw(st.booleans()),
+                    streams=site != Site.COLOCATED and draw(st.booleans()),
+                    coalesces=site != Site.COLOCATED and draw(st.booleans()),
+                    pooled_acceptance=draw(_fraction()),
                 )
             )
     gammas = tuple(sorted({0} | draw(st.sets(st.integers(1, 64), max_size=8))))

@@ -178,4 +178,7 @@ class TraceReplay:
         if (probability := self._draft_prob[drafter]) is not None:
             v = uniforms(seed, Stream.ACCEPTANCE_GUESS, request, np.arange(n_tokens, dtype=np.int64))
             guess = np.asarray(v < np.concatenate([probability[a:b] for a, b in bounds])[:n_tokens])
-        return AcceptanceRealisation(run, top1, entropy, longest, proposed, guess)
+        rank = None
+        if (ranks := self._trace.drafters[drafter].rank) is not None:
+            rank = np.concatenate([ranks[a:b] for a, b in bounds])[:n_tokens]
+        return AcceptanceRealisation(run, top1, entropy, longest, proposed, guess, rank)

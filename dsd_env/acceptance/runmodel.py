@@ -155,6 +155,21 @@ class RequestClass(_Model):
         return self
 
 
+class Unseen(_Model):
+    """How often a sampling drafter's own token is the one that the target chose without seeing a draft.
+
+    Given what a verified draft would have met there; the mean of both, weighed, is the recorded mean of
+    ``draft_prob``. How it varies beyond that along the output is not kept.
+
+    Attributes:
+        where_right: Probability where a verified draft would be accepted.
+        where_wrong: Probability where it would be rejected.
+    """
+
+    where_right: Probability
+    where_wrong: Probability
+
+
 class RunProcess(_Model):
     """The law of the run lengths of one drafter on one kind of request.
 
@@ -168,12 +183,15 @@ class RunProcess(_Model):
         proposed: ``[R+1][R+1]``: ``P(n | L)``, the law of how many tokens an unlimited round proposes that
             has ``L`` of them accepted; nothing below ``n = L``. Absent for drafters that always propose as
             many as they are asked for. Positions are independent given their runs.
+        unseen: Guesses of tokens that the target chose without seeing a draft. Absent for greedy decoding,
+            where they are right wherever a verified draft is.
     """
 
     classes: tuple[RequestClass, ...] = Field(min_length=1, max_length=32)
     return_to_hard_token: tuple[tuple[Probability, ...], ...] = Field(min_length=1)
     pass_hard_token: tuple[tuple[Probability, ...], ...] = Field(min_length=1)
     proposed: tuple[tuple[Probability, ...], ...] | None = None
+    unseen: Unseen | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> RunProcess:
@@ -250,8 +268,9 @@ class RunModel(_Model):
                         _check_state(state, self.longest_run, f"processes.{kind}.{drafter}.classes.{number}")
                 _check_proposed(process.proposed, self.longest_run, f"processes.{kind}.{drafter}.proposed")
         for drafter in drafters:
-            if len({group[drafter].proposed is None for group in self.processes.values()}) != 1:
-                raise ValueError(f"{drafter} must have proposed for all kinds, or for none")
+            for name in ("proposed", "unseen"):
+                if len({getattr(group[drafter], name) is None for group in self.processes.values()}) != 1:
+                    raise ValueError(f"{drafter} must have {name} for all kinds, or for none")
         return self
 
     @property
@@ -282,8 +301,9 @@ class RunModel(_Model):
         data = self.model_dump(mode="json")
         for group in data["processes"].values():
             for process in group.values():
-                if process["proposed"] is None:
-                    del process["proposed"]
+                for name in ("proposed", "unseen"):
+                    if process[name] is None:
+                        del process[name]
         write_text(path, _to_json(data) + "\n")
         return path
 
@@ -538,7 +558,7 @@ def generate_pool(
         raise ValueError(f"entries {entries} and positions {positions} must be positive")
     traces: dict[str, DrafterTrace] = {}
     for drafter in model.drafters:
-        parts, proposals = [], []
+        parts, proposals, guesses = [], [], []
         for kind in model.kinds:
             process = model.process(kind, drafter)
             number = seed_of(model.name, kind, drafter, str(seed))
@@ -546,6 +566,8 @@ def generate_pool(
             if process.proposed is not None:
                 other = seed_of(model.name, kind, drafter, str(seed), "proposed")
                 proposals.append(simulate_proposed(process, parts[-1], other))
+            if (unseen := process.unseen) is not None:
+                guesses.append(np.where(parts[-1] > 0, unseen.where_right, unseen.where_wrong))
         runs = np.concatenate(parts)
         share = float(np.clip((runs > 0).mean(), 0.01, 0.99))
         entropy = -sum(p * math.log(p) for p in (share, 1.0 - share))
@@ -555,6 +577,7 @@ def generate_pool(
             top1_prob=np.full(len(runs), share, np.float16),
             entropy_nats=np.full(len(runs), entropy, np.float16),
             proposed=np.concatenate(proposals).astype(np.uint8) if proposals else None,
+            draft_prob=np.concatenate(guesses).astype(np.float32) if guesses else None,
         )
     n = entries * len(model.kinds)
     card: dict[str, Any] = {

@@ -35,6 +35,8 @@ class AcceptanceRealisation:
             ``run_length``; ``None`` for drafters that always propose as many as they are asked for.
         guess: bool ``[n]``, whether the drafter's own token at the position is the one that the target
             committed there *without having seen a draft*. ``None``: wherever a verified draft is right.
+        rank: uint8 ``[n]``, place of the committed token among the draft's tokens by probability, from 1; 255
+            stands for all from there on. ``None`` if it is not known.
     """
 
     run_length: NDArray[np.int32]
@@ -43,6 +45,7 @@ class AcceptanceRealisation:
     longest_run: int = 0
     proposed: NDArray[np.int32] | None = None
     guess: NDArray[np.bool_] | None = None
+    rank: NDArray[np.uint8] | None = None
 
     def proposed_at(self, start: int, gamma: int) -> int:
         """Return how many tokens a round of ``gamma`` drafts that begins anew at a position proposes."""
@@ -52,14 +55,16 @@ class AcceptanceRealisation:
         """Return the run length at a position for a drafter that has not begun anew since an earlier one.
 
         A drafter whose proposals depend on where it started continues, in a window that was drafted ahead and
-        kept, the run of the position where it last started, as far as that run is known.
+        kept, the run of the position where it last started, as far as that run is known. Beyond its end,
+        where a right guess may lead, nothing is known but the run of the present position.
 
         Args:
             start: Position of the round.
             chain: Position at which the drafter began, `start` itself or before it.
         """
         run = int(self.run_length[chain])
-        return int(self.run_length[start]) if run >= self.longest_run else run - (start - chain)
+        known = run < self.longest_run and (self.guess is None or run >= start - chain)
+        return run - (start - chain) if known else int(self.run_length[start])
 
     def guessed_at(self, position: int, chain_start: int) -> bool:
         """Return whether the drafter's own token is the one that the target chose without seeing a draft.

@@ -190,6 +190,42 @@ def first_draft_indicator(
             yield values.accept_prob[part].astype(np.float64)
 
 
+def guess_rate(trace: TraceSet, drafter: str, kinds: Sequence[str] | None = None) -> float | None:
+    """Return how often the drafter's own token is the one that the target chose without seeing a draft.
+
+    The mean of ``draft_prob``; ``None`` if that was not recorded.
+    """
+    values = _trace_of(trace, drafter).draft_prob
+    return None if values is None else float(values[trace.positions_of(kinds)].mean(dtype=np.float64))
+
+
+def fanout_hits(
+    trace: TraceSet, drafter: str, fanouts: Sequence[int], kinds: Sequence[str] | None = None
+) -> NDArray[np.float64] | None:
+    """Return how often the committed token is among the likeliest ``F + 1`` where the draft was rejected.
+
+    A drafter that prepares branches for the ``F`` likeliest tokens beside its draft then has one at hand.
+    Positions count by their probability of rejection. (A sampled draft may itself be none of the likeliest;
+    then one of ``F + 1`` branches counts too many.)
+
+    Args:
+        trace: The recording.
+        drafter: One of its drafters.
+        fanouts: Branches beside the main line, from 1 on.
+        kinds: Kinds to use; default all.
+
+    Returns:
+        A share for each fan-out; ``None`` if ranks were not recorded. NaN if nothing is ever rejected.
+    """
+    ranks = _trace_of(trace, drafter).rank
+    if ranks is None:
+        return None
+    rejected = 1.0 - np.concatenate(list(first_draft_indicator(trace, drafter, kinds)))
+    rank = ranks[trace.positions_of(kinds)]
+    total = float(rejected.sum())
+    return np.array([float(rejected[rank <= f + 1].sum()) / total if total else np.nan for f in fanouts])
+
+
 def expected_tokens_per_round(accept_prob: ArrayLike, gamma: int, offsets: ArrayLike | None = None) -> float:
     """Return the expected tokens over the expected rounds of a prefix-only drafter, rounds walked.
 

@@ -108,6 +108,11 @@ _REQUEST = (
     *_recent("recent_accepted", "recent_accepted", "accepted"),
     _share("request.last_confidence", "top-1 draft probability at the last token drafted on the true path"),
     _squash("request.head_start_tokens", "tokens", 4.0, "drafts of the next window made ahead"),
+    _squash("request.window_tokens", "tokens", 8.0, "gamma in force of its stream; 0: none is open"),
+    _squash("request.lead_tokens", "tokens", 8.0, "its drafts in flight: not yet known to be right or wrong"),
+    _squash("request.generations", "generations", 16.0, "generations of drafts that its stream has begun"),
+    _squash("request.generation_age_s", "s", 0.1, "time since the present one began"),
+    _share("request.idle_share", "share of its iterations for which no draft had come (EMA)"),
 )
 
 _TARGET = (
@@ -189,6 +194,9 @@ def _candidate_features(index: int, has_menu: bool) -> tuple[Feature, ...]:
         _squash(f"{group}.target_remote", "requests", 32.0, "of them, drafting elsewhere"),
         _squash(f"{group}.target_prefill_tokens", "tokens", 1024.0, "prefill queued at its target"),
         _squash(f"{group}.target_iteration_s", "s", 0.04, "iteration time of its target (EMA)"),
+        _flag(f"{group}.streams", "its drafts are streamed to the target"),
+        _flag(f"{group}.coalesces", "its verifications wait for the batch size asked for"),
+        _share(f"{group}.pooled_acceptance", "chance that a draft by its model is right, over all requests"),
         *(of_drafter if has_menu else ()),
     )
 

@@ -213,6 +213,8 @@ class CandidateView:
         tokens_per_round: Running number of tokens per round that they gave (EMA; prior 2); rounds in which a
             look-up proposed nothing count.
         model_rounds: How many such rounds there were.
+        pooled_acceptance: Running chance that a draft by that model is right, given that those before it
+            were, over all requests, from the targets' periodic reports; prior 0.6.
         streams: Its drafts are streamed to the target.
         coalesces: Verifications of its drafts wait for the batch size asked for: they come from elsewhere,
             and the target does not decode meanwhile.
@@ -240,6 +242,7 @@ class CandidateView:
     model_rounds: int = 0
     streams: bool = False
     coalesces: bool = True
+    pooled_acceptance: float = ACCEPTANCE_PRIOR
 
 
 @dataclass(slots=True)

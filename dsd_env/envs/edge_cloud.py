@@ -109,50 +109,57 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 25 | `request.recent_accepted_3` | tokens | x / (x + 4) | [0, 1] | accepted, 3 rounds ago |
     | 26 | `request.last_confidence` | 1 | x | [0, 1] | top-1 draft probability at the last token drafted on the true path |
     | 27 | `request.head_start_tokens` | tokens | x / (x + 4) | [0, 1] | drafts of the next window made ahead |
-    | 28 | `target.queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting for an iteration |
-    | 29 | `target.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
-    | 30 | `target.resident` | requests | x / (x + 64) | [0, 1] | requests with KV there |
-    | 31 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
-    | 32 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
-    | 33 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
-    | 34 | `target.plain` | requests | x / (x + 32) | [0, 1] | residents that decode plainly |
-    | 35 | `target.colocated` | requests | x / (x + 32) | [0, 1] | residents that draft on its GPUs |
-    | 36 | `target.remote` | requests | x / (x + 32) | [0, 1] | residents that draft elsewhere |
-    | 37 | `target.gamma_mean` | tokens | x / (x + 4) | [0, 1] | mean drafts in force of those that draft |
-    | 38 | `target.prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | context tokens still to be prefilled |
-    | 39 | `target.token_s` | s | x / (x + 0.0001) | [0, 1] | marginal time of a new token |
-    | 40 | `target.prefill_token_s` | s | x / (x + 0.0001) | [0, 1] | time per prompt token |
-    | 41 | `target.waiting` | requests | x / (x + 16) | [0, 1] | requests that wait for admission |
-    | 42 | `target.seat_fraction` | 1 | x | [0, 1] | share of its seats (`max_num_seqs`) that are taken |
-    | 43 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
-    | 44 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
-    | 45 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
-    | 46 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
-    | 47 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | uplink: nominal, or as measured where it changes (EMA) |
-    | 48 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | downlink: nominal, or as measured where it changes (EMA) |
-    | 49 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
-    | 50 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
-    | 51 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
-    | 52 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
-    | 53 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
-    | 54 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
-    | 55 + 17·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
-    | 56 + 17·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
-    | 57 + 17·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
-    | 58 + 17·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
-    | 59 + 17·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
-    | 60 + 17·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
-    | 61 + 17·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
-    | 62 + 17·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
-    | 63 + 17·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
-    | 64 + 17·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
-    | 65 + 17·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
-    | 66 + 17·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
-    | 67 + 17·i | `candidate_i.target_resident` | requests | x / (x + 64) | [0, 1] | requests with KV at its target |
-    | 68 + 17·i | `candidate_i.target_colocated` | requests | x / (x + 32) | [0, 1] | of them, drafting on its GPUs |
-    | 69 + 17·i | `candidate_i.target_remote` | requests | x / (x + 32) | [0, 1] | of them, drafting elsewhere |
-    | 70 + 17·i | `candidate_i.target_prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | prefill queued at its target |
-    | 71 + 17·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
+    | 28 | `request.window_tokens` | tokens | x / (x + 8) | [0, 1] | gamma in force of its stream of drafts; 0: none is open |
+    | 29 | `request.lead_tokens` | tokens | x / (x + 8) | [0, 1] | its drafts in flight: not yet known to be right or wrong |
+    | 30 | `request.generations` | generations | x / (x + 16) | [0, 1] | generations of drafts that its stream has begun |
+    | 31 | `request.generation_age_s` | s | x / (x + 0.1) | [0, 1] | time since the present one began |
+    | 32 | `request.idle_share` | 1 | x | [0, 1] | share of its iterations for which no draft had come (EMA) |
+    | 33 | `target.queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting for an iteration |
+    | 34 | `target.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
+    | 35 | `target.resident` | requests | x / (x + 64) | [0, 1] | requests with KV there |
+    | 36 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
+    | 37 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
+    | 38 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
+    | 39 | `target.plain` | requests | x / (x + 32) | [0, 1] | residents that decode plainly |
+    | 40 | `target.colocated` | requests | x / (x + 32) | [0, 1] | residents that draft on its GPUs |
+    | 41 | `target.remote` | requests | x / (x + 32) | [0, 1] | residents that draft elsewhere |
+    | 42 | `target.gamma_mean` | tokens | x / (x + 4) | [0, 1] | mean drafts in force of those that draft |
+    | 43 | `target.prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | context tokens still to be prefilled |
+    | 44 | `target.token_s` | s | x / (x + 0.0001) | [0, 1] | marginal time of a new token |
+    | 45 | `target.prefill_token_s` | s | x / (x + 0.0001) | [0, 1] | time per prompt token |
+    | 46 | `target.waiting` | requests | x / (x + 16) | [0, 1] | requests that wait for admission |
+    | 47 | `target.seat_fraction` | 1 | x | [0, 1] | share of its seats (`max_num_seqs`) that are taken |
+    | 48 | `target.age_s` | s | x / (x + 0.05) | [0, 1] | age of this report |
+    | 49 | `link.up` | 0/1 | x | [0, 1] | own link believed up |
+    | 50 | `link.rtt_s` | s | x / (x + 0.03) | [0, 1] | round-trip time (EMA) |
+    | 51 | `link.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean deviation of the round-trip time |
+    | 52 | `link.uplink_bits_per_s` | bit/s | x / (x + 2e+07) | [0, 1] | uplink: nominal, or as measured where it changes (EMA) |
+    | 53 | `link.downlink_bits_per_s` | bit/s | x / (x + 1e+08) | [0, 1] | downlink: nominal, or as measured where it changes (EMA) |
+    | 54 | `link.loss` | 1 | x | [0, 1] | share of messages retransmitted |
+    | 55 | `link.age_s` | s | x / (x + 0.5) | [0, 1] | age of the estimate |
+    | 56 | `drafter.available` | 0/1 | x | [0, 1] | own device can draft |
+    | 57 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
+    | 58 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
+    | 59 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
+    | 60 + 19·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
+    | 61 + 19·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
+    | 62 + 19·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
+    | 63 + 19·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
+    | 64 + 19·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
+    | 65 + 19·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
+    | 66 + 19·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
+    | 67 + 19·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
+    | 68 + 19·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
+    | 69 + 19·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
+    | 70 + 19·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
+    | 71 + 19·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
+    | 72 + 19·i | `candidate_i.target_resident` | requests | x / (x + 64) | [0, 1] | requests with KV at its target |
+    | 73 + 19·i | `candidate_i.target_colocated` | requests | x / (x + 32) | [0, 1] | of them, drafting on its GPUs |
+    | 74 + 19·i | `candidate_i.target_remote` | requests | x / (x + 32) | [0, 1] | of them, drafting elsewhere |
+    | 75 + 19·i | `candidate_i.target_prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | prefill queued at its target |
+    | 76 + 19·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
+    | 77 + 19·i | `candidate_i.streams` | 0/1 | x | [0, 1] | its drafts are streamed to the target |
+    | 78 + 19·i | `candidate_i.coalesces` | 0/1 | x | [0, 1] | its verifications wait for the batch size asked for |
     | -5 | `system.active_requests` | requests | x / (x + 64) | [0, 1] | requests at all targets |
     | -4 | `system.arrivals_per_s` | 1/s | x / (x + 8) | [0, 1] | arrival rate (EMA) |
     | -3 | `system.tokens_per_s` | tokens/s | x / (x + 2000) | [0, 1] | rate of committed tokens (EMA) |

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 ACCEPTANCE_PRIOR = 0.6
 """What a controller assumes of a request's acceptance rate before it has seen a round."""
+PRIOR_DRAFTS = 16.0
+"""How many judged drafts that weighs in the running acceptance of a draft model over all requests."""
+POOL_WEIGHT = 1.0 / 512.0
+"""Weight of the newest verification in that: it remembers about 500 of them."""
+POOL_AT_FIRST = {"right": ACCEPTANCE_PRIOR * PRIOR_DRAFTS, "judged": PRIOR_DRAFTS}
+"""Drafts that were right, and those judged, before the first verification."""
 TOKENS_PER_ROUND_PRIOR = 2.0
 """What it assumes of the tokens committed per draft round, likewise."""
 REPORTS_KEPT = 64

@@ -20,7 +20,13 @@ Learner = Any
 
 
 def start_job(
-    job: DraftJob, timer: DraftTimer, speed: float, active: int, active_kv_tokens: int, now_s: float
+    job: DraftJob,
+    timer: DraftTimer,
+    speed: float,
+    active: int,
+    active_kv_tokens: int,
+    branch_tokens: int,
+    now_s: float,
 ) -> None:
     """Let a job start at a drafter, of which it is one of the ``active`` jobs already.
 
@@ -28,13 +34,17 @@ def start_job(
     committed tokens.
     """
     gamma, lag, context = job.gamma, job.lag_tokens, job.context_tokens
-    duration_s = draft_s(timer, speed, lag, context, gamma, active, active_kv_tokens)
+    duration_s = draft_s(timer, speed, lag, context, gamma, active, active_kv_tokens, branch_tokens)
     if job.head_context_tokens > 0:
-        whole_s = draft_s(timer, speed, 1, job.head_context_tokens, gamma + 1, active, active_kv_tokens)
+        whole_s = draft_s(
+            timer, speed, 1, job.head_context_tokens, gamma + 1, active, active_kv_tokens, branch_tokens
+        )
         duration_s = min(duration_s, max(0.0, whole_s - job.head_done_s))
     job.start_s = now_s
     job.duration_s = duration_s
-    job.first_s = min(duration_s, draft_s(timer, speed, lag, context, 1, active, active_kv_tokens))
+    job.first_s = min(
+        duration_s, draft_s(timer, speed, lag, context, 1, active, active_kv_tokens, branch_tokens)
+    )
 
 
 def done_s(job: DraftJob, now_s: float) -> float:

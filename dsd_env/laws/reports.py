@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsd_env.laws.constants import SLOPE_TOKENS
+from dsd_env.laws.constants import POOL_WEIGHT, SLOPE_TOKENS
 from dsd_env.laws.step_times import marginal_token_s
 
 Report = Any
 Server = Any
 Device = Any
+Pool = Any
 
 
 def remaining_s(idle: bool, expected_end_s: float, now_s: float) -> float:
@@ -73,3 +74,19 @@ def attainment(good_per_s: float, done_per_s: float) -> float:
 def mean_gamma(gammas: int, drafting: int) -> float:
     """Return the mean number of drafts of those that draft; 0 if nobody does."""
     return gammas / drafting if drafting > 0 else 0.0
+
+
+def note_verified(pool: Pool, drafted: int, accepted: int) -> None:
+    """Take a verification into the running acceptance of a draft model over all requests.
+
+    Of its drafts, the accepted ones were right and the next, if there was one, was wrong. Those behind it
+    follow a wrong path and tell nothing.
+    """
+    pool.right += accepted - POOL_WEIGHT * pool.right
+    pool.judged += accepted + (1.0 if accepted < drafted else 0.0) - POOL_WEIGHT * pool.judged
+
+
+def pooled_acceptance(pool: Pool) -> float:
+    """Return the share of drafts that were right, given that those before them were."""
+    share: float = pool.right / pool.judged
+    return share

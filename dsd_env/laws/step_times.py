@@ -111,6 +111,7 @@ def draft_s(
     gamma: int,
     active: int,
     active_kv_tokens: int,
+    branch_tokens: int = 0,
 ) -> float:
     """Return the time to process the KV lag and draft ``gamma`` tokens.
 
@@ -126,11 +127,13 @@ def draft_s(
         gamma: Drafts; 0 only processes the lag.
         active: Sequences drafted at the same time, this one included.
         active_kv_tokens: Their KV together, this one's included.
+        branch_tokens: Tokens of branches that they process in each step beside their own.
     """
     longest = context_tokens if lag_tokens > 1 else 0
-    duration_s = step_s(timer, speed, lag_tokens + active - 1, active_kv_tokens, longest)
+    beside = active - 1 + branch_tokens
+    duration_s = step_s(timer, speed, lag_tokens + beside, active_kv_tokens, longest)
     if gamma > 1 and not timer.per_round:
-        duration_s += (gamma - 1) * step_s(timer, speed, active, active_kv_tokens, 0)
+        duration_s += (gamma - 1) * step_s(timer, speed, 1 + beside, active_kv_tokens, 0)
         duration_s += timer.k_bw_s * speed * (gamma * (gamma - 1) // 2)
     return duration_s
 

@@ -14,6 +14,9 @@ A drafter waits until one of them has arrived, as on a socket whose buffer is fu
 out meanwhile: the next one says as much.
 """
 
+STEPS_KEPT = 128
+"""Positions of which it is kept when their branches opened: twice the largest window."""
+
 NOWHERE = 1 << 30
 """A position beyond every output: where the drafts of a generation that is right so far go wrong."""
 
@@ -40,6 +43,17 @@ def drafts_to_take(window: int, committed: int, arrived: int) -> int:
         arrived: Position after the newest draft that has come.
     """
     return max(0, min(window, arrived - committed))
+
+
+def branch_tokens(depth: int, opened: int, steps: int) -> int:
+    """Return how many tokens of a branch there are, behind the one that it opens with.
+
+    Args:
+        depth: Tokens of a whole branch.
+        opened: Draft steps before it opened, and the one that opened it.
+        steps: Draft steps until now, or until the newest message.
+    """
+    return max(0, min(depth, steps - opened))
 
 
 def processed_tokens(start: int, drafted: int, right: int, valid: int, prompt_tokens: int) -> int:

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dsd_env.scenario.base import Fraction, Model, Name
+
+
+def _rising(hits: tuple[float, ...]) -> tuple[float, ...]:
+    if list(hits) != sorted(hits):
+        raise ValueError(f"hits = {list(hits)} must not fall: more alternatives hold what fewer do")
+    return hits
+
+
+Hits = Annotated[
+    tuple[Fraction, ...],
+    Field(
+        description="Where a draft is wrong: the probability that the right token is among the 1, 2, ... "
+        "most likely ones beside it at the drafter. Needed by `protocol.branches`; recordings have the ranks."
+    ),
+    AfterValidator(_rising),
+]
 
 
 class TraceAcceptance(Model):
@@ -26,6 +42,7 @@ class FittedAcceptance(Model):
     source: Literal["fitted", "published"] = Field(description="What the model is labelled.")
     model: str = Field(min_length=1, description="Name of a shipped model, or a path.")
     drafter: Name = Field(description="Which drafter of the model.")
+    hits: Hits = ()
 
 
 class IidAcceptanceConfig(Model):
@@ -33,6 +50,7 @@ class IidAcceptanceConfig(Model):
 
     source: Literal["iid"]
     alpha: Fraction
+    hits: Hits = ()
 
 
 class MarkovAcceptanceConfig(Model):
@@ -41,6 +59,7 @@ class MarkovAcceptanceConfig(Model):
     source: Literal["markov"]
     after_match: Fraction
     after_mismatch: Fraction
+    hits: Hits = ()
 
 
 AcceptanceConfig = Annotated[

@@ -9,6 +9,18 @@ from pydantic import Field, model_validator
 from dsd_env.scenario.base import Model, NonNegative, Positive
 
 
+class Branches(Model):
+    """Continuations that the drafter of a stream prepares for the likely corrections of its drafts."""
+
+    fanout: Annotated[int, Field(ge=0, le=8)] = Field(
+        default=0,
+        description="At each new draft, so many branches open, for the likeliest tokens beside it; 0: none.",
+    )
+    depth: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=4, description="Tokens of a branch, behind the one that it opens with."
+    )
+
+
 class Protocol(Model):
     """The coordinated execution protocol between drafter and target."""
 
@@ -27,6 +39,7 @@ class Protocol(Model):
         description="What a target does for a stream without drafts: decode a token itself, or wait for a "
         "draft, but no longer than `patience_s`.",
     )
+    branches: Branches = Branches()
     header_bytes: NonNegative = 64.0
     bytes_per_token: NonNegative = 4.0
     draft_probabilities: Literal["none", "scalar", "top_k"] = "none"
@@ -61,6 +74,18 @@ class Protocol(Model):
             raise ValueError(
                 "stream_idle = wait needs patience_s (> 0): without it a stream whose drafter fell silent "
                 "would wait for ever"
+            )
+        if self.branches.fanout == 0:
+            return self
+        if self.kind != "streaming":
+            raise ValueError(
+                f"branches.fanout = {self.branches.fanout} needs kind = 'streaming', not {self.kind!r}: "
+                "branches belong to streams"
+            )
+        if self.stream_chunk_tokens != 1:
+            raise ValueError(
+                f"stream_chunk_tokens = {self.stream_chunk_tokens} must be 1 with branches (branches.fanout "
+                f"= {self.branches.fanout}), which grow with every token that is sent"
             )
         return self
 

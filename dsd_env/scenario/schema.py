@@ -220,6 +220,12 @@ class Scenario(Model):
                 f"protocol.stream_chunk_tokens = {chunk} does not fit into any window: at most {largest}, "
                 "the largest of actions.gammas"
             )
+        branches = self.protocol.branches
+        if branches.fanout and branches.depth > largest:
+            raise ValueError(
+                f"protocol.branches.depth = {branches.depth} must be at most the largest window, {largest}: "
+                "no branch gets longer"
+            )
 
     def _whole_cycles(self) -> None:
         """Check that a window is as long as whole cycles of a load that changes."""
@@ -267,6 +273,11 @@ class Scenario(Model):
     def kv_reservation_tokens(self, prompt_tokens: int) -> int:
         """Return the KV tokens that a request reserves at its target for its whole stay."""
         return prompt_tokens + self.workload.max_output_tokens + max(self.actions.gammas) + 1
+
+    def hits(self, model: str) -> tuple[float, ...]:
+        """Return the probabilities that branches of a draft model hold the right token, by fan-out from 1."""
+        source = self.acceptance[model]
+        return () if isinstance(source, TraceAcceptance) else source.hits
 
     @property
     def n_targets(self) -> int:

@@ -26,10 +26,13 @@ from dsd_env.latency.lookup import latency_profile, target_overhead
 from dsd_env.laws import step_times
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
+from dsd_env.schedulers.busy_node import BusyNode
+from dsd_env.schedulers.node_times import NodeTimes
 from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route
 
 _LOWEST_ACCEPTANCE = 0.01
 _HIGHEST_ACCEPTANCE = 0.99
+_NEVER_S = float("inf")
 
 _RANGES: dict[str, tuple[float, float]] = {
     "load_weight": (0.0, 1e3),
@@ -97,6 +100,10 @@ class GoodputScheduler:
     request prefills its context again, and requests that chase the shorter queue by late telemetry
     all move at once.
 
+    Where the scenario streams, places are weighed as if all at the target chose alike
+    (:class:`~dsd_env.schedulers.busy_node.BusyNode`), with the acceptance that the targets report of each draft
+    model over all requests. `busy_phase` and the prior acceptance have no say in that.
+
     Attributes:
         name: Canonical specification.
         parameters: Its constants.
@@ -110,12 +117,13 @@ class GoodputScheduler:
         self._tables: list[tuple[float, ...]] = []
         self._has_menu = False
         self._engines: list[EngineOverhead] = []
+        self._nodes: list[NodeTimes] = []
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
         self._chunk_tokens = scenario.protocol.plain_chunk_tokens
         self._has_menu = scenario.has_menu
-        self._tables, self._engines = [], []
+        self._tables, self._engines, self._nodes = [], [], []
         for target in scenario.targets.values():
             profile = latency_profile(target.profile)
             coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
@@ -127,6 +135,8 @@ class GoodputScheduler:
             )
             self._engines += [engine] * target.count
             self._tables += [table] * target.count
+            if scenario.protocol.kind == "streaming":
+                self._nodes += [NodeTimes(target)] * target.count
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the decision with the least expected time per token."""
@@ -137,6 +147,7 @@ class GoodputScheduler:
         tokens = expected_tokens(acceptance, view.gammas)
         # The prompt's prefill is the time to warm a drafter up, so admission never asks for plain decoding.
         warm_up = request.is_admission
+        node = BusyNode(self._nodes[number], view, number, parameters.load_weight) if self._nodes else None
         best_cost_s = float("inf")
         best_gamma, best_placement = 0, plain_placement(view, number)
         for index, candidate in enumerate(view.candidates):
@@ -144,7 +155,10 @@ class GoodputScheduler:
                 continue
             if candidate.site == Site.COLOCATED and candidate.drafter == 0 and not warm_up:
                 # Plain decoding runs at the target, so its first co-located candidate stands for it.
-                cost_s = plain_token_s(candidate, view, table, self._chunk_tokens, parameters)
+                if node is not None:
+                    cost_s = node.plain_token_s() + candidate.handover_s / parameters.horizon_tokens
+                else:
+                    cost_s = plain_token_s(candidate, view, table, self._chunk_tokens, parameters)
                 if cost_s < best_cost_s:
                     best_cost_s, best_gamma, best_placement = cost_s, 0, index
             if not candidate.valid:
@@ -155,15 +169,28 @@ class GoodputScheduler:
                 shared = drafter_acceptance(candidate, parameters, parameters.shared_trials)
             else:
                 shared = estimate_acceptance(request, parameters.prior_acceptance, parameters.shared_trials)
-            base_s, slope_s, longest = round_line_s(
-                candidate, view, table, parameters, shared, self._engines[number]
-            )
+            if node is not None and candidate.streams:
+                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance)
+            elif node is not None and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
+                costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
+            else:
+                base_s, slope_s, longest = round_line_s(
+                    candidate, view, table, parameters, shared, self._engines[number]
+                )
+                costs_s = [
+                    (base_s + slope_s * gamma) / expected if 0 < gamma <= longest else _NEVER_S
+                    for gamma, expected in zip(view.gammas, tokens, strict=True)
+                ]
             one_off_s = one_off_token_s(candidate, request, parameters)
-            for gamma, expected in zip(view.gammas, tokens, strict=True):
-                if 0 < gamma <= longest:
-                    cost_s = one_off_s + (base_s + slope_s * gamma) / expected
-                    if cost_s < best_cost_s:
-                        best_cost_s, best_gamma, best_placement = cost_s, gamma, index
+            for gamma, token_s in zip(view.gammas, costs_s, strict=True):
+                if one_off_s + token_s < best_cost_s:
+                    best_cost_s, best_gamma, best_placement = one_off_s + token_s, gamma, index
+        best = view.candidates[best_placement]
+        if node is not None and best_gamma > 0 and best.streams:
+            # Where to draft is for all alike, by what is known of all. The window is the request's own affair.
+            own = estimate_acceptance(request, best.pooled_acceptance, parameters.prior_trials)
+            costs_s = node.stream_token_s(best, view, own)
+            best_gamma = view.gammas[min(range(len(costs_s)), key=costs_s.__getitem__)]
         return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
 
 

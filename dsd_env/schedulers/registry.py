@@ -212,7 +212,12 @@ def _build_static_map(arguments: str) -> Scheduler:
         if device in choices:
             raise SchedulerError(f"static_map: device class {device!r} is given twice")
         gamma, batch = _gamma("static_map", fields[0], 0), _batch("static_map", fields[1])
-        choices[device] = _place("static_map", gamma, batch, fields[2])
+        place, at, target = fields[2].partition("@")
+        choices[device] = _place("static_map", gamma, batch, place)
+        if at:
+            if not target.isdecimal():
+                raise SchedulerError(f"static_map: target {target!r} in {part!r} must be a whole number")
+            choices[device] = choices[device]._replace(target=int(target))
     if not choices:
         raise SchedulerError(f"static_map: names no device class; write {_ENTRIES['static_map'].usage}")
     return StaticMapScheduler(f"static_map:{arguments}", choices)
@@ -247,7 +252,9 @@ _ENTRIES: dict[str, SchedulerEntry] = {
         _build_static,
     ),
     "static_map": SchedulerEntry(
-        "static_map:CLASS=G/B/PLACE+...", "a static choice per device class", _build_static_map
+        "static_map:CLASS=G/B/PLACE[@T]+...",
+        "a static choice per device class; its requests go to target number T, or the least loaded",
+        _build_static_map,
     ),
     "policy": SchedulerEntry("policy:PATH", "a trained policy, exported as a bundle", _build_policy),
 }

@@ -47,7 +47,8 @@ def stay_or_route(view: DecisionView) -> int:
 def placement_of(view: DecisionView, site: Site, target: int, drafter: str | None = None) -> int | None:
     """Return the selectable placement that drafts at ``site`` for ``target``, or None.
 
-    Of several edge servers the one with the shortest expected wait is taken.
+    Of several edge servers the one with the shortest expected wait is taken, or the shortest draft step where
+    waits are equal; a stream that is open stays where it is.
 
     Args:
         view: The decision.
@@ -56,14 +57,16 @@ def placement_of(view: DecisionView, site: Site, target: int, drafter: str | Non
         drafter: Draft model of the drafter wanted, where the site has several; None: the site's first.
     """
     best: int | None = None
-    best_wait_s = 0.0
+    best_key = (True, 0.0, 0.0)
     for index, candidate in enumerate(view.candidates):
         if not candidate.valid or candidate.site != site or candidate.target.index != target:
             continue
         if candidate.drafter != 0 if drafter is None else candidate.model != drafter:
             continue
-        if best is None or candidate.draft_wait_s < best_wait_s:
-            best, best_wait_s = index, candidate.draft_wait_s
+        stays = candidate.is_current and candidate.streams and view.request.window_tokens > 0
+        key = (not stays, candidate.draft_wait_s, candidate.draft_step_s)
+        if best is None or key < best_key:
+            best, best_key = index, key
     return best
 
 

@@ -26,12 +26,14 @@ class StaticChoice(NamedTuple):
         batch_size: Batch size B; 1 waits nowhere.
         sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
         drafter: Draft model of the drafter wanted at the site; None: the site's first.
+        target: Number of the target that requests go to while it is on offer; None: the least loaded.
     """
 
     gamma: int
     batch_size: int
     sites: tuple[Site, ...]
     drafter: str | None = None
+    target: int | None = None
 
     def check(self, scenario: Scenario, scheduler: str) -> None:
         """Check that a scenario has the drafter.
@@ -44,6 +46,11 @@ class StaticChoice(NamedTuple):
             raise SchedulerError(
                 f"{scheduler}: scenario {scenario.name!r} has no drafter {self.drafter!r} there; it has "
                 f"{', '.join(known) or 'none'}"
+            )
+        if self.target is not None and self.target >= scenario.n_targets:
+            raise SchedulerError(
+                f"{scheduler}: scenario {scenario.name!r} has no target {self.target}; it has 0 to "
+                f"{scenario.n_targets - 1}"
             )
 
 
@@ -110,6 +117,8 @@ class StaticMapScheduler:
 def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
     """Return the decision of a static choice in this view."""
     target = stay_or_route(view)
+    if view.request.is_admission and choice.target in [each.target.index for each in view.candidates]:
+        target = choice.target
     gamma = snap(view.gammas, choice.gamma)
     if gamma > 0:
         for site in choice.sites:

@@ -53,6 +53,8 @@ class EventKind(IntEnum):
     STREAM_ROLLBACK = 21
     STREAM_CLOSE = 22
     LATE_DRAFTS = 23
+    BRANCH_TAKEN = 24
+    BRANCH_ADOPTED = 25
 
 
 class Event(NamedTuple):
@@ -69,8 +71,10 @@ class Event(NamedTuple):
             COMPLETE: end-to-end latency; FAULT, RETURN: number of the fault's member; TAKEOVER: patience;
             LATE, DUPLICATE: 0; ROLLBACK: tokens drafted ahead in vain; PREEMPT: KV tokens lost;
             STREAM_OPEN: gamma; DRAFT_SENT: output position of its first draft; STREAM_ROLLBACK: drafts that
-            are given up; STREAM_CLOSE: generations; LATE_DRAFTS: drafts of a generation known to be wrong.
-            The entity of STREAM_OPEN and LATE_DRAFTS is the target, that of the other three the drafter.
+            are given up; STREAM_CLOSE: generations; LATE_DRAFTS: drafts of a generation known to be wrong;
+            BRANCH_TAKEN: tokens of the branch that have come to the target; BRANCH_ADOPTED: those that its
+            drafter has made. The entity of STREAM_OPEN, LATE_DRAFTS and BRANCH_TAKEN is the target, that of
+            the others the drafter.
     """
 
     time_s: float

@@ -60,6 +60,11 @@ class Totals:
         stream_idle_iterations: Those of these for which no draft had come.
         generations: Generations of drafts that streams began.
         late_drafts: Drafts that came to a target when their generation was known to be wrong.
+        branch_drafted: Tokens made for branches of drafts.
+        branch_sent: Tokens of branches sent to targets, those that they open with included.
+        branch_used: Tokens of branches that targets went on with.
+        branch_hits: Wrong drafts of whose branches one began with the right token.
+        branch_misses: Wrong drafts with branches none of which did.
     """
 
     time_s: float = 0.0
@@ -90,6 +95,11 @@ class Totals:
     stream_idle_iterations: int = 0
     generations: int = 0
     late_drafts: int = 0
+    branch_drafted: int = 0
+    branch_sent: int = 0
+    branch_used: int = 0
+    branch_hits: int = 0
+    branch_misses: int = 0
 
     def copy(self) -> Totals:
         """Return a copy."""
@@ -323,6 +333,9 @@ _NUMBERS: dict[str, Callable[[_Measured], float]] = {
     "stream_idle_share": lambda m: _ratio(m.d.stream_idle_iterations, m.d.stream_iterations),
     "tokens_per_generation": lambda m: _ratio(m.d.output_tokens, m.d.generations),
     "late_drafts": lambda m: float(m.d.late_drafts),
+    "branch_hit_share": lambda m: _ratio(m.d.branch_hits, m.d.branch_hits + m.d.branch_misses),
+    "branch_tokens_per_token": lambda m: _ratio(m.d.branch_drafted, m.d.output_tokens),
+    "branch_tokens_used_per_token": lambda m: _ratio(m.d.branch_used, m.d.output_tokens),
     "requests_arrived": lambda m: float(m.arrived),
     "requests_completed": lambda m: float(m.completed),
     "requests_active": lambda m: float(m.arrived - m.completed),

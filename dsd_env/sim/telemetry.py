@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TypeVar
 
 from dsd_env.control.view import (
@@ -17,13 +18,31 @@ from dsd_env.control.view import (
     TargetView,
 )
 from dsd_env.laws import reports
-from dsd_env.laws.constants import ATTAINMENT_TIME_CONSTANT_S, RATE_TIME_CONSTANT_S, REPORTS_KEPT
+from dsd_env.laws.constants import (
+    ATTAINMENT_TIME_CONSTANT_S,
+    POOL_AT_FIRST,
+    RATE_TIME_CONSTANT_S,
+    REPORTS_KEPT,
+)
 from dsd_env.laws.view import fits, handover_s, time_per_token_s
 from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.entities import Device, Learned, Report, Request, SiteDrafter, TargetServer
 from dsd_env.sim.world import World
 
 Row = TypeVar("Row", bound=tuple[float, ...])
+
+
+@dataclass(slots=True)
+class Pool:
+    """What the verifications of a draft model's tokens have shown, over all requests; recent ones count most.
+
+    Attributes:
+        right: Drafts that were right.
+        judged: These, and those that were the first wrong one.
+    """
+
+    right: float
+    judged: float
 
 
 class Telemetry:
@@ -61,6 +80,9 @@ class Telemetry:
         self._completed_per_s = [[0.0, 0.0] for _ in classes]
         self._attainment_weight = min(1.0, self._period_s / ATTAINMENT_TIME_CONSTANT_S)
         self._attainments: deque[tuple[float, ...]] = deque(maxlen=REPORTS_KEPT)
+        self._models = {name: number for number, name in enumerate(scenario.acceptance, start=1)}
+        self._pools = [Pool(**POOL_AT_FIRST) for _ in self._models]
+        self._acceptances: deque[tuple[float, ...]] = deque(maxlen=REPORTS_KEPT)
 
     def count_completed(self, slo_class: int, good: bool) -> None:
         """Note that an answer is complete at its client, and whether it met its SLO."""
@@ -81,6 +103,10 @@ class Telemetry:
         self._attainments.append(
             (now_s, *(reports.attainment(good, done) for done, good in self._completed_per_s))
         )
+
+    def count_verified(self, model: str, drafted: int, accepted: int) -> None:
+        """Note that a target has verified drafts by a model."""
+        reports.note_verified(self._pools[self._models[model] - 1], drafted, accepted)
 
     def count_arrival(self) -> None:
         """Note that a prompt has reached a target."""
@@ -106,6 +132,7 @@ class Telemetry:
             self._tokens_per_s = reports.moved(self._tokens_per_s, self._tokens / period_s, weight)
         self._rates.append((now_s, self._arrivals_per_s, self._tokens_per_s))
         self._publish_attainments(now_s)
+        self._acceptances.append((now_s, *map(reports.pooled_acceptance, self._pools)))
         self._arrivals = 0
         self._tokens = 0
 
@@ -190,6 +217,7 @@ class Telemetry:
         delay_s: float,
     ) -> tuple[CandidateView, ...]:
         device = request.device
+        acceptances = _newest(self._acceptances, now_s - delay_s)
         candidates = []
         for target in offered:
             view = views[target.number]
@@ -209,11 +237,13 @@ class Telemetry:
                     candidate = self._edge_candidate(
                         request, edge, rank, view, same_target, move_s, visible_s
                     )
-                self._tell_of_drafter(request, candidate)
+                self._tell_of_drafter(request, candidate, acceptances)
                 candidates.append(candidate)
         return tuple(candidates)
 
-    def _tell_of_drafter(self, request: Request, candidate: CandidateView) -> None:
+    def _tell_of_drafter(
+        self, request: Request, candidate: CandidateView, acceptances: tuple[float, ...]
+    ) -> None:
         """Write what a controller knows of a candidate's drafter whatever its site."""
         drafter = self._world.drafters.get(self.drafter_number(request.device.number, candidate))
         if drafter is None:
@@ -226,6 +256,7 @@ class Telemetry:
         candidate.acceptance_rate = learned.acceptance_rate
         candidate.tokens_per_round = learned.tokens_per_round
         candidate.model_rounds = learned.model_rounds
+        candidate.pooled_acceptance = acceptances[self._models[drafter.model]]
         candidate.streams = self._streaming and drafter.can_stream
         candidate.coalesces = not candidate.shares_target and (not candidate.streams or self._stream_waits)
 

@@ -23,7 +23,9 @@ from dsd_env.scenario import ScenarioError
 from dsd_env.scenario.schema import (
     AcceptanceConfig,
     ColocatedDrafter,
+    DeviceClass,
     Drafter,
+    EdgeServer,
     FittedAcceptance,
     IidAcceptanceConfig,
     MarkovAcceptanceConfig,
@@ -157,6 +159,42 @@ def _check_recorded(
         )
 
 
+def _check_branches(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, str]]) -> None:
+    """Check that it is known of every draft model that streams how often branches hold the right token.
+
+    Raises:
+        ScenarioError: It is not, for the fan-out asked for.
+    """
+    fanout = scenario.protocol.branches.fanout
+    if fanout == 0:
+        return
+    own: list[DeviceClass | EdgeServer] = [*scenario.devices.values(), *scenario.edge_servers.values()]
+    models = {drafter.model for site in own for drafter in site.menu if drafter.kind == "model"}
+    models |= {
+        drafter.model
+        for target in scenario.targets.values()
+        for drafter in target.menu
+        if drafter.mode == "dedicated"
+    }
+    for model in sorted(models):
+        source, drafter = sources[model]
+        where = f"scenario {scenario.name!r}: protocol.branches.fanout = {fanout}: acceptance.{model}"
+        if isinstance(source, TraceReplay):
+            columns = source.trace.drafters[drafter]
+            if columns.run_length is not None:
+                raise ScenarioError(
+                    f"{where} is a recording of a drafter whose proposals depend on where it starts; such a "
+                    "drafter has no branches: set fanout = 0"
+                )
+            if columns.rank is not None:
+                continue
+        if len(scenario.hits(model)) < fanout:
+            raise ScenarioError(
+                f"{where} has no ranks; give `hits` with at least {fanout} probabilities (0..1), one for "
+                f"each fan-out, found {list(scenario.hits(model))}"
+            )
+
+
 def idle_w(scenario: Scenario) -> float:
     """Return the idle power of all edge servers, targets and dedicated drafters together."""
     edges = [edge.power.idle_w for edge in scenario.edge_servers.values() for _ in range(edge.count)]
@@ -207,7 +245,10 @@ class WorldBuilder:
         self.sources = {model: acceptance_source(config) for model, config in scenario.acceptance.items()}
         _check_kinds(scenario, self.sources)
         longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
-        self._draft_tokens = longest + 256
+        branches = scenario.protocol.branches
+        _check_branches(scenario, self.sources)
+        # One step can process the branches of all that a drafter serves.
+        self._draft_tokens = longest + 256 + 256 * branches.fanout * branches.depth
         self.faults = fault_members(scenario)
         self.series = {
             name: load_series(link.replay.file) for name, link in scenario.links.items() if link.replay

@@ -25,6 +25,7 @@ from dsd_env.acceptance.runmodel import (
     RunModel,
     RunProcess,
     RunState,
+    Unseen,
     class_given_length,
     move_row,
     pick_classes,
@@ -32,7 +33,13 @@ from dsd_env.acceptance.runmodel import (
 )
 from dsd_env.calibration.acceptance.compare import GAMMAS, cut, iid_alpha, simulate_like, statistics_of
 from dsd_env.calibration.acceptance.importers import import_specdecode_bench
-from dsd_env.calibration.acceptance.runfit import fit_process, held_out_log_likelihood, log_likelihood, subset
+from dsd_env.calibration.acceptance.runfit import (
+    fit_process,
+    fit_unseen,
+    held_out_log_likelihood,
+    log_likelihood,
+    subset,
+)
 from dsd_env.scenario import ScenarioError, load_scenario
 from dsd_env.sim.world import WorldBuilder
 from tests.engines import assert_engines_agree
@@ -209,6 +216,50 @@ def test_pool(tmp_path):
         generate_pool(made, entries=0)
 
 
+def sampled(name="sampled") -> RunModel:
+    """Return a model of a sampling drafter: what the target chose without a draft is guessed less often."""
+    made = model(name)
+    processes = {
+        kind: {"head": group["head"].model_copy(update={"unseen": Unseen(where_right=w, where_wrong=0.1)})}
+        for (kind, group), w in zip(made.processes.items(), (0.5, 0.8), strict=True)
+    }
+    return made.model_copy(update={"processes": processes})
+
+
+def test_a_pool_of_a_sampling_drafter_has_guesses(tmp_path):
+    assert generate_pool(model(), entries=2, positions=8).drafters["head"].draft_prob is None
+    made = load_run_model(sampled().save(tmp_path))
+    assert made == sampled()
+    pool = generate_pool(made, entries=30, positions=64)
+    head = pool.drafters["head"]
+    np.testing.assert_array_equal(
+        head.run_length, generate_pool(model("sampled"), 30, 64).drafters["head"].run_length
+    )
+    for kind, where_right in (("code", 0.5), ("chat", 0.8)):
+        at = pool.positions_of([kind])
+        expected = np.where(head.run_length[at] > 0, where_right, 0.1).astype(np.float32)
+        np.testing.assert_array_equal(head.draft_prob[at], expected)
+    realised = TraceReplay(pool).realise(0, 0, 3000, "head", ["chat"])
+    right = realised.run_length > 0
+    assert realised.guess[right].mean() == pytest.approx(0.8, abs=0.05)
+    assert realised.guess[~right].mean() == pytest.approx(0.1, abs=0.05)
+
+
+def test_guesses_are_fitted_to_what_a_verified_draft_would_meet():
+    rng = np.random.default_rng(0)
+    accept = rng.random(50_000)
+    guess = accept * rng.random(50_000)
+    match = rng.random(50_000) < accept
+    found = fit_unseen(accept, guess)
+    assert found.where_right == pytest.approx(guess[match].mean(), abs=0.01)
+    assert found.where_wrong == pytest.approx(guess[~match].mean(), abs=0.01)
+    both = accept.mean() * found.where_right + (1.0 - accept.mean()) * found.where_wrong
+    assert both == pytest.approx(guess.mean(), abs=1e-4), "the share of right guesses is the recorded one"
+    assert fit_unseen(np.ones(3), np.array([0.2, 0.4, 0.6])).where_wrong == 0.4, "never asked for"
+    with pytest.raises(ValueError, match="a value per accept_prob"):
+        fit_unseen(np.ones(3), np.ones(2))
+
+
 # ---------------------------------------------------------------------- files
 
 
@@ -269,6 +320,13 @@ STATE = (*CLASS, "states", 0)
         ((*STATE, "same_token", 0, 2), 0.99, "same_token . later_token is 1.24 at age 0, row 2"),
         ((*CODE, "return_to_hard_token"), [[0.5, 0.5], [0.5]], "tables of one shape"),
         ((*CODE, "pass_hard_token"), [[1.0]], None),
+        ((*CODE, "unseen"), {"where_right": 1.5, "where_wrong": 0.1}, r"unseen\.where_right.*less than"),
+        ((*CODE, "unseen"), {"where_right": 0.5}, r"unseen\.where_wrong.*required"),
+        (
+            (*CODE, "unseen"),
+            {"where_right": 0.5, "where_wrong": 0.1},
+            "head must have unseen for all kinds, or for none",
+        ),
     ],
 )
 def test_damaged_files_are_named(tmp_path, path, value, message):
@@ -450,6 +508,13 @@ def test_both_engines_replay_a_fitted_model(drafter):
     source = {"source": "fitted", "model": "llama-3.1-8b_specdecode-bench", "drafter": drafter}
     scenario = with_source(source, acceptance_kinds=["maths", "chat"])
     assert assert_engines_agree(scenario, "indices", 5) > 100
+
+
+def test_both_engines_replay_a_sampled_model(tmp_path):
+    source = {"source": "fitted", "model": str(sampled().save(tmp_path)), "drafter": "head"}
+    scenario = with_source(source).model_copy()
+    scenario = load_scenario({**scenario.model_dump(mode="json"), "protocol": {"kind": "pipelined"}})
+    assert assert_engines_agree(scenario, "edge_sd:2", 5) > 100
 
 
 def test_a_path_names_a_model_of_ones_own(tmp_path):

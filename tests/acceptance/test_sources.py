@@ -36,6 +36,8 @@ from dsd_env.acceptance.stats import (
     autocorrelation,
     expected_run_survival,
     expected_tokens_per_round,
+    fanout_hits,
+    guess_rate,
     hazards,
     mean_by_request,
     realised_runs,
@@ -465,6 +467,9 @@ def test_a_chain_goes_on_with_the_run_of_its_beginning_as_far_as_that_is_known()
     dependent = AcceptanceRealisation(run, zeros, zeros, longest_run=16)
     assert dependent.run_at(0, 0) == 3
     assert dependent.run_at(2, 0) == 1, "what is left of three"
+    assert dependent.run_at(3, 0) == 0, "and nothing of it is left"
+    guessing = replace(dependent, guess=np.ones(6, bool))
+    assert [guessing.run_at(i, 0) for i in (2, 3, 5)] == [1, 0, 7], "a right guess leads beyond its end"
     assert dependent.run_at(5, 3) == 7, "a run of 16 may be longer in truth: the present position's"
     by_prefix = AcceptanceRealisation(run, zeros, zeros)
     assert by_prefix.run_at(2, 0) == 0, "where it started does not matter"
@@ -517,6 +522,27 @@ def test_guesses_are_draws_of_their_own_by_the_probability_that_was_recorded() -
         expected += float((model.draft_prob[at] * model.accept_prob[at]).sum())
     assert right == pytest.approx(expected, rel=0.05), "independent of whether a verified draft is accepted"
     assert wrong > right
+
+
+def test_hits_by_fanout_count_where_drafts_are_rejected() -> None:
+    trace = make_trace((3, 2), (0, 1))
+    accept = np.array([1.0, 0.5, 0.0, 0.25, 0.75], np.float32)
+    model = replace(
+        trace.drafters["model"],
+        accept_prob=accept,
+        draft_prob=accept / 2,
+        rank=np.array([1, 2, 9, 1, 3], np.uint8),
+    )
+    trace = replace(trace, drafters={"look": trace.drafters["look"], "model": model})
+    # Rejected: 0, 0.5, 1, 0.75, 0.25 of a time.
+    assert fanout_hits(trace, "model", (1, 2, 8)) == pytest.approx([1.25 / 2.5, 1.5 / 2.5, 1.0])
+    assert fanout_hits(trace, "model", (1,), ["chat"]) == pytest.approx([0.75])
+    assert guess_rate(trace, "model") == pytest.approx(0.25)
+    assert guess_rate(trace, "model", ["code"]) == pytest.approx(0.25)
+    assert guess_rate(trace, "look") is None and fanout_hits(trace, "look", (1,)) is None
+    runs = replace(trace.drafters["look"], run_length=np.array([2, 1, 0, 1, 0], np.uint8), rank=model.rank)
+    trace = replace(trace, drafters={"look": runs, "model": model})
+    assert fanout_hits(trace, "look", (1, 2, 8)) == pytest.approx([0.0, 0.5, 1.0])
 
 
 @given(

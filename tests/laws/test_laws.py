@@ -328,16 +328,16 @@ def test_a_job_that_waits_has_nothing_done_and_one_that_ended_all() -> None:
 
 def test_a_head_start_shortens_a_draft_but_never_lengthens_it() -> None:
     plain = job()
-    drafting.start_job(plain, TIMER, 1.0, 1, 100, 2.0)
+    drafting.start_job(plain, TIMER, 1.0, 1, 100, 0, 2.0)
     assert plain.start_s == 2.0 and plain.duration_s == pytest.approx(
         step_times.draft_s(TIMER, 1.0, 1, 100, 4, 1, 100)
     )
     ahead = job(head_context_tokens=99, head_drafts=2, head_done_s=0.03)
-    drafting.start_job(ahead, TIMER, 1.0, 1, 100, 2.0)
+    drafting.start_job(ahead, TIMER, 1.0, 1, 100, 0, 2.0)
     whole_s = step_times.draft_s(TIMER, 1.0, 1, 99, 5, 1, 100)
     assert ahead.duration_s == pytest.approx(whole_s - 0.03) and ahead.duration_s < plain.duration_s
     late = job(head_context_tokens=99, head_done_s=0.0)
-    drafting.start_job(late, TIMER, 1.0, 1, 100, 2.0)
+    drafting.start_job(late, TIMER, 1.0, 1, 100, 0, 2.0)
     assert late.duration_s == plain.duration_s
 
 

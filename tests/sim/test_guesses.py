@@ -11,6 +11,7 @@ import pytest
 from dsd_env import Decision, ReferenceSimulation
 from dsd_env.acceptance import DrafterTrace, TraceSet
 from dsd_env.scenario import load_scenario
+from dsd_env.sim import EventKind
 from dsd_env.sim.compiled import CompiledSimulation
 from dsd_env.sim.fuzz.case import made_up_trace
 from dsd_env.sim.world import WorldBuilder
@@ -80,16 +81,87 @@ def test_both_engines_guess_alike_at_every_position_of_every_chain(
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_engines_agree_on_pipelined_drafting(name: str, seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "seed"), [("pipelined", 1), ("pipelined", 2), ("streaming", 3)])
+def test_engines_agree_on_what_is_guessed(name: str, kind: str, seed: int, tmp_path: Path) -> None:
     scenario = load_scenario(
         {
             **TINY,
             "acceptance": {"draft": saved(SOURCES[name], tmp_path)},
-            "protocol": {"kind": "pipelined"},
+            "protocol": {"kind": kind},
         }
     )
     assert assert_engines_agree(scenario, "edge_sd:2", seed) > 100
+
+
+def recorded(accept: Any, guess: Any, folder: Path) -> dict[str, Any]:
+    """Return a source with these probabilities: that a draft is accepted, and that it is what would come."""
+    n = len(accept)
+    sure, nothing = np.ones(n, np.float16), np.zeros(n, np.float16)
+    trace = TraceSet(
+        name="made",
+        kinds=("any",),
+        offsets=np.array([0, n], np.int64),
+        kind=np.zeros(1, np.uint8),
+        prompt_tokens=np.ones(1, np.int32),
+        drafters={"d": DrafterTrace(None, accept, sure, nothing, draft_prob=guess)},
+        card=card(("d",), label="synthetic"),
+    )
+    npz, _ = trace.save(folder)
+    return {"source": "trace", "trace": str(npz), "drafter": "d"}
+
+
+def stream(engine: Any, source: dict[str, Any], gamma: int, tokens: int, **changes: Any) -> Any:
+    """Play one request whose drafts take 5 ms and 4 ms on their way, to a target with iterations of 30 ms."""
+    scenario = lab(
+        acceptance={"draft": source},
+        draft_s=0.005,
+        one_way_s=0.004,
+        requests=1,
+        protocol__kind="streaming",
+        output={"distribution": "constant", "value": tokens},
+        **changes,
+    )
+    simulation = engine(scenario, 1, record_events=True)
+    while simulation.next_decision() is not None:
+        simulation.decide(Decision(gamma, 1, 1))
+    return simulation
+
+
+def committed_at(simulation: Any) -> list[tuple[float, float]]:
+    return [(e.time_s, e.value) for e in simulation.events if e.kind == EventKind.COMMIT]
+
+
+@pytest.mark.parametrize("engine", [ReferenceSimulation, CompiledSimulation], ids=["reference", "compiled"])
+def test_a_stream_is_lost_where_the_target_chooses_another_token_by_itself(
+    engine: Any, tmp_path: Path
+) -> None:
+    """Every draft that is verified is accepted, but no token that the target chooses alone is guessed.
+
+    A target that goes on by itself never verifies anything then. One that waits for a draft verifies it,
+    and adds a token that ends the generation: two tokens an iteration, a message, a draft and a message back.
+    """
+    n = 101
+    source = recorded(np.ones(n, np.float32), np.zeros(n, np.float32), tmp_path)
+    lost = stream(engine, source, 8, n)
+    assert lost.totals.late_drafts > 50 and lost.totals.drafted == 0
+    assert committed_at(lost) == committed_at(stream(engine, source, 0, n))
+    waits = stream(engine, source, 8, n, protocol__stream_idle="wait", protocol__patience_s=1.0)
+    assert waits.totals.drafted == waits.totals.accepted
+    rows = committed_at(waits)[3:-1]
+    assert {tokens for _, tokens in rows} == {2}
+    np.testing.assert_allclose(np.diff([time_s for time_s, _ in rows]), 0.03 + 2 * 0.004 + 0.005, rtol=1e-9)
+
+
+@pytest.mark.parametrize("engine", [ReferenceSimulation, CompiledSimulation], ids=["reference", "compiled"])
+def test_a_stream_that_guesses_all_is_that_of_a_drafter_that_is_always_right(
+    engine: Any, tmp_path: Path
+) -> None:
+    n = 101
+    ones = np.ones(n, np.float32)
+    guessed = stream(engine, recorded(ones, ones, tmp_path), 8, n)
+    right = stream(engine, {"source": "iid", "alpha": 1.0}, 8, n)
+    assert guessed.events == right.events
+    assert max(tokens for _, tokens in committed_at(right)) > 4
 
 
 @pytest.mark.parametrize("engine", [ReferenceSimulation, CompiledSimulation], ids=["reference", "compiled"])
@@ -100,23 +172,10 @@ def test_a_window_has_a_head_start_where_the_bonus_token_was_guessed(
     """All drafts are accepted, but the guess between two windows is right only at every so many windows."""
     gamma, windows, draft_s, one_way_s, verify_s = 4, 40, 0.005, 0.02, 0.03
     n = 1 + windows * (gamma + 1)
-    ones = np.ones(n, np.float32)
     guess = np.zeros(n, np.float32)
     guess[:: every * (gamma + 1)] = 1.0  # window i begins at 1 + 5 (i - 1), the token after it is 5 i
-    trace = TraceSet(
-        name="made",
-        kinds=("any",),
-        offsets=np.array([0, n], np.int64),
-        kind=np.zeros(1, np.uint8),
-        prompt_tokens=np.ones(1, np.int32),
-        drafters={
-            "d": DrafterTrace(None, ones, ones.astype(np.float16), np.zeros(n, np.float16), draft_prob=guess)
-        },
-        card=card(("d",), label="synthetic"),
-    )
-    npz, _ = trace.save(tmp_path)
     scenario = lab(
-        acceptance={"draft": {"source": "trace", "trace": str(npz), "drafter": "d"}},
+        acceptance={"draft": recorded(np.ones(n, np.float32), guess, tmp_path)},
         draft_s=draft_s,
         one_way_s=one_way_s,
         verify={"t0_s": verify_s},

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.acceptance.runmodel import AGES, RequestClass, RunProcess, RunState, move_row
+from dsd_env.acceptance.runmodel import AGES, RequestClass, RunProcess, RunState, Unseen, move_row
 
 SHRINKAGE = 10.0
 """Observations that the pooled estimate counts for in every state's own."""
@@ -454,6 +454,26 @@ def fit_proposed(
         law[law.argmax()] += 1.0 - law.sum()
         rows.append(tuple(round(float(p), 4) for p in law))
     return tuple(rows)
+
+
+def fit_unseen(accept_prob: NDArray[Any], draft_prob: NDArray[Any]) -> Unseen:
+    """Return how often guesses of a sampled recording are right, given what a verified draft meets there.
+
+    Position ``i`` is accepted with probability ``a_i`` and guessed with ``q_i``, independently. So the
+    means of ``q_i`` weighed by ``a_i`` and by ``1 - a_i`` are the two probabilities.
+
+    Args:
+        accept_prob: ``a_i``, of a drafter that goes by the true prefix alone.
+        draft_prob: ``q_i``, as many.
+    """
+    accept, guess = (np.asarray(v, dtype=np.float64) for v in (accept_prob, draft_prob))
+    if accept.shape != guess.shape or not len(accept):
+        raise ValueError("draft_prob must have a value per accept_prob, and there must be some")
+    right, wrong = (
+        float((guess * weight).sum() / weight.sum()) if weight.sum() > 0.0 else float(guess.mean())
+        for weight in (accept, 1.0 - accept)
+    )
+    return Unseen(where_right=round(right, 4), where_wrong=round(wrong, 4))
 
 
 def log_likelihood(process: RunProcess, runs: NDArray[Any], offsets: NDArray[Any], longest_run: int) -> float:

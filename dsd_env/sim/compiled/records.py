@@ -19,6 +19,7 @@ import numpy as np
 
 from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.laws.resolve import REASONS
+from dsd_env.laws.streams import STEPS_KEPT
 from dsd_env.network.processes import QUANTILE_Z
 from dsd_env.sim.metrics import Totals
 
@@ -186,6 +187,7 @@ MODEL_SPEC = Record(
     offsets=Block("i8"), kind_of=Block("i8"), accept_prob=Block("f8"), top1_prob=Block("f8"),
     run_length=Block("i8"), proposes="?", proposed=Block("u1"), same_kind=Block(ENTRIES),
     pools=Block(ENTRIES), has_named="?", named=Block("i8"), has_guess="?", draft_prob=Block("f8"),
+    has_rank="?", rank=Block("u1"), hit_prob="f8",
 )  # fmt: skip
 """The acceptance of one draft model; `draft_prob` decides guesses of a recording, if it `has_guess`."""
 LEARNED = Record("Learned", acceptance_rate="f8", tokens_per_round="f8", model_rounds="i4")
@@ -205,7 +207,7 @@ PLACE_SPEC = Record("PlaceSpec", site="i4", edge_server="i4", rank="i4")
 """A place to draft at among the candidates of an offered target; see ``Scenario.places``."""
 DRAFTER = Record(
     "Drafter", number="i4", running="i4", active="i4", queued="i4", head="i4", tail="i4", down="i4",
-    context_tokens="i8", starts="i8", speed="f8", mean_job_s="f8", busy_since_s="f8",
+    context_tokens="i8", branch_tokens="i8", starts="i8", speed="f8", mean_job_s="f8", busy_since_s="f8",
 )  # fmt: skip
 """A drafter on a device, on an edge server or at a target, numbered in this order; its queue links jobs.
 
@@ -216,8 +218,8 @@ DRAFTER_REPORT = Record("DrafterReport", jobs="i4", up="?", wait_s="f8")
 
 DRAFT_JOB = Record(
     "DraftJob", number="i4", gamma="i4", lag_tokens="i4", context_tokens="i4", drafter="i4", next="i4",
-    state="i4", head_context_tokens="i4", head_drafts="i4", run="i8", order="i8", start_s="f8",
-    duration_s="f8", first_s="f8", head_done_s="f8",
+    state="i4", branch_tokens="i4", head_context_tokens="i4", head_drafts="i4", run="i8", order="i8",
+    start_s="f8", duration_s="f8", first_s="f8", head_done_s="f8",
 )  # fmt: skip
 """Drafting for one request. `run` counts how often it was given up; `head_...` is its head start, if any."""
 
@@ -307,17 +309,20 @@ STREAM = Record(
     "Stream",
     # The drafter's side.
     drafter="i4", site="i4", at="i4", target="i4", window="i4", batch_size="i4", known="i4", generation="i4",
-    start="i4", drafted="i4", suspended="?", deciding="?", closing="?", known_commit_s="f8", started_s="f8",
+    start="i4", drafted="i4", branch_start="i4", steps="i4", suspended="?",
+    deciding="?", closing="?", opened=Array("i4", STEPS_KEPT),
+    known_commit_s="f8", started_s="f8",
     # The target's side.
-    seen_window="i4", seen_generation="i4", seen_start="i4", arrived="i4", lost_at="i4", echo_sent_s="f8",
-    echo_came_s="f8",
+    seen_window="i4", seen_batch="i4", seen_generation="i4", seen_start="i4", seen_branch_start="i4",
+    seen_steps="i4", adopted_at="i4", arrived="i4", lost_at="i4", verifying="i4", verifying_start="i4",
+    echo_sent_s="f8", echo_came_s="f8",
     # What is under way.
     messages="i4", first_message="i4", results="i4", first_result="i4",
 )  # fmt: skip
 """The stream of a request; the fields are those of :class:`dsd_env.sim.entities.Stream`."""
 DRAFT_MESSAGE = Record(
     "DraftMessage", arrives_s="f8", sent_s="f8", generation="i4", start="i4", first="i4", tokens="i4",
-    window="i4", batch_size="i4", closes="?",
+    steps="i4", window="i4", batch_size="i4", closes="?",
 )  # fmt: skip
 STREAM_RESULT = Record(
     "StreamResult", arrives_s="f8", echo_s="f8", commit_s="f8", confidence="f8", committed="i4", tokens="i4",
@@ -352,6 +357,7 @@ CANDIDATE_VIEW = Record(
     tokens_per_round="f8", model_rounds="f8", drafter_number="f8", colocated="f8", own_device="f8",
     is_head="f8", is_lookup="f8", target_queued="f8", target_resident="f8", target_colocated="f8",
     target_remote="f8", target_prefill_tokens="f8", target_iteration_s="f8", streams="f8", coalesces="f8",
+    pooled_acceptance="f8",
 )  # fmt: skip
 REQUEST_VIEW = Record(
     "RequestView", is_admission="f8", control_site="f8", control_at_target="f8", control_at_device="f8",
@@ -389,6 +395,8 @@ CLASS_COUNTS = Record(
     good_per_s="f8",
 )  # fmt: skip
 """Completions of a class of SLO in this telemetry period and the one before, and their running rates."""
+POOL = Record("Pool", right="f8", judged="f8")
+"""What the verifications of a draft model's tokens have shown, over all requests; recent ones count most."""
 
 WORLD = Record(
     "World",
@@ -410,7 +418,8 @@ WORLD = Record(
     crashes=Block(CRASH), renewals=Block(RENEWAL), shares=Block("f8"), free=Block("i4"), newly=Block("i4"),
     windows=Block(WINDOW_START), n_windows="i4", boundary_s="f8", first_measured="i8", end_measured="i8",
     occupied_gpus="f8", occupied_usd_per_s="f8",
-    class_counts=Block(CLASS_COUNTS), attainments=Block("f8"), table=Block(COMPLETED),
+    class_counts=Block(CLASS_COUNTS), attainments=Block("f8"),
+    pools=Block(POOL), acceptances=Block("f8"), table=Block(COMPLETED),
     deliveries=Block(DELIVERED), log=Block(LOGGED),
 )  # fmt: skip
 """The header of a world.
@@ -428,7 +437,7 @@ SCENARIO = Record(
     ring="i4", gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4",
     by_number="?", n_boundaries="i4", boundaries_s=Block("f8"), n_classes="i4", attainment_weight="f8",
     total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?", streaming="?",
-    stream_waits="?", stream_chunk_tokens="i4",
+    stream_waits="?", stream_chunk_tokens="i4", fanout="i4", depth="i4",
     has_shares="?", replays_devices="?", replays_kinds="?", replay_random="?",
     horizon_s="f8", header_bytes="f8", bytes_per_token="f8", bytes_per_draft_token="f8", confidence_stop="f8",
     decision_latency_s="f8", telemetry_period_s="f8", stats_weight="f8", rate_weight="f8",

@@ -18,7 +18,11 @@ def write_acceptance(out: Writer) -> None:
     """Write a row per acceptance source of the scenario."""
     rows = out.buffer.rows(rec.MODEL_SPEC, len(out.scenario.acceptance))
     entries = _Entries(out)
-    for i, (source, drafter) in enumerate(out.builder.sources.values()):
+    fanout = out.scenario.protocol.branches.fanout
+    for i, (model, (source, drafter)) in enumerate(out.builder.sources.items()):
+        hits = out.scenario.hits(model)
+        if 0 < fanout <= len(hits):
+            rows.set(i, hit_prob=hits[fanout - 1])
         if isinstance(source, TraceReplay):
             _recording(out, entries, rows, i, source, drafter)
         elif isinstance(source, IidAcceptance):
@@ -92,6 +96,9 @@ def _recording(out: Writer, entries: _Entries, rows: Rows, i: int, source: Trace
     else:
         rows.set(i, source=codes.MATCHES, longest=MAX_RUN_LENGTH)
         rows.point("accept_prob", out.buffer.numbers(columns.accept_prob, "f8"), i)
+    if columns.rank is not None:
+        rows.set(i, has_rank=True)
+        rows.point("rank", out.buffer.numbers(columns.rank, "u1"), i)
     if (guess_prob := columns.guess_prob) is not None:
         rows.set(i, has_guess=True)
         rows.point("draft_prob", out.buffer.numbers(guess_prob, "f8"), i)

@@ -183,6 +183,8 @@ class _Compiler(Writer):
             streaming=protocol.kind == "streaming",
             stream_waits=protocol.stream_idle == "wait",
             stream_chunk_tokens=protocol.stream_chunk_tokens,
+            fanout=protocol.branches.fanout,
+            depth=protocol.branches.depth,
             horizon_s=scenario.episode.horizon_s,
             header_bytes=protocol.header_bytes,
             bytes_per_token=protocol.bytes_per_token,
@@ -488,6 +490,9 @@ class _Compiler(Writer):
             rows.point("busy_s", world.room(8 * self.n_targets), i)
         block("class_counts", rec.CLASS_COUNTS, len(scenario.slo))
         w.point("attainments", world.room(8 * ring * len(scenario.slo)))
+        pools = block("pools", rec.POOL, max(1, len(self.models)))
+        pools.set_columns(**constants.POOL_AT_FIRST)
+        w.point("acceptances", world.room(8 * ring * max(1, len(self.models))))
         most = max(target.max_num_seqs for target in scenario.targets.values())
         targets.set_columns(
             number=np.arange(self.n_targets),

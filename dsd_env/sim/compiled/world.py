@@ -577,4 +577,5 @@ def _candidate_view(row: Any, targets: list[TargetView], models: Sequence[str]) 
         int(values["model_rounds"]),
         values["streams"] != 0.0,
         values["coalesces"] != 0.0,
+        values["pooled_acceptance"],
     )

@@ -157,6 +157,7 @@ class DraftJob:
         timer: Scheduled event of its end; cancelled if the job is withdrawn or begins anew.
         is_ahead: Whether it drafts ahead of a verification, on a guess.
         of_stream: Whether it drafts the next tokens of a stream.
+        branch_tokens: Tokens of branches that it makes beside (streams).
         head_start: Part of this window that was drafted ahead.
         state: Whether it waits, runs or has ended.
         start_s: When it started.
@@ -173,6 +174,7 @@ class DraftJob:
     timer: simpy.Event | None = None
     is_ahead: bool = False
     of_stream: bool = False
+    branch_tokens: int = 0
     head_start: HeadStart | None = None
     state: JobState = JobState.QUEUED
     start_s: float = 0.0
@@ -187,9 +189,10 @@ class DraftJob:
         """
         active = self.drafter.own_server.active
         kv_tokens = sum(job.context_tokens for job in active)
+        branch_tokens = sum(job.branch_tokens for job in active)
         self.state = JobState.ACTIVE
         timer = self.drafter.timer
-        drafting.start_job(self, timer, timer.factor, len(active), kv_tokens, now_s)
+        drafting.start_job(self, timer, timer.factor, len(active), kv_tokens, branch_tokens, now_s)
 
     @property
     def head_context_tokens(self) -> int:

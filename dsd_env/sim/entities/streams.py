@@ -30,7 +30,8 @@ class DraftMessage:
         generation: Generation of its drafts.
         start: Output position at which that generation begins.
         first: Position of its first draft.
-        tokens: How many drafts.
+        tokens: How many drafts; 0 if it holds but tokens of branches.
+        steps: Draft steps until it was sent.
         window: Gamma of the decision in force when it was sent.
         batch_size: B of that decision.
         closes: It closes the stream.
@@ -42,6 +43,7 @@ class DraftMessage:
     start: int
     first: int
     tokens: int
+    steps: int
     window: int
     batch_size: int
     closes: bool = False
@@ -87,22 +89,35 @@ class Stream:
         stop: Ends the stream at once, because its request gives up what it is doing.
         tell: Tells the drafter what an iteration has done: called with tokens committed, drafts verified,
             drafts accepted, and the drafter's confidence.
+        compare: Compares the drafts of a generation that came while the target verified those of another with
+            what is committed, from a position on.
+        take_branch: Goes on with a branch of the draft at `lost_at`, if one is right.
         known: Output tokens that the drafter knows to be committed; -1 until it has been told of the stream.
         known_commit_s: When the newest of them was committed.
         generation: Number of the present generation of drafts; 0 before the first.
         start: Output position at which it begins.
         started_s: When it began.
         drafted: Position after the newest draft.
+        branch_start: First position whose draft has branches.
+        steps: Draft steps made.
+        opened: Which step made the draft of a position, by the position modulo `STEPS_KEPT`.
         suspended: The drafter is down.
         renewal: Process of the decision that is being taken; None if none is.
         closing: The decision that closes the stream, once it is taken.
         messages: Messages under way to the target, in order.
         results: Results under way to the drafter, in order.
         seen_window: Gamma, as the newest message told the target.
+        seen_batch: B, likewise.
         seen_generation: Newest generation of which a draft has come to the target; 0 before the first.
         seen_start: Where it begins.
+        seen_branch_start: First position whose draft has branches; NOWHERE while it is but a branch.
+        seen_steps: Draft steps until the newest message.
+        adopted_at: Position at which the generation before was wrong, if the target has gone on with a branch
+            of it; NOWHERE if this one came from the drafter.
         arrived: Position after its newest draft that has come.
         lost_at: First position at which its drafts differ from what is committed; NOWHERE if none does.
+        verifying: Drafts of that generation in the iteration under way.
+        verifying_start: Where the generation begins of those that the iteration took in.
         echo_sent_s: When the newest message that has come was sent.
         echo_came_s: When it came; negative once a result has told so.
         job: The stream's job at its target.
@@ -115,25 +130,40 @@ class Stream:
     batch_size: int
     stop: Callable[[], None]
     tell: Callable[[int, int, int, float], None]
+    take_branch: Callable[[], None]
+    compare: Callable[[int], None]
     known: int = -1
     known_commit_s: float = 0.0
     generation: int = 0
     start: int = 0
     started_s: float = 0.0
     drafted: int = 0
+    branch_start: int = 0
+    steps: int = 0
+    opened: list[int] = field(default_factory=lambda: [0] * streams.STEPS_KEPT)
     suspended: bool = False
     renewal: simpy.Process | None = None
     closing: Resolution | None = None
     messages: deque[DraftMessage] = field(default_factory=deque)
     results: deque[StreamResult] = field(default_factory=deque)
     seen_window: int = 0
+    seen_batch: int = 1
     seen_generation: int = 0
     seen_start: int = 0
+    seen_branch_start: int = streams.NOWHERE
+    seen_steps: int = 0
+    adopted_at: int = streams.NOWHERE
     arrived: int = 0
     lost_at: int = streams.NOWHERE
+    verifying: int = 0
+    verifying_start: int = 0
     echo_sent_s: float = 0.0
     echo_came_s: float = -1.0
     job: Job | None = None
+
+    def opened_at(self, position: int) -> int:
+        """Return which step made the draft of a position."""
+        return self.opened[position % streams.STEPS_KEPT]
 
     def drafts_to_take(self, committed: int) -> int:
         """Return how many drafts the target takes into the next iteration."""

@@ -224,6 +224,7 @@ def _check_drafts(engine: Engine) -> None:
     if kinds - {"model"} or "shared" in modes:
         return
     made = sum(event.value for event in engine.events if event.kind == EventKind.DRAFT_END)
+    made += totals.branch_used
     settled = totals.drafted + totals.discarded
     if settled > made or (engine.active_requests == 0 and settled != made):
         _fail("drafts made, drafts verified and discarded", made, totals.drafted, totals.discarded)

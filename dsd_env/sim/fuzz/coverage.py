@@ -13,6 +13,7 @@ from dsd_env.scenario import Scenario
 from dsd_env.scenario.schema import DeviceClass, EdgeServer, Target
 from dsd_env.sim.events import Event, EventKind
 from dsd_env.sim.fuzz.engines import Engine
+from dsd_env.sim.fuzz.stream_coverage import StreamWatch
 from dsd_env.sim.reference import Resolution
 
 _QUIET = {EventKind.FAULT, EventKind.RETURN}
@@ -27,7 +28,8 @@ class Watch:
             link, while a message was under way), ``fault:instant`` (a fault of zero length),
             ``fault:overlap`` (a fault of a member that was down already), ``outage`` (a message met one),
             ``seen:...`` (a controller saw it), ``reason:...`` (a decision was resolved for this reason),
-            ``tie:...`` (these events happened at one instant), ``end:...`` (how the episode ended).
+            ``tie:...`` (these events happened at one instant), ``end:...`` (how the episode ended),
+            ``stream:...`` (what happened to a stream of drafts).
     """
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
@@ -36,6 +38,7 @@ class Watch:
         self.met: Counter[str] = Counter()
         self._seen: set[str] = {f"has:{name}" for name in features_of(scenario)}
         self._target: dict[int, int] = {}
+        self._streams_to: dict[int, tuple[int, int]] = {}
 
     def decided(self, view: DecisionView, resolution: Resolution) -> None:
         """Note what a controller saw, and what became of its decision."""
@@ -50,10 +53,25 @@ class Watch:
             seen.add("seen:request without target")
         if resolution.reason is not None:
             seen.add(f"reason:{resolution.reason}")
+        self._closes(view, resolution)
         before = self._target.setdefault(view.request_id, resolution.target)
         if before != resolution.target:
             seen.add("seen:move to another target")
             self._target[view.request_id] = resolution.target
+
+    def _closes(self, view: DecisionView, resolution: Resolution) -> None:
+        """Note why a decision closes a stream, if it does."""
+        place = (resolution.drafter_number, resolution.target)
+        if view.request.window_tokens > 0 and view.request_id in self._streams_to:
+            drafter, target = self._streams_to[view.request_id]
+            if resolution.gamma == 0:
+                self._seen.add("stream:closed, no window")
+            elif target != resolution.target:
+                self._seen.add("stream:closed, other target")
+            elif drafter != resolution.drafter_number:
+                self._seen.add("stream:closed, other drafter")
+        if resolution.gamma > 0:
+            self._streams_to[view.request_id] = place
 
     def finish(self, engine: Engine) -> None:
         """Note what the event log contains."""
@@ -68,6 +86,8 @@ class Watch:
         self._faults(events)
         self._ties(events)
         self._links(events)
+        if self.scenario.protocol.kind == "streaming":
+            seen.update(StreamWatch(self.scenario).read(events))
         self.met.update(seen)
 
     def _faults(self, events: list[Event]) -> None:
@@ -198,6 +218,7 @@ def features_of(scenario: Scenario) -> set[str]:
         "menus": any(len(site.menu) > 1 for site in sites),
         "pipelined": protocol.kind == "pipelined",
         "streaming": protocol.kind == "streaming",
+        "branches": protocol.branches.fanout > 0,
         "confidence_stop": protocol.confidence_stop > 0,
         "decision_latency": protocol.decision_latency_s > 0,
         "patience": protocol.patience_s is not None,

@@ -13,6 +13,7 @@ Data = dict[str, Any]
 FEATURES = (
     "window",
     "bandwidth",
+    "branches",
     "bandwidth_collapse",
     "client_timeout",
     "correlated_lengths",
@@ -147,9 +148,12 @@ LOOSE = Menu(
 class Dice:
     """Draws for one case."""
 
-    def __init__(self, random: Random, features: Sequence[str], menu: Menu = CLOCK) -> None:
-        """Draw from a source, with the features allowed."""
+    def __init__(
+        self, random: Random, features: Sequence[str], menu: Menu = CLOCK, always: Sequence[str] = ()
+    ) -> None:
+        """Draw from a source, with the features allowed, and those that are drawn at every chance."""
         self.random, self.features, self.menu = random, frozenset(features), menu
+        self.always = frozenset(always)
 
     def chance(self, probability: float) -> bool:
         """Return True with a probability."""
@@ -158,7 +162,7 @@ class Dice:
     def has(self, feature: str, probability: float) -> bool:
         """Return True with a probability, if the feature is allowed."""
         drawn = self.random.random() < probability
-        return drawn and feature in self.features
+        return (drawn or feature in self.always) and feature in self.features
 
     def pick(self, *values: T) -> T:
         """Return one of some values."""

@@ -35,27 +35,30 @@ TARGET_PROFILE = "llama-3-8b_h100-sxm_tp1"
 DRAFT_PROFILE = "llama-3.2-1b-q4_rtx-4090"
 
 
-def draw_case(random: Random, features: Sequence[str] = FEATURES, decisions: int = 300) -> Case:
+def draw_case(
+    random: Random, features: Sequence[str] = FEATURES, decisions: int = 300, always: Sequence[str] = ()
+) -> Case:
     """Return a random case whose scenario is valid.
 
     Args:
         random: Source of the draws.
         features: Features that may be drawn, from :data:`FEATURES`.
         decisions: The comparison stops after this number of decisions.
+        always: Features that are drawn wherever the scenario allows them, to look at them more often.
 
     Raises:
         ValueError: An unknown feature.
     """
-    if unknown := sorted(set(features) - set(FEATURES)):
+    if unknown := sorted({*features, *always} - set(FEATURES)):
         raise ValueError(f"unknown features {unknown}; there are {', '.join(FEATURES)}")
-    dice = Dice(random, features)
+    dice = Dice(random, features, always=always)
     dice.menu = dice.pick(CLOCK, CLOCK, CLOCK, GRID, GRID, TIED, LOOSE, LOOSE)
     series: dict[str, str] = {}
     traces: dict[str, Mapping[str, Any]] = {}
     scenario = _scenario(dice, series, traces)
     situation = bring_about(dice, scenario)
     add_menus(dice, scenario, traces)
-    _make_streams_possible(scenario)
+    _make_streams_possible(dice, scenario)
     faults = _faults(dice, scenario, situation)
     if faults:
         scenario["faults"] = faults
@@ -567,8 +570,11 @@ def _protocol(dice: Dice) -> Data:
     return protocol
 
 
-def _make_streams_possible(scenario: Data) -> None:
-    """Let a scenario that has nothing to stream keep to rounds, and a chunk fit into the largest window."""
+def _make_streams_possible(dice: Dice, scenario: Data) -> None:
+    """Let a scenario that has nothing to stream keep to rounds, and a chunk fit into the largest window.
+
+    Where all acceptance is synthetic, drafts may have branches.
+    """
     protocol, largest = scenario["protocol"], max(scenario["actions"]["gammas"])
     if protocol.get("kind") != "streaming":
         return
@@ -585,6 +591,13 @@ def _make_streams_possible(scenario: Data) -> None:
     if largest == 0 or not any(drafter and drafter.get("kind", "model") == "model" for drafter in own):
         protocol["kind"] = "synchronous"
     protocol["stream_chunk_tokens"] = min(protocol.get("stream_chunk_tokens", 1), max(1, largest))
+    synthetic = all(source["source"] in ("iid", "markov") for source in scenario["acceptance"].values())
+    if protocol["kind"] == "streaming" and synthetic and dice.has("branches", 0.5):
+        fanout = dice.pick(1, 2, 3)
+        protocol["stream_chunk_tokens"] = 1
+        protocol["branches"] = {"fanout": fanout, "depth": min(dice.pick(4, 1, 2, 8), largest)}
+        for source in scenario["acceptance"].values():
+            source["hits"] = [dice.pick(0.5, 1.0, 0.0)] * fanout
 
 
 FAULTS = ("target_crash", "edge_crash", "device_crash", "link_outage", "bandwidth_collapse")

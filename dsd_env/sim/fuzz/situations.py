@@ -42,6 +42,8 @@ def bring_about(dice: Dice, scenario: Data) -> Situation | None:
         _tight_pool,
         _impatient,
         _long_chain,
+        _stream_falls_silent,
+        _socket_full,
     ]
     if dice.chance(0.5):
         return None
@@ -191,3 +193,52 @@ def _long_chain(dice: Dice, scenario: Data) -> Situation | None:
         if "drafter" in owner:
             owner["drafter"].pop("kv_capacity_tokens", None)
     return Situation((), dice.pick("own device", "edge", "target"))
+
+
+def _stream_on_devices(dice: Dice, scenario: Data) -> Data | None:
+    """Let drafts be streamed from the first class of devices; return that, None if streams are left out."""
+    if "streaming" not in dice.features:
+        return None
+    _many_on_one_drafter(dice, scenario)
+    scenario["protocol"]["kind"] = "streaming"
+    device: Data = next(iter(scenario["devices"].values()))
+    if "drafter" not in device:
+        model, step_s = next(iter(scenario["acceptance"])), dice.of(dice.menu.draft_s)
+        device["drafter"] = {"model": model, "profile": {"t0_s": step_s}}
+    device["drafter"].pop("kv_capacity_tokens", None)
+    return device
+
+
+def _stream_falls_silent(dice: Dice, scenario: Data) -> Situation | None:
+    """Let the target of a stream wait for drafts, about as long as they are on their way or its device down.
+
+    Some devices crash and are back at once: drafts made before meet those made after.
+    """
+    device = _stream_on_devices(dice, scenario)
+    if device is None:
+        return None
+    device["count"] = dice.pick(2, 1, 4)
+    protocol = scenario["protocol"]
+    if dice.chance(0.7):
+        protocol["stream_idle"] = "wait"
+        protocol["patience_s"] = dice.pick(dice.of(dice.menu.wait_s), 2 * dice.of(dice.menu.draft_s))
+    kinds = [kind for kind in ("device_crash", "link_outage") if kind in dice.features]
+    faults = tuple((kind, next(iter(scenario["devices"]))) for kind in kinds if dice.chance(0.7))
+    return Situation(faults, "own device")
+
+
+def _socket_full(dice: Dice, scenario: Data) -> Situation | None:
+    """Let drafts leave a device more slowly than it makes them, so that too many are under way."""
+    device = _stream_on_devices(dice, scenario)
+    if device is None:
+        return None
+    device["drafter"]["profile"] = {"t0_s": min(dice.menu.draft_s) / dice.pick(1, 4)}
+    scenario["protocol"]["header_bytes"] = 64.0
+    scenario["links"][device["link"]]["uplink_bits_per_s"] = dice.pick(2.0**15, 2.0**14)
+    scenario["actions"]["gammas"] = [0, 2, 64]
+    for target in scenario["targets"].values():
+        target["max_num_batched_tokens"] = max(65, target["max_num_batched_tokens"])
+    scenario["workload"]["max_output_tokens"] = 500
+    for kind in scenario["workload"]["kinds"].values():
+        kind["output_tokens"] = {"distribution": "constant", "value": 400}
+    return Situation((), "own device")

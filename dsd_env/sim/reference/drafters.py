@@ -168,7 +168,7 @@ class Drafters(Part):
         if not server.active:
             self._drafting_over(server)
         self._log(EventKind.DRAFT_END, job.drafter.number, job.request, tokens)
-        label = "draft" if job.gamma else "prefill"
+        label = "draft" if job.gamma or job.of_stream else "prefill"
         self._episode.add_bar(server.lane, label, job.start_s, now_s, job.request.number)
         self._start_drafts(server)
 

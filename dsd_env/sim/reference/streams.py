@@ -12,6 +12,12 @@ target then drops the drafts of that generation that it has and those that still
 with the result, goes back to the last token that was right, and begins the next generation right after what
 is committed. So it does when the target has got ahead of its drafts.
 
+**Branches** (``protocol.branches``). With each draft the drafter opens branches for the tokens that are most
+likely beside it, and lets them grow by a token in every step, also while its window is full. What they hold
+travels with the drafts. When a draft is wrong and the right token opens one of its branches, the target goes
+on at once with what has come of that branch, as the next generation; the drafter, when it hears of it, makes
+the branch its own line and does not go back. Tokens of a branch have no branches.
+
 **Opening and closing.** A stream is opened at the target, which takes a seat and tells the drafter. Each
 result that reaches the drafter calls for a decision there, one at a time; drafting goes on meanwhile. Gamma
 and B act at once, on what is drafted and sent from then on. Another drafter, another target or gamma = 0
@@ -27,7 +33,16 @@ from __future__ import annotations
 import simpy
 
 from dsd_env.control.view import Site
-from dsd_env.laws.streams import NOWHERE, UNDER_WAY, processed_tokens, tokens_to_draft
+from dsd_env.laws.streams import (
+    NOWHERE,
+    STEPS_KEPT,
+    UNDER_WAY,
+    branch_tokens,
+    processed_tokens,
+    tokens_to_draft,
+)
+from dsd_env.rng import Stream as RandomStream
+from dsd_env.rng import uniform
 from dsd_env.sim.entities import (
     DrafterServer,
     DraftJob,
@@ -60,6 +75,7 @@ class Streams(Part):
         self._drafters = drafters
         self._targets = targets
         self._requests = requests
+        self._fanout, self._depth = self._protocol.branches.fanout, self._protocol.branches.depth
         drafters.when_down, drafters.when_up = self._suspend, self._resume
 
     def uses(self, resolution: Resolution) -> bool:
@@ -86,8 +102,11 @@ class Streams(Part):
             resolution.batch_size,
             stop=lambda: self._stop(request, stream),
             tell=lambda *outcome: self._tell(request, stream, *outcome),
+            take_branch=lambda: self.take_branch(request, stream),
+            compare=lambda first: self._compare(request, stream, first),
             suspended=drafter.own_server.down > 0,
             seen_window=resolution.gamma,
+            seen_batch=resolution.batch_size,
         )
         request.drafted_at = drafter.number
         self._log(EventKind.STREAM_OPEN, resolution.target, request, resolution.gamma)
@@ -150,16 +169,29 @@ class Streams(Part):
             stream.drafted,
             drafter.kv_capacity_tokens - context,
         )
-        if tokens == 0:
+        branches = self._open_branches(stream)
+        if tokens == 0 and branches == 0:
             return
-        lag = 1
-        if stream.drafted == stream.start:
-            lag = context - request.drafter_valid.get(drafter.number, 0)
+        lag = 1 if tokens else 0
+        if tokens and stream.drafted == stream.start:
+            # The newest token gives the next one: it is processed again if that is known already.
+            lag = max(1, context - request.drafter_valid.get(drafter.number, 0))
         done = self._env.event()
         assert done.callbacks is not None
-        done.callbacks.append(lambda _event: self._drafted(request, stream, tokens))
-        request.draft = DraftJob(request, drafter, tokens, lag, context, done, of_stream=True)
+        done.callbacks.append(lambda _event: self._drafted(request, stream, tokens, branches))
+        request.draft = DraftJob(
+            request, drafter, tokens, lag, context, done, of_stream=True, branch_tokens=branches
+        )
         self._drafters.queue_job(request.draft)
+
+    def _open_branches(self, stream: Stream) -> int:
+        """Return how many tokens the next step makes for branches; these grow though the window is full."""
+        position = stream.drafted
+        while position > stream.branch_start:
+            if stream.steps - stream.opened_at(position - 1) >= self._depth:
+                break
+            position -= 1
+        return self._fanout * (stream.drafted - position)
 
     def _is_confident(self, request: Request, stream: Stream) -> bool:
         """Return whether the drafter was sure enough of its newest draft, if that is not committed yet."""
@@ -170,9 +202,15 @@ class Streams(Part):
         confidence = request.realise(self._episode.seed, stream.drafter.model).top1_prob
         return newest < len(confidence) and bool(confidence[newest] >= threshold)
 
-    def _drafted(self, request: Request, stream: Stream, tokens: int) -> None:
-        """Send the tokens that the drafter has made."""
-        self._send(request, stream, tokens)
+    def _drafted(self, request: Request, stream: Stream, tokens: int, branches: int) -> None:
+        """Send the tokens that the drafter has made, those of branches and those that open them, too."""
+        opening = self._fanout if tokens else 0
+        self._totals.branch_drafted += branches
+        self._totals.branch_sent += branches + opening
+        stream.steps += 1
+        for position in range(stream.drafted, stream.drafted + tokens):
+            stream.opened[position % STEPS_KEPT] = stream.steps
+        self._send(request, stream, tokens, branches + opening)
         stream.drafted += tokens
         self.go_on(request)
 
@@ -204,6 +242,16 @@ class Streams(Part):
             self._note_processed(request, stream, stream.drafted, stream.known)
             return
         drafted = self._stop_drafting(request, stream)
+        if wrong < NOWHERE and self._is_in_branch(request, stream, wrong, stream.branch_start):
+            self._totals.branch_hits += 1
+            self._adopt(request, stream, wrong)
+            drafted = stream.drafted
+            wrong = self._first_wrong(request, stream, stream.start)
+            if wrong == NOWHERE and drafted >= stream.known:
+                self._note_processed(request, stream, drafted, stream.known)
+                return
+        elif stream.branch_start <= wrong < NOWHERE and self._fanout:
+            self._totals.branch_misses += 1
         right = min(wrong, stream.known)
         self._log(EventKind.STREAM_ROLLBACK, stream.drafter.number, request, drafted - min(right, drafted))
         self._note_processed(request, stream, drafted, right)
@@ -214,6 +262,8 @@ class Streams(Part):
         end = min(stream.known, stream.drafted)
         if stream.seen_generation == stream.generation:
             return stream.lost_at if stream.lost_at < end else NOWHERE
+        if stream.adopted_at < NOWHERE and stream.seen_generation == stream.generation + 1:
+            return stream.adopted_at if stream.adopted_at < end else NOWHERE
         return self._first_other(request, stream, before, end, stream.start)
 
     def _first_other(self, request: Request, stream: Stream, first: int, end: int, start: int) -> int:
@@ -227,10 +277,33 @@ class Streams(Part):
                 return position
         return NOWHERE
 
+    def _is_in_branch(self, request: Request, stream: Stream, wrong: int, branch_start: int) -> bool:
+        """Return whether the right token for a wrong draft opens one of its branches."""
+        if self._fanout == 0 or wrong < branch_start or wrong >= request.spec.output_tokens:
+            return False
+        model = stream.drafter.model
+        rank = request.realise(self._episode.seed, model).rank
+        if rank is not None:
+            return int(rank[wrong]) <= self._fanout + 1
+        hits = self._episode.scenario.hits(model)
+        u = uniform(self._episode.seed, RandomStream.ACCEPTANCE_RANK, request.spec.uid, wrong)
+        return u < hits[self._fanout - 1]
+
+    def _adopt(self, request: Request, stream: Stream, wrong: int) -> None:
+        """Let a drafter go on with the branch that begins with the right token for a wrong draft."""
+        tokens = branch_tokens(self._depth, stream.opened_at(wrong), stream.steps)
+        stream.generation += 1
+        stream.start = wrong + 1
+        stream.drafted = stream.branch_start = stream.start + tokens
+        stream.started_s = self._now_s
+        self._totals.generations += 1
+        request.drafter_valid[stream.drafter.number] = request.spec.prompt_tokens + wrong
+        self._log(EventKind.BRANCH_ADOPTED, stream.drafter.number, request, tokens)
+
     def _begin(self, request: Request, stream: Stream) -> None:
         """Begin a generation right after what is known to be committed."""
         stream.generation += 1
-        stream.start = stream.drafted = stream.known
+        stream.start = stream.drafted = stream.branch_start = stream.known
         stream.started_s = self._now_s
         self._totals.generations += 1
 
@@ -299,15 +372,19 @@ class Streams(Part):
             if stream is not None and stream.drafter.server is server and stream.suspended:
                 stream.suspended = False
                 if stream.known >= 0 and stream.closing is None:
+                    # The target may have gone on with a branch, as the generation after the last.
+                    stream.generation += 1
                     self._begin(request, stream)
                     self.go_on(request)
 
     # ------------------------------------------------------------------ messages
 
-    def _send(self, request: Request, stream: Stream, tokens: int, closes: bool = False) -> None:
-        """Send drafts to the target, or word that the stream is to be closed."""
+    def _send(
+        self, request: Request, stream: Stream, tokens: int, branches: int = 0, closes: bool = False
+    ) -> None:
+        """Send drafts and tokens of branches to the target, or word that the stream is to be closed."""
         now_s = self._now_s
-        size = tokens * self._protocol.bytes_per_draft_token
+        size = (tokens + branches) * self._protocol.bytes_per_draft_token
         site, number = stream.place
         if site == Site.OWN_DEVICE:
             arrives_s = self._links.send_up(request.device, size, request)
@@ -324,6 +401,7 @@ class Streams(Part):
             stream.start,
             stream.drafted,
             tokens,
+            stream.steps,
             stream.window,
             stream.batch_size,
             closes,
@@ -351,7 +429,7 @@ class Streams(Part):
             self._targets.close_seat(job)
             return
         stream.echo_sent_s, stream.echo_came_s = message.sent_s, self._now_s
-        stream.seen_window, job.asked_batch = message.window, message.batch_size
+        stream.seen_window, stream.seen_batch = message.window, message.batch_size
         self._take_drafts(request, stream, message)
         self._targets.note_drafts(request, stream)
         if was_full:
@@ -360,20 +438,78 @@ class Streams(Part):
     def _take_drafts(self, request: Request, stream: Stream, message: DraftMessage) -> None:
         """Keep drafts that may be right, and drop the others."""
         committed = request.committed
+        end = message.first + message.tokens
+        stream.seen_steps = message.steps
         if message.generation > stream.seen_generation:
             if stream.lost_at == NOWHERE:
-                self._totals.discarded += max(0, stream.arrived - committed)
+                self._totals.discarded += max(0, stream.arrived - (committed + stream.verifying))
+            stream.verifying = 0
             stream.seen_generation, stream.seen_start = message.generation, message.start
+            stream.seen_branch_start, stream.adopted_at = message.first, NOWHERE
             stream.arrived = message.first
             stream.lost_at = self._first_other(request, stream, message.start, committed, message.start)
-        if stream.lost_at < NOWHERE:
-            self._totals.discarded += message.tokens
-            self._totals.late_drafts += message.tokens
-            self._log(EventKind.LATE_DRAFTS, stream.target, request, message.tokens)
+        elif message.generation < stream.seen_generation:
+            self._drop_late(request, stream, message)
+            self._extend_branch(request, stream)
             return
-        end = message.first + message.tokens
+        elif stream.seen_branch_start == NOWHERE:
+            stream.seen_branch_start = message.first
+        if stream.lost_at < NOWHERE:
+            self._drop_late(request, stream, message)
+            if message.first <= stream.lost_at < end:
+                self.take_branch(request, stream)
+            return
         self._totals.discarded += max(0, min(end, committed) - message.first)
         stream.arrived = end
+
+    def _compare(self, request: Request, stream: Stream, first: int) -> None:
+        """Compare drafts that the target has, none of which it has verified, with what is committed.
+
+        They are of a generation that came while it verified drafts of the one before: the drafter has crashed
+        and was back at once.
+        """
+        if stream.lost_at < NOWHERE:
+            return
+        more = max(0, stream.arrived - first)
+        stream.lost_at = self._first_other(request, stream, first, request.committed, stream.seen_start)
+        if stream.lost_at == NOWHERE:
+            self._totals.discarded += min(more, request.committed - first)
+            return
+        self._totals.discarded += more
+        if stream.lost_at < stream.arrived:
+            self.take_branch(request, stream)
+
+    def _drop_late(self, request: Request, stream: Stream, message: DraftMessage) -> None:
+        """Drop drafts of a generation that is known to be wrong."""
+        if message.tokens == 0:
+            return
+        self._totals.discarded += message.tokens
+        self._totals.late_drafts += message.tokens
+        self._log(EventKind.LATE_DRAFTS, stream.target, request, message.tokens)
+
+    def take_branch(self, request: Request, stream: Stream) -> None:
+        """Let the target go on with a branch of the wrong draft, if one begins with the right token."""
+        wrong = stream.lost_at
+        if not self._is_in_branch(request, stream, wrong, stream.seen_branch_start):
+            return
+        stream.seen_generation += 1
+        stream.seen_start = stream.arrived = wrong + 1
+        stream.seen_branch_start, stream.adopted_at = NOWHERE, wrong
+        stream.lost_at = self._first_other(request, stream, wrong + 1, request.committed, wrong + 1)
+        self._extend_branch(request, stream)
+        self._log(EventKind.BRANCH_TAKEN, stream.target, request, stream.arrived - stream.seen_start)
+
+    def _extend_branch(self, request: Request, stream: Stream) -> None:
+        """Take in what has come of the branch that the target goes on with."""
+        opened = stream.opened_at(stream.adopted_at)
+        arrived = stream.seen_start + branch_tokens(self._depth, opened, stream.seen_steps)
+        more = arrived - stream.arrived
+        if more <= 0:
+            return
+        self._totals.branch_used += more
+        late = max(0, min(arrived, request.committed) - stream.arrived)
+        self._totals.discarded += more if stream.lost_at < NOWHERE else late
+        stream.arrived = arrived
 
     def _tell(
         self, request: Request, stream: Stream, tokens: int, drafted: int, accepted: int, confidence: float

@@ -191,6 +191,9 @@ class Targets(Part):
         duration_s = cost.compute_s * target.noise(self._episode.seed) + cost.overhead_s
         if self._episode.price_delays:
             charge(target, batch, shares, cost)
+        for job, _ in batch:
+            if job.stream is not None and not job.prefill_tokens:
+                job.stream.verifying, job.stream.verifying_start = job.gamma, job.stream.seen_start
         target.running = batch
         target.idle = False
         target.iterations += 1
@@ -332,6 +335,8 @@ class Targets(Part):
         confidence = float(realisation.top1_prob[last])
         request.learn(model, drafted, accepted, committed, confidence, self._protocol.stats_window)
         self._totals.verified(drafted, accepted, committed)
+        if drafted:
+            self._episode.telemetry.count_verified(model, drafted, accepted)
         self._commit(request, committed)
 
     # ------------------------------------------------------------------ streams
@@ -344,7 +349,7 @@ class Targets(Part):
         left = request.spec.output_tokens - start
         accepted, confidence = 0, 0.0
         if drafted:
-            run = realisation.run_at(start, stream.seen_start)
+            run = realisation.run_at(start, stream.verifying_start)
             accepted = drafting.accepted_tokens(drafted, run, left)
             last = min(start + min(accepted, drafted - 1), len(realisation.top1_prob) - 1)
             confidence = float(realisation.top1_prob[last])
@@ -355,10 +360,16 @@ class Targets(Part):
             request.drafted += drafted
             request.accepted += accepted
             self._totals.verified(drafted, accepted, committed)
+            self._episode.telemetry.count_verified(stream.drafter.model, drafted, accepted)
         else:
             self._totals.stream_idle_iterations += 1
-        self._keep_drafts(request, stream, drafted, accepted)
+        verified = stream.verifying == drafted
+        if verified:
+            self._keep_drafts(request, stream, drafted, accepted)
         self._commit(request, committed)
+        if not verified:
+            stream.compare(start)
+        stream.verifying = 0
         if request.finished:
             stream.stop()
             self._done(job)
@@ -384,9 +395,11 @@ class Targets(Part):
         realisation = request.realise(self._episode.seed, stream.drafter.model)
         if accepted == drafted and realisation.guessed_at(place, stream.seen_start):
             self._totals.discarded += min(more, 1)
-        else:
-            stream.lost_at = place
-            self._totals.discarded += more
+            return
+        stream.lost_at = place
+        self._totals.discarded += more
+        if place < stream.arrived:
+            stream.take_branch()
 
     def _idle(self, target: TargetServer, job: Job) -> None:
         """Let a stream's job wait for drafts, no longer than the target's patience."""
@@ -416,11 +429,18 @@ class Targets(Part):
         self._wake(target)
 
     def note_drafts(self, request: Request, stream: Stream) -> None:
-        """Note that a message of a stream has come."""
+        """Note that a message of a stream has come.
+
+        The B that it tells is that of verifications, at once: a request that waits to be admitted again does
+        not stand back for it.
+        """
         target = self._world.targets[request.target]
         target.modes[request.number] = (TargetTask.STREAM, stream.seen_window)
         job = stream.job
         assert job is not None
+        if request.kv_reserved_tokens > 0 and job.asked_batch != stream.seen_batch:
+            job.asked_batch = stream.seen_batch
+            self._wake(target)
         if job.idle and stream.drafts_to_take(request.committed) > 0:
             self._end_idle(target, job)
 

@@ -560,6 +560,13 @@ def test_the_scripts_end_to_end(trained, checkout, tmp_path, monkeypatch, capsys
         assert [(r["drafter"], r["gamma"]) for r in report["results"]] == [
             ("small", 1), ("small", 4), (LOOKUP, 1), (LOOKUP, 4)
         ]  # fmt: skip
+        streams = [*models, "--trace", tmp_path / trace.name, "--out", tmp_path / f"{suffix}_streams.json"]
+        call("validate_traces", [*streams, "--gammas", 1, 3, "--streams"])
+        report_of_streams = json.loads((tmp_path / f"{suffix}_streams.json").read_text())
+        assert [(r["drafter"], r["gamma"]) for r in report_of_streams["results"]] == [
+            ("small", 1),
+            ("small", 3),
+        ]
         call("validate_traces", arguments)  # all is there already
         again = json.loads(out.read_text())
         assert again == report
@@ -577,6 +584,11 @@ def test_the_scripts_end_to_end(trained, checkout, tmp_path, monkeypatch, capsys
         ("distill_drafter.py", ["--steps", "0"], "--steps is too small"),
         ("validate_traces.py", ["--trace", "none", "--drafter", "d"], "does not exist"),
         ("validate_traces.py", ["--trace", "none", "--drafter", "d", "--gammas", "0"], "at least 1"),
+        (
+            "validate_traces.py",
+            ["--trace", "none", "--drafter", "d", "--streams", "--drafters", LOOKUP],
+            "depends on where it starts",
+        ),
     ],
 )
 def test_the_scripts_explain_mistakes(checkout, tmp_path, script, arguments, message):

@@ -13,7 +13,7 @@ from dsd_env.sim.compiled.kernel.jit import jit, number
 from dsd_env.sim.compiled.kernel.rows import tail
 
 ACCEPTANCE_PICK, ACCEPTANCE_MATCH = number(Stream.ACCEPTANCE_PICK), number(Stream.ACCEPTANCE_MATCH)
-ACCEPTANCE_GUESS = number(Stream.ACCEPTANCE_GUESS)
+ACCEPTANCE_GUESS, ACCEPTANCE_RANK = number(Stream.ACCEPTANCE_GUESS), number(Stream.ACCEPTANCE_RANK)
 
 
 @jit
@@ -78,7 +78,8 @@ def run_length(k, w, request, model, chain, start, limit):
     source = spec.source
     if source == RUNS:
         run = _recorded_run(k, w, request, model, chain, True)
-        if run >= spec.longest:
+        passed = spec.has_guess and run < start - chain  # a right guess has led beyond its end
+        if run >= spec.longest or passed:
             run = _recorded_run(k, w, request, model, start, False)
         else:
             run -= start - chain
@@ -153,6 +154,16 @@ def guessed_after(k, w, request, model, chain, start, drafted, run):
     if k.models[model].has_guess:
         return run >= drafted and guess_right(k, w, request, model, chain, start + drafted)
     return run > drafted  # the same run goes on
+
+
+@jit
+def is_near(k, w, request, model, position, fanout):
+    """Return whether the committed token is among the drafter's most likely ones beside its draft."""
+    spec = k.models[model]
+    if spec.has_rank:
+        entry, first = _locate(k, w, request, model, position, False)
+        return spec.rank[spec.offsets[entry] + position - first] <= fanout + 1
+    return uniform(w.seed, ACCEPTANCE_RANK, request.uid, position) < spec.hit_prob
 
 
 @jit

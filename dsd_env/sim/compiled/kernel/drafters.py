@@ -122,10 +122,12 @@ def _job_s(k, w, host, job):
     """Note when a job starts, and how long it takes."""
     spec = k.drafters[job.drafter]
     active = host.active
-    if max(job.lag_tokens, 1) + active - 1 >= spec.length:
+    if max(job.lag_tokens, 1) + active - 1 + host.branch_tokens >= spec.length:
         w.error = TABLE_RANGE
         return 1.0
-    drafting.start_job(job, spec, w.drafters[job.drafter].speed, active, host.context_tokens, w.now_s)
+    drafting.start_job(
+        job, spec, w.drafters[job.drafter].speed, active, host.context_tokens, host.branch_tokens, w.now_s
+    )
     return job.duration_s
 
 
@@ -133,10 +135,11 @@ def _job_s(k, w, host, job):
 
 
 @jit
-def queue_job(k, w, job, drafter_number, gamma, lag, context):
+def queue_job(k, w, job, drafter_number, gamma, lag, context, branch_tokens):
     """Queue a job at a drafter."""
     job.gamma, job.lag_tokens, job.context_tokens = gamma, lag, context
     job.drafter, job.next, job.state = drafter_number, -1, drafting.QUEUED
+    job.branch_tokens = branch_tokens
     host = host_of(k, w, drafter_number)
     if host.queued == 0:
         host.head = job.number
@@ -161,7 +164,7 @@ def draft_window(k, w, request, drafter, drafted):
         job.head_done_s = request.head_done_s
         request.head_drafter = -1
     request.drafts = drafted
-    queue_job(k, w, job, drafter, drafted, lag_tokens(k, w, request, drafter), context_tokens(request))
+    queue_job(k, w, job, drafter, drafted, lag_tokens(k, w, request, drafter), context_tokens(request), 0)
 
 
 @jit
@@ -175,7 +178,7 @@ def draft_ahead(k, w, request, drafter, drafted):
     job = w.jobs[JOBS * request.slot + AHEAD_JOB]
     job.head_context_tokens = 0
     request.drafts_ahead = True
-    queue_job(k, w, job, drafter, drafted + 1, 1, context)
+    queue_job(k, w, job, drafter, drafted + 1, 1, context, 0)
 
 
 @jit
@@ -198,6 +201,7 @@ def start_drafts(k, w, host):
         if begins and k.drafters[host.number].gpus > 0.0:
             occupancy_changes(k, w)
         host.context_tokens += job.context_tokens
+        host.branch_tokens += job.branch_tokens
         job.state, job.order = drafting.ACTIVE, host.starts
         host.starts += 1
         duration_s = _job_s(k, w, host, job)
@@ -220,6 +224,7 @@ def _leave(k, w, job, tokens):
     job.state = drafting.ENDED
     host.active -= 1
     host.context_tokens -= job.context_tokens
+    host.branch_tokens -= job.branch_tokens
     if host.active == 0:
         drafting_over(k, w, host)
     log(k, w, LOG_DRAFT_END, job.drafter, request_of(w, job).number, tokens)
@@ -407,6 +412,7 @@ def _requeue_active(k, w, drafter):
         last = number_of_job
     drafter.active = 0
     drafter.context_tokens = 0
+    drafter.branch_tokens = 0
     drafting_over(k, w, drafter)
 
 

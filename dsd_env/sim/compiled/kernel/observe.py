@@ -243,20 +243,21 @@ def _candidates(k, w, request, i, latest):
         c.handover_s = _handover_s(k, w, request, site, number, edge)
         c.kv_lag_tokens, c.move_s = lag, move_s
         c.drafter, c.drafter_number = place.rank, drafter
-        _tell_of_drafter(k, w, request, c, drafter)
+        _tell_of_drafter(k, w, request, c, drafter, latest)
         c.target_queued, c.target_iteration_s = at_target.queued, at_target.iteration_s
         c.target_resident, c.target_prefill_tokens = at_target.resident, at_target.prefill_tokens
         c.target_colocated, c.target_remote = at_target.colocated, at_target.remote
 
 
 @jit
-def _tell_of_drafter(k, w, request, c, drafter):
+def _tell_of_drafter(k, w, request, c, drafter, latest):
     """Write what is known of a candidate's drafter whatever its site."""
     spec = k.drafters[drafter]
     c.streams, c.coalesces = 0.0, 1.0 - c.shares_target
     if spec.mode == NO_DRAFTER:
         c.kind, c.model, c.is_head, c.is_lookup = MODEL, -1, 0.0, 0.0
         c.acceptance_rate, c.tokens_per_round, c.model_rounds = ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR, 0
+        c.pooled_acceptance = ACCEPTANCE_PRIOR
         return
     c.kind, c.model = spec.kind, spec.model
     c.is_head = 1.0 if spec.kind == HEAD else 0.0
@@ -266,6 +267,7 @@ def _tell_of_drafter(k, w, request, c, drafter):
     learned = w.learned[k.n_models * request.slot + spec.model]
     c.acceptance_rate, c.tokens_per_round = learned.acceptance_rate, learned.tokens_per_round
     c.model_rounds = learned.model_rounds
+    c.pooled_acceptance = w.acceptances[latest * k.n_models + spec.model]
     if k.streaming and spec.mode == DRAFTS_ALONE and spec.kind == MODEL:
         c.streams = 1.0
         if not k.stream_waits:

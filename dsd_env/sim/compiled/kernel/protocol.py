@@ -236,7 +236,7 @@ def _warm_up(k, w, request):
 @jit
 def _queue_warm_up(k, w, request):
     prompt = request.prompt_tokens
-    queue_job(k, w, w.jobs[JOBS * request.slot + WARM_JOB], request.warming, 0, prompt, prompt)
+    queue_job(k, w, w.jobs[JOBS * request.slot + WARM_JOB], request.warming, 0, prompt, prompt, 0)
 
 
 @jit
@@ -481,7 +481,7 @@ def draft_end(k, w, argument):
     elif which == AHEAD_JOB:
         return
     elif request.streams:
-        chunk_drafted(k, w, request, job.gamma)
+        chunk_drafted(k, w, request, job.gamma, job.branch_tokens)
     elif request.waits_for == FOR_EDGE_DRAFTS:
         _edge_drafted(k, w, request)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dsd_env.laws import drafting, streams
 from dsd_env.sim.compiled.codes import DRAFTS_ALONE, JOBS, MODEL, RING, ROUND_JOB
-from dsd_env.sim.compiled.kernel.acceptance import guess_right, top1_prob
+from dsd_env.sim.compiled.kernel.acceptance import guess_right, is_near, top1_prob
 from dsd_env.sim.compiled.kernel.drafters import (
     queue_job,
     set_valid_tokens,
@@ -21,6 +21,8 @@ from dsd_env.sim.compiled.kernel.events import (
     AT_DELIVERY,
     IS_DRAFTS,
     IS_RESULT,
+    LOG_BRANCH_ADOPTED,
+    LOG_BRANCH_TAKEN,
     LOG_DRAFT_SENT,
     LOG_LATE,
     LOG_LATE_DRAFTS,
@@ -45,6 +47,7 @@ from dsd_env.sim.compiled.kernel.links import (
 compile_laws(streams)
 
 NOWHERE, UNDER_WAY = number(streams.NOWHERE), number(streams.UNDER_WAY)
+STEPS_KEPT = number(streams.STEPS_KEPT)
 NO_ECHO = -1.0
 
 
@@ -101,8 +104,12 @@ def open_stream(k, w, request, echo_s, told_s, lag_tokens):
     stream.suspended = w.drafters[k.drafters[request.drafter].host].down > 0
     stream.deciding = stream.closing = False
     stream.messages, stream.first_message, stream.results, stream.first_result = 0, 0, 0, 0
-    stream.seen_window, stream.seen_generation, stream.seen_start = request.gamma, 0, 0
+    stream.seen_window, stream.seen_batch = request.gamma, request.batch_size
+    stream.seen_generation, stream.seen_start = 0, 0
     stream.arrived, stream.lost_at = 0, NOWHERE
+    stream.verifying, stream.verifying_start = 0, 0
+    stream.branch_start, stream.seen_branch_start, stream.adopted_at = 0, NOWHERE, NOWHERE
+    stream.steps, stream.seen_steps = 0, 0
     stream.echo_sent_s, stream.echo_came_s = 0.0, NO_ECHO
     log(k, w, LOG_STREAM_OPEN, request.to_target, request.number, request.gamma)
     if told_s < 0.0:
@@ -140,7 +147,7 @@ def close_stream(k, w, request):
     drafted = _stop_drafting(k, w, request, stream)
     if stream.generation > 0:
         _note_processed(k, w, request, stream, drafted, stream.known)
-    _send_drafts(k, w, request, stream, 0, True)
+    _send_drafts(k, w, request, stream, 0, 0, True)
 
 
 # ---------------------------------------------------------------------- the drafter's side
@@ -160,13 +167,31 @@ def go_on(k, w, request):
     context = request.prompt_tokens + stream.drafted
     left = k.drafters[drafter].kv_capacity_tokens - context
     tokens = streams.tokens_to_draft(stream.window, k.stream_chunk_tokens, stream.known, stream.drafted, left)
-    if tokens == 0:
+    branches = _open_branches(k, stream)
+    if tokens == 0 and branches == 0:
         return
-    lag = 1
-    if stream.drafted == stream.start:
-        lag = context - valid_tokens(k, w, request, drafter)
+    lag = 1 if tokens > 0 else 0
+    if tokens > 0 and stream.drafted == stream.start:
+        lag = max(1, context - valid_tokens(k, w, request, drafter))
     job.head_context_tokens = 0
-    queue_job(k, w, job, drafter, tokens, lag, context)
+    queue_job(k, w, job, drafter, tokens, lag, context, branches)
+
+
+@jit
+def _opened_at(stream, position):
+    """Return which step made the draft of a position."""
+    return stream.opened[position % STEPS_KEPT]
+
+
+@jit
+def _open_branches(k, stream):
+    """Return how many tokens the next step makes for branches; they grow while the window is full, too."""
+    if k.fanout == 0:
+        return 0
+    position = stream.drafted
+    while position > stream.branch_start and stream.steps - _opened_at(stream, position - 1) < k.depth:
+        position -= 1
+    return k.fanout * (stream.drafted - position)
 
 
 @jit
@@ -181,10 +206,16 @@ def _is_confident(k, w, request, stream):
 
 
 @jit
-def chunk_drafted(k, w, request, tokens):
-    """Send the tokens that the drafter has made."""
+def chunk_drafted(k, w, request, tokens, branches):
+    """Send the tokens that the drafter has made, those of branches and those that open them, too."""
     stream = stream_of(w, request)
-    _send_drafts(k, w, request, stream, tokens, False)
+    opening = k.fanout if tokens > 0 else 0
+    w.totals.branch_drafted += branches
+    w.totals.branch_sent += branches + opening
+    stream.steps += 1
+    for position in range(stream.drafted, stream.drafted + tokens):
+        stream.opened[position % STEPS_KEPT] = stream.steps
+    _send_drafts(k, w, request, stream, tokens, branches + opening, False)
     stream.drafted += tokens
     go_on(k, w, request)
 
@@ -223,6 +254,16 @@ def _take_in(k, w, request, stream, before):
         _note_processed(k, w, request, stream, stream.drafted, stream.known)
         return
     drafted = _stop_drafting(k, w, request, stream)
+    if wrong < NOWHERE and _is_in_branch(k, w, request, stream, wrong, stream.branch_start):
+        w.totals.branch_hits += 1
+        _adopt(k, w, request, stream, wrong)
+        drafted = stream.drafted
+        wrong = _first_wrong(k, w, request, stream, stream.start)
+        if wrong == NOWHERE and drafted >= stream.known:
+            _note_processed(k, w, request, stream, drafted, stream.known)
+            return
+    elif k.fanout > 0 and stream.branch_start <= wrong and wrong < NOWHERE:
+        w.totals.branch_misses += 1
     right = min(wrong, stream.known)
     log(k, w, LOG_STREAM_ROLLBACK, stream.drafter, request.number, drafted - min(right, drafted))
     _note_processed(k, w, request, stream, drafted, right)
@@ -235,6 +276,8 @@ def _first_wrong(k, w, request, stream, before):
     end = min(stream.known, stream.drafted)
     if stream.seen_generation == stream.generation:
         return stream.lost_at if stream.lost_at < end else NOWHERE
+    if stream.adopted_at < NOWHERE and stream.seen_generation == stream.generation + 1:
+        return stream.adopted_at if stream.adopted_at < end else NOWHERE
     return _first_other(k, w, request, stream, before, end, stream.start)
 
 
@@ -249,10 +292,31 @@ def _first_other(k, w, request, stream, first, end, start):
 
 
 @jit
+def _is_in_branch(k, w, request, stream, wrong, branch_start):
+    """Return whether the right token for a wrong draft opens one of its branches."""
+    if k.fanout == 0 or wrong < branch_start or wrong >= request.output_tokens:
+        return False
+    return is_near(k, w, request, k.drafters[stream.drafter].model, wrong, k.fanout)
+
+
+@jit
+def _adopt(k, w, request, stream, wrong):
+    """Let a drafter go on with the branch that begins with the right token for a wrong draft."""
+    tokens = streams.branch_tokens(k.depth, _opened_at(stream, wrong), stream.steps)
+    stream.generation += 1
+    stream.start = wrong + 1
+    stream.drafted = stream.branch_start = stream.start + tokens
+    stream.started_s = w.now_s
+    w.totals.generations += 1
+    set_valid_tokens(k, w, request, stream.drafter, request.prompt_tokens + wrong)
+    log(k, w, LOG_BRANCH_ADOPTED, stream.drafter, request.number, tokens)
+
+
+@jit
 def _begin(w, stream):
     """Begin a generation right after what is known to be committed."""
     stream.generation += 1
-    stream.start = stream.drafted = stream.known
+    stream.start = stream.drafted = stream.branch_start = stream.known
     stream.started_s = w.now_s
     w.totals.generations += 1
 
@@ -339,6 +403,8 @@ def resume_streams(k, w, host):
         if stream.suspended:
             stream.suspended = False
             if stream.known >= 0 and not stream.closing:
+                # The target may have gone on with a branch, as the generation after the last.
+                stream.generation += 1
                 _begin(w, stream)
                 go_on(k, w, request)
 
@@ -353,9 +419,9 @@ def _message(w, request, stream, n):
 
 
 @jit
-def _send_drafts(k, w, request, stream, tokens, closes):
-    """Send drafts to the target, or word that the stream is to be closed."""
-    size = tokens * k.bytes_per_draft_token
+def _send_drafts(k, w, request, stream, tokens, branches, closes):
+    """Send drafts and tokens of branches to the target, or word that the stream is to be closed."""
+    size = (tokens + branches) * k.bytes_per_draft_token
     arrives_s = w.now_s
     if stream.site == OWN_DEVICE:
         arrives_s = send_up(k, w, request, size)
@@ -366,7 +432,7 @@ def _send_drafts(k, w, request, stream, tokens, closes):
     message = _message(w, request, stream, stream.messages)
     message.arrives_s, message.sent_s = arrives_s, w.now_s
     message.generation, message.start = stream.generation, stream.start
-    message.first, message.tokens = stream.drafted, tokens
+    message.first, message.tokens, message.steps = stream.drafted, tokens, stream.steps
     message.window, message.batch_size, message.closes = stream.window, stream.batch_size, closes
     stream.messages += 1
     if stream.messages == 1:
@@ -395,7 +461,7 @@ def take_message(k, w, request):
     if message.closes:
         return True, False
     stream.echo_sent_s, stream.echo_came_s = message.sent_s, w.now_s
-    stream.seen_window, request.asked_batch = message.window, message.batch_size
+    stream.seen_window, stream.seen_batch = message.window, message.batch_size
     _take_drafts(k, w, request, stream, message)
     return False, was_full
 
@@ -404,20 +470,67 @@ def take_message(k, w, request):
 def _take_drafts(k, w, request, stream, message):
     """Keep drafts that may be right, and drop the others."""
     committed = request.committed
+    end = message.first + message.tokens
+    stream.seen_steps = message.steps
     if message.generation > stream.seen_generation:
         if stream.lost_at == NOWHERE:
-            w.totals.discarded += max(0, stream.arrived - committed)
+            w.totals.discarded += max(0, stream.arrived - (committed + stream.verifying))
+        stream.verifying = 0
         stream.seen_generation, stream.seen_start = message.generation, message.start
+        stream.seen_branch_start, stream.adopted_at = message.first, NOWHERE
         stream.arrived = message.first
         stream.lost_at = _first_other(k, w, request, stream, message.start, committed, message.start)
-    if stream.lost_at < NOWHERE:
-        w.totals.discarded += message.tokens
-        w.totals.late_drafts += message.tokens
-        log(k, w, LOG_LATE_DRAFTS, stream.target, request.number, message.tokens)
+    elif message.generation < stream.seen_generation:
+        _drop_late(k, w, request, stream, message)
+        _extend_branch(k, w, request, stream)
         return
-    end = message.first + message.tokens
+    elif stream.seen_branch_start == NOWHERE:
+        stream.seen_branch_start = message.first
+    if stream.lost_at < NOWHERE:
+        _drop_late(k, w, request, stream, message)
+        if message.first <= stream.lost_at and stream.lost_at < end:
+            _take_branch(k, w, request, stream)
+        return
     w.totals.discarded += max(0, min(end, committed) - message.first)
     stream.arrived = end
+
+
+@jit
+def _drop_late(k, w, request, stream, message):
+    """Drop drafts of a generation that is known to be wrong."""
+    if message.tokens == 0:
+        return
+    w.totals.discarded += message.tokens
+    w.totals.late_drafts += message.tokens
+    log(k, w, LOG_LATE_DRAFTS, stream.target, request.number, message.tokens)
+
+
+@jit
+def _take_branch(k, w, request, stream):
+    """Let the target go on with a branch of the wrong draft, if one begins with the right token."""
+    wrong = stream.lost_at
+    if not _is_in_branch(k, w, request, stream, wrong, stream.seen_branch_start):
+        return
+    stream.seen_generation += 1
+    stream.seen_start = stream.arrived = wrong + 1
+    stream.seen_branch_start, stream.adopted_at = NOWHERE, wrong
+    stream.lost_at = _first_other(k, w, request, stream, wrong + 1, request.committed, wrong + 1)
+    _extend_branch(k, w, request, stream)
+    log(k, w, LOG_BRANCH_TAKEN, stream.target, request.number, stream.arrived - stream.seen_start)
+
+
+@jit
+def _extend_branch(k, w, request, stream):
+    """Take in what has come of the branch that the target goes on with."""
+    opened = _opened_at(stream, stream.adopted_at)
+    arrived = stream.seen_start + streams.branch_tokens(k.depth, opened, stream.seen_steps)
+    more = arrived - stream.arrived
+    if more <= 0:
+        return
+    w.totals.branch_used += more
+    late = max(0, min(arrived, request.committed) - stream.arrived)
+    w.totals.discarded += more if stream.lost_at < NOWHERE else late
+    stream.arrived = arrived
 
 
 # ---------------------------------------------------------------------- results to the drafter
@@ -470,6 +583,25 @@ def _expect_result(k, w, request, stream):
 
 
 @jit
+def compare(k, w, request, stream, first):
+    """Compare drafts that the target has, none of which it has verified, with what is committed.
+
+    They are of a generation that came while it verified drafts of the one before: the drafter has crashed and
+    was back at once.
+    """
+    if stream.lost_at < NOWHERE:
+        return
+    more = max(0, stream.arrived - first)
+    stream.lost_at = _first_other(k, w, request, stream, first, request.committed, stream.seen_start)
+    if stream.lost_at == NOWHERE:
+        w.totals.discarded += min(more, request.committed - first)
+        return
+    w.totals.discarded += more
+    if stream.lost_at < stream.arrived:
+        _take_branch(k, w, request, stream)
+
+
+@jit
 def keep_drafts(k, w, request, stream, drafted, accepted):
     """Decide whether the drafts that an iteration has not verified are still right.
 
@@ -483,6 +615,8 @@ def keep_drafts(k, w, request, stream, drafted, accepted):
     model = k.drafters[stream.drafter].model
     if accepted == drafted and guess_right(k, w, request, model, stream.seen_start, place):
         w.totals.discarded += min(more, 1)
-    else:
-        stream.lost_at = place
-        w.totals.discarded += more
+        return
+    stream.lost_at = place
+    w.totals.discarded += more
+    if place < stream.arrived:
+        _take_branch(k, w, request, stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from dsd_env.laws import batching, drafting, slo, step_times
+from dsd_env.laws import batching, drafting, reports, slo, step_times
 from dsd_env.sim.compiled.kernel.acceptance import guessed_after, run_length, top1_prob
 from dsd_env.sim.compiled.kernel.accounts import is_measured, occupy
 from dsd_env.sim.compiled.kernel.batching import (
@@ -15,6 +15,7 @@ from dsd_env.sim.compiled.kernel.batching import (
     JOB_STREAM,
     JOB_VERIFY,
     compose,
+    note_all_ready,
     note_ready,
     remove_ready,
 )
@@ -55,7 +56,7 @@ from dsd_env.sim.compiled.kernel.iteration import (
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
 from dsd_env.sim.compiled.kernel.learning import learn, remember
 from dsd_env.sim.compiled.kernel.links import COLOCATED, send_down
-from dsd_env.sim.compiled.kernel.streams import available, keep_drafts, stop_stream, tell
+from dsd_env.sim.compiled.kernel.streams import available, compare, keep_drafts, stop_stream, tell
 from dsd_env.sim.compiled.status import DELIVERIES_FULL
 
 compile_laws(slo)
@@ -386,6 +387,9 @@ def _start_iteration(k, w, server):
     for i in range(n):
         tokens = running[i].tokens
         request = w.requests[running[i].slot]
+        if request.job_task == JOB_STREAM and request.job_prefill == 0:
+            stream = w.streams[request.slot]
+            stream.verifying, stream.verifying_start = request.job_gamma, stream.seen_start
         share_kv = kv_read(request, tokens)
         prefills = prefills or request.job_prefill != 0
         drafts = drafts or uses(k, request) >= 0
@@ -500,16 +504,18 @@ def _verified(k, w, request, drafter, drafted):
     last = min(start + max(0, min(accepted, drafted - 1)), request.output_tokens - 1)
     confidence = top1_prob(k, w, request, model, last)
     learn(k, w, request, model, drafted, accepted, committed, confidence)
-    _count_verified(w, drafted, accepted, committed)
+    _count_verified(w, model, drafted, accepted, committed)
     _commit(k, w, request, committed)
 
 
 @jit
-def _count_verified(w, drafted, accepted, committed):
+def _count_verified(w, model, drafted, accepted, committed):
     w.totals.drafted += drafted
     w.totals.accepted += accepted
     w.totals.verified_rounds += 1
     w.totals.round_tokens += committed
+    if drafted > 0:
+        reports.note_verified(w.pools[model], drafted, accepted)
 
 
 # ---------------------------------------------------------------------- streams
@@ -524,7 +530,7 @@ def _step_stream(k, w, server, request):
     left = request.output_tokens - start
     accepted, confidence = 0, 0.0
     if drafted > 0:
-        run = run_length(k, w, request, model, stream.seen_start, start, min(drafted, left))
+        run = run_length(k, w, request, model, stream.verifying_start, start, min(drafted, left))
         accepted = drafting.accepted_tokens(drafted, run, left)
         last = min(start + min(accepted, drafted - 1), request.output_tokens - 1)
         confidence = float(top1_prob(k, w, request, model, last))
@@ -534,11 +540,16 @@ def _step_stream(k, w, server, request):
         request.verifies += 1
         request.drafted += drafted
         request.accepted += accepted
-        _count_verified(w, drafted, accepted, committed)
+        _count_verified(w, model, drafted, accepted, committed)
     else:
         w.totals.stream_idle_iterations += 1
-    keep_drafts(k, w, request, stream, drafted, accepted)
+    verified = stream.verifying == drafted
+    if verified:
+        keep_drafts(k, w, request, stream, drafted, accepted)
     _commit(k, w, request, committed)
+    if not verified:
+        compare(k, w, request, stream, start)
+    stream.verifying = 0
     if request.committed >= request.output_tokens:
         stop_stream(k, w, request)
         _done(k, w, request)
@@ -596,9 +607,17 @@ def _end_idle(k, w, request):
 
 @jit
 def note_drafts(k, w, request):
-    """Note that a message of a stream has come."""
-    stream = w.streams[request.slot]
-    _set_mode(w.targets[request.target], request, JOB_STREAM, stream.seen_window)
+    """Note that a message of a stream has come.
+
+    The B that it tells is that of verifications, at once: a request that waits to be admitted again does not
+    stand back for it.
+    """
+    stream, server = w.streams[request.slot], w.targets[request.target]
+    _set_mode(server, request, JOB_STREAM, stream.seen_window)
+    if request.kv_reserved_tokens > 0 and request.asked_batch != stream.seen_batch:
+        request.asked_batch = stream.seen_batch
+        note_all_ready(w, server)
+        wake(k, w, server)
     if request.job_idle and available(stream, request.committed) > 0:
         _end_idle(k, w, request)
 

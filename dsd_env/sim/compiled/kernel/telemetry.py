@@ -46,6 +46,13 @@ def _publish_attainments(k, w, ring):
 
 
 @jit
+def _publish_acceptances(k, w, ring):
+    """Publish the running acceptance of each draft model over all requests."""
+    for model in range(k.n_models):
+        w.acceptances[ring * k.n_models + model] = reports.pooled_acceptance(w.pools[model])
+
+
+@jit
 def drafter_wait_s(k, w, n):
     """Return the expected wait for a drafter."""
     host, places = host_of(k, w, n), k.drafters[n].concurrency
@@ -82,6 +89,7 @@ def publish(k, w):
     rates = w.rates[ring]
     rates.time_s, rates.arrivals_per_s, rates.tokens_per_s = w.now_s, w.arrivals_per_s, w.tokens_per_s
     _publish_attainments(k, w, ring)
+    _publish_acceptances(k, w, ring)
     w.arrivals_seen, w.tokens_seen = 0, 0
     w.ticks += 1
     push(k, w, w.ticks * k.telemetry_period_s, AT_TELEMETRY, 0, 0)
