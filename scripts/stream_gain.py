@@ -2,11 +2,11 @@
 
     python scripts/stream_gain.py --json stream_gain.json --write docs/protocols.md
 
-It starts where streams look best on the scenario stream_node: against a speculation length of 4 with a drafter
-on one of the node's GPUs, on kernels alone, with independent acceptance and nothing but decoding. Every step
-then takes one advantage away and keeps what the steps before took. Both sides choose anew at each step, on one
-seed; what they chose is measured on others. At the end the same drafter gets a GPU of its own beside the node,
-and money and energy are counted. With --json an interrupted run continues where it stopped.
+It starts where streams look best on the scenario stream_node: against a speculation length of 4 with a
+drafter on one of the node's GPUs, on kernels alone, with independent acceptance and nothing but decoding.
+Every step then takes one advantage away and keeps what the steps before took. Both sides choose anew at each
+step, on one seed; what they chose is measured on others. At the end the same drafter gets a GPU of its own
+beside the node, and money and energy are counted. With --json an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
