@@ -51,13 +51,16 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each; the best counts")
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of one run")
     parser.add_argument(
-        "--skip", default="", help="parts to leave out: startup, engine, envs, ppo, scaling (with commas)"
+        "--skip",
+        default="",
+        help="parts to leave out: startup, engine, streams, envs, ppo, scaling (with commas)",
     )
     arguments = parser.parse_args()
     skipped = {part for part in arguments.skip.split(",") if part}
     parts: dict[str, Callable[[Bench], None]] = {
         "startup": startup,
         "engine": engine,
+        "streams": streams,
         "envs": envs,
         "ppo": ppo,
         "scaling": scaling,
@@ -156,27 +159,46 @@ def usual_action(scenario: Any) -> list[int]:
 class Worlds:
     """Many worlds of one scenario, stepped with the same decision or with random ones."""
 
-    def __init__(self, name: str, n_worlds: int, threads: int, *, random: bool = False) -> None:
-        """Set them up, past the first seconds of an empty system."""
+    def __init__(
+        self,
+        name: str,
+        n_worlds: int,
+        threads: int,
+        *,
+        random: bool = False,
+        placement: int = 0,
+        protocol: str | None = None,
+    ) -> None:
+        """Set them up, past the first seconds of an empty system.
+
+        Args:
+            name: Scenario.
+            n_worlds: How many worlds.
+            threads: Threads to step them with.
+            random: Take random decisions.
+            placement: Where the usual decision drafts.
+            protocol: Kind of protocol, if not the scenario's own.
+        """
         import dsd_env
         from dsd_env.control.rewards import reward_factors, reward_weights
         from dsd_env.sim.compiled import compile_scenario
         from dsd_env.sim.compiled.vector import WorldVector
 
-        scenario = dsd_env.load_scenario(name)
+        changes = {} if protocol is None else {"protocol__kind": protocol}
+        scenario = dsd_env.load_scenario(name, **changes)
         layout = compile_scenario(scenario)
         self.worlds = WorldVector(
             [layout], n_worlds, [reward_factors(scenario)], [reward_weights(scenario)], threads=threads
         )
         generator = np.random.default_rng(0)
         sizes = [len(scenario.actions.gammas), len(scenario.actions.batch_sizes), scenario.n_placements]
-        usual = np.tile(np.array(usual_action(scenario)), (n_worlds, 1))
+        usual = np.tile(np.array([*usual_action(scenario)[:2], placement]), (n_worlds, 1))
         self._actions = [
             np.column_stack([generator.integers(size, size=n_worlds) for size in sizes]) for _ in range(16)
         ]
         if not random:
             self._actions = [usual]
-        self._seed = 0
+        self._seed = self._events_of_ended = 0
         self._begin(np.arange(n_worlds))
         for _ in range(max(100, min(1500, 100_000 // n_worlds))):
             self.step()
@@ -190,8 +212,17 @@ class Worlds:
         worlds = self.worlds
         worlds.step(self._actions[self._seed % len(self._actions)])
         if worlds.statuses.any():
-            self._begin(np.flatnonzero(worlds.statuses))
+            ended = np.flatnonzero(worlds.statuses)
+            self._events_of_ended += sum(map(self._events, ended.tolist()))
+            self._begin(ended)
         return len(worlds)
+
+    def _events(self, world: int) -> int:
+        return int(self.worlds.reader(world).header["events_done"])
+
+    def events(self) -> int:
+        """Return how many events the worlds have gone through."""
+        return self._events_of_ended + sum(map(self._events, range(len(self.worlds))))
 
     def steps(self) -> int:
         """Step all worlds many times; return how many decisions that was."""
@@ -243,6 +274,40 @@ def engine(bench: Bench) -> None:
         "compiled_over_reference",
         bench.figures["compiled_decisions_per_s"] / bench.figures["reference_decisions_per_s"],
     )
+
+
+# ---------------------------------------------------------------------- streams
+
+OWN_DEVICE = 1
+"""Where `metro` lists the own device."""
+
+
+def streams(bench: Bench) -> None:
+    """Decisions and events of the compiled engine, with rounds and with streams, from own devices on `metro`.
+
+    They are measured by turns in one process, so that what else the machine does hits both alike.
+    """
+    kinds = ("synchronous", "streaming")
+    worlds = {kind: Worlds("metro", 64, 1, placement=OWN_DEVICE, protocol=kind) for kind in kinds}
+    spent_s, done, events = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0)
+    ratios = []
+    for _ in range(max(5, 3 * bench.repeats)):
+        turn: dict[str, float] = {}
+        for kind in kinds:
+            begin, n = time.perf_counter(), 0
+            first = worlds[kind].events()
+            while time.perf_counter() - begin < 0.2 * bench.seconds:
+                n += worlds[kind].steps()
+            turn[kind] = (time.perf_counter() - begin) / n
+            spent_s[kind] += turn[kind] * n
+            done[kind] += n
+            events[kind] += worlds[kind].events() - first
+        ratios.append(turn["streaming"] / turn["synchronous"])
+    for kind in kinds:
+        bench.note(f"decisions_per_s/metro/own/{kind}", done[kind] / spent_s[kind], "1/s")
+        bench.note(f"events_per_decision/metro/own/{kind}", events[kind] / done[kind])
+        bench.note(f"us_per_event/metro/own/{kind}", 1e6 * spent_s[kind] / events[kind], "us")
+    bench.note("stream_decision_over_round_decision", float(np.median(ratios)))
 
 
 # ---------------------------------------------------------------------- environments

@@ -109,7 +109,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 25 | `request.recent_accepted_3` | tokens | x / (x + 4) | [0, 1] | accepted, 3 rounds ago |
     | 26 | `request.last_confidence` | 1 | x | [0, 1] | top-1 draft probability at the last token drafted on the true path |
     | 27 | `request.head_start_tokens` | tokens | x / (x + 4) | [0, 1] | drafts of the next window made ahead |
-    | 28 | `request.window_tokens` | tokens | x / (x + 8) | [0, 1] | gamma in force of its stream of drafts; 0: none is open |
+    | 28 | `request.window_tokens` | tokens | x / (x + 8) | [0, 1] | gamma in force of its stream; 0: none is open |
     | 29 | `request.lead_tokens` | tokens | x / (x + 8) | [0, 1] | its drafts in flight: not yet known to be right or wrong |
     | 30 | `request.generations` | generations | x / (x + 16) | [0, 1] | generations of drafts that its stream has begun |
     | 31 | `request.generation_age_s` | s | x / (x + 0.1) | [0, 1] | time since the present one began |
@@ -141,25 +141,26 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 57 | `drafter.step_s` | s | x / (x + 0.01) | [0, 1] | own draft step time |
     | 58 | `drafter.kv_lag_tokens` | tokens | x / (x + 16) | [0, 1] | own drafter's KV lag |
     | 59 | `drafter.jobs` | jobs | x / (x + 1) | [0, 1] | draft jobs on the own device |
-    | 60 + 19·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
-    | 61 + 19·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
-    | 62 + 19·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
-    | 63 + 19·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
-    | 64 + 19·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
-    | 65 + 19·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
-    | 66 + 19·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
-    | 67 + 19·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
-    | 68 + 19·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
-    | 69 + 19·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
-    | 70 + 19·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
-    | 71 + 19·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
-    | 72 + 19·i | `candidate_i.target_resident` | requests | x / (x + 64) | [0, 1] | requests with KV at its target |
-    | 73 + 19·i | `candidate_i.target_colocated` | requests | x / (x + 32) | [0, 1] | of them, drafting on its GPUs |
-    | 74 + 19·i | `candidate_i.target_remote` | requests | x / (x + 32) | [0, 1] | of them, drafting elsewhere |
-    | 75 + 19·i | `candidate_i.target_prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | prefill queued at its target |
-    | 76 + 19·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
-    | 77 + 19·i | `candidate_i.streams` | 0/1 | x | [0, 1] | its drafts are streamed to the target |
-    | 78 + 19·i | `candidate_i.coalesces` | 0/1 | x | [0, 1] | its verifications wait for the batch size asked for |
+    | 60 + 20·i | `candidate_i.valid` | 0/1 | x | [0, 1] | drafting there is possible now |
+    | 61 + 20·i | `candidate_i.is_current` | 0/1 | x | [0, 1] | same site and target as the last round |
+    | 62 + 20·i | `candidate_i.same_target` | 0/1 | x | [0, 1] | the request's KV is at its target |
+    | 63 + 20·i | `candidate_i.colocated` | 0/1 | x | [0, 1] | drafts on the target's server |
+    | 64 + 20·i | `candidate_i.own_device` | 0/1 | x | [0, 1] | drafts on the own device |
+    | 65 + 20·i | `candidate_i.draft_step_s` | s | x / (x + 0.01) | [0, 1] | draft step time |
+    | 66 + 20·i | `candidate_i.catch_up_s` | s | x / (x + 0.02) | [0, 1] | first draft step, with the KV lag |
+    | 67 + 20·i | `candidate_i.draft_wait_s` | s | x / (x + 0.02) | [0, 1] | expected wait for the drafter |
+    | 68 + 20·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
+    | 69 + 20·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
+    | 70 + 20·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
+    | 71 + 20·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
+    | 72 + 20·i | `candidate_i.target_resident` | requests | x / (x + 64) | [0, 1] | requests with KV at its target |
+    | 73 + 20·i | `candidate_i.target_colocated` | requests | x / (x + 32) | [0, 1] | of them, drafting on its GPUs |
+    | 74 + 20·i | `candidate_i.target_remote` | requests | x / (x + 32) | [0, 1] | of them, drafting elsewhere |
+    | 75 + 20·i | `candidate_i.target_prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | prefill queued at its target |
+    | 76 + 20·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
+    | 77 + 20·i | `candidate_i.streams` | 0/1 | x | [0, 1] | its drafts are streamed to the target |
+    | 78 + 20·i | `candidate_i.coalesces` | 0/1 | x | [0, 1] | its verifications wait for the batch size asked for |
+    | 79 + 20·i | `candidate_i.pooled_acceptance` | 1 | x | [0, 1] | chance that a draft by its model is right, over all requests |
     | -5 | `system.active_requests` | requests | x / (x + 64) | [0, 1] | requests at all targets |
     | -4 | `system.arrivals_per_s` | 1/s | x / (x + 8) | [0, 1] | arrival rate (EMA) |
     | -3 | `system.tokens_per_s` | tokens/s | x / (x + 2000) | [0, 1] | rate of committed tokens (EMA) |

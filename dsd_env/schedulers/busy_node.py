@@ -18,8 +18,8 @@ from dsd_env.schedulers.node_times import NodeTimes
 from dsd_env.schedulers.stream_model import stream_yield
 
 _NEVER_S = float("inf")
-_ROUNDS = 3
-"""Times that the length of an iteration and what streams bring into it are made to agree."""
+_ROUNDS = 2
+"""Times that the length of an iteration and what the shortest window brings into it are made to agree."""
 
 
 class BusyNode:
@@ -67,15 +67,16 @@ class BusyNode:
             acceptance: Chance that a draft is right, given that those before it were.
         """
         step_s = self._stream_step_s(candidate, view)
-        costs = []
-        for gamma in view.gammas:
-            if gamma == 0:
-                costs.append(_NEVER_S)
-                continue
-            iteration_s = self._plain_s
-            for _ in range(_ROUNDS):
-                gives = stream_yield(gamma, acceptance, step_s, step_s, candidate.rtt_s, iteration_s)
-                iteration_s = self.iteration_s(gives.drafts)
+        costs = [_NEVER_S]
+        # What streams bring into an iteration depends on its length, and that on what they bring. For the
+        # shortest window both are made to agree; each window begins with the length of the one before.
+        iteration_s = self._plain_s
+        for _ in range(_ROUNDS):
+            gives = stream_yield(view.gammas[1], acceptance, step_s, step_s, candidate.rtt_s, iteration_s)
+            iteration_s = self.iteration_s(gives.drafts)
+        for gamma in view.gammas[1:]:
+            gives = stream_yield(gamma, acceptance, step_s, step_s, candidate.rtt_s, iteration_s)
+            iteration_s = self.iteration_s(gives.drafts)
             costs.append(self._weighed_s(iteration_s) / gives.tokens)
         return costs
 

@@ -101,8 +101,8 @@ class GoodputScheduler:
     all move at once.
 
     Where the scenario streams, places are weighed as if all at the target chose alike
-    (:class:`~dsd_env.schedulers.busy_node.BusyNode`), with the acceptance that the targets report of each draft
-    model over all requests. `busy_phase` and the prior acceptance have no say in that.
+    (:class:`~dsd_env.schedulers.busy_node.BusyNode`), with the acceptance that the targets report of each
+    draft model over all requests. `busy_phase` and the prior acceptance have no say in that.
 
     Attributes:
         name: Canonical specification.
@@ -187,7 +187,7 @@ class GoodputScheduler:
                     best_cost_s, best_gamma, best_placement = one_off_s + token_s, gamma, index
         best = view.candidates[best_placement]
         if node is not None and best_gamma > 0 and best.streams:
-            # Where to draft is for all alike, by what is known of all. The window is the request's own affair.
+            # The place is the same for all, by what is known of all. The window is the request's own affair.
             own = estimate_acceptance(request, best.pooled_acceptance, parameters.prior_trials)
             costs_s = node.stream_token_s(best, view, own)
             best_gamma = view.gammas[min(range(len(costs_s)), key=costs_s.__getitem__)]

@@ -35,14 +35,15 @@ from typing import NamedTuple
 SPREAD = (0.97, 1.0, 1.03)
 """Lengths of iterations that results are means over, in expected ones."""
 LONGEST_PATH, MOST_TOKENS = 48, 96
-"""Iterations of a path that are followed, and tokens; what is later has next to no weight, or is like the last."""
+"""Iterations of a path that are followed, and tokens; later ones have next to no weight, or are alike."""
 LEAST_ALIVE = 1e-4
 """A path is followed while it is alive with more than this probability."""
 _GRID, _ACCEPTANCE_GRID = 64.0, 100.0
 """Ratios of times are rounded to steps of 1/64 of their logarithm (1.6 %), acceptance rates to hundredths, so
 that results are used again."""
 _LEAST_RATIO = 1e-3
-"""Times below this share of an iteration are taken to be it."""
+_LEAST_STEP = round(_GRID * math.log(_LEAST_RATIO))
+"""Times below this share of an iteration are taken to be it; and that as a step of the grid."""
 
 
 class StreamYield(NamedTuple):
@@ -147,6 +148,11 @@ def stream_yield(
         rtt_s: Round trip between drafter and target, both ways alike.
         iteration_s: Time of an iteration.
     """
-    ratios = (step_s / iteration_s, first_s / iteration_s, 0.5 * rtt_s / iteration_s)
-    step, first, way = (round(_GRID * math.log(max(ratio, _LEAST_RATIO))) for ratio in ratios)
+    step = _on_grid(step_s / iteration_s)
+    first = step if first_s == step_s else _on_grid(first_s / iteration_s)
+    way = _on_grid(0.5 * rtt_s / iteration_s)
     return _yield(gamma, min(99, round(_ACCEPTANCE_GRID * acceptance)), step, first, way)
+
+
+def _on_grid(ratio: float) -> int:
+    return round(_GRID * math.log(ratio)) if ratio > _LEAST_RATIO else _LEAST_STEP

@@ -14,7 +14,7 @@ import pytest
 
 from dsd_env import rng
 from dsd_env.laws import arrivals, drafting, faults, links, reports, resolve, slo, step_times, variates, view
-from dsd_env.laws.constants import NO_BOUND_S
+from dsd_env.laws.constants import NO_BOUND_S, POOL_AT_FIRST, POOL_WEIGHT
 from dsd_env.rng import Stream
 
 TIMER = Case(
@@ -357,6 +357,28 @@ def test_a_round_moves_the_running_means_by_their_weight() -> None:
 
 
 # ---------------------------------------------------------------------- reports, views, decisions
+
+
+def test_pooled_acceptance_is_the_share_of_judged_drafts_that_were_right() -> None:
+    pool = Case(**POOL_AT_FIRST)
+    assert reports.pooled_acceptance(pool) == pytest.approx(0.6)
+    # Three right, one wrong, four behind it that nobody judges; then four of four.
+    reports.note_verified(pool, 8, 3)
+    assert pool.right == pytest.approx(9.6 * (1 - POOL_WEIGHT) + 3)
+    assert pool.judged == pytest.approx(16 * (1 - POOL_WEIGHT) + 4)
+    before = pool.right, pool.judged
+    reports.note_verified(pool, 4, 4)
+    assert pool.right == pytest.approx(before[0] * (1 - POOL_WEIGHT) + 4)
+    assert pool.judged == pytest.approx(before[1] * (1 - POOL_WEIGHT) + 4)
+    # The first assumption is forgotten: in the long run it is the chance itself, whatever the window.
+    generator = np.random.default_rng(0)
+    for gamma in (2, 8):
+        seen = []
+        for _ in range(20_000):
+            run = int(generator.geometric(0.2)) - 1  # right with probability 0.8
+            reports.note_verified(pool, gamma, min(run, gamma))
+            seen.append(reports.pooled_acceptance(pool))
+        assert np.mean(seen[5_000:]) == pytest.approx(0.8, abs=0.01)
 
 
 def test_reports_say_what_is_left_and_how_long_one_waits() -> None:

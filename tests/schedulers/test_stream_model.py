@@ -15,8 +15,8 @@ from tests.lab import lab
 
 
 def test_a_path_worked_out_by_hand() -> None:
-    # Word of the loss comes at 0.2, drafts are complete at 0.4, 0.6, 0.8, ... and arrive 0.2 later. At the start
-    # of iteration 1 three have arrived (0.6, 0.8, 1.0), one for the token that the target has decided alone.
+    # Word of the loss comes at 0.2, drafts are complete at 0.4, 0.6, 0.8, ... and arrive 0.2 later. When
+    # iteration 1 starts, three have arrived, one of them for the token that the target has decided alone.
     assert path_of(16, 0.2, 0.2, 0.2)[:2] == (0, 2)
     # Six drafts made since, less the three tokens that iteration 1 committed: 8 - 4.
     assert path_of(16, 0.2, 0.2, 0.2)[2] == 4
@@ -24,8 +24,8 @@ def test_a_path_worked_out_by_hand() -> None:
 
 def test_the_window_bounds_what_is_in_flight() -> None:
     # Drafts and messages take no time. Four drafts lie at the target, one for the token that it has decided
-    # alone, so it takes three. Meanwhile the drafter knows of that token only, and may draft one more: it is for
-    # the place that the target decides in this iteration, so that the next finds none.
+    # alone, so it takes three. Meanwhile the drafter knows of that token only, and may draft one more: it is
+    # for the place that the target decides in this iteration, so that the next finds none.
     assert path_of(4, 1e-6, 1e-6, 1e-6)[:6] == (0, 3, 0, 3, 0, 3)
     assert max(path_of(4, 1e-6, 1e-6, 0.4)) <= 4
 
@@ -36,7 +36,7 @@ def test_a_slow_drafter_is_never_heard() -> None:
 
 
 def test_a_window_too_small_for_the_way_gives_nothing() -> None:
-    # Two tokens are decided before the first draft can arrive, so two drafts in flight come too late for ever.
+    # Two tokens are decided before the first draft can arrive: two drafts in flight always come too late.
     gives = stream_yield(2, 0.75, 0.1, 0.1, 2.2, 1.0)
     assert gives.tokens == pytest.approx(1.0)
 
@@ -63,7 +63,7 @@ def test_a_stream_is_never_worse_than_plain_decoding(
 
 
 def node(clients: int, rtt_s: float, **changes: Any) -> Scenario:
-    """A saturated 70B node on four H100, clients that draft in 3 ms a token, and a drafter on its own GPUs."""
+    """A saturated 70B node on four H100 with a drafter on its GPUs, and clients that draft in 3 ms a token."""
     settings: dict[str, Any] = {
         "requests": 2 * clients,
         "targets__target__profile": "llama-3-70b_h100-sxm_tp4",
@@ -104,8 +104,8 @@ def run_static(scenario: Scenario, gamma: int, placement: int, seed: int = 1) ->
     ("rtt_s", "draft_s"), [(0.005, 0.003), (0.015, 0.003), (0.04, 0.003), (0.005, 0.006)]
 )
 def test_simulations_yield_what_the_model_says(alpha: float, rtt_s: float, draft_s: float) -> None:
-    # Within 6 %; TOLERANCE holds for every point of the grid. The iteration time is the simulated one, so this
-    # is the error of the model, not of the times that it is given.
+    # The iteration time is the simulated one, so this is the error of the model, not of the times that it is
+    # given.
     for gamma in (2, 4, 8, 16):
         metrics = run_static(node(8, rtt_s, alpha=alpha, draft_s=draft_s, requests=32), gamma, 1)
         iteration_s = metrics["tpot_s_mean"] * metrics["tokens_per_iteration"]
