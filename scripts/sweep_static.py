@@ -304,16 +304,16 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
         mine["against_best_single_percent"] = {
             key: sweep.against(phase, mine[key], mine["best_single"]) for key in CONFIRMED if key in mine
         }
-    options = vars(arguments)
+    given = vars(arguments)
     command = f"python scripts/sweep_static.py --scenario {arguments.scenario} --seeds {arguments.seeds}"
     command += f" --confirm {arguments.confirm}"
     for name in ("requests", "cycles", "quiet", "busy"):
-        if options[name] is not None:
-            command += f" --{name} {options[name]}"
+        if given[name] is not None:
+            command += f" --{name} {given[name]}"
     for name in ("gammas", "windows", "class_gammas", "descend", "switch_at"):
-        if options[name]:
-            command += f" --{name.replace('_', '-')} {' '.join(map(str, options[name]))}"
-    command += "".join(f" --{name.replace('_', '-')}" for name in ("from_plain", "split") if options[name])
+        if given[name]:
+            command += f" --{name.replace('_', '-')} {' '.join(map(str, given[name]))}"
+    command += "".join(f" --{name.replace('_', '-')}" for name in ("from_plain", "split") if given[name])
     command += f" --out {arguments.out.name}"
     rows = [
         {"phase": phase, "scheduler": name, **metrics} for (phase, name), metrics in sweep.results.items()
