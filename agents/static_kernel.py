@@ -1,4 +1,4 @@
-"""Compiled loop that answers the decisions of requests whose choice is made; see :mod:`agents.static_runs`."""
+"""A compiled loop answering the decisions of requests whose choice is made; for :mod:`agents.static_runs`."""
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Simulations under fixed choices, at the pace of the compiled engine.
 
-A static rule decides alike as long as a request lives. So it is asked at a request's admission and at its first
-decision after that, and the rest happens inside the engine. Of several edge servers the one chosen then is
-kept, where the rule itself may go to another. Everything else is as under :func:`dsd_env.simulate`, bit for
-bit.
+A static rule decides alike as long as a request lives. So it is asked at a request's admission and at its
+first decision after that, and the rest happens inside the engine. Of several edge servers the one chosen then
+is kept, where the rule itself may go to another. Everything else is as under :func:`dsd_env.simulate`, bit
+for bit.
 """
 
 from __future__ import annotations

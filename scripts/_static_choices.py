@@ -74,7 +74,7 @@ def _map(choice: dict[str, str]) -> str:
 
 def choice_of(name: str) -> dict[str, str]:
     """Return the choice per device class of a scheduler ``static_map:...``."""
-    return dict(part.split("=", 1) for part in name.partition(":")[2].split("+"))  # type: ignore[misc]
+    return dict(part.split("=", 1) for part in name.partition(":")[2].split("+"))
 
 
 class ByLoad:

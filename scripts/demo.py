@@ -25,10 +25,13 @@ from dsd_env.locks import LOCK_FILE, InUseError, hold
 BASELINES = (
     "cloud_ar",
     "colocated_sd:4",
-    "edge_sd:4",
+    "static:16:1:edge",
     "jsq_goodput",
 )
-"""Rules of the field. The rule that the training imitated, if it is another, is compared with as well."""
+"""Rules of the field, among them the best static choices on the targets' own GPUs and elsewhere.
+
+The rule that the training imitated, if it is another, is compared with as well.
+"""
 LEARNED, IMITATED = "learned policy", "imitated rule"
 METRICS = (
     "e2e_s_mean",

@@ -2,11 +2,11 @@
 
     python scripts/stream_gain.py --json stream_gain.json --write docs/protocols.md
 
-It starts where streams look best on the scenario stream_node: against a speculation length of 4 with a drafter
-on one of the node's GPUs, on kernels alone, with independent acceptance and nothing but decoding. Every step
-then takes one advantage away and keeps what the steps before took. Both sides choose anew at each step, on one
-seed; what they chose is measured on others. At the end the same drafter gets a GPU of its own beside the node,
-and money and energy are counted. With --json an interrupted run continues where it stopped.
+It starts where streams look best on the scenario stream_node: against a speculation length of 4 with a
+drafter on one of the node's GPUs, on kernels alone, with independent acceptance and nothing but decoding.
+Every step then takes one advantage away and keeps what the steps before took. Both sides choose anew at each
+step, on one seed; what they chose is measured on others. At the end the same drafter gets a GPU of its own
+beside the node, and money and energy are counted. With --json an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -148,13 +148,13 @@ def study(runs: Runs, step: Step, requests: int, rtt_s: float, confirm: int) -> 
     label = f"{requests} requests, {1e3 * rtt_s:g} ms: {step.name}"
     runs.run([choice for side in sides.values() for choice in side], search, label)
     best = {
-        name: min(side, key=lambda choice: time_of(runs.rows(*choice, search), step, requests))
+        name: min(side, key=lambda each: time_of(runs.rows(each[0], each[1], search), step, requests))
         for name, side in sides.items()
     }
     runs.run(list(best.values()), sure, label)
     result: dict[str, Any] = {}
     for name, choice in best.items():
-        rows = runs.rows(*choice, sure)
+        rows = runs.rows(choice[0], choice[1], sure)
         result[name] = {
             "choice": choice[1],
             "drafter": str(menu[0].profile) if (menu := choice[0].targets["node"].menu) else "",
@@ -163,7 +163,7 @@ def study(runs: Runs, step: Step, requests: int, rtt_s: float, confirm: int) -> 
             **{key: float(np.mean([row[key] for row in rows])) for key in KEPT if key in rows[0]},
         }
     for other in ("node", "own GPU"):
-        mine, theirs = (runs.rows(*best[name], sure) for name in ("edge", other))
+        mine, theirs = runs.rows(*best["edge"], sure), runs.rows(*best[other], sure)
         changes = [
             100.0 * (time_of([row], step, requests) / time_of([base], step, requests) - 1.0)
             for row, base in zip(mine, theirs, strict=True)
@@ -221,7 +221,7 @@ def _words(side: dict[str, Any]) -> str:
         return "plain"
     if place == "colocated" and side["drafter"]:
         return f"{gamma}, {side['drafter'].rpartition('_')[2]}"
-    return gamma
+    return str(gamma)
 
 
 def main() -> int:

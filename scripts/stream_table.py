@@ -107,7 +107,7 @@ def study(runs: Runs, requests: int, rtts_s: list[float], engine: str, confirm: 
 
 
 def gain(cell: dict[str, Any], rtt_s: float, against: str) -> float:
-    """Return the change in time per token that streams from the clients make against another way, per cent."""
+    """Return the change in time per token of streams from the clients against another way, per cent."""
     edge, other = cell[f"edge_{1e3 * rtt_s:g}ms"]["ms"], cell[against]["ms"]
     return float(100.0 * (edge / other - 1.0))
 
@@ -142,13 +142,13 @@ def markdown(cells: dict[str, dict[str, Any]], command: str) -> str:
     worst = max(row["relative_se"] for cell in cells["engine"].values() for row in cell.values())
     lines += [
         "",
-        f"Milliseconds per token of a request; the standard error is at most {100 * worst:.1f} %. What streams from "
-        "the clients change, in per cent, against the best choice on the node and against γ = 4 there; then "
-        "step by step towards what the prototype compared: without the engine's overhead, and with the node's "
-        "drafter on one GPU instead of its best parallelism.",
+        f"Milliseconds per token of a request; the standard error is at most {100 * worst:.1f} %. What "
+        "streams from the clients change, in per cent, against the best choice on the node and against γ = 4 "
+        "there; then step by step towards what the prototype compared: without the engine's overhead, and "
+        "with the node's drafter on one GPU instead of its best parallelism.",
         "",
-        "| requests | round trip | against γ = 4 | **against the best** | kernels alone | and drafter on 1 GPU "
-        "| prototype |",
+        "| requests | round trip | against γ = 4 | **against the best** | kernels alone "
+        "| and drafter on 1 GPU | prototype |",
         "|---|---|---|---|---|---|---|",
     ]
     for requests, cell in cells["engine"].items():
@@ -158,9 +158,10 @@ def markdown(cells: dict[str, dict[str, Any]], command: str) -> str:
                 f"{gain(bare, rtt_s, 'node'):+.1f} | {gain(bare, rtt_s, 'node_tp1'):+.1f}" if bare else "|"
             )
             theirs = PROTOTYPE.get((int(requests), rtt_s))
+            shown = "" if theirs is None else f"{theirs:+d}"
             lines.append(
                 f"| {requests} | {1e3 * rtt_s:g} ms | {gain(cell, rtt_s, 'node_g4'):+.1f} "
-                f"| **{gain(cell, rtt_s, 'node'):+.1f}** | {alone} | {'' if theirs is None else f'{theirs:+d}'} |"
+                f"| **{gain(cell, rtt_s, 'node'):+.1f}** | {alone} | {shown} |"
             )
     lines.append("")
     return "\n".join(lines)

@@ -115,7 +115,7 @@ class Sweep:
             self.confirmed[phase.name, name] = self._runs.rows(loaded, name, self._confirm)
 
     def against(self, phase: Phase, scheduler: str, other: str) -> tuple[float, float]:
-        """Return the change in mean request time against another scheduler, and its standard error, per cent."""
+        """Return the change in mean request time against another choice, and its standard error, per cent."""
         rows, others = self.confirmed[phase.name, scheduler], self.confirmed[phase.name, other]
         changes = [
             100 * (row["e2e_s_mean"] / base["e2e_s_mean"] - 1) for row, base in zip(rows, others, strict=True)
@@ -173,6 +173,13 @@ def main() -> int:
     parser.add_argument(
         "--passes", type=int, default=1, help="rounds of coordinate descent over device classes"
     )
+    parser.add_argument(
+        "--descend",
+        nargs="+",
+        choices=("quiet", "busy", "mixed"),
+        default=["quiet", "busy", "mixed"],
+        help="phases to search class by class; the others take what was found before (default: all)",
+    )
     parser.add_argument("--from-plain", action="store_true", help="descend from plain decoding too")
     parser.add_argument("--split", action="store_true", help="try targets that specialise (two targets)")
     parser.add_argument(
@@ -213,26 +220,25 @@ def _single_choices(scenario: Scenario, arguments: argparse.Namespace) -> list[s
 
 
 def _mixed(scenario: Scenario, window: int) -> str:
-    """Return the map by which the class with the fastest drafters streams itself, and the others by the edge."""
+    """Return the map by which the last class uses its own drafters, the fastest, and the others the edge."""
     fastest = list(scenario.devices)[-1]
     parts = [f"{name}={window}/1/{'own' if name == fastest else 'edge'}" for name in scenario.devices]
     return "static_map:" + "+".join(parts)
 
 
 def _split_choices(scenario: Scenario, arguments: argparse.Namespace) -> list[str]:
-    """Return the maps that send half of the devices to one target, drafting elsewhere, and half to the other."""
+    """Return maps: half of the devices draft away from their target, the other half at the other target."""
     fastest = list(scenario.devices)[-1]
     names = []
     for group in splits(scenario):
-        for gamma in arguments.class_gammas:
-            for window in arguments.windows:
-                parts = []
-                for name in scenario.devices:
-                    if name in group:
-                        parts.append(f"{name}={window}/1/{'own' if name == fastest else 'edge'}@0")
-                    else:
-                        parts.append(f"{name}={gamma}/1/colocated@1")
-                names.append("static_map:" + "+".join(parts))
+        for window in arguments.class_gammas:
+            parts = []
+            for name in scenario.devices:
+                if name in group:
+                    parts.append(f"{name}={window}/1/{'own' if name == fastest else 'edge'}@0")
+                else:
+                    parts.append(f"{name}={max(arguments.gammas)}/1/colocated@1")
+            names.append("static_map:" + "+".join(parts))
     return names
 
 
@@ -252,23 +258,15 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
         _, gamma, _, place = best.split(":", 3)
         sizes = [f"static:{gamma}:{batch}:{place}" for batch in BATCHES]
         sweep.run(phase, scenario, sizes)
-        found = [
-            descend(
-                scenario,
-                start,
-                list(
-                    dict.fromkeys(
-                        [start.split(":", 1)[1].replace(":", "/", 2)]
-                        + class_options(start, places, arguments.class_gammas)
-                    )
-                ),
-                partial(sweep.best_of, phase, scenario),
-                arguments.passes,
-            )
-            for start in dict.fromkeys((best, *starts))
-        ]
-        mapped, choice = min(found, key=lambda pair: sweep.latency_s(phase, pair[0]))
-        tried = [mapped, *(name for name in singles if name.startswith("static_map:"))]
+        tried = [name for name in singles if name.startswith("static_map:")]
+        tried += [each["best_per_class_name"] for each in chosen.values()]
+        for start in dict.fromkeys((best, *starts)) if phase.name in arguments.descend else ():
+            options = [start.split(":", 1)[1].replace(":", "/", 2)]
+            options += class_options(start, places, arguments.class_gammas)
+            options = list(dict.fromkeys(options))
+            best_of = partial(sweep.best_of, phase, scenario)
+            tried.append(descend(scenario, start, options, best_of, arguments.passes)[0])
+        sweep.run(phase, scenario, tried)
         if arguments.split:
             halves = _split_choices(scenario, arguments)
             sweep.run(phase, scenario, halves)
@@ -306,16 +304,16 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
         mine["against_best_single_percent"] = {
             key: sweep.against(phase, mine[key], mine["best_single"]) for key in CONFIRMED if key in mine
         }
-    options = vars(arguments)
+    given = vars(arguments)
     command = f"python scripts/sweep_static.py --scenario {arguments.scenario} --seeds {arguments.seeds}"
     command += f" --confirm {arguments.confirm}"
     for name in ("requests", "cycles", "quiet", "busy"):
-        if options[name] is not None:
-            command += f" --{name} {options[name]}"
-    for name in ("gammas", "windows", "class_gammas", "switch_at"):
-        if options[name]:
-            command += f" --{name.replace('_', '-')} {' '.join(map(str, options[name]))}"
-    command += "".join(f" --{name.replace('_', '-')}" for name in ("from_plain", "split") if options[name])
+        if given[name] is not None:
+            command += f" --{name} {given[name]}"
+    for name in ("gammas", "windows", "class_gammas", "descend", "switch_at"):
+        if given[name]:
+            command += f" --{name.replace('_', '-')} {' '.join(map(str, given[name]))}"
+    command += "".join(f" --{name.replace('_', '-')}" for name in ("from_plain", "split") if given[name])
     command += f" --out {arguments.out.name}"
     rows = [
         {"phase": phase, "scheduler": name, **metrics} for (phase, name), metrics in sweep.results.items()

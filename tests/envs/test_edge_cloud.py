@@ -120,7 +120,7 @@ def test_two_environments_on_one_seed_are_identical(seed: int, engines: tuple[st
 @pytest.mark.parametrize("name", ["metro", "heavy_draft"])
 def test_both_engines_play_the_same_episodes_of_shipped_scenarios(name: str) -> None:
     scenario = dsd_env.load_scenario(name, episode__horizon_s=1.5)
-    arguments: dict[str, Any] = {"price_delays": True, "discount_rate_per_s": 0.3, "n_placements": 8}
+    arguments: dict[str, Any] = {"price_delays": True, "discount_rate_per_s": 0.3, "n_placements": 18}
     one, other = (EdgeCloudEnv(scenario, engine=engine, **arguments) for engine in ENGINES)
     assert_same_steps(run_episode(one, 3), run_episode(other, 3))
     assert one.simulation.totals == other.simulation.totals

@@ -24,6 +24,7 @@ from dsd_env.sim.entities import Request, TargetServer
 from dsd_env.sim.telemetry import Telemetry
 from dsd_env.workload import WorkloadGenerator
 from tests.scenarios import tiny
+from tests.sim.stream_lab import OWN, stream_lab
 
 Change = Callable[[pytest.MonkeyPatch, ReferenceSimulation], None]
 Trace = list[tuple[float, bytes]]
@@ -187,6 +188,61 @@ def test_the_future_does_not_show_with_a_confidence_stop(name: str) -> None:
     before, different = compare(CHANGES[name][0], 1, protocol__confidence_stop=0.3)
     assert before > 0
     assert different == 0
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_future_does_not_show_in_streams(name: str) -> None:
+    change, at_least = CHANGES[name]
+    before, different = compare(change, 1, protocol__kind="streaming")
+    assert before >= at_least, "the futures part too early to show anything"
+    assert different == 0
+
+
+UNSEEN_S = 0.9
+"""Results that have left a target by then arrive after it has stopped."""
+
+
+@pytest.mark.parametrize("one_way_s", [0.05, 0.4])
+def test_a_drafter_does_not_see_how_far_its_target_is(one_way_s: float) -> None:
+    """Two targets of one speed until 0.9 s, then one of them stalls: observations part a message later.
+
+    All of a stream's controller is at its drafter: tokens known, drafts in flight, generations, the request's
+    age. In between the two targets have committed differently.
+    """
+
+    def play(stalls: bool) -> tuple[list[Event], Trace]:
+        scenario = stream_lab(
+            one_way_s=one_way_s,
+            draft_s=0.004,
+            output={"distribution": "constant", "value": 201},
+            arrivals={"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 0.0}},
+            # Periodic reports travel as well.
+            protocol__telemetry_period_s=0.01,
+        )
+        simulation = ReferenceSimulation(scenario, 1, record_events=True)
+        encoder = ObservationEncoder.of(scenario)
+        trace: Trace = []
+        with pytest.MonkeyPatch.context() as patch:
+            if stalls:
+                original = TargetServer.noise
+
+                def noise(self: TargetServer, seed: int) -> float:
+                    return 40.0 if simulation.now_s >= UNSEEN_S else original(self, seed)
+
+                patch.setattr(TargetServer, "noise", noise)
+            while (view := simulation.next_decision()) is not None:
+                trace.append((view.now_s, encoder.encode(view).tobytes() + repr(view).encode()))
+                simulation.decide(Decision(8, 1, OWN))
+        return simulation.events, trace
+
+    (events, trace), (stalled, other) = play(False), play(True)
+    parted_s = divergence_s(events, stalled)
+    assert UNSEEN_S < parted_s < UNSEEN_S + 0.07
+    seen_s = parted_s + one_way_s
+    unseen = [entry for entry in trace if parted_s < entry[0] < seen_s]
+    assert len(unseen) >= (1 if one_way_s < 0.1 else 8)
+    assert [entry for entry in trace if entry[0] < seen_s] == [e for e in other if e[0] < seen_s]
+    assert trace != other
 
 
 # --- the test can fail ---------------------------------------------------------------------------

@@ -772,7 +772,7 @@ def test_a_scenario_listed_twice_is_drawn_twice_as_often() -> None:
 def test_shipped_scenarios_mix() -> None:
     for scenarios, options in (
         (["metro", "wan", "overload"], {}),
-        (["heavy_draft", "metro"], {"n_placements": 6}),
+        (["heavy_draft", "metro"], {"n_placements": 18}),
     ):
         envs = EdgeCloudVectorEnv(6, scenarios, **options)
         _, infos = envs.reset(seed=0)

@@ -127,6 +127,7 @@ def test_every_name_is_explained() -> None:
         ("static_map:", ["names no device class"]),
         ("static_map:phone=4/8", ["CLASS=G/B/PLACE"]),
         ("static_map:phone=4/8/own+phone=4/8/own", ["given twice"]),
+        ("static_map:phone=4/8/own@near", ["target 'near'", "whole number"]),
         ("policy", ["policy:PATH"]),
     ],
 )
@@ -466,6 +467,30 @@ def test_static_map_gives_every_device_class_its_choice() -> None:
 def test_static_map_must_name_the_classes_of_the_scenario(classes: str) -> None:
     with pytest.raises(SchedulerError, match=r"scenario 'tiny' has \['laptop', 'phone', 'workstation'\]"):
         make_scheduler(f"static_map:{classes}").reset(tiny(), 0)
+
+
+def test_static_map_sends_a_class_to_its_target() -> None:
+    choices = "static_map:phone=0/1/plain+laptop=2/1/own@0+workstation=2/1/own@{}"
+    with pytest.raises(SchedulerError, match=r"has no target 2; it has 0 to 1"):
+        make_scheduler(choices.format(2)).reset(tiny(), 0)
+    scheduler = make_scheduler(choices.format(1))
+    scheduler.reset(tiny(), 0)
+    near, far = make_target(0, resident=9), make_target(1, resident=1)
+    candidates = tuple(make_candidate(Site.OWN_DEVICE, target) for target in (near, far))
+    view = make_view(candidates, device=3, request=make_request(is_admission=True))
+    assert scheduler.decide(view).placement == 0
+    assert scheduler.decide(replace(view, device=7)).placement == 1
+    assert scheduler.decide(replace(view, device=0)).placement == 1
+
+
+def test_a_stream_keeps_its_edge_server_and_others_take_the_fastest() -> None:
+    target = make_target()
+    slow = make_candidate(Site.EDGE_SERVER, target, draft_step_s=0.005, is_current=True, streams=True)
+    fast = make_candidate(Site.EDGE_SERVER, target, draft_step_s=0.004, edge_server=1, streams=True)
+    rule = make_scheduler("static:4:1:edge")
+    rule.reset(tiny(), 0)
+    assert rule.decide(make_view((slow, fast))).placement == 1
+    assert rule.decide(make_view((slow, fast), request=make_request(window_tokens=4))).placement == 0
 
 
 def write_policy(folder: Path) -> None:

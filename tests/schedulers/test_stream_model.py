@@ -63,7 +63,7 @@ def test_a_stream_is_never_worse_than_plain_decoding(
 
 
 def node(clients: int, rtt_s: float, **changes: Any) -> Scenario:
-    """A saturated 70B node on four H100 with a drafter on its GPUs, and clients that draft in 3 ms."""
+    """A saturated 70B node on four H100, a drafter on its GPUs, clients that draft in 3 ms a token."""
     settings: dict[str, Any] = {
         "requests": 2 * clients,
         "targets__target__profile": "llama-3-70b_h100-sxm_tp4",

@@ -1,7 +1,7 @@
 """Streams in the laboratory, and a model of one stream that is written from what a stream means.
 
-The model handles tokens by name: a draft is right if it equals the target's token and so was all that it
-was drafted from. It knows neither the engines' positions and flags nor their laws, so that a mistake shared by
+The model handles tokens by name: a draft is right if it equals the target's token and so was all that it was
+drafted from. It knows neither the engines' positions and flags nor their laws, so that a mistake shared by
 both engines shows.
 """
 

@@ -13,6 +13,8 @@ from dsd_env.control import DecisionView, Site
 from dsd_env.laws.streams import UNDER_WAY
 from dsd_env.sim import EventKind
 from dsd_env.sim.compiled import CompiledSimulation
+from dsd_env.sim.fuzz.coverage import Watch
+from dsd_env.sim.fuzz.stream_coverage import StreamWatch
 from tests.sim.stream_lab import (
     EDGE,
     NODE,
@@ -214,6 +216,39 @@ def test_streams_that_wait_can_ask_for_company(engine: Simulation) -> None:
     assert sizes(alone).count(1.0) > 20
 
 
+def test_a_smaller_batch_is_in_force_when_the_message_that_tells_it_comes(engine: Simulation) -> None:
+    """Two streams are resident, one of them without drafts. The other has asked for company, then no more."""
+    slow = {
+        "count": 1,
+        "drafter": {"model": "draft", "profile": {"t0_s": 100.0}},
+        "link": "wire",
+        "power": {"idle_w": 1.0, "busy_w": 10.0},
+    }
+    scenario = stream_lab(
+        alpha=1.0,
+        requests=2,
+        episode__total_requests=2,
+        draft_s=0.004,
+        one_way_s=0.011,
+        arrivals=FROM_ZERO,
+        devices__slow=slow,
+        protocol__stream_idle="wait",
+        protocol__patience_s=5.0,
+        targets__target__max_batch_wait_s=5.0,
+    )
+
+    def choose(view: DecisionView) -> Decision:
+        return Decision(4, 2 if view.device == 1 or view.counter < 2 else 1, OWN)
+
+    events = run(engine, scenario, choose).events
+    starts = [e.time_s for e in of_kind(events, EventKind.ITERATION_START)]
+    ends = [e.time_s for e in of_kind(events, EventKind.ITERATION_END)]
+    # Prompts, then a token each: there is nobody else to wait for. Four drafts have come meanwhile, but
+    # nobody shares an iteration with them. The result calls for a draft, whose message has B = 1.
+    assert starts[1] == ends[0]
+    assert starts[2] == pytest.approx(ends[1] + 0.011 + 0.004 + 0.011)
+
+
 # ---------------------------------------------------------------------- links that fail
 
 
@@ -356,6 +391,29 @@ def test_a_crashed_device_is_silent_and_comes_back_without_its_memory(engine: Si
     assert not [e for e in of_kind(events, EventKind.DECISION) if 0.5 < e.time_s < 1.2]
 
 
+@pytest.mark.parametrize("alpha", [1.0, 0.6])
+def test_a_drafter_that_is_back_at_once_loses_its_memory_and_no_draft_counts_twice(
+    engine: Simulation, alpha: float
+) -> None:
+    """While an iteration verifies its drafts it crashes, begins anew, and fills its window again in time.
+
+    What it drafts again is what it had drafted, so that nothing is committed at another time.
+    """
+    changes: dict[str, Any] = dict(
+        alpha=alpha, draft_s=0.002, one_way_s=0.001, verify={"t0_s": 0.1}, arrivals=FROM_ZERO
+    )
+    calm = run(engine, stream_lab(**changes), always(8), seed=3)
+    taken = [time_s for time_s, tokens in commits(calm.events) if tokens > 2]
+    crash = outage("device_crash", taken[1] - 0.06, 0.0)
+    simulation = run(engine, stream_lab(**changes, faults=crash), always(8), seed=3)
+    assert commits(simulation.events) == commits(calm.events)
+    for each in (calm, simulation):
+        made = sum(e.value for e in of_kind(each.events, EventKind.DRAFT_END))
+        assert each.totals.drafted + each.totals.discarded == made
+    assert simulation.totals.discarded > calm.totals.discarded
+    assert simulation.totals.drafted == calm.totals.drafted
+
+
 def test_an_edge_server_that_crashes_takes_along_all_its_streams(engine: Simulation) -> None:
     scenario = stream_lab(
         alpha=1.0,
@@ -458,9 +516,9 @@ def test_bytes_and_energy_of_a_small_stream_by_hand(engine: Simulation) -> None:
         devices__client__radio_joules_per_byte=0.001,
     )
     simulation = run(engine, scenario, always(2))
-    # The first token is committed at 34 and known at 38 ms. Drafts 1 and 2 come at 44 and 46, while the second
-    # iteration decides 1 by itself. The third, from 64, verifies 2 and decides 3. Draft 3, for which there was
-    # room at 68, has come too late at 74: the fourth has nothing to verify. So it goes on, 1 and 2 in turn.
+    # The first token is committed at 34 and known at 38 ms. Drafts 1 and 2 come at 44 and 46, while the
+    # second iteration decides 1 by itself. The third, from 64, verifies 2 and decides 3. Draft 3, for which
+    # there was room at 68, has come too late at 74: the fourth has nothing to verify. So it goes on.
     rows = commits(simulation.events)
     assert [round(1e3 * s, 6) for s, _ in rows] == [34, 64, 94, 124, 154, 184, 214, 244]
     assert [n for _, n in rows] == [1, 1, 2, 1, 2, 1, 2, 1]
@@ -479,3 +537,47 @@ def test_bytes_and_energy_of_a_small_stream_by_hand(engine: Simulation) -> None:
     client_j = 9.0 * 12 * 0.002 + 0.001 * (down + up)
     assert totals.client_joules == pytest.approx(client_j)
     assert totals.energy_joules == pytest.approx(client_j + 400.0 * 8 * 0.03 + 100.0 * 0.248)
+
+
+# ---------------------------------------------------------------------- what the fuzzer says it has met
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        (
+            {"alpha": 0.0, "protocol__header_bytes": 100.0, "links__wire__uplink_bits_per_s": 16000.0},
+            {"socket full of drafts"},
+        ),
+        ({"one_way_s": 2.5}, {"results left out", "socket full of drafts"}),
+        ({"faults": outage("device_crash", 0.5, 0.2)}, {"drafter crashes", "drafter returns"}),
+        ({"faults": outage("target_crash", 0.5, 0.2, of="target")}, {"target crashes"}),
+        (
+            {"protocol__stream_idle": "wait", "protocol__patience_s": 0.001, "alpha": 0.0},
+            {"idle take-over"},
+        ),
+    ],
+)
+def test_the_fuzzer_names_what_a_stream_has_met(changes: dict[str, Any], names: set[str]) -> None:
+    arguments: dict[str, Any] = {"alpha": 1.0, "draft_s": 0.002, "one_way_s": 0.01, "output": LONG_ANSWER}
+    scenario = stream_lab(**{**arguments, "arrivals": FROM_ZERO, **changes})
+    simulation = run(ReferenceSimulation, scenario, always(16))
+    assert StreamWatch(scenario).read(simulation.events) == {f"stream:{name}" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("second", "name"),
+    [
+        (Decision(0, 1, OWN), "stream:closed, no window"),
+        (Decision(8, 1, EDGE), "stream:closed, other drafter"),
+    ],
+)
+def test_the_fuzzer_names_why_a_stream_closes(second: Decision, name: str) -> None:
+    scenario = stream_lab(arrivals=FROM_ZERO, **with_edge())
+    watch = Watch(scenario, 1)
+    simulation = ReferenceSimulation(scenario, 1, record_events=True)
+    while (view := simulation.next_decision()) is not None:
+        choice = Decision(8, 1, OWN) if view.counter < 8 else second
+        watch.decided(view, simulation.decide(choice))
+    watch.finish(simulation)
+    assert {met for met in watch.met if met.startswith("stream:")} == {name}

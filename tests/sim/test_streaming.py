@@ -18,7 +18,6 @@ from tests.sim.stream_lab import (
     NODE,
     OWN,
     Model,
-    by_request,
     commits,
     dedicated,
     matches,
@@ -223,7 +222,8 @@ def test_a_new_window_is_in_force_at_once_and_recalls_nothing(engine: Simulation
         window = 2 if 20 <= latest < 40 else 8
         leads[window].append(event.value + 1 - seen[latest][1])
     assert max(leads[8]) == 8
-    assert max(leads[2]) == 2
+    # The draft that was being made when the window shrank is made, and sent.
+    assert max(leads[2][1:]) == 2 < leads[2][0] <= 8
     # At the decision that opens it again, the drafter begins at that instant.
     opened_s = seen[40][0]
     assert any(e.time_s == opened_s for e in of_kind(events, EventKind.DRAFT_START))
@@ -241,9 +241,13 @@ def test_the_target_takes_no_more_than_the_window_that_the_newest_message_told(e
 
 @pytest.mark.parametrize("chunk", [2, 3])
 def test_a_message_carries_a_chunk_or_what_the_window_leaves(engine: Simulation, chunk: int) -> None:
-    """Nothing is heard meanwhile, so that the window of seven is filled: 3 + 3 + 1, or 2 + 2 + 2 + 1."""
+    """Nothing is heard within an iteration: the window of seven is filled by 3 + 3 + 1, or 2 + 2 + 2 + 1."""
     scenario = stream_lab(
-        alpha=1.0, draft_s=0.001, one_way_s=10.0, output=CONSTANT_101, protocol__stream_chunk_tokens=chunk
+        alpha=1.0,
+        draft_s=0.001,
+        verify={"t0_s": 0.3},
+        output=CONSTANT_101,
+        protocol__stream_chunk_tokens=chunk,
     )
     events = run(engine, scenario, always(7)).events
     first = of_kind(events, EventKind.DRAFT_SENT)[: -(-7 // chunk)]
@@ -255,7 +259,7 @@ def test_a_message_carries_a_chunk_or_what_the_window_leaves(engine: Simulation,
 def test_a_drafter_holds_no_more_than_its_memory(engine: Simulation) -> None:
     """KV for 120 tokens, 100 of which are the prompt: it drafts the first twenty of the answer, then none.
 
-    The decision that looks at its memory and closes the stream takes two seconds.
+    The decision that looks at its memory, and would close the stream, takes two seconds.
     """
     scenario = stream_lab(
         alpha=1.0,
@@ -268,7 +272,7 @@ def test_a_drafter_holds_no_more_than_its_memory(engine: Simulation) -> None:
     )
     simulation = run(engine, scenario, always(8))
     assert max(e.value for e in of_kind(simulation.events, EventKind.DRAFT_SENT)) == 19
-    assert len(of_kind(simulation.events, EventKind.STREAM_CLOSE)) == 1
+    assert not of_kind(simulation.events, EventKind.STREAM_CLOSE)
     assert simulation.requests_table()["delivered_tokens"].tolist() == [101]
 
 
@@ -302,10 +306,10 @@ def test_a_drafter_that_is_not_sure_waits_until_that_draft_is_known(
     events = run(engine, scenario, choose).events
     stops = 0
     for one, other in pairwise(of_kind(events, EventKind.DRAFT_SENT)):
-        if one.value % 5 == 3 and other.value == one.value + 1:
+        if one.value % 5 == 3:
             # The next draft was begun when the unsure one was known.
             known_s = min(time_s for time_s, known in seen if known > one.value)
-            assert other.time_s >= known_s + 0.001
+            assert other.time_s >= known_s + 0.001 - 1e-12
             stops += 1
     assert stops > 3
 
@@ -315,8 +319,10 @@ def test_a_drafter_that_is_not_sure_waits_until_that_draft_is_known(
 
 def test_an_edge_server_streams_over_its_backhaul(engine: Simulation) -> None:
     """Its messages take the backhaul's ways, and nothing of the device's but the answer."""
-    scenario = stream_lab(**LONG, **with_edge(backhaul_s=0.004, draft_s=0.0041), one_way_s=0.5)
-    simulation = run(engine, scenario, always(16, EDGE))
+    scenario = stream_lab(
+        **LONG, **with_edge(backhaul_s=0.004, draft_s=0.0041), one_way_s=0.5, actions__gammas=[0, 64]
+    )
+    simulation = run(engine, scenario, always(64, EDGE))
     assert rate_of(simulation) == pytest.approx(1 / 0.0041, rel=0.01)
 
 

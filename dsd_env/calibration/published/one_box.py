@@ -141,6 +141,7 @@ def amusd_claims(lab: Lab, facts: Mapping[str, Any]) -> list[Claim]:
 
 AMUSD = Reproduction(
     "amusd",
+    "1B and 8B on a GPU each, one request",
     "Step times are the medians of the log of one prompt, but for the decode step, which is the data set's "
     "own. A verification costs more than a decode step in proportion to its drafts (assumed; the log has "
     "whole windows only). Acceptance is not published by data set: independent drafts, with the α at which "
@@ -239,6 +240,7 @@ def dsi_claims(lab: Lab, facts: Mapping[str, Any]) -> list[Claim]:
 
 DSI = Reproduction(
     "dsi",
+    "a drafter and a target of published times, one request",
     "The pairs' times and acceptance are inputs, recalled from the paper's table and not read: take the "
     "rows by pair as the shape of the claim, not as a check of its digits. A forward pass takes the same "
     "whatever it verifies, as there. Streaming with **one** target and the best window up to 16, once with "
@@ -250,8 +252,9 @@ DSI = Reproduction(
     "DSI's promise never to be slower than synchronous speculation is one of its copies of the target. A "
     "single target that never waits breaks it where the drafter is cheap: after a rejection it spends a "
     "whole step on one token, where a synchronous run would have waited a few milliseconds for five drafts. "
-    "The rest is the opponent: of the lookahead of their synchronous run we know no more than that 1, 5 and "
-    "10 were used, and against the best of them the copies themselves gain less than the paper's figure.",
+    "One that waits for drafts keeps it, for all four pairs. The rest is the opponent: of the lookahead of "
+    "their synchronous run we know no more than that 1, 5 and 10 were used, and over the best of them even "
+    "the copies gain less than the recalled figures of three of the four pairs.",
     "one target here, copies of it there; their opponent's lookahead is unknown to us",
 )
 
@@ -310,6 +313,7 @@ def pearl_claims(lab: Lab, facts: Mapping[str, Any]) -> list[Claim]:
 
 PEARL = Reproduction(
     "pearl",
+    "8B and 70B on one and two A100s, one request, code",
     "Llama-2-70B on two A100s as target; as drafter Llama-3-8B on one, the nearest profile to a 7B. Both "
     "are measured kernels, not Transformers. Acceptance is the published one of a 70B with an 8B drafter, "
     "on code. PEARL's drafting while a window is verified is `pipelined`; its verification of a first draft "
@@ -317,8 +321,8 @@ PEARL = Reproduction(
     "Windows are the best of 1 to 16.",
     pearl_claims,
     "Their speed-ups are the best of several pairs and tasks, with acceptance that we do not have; ours are "
-    "of one pair. A drafter in Transformers is slow beside its target, which leaves more to overlap, and "
-    "raises the gain over a synchronous run; ours takes a quarter of a target step. Pipelining gains only "
-    "when a whole window and the guess after it are right; a stream does not wait for either.",
+    "of one pair. A drafter in Transformers may be slower beside its target, which leaves more to overlap, "
+    "and raises the gain over a synchronous run; ours takes a quarter of a target step. Pipelining gains "
+    "only when a whole window and the guess after it are right; a stream does not wait for either.",
     "one pair and measured kernels here; the best of several pairs, in Transformers, there",
 )

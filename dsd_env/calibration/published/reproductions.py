@@ -86,6 +86,13 @@ class Estimate:
         return Estimate(tuple(100.0 * (value - 1.0) for value in self.values)).shown(digits, " %", sign=True)
 
 
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of several estimates, seed by seed."""
+    return Estimate(
+        tuple(float(np.mean(each)) for each in zip(*(one.values for one in estimates), strict=True))
+    )
+
+
 class Lab:
     """Runs simulations for reproductions.
 
@@ -156,6 +163,7 @@ class Reproduction:
 
     Attributes:
         name: Short name: of the command, of the facts and of the block of the page.
+        set_up: The set-up in a few words, for the overview.
         ours: How it is built here, and what is assumed.
         claims: Simulates and returns the claims, the one for the overview first.
         why: Why the figures differ, in a few sentences.
@@ -163,6 +171,7 @@ class Reproduction:
     """
 
     name: str
+    set_up: str
     ours: str
     claims: Callable[[Lab, Mapping[str, Any]], list[Claim]]
     why: str
@@ -204,11 +213,14 @@ def overview(
     found: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> str:
     """Return the table with a line for each paper: the first of its claims."""
-    lines = ["| paper | claim | theirs | ours | why they differ |", "|---|---|---|---|---|"]
+    lines = ["| paper | set-up | claim | theirs | ours | why they differ |", "|---|---|---|---|---|---|"]
     for each in reproductions:
         title = str(papers[each.name]["title"]).partition(":")[0]
         first = found[each.name][0]
-        lines.append(f"| {title} | {first['what']} | {first['paper']} | {first['ours']} | {each.short} |")
+        theirs = first["paper"] + (f" ({RECALLED})" if first["read"] == RECALLED else "")
+        lines.append(
+            f"| {title} | {each.set_up} | {first['what']} | {theirs} | {first['ours']} | {each.short} |"
+        )
     return "\n".join(lines)
 
 

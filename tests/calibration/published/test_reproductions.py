@@ -183,7 +183,8 @@ def test_the_page_is_that_of_the_set_ups(papers: Any, reproduce: Any) -> None:
         block = text.split(f"<!-- begin: {name} -->")[1].split(f"<!-- end: {name} -->")[0]
         assert papers[name]["title"] in block and "| claim | paper | read in | ours |" in block
         assert each.ours in block and each.why in block, f"{name}: run scripts/reproduce.py anew"
-    found = {name: [{"what": "w", "paper": "p", "ours": "o"}] for name in papers}
+    found = {name: [{"what": "w", "paper": "p", "read": RECALLED, "ours": "o"}] for name in papers}
     lines = overview(reproduce.REPRODUCTIONS.values(), papers, found).splitlines()
+    assert all(RECALLED in line for line in lines[2:])
     table = text.split(f"<!-- begin: {reproduce.OVERVIEW} -->")[1].split("<!-- end: ")[0]
     assert table.count("\n| ") + table.count("\n|-") == len(lines)

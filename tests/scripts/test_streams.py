@@ -1,0 +1,131 @@
+"""The scripts that measure streams: what they compare and print, and simulations at the engine's pace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dsd_env
+from agents.evaluation import tasks_of
+from agents.static_runs import run_statics
+from tests.scenarios import tiny
+
+
+@pytest.fixture
+def scripts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(checkout / "scripts"))
+
+
+SEVERAL: dict[str, Any] = {
+    "protocol__kind": "streaming",
+    "episode__requests": 12,
+    "episode__warmup_requests": 2,
+}
+
+
+@pytest.mark.parametrize("kind", ["streaming", "synchronous"])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        "static:4:1:own",
+        "static:2:1:edge",
+        "static_map:phone=0/1/plain+laptop=2/1/own+workstation=6/1/edge@0",
+    ],
+)
+def test_static_runs_are_those_of_simulate(kind: str, scheduler: str) -> None:
+    scenario = tiny(**{**SEVERAL, "protocol__kind": kind})
+    (task,) = tasks_of("tiny", scenario, scheduler, 1)
+    ((_, metrics),) = run_statics([task])
+    assert metrics == pytest.approx(dsd_env.simulate(scenario, scheduler, task.seed).metrics, 0, 0, True)
+
+
+def test_static_runs_refuse_who_may_change_his_mind() -> None:
+    tasks = tasks_of("tiny", tiny(), "jsq_goodput", 1)
+    with pytest.raises(ValueError, match="'jsq_goodput' may change its mind"):
+        list(run_statics(tasks))
+
+
+def test_ways_differ_only_in_where_drafts_are_made(scripts: None) -> None:
+    import _stream_node as ways
+
+    edge = ways.node(8, ways.EDGE, 0.015)
+    assert edge.n_devices == 8 and edge.links["link"].one_way_s == 0.0075
+    assert edge.episode.horizon_s == ways.WARMUP_S + ways.WINDOW_S[8]
+    assert not edge.targets["node"].menu
+    (own,) = ways.node(8, ways.DEDICATED, 0.015).targets["node"].menu
+    assert own.mode == "dedicated" and own.concurrency >= 128
+    (shared,) = ways.node(8, ways.NODE_TP2, 0.015).targets["node"].menu
+    assert shared.mode == "shared" and str(shared.profile).endswith("_tp2")
+
+
+def test_table_shows_gains_beside_the_prototype(scripts: None) -> None:
+    import stream_table
+
+    def row(ms: float, gamma: int = 4) -> dict[str, Any]:
+        return {"ms": ms, "gamma": gamma, "drafter": "x_tp2", "relative_se": 0.01}
+
+    cell = {
+        "plain": row(20, 0),
+        "node_g4": row(12),
+        "node": row(10, 2),
+        "node_tp1": row(12.5),
+        "dedicated": row(9),
+    }
+    cell |= {f"edge_{ms}ms": row(9.0, 16) for ms in ("5", "15", "40")}
+    text = stream_table.markdown({"engine": {"8": cell}, "kernels alone": {"8": cell}}, "a command")
+    assert "| 8 | 5 ms | -25.0 | **-10.0** | -10.0 | -28.0 | -14 |" in text
+    assert "at most 1.0 %" in text and "a command" in text
+
+
+def test_halves_of_the_devices(scripts: None) -> None:
+    from _static_choices import splits
+
+    groups = splits(dsd_env.load_scenario("metro"))
+    assert frozenset({"phone", "jetson"}) in groups and frozenset({"phone"}) not in groups
+    assert all(frozenset({"phone", "laptop", "jetson", "workstation"}) - group in groups for group in groups)
+
+
+def test_choices_by_load_change_at_admission(scripts: None) -> None:
+    from _static_choices import make_static
+
+    from tests.views import make_candidate, make_request, make_target, make_view
+
+    rule = make_static("by_load:10|static:4:1:colocated|static:0:1:plain")
+    rule.reset(tiny(), 0)
+
+    def decision(resident: int, admission: bool) -> int:
+        candidate = make_candidate(target=make_target(resident=resident))
+        view = make_view((candidate,), request=make_request(is_admission=admission))
+        return int(rule.decide(view).gamma)
+
+    assert [decision(10, True), decision(90, False)] == [4, 4]
+    assert [decision(11, True), decision(0, False)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("stream_table", "--requests", "8,x"), "'x' is no whole number"),
+        (("stream_table", "--confirm", "0"), "must be at least 1"),
+        (("stream_gain", "--write", "README.md"), "has no block 'stream gain'"),
+        (("sweep_static", "--scenario", "single_lan", "--split", "--out", "x"), "needs two targets"),
+    ],
+)
+def test_bad_arguments_are_named(
+    arguments: tuple[str, ...], said: str, checkout: Path, tmp_path: Path
+) -> None:
+    script, *rest = arguments
+    if script != "sweep_static":
+        rest += ["--json", str(tmp_path / "x.json")]
+    result = subprocess.run(
+        [sys.executable, str(checkout / "scripts" / f"{script}.py"), *rest],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2 and said in result.stderr
