@@ -63,7 +63,7 @@ def main() -> int:
     parser.add_argument("--config", default="demo", help="training configuration (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="where results go")
     parser.add_argument("--timesteps", type=int, help="decisions to train for, instead of the file's")
-    parser.add_argument("--seeds", type=int, default=4, help="evaluation episodes per scheduler")
+    parser.add_argument("--seeds", type=int, default=2, help="evaluation episodes per scheduler")
     parser.add_argument(
         "--requests", type=int, help="measured requests per evaluation episode, instead of a load cycle"
     )
