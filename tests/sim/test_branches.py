@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dsd_env import ReferenceSimulation
+from dsd_env.acceptance import load_trace_set
 from dsd_env.scenario import Scenario, ScenarioError
 from dsd_env.sim import EventKind
 from dsd_env.sim.compiled import CompiledSimulation
@@ -110,7 +111,11 @@ def test_a_recorded_rank_decides() -> None:
     )
     simulation = run(CompiledSimulation, scenario, always(8, OWN))
     totals = simulation.totals
-    assert 0.1 < totals.branch_hits / (totals.branch_hits + totals.branch_misses) < 0.9
+    rank = load_trace_set("smollm2-135m_smollm2-4l_greedy").drafters["smollm2-4l"].rank
+    assert rank is not None
+    expected = (rank == 2).sum() / (rank > 1).sum()
+    share = totals.branch_hits / (totals.branch_hits + totals.branch_misses)
+    assert share == pytest.approx(expected, rel=0.3)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,16 @@ def test_every_scenario_is_pinned() -> None:
     assert sorted(PINNED) == sorted(dsd_env.list_scenarios())
 
 
+def _takes_long(name: str) -> bool:
+    """Return whether another scenario shows the same in less time: twenty-four devices do as much as 600."""
+    return name.startswith("fleet_600")
+
+
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("name", sorted(PINNED))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if _takes_long(name) else []) for name in sorted(PINNED)],
+)
 def test_metrics_are_those_of_the_last_release(name: str, scheduler: str) -> None:
     expected, found = PINNED[name][scheduler], measure(name, scheduler)
     # NaN, where nothing was observed, is not equal to itself.
