@@ -38,6 +38,16 @@ def at_least_one(
             parser.error(f"--{name} {value}: must be at least 1")
 
 
+def page_with(parser: argparse.ArgumentParser, file: Path | None, block: str) -> str:
+    """Return the page of ``--write``, empty without one; end with a usage error if it lacks the block."""
+    if file is None:
+        return ""
+    page = file.read_text(encoding="utf-8")
+    if f"<!-- begin: {block} -->" not in page:
+        parser.error(f"--write {file}: the page has no block {block!r}")
+    return page
+
+
 def alone(script: str, file: Path | None, work: Callable[[], int]) -> int:
     """Do a script's work while no other process writes the same file; return its status, or 1 if one does.
 

@@ -201,9 +201,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, metavar="J", help="processes (default 2)")
     arguments = parser.parse_args()
     _cli.at_least_one(parser, arguments, ("seeds", "confirm", "cycles", "jobs"))
-    page = arguments.write.read_text(encoding="utf-8") if arguments.write else ""
-    if arguments.write and f"<!-- begin: {BLOCK} -->" not in page:
-        parser.error(f"--write {arguments.write}: the page has no block {BLOCK!r}")
+    page = _cli.page_with(parser, arguments.write, BLOCK)
     return _cli.alone("best_static", arguments.json, lambda: _run(arguments, page))
 
 

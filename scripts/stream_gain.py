@@ -240,9 +240,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     _cli.at_least_one(parser, arguments, ("confirm",))
-    page = arguments.write.read_text(encoding="utf-8") if arguments.write else ""
-    if arguments.write and f"<!-- begin: {BLOCK} -->" not in page:
-        parser.error(f"--write {arguments.write}: the page has no block {BLOCK!r}")
+    page = _cli.page_with(parser, arguments.write, BLOCK)
     return _cli.alone("stream_gain", arguments.json, lambda: _run(arguments, page))
 
 

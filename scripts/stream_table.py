@@ -194,9 +194,7 @@ def main() -> int:
         if not text.isdecimal() or int(text) < 1:
             parser.error(f"--requests {arguments.requests}: {text!r} is no whole number of at least 1")
         numbers.append(int(text))
-    page = arguments.write.read_text(encoding="utf-8") if arguments.write else ""
-    if arguments.write and f"<!-- begin: {BLOCK} -->" not in page:
-        parser.error(f"--write {arguments.write}: the page has no block {BLOCK!r}")
+    page = _cli.page_with(parser, arguments.write, BLOCK)
     return _cli.alone("stream_table", arguments.json, lambda: _run(arguments, numbers, page))
 
 

@@ -199,9 +199,7 @@ def main() -> int:
     if arguments.split and scenario.n_targets != 2:
         parser.error(f"--split needs two targets; {scenario.name} has {scenario.n_targets}")
     block = f"choices by load: {scenario.name}"
-    page = arguments.write.read_text(encoding="utf-8") if arguments.write else ""
-    if arguments.write and f"<!-- begin: {block} -->" not in page:
-        parser.error(f"--write {arguments.write}: the page has no block {block!r}")
+    page = _cli.page_with(parser, arguments.write, block)
     file = arguments.out.with_suffix(".json")
     return _cli.alone("sweep_static", file, lambda: _run(arguments, scenario, file, block, page))
 

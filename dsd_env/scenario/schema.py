@@ -201,10 +201,7 @@ class Scenario(Model):
         """Check that there is something to stream, if that is the protocol."""
         if self.protocol.kind != "streaming":
             return
-        sites: list[DeviceClass | EdgeServer] = [*self.devices.values(), *self.edge_servers.values()]
-        elsewhere = any(drafter.kind == "model" for site in sites for drafter in site.menu)
-        dedicated = any(own.mode == "dedicated" for target in self.targets.values() for own in target.menu)
-        if not elsewhere and not dedicated:
+        if not self.streaming_models:
             raise ValueError(
                 "protocol.kind = 'streaming' needs a drafter of kind 'model' on a device, on an edge server, "
                 "or at a target in mode 'dedicated': there is none"
@@ -273,6 +270,17 @@ class Scenario(Model):
     def kv_reservation_tokens(self, prompt_tokens: int) -> int:
         """Return the KV tokens that a request reserves at its target for its whole stay."""
         return prompt_tokens + self.workload.max_output_tokens + max(self.actions.gammas) + 1
+
+    @property
+    def streaming_models(self) -> frozenset[str]:
+        """Names of the draft models of drafters that can stream: those not on a target's own GPUs."""
+        sites: list[DeviceClass | EdgeServer] = [*self.devices.values(), *self.edge_servers.values()]
+        elsewhere = (drafter for site in sites for drafter in site.menu)
+        beside = (drafter for target in self.targets.values() for drafter in target.menu)
+        return frozenset(
+            [drafter.model for drafter in elsewhere if drafter.kind == "model"]
+            + [drafter.model for drafter in beside if drafter.mode == "dedicated"]
+        )
 
     def hits(self, model: str) -> tuple[float, ...]:
         """Return the probabilities that branches of a draft model hold the right token, by fan-out from 1."""

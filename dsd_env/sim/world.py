@@ -23,9 +23,7 @@ from dsd_env.scenario import ScenarioError
 from dsd_env.scenario.schema import (
     AcceptanceConfig,
     ColocatedDrafter,
-    DeviceClass,
     Drafter,
-    EdgeServer,
     FittedAcceptance,
     IidAcceptanceConfig,
     MarkovAcceptanceConfig,
@@ -168,15 +166,7 @@ def _check_branches(scenario: Scenario, sources: dict[str, tuple[AcceptanceSourc
     fanout = scenario.protocol.branches.fanout
     if fanout == 0:
         return
-    own: list[DeviceClass | EdgeServer] = [*scenario.devices.values(), *scenario.edge_servers.values()]
-    models = {drafter.model for site in own for drafter in site.menu if drafter.kind == "model"}
-    models |= {
-        drafter.model
-        for target in scenario.targets.values()
-        for drafter in target.menu
-        if drafter.mode == "dedicated"
-    }
-    for model in sorted(models):
+    for model in sorted(scenario.streaming_models):
         source, drafter = sources[model]
         where = f"scenario {scenario.name!r}: protocol.branches.fanout = {fanout}: acceptance.{model}"
         if isinstance(source, TraceReplay):

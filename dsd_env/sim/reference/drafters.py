@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import simpy
 
@@ -143,22 +144,20 @@ class Drafters(Part):
             job.start(now_s)
             number = job.drafter.number
             self._log(EventKind.DRAFT_START, number, job.request, job.gamma)
-            job.timer = self._env.at(now_s + job.duration_s, Order.DRAFT_END, number)
-            assert job.timer.callbacks is not None
-            job.timer.callbacks.append(self._draft_ended(job))
+            job.timer = self._env.call_at(
+                now_s + job.duration_s, Order.DRAFT_END, number, partial(self._draft_ended, job)
+            )
 
-    def _draft_ended(self, job: DraftJob) -> Callable[[simpy.Event], None]:
-        def ended(_event: simpy.Event) -> None:
-            server = job.drafter.own_server
-            duration_s = self._now_s - job.start_s
-            server.mean_job_s += self._protocol.stats_window * (duration_s - server.mean_job_s)
-            if job.request.draft is job:
-                job.request.draft = None
-            # The job leaves the drafter before the request goes on.
-            self._leave(job, job.gamma)
-            job.done.succeed()
-
-        return ended
+    def _draft_ended(self, job: DraftJob) -> None:
+        """Let a complete job leave its drafter."""
+        server = job.drafter.own_server
+        duration_s = self._now_s - job.start_s
+        server.mean_job_s += self._protocol.stats_window * (duration_s - server.mean_job_s)
+        if job.request.draft is job:
+            job.request.draft = None
+        # The job leaves the drafter before the request goes on.
+        self._leave(job, job.gamma)
+        job.done.succeed()
 
     def _leave(self, job: DraftJob, tokens: int) -> None:
         """Let a job, complete or not, leave its drafter, and start the next."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import simpy
@@ -30,6 +30,13 @@ class Environment(simpy.Environment):
         event._value = None
         queue: list[Any] = self._queue
         heapq.heappush(queue, (time_s, (order << 40) + entity, next(self._eid), event))
+        return event
+
+    def call_at(self, time_s: float, order: Order, entity: int, action: Callable[[], None]) -> simpy.Event:
+        """Schedule a call, as :meth:`at` schedules an event; return its event."""
+        event = self.at(time_s, order, entity)
+        assert event.callbacks is not None
+        event.callbacks.append(lambda _event: action())
         return event
 
     def jump(self, time_s: float) -> None:

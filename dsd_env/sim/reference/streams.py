@@ -412,9 +412,12 @@ class Streams(Part):
 
     def _expect_message(self, request: Request, stream: Stream) -> None:
         if stream.messages:
-            event = self._env.at(stream.messages[0].arrives_s, Order.DELIVERY, request.number)
-            assert event.callbacks is not None
-            event.callbacks.append(lambda _event: self._message_arrives(request, stream))
+            self._env.call_at(
+                stream.messages[0].arrives_s,
+                Order.DELIVERY,
+                request.number,
+                lambda: self._message_arrives(request, stream),
+            )
 
     def _message_arrives(self, request: Request, stream: Stream) -> None:
         """Let the target take in a message."""
@@ -548,6 +551,9 @@ class Streams(Part):
 
     def _expect_result(self, request: Request, stream: Stream) -> None:
         if stream.results:
-            event = self._env.at(stream.results[0].arrives_s, Order.DELIVERY, request.number)
-            assert event.callbacks is not None
-            event.callbacks.append(lambda _event: self._result_arrives(request, stream))
+            self._env.call_at(
+                stream.results[0].arrives_s,
+                Order.DELIVERY,
+                request.number,
+                lambda: self._result_arrives(request, stream),
+            )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import simpy
-
 from dsd_env.control.view import Site
 from dsd_env.laws import drafting, slo
 from dsd_env.laws.batching import may_enter
@@ -154,9 +152,7 @@ class Targets(Part):
             self._look_at(target, stood_back_s)
 
     def _look_at(self, target: TargetServer, time_s: float) -> None:
-        event = self._env.at(time_s, Order.ITERATION_START, target.number)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _event: self._check(target))
+        self._env.call_at(time_s, Order.ITERATION_START, target.number, lambda: self._check(target))
 
     def _check(self, target: TargetServer) -> None:
         if target.check_s == self._now_s:
@@ -200,9 +196,9 @@ class Targets(Part):
         target.iteration_start_s = now_s
         target.expected_end_s = now_s + expected_s
         self._log(EventKind.ITERATION_START, target.number, None, len(batch))
-        target.end = self._env.at(now_s + duration_s, Order.ITERATION_END, target.number)
-        assert target.end.callbacks is not None
-        target.end.callbacks.append(lambda _event: self._end_iteration(target))
+        target.end = self._env.call_at(
+            now_s + duration_s, Order.ITERATION_END, target.number, lambda: self._end_iteration(target)
+        )
 
     def _make_room(self, target: TargetServer, batch: list[tuple[Job, int]]) -> list[tuple[Job, int]]:
         """Reserve the KV that each sequence of a batch needs; return the batch without preempted ones.
@@ -407,16 +403,14 @@ class Targets(Part):
         job.idles += 1
         idles = job.idles
         patience_s = float(self._protocol.patience_s or 0.0)
-        timer = self._env.at(self._now_s + patience_s, Order.TIMEOUT, 2 * job.request.number)
 
-        def decode(_event: simpy.Event) -> None:
+        def decode() -> None:
             if job.idle and job.idles == idles and job.request.stream is job.stream:
                 self._totals.takeovers += 1
                 self._log(EventKind.TAKEOVER, target.number, job.request, patience_s)
                 self._end_idle(target, job)
 
-        assert timer.callbacks is not None
-        timer.callbacks.append(decode)
+        self._env.call_at(self._now_s + patience_s, Order.TIMEOUT, 2 * job.request.number, decode)
 
     def _end_idle(self, target: TargetServer, job: Job) -> None:
         job.idle = False

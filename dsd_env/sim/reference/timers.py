@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import simpy
-
 from dsd_env.sim.entities import Request
 from dsd_env.sim.events import EventKind, Order
 from dsd_env.sim.reference.episode import Episode, Part
@@ -25,9 +23,12 @@ class Timers(Part):
         patience_s = self._protocol.patience_s
         if patience_s is not None:
             served = request.served
-            timer = self._env.at(self._now_s + patience_s, Order.TIMEOUT, 2 * request.number)
-            assert timer.callbacks is not None
-            timer.callbacks.append(lambda _event: self._patience_ends(request, served))
+            self._env.call_at(
+                self._now_s + patience_s,
+                Order.TIMEOUT,
+                2 * request.number,
+                lambda: self._patience_ends(request, served),
+            )
 
     def _patience_ends(self, request: Request, served: int) -> None:
         if request.served == served and not request.finished:
@@ -42,20 +43,15 @@ class Timers(Part):
             self._send_again_after(request, size_bytes, self._protocol.client_timeout_s, request.exchange)
 
     def _send_again_after(self, request: Request, payload_bytes: float, wait_s: float, exchange: int) -> None:
-        timer = self._env.at(self._now_s + wait_s, Order.TIMEOUT, 2 * request.number + 1)
-
-        def send_again(_event: simpy.Event) -> None:
+        def send_again() -> None:
             if request.exchange != exchange or request.finished:
                 return
             if request.device.down_faults == 0:
                 arrives_s = self._links.send_up(request.device, payload_bytes, request)
-                duplicate = self._env.at(arrives_s, Order.DELIVERY, request.number)
-                assert duplicate.callbacks is not None
-                duplicate.callbacks.append(lambda _event: self._duplicate(request))
+                self._env.call_at(arrives_s, Order.DELIVERY, request.number, lambda: self._duplicate(request))
             self._send_again_after(request, payload_bytes, 2.0 * wait_s, exchange)
 
-        assert timer.callbacks is not None
-        timer.callbacks.append(send_again)
+        self._env.call_at(self._now_s + wait_s, Order.TIMEOUT, 2 * request.number + 1, send_again)
 
     def _duplicate(self, request: Request) -> None:
         """Count a message whose round number the target has seen before; the target ignores it."""

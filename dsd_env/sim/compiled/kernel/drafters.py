@@ -10,7 +10,7 @@ time.
 from __future__ import annotations
 
 from dsd_env.laws import drafting, reports, step_times
-from dsd_env.sim.compiled.codes import AHEAD_JOB, DRAFTS_ALONE, DRAFTS_SHARED, JOBS, LOOKUP, ROUND_JOB
+from dsd_env.sim.compiled.codes import AHEAD_JOB, DRAFTS_ALONE, DRAFTS_SHARED, JOBS, LOOKUP, MODEL, ROUND_JOB
 from dsd_env.sim.compiled.kernel.accounts import occupancy_changes
 from dsd_env.sim.compiled.kernel.events import (
     AT_DRAFT_END,
@@ -44,6 +44,13 @@ def is_host(k, drafter):
 def drafts_shared(k, drafter):
     """Return whether there is a drafter that shares its target's server."""
     return drafter >= 0 and k.drafters[drafter].mode == DRAFTS_SHARED
+
+
+@jit
+def can_stream(k, drafter):
+    """Return whether the drafts of a drafter, of which there is one, are streamed."""
+    spec = k.drafters[drafter]
+    return k.streaming and spec.mode == DRAFTS_ALONE and spec.kind == MODEL
 
 
 @jit

@@ -11,7 +11,7 @@ from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.laws import reports, resolve, slo, view
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
 from dsd_env.sim.compiled.codes import DRAFTS_ALONE, DRAFTS_SHARED, HEAD, LOOKUP, MODEL, NO_DRAFTER
-from dsd_env.sim.compiled.kernel.drafters import host_of, step_s, valid_tokens
+from dsd_env.sim.compiled.kernel.drafters import can_stream, host_of, step_s, valid_tokens
 from dsd_env.sim.compiled.kernel.jit import jit
 from dsd_env.sim.compiled.kernel.links import (
     COLOCATED,
@@ -268,7 +268,7 @@ def _tell_of_drafter(k, w, request, c, drafter, latest):
     c.acceptance_rate, c.tokens_per_round = learned.acceptance_rate, learned.tokens_per_round
     c.model_rounds = learned.model_rounds
     c.pooled_acceptance = w.acceptances[latest * k.n_models + spec.model]
-    if k.streaming and spec.mode == DRAFTS_ALONE and spec.kind == MODEL:
+    if can_stream(k, drafter):
         c.streams = 1.0
         if not k.stream_waits:
             c.coalesces = 0.0

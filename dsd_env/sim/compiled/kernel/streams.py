@@ -9,9 +9,10 @@ is scheduled: they arrive in order. See :mod:`dsd_env.sim.reference.streams` for
 from __future__ import annotations
 
 from dsd_env.laws import drafting, streams
-from dsd_env.sim.compiled.codes import DRAFTS_ALONE, JOBS, MODEL, RING, ROUND_JOB
+from dsd_env.sim.compiled.codes import JOBS, RING, ROUND_JOB
 from dsd_env.sim.compiled.kernel.acceptance import guess_right, is_near, top1_prob
 from dsd_env.sim.compiled.kernel.drafters import (
+    can_stream,
     queue_job,
     set_valid_tokens,
     valid_tokens,
@@ -54,10 +55,7 @@ NO_ECHO = -1.0
 @jit
 def uses_stream(k, request):
     """Return whether the drafts of a request's decision are streamed."""
-    if not k.streaming or request.gamma == 0:
-        return False
-    spec = k.drafters[request.drafter]
-    return spec.mode == DRAFTS_ALONE and spec.kind == MODEL
+    return request.gamma > 0 and can_stream(k, request.drafter)
 
 
 @jit
