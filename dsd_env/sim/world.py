@@ -252,7 +252,8 @@ class WorldBuilder:
             most = max(target.max_num_batched_tokens, *target.graph_batch_tokens, 0)
             timer = StepTimer(latency_profile(target.profile), most, target_overhead(target))
             # One draft pass can process the KV lag of a whole batch.
-            own = tuple(draft_timer(drafter, max(most, 8 * longest)) for drafter in target.menu)
+            tokens = max(most, 8 * longest, self._draft_tokens if branches.fanout else 0)
+            own = tuple(draft_timer(drafter, tokens) for drafter in target.menu)
             self.target_timers.append((timer, own))
         self.device_timers = [
             tuple(draft_timer(drafter, self._draft_tokens) for drafter in device.menu)

@@ -578,4 +578,6 @@ def _candidate_view(row: Any, targets: list[TargetView], models: Sequence[str]) 
         values["streams"] != 0.0,
         values["coalesces"] != 0.0,
         values["pooled_acceptance"],
+        int(values["fanout"]),
+        int(values["depth"]),
     )
