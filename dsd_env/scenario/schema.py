@@ -7,7 +7,7 @@ whole and gives every name of the schema.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, TypeVar
 
 from pydantic import Field, model_validator
@@ -317,22 +317,25 @@ class Scenario(Model):
     def places(self) -> tuple[tuple[int, int, int, int], ...]:
         """The places to draft at that each offered target has, in the order of its candidates.
 
-        Each is (site, number of the edge server or -1, drafter there by its place in the list, fan-out of its
-        branches): first the drafters at the target, then the own device's, then each edge server's. There are
-        as many for targets and devices as the one with the most drafters has, and at least one each; a
-        candidate whose target or device has fewer is never valid. Where branches are offered, those that can
-        stream come twice: without, then with them.
+        Each is (site, edge server or -1, drafter there by its place in the list, fan-out of its branches):
+        first the drafters at the target, then the own device's, then each edge server's. The edge server is a
+        number, or a place in the order of those on offer where `actions.edge_servers_offered` limits them.
+        There are as many for targets and devices (and edge servers, if limited) as the one with the most
+        drafters has, and at least one each; a candidate whose site has fewer is never valid. Where branches
+        are offered, those that can stream come twice: without, then with them.
         """
-        targets, devices = self.targets.values(), self.devices.values()
+        targets, devices, edges = self.targets.values(), self.devices.values(), self.edge_servers.values()
         at_target = max(1, *(len(target.menu) for target in targets))
         on_device = max(1, *(len(device.menu) for device in devices))
         found = [(0, -1, rank, _may_stream(targets, rank)) for rank in range(at_target)]
         found += [(1, -1, rank, _may_stream(devices, rank)) for rank in range(on_device)]
-        servers = (edge for edge in self.edge_servers.values() for _ in range(edge.count))
+        servers: list[Sequence[EdgeServer]] = [[edge] for edge in edges for _ in range(edge.count)]
+        if self.edge_servers_ordered:
+            servers = [list(edges)] * self.n_edge_servers_offered
         found += [
-            (2, number, rank, _may_stream([edge], rank))
-            for number, edge in enumerate(servers)
-            for rank in range(len(edge.menu))
+            (2, number, rank, _may_stream(at_place, rank))
+            for number, at_place in enumerate(servers)
+            for rank in range(max(len(edge.menu) for edge in at_place))
         ]
         fanout, offered = self.protocol.branches.fanout, self.actions.offer_branches
         return tuple(
@@ -340,6 +343,16 @@ class Scenario(Model):
             for *place, streams in found
             for each in ((0, fanout) if offered and streams else (fanout if streams else 0,))
         )
+
+    @property
+    def edge_servers_ordered(self) -> bool:
+        """Whether edge servers are offered in an order of the moment, instead of by number."""
+        return self.actions.edge_servers_offered is not None and self.n_edge_servers > 0
+
+    @property
+    def n_edge_servers_offered(self) -> int:
+        """Number of edge servers in every request's candidate list."""
+        return min(self.actions.edge_servers_offered or self.n_edge_servers, self.n_edge_servers)
 
     @property
     def n_placements(self) -> int:

@@ -51,7 +51,11 @@ def places_of(scenario: Data) -> list[int]:
 
     places = at(0, list(scenario["targets"].values()), "colocated_drafter")
     places += at(1, list(scenario["devices"].values()), "drafter")
-    for edge in scenario.get("edge_servers", {}).values():
+    edges = list(scenario.get("edge_servers", {}).values())
+    limit = scenario["actions"].get("edge_servers_offered")
+    if limit is not None and edges:
+        return places + min(limit, sum(edge["count"] for edge in edges)) * at(2, edges, "drafter")
+    for edge in edges:
         places += edge["count"] * at(2, [edge], "drafter")
     return places
 
