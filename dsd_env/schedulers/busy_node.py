@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from dsd_env.control import CandidateView, DecisionView, Site
 from dsd_env.schedulers.node_times import NodeTimes
-from dsd_env.schedulers.stream_model import stream_yield
+from dsd_env.schedulers.stream_model import Branches, stream_yield
 
 _NEVER_S = float("inf")
 _ROUNDS = 2
@@ -58,14 +58,18 @@ class BusyNode:
         """Return the time per token of plain decoding."""
         return self._plain_s
 
-    def stream_token_s(self, candidate: CandidateView, view: DecisionView, acceptance: float) -> list[float]:
+    def stream_token_s(
+        self, candidate: CandidateView, view: DecisionView, acceptance: float, hit: float = 0.0
+    ) -> list[float]:
         """Return the time per token of a stream from a candidate, for each window on offer; infinite for 0.
 
         Args:
             candidate: The candidate.
             view: The decision.
             acceptance: Chance that a draft is right, given that those before it were.
+            hit: Chance that the right token for a wrong draft opens one of its branches, if it has any.
         """
+        branches = Branches(hit, candidate.depth) if candidate.fanout else None
         step_s = self._stream_step_s(candidate, view)
         costs = [_NEVER_S]
         if len(view.gammas) == 1:
@@ -74,10 +78,12 @@ class BusyNode:
         # shortest window both are made to agree; each window begins with the length of the one before.
         iteration_s = self._plain_s
         for _ in range(_ROUNDS):
-            gives = stream_yield(view.gammas[1], acceptance, step_s, step_s, candidate.rtt_s, iteration_s)
+            gives = stream_yield(
+                view.gammas[1], acceptance, step_s, step_s, candidate.rtt_s, iteration_s, branches
+            )
             iteration_s = self.iteration_s(gives.drafts)
         for gamma in view.gammas[1:]:
-            gives = stream_yield(gamma, acceptance, step_s, step_s, candidate.rtt_s, iteration_s)
+            gives = stream_yield(gamma, acceptance, step_s, step_s, candidate.rtt_s, iteration_s, branches)
             iteration_s = self.iteration_s(gives.drafts)
             costs.append(self._weighed_s(iteration_s) / gives.tokens)
         return costs
@@ -114,9 +120,12 @@ class BusyNode:
         A stream's own draft is one of those under way on its device, and no reason to wait.
         """
         if candidate.site == Site.COLOCATED:
-            step_s = self._times.draft_step_s(candidate.drafter, self.sequences, self._kv_tokens)
+            tokens = 1 + candidate.fanout * candidate.depth
+            step_s = self._times.draft_step_s(candidate.drafter, self.sequences, self._kv_tokens, tokens)
             return (step_s or candidate.draft_step_s) + candidate.draft_wait_s
         wait_s = candidate.draft_wait_s
-        if candidate.site == Site.OWN_DEVICE and candidate.is_current and view.request.window_tokens > 0:
-            wait_s = max(0.0, wait_s - candidate.draft_step_s)
+        if candidate.site == Site.OWN_DEVICE and view.request.window_tokens > 0:
+            current = next((each for each in view.candidates if each.is_current), None)
+            if current is not None and (current.site, current.drafter) == (candidate.site, candidate.drafter):
+                wait_s = max(0.0, wait_s - current.draft_step_s)
         return candidate.draft_step_s + wait_s

@@ -26,6 +26,7 @@ from dsd_env.latency.lookup import latency_profile, target_overhead
 from dsd_env.laws import step_times
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
+from dsd_env.schedulers.branch_hits import branch_hits
 from dsd_env.schedulers.busy_node import BusyNode
 from dsd_env.schedulers.node_times import NodeTimes
 from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route
@@ -102,7 +103,8 @@ class GoodputScheduler:
 
     Where the scenario streams, places are weighed as if all at the target chose alike
     (:class:`~dsd_env.schedulers.busy_node.BusyNode`), with the acceptance that the targets report of each
-    draft model over all requests. `busy_phase` and the prior acceptance have no say in that.
+    draft model over all requests; streams with branches count the hits known of the pair. `busy_phase` and
+    the prior acceptance have no say in that.
 
     Attributes:
         name: Canonical specification.
@@ -118,12 +120,15 @@ class GoodputScheduler:
         self._has_menu = False
         self._engines: list[EngineOverhead] = []
         self._nodes: list[NodeTimes] = []
+        self._hits: dict[str, float] = {}
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
         self._chunk_tokens = scenario.protocol.plain_chunk_tokens
         self._has_menu = scenario.has_menu
         self._tables, self._engines, self._nodes = [], [], []
+        self._hits = branch_hits(scenario)
+        branches = scenario.protocol.branches
         for target in scenario.targets.values():
             profile = latency_profile(target.profile)
             coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
@@ -136,7 +141,8 @@ class GoodputScheduler:
             self._engines += [engine] * target.count
             self._tables += [table] * target.count
             if scenario.protocol.kind == "streaming":
-                self._nodes += [NodeTimes(target)] * target.count
+                node = NodeTimes(target, 1 + branches.fanout * branches.depth)
+                self._nodes += [node] * target.count
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the decision with the least expected time per token."""
@@ -170,7 +176,8 @@ class GoodputScheduler:
             else:
                 shared = estimate_acceptance(request, parameters.prior_acceptance, parameters.shared_trials)
             if node is not None and candidate.streams:
-                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance)
+                hit = self._hits.get(candidate.model, 0.0)
+                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance, hit)
             elif node is not None and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
                 costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
             else:
@@ -189,7 +196,7 @@ class GoodputScheduler:
         if node is not None and best_gamma > 0 and best.streams:
             # The place is the same for all, by what is known of all. The window is the request's own affair.
             own = estimate_acceptance(request, best.pooled_acceptance, parameters.prior_trials)
-            costs_s = node.stream_token_s(best, view, own)
+            costs_s = node.stream_token_s(best, view, own, self._hits.get(best.model, 0.0))
             best_gamma = view.gammas[min(range(len(costs_s)), key=costs_s.__getitem__)]
         return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
 

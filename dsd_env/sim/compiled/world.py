@@ -464,6 +464,7 @@ class CompiledSimulation:
             int(row["edge_server"]),
             int(row["to_target"]),
             REASONS[int(self._header["reason"])],
+            bool(row["branches"]),
         )
 
     def observe(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
