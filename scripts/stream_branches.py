@@ -21,7 +21,7 @@ import _checkout  # noqa: F401
 import _cli
 import numpy as np
 from _runs import Runs
-from _stream_node import BRANCHES, DRAFTER, EDGE, STEP_S, TOKEN_S, WINDOWS, branching, ms_per_token, node
+from _stream_node import BRANCHES, DRAFTER, EDGE, STEP_S, TOKEN_S, branching, ms_per_token, node
 
 from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_json, write_text
@@ -31,12 +31,13 @@ SETTINGS = ((32, 0.005), (32, 0.015), (128, 0.005), (128, 0.015))
 """Requests at a time, and round trips, that are looked at."""
 BLOCK = "stream branches"
 """Name of the block of a page that the table is written into."""
+WINDOWS = (4, 8, 12, 16)
 KEPT = ("throughput_tokens_per_s", "throughput_tokens_per_s_se")
 """Metrics that are kept."""
-HIT_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
-LONGER_STEPS = (1.0, 1.3, 1.6, 2.0)
+HIT_RATES = (0.1, 0.3, 0.5, 0.7)
+LONGER_STEPS = (1.0, 1.3, 2.0)
 """How much longer a step with branches takes, however many."""
-SHARING = (1, 4, 8, 16)
+SHARING = (1, 4, 16)
 """Requests that share a card."""
 NO_BRANCHES: dict[str, Any] = {"protocol__branches": {"fanout": 0}}
 
