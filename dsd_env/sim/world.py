@@ -169,7 +169,7 @@ def _check_branches(scenario: Scenario, sources: dict[str, tuple[AcceptanceSourc
     for model in sorted(scenario.streaming_models):
         source, drafter = sources[model]
         where = f"scenario {scenario.name!r}: protocol.branches.fanout = {fanout}: acceptance.{model}"
-        if isinstance(source, TraceReplay):
+        if isinstance(source, TraceReplay) and isinstance(scenario.acceptance[model], TraceAcceptance):
             columns = source.trace.drafters[drafter]
             if columns.run_length is not None:
                 raise ScenarioError(
