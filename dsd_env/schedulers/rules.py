@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dsd_env.control import DecisionView, Site
+from dsd_env.control import CandidateView, DecisionView, Site
 from dsd_env.control.actions import snap_up
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.schema import ColocatedDrafter, Drafter
@@ -68,12 +68,17 @@ def placement_of(
             continue
         if branches and candidate.fanout == 0:
             continue
-        stays = candidate.is_current and candidate.streams and view.request.window_tokens > 0
         fanout = 0 if branches else candidate.fanout
-        key = (fanout, not stays, candidate.draft_wait_s, candidate.draft_step_s)
+        waits = (candidate.draft_wait_s, candidate.draft_step_s)
+        key = (fanout, not stays_open(candidate, view), *waits)
         if best is None or key < best_key:
             best, best_key = index, key
     return best
+
+
+def stays_open(candidate: CandidateView, view: DecisionView) -> bool:
+    """Return whether drafting at a candidate lets the stream go on that the request has open."""
+    return candidate.is_current and candidate.streams and view.request.window_tokens > 0
 
 
 def plain_placement(view: DecisionView, target: int) -> int:

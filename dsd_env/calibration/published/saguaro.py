@@ -134,22 +134,23 @@ def saguaro_claims(lab: Lab, facts: Mapping[str, Any]) -> list[Claim]:
 SAGUARO = Reproduction(
     "saguaro",
     "70B on four H100 and 1B on a fifth, one request",
-    "The decode step is that of the log's plain run; a verification takes as long (assumed: at batch 1 it nearly "
-    "does). Of drafting the log has the time of a whole speculation beside a verification only, K forward "
-    "passes with all branches in them: a step of ours with branches takes a K-th of that. For a step of the "
-    "synchronous run, and of streams without branches, our profile of the drafter stands in. Acceptance is not in "
-    "the log: independent drafts, with the α at which the closed form of a round gives the *synchronous* "
-    "figure; the asynchronous one is then a prediction. Saguaro is `streaming` with `branches: {fanout: 3, "
-    "depth: 6}` and a drafter of its own. There whole windows are prepared for each outcome of a round, the "
-    "target's extra token included, and the target waits for drafts; here nobody waits, and branches have no "
-    "branches. Hit rates are an input.",
+    "The decode step is that of the log's plain run; a verification takes as long (assumed: at batch 1 it "
+    "nearly does). Of drafting the log has the time of a whole speculation beside a verification only, K "
+    "forward passes with all branches in them: a step of ours with branches takes a K-th of that. For a "
+    "step of the synchronous run, and of streams without branches, our profile of the drafter stands in. "
+    "Acceptance is not in the log: independent drafts, with the α at which the closed form of a round "
+    "gives the *synchronous* figure; the asynchronous one is then a prediction. Saguaro is `streaming` "
+    "with `branches: {fanout: 3, depth: 6}` and a drafter of its own. There whole windows are prepared "
+    "for each outcome of a round, the target's extra token included, and the target waits for drafts; "
+    "here nobody waits, and branches have no branches. Hit rates are an input.",
     saguaro_claims,
-    "Nearly all hangs on two times that the log mixes. With branches one of their draft steps takes 3.9 ms, twice "
-    "what our profile gives the drafter alone, and a stream is never faster than its drafter: 4.8× plain "
-    "decoding even if every draft were right. With the α that our step implies a stream of unbranched steps is "
-    "therefore the better one, and branches gain over synchronous rounds next to nothing. If their synchronous "
-    "step is slower than our profile, α is higher and so is the gain; the second line shows how much. And "
-    "their round commits K drafts and a token of the target, for K draft steps; our drafter drafts the "
-    "target's own place, too.",
-    "their step with branches is twice ours without, and the log does not say what a synchronous one takes",
+    "Nearly all hangs on two times that the log does not tell apart. Beside a verification, with all "
+    "branches, one of their draft steps takes 3.9 ms, 2.6 times what our profile gives the drafter alone; and a "
+    "stream is never faster than its drafter, so that 4.8× plain decoding would be the end even if every "
+    "draft were right. With the α that our shorter step implies, branches gain next to nothing over "
+    "synchronous rounds, and a stream without them, whose steps are shorter, is better. If their "
+    "synchronous step takes longer than our profile says, α is higher: with 3 ms the paper's figure comes "
+    "out, and a stream of such steps without branches would do better still. Their round also commits a "
+    "token of the target for nothing; our drafter drafts that place, too.",
+    "their step with branches is 2.6 times ours without, and their log does not say what a synchronous one takes",
 )
