@@ -146,8 +146,8 @@ SAGUARO = Reproduction(
     saguaro_claims,
     "Nearly all hangs on two times that the log does not tell apart. Beside a verification, with all "
     "branches, one of their draft steps takes 3.9 ms, 2.6 times what our profile gives the drafter alone; "
-    "and a stream is never faster than its drafter, so that 4.8× plain decoding would be the end even if every "
-    "draft were right. With the α that our shorter step implies, branches gain next to nothing over "
+    "and a stream is never faster than its drafter, so that 4.8× plain decoding would be the end even if "
+    "every draft were right. With the α that our shorter step implies, branches gain next to nothing over "
     "synchronous rounds, and a stream without them, whose steps are shorter, is better. If their "
     "synchronous step takes longer than our profile says, α is higher: with 3 ms the paper's figure comes "
     "out, and a stream of such steps without branches would do better still. Their round also commits a "
