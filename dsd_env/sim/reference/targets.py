@@ -323,7 +323,7 @@ class Targets(Part):
         request.drafter_valid[drafter_number] = drafting.valid_after(
             request.context_tokens, drafted, accepted
         )
-        request.drafted_at = drafter_number
+        request.drafted_at, request.drafted_branches = drafter_number, False
         request.verifies += 1
         request.drafted += drafted
         request.accepted += accepted

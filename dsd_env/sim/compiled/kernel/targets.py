@@ -499,7 +499,7 @@ def _verified(k, w, request, drafter, drafted):
     committed = min(accepted + 1, left)
     valid = drafting.valid_after(request.prompt_tokens + start, drafted, accepted)
     set_valid_tokens(k, w, request, drafter, valid)
-    request.drafted_at = drafter
+    request.drafted_at, request.drafted_branches = drafter, False
     request.verifies += 1
     request.drafted += drafted
     request.accepted += accepted
