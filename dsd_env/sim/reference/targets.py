@@ -64,6 +64,8 @@ class Targets(Part):
             # The target has preempted the request since its last job.
             job.prefill_again()
             self._enter(target, job)
+        elif stream is not None and job.coalesces and not job.prefill_tokens:
+            self._idle(target, job)
         else:
             self._join(target, job)
         request.control = (Site.COLOCATED, target.number)
