@@ -339,8 +339,8 @@ class Scenario(Model):
         ]
         fanout, offered = self.protocol.branches.fanout, self.actions.offer_branches
         return tuple(
-            (*place, each)
-            for *place, streams in found
+            (site, edge, rank, each)
+            for site, edge, rank, streams in found
             for each in ((0, fanout) if offered and streams else (fanout if streams else 0,))
         )
 

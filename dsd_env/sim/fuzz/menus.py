@@ -54,7 +54,8 @@ def places_of(scenario: Data) -> list[int]:
     edges = list(scenario.get("edge_servers", {}).values())
     limit = scenario["actions"].get("edge_servers_offered")
     if limit is not None and edges:
-        return places + min(limit, sum(edge["count"] for edge in edges)) * at(2, edges, "drafter")
+        n_offered: int = min(limit, sum(edge["count"] for edge in edges))
+        return places + n_offered * at(2, edges, "drafter")
     for edge in edges:
         places += edge["count"] * at(2, [edge], "drafter")
     return places
