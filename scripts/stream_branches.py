@@ -37,8 +37,8 @@ KEPT = ("throughput_tokens_per_s", "throughput_tokens_per_s_se")
 HIT_RATES = (0.1, 0.3, 0.5, 0.7)
 LONGER_STEPS = (1.0, 1.3, 2.0)
 """How much longer a step with branches takes, however many."""
-SHARING = (1, 4, 16)
-"""Requests that share a card."""
+SHARED, SHARING, MOST_SHARED = "requests per card", (1, 4), 32
+"""Requests that share a card; looked at with at most so many at a time, which takes long enough."""
 NO_BRANCHES: dict[str, Any] = {"protocol__branches": {"fanout": 0}}
 
 Study = tuple[str, str, list[dict[str, Any]], list[dict[str, Any]]]
@@ -91,7 +91,7 @@ def studies(requests: int) -> list[Study]:
         shared = cabinets(requests, sharing)
         found.append(
             (
-                "requests per card",
+                SHARED,
                 f"{sharing}",
                 [{**NO_BRANCHES, **shared}],
                 [{**branching(fanout, depth), **shared} for fanout, depth in BRANCHES],
@@ -103,7 +103,7 @@ def studies(requests: int) -> list[Study]:
 def measure(runs: Runs, requests: int, rtt_s: float, study: Study, confirm: int) -> dict[str, Any]:
     """Return what branches change in one setting, with the choices of either side."""
     what, value, without, with_branches = study
-    place = "edge" if what == "requests per card" else "own"
+    place = "edge" if what == SHARED else "own"
     search, sure = slice(0, 1), slice(1, 1 + confirm)
     names = [f"static:{window}:1:{place}" for window in WINDOWS]
     sides = [
@@ -147,7 +147,9 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
             f"{cell['change']:+.1f} ± {cell['change_se']:.1f} "
             f"(W {cell['windows'][0]}; W {cell['windows'][1]}, {cell['fanout']}, {cell['depth']})"
         )
-    lines += [f"| {row} | {' | '.join(cells)} |" for row, cells in rows.items()]
+    for row, cells in rows.items():
+        cells += ["–"] * (len(heads) - len(cells))
+        lines.append(f"| {row} | {' | '.join(cells)} |")
     lines += [
         "",
         "What branches change in the time per token of streams, per cent, ± the standard error over seeds; "
@@ -185,6 +187,8 @@ def _run(arguments: argparse.Namespace, page: str) -> int:
     for n in range(len(studies(1))):
         for requests, rtt_s in SETTINGS:
             study = studies(requests)[n]
+            if study[0] == SHARED and requests > MOST_SHARED:
+                continue
             cell = measure(runs, requests, rtt_s, study, arguments.confirm)
             found[f"{study[0]}|{study[1]}|{requests} {rtt_s}"] = cell
             print(f"{study[0]} {study[1]}, {requests} requests, {1e3 * rtt_s:g} ms: {cell}", flush=True)
