@@ -88,7 +88,13 @@ def test_table_shows_gains_beside_the_prototype(scripts: None) -> None:
     import stream_table
 
     def row(ms: float, gamma: int = 4) -> dict[str, Any]:
-        return {"ms": ms, "gamma": gamma, "drafter": "x_tp2", "relative_se": 0.01}
+        branches = {
+            "fanout": 4,
+            "depth": 2,
+            "branch_tokens_per_token": 9.0,
+            "branch_tokens_used_per_token": 0.3,
+        }
+        return {"ms": ms, "gamma": gamma, "drafter": "x_tp2", "relative_se": 0.01, **branches}
 
     cell = {
         "plain": row(20, 0),
@@ -98,7 +104,11 @@ def test_table_shows_gains_beside_the_prototype(scripts: None) -> None:
         "dedicated": row(9),
     }
     cell |= {f"edge_{ms}ms": row(9.0, 16) for ms in ("5", "15", "40")}
+    for way, ms in (("branch", 8.1), ("as_prototype", 10.0)):
+        cell |= {f"{way}_{rtt}ms": row(ms, 12) for rtt in ("5", "15", "40")}
     text = stream_table.markdown({"engine": {"8": cell}, "kernels alone": {"8": cell}}, "a command")
+    with_branches = "| 8 | 5 ms | 8.1 (W 12; 4, 2) | -10.0 | -32.5 | **-19.0** | -20.0 | -18 | 9.0, 0.30 |"
+    assert with_branches in text
     assert "| 8 | 5 ms | -25.0 | **-10.0** | -10.0 | -28.0 | -14 |" in text
     assert "at most 1.0 %" in text and "a command" in text
 
