@@ -338,11 +338,12 @@ class Scenario(Model):
             for rank in range(max(len(edge.menu) for edge in at_place))
         ]
         fanout, offered = self.protocol.branches.fanout, self.actions.offer_branches
-        return tuple(
-            (site, edge, rank, each)
-            for site, edge, rank, streams in found
-            for each in ((0, fanout) if offered and streams else (fanout if streams else 0,))
-        )
+        places: list[tuple[int, int, int, int]] = []
+        for site, edge, rank, streams in found:
+            if offered and streams:
+                places.append((site, edge, rank, 0))
+            places.append((site, edge, rank, fanout if streams else 0))
+        return tuple(places)
 
     @property
     def edge_servers_ordered(self) -> bool:

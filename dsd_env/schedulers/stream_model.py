@@ -252,11 +252,10 @@ def _branching_yield(
     gamma: int, acceptance: int, step: int, first: int, way: int, branches: Branches
 ) -> StreamYield:
     """Return the yield with branches for arguments given as steps of their grids."""
-    times = [math.exp(each / _GRID) for each in (step, first, way)]
+    step_s, first_s, way_s = (math.exp(each / _GRID) for each in (step, first, way))
+    right = acceptance / _ACCEPTANCE_GRID
     yields = [
-        yield_with_branches(
-            gamma, *(time / length for time in times), acceptance / _ACCEPTANCE_GRID, branches
-        )
+        yield_with_branches(gamma, step_s / length, first_s / length, way_s / length, right, branches)
         for length in SPREAD
     ]
     n = len(yields)

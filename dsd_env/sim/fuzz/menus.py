@@ -46,7 +46,7 @@ def places_of(scenario: Data) -> list[int]:
         return [site for each in streams for _ in range(2 if offered and each else 1)]
 
     def may_stream(drafter: Data, site: int) -> bool:
-        model = drafter.get("kind", "model") == "model"
+        model: bool = drafter.get("kind", "model") == "model"
         return model and (site != 0 or drafter.get("mode", "shared") == "dedicated")
 
     places = at(0, list(scenario["targets"].values()), "colocated_drafter")
