@@ -27,6 +27,8 @@ logger = logging.getLogger("dsd_env.serving")
 
 SITES = {Site.COLOCATED: "colocated", Site.OWN_DEVICE: "own_device", Site.EDGE_SERVER: "edge_server"}
 """Names of the sites where drafts are made."""
+AHEAD_S = 1.0
+"""How far ahead of the controller's clock an observation may be; one further ahead counts as made now."""
 
 
 class ServedDecision(NamedTuple):
@@ -88,6 +90,7 @@ class Controller:
         policy: The bundle; None for rules.
         guard: State of the guard rails.
         counts: Observations and decisions so far, by what became of them; see :meth:`stats`.
+        lock: Held while anything changes; hold it to keep several calls together.
     """
 
     def __init__(
@@ -126,7 +129,7 @@ class Controller:
             dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
             dsd_env.schedulers.base.SchedulerError: The name is wrong.
         """
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._clock = clock
         self._seed = seed
         scheduler, self.policy = _chosen(policy)
@@ -154,7 +157,17 @@ class Controller:
         self.scheduler = ""
         self._use(scheduler, self.policy)
         self.counts: dict[str, int] = dict.fromkeys(
-            ("observations", "decisions", "moved", "unknown_request", "out_of_order", "forgotten", "safe"), 0
+            (
+                "observations",
+                "decisions",
+                "moved",
+                "unknown_request",
+                "out_of_order",
+                "ahead",
+                "forgotten",
+                "safe",
+            ),
+            0,
         )
         self.moved: dict[str, int] = {}
         self._origin_s = clock() if origin_s is None else origin_s
@@ -177,18 +190,23 @@ class Controller:
                 lacks. Numbers out of range are moved and counted instead; observations of requests that are
                 not known are counted.
         """
-        event, moved = events.checked(event)
-        with self._lock:
-            if moved:
-                self._note_moved(event, moved)
-            self.counts["observations"] += 1
-            self._state.take(event, self._seconds(event.time_s), doubtful=bool(moved))
+        self.observe_many((event,))
 
     def observe_many(self, several: Iterable[events.Event]) -> None:
-        """Take in observations in their order, with no decision of another thread between them."""
-        with self._lock:
-            for event in several:
-                self.observe(event)
+        """Take in observations in their order, all or none, and nothing of another thread between them.
+
+        Raises:
+            TelemetryError: One is wrong, see :meth:`observe`; none has been taken in.
+        """
+        known = [events.checked(event) for event in several]
+        with self.lock:
+            for event, _ in known:
+                self._state.check(event)
+            for event, moved in known:
+                if moved:
+                    self._note_moved(event, moved)
+                self.counts["observations"] += 1
+                self._state.take(event, self._seconds(event.time_s), doubtful=bool(moved))
 
     def _note_moved(self, event: events.Event, fields: Sequence[str]) -> None:
         for field in fields:
@@ -201,19 +219,33 @@ class Controller:
             self.counts["moved"] += 1
 
     def _seconds(self, time_s: float | None) -> float:
-        """Return a time on the controller's own scale, which begins at its origin."""
-        return max(0.0, (self._clock() if time_s is None else time_s) - self._origin_s)
+        """Return a time on the controller's own scale, which begins at its origin; none lies ahead."""
+        now_s = self._clock()
+        if time_s is None:
+            time_s = now_s
+        elif not time_s <= now_s + AHEAD_S:
+            self.counts["ahead"] += 1
+            time_s = now_s
+        return max(0.0, time_s - self._origin_s)
 
     # ------------------------------------------------------------------ out
 
-    def decide(self, request: str, now_s: float | None = None) -> ServedDecision:
+    def decide(
+        self, request: str, now_s: float | None = None, *, counter: int | None = None
+    ) -> ServedDecision:
         """Decide for a request that begins a round, or asks to be admitted.
 
         Args:
             request: Its name.
             now_s: Time on the clock; default: now.
+            counter: Number of the decision within the request, from 0. If it is that of the last answer,
+                which may have been lost on its way, the answer is repeated and nothing is counted.
         """
-        with self._lock:
+        with self.lock:
+            if counter is not None and (known := self._state.requests.get(request)) is not None:
+                last = known.answer
+                if last is not None and last.counter == counter:
+                    return cast(ServedDecision, last)
             return self._decide(request, self._seconds(now_s))
 
     def decide_many(self, requests: Sequence[str], now_s: float | None = None) -> list[ServedDecision]:
@@ -223,7 +255,7 @@ class Controller:
             requests: Their names.
             now_s: Time on the clock; default: now.
         """
-        with self._lock:
+        with self.lock:
             seconds = self._seconds(now_s)
             return [self._decide(request, seconds) for request in requests]
 
@@ -233,7 +265,7 @@ class Controller:
         Raises:
             KeyError: The request is not known.
         """
-        with self._lock:
+        with self.lock:
             return self._state.view(self._state.requests[request], self._seconds(now_s))
 
     def observation(self, request: str, now_s: float | None = None) -> Any:
@@ -265,7 +297,8 @@ class Controller:
         decision, source, reason = self._ask(view, doubt, begin_s)
         resolved = resolve(view, decision, self._max_num_seqs)
         self._state.decided(request, resolved, now_s)
-        return self._served(view, resolved, decision, source, reason)
+        request.answer = answer = self._served(view, resolved, decision, source, reason)
+        return answer
 
     def _stale(self, view: DecisionView) -> bool:
         """Return whether what is known of the current target is old; then see it as less old than it is."""
@@ -357,7 +390,7 @@ class Controller:
             dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
         """
         scheduler, bundle = _chosen(policy)
-        with self._lock:
+        with self.lock:
             before = self.scheduler
             self._use(scheduler, bundle)
             self.guard = Guard(self._config, self._clock)
@@ -375,7 +408,7 @@ class Controller:
 
     def stats(self) -> dict[str, Any]:
         """Return counts and sizes: plain numbers by name, for logs and metrics."""
-        with self._lock:
+        with self.lock:
             return {
                 **self.counts,
                 "requests": len(self._state.requests),
@@ -402,4 +435,4 @@ def _chosen(policy: str | Path | Policy | Scheduler) -> tuple[Scheduler | str, P
         name = policy.removeprefix("policy:")
         if name != policy or Path(policy).is_dir():
             return f"policy:{name}", load_bundle(name)
-    return make_scheduler(cast("str | Scheduler", policy)), None
+    return make_scheduler(policy), None

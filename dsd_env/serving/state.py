@@ -19,7 +19,6 @@ from dsd_env.serving.world import (
     OpenStream,
     ServedDevice,
     ServedDrafter,
-    ServedHost,
     ServedRequest,
     ServedTarget,
     ServedTelemetry,
@@ -33,10 +32,7 @@ ANYBODY = ""
 """Name of the client of requests that name none."""
 _MAX_PERIODS = 1024
 """Periods without an observation that are made up for one by one; the running rates are about 0 then."""
-_REPORT_FIELDS = tuple(
-    field.name for field in dataclasses.fields(Report) if field.name not in ("time_s", "token_s")
-)
-_MEANS = ("iteration_s", "plain", "colocated", "remote", "gamma_mean")
+_REPORT_FIELDS = tuple(field.name for field in dataclasses.fields(Report) if field.name != "time_s")
 
 
 class Carried(NamedTuple):
@@ -87,6 +83,10 @@ class State:
         self._system = self._telemetry.system
         self._weight = scenario.protocol.stats_window
         self._by_nominal_delay = by_nominal_delay
+        if by_nominal_delay:
+            # Reports travel, so each is kept as it was made; otherwise the one report is the newest state.
+            for target in self.targets:
+                target.reports[0] = dataclasses.replace(target.state)
         self._target_numbers = {name: number for number, name in enumerate(deployment.targets)}
         self._slos = [(name, slo.bounds()) for name, slo in scenario.slo.items()]
         self._slo_numbers = {name: number for number, (name, _) in enumerate(self._slos)}
@@ -117,6 +117,44 @@ class State:
         }
 
     # ------------------------------------------------------------------ time
+
+    def check(self, event: Any) -> None:
+        """Make sure that the deployment has what an observation names.
+
+        Raises:
+            TelemetryError: It has not.
+        """
+        kind = type(event)
+        if getattr(event, "target", None) is not None:
+            self._target(event.target)
+        if getattr(event, "edge_server", None) is not None:
+            self._edge(event.edge_server)
+        if getattr(event, "site", None) is not None and _site(event.site) == Site.EDGE_SERVER:
+            self._edge(event.edge_server)
+        if kind is events.RequestArrived and event.slo is not None and event.slo not in self._slo_numbers:
+            raise TelemetryError(f"slo {event.slo!r} is not a class of: {', '.join(self._slo_numbers)}")
+        if kind is events.ClientJoined:
+            classes, n_devices = self._served.device_classes, self._served.scenario.n_devices
+            if event.device_class is not None and event.device_class not in classes:
+                raise TelemetryError(
+                    f"device_class {event.device_class!r} is not in the deployment: {', '.join(classes)}"
+                )
+            if event.number is not None and event.number >= n_devices:
+                raise TelemetryError(
+                    f"device number {event.number} is not below the deployment's {n_devices}"
+                )
+        if kind is events.RoundVerified:
+            models = self._system.models
+            if not models or (event.model is not None and event.model not in models):
+                raise TelemetryError(
+                    f"model {event.model!r} is not a draft model of: {', '.join(models) or 'none'}"
+                )
+        if kind is events.DrafterState and event.client is None:
+            menu = self._target(event.target).drafters
+            if event.edge_server is not None:
+                menu = self._edge(event.edge_server)
+            if not any(drafter.server is not None for drafter in _meant(menu, event.drafter)):
+                raise TelemetryError("DrafterState names a place without a drafter on hardware of its own")
 
     def take(self, event: events.Event, now_s: float, *, doubtful: bool) -> None:
         """Take in an observation made at a time; `doubtful`: some of its numbers were moved."""
@@ -215,13 +253,6 @@ class State:
     # ------------------------------------------------------------------ clients
 
     def _joined(self, event: events.ClientJoined, now_s: float) -> None:
-        classes, n_devices = self._served.device_classes, self._served.scenario.n_devices
-        if event.device_class is not None and event.device_class not in classes:
-            raise TelemetryError(
-                f"device_class {event.device_class!r} is not in the deployment: {', '.join(classes)}"
-            )
-        if event.number is not None and event.number >= n_devices:
-            raise TelemetryError(f"device number {event.number} is not below the deployment's {n_devices}")
         known = self.clients.pop(event.client, None)
         client = self._served.join(event.client, event.device_class, event.number, event.draft_time_factor)
         for channel, delay_s in (
@@ -258,11 +289,7 @@ class State:
     # ------------------------------------------------------------------ requests
 
     def _arrived(self, event: events.RequestArrived, now_s: float) -> ServedRequest:
-        slo_class = 0
-        if event.slo is not None:
-            if event.slo not in self._slo_numbers:
-                raise TelemetryError(f"slo {event.slo!r} is not a class of: {', '.join(self._slo_numbers)}")
-            slo_class = self._slo_numbers[event.slo]
+        slo_class = 0 if event.slo is None else self._slo_numbers[event.slo]
         target = None if event.target is None else self._target(event.target)
         if (before := self.requests.get(event.request)) is not None:
             self._forget(before)
@@ -277,6 +304,7 @@ class State:
             output_tokens=0,
             slo_class=slo_class,
             acceptance_kinds=(),
+            recorded=None,
             **self._slos[slo_class][1],
         )
         control = (Site.OWN_DEVICE, client.number)
@@ -295,21 +323,23 @@ class State:
         target = self._target_of(request, event.target)
         if request.committed == 0:
             self._system.count_arrival()
-        self._enter(request, target)
+        self._enter(request, target, now_s)
         request.control = (Site.COLOCATED, target.number)
         return request
 
-    def _enter(self, request: ServedRequest, target: ServedTarget) -> None:
+    def _enter(self, request: ServedRequest, target: ServedTarget, now_s: float) -> None:
         """Note that a request is at a target, maybe another one than before."""
+        target.sign_of_life(now_s)
         if request.target != target.number:
             if request.target >= 0:
                 self.targets[request.target].forget(request.number)
             request.target = target.number
+            target.enter(request.number)
 
     def _committed(self, event: events.TokensCommitted, now_s: float) -> ServedRequest:
         request = self.requests[event.request]
         target = self._target_of(request, event.target)
-        self._enter(request, target)
+        self._enter(request, target, now_s)
         first = request.committed == 0
         tokens = 1 if event.tokens is None else event.tokens
         self._system.count_tokens(tokens)
@@ -326,13 +356,10 @@ class State:
     def _verified(self, event: events.RoundVerified, now_s: float) -> ServedRequest:
         request, last = self.requests[event.request], self.requests[event.request].last
         target = self._target_of(request, event.target)
-        models = self._system.models
-        model = event.model or (last.model if last is not None else "") or next(iter(models), "")
-        if model not in models:
-            raise TelemetryError(f"model {model!r} is not a draft model of: {', '.join(models) or 'none'}")
+        model = event.model or (last.model if last is not None else "") or next(iter(self._system.models))
         accepted = min(event.accepted, event.drafted)
         committed = accepted + 1 if event.committed is None else event.committed
-        self._enter(request, target)
+        self._enter(request, target, now_s)
         if last is not None and last.drafter >= 0:
             request.note_drafted(last.drafter, event.drafted, accepted)
             colocated = last.drafter in target.shared
@@ -419,18 +446,24 @@ class State:
     def _target_state(self, event: events.TargetState, now_s: float) -> None:
         target = self._target(event.target)
         state = target.state
-        if now_s < state.time_s:
+        if now_s < state.time_s and "time_s" in target.reports_itself:
             # A late report must not undo a newer one.
             self._counts["out_of_order"] += 1
             return
-        changes = {name: value for name in _REPORT_FIELDS if (value := getattr(event, name)) is not None}
-        target.reports_itself.update(name for name in _MEANS if name in changes)
-        token_s = target.marginal_token_s() if event.token_s is None else event.token_s
-        target.state = dataclasses.replace(state, time_s=now_s, token_s=token_s, **changes)
-        if event.periodic:
-            target.reports.append(target.state)
-        if event.request is not None and event.request in self.requests:
-            self.requests[event.request].report = target.state
+        for name in _REPORT_FIELDS:
+            value = getattr(event, name)
+            if value is not None:
+                setattr(state, name, value)
+                target.reports_itself.add(name)
+        target.reports_itself.add("time_s")
+        state.time_s = now_s
+        if event.token_s is None:
+            state.token_s = target.marginal_token_s()
+        if self._by_nominal_delay:
+            if event.periodic:
+                target.reports.append(dataclasses.replace(state))
+            if event.request is not None and event.request in self.requests:
+                self.requests[event.request].report = dataclasses.replace(state)
 
     def _iteration(self, event: events.IterationDone, now_s: float) -> None:
         target, weight = self._target(event.target), self._weight
@@ -439,44 +472,42 @@ class State:
         target.iteration_tokens = reports.moved(target.iteration_tokens, tokens, weight)
         if "iteration_s" not in target.reports_itself:
             target.state.iteration_s = target.iteration_s
+        if "token_s" not in target.reports_itself:
+            target.state.token_s = target.marginal_token_s()
+        target.sign_of_life(now_s)
 
     def _drafter_state(self, event: events.DrafterState, now_s: float) -> None:
-        hosts: list[ServedHost | None]
-        menu: tuple[ServedDrafter, ...] = ()
         if event.client is not None:
             client = self._client(event.client, now_s)
-            hosts = [client.host]
+            menu = client.drafters
         elif event.edge_server is not None:
             menu = self._edge(event.edge_server)
-            hosts = [
-                menu[event.drafter].server if event.drafter and event.drafter < len(menu) else menu[0].server
-            ]
         else:
-            menu = tuple(d for d in self._target(event.target).drafters if d.server is not None)
-            hosts = [menu[0].server] if menu else [None]
-        host = hosts[0]
-        if host is None:
-            raise TelemetryError("DrafterState names a place without a drafter on hardware of its own")
+            menu = self._target(event.target).drafters
+        own = [drafter for drafter in _meant(menu, event.drafter) if drafter.server is not None]
+        if not own:
+            # A client without a drafter; what it says of one concerns nobody.
+            return
+        host = own[0].own_server
         if event.up is not None:
             host.up = event.up
         if event.jobs is not None:
-            host.jobs = event.jobs
-            host.wait_s = None
+            host.jobs, host.wait_s = event.jobs, None
         if event.wait_s is not None:
             host.wait_s = event.wait_s
         if event.mean_job_s is not None:
             host.mean_job_s = event.mean_job_s
         if event.job_s is not None:
             host.mean_job_s = reports.moved(host.mean_job_s, event.job_s, self._weight)
-        if event.periodic:
-            for drafter in menu:
+        if event.client is not None:
+            if event.jobs is not None:
+                for name in client.requests if event.request is None else (event.request,):
+                    if name in self.requests:
+                        self.requests[name].own_jobs = client.jobs
+        elif event.periodic:
+            for drafter in own:
                 if drafter.server is host:
                     drafter.reports.append(drafter.report(now_s))
-        if event.client is not None:
-            names = client.requests if event.request is None else {event.request}
-            for name in names:
-                if name in self.requests:
-                    self.requests[name].own_jobs = host.jobs
 
     # ------------------------------------------------------------------ decisions
 
@@ -504,6 +535,11 @@ class State:
             request.rounds += 1
         request.seen_s = now_s
         self.requests.move_to_end(request.name)
+
+
+def _meant(menu: tuple[ServedDrafter, ...], rank: int | None) -> tuple[ServedDrafter, ...]:
+    """Return the drafter at a place of a list, or all."""
+    return menu if rank is None else menu[rank : rank + 1]
 
 
 def _site(name: str) -> Site:

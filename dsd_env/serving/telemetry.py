@@ -12,7 +12,7 @@ caller, :class:`TelemetryError`.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 
 class TelemetryError(ValueError):
@@ -223,12 +223,14 @@ class RequestFinished:
 class TargetState:
     """The state of a target. Fields left out keep their last value, the first time 0.
 
+    An engine that never sends it is known by its requests alone: those under way there count as resident.
+
     Attributes:
         target: The target; default: the deployment's first.
         up: Whether it runs.
         queued: Requests that wait for admission or for an iteration.
         running: Sequences in the iteration under way.
-        resident: Requests with KV there.
+        resident: Requests with KV there; default: those that the controller knows to be there.
         waiting: Requests that wait for admission.
         remaining_s: Expected rest of the iteration under way.
         iteration_s: Running mean iteration time; default: kept from :class:`IterationDone`, before that the
@@ -294,7 +296,8 @@ class DrafterState:
         client: The client.
         edge_server: Number of the edge server.
         target: The target with a drafter on GPUs of its own.
-        drafter: Place of the drafter in its site's list; default 0.
+        drafter: Place of the drafter in its site's list, where each reports for itself; default: the first,
+            and all on the same hardware.
         up: Whether it runs; default: unchanged.
         jobs: Draft jobs running or queued; default: unchanged.
         wait_s: Expected wait; default: from jobs and their mean time.
@@ -505,7 +508,7 @@ def checked(event: Event) -> tuple[Event, tuple[str, ...]]:
             plain = value.item() if hasattr(value, "item") else None
             if type(plain) not in (int, float):
                 raise _wrong(event, name, value, "a number")
-            return checked(replace(event, **{name: plain}))
+            return checked(_changed(event, {name: plain}))
         elif sort == "number":
             if low <= value <= high:
                 if type(value) is float and name in _WHOLE:
@@ -525,7 +528,12 @@ def checked(event: Event) -> tuple[Event, tuple[str, ...]]:
             moved[name] = None
     if moved is None:
         return event, ()
-    return replace(event, **moved), tuple(moved)
+    return _changed(event, moved), tuple(moved)
+
+
+def _changed(event: Event, fields: dict[str, Any]) -> Event:
+    changed: Event = replace(cast(Any, event), **fields)
+    return changed
 
 
 def _wrong(event: Event, name: str, value: object, expected: str) -> TelemetryError:

@@ -7,7 +7,7 @@ simulator's entities. So the view of a real decision is made by the very code th
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from dsd_env.control.estimators import Learned
@@ -21,6 +21,9 @@ from dsd_env.sim.entities import Report, Request, StepTimer
 from dsd_env.sim.telemetry import Telemetry
 from dsd_env.sim.world import UNLIMITED_TOKENS, World, draft_timer, kind_of
 from dsd_env.workload import RequestSpec
+
+MODES = frozenset({"plain", "colocated", "remote", "gamma_mean"})
+"""What of a target's state its residents' modes tell."""
 
 
 @dataclass(slots=True)
@@ -104,9 +107,9 @@ class ServedTarget:
         shared: Numbers of those on its own GPUs.
         state: Its newest state.
         reports: Its periodic reports, newest last.
-        reports_itself: Which of the running means and counts it reports itself.
-        modes: What each resident has last asked of it (``plain``, ``colocated``, ``remote``), and its
-            drafts.
+        reports_itself: Which fields of its state it has reported itself.
+        modes: What each request there has last asked of it (``plain``, ``colocated``, ``remote``, "" before
+            the first), and its drafts.
     """
 
     def __init__(self, number: int, config: Target, timer: StepTimer, drafters: tuple[ServedDrafter, ...]):
@@ -133,29 +136,47 @@ class ServedTarget:
 
     def report(self, now_s: float) -> Report:
         """Return the newest state: what its own front end knows."""
-        return self.state
+        state = self.state
+        if state.remaining_s > 0.0 and now_s > state.time_s:
+            return replace(state, remaining_s=max(0.0, state.remaining_s - (now_s - state.time_s)))
+        return state
+
+    def sign_of_life(self, now_s: float) -> None:
+        """Note that it has done something, which is all that is known of a target that reports nothing."""
+        if not self.reports_itself:
+            self.state.time_s = now_s
+
+    def enter(self, request: int) -> None:
+        """Note that a request is there now."""
+        self.modes.setdefault(request, ("", 0))
+        self._count()
 
     def note_mode(self, request: int, mode: str, drafts: int) -> None:
         """Note what a resident has last asked for, and count the residents by that."""
-        self.modes[request] = (mode, drafts)
-        self.count_modes()
+        if self.modes.get(request) != (mode, drafts):
+            self.modes[request] = (mode, drafts)
+            self._count()
 
     def forget(self, request: int) -> None:
-        """Forget a request that was resident."""
+        """Forget a request that was there."""
         if self.modes.pop(request, None) is not None:
-            self.count_modes()
+            self._count()
 
-    def count_modes(self) -> None:
+    def _count(self) -> None:
         """Count the residents by what they do, where the target does not tell it itself."""
-        if {"plain", "colocated", "remote", "gamma_mean"} <= self.reports_itself:
+        state, told = self.state, self.reports_itself
+        if "resident" not in told:
+            state.resident = len(self.modes)
+        if told >= MODES:
             return
-        modes = [mode for mode, _ in self.modes.values()]
-        counts: dict[str, float] = {mode: modes.count(mode) for mode in ("plain", "colocated", "remote")}
-        drafts = sum(drafts for mode, drafts in self.modes.values() if mode != "plain")
-        counts["gamma_mean"] = reports.mean_gamma(drafts, int(counts["colocated"] + counts["remote"]))
-        for name, value in counts.items():
-            if name not in self.reports_itself:
-                setattr(self.state, name, value)
+        counts = {"plain": 0, "colocated": 0, "remote": 0, "": 0}
+        drafts = 0
+        for mode, gamma in self.modes.values():
+            counts[mode] += 1
+            drafts += gamma
+        mean = reports.mean_gamma(drafts, counts["colocated"] + counts["remote"])
+        for name in MODES - told:
+            setattr(state, name, mean if name == "gamma_mean" else counts[name])
 
 
 @dataclass(slots=True, eq=False)
@@ -164,7 +185,7 @@ class ServedDevice:
 
     Attributes:
         name: Its name.
-        host: What its drafters run on; None without one.
+        hosts: What its drafters run on, each once.
         requests: Its requests under way.
         seen_s: When it was last heard of.
     """
@@ -177,7 +198,7 @@ class ServedDevice:
     edge_down: ServedChannel | None
     drafters: tuple[ServedDrafter, ...]
     rtt_s: float
-    host: ServedHost | None
+    hosts: tuple[ServedHost, ...]
     rtt_deviation_s: float = 0.0
     rtt_sample_s: float = -1.0
     loss: float = 0.0
@@ -192,7 +213,7 @@ class ServedDevice:
     @property
     def jobs(self) -> int:
         """Draft jobs under way and waiting on it."""
-        return 0 if self.host is None else self.host.jobs
+        return sum(host.jobs for host in self.hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +242,7 @@ class ServedRequest:
         name: Its name.
         last: What its last decision was carried out as: site, edge server, target, drafter's number, place
             and draft model; None before the first.
+        answer: The last decision as it was answered; None before the first.
         seen_s: When it was last heard of.
         doubts: Observations since its last decision with values that were moved or left out.
         longest_lag: Longest KV lag for which drafters have step times.
@@ -254,6 +276,7 @@ class ServedRequest:
     recent_accepted: tuple[int, ...] = (0,) * RECENT_ROUNDS
     last_confidence: float = 0.0
     last: Any = None
+    answer: Any = None
     seen_s: float = 0.0
     doubts: int = 0
     longest_lag: int = 1 << 30
@@ -307,14 +330,14 @@ class ServedWorld:
             timers = tuple(draft_timer(each, self._draft_tokens) for each in config.menu)
             self._classes[name] = (number, config, timers)
             for _ in range(config.count):
-                drafters.update({each.number: each for each in self._menu(number, config.menu, timers)[0]})
+                drafters.update({each.number: each for each in self._menu(number, config.menu, timers)})
                 number += 1
         self._joined = dict.fromkeys(self._classes, 0)
         self.edges: list[tuple[ServedDrafter, ...]] = []
         for edge in scenario.edge_servers.values():
             timers = tuple(draft_timer(each, self._draft_tokens) for each in edge.menu)
             for _ in range(edge.count):
-                self.edges.append(self._menu(number, edge.menu, timers)[0])
+                self.edges.append(self._menu(number, edge.menu, timers))
                 number += 1
         self.targets = self._make_targets(scenario, number)
         for menu in (*self.edges, *(target.drafters for target in self.targets)):
@@ -363,8 +386,8 @@ class ServedWorld:
 
     def _menu(
         self, site: int, menu: tuple[Drafter, ...], timers: tuple[StepTimer, ...]
-    ) -> tuple[tuple[ServedDrafter, ...], ServedHost | None]:
-        """Return the drafters of a device or an edge server and what its draft models run on."""
+    ) -> tuple[ServedDrafter, ...]:
+        """Return the drafters of a device or an edge server; its draft models share the hardware."""
         models: ServedHost | None = None
         drafters = []
         for rank, (config, timer) in enumerate(zip(menu, timers, strict=True)):
@@ -384,7 +407,7 @@ class ServedWorld:
                     host,
                 )
             )
-        return tuple(drafters), models or (drafters[0].server if drafters else None)
+        return tuple(drafters)
 
     def _duplex(self, link: str) -> tuple[ServedChannel, ServedChannel]:
         config = self.scenario.links[link]
@@ -423,11 +446,14 @@ class ServedWorld:
             self._joined[device_class] += 1
         if draft_time_factor is not None and draft_time_factor != 1.0:
             timers = tuple(timer.scaled(draft_time_factor) for timer in timers)
-        drafters, host = self._menu(number, config.menu, timers)
+        drafters = self._menu(number, config.menu, timers)
+        hosts = {id(drafter.server): drafter.own_server for drafter in drafters}
         up, down = self._duplex(config.link)
         edge_up, edge_down = (None, None) if config.edge_link is None else self._duplex(config.edge_link)
         rtt_s = up.one_way_s + down.one_way_s
-        return ServedDevice(name, number, up, down, edge_up, edge_down, drafters, rtt_s, host)
+        return ServedDevice(
+            name, number, up, down, edge_up, edge_down, drafters, rtt_s, tuple(hosts.values())
+        )
 
 
 class ServedTelemetry(Telemetry):

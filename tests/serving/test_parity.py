@@ -1,0 +1,84 @@
+"""Training and serving see the same: the telemetry of a simulation gives the controller its very views."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from dsd_env.control import ObservationEncoder
+from dsd_env.scenario import load_scenario
+from dsd_env.schedulers import make_scheduler
+from dsd_env.serving import Controller, Deployment
+from tests.serving.recorder import Recorder
+
+
+def differences(mine: object, theirs: object) -> list[str]:
+    """Return the paths at which two views differ."""
+    found: list[str] = []
+
+    def walk(a, b, path: str) -> None:
+        if isinstance(a, dict):
+            for key in a:
+                walk(a[key], b[key], f"{path}.{key}")
+        elif isinstance(a, (list, tuple)) and len(a) == len(b):
+            for i, (x, y) in enumerate(zip(a, b, strict=True)):
+                walk(x, y, f"{path}[{i}]")
+        elif a != b:
+            found.append(f"{path}: {a!r} is not {b!r}")
+
+    walk(asdict(mine), asdict(theirs), "")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "seed", "decisions"),
+    [
+        ("single_lan", "hf_heuristic:own", 1, 200),
+        ("single_lan", "random", 2, 200),
+        ("metro_sync", "random", 3, 80),
+        ("dsd_paper", "jsq_goodput", 4, 150),
+    ],
+)
+def test_views_observations_and_decisions_are_those_of_the_simulation(
+    name: str, rule: str, seed: int, decisions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = load_scenario(name)
+    recorder = Recorder(scenario, seed, monkeypatch)
+    controller = Controller(
+        rule,
+        Deployment.of(scenario),
+        clock=lambda: recorder.now_s,
+        origin_s=0.0,
+        reports="by_nominal_delay",
+        seed=seed,
+    )
+    scheduler = make_scheduler(rule)
+    scheduler.reset(scenario, seed)
+    encoder = ObservationEncoder.of(scenario)
+    moved = told = taken = 0
+    while taken < decisions and (theirs := recorder.simulation.next_decision()) is not None:
+        request, now_s = recorder.simulation.due_request, recorder.now_s
+        told += len(recorder.before_decision())
+        controller.observe_many(recorder.taken())
+        served = controller.requests[str(request.number)]
+        if served.control != request.control:
+            recorder.move_control(request)
+            controller.observe_many(recorder.taken())
+            moved += 1
+        mine = controller.view(str(request.number), now_s)
+        assert not differences(mine, theirs), f"decision {taken} at {now_s}"
+        np.testing.assert_array_equal(
+            controller.observation(str(request.number), now_s), encoder.encode(theirs)
+        )
+        decision = scheduler.decide(theirs)
+        resolution = recorder.simulation.decide(decision)
+        answer = controller.decide(str(request.number), now_s)
+        assert (answer.gamma, answer.batch_size) == (resolution.gamma, resolution.batch_size)
+        assert answer.placement == decision.placement or resolution.reason
+        assert answer.source == "rule"
+        taken += 1
+    assert taken == decisions or recorder.simulation.terminated or recorder.simulation.truncated
+    # Where the next decision is taken follows from the last one, but for what happens on the way.
+    assert moved <= taken // 4, (moved, taken)
