@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.evaluation import Task
+from dsd_env.control import Decision, DecisionView, Site
+from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim.engines import compiled_layout
 
@@ -42,6 +44,18 @@ def run_statics(
         yield task, _simulate(task, make(task.scheduler))
 
 
+def _may_move(scenario: Scenario, view: DecisionView, decision: Decision) -> bool:
+    """Return whether what is chosen may stand elsewhere among the candidates at the request's next decision.
+
+    At admission any target on offer may come first; from then on the request's own does. Likewise an edge
+    server comes first once it has drafted, where they are offered in an order of the moment.
+    """
+    chosen = view.candidates[decision.placement]
+    drafts_at_edge = decision.gamma > 0 and chosen.site == Site.EDGE_SERVER
+    to_come = scenario.edge_servers_ordered and drafts_at_edge and not chosen.is_current
+    return view.request.is_admission or to_come
+
+
 def _simulate(task: Task, player: Scheduler) -> dict[str, float]:
     from agents.static_kernel import go_on
     from dsd_env.sim.compiled import CompiledSimulation
@@ -62,9 +76,9 @@ def _simulate(task: Task, player: Scheduler) -> dict[str, float]:
         while slot >= len(known):
             known = np.concatenate([known, np.full_like(known, -1)])
             choices = np.concatenate([choices, np.zeros_like(choices)])
-        known[slot], choices[slot] = view.request_id, player.decide(view)
-        # At admission any target on offer may stand first among the candidates; from then on its own does.
-        once = int(view.request.is_admission)
+        decision = player.decide(view)
+        known[slot], choices[slot] = view.request_id, decision
+        once = int(_may_move(task.scenario, view, decision))
         due = go_on(RUN, layout.constants, simulation.world, known, choices, once) == DUE
         reader.check()
     return simulation.metrics()

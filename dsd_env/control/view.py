@@ -279,7 +279,7 @@ class DecisionView:
         link: Its device's link.
         drafter: The first drafter on its own device.
         candidates: The placements on offer, fixed length and order: for each target on offer, the current one
-            first, the drafters at it, those on the own device, those of each edge server.
+            first, the drafters at it, those on the own device, those of each edge server on offer.
         system: The whole system.
         gammas: Speculation lengths on offer, increasing, the first 0.
         batch_sizes: Batch sizes on offer, increasing.

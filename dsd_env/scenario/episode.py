@@ -20,6 +20,11 @@ class Actions(Model):
     targets_offered: Annotated[int, Field(ge=1, le=64)] = Field(
         default=2, description="Targets in the candidate list: the current one and the least loaded others."
     )
+    edge_servers_offered: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None,
+        description="Edge servers in the candidate list: the current one, then those whose next draft would "
+        "come soonest. None: all of them, in the order of their numbers.",
+    )
 
     @model_validator(mode="after")
     def _lists(self) -> Actions:

@@ -311,18 +311,31 @@ class Scenario(Model):
     def places(self) -> tuple[tuple[int, int, int], ...]:
         """The places to draft at that each offered target has, in the order of its candidates.
 
-        Each is (site, number of the edge server or -1, drafter there by its place in the list): first the
-        drafters at the target, then the own device's, then each edge server's. There are as many for targets
-        and devices as the one with the most drafters has, and at least one each; a candidate whose target or
-        device has fewer is never valid.
+        Each is (site, edge server or -1, drafter there by its place in the list): first the drafters at the
+        target, then the own device's, then each edge server's. The edge server is a number, or a place in the
+        order of those on offer where `actions.edge_servers_offered` limits them. There are as many for
+        targets and devices (and edge servers, if limited) as the one with the most drafters has, and at least
+        one each; a candidate whose site has fewer is never valid.
         """
         at_target = max(1, *(len(target.menu) for target in self.targets.values()))
         on_device = max(1, *(len(device.menu) for device in self.devices.values()))
         found = [(0, -1, rank) for rank in range(at_target)]
         found += [(1, -1, rank) for rank in range(on_device)]
-        servers = (edge for edge in self.edge_servers.values() for _ in range(edge.count))
-        found += [(2, number, rank) for number, edge in enumerate(servers) for rank in range(len(edge.menu))]
+        menus = [len(edge.menu) for edge in self.edge_servers.values() for _ in range(edge.count)]
+        if self.edge_servers_ordered:
+            menus = [max(menus)] * self.n_edge_servers_offered
+        found += [(2, number, rank) for number, length in enumerate(menus) for rank in range(length)]
         return tuple(found)
+
+    @property
+    def edge_servers_ordered(self) -> bool:
+        """Whether edge servers are offered in an order of the moment, instead of by number."""
+        return self.actions.edge_servers_offered is not None and self.n_edge_servers > 0
+
+    @property
+    def n_edge_servers_offered(self) -> int:
+        """Number of edge servers in every request's candidate list."""
+        return min(self.actions.edge_servers_offered or self.n_edge_servers, self.n_edge_servers)
 
     @property
     def n_placements(self) -> int:

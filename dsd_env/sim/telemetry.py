@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dsd_env.control.estimators import Learned, SystemEstimates, newest
 from dsd_env.control.view import (
     CandidateView,
@@ -44,6 +46,7 @@ class Telemetry:
         self._stream_waits = scenario.protocol.stream_idle == "wait"
         self._first_target = len(world.devices) + len(world.edges)
         self._places = [(Site(site), edge, rank) for site, edge, rank in scenario.places]
+        self._n_edges_offered = scenario.n_edge_servers_offered if scenario.edge_servers_ordered else 0
 
     def count_completed(self, slo_class: int, good: bool) -> None:
         """Note that an answer is complete at its client, and whether it met its SLO."""
@@ -136,6 +139,24 @@ class Telemetry:
         loads.sort()
         return [targets[number] for *_, number in loads[: self._n_offered]]
 
+    def _offered_edges(self, request: Request, visible_s: float) -> Sequence[int]:
+        """Return the edge servers to choose from: the current one, then by when a next draft would come.
+
+        The current one is where the request's last drafts were made. Of several drafters there the first
+        counts. Without a limit, it is all of them by number.
+        """
+        edges = self._world.edges
+        if self._n_edges_offered == 0:
+            return range(len(edges))
+        current = request.drafted_at % self._world.n_sites - len(self._world.devices)
+        waits = []
+        for number, (first, *_) in enumerate(edges):
+            _, jobs, wait_s, up = newest(first.reports, visible_s)
+            draft_s = wait_s + _shared_step_s(first, request, jobs)
+            waits.append((request.drafted_at < 0 or number != current, not up, draft_s, number))
+        waits.sort()
+        return [number for *_, number in waits[: self._n_edges_offered]]
+
     def _report(self, target: TargetServer, request: Request, now_s: float, delay_s: float) -> Report:
         if request.control == (Site.COLOCATED, target.number):
             return target.report(now_s)
@@ -158,6 +179,7 @@ class Telemetry:
     ) -> tuple[CandidateView, ...]:
         device = request.device
         acceptances = self._system.acceptances(now_s - delay_s)
+        edges = self._offered_edges(request, now_s - delay_s)
         candidates = []
         for target in offered:
             view = views[target.number]
@@ -175,7 +197,7 @@ class Telemetry:
                     candidate = self._own_candidate(request, device, rank, view, same_target, move_s)
                 else:
                     candidate = self._edge_candidate(
-                        request, edge, rank, view, same_target, move_s, visible_s
+                        request, edges[edge], rank, view, same_target, move_s, visible_s
                     )
                 self._tell_of_drafter(request, candidate, acceptances)
                 candidates.append(candidate)
@@ -281,21 +303,29 @@ class Telemetry:
         move_s: float,
         visible_s: float,
     ) -> CandidateView:
-        edge = self._world.edges[number][rank]
-        lag = request.drafter_lag(edge.number)
-        context = request.known_context_tokens
-        _, jobs, wait_s, up = newest(edge.reports, visible_s)
-        together = min(int(jobs) + 1, edge.concurrency)
+        drafter = _of_rank(self._world.edges[number], rank)
+        drafter_number = rank * self._world.n_sites + len(self._world.devices) + number
+        lag = request.drafter_lag(drafter_number)
+        step_s = catch_up_s = wait_s = 0.0
+        up: float = False
+        if drafter is not None:
+            context = request.known_context_tokens
+            _, jobs, wait_s, up = newest(drafter.reports, visible_s)
+            together = _together(drafter, jobs)
+            step_s = _shared_step_s(drafter, request, jobs)
+            catch_up_s = drafter.timer.step_s(
+                lag + together - 1, together * context, context if lag > 1 else 0
+            )
         backhaul = self._world.backhauls[number][view.index][0]
         return CandidateView(
             Site.EDGE_SERVER,
             number,
             view,
-            up and view.up and request.device.edge_up is not None and self._fits(edge, request),
-            same_target and request.drafted_at == edge.number,
+            bool(up) and view.up and request.device.edge_up is not None and self._fits(drafter, request),
+            same_target and request.drafted_at == drafter_number,
             same_target,
-            edge.timer.step_s(together, together * context, 0),
-            edge.timer.step_s(lag + together - 1, together * context, context if lag > 1 else 0),
+            step_s,
+            catch_up_s,
             wait_s,
             2.0 * backhaul.one_way_s,
             self._handover_s(request, Site.EDGE_SERVER, number, number),
@@ -341,6 +371,17 @@ class Telemetry:
 
 def _of_rank(drafters: tuple[SiteDrafter, ...], rank: int) -> SiteDrafter | None:
     return drafters[rank] if rank < len(drafters) else None
+
+
+def _together(drafter: SiteDrafter, jobs: float) -> int:
+    """Return how many would draft together at an edge server's drafter with one more than reported."""
+    return min(int(jobs) + 1, drafter.concurrency)
+
+
+def _shared_step_s(drafter: SiteDrafter, request: Request, jobs: float) -> float:
+    """Return the time of a draft step there, all contexts being as long as the request's."""
+    together = _together(drafter, jobs)
+    return drafter.timer.step_s(together, together * request.known_context_tokens, 0)
 
 
 def _newest_report(target: TargetServer, visible_s: float) -> Report:

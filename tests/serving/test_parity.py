@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from dsd_env.control import ObservationEncoder
 from dsd_env.scenario import load_scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.serving import Controller, Deployment
+from tests.scenarios import tiny
 from tests.serving.recorder import Recorder
+from tests.serving.samples import make_bundle
 
 
 def differences(mine: object, theirs: object) -> list[str]:
@@ -37,14 +40,20 @@ def differences(mine: object, theirs: object) -> list[str]:
     [
         ("single_lan", "hf_heuristic:own", 1, 200),
         ("single_lan", "random", 2, 200),
-        ("metro_sync", "random", 3, 80),
-        ("dsd_paper", "jsq_goodput", 4, 150),
+        ("tiny", "random", 3, 250),
+        ("tiny", "jsq_goodput", 5, 250),
+        ("tiny", "policy", 6, 250),
+        pytest.param("metro_sync", "random", 3, 500, marks=pytest.mark.slow),
+        pytest.param("dsd_paper", "jsq_goodput", 4, 400, marks=pytest.mark.slow),
     ],
 )
 def test_views_observations_and_decisions_are_those_of_the_simulation(
-    name: str, rule: str, seed: int, decisions: int, monkeypatch: pytest.MonkeyPatch
+    name: str, rule: str, seed: int, decisions: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    scenario = load_scenario(name)
+    # `tiny` has every kind of place, several targets, losses, and devices that differ.
+    scenario = tiny() if name == "tiny" else load_scenario(name)
+    if rule == "policy":
+        rule = f"policy:{make_bundle(tmp_path / 'policy', scenario)}"
     recorder = Recorder(scenario, seed, monkeypatch)
     controller = Controller(
         rule,
@@ -77,7 +86,7 @@ def test_views_observations_and_decisions_are_those_of_the_simulation(
         answer = controller.decide(str(request.number), now_s)
         assert (answer.gamma, answer.batch_size) == (resolution.gamma, resolution.batch_size)
         assert answer.placement == decision.placement or resolution.reason
-        assert answer.source == "rule"
+        assert answer.source == ("policy" if rule.startswith("policy:") else "rule")
         taken += 1
     assert taken == decisions or recorder.simulation.terminated or recorder.simulation.truncated
     # Where the next decision is taken follows from the last one, but for what happens on the way.

@@ -344,6 +344,8 @@ DUE_NOW = Record("DueNow", place="i8", argument="i8")
 
 # ---------------------------------------------------------------------- the view of a decision
 
+EDGE_OFFERED = Record("EdgeOffered", edge_server="i4", order="i4", draft_s="f8")
+"""An edge server on offer; `order` is 0 for the current one, 1 for those believed up, 2 for the others."""
 TARGET_VIEW = Record(
     "TargetView", index="f8", up="f8", queued="f8", running="f8", resident="f8", remaining_s="f8",
     iteration_s="f8", kv_fraction="f8", waiting="f8", max_num_seqs="f8", seat_fraction="f8",
@@ -409,8 +411,9 @@ WORLD = Record(
     trace_offset_s="f8", arrivals_per_s="f8", tokens_per_s="f8", totals=TOTALS,
     totals_as_numbers=Block("f8"), totals_as_counts=Block("i8"),
     heap=Block(SCHEDULED), due_now=Block(DUE_NOW), due_view=Ref(VIEW), due_view_numbers=Block("f8"),
-    target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW), targets=Block(TARGET),
-    reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES), scratch=Ref(REPORT),
+    target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW), edges_offered=Block(EDGE_OFFERED),
+    targets=Block(TARGET), reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES),
+    scratch=Ref(REPORT),
     requests=Block(REQUEST), valid_tokens=Block("i4"), learned=Block(LEARNED), chains=Block(CHAIN),
     jobs=Block(DRAFT_JOB), streams=Block(STREAM), stream_messages=Block(DRAFT_MESSAGE),
     stream_results=Block(STREAM_RESULT),
@@ -431,6 +434,7 @@ decisions not executed as given. `totals_as_numbers` and `totals_as_counts` poin
 SCENARIO = Record(
     "Scenario",
     n_devices="i4", n_edges="i4", n_targets="i4", n_drafters="i4", n_places="i4", n_offered="i4",
+    n_edges_offered="i4", edges_ordered="?",
     n_slots="i4", n_models="i4", n_kinds="i4", n_gammas="i4", n_batches="i4", n_features="i4", n_valid="i4",
     n_links="i4", n_crashes="i4", n_channels="i4", n_sites="i4", n_ranks="i4",
     heap_capacity="i4", due_capacity="i4", log_capacity="i4", table_capacity="i4", delivery_capacity="i4",

@@ -163,6 +163,8 @@ class _Compiler(Writer):
             n_drafters=self.n_ranks * self.n_sites,
             n_places=scenario.n_placements,
             n_offered=min(actions.targets_offered, self.n_targets),
+            n_edges_offered=scenario.n_edge_servers_offered,
+            edges_ordered=scenario.edge_servers_ordered,
             n_models=len(self.models),
             n_kinds=len(scenario.workload.kinds),
             n_gammas=len(actions.gammas),
@@ -464,6 +466,7 @@ class _Compiler(Writer):
             w.point(name, w.at + rec.WORLD.offsets["totals"])
         target_views = block("target_views", rec.TARGET_VIEW, offered)
         candidates = block("candidates", rec.CANDIDATE_VIEW, places)
+        block("edges_offered", rec.EDGE_OFFERED, scenario.n_edge_servers_offered)
         targets = block("targets", rec.TARGET, self.n_targets)
         block("scratch", rec.REPORT, 1)
         block("requests", rec.REQUEST, slots).set_columns(number=-1, slot=np.arange(slots))

@@ -43,7 +43,12 @@ def places_of(scenario: Data) -> list[int]:
 
     places = [0] * longest(scenario["targets"], "colocated_drafter")
     places += [1] * longest(scenario["devices"], "drafter")
-    for edge in scenario.get("edge_servers", {}).values():
+    edges = scenario.get("edge_servers", {})
+    offered = scenario["actions"].get("edge_servers_offered")
+    if offered is not None and edges:
+        n_edges = sum(edge["count"] for edge in edges.values())
+        return places + [2] * (min(offered, n_edges) * longest(edges, "drafter"))
+    for edge in edges.values():
         places += [2] * (edge["count"] * len(edge.get("drafters", [0])))
     return places
 

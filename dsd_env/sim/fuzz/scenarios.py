@@ -106,6 +106,8 @@ def _scenario(dice: Dice, series: dict[str, str], traces: dict[str, Mapping[str,
     }
     if edges:
         scenario["edge_servers"] = edges
+        if dice.chance(0.4):
+            actions["edge_servers_offered"] = dice.count(1, 3)
     if dice.chance(0.3):
         scenario["egress_usd_per_gigabyte"] = 0.09
     return scenario

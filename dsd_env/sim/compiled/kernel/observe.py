@@ -66,6 +66,8 @@ def observe(k, w, request):
         if n != own:
             others = min(others, w.attainments[latest * k.n_classes + n])
     system.others_attainment = others if k.n_classes > 1 else system.own_attainment
+    if k.edges_ordered:
+        _offer_edges(k, w, request, latest)
     for i in range(k.n_offered):
         _candidates(k, w, request, i, latest)
 
@@ -205,6 +207,50 @@ def _view_target(k, w, request, v, latest):
     v.gamma_mean, v.prefill_tokens = report.gamma_mean, report.prefill_tokens
 
 
+# ---------------------------------------------------------------------- edge servers on offer
+
+
+@jit
+def _offer_edges(k, w, request, latest):
+    """Order the edge servers on offer: the current one, then by when a next draft there would come."""
+    n, current = 0, -1
+    if request.drafted_at >= 0:
+        current = request.drafted_at % k.n_sites - k.n_devices
+    for edge in range(k.n_edges):
+        drafter = k.n_devices + edge
+        report = drafter_report(k, w, drafter, latest)
+        draft_s = report.wait_s + _shared_step_s(k, w, request, drafter, report.jobs)
+        order = 2
+        if edge == current:
+            order = 0
+        elif report.up:
+            order = 1
+        # Sorted by insertion, of which only the first places are kept; equals stay in order of number.
+        at = n
+        while at > 0 and _comes_before(order, draft_s, w.edges_offered[at - 1]):
+            if at < k.n_edges_offered:
+                earlier, later = w.edges_offered[at - 1], w.edges_offered[at]
+                later.edge_server, later.order = earlier.edge_server, earlier.order
+                later.draft_s = earlier.draft_s
+            at -= 1
+        if at < k.n_edges_offered:
+            new = w.edges_offered[at]
+            new.edge_server, new.order, new.draft_s = edge, order, draft_s
+        n = min(n + 1, k.n_edges_offered)
+
+
+@jit
+def _comes_before(order, draft_s, other):
+    return order < other.order or (order == other.order and draft_s < other.draft_s)
+
+
+@jit
+def _shared_step_s(k, w, request, n, jobs):
+    """Return the time of a draft step at an edge server, all contexts being as long as the request's."""
+    together = min(jobs + 1, k.drafters[n].concurrency)
+    return step_s(k, w, n, together, together * _known_context_tokens(w, request), 0)
+
+
 # ---------------------------------------------------------------------- candidates
 
 
@@ -221,6 +267,8 @@ def _candidates(k, w, request, i, latest):
     for at in range(places):
         c, place = w.candidates[i * places + at], k.places[at]
         site, edge = place.site, place.edge_server
+        if k.edges_ordered and site == EDGE_SERVER:
+            edge = w.edges_offered[edge].edge_server
         drafter, number = k.n_devices + k.n_edges + target, target
         if site == OWN_DEVICE:
             drafter, number = request.device, request.device
@@ -315,11 +363,14 @@ def _on_device(k, w, request, c, n, context, lag):
 
 @jit
 def _at_edge(k, w, request, c, n, edge, target, context, lag, latest):
+    rtt_s = 2.0 * one_way_s(w, backhaul(k, edge, target))
+    if k.drafters[n].mode == NO_DRAFTER:
+        _write_drafter(c, 0.0, 0.0, 0.0, rtt_s, 0.0)
+        return False
     report = drafter_report(k, w, n, latest)
     together = min(report.jobs + 1, k.drafters[n].concurrency)
-    draft_step_s = step_s(k, w, n, together, together * context, 0)
+    draft_step_s = _shared_step_s(k, w, request, n, report.jobs)
     catch_up_s = step_s(k, w, n, lag + together - 1, together * context, context if lag > 1 else 0)
-    rtt_s = 2.0 * one_way_s(w, backhaul(k, edge, target))
     _write_drafter(c, draft_step_s, catch_up_s, report.wait_s, rtt_s, 0.0)
     return report.up and k.devices[request.device].has_edge_link and _fits(k, n, context)
 
