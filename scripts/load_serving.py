@@ -3,9 +3,9 @@
     python scripts/load_serving.py --url http://127.0.0.1:8400 --clients 8 --seconds 10
 
 Every client lets requests arrive, asks for a decision each round, tells its outcome, and finishes them, as an
-engine would: one call a round, with the round's telemetry in it. A call that gets no answer is repeated with
-the number of its decision, so that none is lost or counted twice while the server restarts. The exit status is
-1 if a call was refused or never answered.
+engine would: one call a round, with the telemetry of the last in it. A call that gets no answer is repeated
+with the number of its decision, so that no decision is lost or counted twice while the server restarts. The
+exit status is 1 if a call was refused or never answered.
 """
 
 from __future__ import annotations

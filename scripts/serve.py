@@ -104,12 +104,6 @@ def main() -> int:
         except ServiceError as error:
             logging.getLogger("dsd_env.serving").warning("not reloaded", extra={"error": str(error)})
 
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            # Whoever balances load sees it in the readiness; calls under way are answered.
-            service.ready = False
-            super().handle_exit(sig, frame)
-
     if hasattr(signal, "SIGHUP"):
         # In a thread of its own: the signal may interrupt a call that holds the service's lock.
         signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=reload).start())
@@ -125,7 +119,16 @@ def main() -> int:
     logging.getLogger("dsd_env.serving").info(
         "serving", extra={"scheduler": controller.scheduler, "deployment": controller.deployment.source}
     )
-    Server(config).run()
+    server = uvicorn.Server(config)
+    end = server.handle_exit
+
+    def handle_exit(number: int, frame: Any) -> None:
+        # Whoever balances load sees it in the readiness; calls under way are answered.
+        service.ready = False
+        end(number, frame)
+
+    server.handle_exit = handle_exit
+    server.run()
     return 0
 
 

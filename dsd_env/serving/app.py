@@ -124,31 +124,26 @@ def create_app(service: Service, *, limits: Limits | None = None, token: str | N
     def answer(data: Any, status: int = 200) -> Response:
         return Response(json.dumps(data), status, media_type="application/json")
 
-    @app.exception_handler(ServiceError)
-    async def refused(_: Request, error: ServiceError) -> Response:
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ServiceError)
         return answer({"error": str(error)}, error.status)
 
-    @app.exception_handler(TooLongError)
-    async def too_long(_: Request, error: TooLongError) -> Response:
+    async def too_long(_: Request, error: Exception) -> Response:
         return answer({"error": str(error)}, 413)
 
-    @app.exception_handler(404)
     async def unknown(request: Request, _: Exception) -> Response:
         return answer({"error": f"there is no {request.url.path[:200]}"}, 404)
 
-    @app.get("/v2/health/live")
-    async def live() -> Response:
+    async def live(_: Request) -> Response:
         return answer({"live": True})
 
     def ready_now() -> Response:
         return answer({"ready": service.ready}, 200 if service.ready else 503)
 
-    @app.get("/v2/health/ready")
-    async def ready() -> Response:
+    async def ready(_: Request) -> Response:
         return ready_now()
 
-    @app.get("/v2")
-    async def server() -> Response:
+    async def server(_: Request) -> Response:
         from dsd_env import __version__
 
         return answer({"name": "dsd_env", "version": __version__, "extensions": ["binary_tensor_data"]})
@@ -186,6 +181,12 @@ def create_app(service: Service, *, limits: Limits | None = None, token: str | N
             return Response(body, media_type="application/json")
         return Response(body, media_type="application/octet-stream", headers={_BINARY: str(head)})
 
+    app.add_exception_handler(ServiceError, refused)
+    app.add_exception_handler(TooLongError, too_long)
+    app.add_exception_handler(404, unknown)
+    app.add_route("/v2/health/live", live, methods=["GET"])
+    app.add_route("/v2/health/ready", ready, methods=["GET"])
+    app.add_route("/v2", server, methods=["GET"])
     for root in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         app.add_route(root, model, methods=["GET"])
         app.add_route(f"{root}/ready", model_ready, methods=["GET"])

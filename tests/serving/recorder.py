@@ -264,10 +264,10 @@ class Recorder:
         if site == Site.COLOCATED:
             target = self.world.targets[number]
             self.state(target, target.report(now_s), periodic=False)
-            for rank, drafter in enumerate(target.drafters):
-                if drafter.server is not None:
+            for rank, each in enumerate(target.drafters):
+                if each.server is not None:
                     where = {"target": self.targets[number], "drafter": rank, "periodic": False}
-                    self.drafter(drafter, now_s, **where)
+                    self.drafter(each, now_s, **where)
         return told
 
     def _where(self, drafter: int) -> dict[str, Any]:

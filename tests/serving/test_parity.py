@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsd_env.control import ObservationEncoder
+from dsd_env.control import DecisionView, ObservationEncoder
 from dsd_env.scenario import load_scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.serving import Controller, Deployment
@@ -17,7 +17,7 @@ from tests.serving.recorder import Recorder
 from tests.serving.samples import make_bundle
 
 
-def differences(mine: object, theirs: object) -> list[str]:
+def differences(mine: DecisionView, theirs: DecisionView) -> list[str]:
     """Return the paths at which two views differ."""
     found: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The server as a process of its own: its command line, load, reloading and killing under load, a stock client."""
+"""The server as a process: its command line, load, reloading and killing under load, a stock client."""
 
 from __future__ import annotations
 
@@ -59,9 +59,10 @@ def serving(
 
 def get(port: int, path: str, method: str = "GET", body: str | None = None) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request(method, path, body)
-    response = connection.getresponse()
-    return response.status, response.read()
+    with contextlib.closing(connection):
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, response.read()
 
 
 def load_test(checkout: Path, port: int, seconds: float) -> subprocess.Popen[str]:
@@ -107,9 +108,9 @@ def test_it_serves_logs_and_ends_when_told(checkout: Path, tmp_path: Path) -> No
         ),
     ],
 )
-def test_a_wrong_command_line_is_explained(arguments: tuple[str, ...], message: str, checkout: Path) -> None:
+def test_a_wrong_command_line_is_explained(arguments: str, message: str, checkout: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/serve.py", *arguments], cwd=checkout, capture_output=True, text=True
+        [sys.executable, "scripts/serve.py", *arguments.split()], cwd=checkout, capture_output=True, text=True
     )
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
