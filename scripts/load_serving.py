@@ -4,8 +4,8 @@
 
 Every client lets requests arrive, asks for a decision each round, tells its outcome, and finishes them, as an
 engine would: one call a round, with the telemetry of the last in it. A call that gets no answer is repeated
-with the number of its decision, so that no decision is lost or counted twice while the server restarts. The
-exit status is 1 if a call was refused or never answered.
+with its name, so that none is lost or counted twice while the server restarts. The exit status is 1 if a call
+was refused or never answered.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Client(threading.Thread):
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self.seconds: list[float] = []
-        self.repeats = self.lost = 0
+        self.repeats = self.lost = self._calls = 0
         self.refused: list[str] = []
         self.sources: dict[str, int] = {}
 
@@ -91,6 +91,8 @@ class Client(threading.Thread):
         return None if answer is None else answer["decisions"][0]
 
     def _post(self, data: dict[str, Any]) -> dict[str, Any] | None:
+        self._calls += 1
+        data["id"] = f"{self._number}/{self._calls}"
         body, give_up_s = json.dumps(data), time.monotonic() + self._patience_s
         while True:
             begin_s = time.perf_counter()

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,6 +28,8 @@ logger = logging.getLogger("dsd_env.serving")
 
 MAX_ITEMS = 4096
 """Most observations, and most requests, in one call."""
+ANSWERS_KEPT = 1024
+"""Newest calls with an `id` whose answers are kept for a repetition."""
 
 
 class ServiceError(ValueError):
@@ -139,6 +142,7 @@ class Service:
         self.reloads = dict.fromkeys(("done", "refused", "rolled_back"), 0)
         self._lock = threading.Lock()
         self._before: tuple[Policy, str] | None = None
+        self._answers: OrderedDict[str, dict[str, Any]] = OrderedDict()
         # The controller's own copy computes in buffers that only its lock protects.
         self._tensors = None if controller.policy is None else controller.policy.copy()
 
@@ -149,7 +153,8 @@ class Service:
 
         Args:
             body: ``events`` (each with ``type``, the name of a kind of observation, and its fields),
-                ``requests`` (names, or objects with ``request`` and ``counter``), ``now_s``; all optional.
+                ``requests`` (names, or objects with ``request`` and ``counter``), ``now_s``, and ``id``, a name
+                of the call: if it is repeated, so is the answer, and nothing is taken in twice. All optional.
 
         Returns:
             ``decisions``, in the order of the requests.
@@ -157,27 +162,37 @@ class Service:
         Raises:
             ServiceError: The body is not of that form. Then nothing of it has been taken in.
         """
-        unknown = set(body) - {"events", "requests", "now_s"}
+        unknown = set(body) - {"events", "requests", "now_s", "id"}
         if unknown:
             raise ServiceError(
-                f"unknown key {min(map(str, unknown))!r:.80}; known are events, requests, now_s"
+                f"unknown key {min(map(str, unknown))!r:.80}; known are events, id, now_s, requests"
             )
         events = [parsed(event) for event in _list(body, "events")]
         wanted = [_wanted(each) for each in _list(body, "requests")]
         now_s = body.get("now_s")
         if now_s is not None and (type(now_s) not in (int, float) or not -1e12 < now_s < 1e12):
             raise ServiceError(f"now_s = {now_s!r:.80} must be a time in seconds")
+        call = body.get("id")
+        if call is not None and (type(call) is not str or len(call) > telemetry.MAX_NAME):
+            raise ServiceError(f"id = {call!r:.80} must be a text of at most {telemetry.MAX_NAME} characters")
         controller = self.controller
         with controller.lock:
+            if call is not None and call in self._answers:
+                return self._answers[call]
             try:
                 controller.observe_many(events)
             except TelemetryError as error:
                 raise ServiceError(str(error)) from error
-            return {
+            answer = {
                 "decisions": [
                     controller.decide(name, now_s, counter=counter)._asdict() for name, counter in wanted
                 ]
             }
+            if call is not None:
+                self._answers[call] = answer
+                if len(self._answers) > ANSWERS_KEPT:
+                    self._answers.popitem(last=False)
+            return answer
 
     # ------------------------------------------------------------------ the bundle
 

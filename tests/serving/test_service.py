@@ -64,6 +64,17 @@ def test_telemetry_in_decisions_out(app: Any, service: Service) -> None:
     assert service.controller.view("a").request.committed_tokens == 1 + 3
 
 
+def test_a_repeated_call_is_answered_again_and_taken_in_once(app: Any, service: Service) -> None:
+    calls = {"events": [ARRIVED], "requests": ["a"], "id": "7"}
+    first = call(app, "POST", "/v1/decide", calls).json
+    assert call(app, "POST", "/v1/decide", calls).json == first
+    assert service.controller.counts["observations"] == service.controller.counts["decisions"] == 1
+    for number in range(1100):
+        service.decide({"id": f"x{number}"})
+    assert len(service._answers) == 1024
+    assert call(app, "POST", "/v1/decide", {"id": 7}).status == 400
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
