@@ -16,6 +16,7 @@ import json
 import os
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ from dsd_env.files import write_json
 
 ROUNDS = 20
 """Rounds of a request."""
+RUN = uuid.uuid4().hex[:12]
+"""Sets this run's calls and requests apart from those of another."""
 
 
 class Client(threading.Thread):
@@ -60,7 +63,7 @@ class Client(threading.Thread):
         """Serve one request after the other until told to stop."""
         request = 0
         while not self._stop_at.is_set():
-            name = f"{self._number}-{request}"
+            name = f"{RUN}-{self._number}-{request}"
             request += 1
             events: list[dict[str, Any]] = [
                 {
@@ -92,7 +95,7 @@ class Client(threading.Thread):
 
     def _post(self, data: dict[str, Any]) -> dict[str, Any] | None:
         self._calls += 1
-        data["id"] = f"{self._number}/{self._calls}"
+        data["id"] = f"{RUN}/{self._number}/{self._calls}"
         body, give_up_s = json.dumps(data), time.monotonic() + self._patience_s
         while True:
             begin_s = time.perf_counter()

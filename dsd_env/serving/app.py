@@ -33,6 +33,17 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _BINARY = "inference-header-content-length"
+_PATHS = frozenset(
+    {
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2",
+        "/v1/decide",
+        "/v1/reload",
+        "/v1/rollback",
+        "/metrics",
+    }
+)
 _OPEN = ("/v2/health/live", "/v2/health/ready")
 
 
@@ -81,10 +92,16 @@ class Gate:
             logger.exception("call failed", extra={"path": scope["path"]})
             if not sent:
                 await _error(500, f"internal error: {type(error).__name__}", {}, counted)
-        path = scope["path"] if sent and sent not in (401, 404, 405, 429) else "other"
         seconds = time.perf_counter() - begin_s
-        self._service.count(path, sent, seconds)
+        self._service.count(self._label(scope["path"]), sent, seconds)
         logger.info("call", extra={"path": scope["path"][:200], "status": sent, "seconds": round(seconds, 6)})
+
+    def _label(self, path: str) -> str:
+        """Return the path under which a call is counted; those that callers make up are all one."""
+        if path in _PATHS:
+            return path
+        model = f"/v2/models/{self._service.name}"
+        return "/v2/models" if path == model or path.startswith(f"{model}/") else "other"
 
     def _refusal(self, scope: Scope) -> tuple[int, str, dict[str, str]] | None:
         if scope["path"] in _OPEN:

@@ -153,8 +153,9 @@ class Service:
 
         Args:
             body: ``events`` (each with ``type``, the name of a kind of observation, and its fields),
-                ``requests`` (names, or objects with ``request`` and ``counter``), ``now_s``, and ``id``, a name
-                of the call: if it is repeated, so is the answer, and nothing is taken in twice. All optional.
+                ``requests`` (names, or objects with ``request`` and ``counter``), ``now_s``, and ``id``, a
+                name of the call: if it is repeated, so is the answer, and nothing is taken in twice. All are
+                optional.
 
         Returns:
             ``decisions``, in the order of the requests.

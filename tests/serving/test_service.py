@@ -269,15 +269,16 @@ def test_too_many_calls_are_told_when_to_come_again(service: Service) -> None:
 def test_metrics_count_what_happened(app: Any) -> None:
     decide(app, ARRIVED, requests=("a",))
     call(app, "POST", "/v1/decide", b"x")
-    call(app, "GET", "/made/up")
+    for number in range(5):
+        call(app, "GET", f'/made/up"{number}')
     text = call(app, "GET", "/metrics").body.decode()
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert lines['dsd_http_requests_total{path="/v1/decide",status="200"}'] == "1"
     assert lines['dsd_http_requests_total{path="/v1/decide",status="400"}'] == "1"
-    assert lines['dsd_http_requests_total{path="other",status="404"}'] == "1"
+    assert lines['dsd_http_requests_total{path="other",status="404"}'] == "5"
     assert lines["dsd_decisions_total"] == "1" and lines["dsd_requests"] == "1"
     assert (
-        lines['dsd_http_request_seconds_bucket{le="+Inf"}'] == lines["dsd_http_request_seconds_count"] == "3"
+        lines['dsd_http_request_seconds_bucket{le="+Inf"}'] == lines["dsd_http_request_seconds_count"] == "7"
     )
 
 
