@@ -393,7 +393,7 @@ def test_memory_over_many_decisions(clock: Clock) -> None:
         started(controller, name)
     tracemalloc.start()
     before = 0
-    for i in range(200_000):
+    for i in range(100_000):
         if i == 10_000:
             before = tracemalloc.get_traced_memory()[0]
         clock.now_s += 0.001
