@@ -28,11 +28,13 @@ from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
 from dsd_env.schedulers.busy_node import BusyNode
 from dsd_env.schedulers.node_times import NodeTimes
-from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route
+from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route, stays_open
 
 _LOWEST_ACCEPTANCE = 0.01
 _HIGHEST_ACCEPTANCE = 0.99
 _NEVER_S = float("inf")
+CLEARLY = 1.25
+"""By how much the other way of drafting must be faster before all at a target change to it."""
 
 _RANGES: dict[str, tuple[float, float]] = {
     "load_weight": (0.0, 1e3),
@@ -148,11 +150,20 @@ class GoodputScheduler:
         # The prompt's prefill is the time to warm a drafter up, so admission never asks for plain decoding.
         warm_up = request.is_admission
         node = BusyNode(self._nodes[number], view, number, parameters.load_weight) if self._nodes else None
+        # Reports of edge servers are old and count the request's own stream where it is. By them, another
+        # would always seem better, so a stream stays at its own as long as that can draft.
+        at_edge = [each for each in view.candidates if each.site == Site.EDGE_SERVER]
+        settled = any(each.valid and stays_open(each, view) for each in at_edge)
+        candidates = [
+            (index, each)
+            for index, each in enumerate(view.candidates)
+            if each.target.index == number
+            and not (settled and each.site == Site.EDGE_SERVER and not each.is_current)
+        ]
+        all_stream = node is not None and self._streams_suit_all(node, view, [each for _, each in candidates])
         best_cost_s = float("inf")
         best_gamma, best_placement = 0, plain_placement(view, number)
-        for index, candidate in enumerate(view.candidates):
-            if candidate.target.index != number:
-                continue
+        for index, candidate in candidates:
             if candidate.site == Site.COLOCATED and candidate.drafter == 0 and not warm_up:
                 # Plain decoding runs at the target, so its first co-located candidate stands for it.
                 if node is not None:
@@ -172,7 +183,12 @@ class GoodputScheduler:
             if node is not None and candidate.streams:
                 costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance)
             elif node is not None and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
-                costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
+                if all_stream:
+                    costs_s = node.alone_token_s(
+                        candidate, view.gammas, candidate.pooled_acceptance, parameters.load_weight
+                    )
+                else:
+                    costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
             else:
                 base_s, slope_s, longest = round_line_s(
                     candidate, view, table, parameters, shared, self._engines[number]
@@ -192,6 +208,34 @@ class GoodputScheduler:
             costs_s = node.stream_token_s(best, view, own)
             best_gamma = view.gammas[min(range(len(costs_s)), key=costs_s.__getitem__)]
         return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
+
+    def _streams_suit_all(
+        self, node: BusyNode, view: DecisionView, candidates: Sequence[CandidateView]
+    ) -> bool:
+        """Return whether streams suit all at a target better than drafting on its GPUs does.
+
+        Both are weighed as if nobody waited for a drafter. What most there do now has to be beaten clearly:
+        each request sees places a little differently, and those that leave before the others lose most.
+
+        Args:
+            node: The target.
+            view: The decision.
+            candidates: The candidates there that come into question.
+        """
+        streams_s = shared_s = _NEVER_S
+        for candidate in candidates:
+            if candidate.valid and candidate.streams:
+                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance, waits=False)
+                streams_s = min(streams_s, *costs_s)
+            elif candidate.valid and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
+                costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
+                shared_s = min(shared_s, *costs_s)
+        target = candidates[0].target
+        if target.remote > target.colocated:
+            shared_s *= CLEARLY
+        elif target.colocated > target.remote:
+            streams_s *= CLEARLY
+        return streams_s <= shared_s
 
 
 def estimate_acceptance(request: RequestView, prior: float, prior_trials: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dsd_env.control import DecisionView, Site
+from dsd_env.control import CandidateView, DecisionView, Site
 from dsd_env.control.actions import snap_up
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.schema import ColocatedDrafter, Drafter
@@ -63,11 +63,15 @@ def placement_of(view: DecisionView, site: Site, target: int, drafter: str | Non
             continue
         if candidate.drafter != 0 if drafter is None else candidate.model != drafter:
             continue
-        stays = candidate.is_current and candidate.streams and view.request.window_tokens > 0
-        key = (not stays, candidate.draft_wait_s, candidate.draft_step_s)
+        key = (not stays_open(candidate, view), candidate.draft_wait_s, candidate.draft_step_s)
         if best is None or key < best_key:
             best, best_key = index, key
     return best
+
+
+def stays_open(candidate: CandidateView, view: DecisionView) -> bool:
+    """Return whether drafting at a candidate lets the stream go on that the request has open."""
+    return candidate.is_current and candidate.streams and view.request.window_tokens > 0
 
 
 def plain_placement(view: DecisionView, target: int) -> int:

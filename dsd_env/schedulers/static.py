@@ -77,6 +77,10 @@ class StaticScheduler:
         """Return the fixed choice, or plain decoding where none of its sites can draft."""
         return apply_static(view, self.choice)
 
+    def holds(self, view: DecisionView, decision: Decision) -> bool:
+        """Return whether the rule decides alike as long as this placement can draft; see `choice_holds`."""
+        return choice_holds(view, decision, self.choice)
+
 
 class StaticMapScheduler:
     """A static choice per device class.
@@ -113,6 +117,10 @@ class StaticMapScheduler:
         """Return the choice of the device's class."""
         return apply_static(view, self._by_device[view.device])
 
+    def holds(self, view: DecisionView, decision: Decision) -> bool:
+        """Return whether the rule decides alike as long as this placement can draft; see `choice_holds`."""
+        return choice_holds(view, decision, self._by_device[view.device])
+
 
 def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
     """Return the decision of a static choice in this view."""
@@ -128,6 +136,23 @@ def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
                 return Decision(gamma, batch, placement)
     placement = plain_placement(view, target)
     return Decision(0, batch_size_for(view, choice.batch_size), placement)
+
+
+def choice_holds(view: DecisionView, decision: Decision, choice: StaticChoice) -> bool:
+    """Return whether a static choice means the same decision as long as its placement can draft.
+
+    That is so once a request is at its target and drafts at the site that the choice wants most, or decodes
+    plainly because the choice says so. At an edge server it must have begun, too: until then another may be
+    chosen, or stand at this placement.
+    """
+    if view.request.is_admission:
+        return False
+    gamma = snap(view.gammas, choice.gamma)
+    chosen = view.candidates[decision.placement]
+    if gamma == 0 or decision.gamma == 0:
+        return gamma == decision.gamma
+    begun = chosen.site != Site.EDGE_SERVER or chosen.is_current
+    return chosen.site == choice.sites[0] and begun
 
 
 def format_batch(batch_size: int) -> str:

@@ -12,6 +12,8 @@ import pytest
 import dsd_env
 from agents.evaluation import tasks_of
 from agents.static_runs import run_statics
+from dsd_env.scenario import load_scenario
+from dsd_env.scenario.measuring import measuring
 from tests.scenarios import tiny
 
 
@@ -33,12 +35,32 @@ SEVERAL: dict[str, Any] = {
     [
         "static:4:1:own",
         "static:2:1:edge",
+        "edge_sd:4",
+        "cloud_ar",
         "static_map:phone=0/1/plain+laptop=2/1/own+workstation=6/1/edge@0",
     ],
 )
 def test_static_runs_are_those_of_simulate(kind: str, scheduler: str) -> None:
     scenario = tiny(**{**SEVERAL, "protocol__kind": kind})
     (task,) = tasks_of("tiny", scenario, scheduler, 1)
+    ((_, metrics),) = run_statics([task])
+    assert metrics == pytest.approx(dsd_env.simulate(scenario, scheduler, task.seed).metrics, 0, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler"),
+    [
+        ("metro", "static:8:1:edge"),
+        ("metro_sync", "edge_sd:4"),
+        ("flaky", "edge_sd:4"),
+        ("flaky_stream", "static:8:1:edge"),
+    ],
+)
+def test_static_runs_are_those_of_simulate_with_several_edge_servers_and_faults(
+    name: str, scheduler: str
+) -> None:
+    scenario = measuring(load_scenario(name, episode__warmup_requests=0), 15)
+    (task,) = tasks_of(name, scenario, scheduler, 1)
     ((_, metrics),) = run_statics([task])
     assert metrics == pytest.approx(dsd_env.simulate(scenario, scheduler, task.seed).metrics, 0, 0, True)
 
