@@ -34,8 +34,10 @@ from dsd_env.schedulers.rules import SITES, drafters_at
 
 GAMMAS = (1, 2, 4, 6)
 """Speculation lengths of a choice for all."""
+WINDOWS = (8, 16)
+"""Longer ones, for scenarios that stream: a window limits drafts in flight, not those of a round."""
 CLASS_GAMMAS = (2, 4)
-"""Speculation lengths tried for one class of devices."""
+"""Speculation lengths tried for one class of devices; the longest window, too, where drafts are streamed."""
 RULES = (
     "cloud_ar",
     "colocated_sd:1",
@@ -107,13 +109,15 @@ def study_scenario(study: Study, seeds: int, confirming: int) -> dict[str, Any]:
     """Return what was found in a scenario, searching on some seeds and confirming on others."""
     search, confirm = slice(0, seeds), slice(seeds, seeds + confirming)
     places = drafting_places(study.scenario)
-    uniform = choices_for_all(places, GAMMAS)
+    streams = study.scenario.protocol.kind == "streaming"
+    uniform = choices_for_all(places, (*GAMMAS, *WINDOWS) if streams else GAMMAS)
     study.run(uniform, search)
     best, second = sorted(uniform, key=lambda name: study.mean(name, search))[:2]
     mapped = best
     if len(study.scenario.devices) > 1:
+        lengths = (*CLASS_GAMMAS, WINDOWS[-1]) if streams else CLASS_GAMMAS
         # The choice that it starts from stays open to every class.
-        options = [best.split(":", 1)[1].replace(":", "/", 2), *class_options(best, places, CLASS_GAMMAS)]
+        options = [best.split(":", 1)[1].replace(":", "/", 2), *class_options(best, places, lengths)]
         options = list(dict.fromkeys(options))
         mapped, _ = descend(study.scenario, best, options, partial(study.best_of, search))
     rules = [name for name in RULES if not name.startswith("colocated") or "colocated" in places]

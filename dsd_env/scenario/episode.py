@@ -25,6 +25,11 @@ class Actions(Model):
         description="Edge servers in the candidate list: the current one, then those whose next draft would "
         "come soonest. None: all of them, in the order of their numbers.",
     )
+    offer_branches: bool = Field(
+        default=False,
+        description="Each drafter that can stream is offered twice: without branches, and with those of "
+        "`protocol.branches`. False: all streams have them, if that asks for any.",
+    )
 
     @model_validator(mode="after")
     def _lists(self) -> Actions:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from dsd_env.control import CandidateView, DecisionView, Site
 from dsd_env.schedulers.node_times import NodeTimes
-from dsd_env.schedulers.stream_model import stream_yield
+from dsd_env.schedulers.stream_model import Branches, stream_yield
 
 _NEVER_S = float("inf")
 _ROUNDS = 2
@@ -46,7 +46,7 @@ class BusyNode:
         request = view.request
         newcomer = request.is_admission or view.target.index != target
         self._times = times
-        self._streams: dict[tuple[float, float, float], list[float]] = {}
+        self._streams: dict[tuple[float, float, float, Branches | None], list[float]] = {}
         self.sequences = max(1, min(seen.resident + newcomer, times.max_num_seqs))
         context = float(request.prompt_tokens + request.committed_tokens)
         self._kv_tokens = max(context, seen.kv_fraction * times.kv_capacity_tokens)
@@ -64,7 +64,13 @@ class BusyNode:
         return self._plain_s
 
     def stream_token_s(
-        self, candidate: CandidateView, view: DecisionView, acceptance: float, *, waits: bool = True
+        self,
+        candidate: CandidateView,
+        view: DecisionView,
+        acceptance: float,
+        hit: float = 0.0,
+        *,
+        waits: bool = True,
     ) -> list[float]:
         """Return the time per token of a stream from a candidate, for each window on offer; infinite for 0.
 
@@ -72,16 +78,18 @@ class BusyNode:
             candidate: The candidate.
             view: The decision.
             acceptance: Chance that a draft is right, given that those before it were.
+            hit: Chance that the right token for a wrong draft opens one of its branches, if it has any.
             waits: With the wait for the drafter that is expected there now.
         """
+        branches = Branches(hit, candidate.depth) if candidate.fanout else None
         step_s = self._stream_step_s(candidate, view) if waits else candidate.draft_step_s
-        stream = (step_s, candidate.rtt_s, acceptance)
+        stream = (step_s, candidate.rtt_s, acceptance, branches)
         if stream not in self._streams:
             self._streams[stream] = self._costs_of_stream_s(view.gammas, *stream)
         return self._streams[stream]
 
     def _costs_of_stream_s(
-        self, gammas: Sequence[int], step_s: float, rtt_s: float, acceptance: float
+        self, gammas: Sequence[int], step_s: float, rtt_s: float, acceptance: float, branches: Branches | None
     ) -> list[float]:
         costs = [_NEVER_S]
         if len(gammas) == 1:
@@ -90,10 +98,10 @@ class BusyNode:
         # shortest window both are made to agree; each window begins with the length of the one before.
         iteration_s = self._plain_s
         for _ in range(_ROUNDS):
-            gives = stream_yield(gammas[1], acceptance, step_s, step_s, rtt_s, iteration_s)
+            gives = stream_yield(gammas[1], acceptance, step_s, step_s, rtt_s, iteration_s, branches)
             iteration_s = self.iteration_s(gives.drafts)
         for gamma in gammas[1:]:
-            gives = stream_yield(gamma, acceptance, step_s, step_s, rtt_s, iteration_s)
+            gives = stream_yield(gamma, acceptance, step_s, step_s, rtt_s, iteration_s, branches)
             iteration_s = self.iteration_s(gives.drafts)
             costs.append(self._weighed_s(iteration_s) / gives.tokens)
         return costs
@@ -153,9 +161,12 @@ class BusyNode:
         A stream's own draft is one of those under way on its device, and no reason to wait.
         """
         if candidate.site == Site.COLOCATED:
-            step_s = self._times.draft_step_s(candidate.drafter, self.sequences, self._kv_tokens)
+            tokens = 1 + candidate.fanout * candidate.depth
+            step_s = self._times.draft_step_s(candidate.drafter, self.sequences, self._kv_tokens, tokens)
             return (step_s or candidate.draft_step_s) + candidate.draft_wait_s
         wait_s = candidate.draft_wait_s
-        if candidate.site == Site.OWN_DEVICE and candidate.is_current and view.request.window_tokens > 0:
-            wait_s = max(0.0, wait_s - candidate.draft_step_s)
+        if candidate.site == Site.OWN_DEVICE and view.request.window_tokens > 0:
+            current = next((each for each in view.candidates if each.is_current), None)
+            if current is not None and (current.site, current.drafter) == (candidate.site, candidate.drafter):
+                wait_s = max(0.0, wait_s - current.draft_step_s)
         return candidate.draft_step_s + wait_s

@@ -26,6 +26,7 @@ from dsd_env.latency.lookup import latency_profile, target_overhead
 from dsd_env.laws import step_times
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
+from dsd_env.schedulers.branch_hits import branch_hits
 from dsd_env.schedulers.busy_node import BusyNode
 from dsd_env.schedulers.node_times import NodeTimes
 from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route, stays_open
@@ -104,7 +105,8 @@ class GoodputScheduler:
 
     Where the scenario streams, places are weighed as if all at the target chose alike
     (:class:`~dsd_env.schedulers.busy_node.BusyNode`), with the acceptance that the targets report of each
-    draft model over all requests. `busy_phase` and the prior acceptance have no say in that.
+    draft model over all requests; streams with branches count the hits known of the pair. `busy_phase` and
+    the prior acceptance have no say in that.
 
     Attributes:
         name: Canonical specification.
@@ -120,12 +122,15 @@ class GoodputScheduler:
         self._has_menu = False
         self._engines: list[EngineOverhead] = []
         self._nodes: list[NodeTimes] = []
+        self._hits: dict[str, float] = {}
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
         self._chunk_tokens = scenario.protocol.plain_chunk_tokens
         self._has_menu = scenario.has_menu
         self._tables, self._engines, self._nodes = [], [], []
+        self._hits = branch_hits(scenario)
+        branches = scenario.protocol.branches
         for target in scenario.targets.values():
             profile = latency_profile(target.profile)
             coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
@@ -138,7 +143,8 @@ class GoodputScheduler:
             self._engines += [engine] * target.count
             self._tables += [table] * target.count
             if scenario.protocol.kind == "streaming":
-                self._nodes += [NodeTimes(target)] * target.count
+                node = NodeTimes(target, 1 + branches.fanout * branches.depth)
+                self._nodes += [node] * target.count
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the decision with the least expected time per token."""
@@ -153,12 +159,16 @@ class GoodputScheduler:
         # Reports of edge servers are old and count the request's own stream where it is. By them, another
         # would always seem better, so a stream stays at its own as long as that can draft.
         at_edge = [each for each in view.candidates if each.site == Site.EDGE_SERVER]
-        settled = any(each.valid and stays_open(each, view) for each in at_edge)
+        settled = {
+            (each.edge_server, each.drafter) for each in at_edge if each.valid and stays_open(each, view)
+        }
         candidates = [
             (index, each)
             for index, each in enumerate(view.candidates)
             if each.target.index == number
-            and not (settled and each.site == Site.EDGE_SERVER and not each.is_current)
+            and not (
+                settled and each.site == Site.EDGE_SERVER and (each.edge_server, each.drafter) not in settled
+            )
         ]
         all_stream = node is not None and self._streams_suit_all(node, view, [each for _, each in candidates])
         best_cost_s = float("inf")
@@ -181,7 +191,8 @@ class GoodputScheduler:
             else:
                 shared = estimate_acceptance(request, parameters.prior_acceptance, parameters.shared_trials)
             if node is not None and candidate.streams:
-                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance)
+                hit = self._hits.get(candidate.model, 0.0)
+                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance, hit)
             elif node is not None and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
                 if all_stream:
                     costs_s = node.alone_token_s(
@@ -205,7 +216,7 @@ class GoodputScheduler:
         if node is not None and best_gamma > 0 and best.streams:
             # The place is the same for all, by what is known of all. The window is the request's own affair.
             own = estimate_acceptance(request, best.pooled_acceptance, parameters.prior_trials)
-            costs_s = node.stream_token_s(best, view, own)
+            costs_s = node.stream_token_s(best, view, own, self._hits.get(best.model, 0.0))
             best_gamma = view.gammas[min(range(len(costs_s)), key=costs_s.__getitem__)]
         return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
 
@@ -225,7 +236,8 @@ class GoodputScheduler:
         streams_s = shared_s = _NEVER_S
         for candidate in candidates:
             if candidate.valid and candidate.streams:
-                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance, waits=False)
+                hit = self._hits.get(candidate.model, 0.0)
+                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance, hit, waits=False)
                 streams_s = min(streams_s, *costs_s)
             elif candidate.valid and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
                 costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)

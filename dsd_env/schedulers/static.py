@@ -27,6 +27,7 @@ class StaticChoice(NamedTuple):
         sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
         drafter: Draft model of the drafter wanted at the site; None: the site's first.
         target: Number of the target that requests go to while it is on offer; None: the least loaded.
+        branches: Streams with branches are wanted.
     """
 
     gamma: int
@@ -34,9 +35,10 @@ class StaticChoice(NamedTuple):
     sites: tuple[Site, ...]
     drafter: str | None = None
     target: int | None = None
+    branches: bool = False
 
     def check(self, scenario: Scenario, scheduler: str) -> None:
-        """Check that a scenario has the drafter.
+        """Check that a scenario has the drafter, and the branches.
 
         Raises:
             SchedulerError: It does not.
@@ -46,6 +48,10 @@ class StaticChoice(NamedTuple):
             raise SchedulerError(
                 f"{scheduler}: scenario {scenario.name!r} has no drafter {self.drafter!r} there; it has "
                 f"{', '.join(known) or 'none'}"
+            )
+        if self.branches and scenario.protocol.branches.fanout == 0:
+            raise SchedulerError(
+                f"{scheduler}: scenario {scenario.name!r} has no branches: protocol.branches.fanout is 0"
             )
         if self.target is not None and self.target >= scenario.n_targets:
             raise SchedulerError(
@@ -130,7 +136,7 @@ def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
     gamma = snap(view.gammas, choice.gamma)
     if gamma > 0:
         for site in choice.sites:
-            placement = placement_of(view, site, target, choice.drafter)
+            placement = placement_of(view, site, target, choice.drafter, choice.branches)
             if placement is not None:
                 batch = batch_size_for(view, choice.batch_size)
                 return Decision(gamma, batch, placement)

@@ -45,7 +45,9 @@ class Telemetry:
         self._streaming = scenario.protocol.kind == "streaming"
         self._stream_waits = scenario.protocol.stream_idle == "wait"
         self._first_target = len(world.devices) + len(world.edges)
-        self._places = [(Site(site), edge, rank) for site, edge, rank in scenario.places]
+        self._places = [(Site(site), edge, rank, fanout) for site, edge, rank, fanout in scenario.places]
+        self._depth = scenario.protocol.branches.depth
+        self._offers_branches = scenario.actions.offer_branches
         self._n_edges_offered = scenario.n_edge_servers_offered if scenario.edge_servers_ordered else 0
 
     def count_completed(self, slo_class: int, good: bool) -> None:
@@ -188,18 +190,20 @@ class Telemetry:
             if not same_target and request.target >= 0:
                 move_s = request.known_context_tokens * target.prefill_token_s
             visible_s = now_s - delay_s
-            for site, edge, rank in self._places:
+            for site, edge, rank, fanout in self._places:
+                beside = fanout * self._depth
                 if site == Site.COLOCATED:
                     candidate = self._colocated_candidate(
-                        request, target, rank, view, same_target, move_s, visible_s
+                        request, target, rank, view, same_target, move_s, visible_s, beside
                     )
                 elif site == Site.OWN_DEVICE:
-                    candidate = self._own_candidate(request, device, rank, view, same_target, move_s)
+                    candidate = self._own_candidate(request, device, rank, view, same_target, move_s, beside)
                 else:
                     candidate = self._edge_candidate(
-                        request, edges[edge], rank, view, same_target, move_s, visible_s
+                        request, edges[edge], rank, view, same_target, move_s, visible_s, beside
                     )
                 self._tell_of_drafter(request, candidate, acceptances)
+                self._tell_of_branches(request, candidate, fanout)
                 candidates.append(candidate)
         return tuple(candidates)
 
@@ -222,6 +226,13 @@ class Telemetry:
         candidate.streams = self._streaming and drafter.can_stream
         candidate.coalesces = not candidate.shares_target and (not candidate.streams or self._stream_waits)
 
+    def _tell_of_branches(self, request: Request, candidate: CandidateView, fanout: int) -> None:
+        """Write what branches a candidate's stream has; the current one is that which was asked for."""
+        candidate.fanout, candidate.depth = fanout, self._depth if fanout else 0
+        if self._offers_branches:
+            candidate.is_current = candidate.is_current and request.drafted_branches == (fanout > 0)
+            candidate.valid = candidate.valid and (fanout == 0 or candidate.streams)
+
     def _colocated_candidate(
         self,
         request: Request,
@@ -231,6 +242,7 @@ class Telemetry:
         same_target: bool,
         move_s: float,
         visible_s: float,
+        beside: int,
     ) -> CandidateView:
         number = rank * self._world.n_sites + self._first_target + target.number
         drafter = _of_rank(target.drafters, rank)
@@ -238,7 +250,7 @@ class Telemetry:
         step_s = catch_up_s = wait_s = 0.0
         if drafter is not None:
             context, timer = request.known_context_tokens, drafter.timer
-            step_s = timer.step_s(1, context, 0)
+            step_s = timer.step_s(1 + (beside if drafter.can_stream else 0), context, 0)
             catch_up_s = timer.step_s(lag, context, context if lag > 1 else 0)
             if drafter.server is not None:
                 here = request.control == (Site.COLOCATED, target.number)
@@ -263,7 +275,14 @@ class Telemetry:
         )
 
     def _own_candidate(
-        self, request: Request, device: Device, rank: int, view: TargetView, same_target: bool, move_s: float
+        self,
+        request: Request,
+        device: Device,
+        rank: int,
+        view: TargetView,
+        same_target: bool,
+        move_s: float,
+        beside: int,
     ) -> CandidateView:
         drafter = _of_rank(device.drafters, rank)
         number = rank * self._world.n_sites + device.number
@@ -271,7 +290,7 @@ class Telemetry:
         step_s = catch_up_s = wait_s = 0.0
         if drafter is not None:
             context = request.known_context_tokens
-            step_s = drafter.timer.step_s(1, context, 0)
+            step_s = drafter.timer.step_s(1 + (beside if drafter.can_stream else 0), context, 0)
             catch_up_s = drafter.timer.step_s(lag, context, context if lag > 1 else 0)
             mean_job_s = drafter.own_server.mean_job_s
             wait_s = reports.busy_drafter_wait_s(request.own_jobs, drafter.concurrency, mean_job_s)
@@ -302,6 +321,7 @@ class Telemetry:
         same_target: bool,
         move_s: float,
         visible_s: float,
+        beside: int,
     ) -> CandidateView:
         drafter = _of_rank(self._world.edges[number], rank)
         drafter_number = rank * self._world.n_sites + len(self._world.devices) + number
@@ -312,7 +332,7 @@ class Telemetry:
             context = request.known_context_tokens
             _, jobs, wait_s, up = newest(drafter.reports, visible_s)
             together = _together(drafter, jobs)
-            step_s = _shared_step_s(drafter, request, jobs)
+            step_s = _shared_step_s(drafter, request, jobs, 1 + (beside if drafter.can_stream else 0))
             catch_up_s = drafter.timer.step_s(
                 lag + together - 1, together * context, context if lag > 1 else 0
             )
@@ -378,10 +398,10 @@ def _together(drafter: SiteDrafter, jobs: float) -> int:
     return min(int(jobs) + 1, drafter.concurrency)
 
 
-def _shared_step_s(drafter: SiteDrafter, request: Request, jobs: float) -> float:
+def _shared_step_s(drafter: SiteDrafter, request: Request, jobs: float, step_tokens: int = 1) -> float:
     """Return the time of a draft step there, all contexts being as long as the request's."""
     together = _together(drafter, jobs)
-    return drafter.timer.step_s(together, together * request.known_context_tokens, 0)
+    return drafter.timer.step_s(together * step_tokens, together * request.known_context_tokens, 0)
 
 
 def _newest_report(target: TargetServer, visible_s: float) -> Report:

@@ -80,6 +80,7 @@ class Request:
         target: Target that holds its KV; -1 before admission.
         control: Site and number (of device, edge server or target) where its decisions are taken.
         drafted_at: Number of the drafter of the last draft round; -1 before the first.
+        drafted_branches: It was asked for branches.
         drafter_valid: Number of its context tokens that each drafter's KV holds, by drafter number.
         warming: Drafter prefills under way, by drafter number.
         process: Its SimPy process.
@@ -118,6 +119,7 @@ class Request:
     committed: int = 0
     target: int = -1
     drafted_at: int = -1
+    drafted_branches: bool = False
     drafter_valid: dict[int, int] = field(default_factory=dict)
     warming: dict[int, simpy.Event] = field(default_factory=dict)
     process: simpy.Process | None = None

@@ -65,6 +65,8 @@ class Targets(Part):
             # The target has preempted the request since its last job.
             job.prefill_again()
             self._enter(target, job)
+        elif stream is not None and job.coalesces and not job.prefill_tokens:
+            self._idle(target, job)
         else:
             self._join(target, job)
         request.control = (Site.COLOCATED, target.number)
@@ -321,7 +323,7 @@ class Targets(Part):
         request.drafter_valid[drafter_number] = drafting.valid_after(
             request.context_tokens, drafted, accepted
         )
-        request.drafted_at = drafter_number
+        request.drafted_at, request.drafted_branches = drafter_number, False
         request.verifies += 1
         request.drafted += drafted
         request.accepted += accepted

@@ -219,7 +219,7 @@ def _offer_edges(k, w, request, latest):
     for edge in range(k.n_edges):
         drafter = k.n_devices + edge
         report = drafter_report(k, w, drafter, latest)
-        draft_s = report.wait_s + _shared_step_s(k, w, request, drafter, report.jobs)
+        draft_s = report.wait_s + _shared_step_s(k, w, request, drafter, report.jobs, 1)
         order = 2
         if edge == current:
             order = 0
@@ -245,10 +245,10 @@ def _comes_before(order, draft_s, other):
 
 
 @jit
-def _shared_step_s(k, w, request, n, jobs):
+def _shared_step_s(k, w, request, n, jobs, step_tokens):
     """Return the time of a draft step at an edge server, all contexts being as long as the request's."""
     together = min(jobs + 1, k.drafters[n].concurrency)
-    return step_s(k, w, n, together, together * _known_context_tokens(w, request), 0)
+    return step_s(k, w, n, together * step_tokens, together * _known_context_tokens(w, request), 0)
 
 
 # ---------------------------------------------------------------------- candidates
@@ -276,17 +276,24 @@ def _candidates(k, w, request, i, latest):
             drafter, number = k.n_devices + edge, edge
         drafter += place.rank * k.n_sites
         lag = _lag_tokens(k, w, request, drafter)
+        fanout, streams = place.fanout, can_stream(k, drafter)
+        step_tokens = 1 + (fanout * k.depth if streams else 0)
         if site == COLOCATED:
-            can_draft = _at_target(k, w, request, c, drafter, target, context, lag, latest)
+            can_draft = _at_target(k, w, request, c, drafter, target, context, lag, latest, step_tokens)
         elif site == OWN_DEVICE:
-            can_draft = _on_device(k, w, request, c, drafter, context, lag)
+            can_draft = _on_device(k, w, request, c, drafter, context, lag, step_tokens)
         else:
-            can_draft = _at_edge(k, w, request, c, drafter, edge, target, context, lag, latest)
+            can_draft = _at_edge(k, w, request, c, drafter, edge, target, context, lag, latest, step_tokens)
+        can_draft = can_draft and (streams or fanout == 0 or not k.offers_branches)
         c.site, c.edge_server, c.offered = site, edge, i
         c.colocated = 1.0 if site == COLOCATED else 0.0
         c.own_device = 1.0 if site == OWN_DEVICE else 0.0
         c.valid = 1.0 if can_draft and at_target.up != 0.0 else 0.0
-        c.is_current = 1.0 if same and request.drafted_at == drafter else 0.0
+        is_current = same and request.drafted_at == drafter
+        if k.offers_branches:
+            is_current = is_current and request.drafted_branches == (fanout > 0)
+        c.is_current = 1.0 if is_current else 0.0
+        c.fanout, c.depth = fanout, k.depth if fanout > 0 else 0
         c.same_target = 1.0 if same else 0.0
         c.handover_s = _handover_s(k, w, request, site, number, edge)
         c.kv_lag_tokens, c.move_s = lag, move_s
@@ -329,17 +336,17 @@ def _write_drafter(c, draft_step_s, catch_up_s, draft_wait_s, rtt_s, shares_targ
 
 
 @jit
-def _steps(k, w, n, context, lag):
+def _steps(k, w, n, context, lag, step_tokens):
     """Return the times of a draft step and of the first one, which catches up; 0 without a drafter."""
     if k.drafters[n].mode == NO_DRAFTER:
         return 0.0, 0.0
-    return step_s(k, w, n, 1, context, 0), step_s(k, w, n, lag, context, context if lag > 1 else 0)
+    return step_s(k, w, n, step_tokens, context, 0), step_s(k, w, n, lag, context, context if lag > 1 else 0)
 
 
 @jit
-def _at_target(k, w, request, c, n, target, context, lag, latest):
+def _at_target(k, w, request, c, n, target, context, lag, latest, step_tokens):
     mode = k.drafters[n].mode
-    draft_step_s, catch_up_s = _steps(k, w, n, context, lag)
+    draft_step_s, catch_up_s = _steps(k, w, n, context, lag, step_tokens)
     wait_s = 0.0
     if mode == DRAFTS_ALONE:
         if request.site == COLOCATED and request.at == target:
@@ -351,8 +358,8 @@ def _at_target(k, w, request, c, n, target, context, lag, latest):
 
 
 @jit
-def _on_device(k, w, request, c, n, context, lag):
-    draft_step_s, catch_up_s = _steps(k, w, n, context, lag)
+def _on_device(k, w, request, c, n, context, lag, step_tokens):
+    draft_step_s, catch_up_s = _steps(k, w, n, context, lag, step_tokens)
     wait_s = 0.0
     if k.drafters[n].mode != NO_DRAFTER:
         mean_job_s = host_of(k, w, n).mean_job_s
@@ -362,14 +369,14 @@ def _on_device(k, w, request, c, n, context, lag):
 
 
 @jit
-def _at_edge(k, w, request, c, n, edge, target, context, lag, latest):
+def _at_edge(k, w, request, c, n, edge, target, context, lag, latest, step_tokens):
     rtt_s = 2.0 * one_way_s(w, backhaul(k, edge, target))
     if k.drafters[n].mode == NO_DRAFTER:
         _write_drafter(c, 0.0, 0.0, 0.0, rtt_s, 0.0)
         return False
     report = drafter_report(k, w, n, latest)
     together = min(report.jobs + 1, k.drafters[n].concurrency)
-    draft_step_s = _shared_step_s(k, w, request, n, report.jobs)
+    draft_step_s = _shared_step_s(k, w, request, n, report.jobs, step_tokens)
     catch_up_s = step_s(k, w, n, lag + together - 1, together * context, context if lag > 1 else 0)
     _write_drafter(c, draft_step_s, catch_up_s, report.wait_s, rtt_s, 0.0)
     return report.up and k.devices[request.device].has_edge_link and _fits(k, n, context)
