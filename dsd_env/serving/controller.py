@@ -45,6 +45,7 @@ class ServedDecision(NamedTuple):
         source: What decided: ``policy``, ``rule`` (a scheduler of the registry) or ``safe_rule``.
         reason: Why the decision was changed to what can be done, or why the safe rule decided; "" otherwise.
         counter: Number of the decision within the request.
+        fanout: Branches that its stream should open at each draft; 0: none.
     """
 
     gamma: int
@@ -57,6 +58,7 @@ class ServedDecision(NamedTuple):
     source: str
     reason: str
     counter: int
+    fanout: int = 0
 
     @property
     def decision(self) -> Decision:
@@ -368,6 +370,7 @@ class Controller:
             source,
             reason or resolved.reason or "",
             view.counter,
+            candidate.fanout if resolved.gamma else 0,
         )
 
     def _plain(self, reason: str, request: ServedRequest | None = None) -> ServedDecision:

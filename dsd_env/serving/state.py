@@ -45,6 +45,7 @@ class Carried(NamedTuple):
         drafter: Number of the drafter; -1 for plain decoding.
         model: Draft model; "" for plain decoding.
         gamma: Drafts.
+        fanout: Branches that its stream opens at each draft; 0: none.
     """
 
     site: Site
@@ -53,6 +54,7 @@ class Carried(NamedTuple):
     drafter: int
     model: str
     gamma: int
+    fanout: int = 0
 
 
 class State:
@@ -362,6 +364,7 @@ class State:
         self._enter(request, target, now_s)
         if last is not None and last.drafter >= 0:
             request.note_drafted(last.drafter, event.drafted, accepted)
+            request.drafted_branches = last.fanout > 0
             colocated = last.drafter in target.shared
             target.note_mode(request.number, "colocated" if colocated else "remote", event.drafted)
         confidence = 0.0 if event.confidence is None else event.confidence
@@ -529,6 +532,7 @@ class State:
             drafter,
             candidate.model if resolved.gamma > 0 else "",
             resolved.gamma,
+            candidate.fanout if resolved.gamma > 0 else 0,
         )
         request.decisions += 1
         if request.committed > 0:

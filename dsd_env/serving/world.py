@@ -240,8 +240,7 @@ class ServedRequest:
 
     Attributes:
         name: Its name.
-        last: What its last decision was carried out as: site, edge server, target, drafter's number, place
-            and draft model; None before the first.
+        last: What its last decision was carried out as; None before the first.
         answer: The last decision as it was answered; None before the first.
         seen_s: When it was last heard of.
         doubts: Observations since its last decision with values that were moved or left out.
@@ -257,6 +256,7 @@ class ServedRequest:
     committed: int = 0
     target: int = -1
     drafted_at: int = -1
+    drafted_branches: bool = False
     drafter_valid: dict[int, int] = field(default_factory=dict)
     head_start: Ahead | None = None
     stream: OpenStream | None = None
@@ -321,7 +321,9 @@ class ServedWorld:
         self.scenario = scenario
         self._longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
         self._n_sites = scenario.n_devices + scenario.n_edge_servers + scenario.n_targets
-        self._draft_tokens = self._longest + 256
+        branches = scenario.protocol.branches
+        # One step can process the branches of all that a drafter serves.
+        self._draft_tokens = self._longest + 256 + 256 * branches.fanout * branches.depth
         # First number and timers of each class of devices.
         self._classes: dict[str, tuple[int, DeviceClass, tuple[StepTimer, ...]]] = {}
         drafters: dict[int, ServedDrafter] = {}
@@ -365,7 +367,8 @@ class ServedWorld:
         for config in scenario.targets.values():
             most = max(config.max_num_batched_tokens, *config.graph_batch_tokens, 0)
             timer = StepTimer(latency_profile(config.profile), most, target_overhead(config))
-            timers = [draft_timer(each, max(most, 8 * self._longest)) for each in config.menu]
+            # A decision asks for the steps of one request alone.
+            timers = [draft_timer(each, self._draft_tokens) for each in config.menu]
             for _ in range(config.count):
                 menu = []
                 for rank, (own, own_timer) in enumerate(zip(config.menu, timers, strict=True)):
