@@ -24,6 +24,7 @@ ORDER = {
     "schedulers": 7,
     "simulate": 8,
     "envs": 8,
+    "serving": 8,
 }
 # Arrows against the order, with their reason.
 EXCEPTIONS: dict[tuple[str, str], str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dsd_env.control.estimators import note_lengths
 from dsd_env.control.view import Site
 from dsd_env.laws import drafting, slo
 from dsd_env.laws.batching import may_enter
@@ -295,8 +296,7 @@ class Targets(Part):
             if job.chunk_tokens > 0 and not request.finished:
                 self._join(target, job)
                 return
-            request.recent_gammas = (0, *request.recent_gammas[:-1])
-            request.recent_accepted = (0, *request.recent_accepted[:-1])
+            note_lengths(request, 0, 0)
         elif job.task == TargetTask.COLOCATED:
             request.chain_start = request.committed
             self._verified(request, job.drafter_number, job.gamma)
