@@ -252,12 +252,10 @@ def _branching_yield(
     gamma: int, acceptance: int, step: int, first: int, way: int, branches: Branches
 ) -> StreamYield:
     """Return the yield with branches for arguments given as steps of their grids."""
-    times = [math.exp(each / _GRID) for each in (step, first, way)]
+    a, b, c = (math.exp(each / _GRID) for each in (step, first, way))
+    rate = acceptance / _ACCEPTANCE_GRID
     yields = [
-        yield_with_branches(
-            gamma, *(time / length for time in times), acceptance / _ACCEPTANCE_GRID, branches
-        )
-        for length in SPREAD
+        yield_with_branches(gamma, a / length, b / length, c / length, rate, branches) for length in SPREAD
     ]
     n = len(yields)
     return StreamYield(sum(each.tokens for each in yields) / n, sum(each.drafts for each in yields) / n)
