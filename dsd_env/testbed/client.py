@@ -25,7 +25,7 @@ from dsd_env.extras import needs
 from dsd_env.sim.events import EventKind
 from dsd_env.strict_model import StrictNumbers
 from dsd_env.testbed.connection import Connection, Lost
-from dsd_env.testbed.control import EMA_WEIGHT, Decide, RoundDecision, Telemetry
+from dsd_env.testbed.control import EMA_WEIGHT, Decide, RequestScheduler, RoundDecision, Telemetry
 from dsd_env.testbed.drafters import LineMaker, Question
 from dsd_env.testbed.log import EventLog
 from dsd_env.testbed.wire import Prefix, pb
@@ -245,6 +245,8 @@ class _Request:
                 self._connection = None
             return self._out
         finally:
+            if isinstance(self._client.decide, RequestScheduler):
+                self._client.decide.finished(self._number)
             if self._connection is not None:
                 await self._connection.close()
 
@@ -341,13 +343,16 @@ class _Request:
             self._log(EventKind.RETURN, 0)
         self._synced = True
         self._telemetry = replace(self._telemetry, max_window=sync.max_window)
-        self._generation = max(self._generation, sync.generation)
         self._announced = self._awaiting = None
         self._acknowledged = self._run_until = 0
-        self._extend(theirs[len(ours) :])
-        self._roll_back(len(self._drafts))
+        new = theirs[len(ours) :]
+        self._extend(new)
+        self._compare(new)  # what is still right goes on its way once more
+        self._sent = 0
+        self._generation = max(self._generation, sync.generation)
         self._finish(sync.finished, sync.finish_reason)
-        self._decide()
+        if new or self._decision.gamma > sync.max_window:
+            self._decide()
 
     def _heard_commit(self, commit: pb.VerifyCommit) -> None:
         """Take in a result: tokens, and how it stands with the drafts."""

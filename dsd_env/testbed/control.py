@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 Placement = Literal["edge", "cloud"]
 #: Weight of the newest value in a running mean.
@@ -56,7 +56,6 @@ class Telemetry:
         waiting_requests: Requests that wait to be.
         idle_share: Share of iterations of the stream for which no draft had come.
         max_window: Largest gamma that the server takes.
-        can_draft_in_cloud: Whether there is a drafter beside the target.
     """
 
     request: int = 0
@@ -81,10 +80,20 @@ class Telemetry:
     waiting_requests: int = 0
     idle_share: float = 0.0
     max_window: int = 32
-    can_draft_in_cloud: bool = False
 
 
 Decide = Callable[[Telemetry], RoundDecision]
+
+
+@runtime_checkable
+class RequestScheduler(Protocol):
+    """A scheduler that keeps something for each request, and is told when it can forget it."""
+
+    def __call__(self, seen: Telemetry) -> RoundDecision:
+        """Decide."""
+
+    def finished(self, request: int) -> None:
+        """Forget a request."""
 
 
 def static(gamma: int, placement: Placement = "edge") -> Decide:
@@ -114,6 +123,10 @@ class HfHeuristic:
         length = max(1, min(length, self.most, seen.max_window))
         self._length[seen.request] = length
         return RoundDecision(length)
+
+    def finished(self, request: int) -> None:
+        """Forget a request."""
+        self._length.pop(request, None)
 
 
 @dataclass

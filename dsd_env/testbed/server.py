@@ -13,7 +13,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -97,7 +97,8 @@ class CloudServer:
         self._quota_of: dict[str, str] = {}
         self._opens: OrderedDict[str, MessageBudget] = OrderedDict()
         self._numbers = 0
-        self.refused = 0
+        self.port = 0
+        self.refusals: Counter[str] = Counter()
         self._engine = Engine(
             PackedTarget(model), stop_ids, engine or EngineConfig(), self._log, self._committed, colocated
         )
@@ -136,6 +137,7 @@ class CloudServer:
             port = server.add_insecure_port(address)
         else:
             port = server.add_secure_port(address, credentials)
+        self.port = port
         await server.start()
         tasks = [asyncio.create_task(self._run_engine()), asyncio.create_task(self._sweep())]
         try:
@@ -189,7 +191,7 @@ class CloudServer:
             waiting_requests=self._engine.waiting,
             iterations=stats.iterations,
             committed_tokens=stats.committed_tokens,
-            refused_messages=self.refused,
+            refused_messages=self.refusals.total(),
         )
 
     async def _serve(self, _: Any, context: Any) -> None:
@@ -212,14 +214,15 @@ class CloudServer:
             session, attachment = self._open(message, raw, owner, quota)
             await self._converse(session, attachment, context)
         except Refused as refusal:
-            self.refused += 1
+            self.refusals[pb.RefusalCode.Name(refusal.code)] += 1
             logger.info("refused a message: %s", refusal.reason)
             answer = pb.Refusal(
                 code=refusal.code, reason=refusal.reason, refused_sequence=message.sequence
             )
             await context.write(pb.CloudMessage(request_id=message.request_id[:64], refusal=answer))
             context.set_code(STATUS.get(refusal.code, grpc.StatusCode.INVALID_ARGUMENT))
-            context.set_details(refusal.reason)
+            # Once more with the status: a client that is still sending may not get the message.
+            context.set_details(f"{pb.RefusalCode.Name(refusal.code)}: {refusal.reason}")
         finally:
             if attachment is not None and self._attached.get(session.request_id) is attachment:
                 del self._attached[session.request_id]
