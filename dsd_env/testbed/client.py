@@ -1,12 +1,13 @@
 """The edge client: drafts, sends, hears what was right, goes on.
 
-One coroutine for each request. It does, over and over, what is due: take in what has come, send what should be sent,
-draft a token if one may be drafted, else wait. The three protocols differ in three places only, :meth:`_may_draft`,
-:meth:`_send_due` and what the cloud is asked for.
+One coroutine for each request. It does, over and over, what is due: take in what has come, send what should
+be sent, draft a token if one may be drafted, else wait. The three protocols differ in three places only,
+:meth:`_may_draft`, :meth:`_send_due` and what the cloud is asked for.
 
-**Retry.** A message that stays without an answer is sent again unchanged. Results hold all that is committed beyond
-what the client has acknowledged, so a lost one is made good by the next. When the RPC breaks, or nothing is heard,
-the client opens another and takes the request up again, also from a server that has forgotten it.
+**Retry.** A message that stays without an answer is sent again unchanged. Results hold all that is committed
+beyond what the client has acknowledged, so a lost one is made good by the next. When the RPC breaks, or
+nothing is heard, the client opens another and takes the request up again, also from a server that has
+forgotten it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class ClientConfig(StrictNumbers, BaseModel):
         protocol: Who waits for whom.
         stream_chunk_tokens: Drafts of a stream that are sent at once.
         plain_chunk_tokens: Tokens that the cloud may decode before the next decision, where it decodes alone.
-        retry_s: A message without an answer is sent again after this time, or three round trips if that is longer.
+        retry_s: A message without an answer is sent again after this time, or three round trips if that is
+            longer.
         silence_s: When nothing is heard for so long, the RPC is given up.
         reconnect_s: Pause before another is tried.
         give_up_s: When no RPC has brought anything for so long, the request fails.
@@ -435,6 +437,7 @@ class _Request:
         rtt_s = self._connection.rtt_s(commit.echo_sequence, commit.hold_s)
         if rtt_s is not None:
             out.rtt_s.append(rtt_s)
+            seen = replace(seen, newest_rtt_s=rtt_s)
             rtt_s = rtt_s if not seen.rtt_s else seen.rtt_s + EMA_WEIGHT * (rtt_s - seen.rtt_s)
         drafted = commit.drafts_verified - out.verified
         accepted = commit.drafts_accepted - out.accepted
@@ -482,7 +485,9 @@ class _Request:
         self._telemetry = replace(self._telemetry, last_drafted=0, last_accepted=0)
         before, self._decision = self._drafts_here(), decision
         self._decide_at = len(self._prefix)
-        self._log(EventKind.DECISION, decision.gamma, placement=decision.placement, rtt_s=round(seen.rtt_s, 6))
+        self._log(
+            EventKind.DECISION, decision.gamma, placement=decision.placement, rtt_s=round(seen.rtt_s, 6)
+        )
         if self._drafts_here():
             if not before:
                 self._roll_back(0)

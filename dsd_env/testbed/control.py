@@ -1,7 +1,7 @@
 """The hook of a scheduler: what the client knows before a round, and what it is told to do.
 
-Anything that takes a :class:`Telemetry` and returns a :class:`RoundDecision` steers the testbed: one of the rules
-here, or a trained policy.
+Anything that takes a :class:`Telemetry` and returns a :class:`RoundDecision` steers the testbed: one of the
+rules here, or a trained policy.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class RoundDecision:
 
     Attributes:
         gamma: Drafts of a round, or of a stream in flight; 0: the target decodes alone.
-        placement: Where drafts are made: ``edge``, on this device; ``cloud``, beside the target. With gamma 0 it
-            says nothing.
+        placement: Where drafts are made: ``edge``, on this device; ``cloud``, beside the target. With gamma
+            0 it says nothing.
     """
 
     gamma: int
@@ -49,6 +49,7 @@ class Telemetry:
         window: Gamma in force.
         placement: Placement in force.
         rtt_s: Running mean of the round trip, without the time at the server.
+        newest_rtt_s: Newest sample of it.
         draft_step_s: Running mean of the time that a draft takes.
         iteration_s: Duration of the target's last iteration.
         batch_sequences: Sequences in it.
@@ -73,6 +74,7 @@ class Telemetry:
     window: int = 0
     placement: Placement = "edge"
     rtt_s: float = 0.0
+    newest_rtt_s: float = 0.0
     draft_step_s: float = 0.0
     iteration_s: float = 0.0
     batch_sequences: int = 0
@@ -133,11 +135,11 @@ class HfHeuristic:
 class ExpectedTime:
     """The gamma with the least expected time per token, by a simple model of what is measured.
 
-    With acceptance rate a, a round of gamma drafts commits (1 - a^(gamma+1)) / (1 - a) tokens. A synchronous round
-    takes gamma draft steps, a round trip and an iteration; a pipelined one saves the head start that it has when
-    everything was right. A stream's window needs to cover a round trip and an iteration and no more, and is no use
-    where its first draft comes later than the target's own tokens. Decoding alone takes an iteration a token. The
-    iteration is taken to be as long with drafts as without.
+    With acceptance rate a, a round of gamma drafts commits (1 - a^(gamma+1)) / (1 - a) tokens. A synchronous
+    round takes gamma draft steps, a round trip and an iteration; a pipelined one saves the head start that
+    it has when everything was right. A stream's window needs to cover a round trip and an iteration and no
+    more, and is no use where its first draft comes later than the target's own tokens. Decoding alone takes
+    an iteration a token. The iteration is taken to be as long with drafts as without.
 
     Attributes:
         lengths: Choices beside 0.

@@ -1,8 +1,8 @@
-"""Drafters of the testbed: a token at a time, from any committed prefix, back to it when the target says otherwise.
+"""Drafters of the testbed: a token at a time, and back to what is committed when the target says so.
 
-A *line* is one request's drafter. It is told what is committed (:meth:`Line.rebase`) and asked for the next tokens
-(:meth:`Line.step`); what it has drafted since stays its own business. Lines of one model share its weights and each
-keep a KV cache, which goes back to the last token that was right, not to the beginning.
+A *line* is one request's drafter. It is told what is committed (:meth:`Line.rebase`) and asked for the next
+tokens (:meth:`Line.step`); what it has drafted since stays its own business. Lines of one model share its
+weights and each keep a KV cache, which goes back to the last token that was right, not to the beginning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dsd_env.calibration.acceptance.recording.drafters import (
 from dsd_env.calibration.acceptance.recording.models import LanguageModel
 from dsd_env.calibration.acceptance.recording.prompts import Prompt
 from dsd_env.calibration.acceptance.recording.target import growing_cache
-from dsd_env.testbed.target import Sampling, choose
+from dsd_env.testbed.target import GREEDY, Sampling, choose
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Question:
 
     Attributes:
         prompt_ids: Prompt in the target's tokens.
-        prompt: The prompt as text, for a drafter with another vocabulary; None where there is only one vocabulary.
+        prompt: The prompt as text, for a drafter with another vocabulary; None where there is only one
+            vocabulary.
         max_new_tokens: Length of the output at most.
         sampling: How tokens are chosen.
     """
@@ -37,7 +38,7 @@ class Question:
     prompt_ids: list[int]
     max_new_tokens: int
     prompt: Prompt | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
 
 
 class Line(Protocol):
@@ -47,7 +48,7 @@ class Line(Protocol):
         """Give up all drafts and go on behind the committed output."""
 
     def step(self) -> list[int] | None:
-        """Return the next drafts, in the target's tokens; none yet is an empty list, none any more is None."""
+        """Return the next drafts, in the target's tokens: [] is none yet, None is none any more."""
 
 
 #: Makes the line of a request.
@@ -63,7 +64,7 @@ class _Reader:
         self._read: list[int] = []
 
     def next_logits(self, tokens: Sequence[int]) -> Any:
-        """Return the logits behind ``tokens``, ``[1, vocabulary]``; what the cache holds of them is not read again."""
+        """Return the logits behind ``tokens``, ``[1, vocabulary]``, reading what the cache lacks of them."""
         import torch
 
         shared = min(common_prefix_length(self._read, tokens), len(tokens) - 1)
@@ -117,8 +118,8 @@ class ModelLine:
 class TextLine:
     """A draft model with another vocabulary, which speaks through text; for greedy outputs.
 
-    It reads the user's message and the committed text in its own tokens. What it drafts becomes tokens of the target
-    as soon as no further text can change them (:func:`settled_tokens`).
+    It reads the user's message and the committed text in its own tokens. What it drafts becomes tokens of
+    the target as soon as no further text can change them (:func:`settled_tokens`).
     """
 
     def __init__(self, drafter: TextDrafter, question: Question) -> None:
@@ -191,7 +192,8 @@ def line_maker(draft: LanguageModel | None, target: LanguageModel | None) -> Lin
 
     Args:
         draft: The draft model; None for prompt look-up.
-        target: The target, of which only the tokenizer is used; None where the draft model has its vocabulary.
+        target: The target, of which only the tokenizer is used; None where the draft model has its
+            vocabulary.
     """
     if draft is None:
         return LookupLine

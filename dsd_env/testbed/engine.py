@@ -1,8 +1,8 @@
 """The cloud's iterations: who takes part, what the target reads, what comes of it.
 
-As in the simulator: an engine never idles with work at hand. Whoever is ready takes part in the next iteration, with
-one token or a window of drafts; what is left of the iteration's tokens goes to prompts. Decisions are made on the
-event loop; only the model's pass runs on a thread of its own, so no lock is needed.
+As in the simulator: an engine never idles with work at hand. Whoever is ready takes part in the next
+iteration, with one token or a window of drafts; what is left of the iteration's tokens goes to prompts.
+Decisions are made on the event loop; only the model's pass runs on a thread of its own, so no lock is needed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class EngineConfig(StrictNumbers, BaseModel):
         max_num_seqs: Requests resident at a time.
         max_num_batched_tokens: New tokens of one iteration; decoding and verifying come first.
         max_kv_tokens: Tokens of KV that resident requests may come to need together.
-        min_iteration_s: A pass that takes less is made to take this long; 0: as it comes. It stands for a larger
-            target than the machine can hold, in tests and demonstrations.
+        min_iteration_s: A pass that takes less is made to take this long; 0: as it comes. It stands for a
+            larger target than the machine can hold, in tests and demonstrations.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -212,7 +212,9 @@ class Engine:
             feed = Feed(session.number, chunk, int(last), 0, Sampling(session.temperature, session.seed))
             jobs.append(_Job(session, 0, [], feed=feed))
         taken = {id(job.session) for job in jobs}
-        self._resident.sort(key=lambda session: id(session) in taken)  # stable: whoever was left out goes first
+        self._resident.sort(
+            key=lambda session: id(session) in taken
+        )  # stable: whoever was left out goes first
         return jobs
 
     def _decode_job(self, session: Session) -> _Job:
@@ -265,9 +267,7 @@ class Engine:
             self.stats.committed_tokens += len(new)
             self._log.write(EventKind.COMMIT, 0, session.number, len(new), drafts=len(job.drafts))
             if session.counters.late_drafts > late:
-                self._log.write(
-                    EventKind.LATE_DRAFTS, 0, session.number, session.counters.late_drafts - late
-                )
+                self._log.write(EventKind.LATE_DRAFTS, 0, session.number, session.counters.late_drafts - late)
             if session.finished:
                 self._resident.remove(session)
                 self._gone.add(session.number)

@@ -1,8 +1,8 @@
 """The link between edge and cloud, made as slow and as bad as one likes, in user space.
 
-A :class:`ShapedProxy` stands between client and server as a gRPC server that passes messages on, in both directions,
-without reading them. Neither end knows of it. What it delays, drops, doubles and overtakes are messages: below them
-TCP hides such things, and a datagram transport would not.
+A :class:`ShapedProxy` stands between client and server as a gRPC server that passes messages on, in both
+directions, without reading them. Neither end knows of it. What it delays, drops, doubles and overtakes are
+messages: below them TCP hides such things, and a datagram transport would not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class LinkConfig(StrictNumbers, BaseModel):
         delay_s: One-way delay.
         jitter_s: Standard deviation of it; the delay is not shortened below half of ``delay_s``.
         bandwidth_bytes_per_s: Rate at which messages leave, one after the other; 0: at once.
-        header_bytes: Bytes counted for each message beside its content (TCP/IP, TLS and HTTP/2 take about 100).
+        header_bytes: Bytes counted for each message beside its content (TCP/IP, TLS and HTTP/2 take about
+            100).
         drop: Probability that a message is lost.
         duplicate: Probability that it comes twice.
         reorder: Probability that it is held back, so that later ones overtake it. Others keep their order.
@@ -85,7 +86,9 @@ class LinkState:
         if out or draw.random() < link.drop:
             self.lost += 1
             return []
-        delay = max(link.delay_s / 2, draw.gauss(link.delay_s, link.jitter_s)) if link.jitter_s else link.delay_s
+        delay = (
+            max(link.delay_s / 2, draw.gauss(link.delay_s, link.jitter_s)) if link.jitter_s else link.delay_s
+        )
         arrival = max(start + delay, self._last_s)
         if draw.random() < link.reorder:
             return [arrival + draw.uniform(0, link.reorder_s)]

@@ -1,9 +1,9 @@
 """The log of a run, as JSON lines, with the names of the simulator's events.
 
-The first line says what the file is. Every other is one event: ``time_s`` (since the epoch of the first line),
-``kind`` (a name of :class:`~dsd_env.sim.events.EventKind`, with the meaning of ``value`` documented there),
-``entity`` (number of the client, which is its drafter's, or of the server's target, 0), ``request``, ``value``, and
-what else there is to say, such as ``rtt_s``.
+The first line says what the file is. Every other is one event: ``time_s`` (since the epoch of the first
+line), ``kind`` (a name of :class:`~dsd_env.sim.events.EventKind`, with the meaning of ``value`` documented
+there), ``entity`` (number of the client, which is its drafter's, or of the server's target, 0), ``request``,
+``value``, and what else there is to say, such as ``rtt_s``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ class EventLog:
         self._file: TextIO | None = None
         if path is not None:
             self._file = path.open("w", encoding="utf-8")
-            head = {"log": "dsd_env testbed", "version": VERSION, "side": side, "epoch_unix_s": self.epoch_unix_s}
+            head = {
+                "log": "dsd_env testbed",
+                "version": VERSION,
+                "side": side,
+                "epoch_unix_s": self.epoch_unix_s,
+            }
             self._file.write(json.dumps(head) + "\n")
 
     def write(self, kind: EventKind, entity: int, request: int, value: float, **more: Any) -> None:

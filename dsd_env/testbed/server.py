@@ -1,9 +1,9 @@
 """The cloud server: takes RPCs, knows requests, refuses what it must, and lets the engine run.
 
-Whoever sends nonsense is told why and loses its RPC, nothing else: a request belongs to whoever knows its secret (and
-has the name under which it was opened, where clients have names), the engine sees checked messages only, and what one
-client can hold is limited. An answer is made when it can be sent, of all that is new, so that a client that does not
-read costs nothing.
+Whoever sends nonsense is told why and loses its RPC, nothing else: a request belongs to whoever knows its
+secret (and has the name under which it was opened, where clients have names), the engine sees checked
+messages only, and what one client can hold is limited. An answer is made when it can be sent, of all that is
+new, so that a client that does not read costs nothing.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ class CloudServer:
             ],
             maximum_concurrent_rpcs=4 * self.limits.max_sessions,
         )
-        # The bytes come as they are, so that a message that cannot be read is refused with a reason like any other.
+        # The bytes come as they are, so that a message that cannot be read is refused with a reason like any
+        # other.
         handlers = {
             "Serve": grpc.stream_stream_rpc_method_handler(
                 self._serve, response_serializer=pb.CloudMessage.SerializeToString
@@ -216,9 +217,7 @@ class CloudServer:
         except Refused as refusal:
             self.refusals[pb.RefusalCode.Name(refusal.code)] += 1
             logger.info("refused a message: %s", refusal.reason)
-            answer = pb.Refusal(
-                code=refusal.code, reason=refusal.reason, refused_sequence=message.sequence
-            )
+            answer = pb.Refusal(code=refusal.code, reason=refusal.reason, refused_sequence=message.sequence)
             await context.write(pb.CloudMessage(request_id=message.request_id[:64], refusal=answer))
             context.set_code(STATUS.get(refusal.code, grpc.StatusCode.INVALID_ARGUMENT))
             # Once more with the status: a client that is still sending may not get the message.
@@ -380,7 +379,9 @@ class CloudServer:
         if len(self._sessions) >= self.limits.max_sessions:
             raise Refused(pb.BUSY, f"{self.limits.max_sessions} requests are known, no more are taken")
         if sum(q == quota for q in self._quota_of.values()) >= self.limits.max_sessions_per_owner:
-            raise Refused(pb.BUSY, f"{self.limits.max_sessions_per_owner} requests of one owner, no more are taken")
+            raise Refused(
+                pb.BUSY, f"{self.limits.max_sessions_per_owner} requests of one owner, no more are taken"
+            )
         prompt = list(opened.prompt_token_ids)
         session = Session(
             number=self._numbers,
@@ -457,8 +458,8 @@ def server_credentials(key: Path, certificate: Path, clients: Path | None = None
     Args:
         key: Its private key, PEM.
         certificate: Its certificate chain, PEM.
-        clients: Authority of the clients' certificates, PEM: then every client must have one. None: no client is
-            asked for one.
+        clients: Authority of the clients' certificates, PEM: then every client must have one. None: no
+            client is asked for one.
     """
     authority = None if clients is None else clients.read_bytes()
     return grpc.ssl_server_credentials(

@@ -1,12 +1,12 @@
 """A request in the cloud: what is committed, which drafts have come, what its next iteration verifies.
 
-No network and no model here: a session takes messages, says what to verify, and is told what the target chose.
-Everything happens on one thread.
+No network and no model here: a session takes messages, says what to verify, and is told what the target
+chose. Everything happens on one thread.
 
-**Losses do no harm**, since a message can always be sent again. Drafts carry their place and their base, so that
-taking them twice, late or in another order changes nothing; the answer to a client holds all that is committed
-beyond what it has acknowledged. Whatever is lost, the target verifies every token on the true prefix: the output
-cannot differ from its own, only its time can.
+**Losses do no harm**, since a message can always be sent again. Drafts carry their place and their base, so
+that taking them twice, late or in another order changes nothing; the answer to a client holds all that is
+committed beyond what it has acknowledged. Whatever is lost, the target verifies every token on the true
+prefix: the output cannot differ from its own, only its time can.
 """
 
 from __future__ import annotations
@@ -190,12 +190,11 @@ class Session:
         for position, token in enumerate(drafts.tokens, start=drafts.start_token_pos):
             if position < len(committed):
                 self.counters.late_drafts += 1
-                if token != committed[position]:  # the target has decided otherwise, and all that follow are wrong
-                    self._drop_generation()
+                if token != committed[position]:
+                    self._drop_generation()  # the target has decided otherwise, and all that follow are wrong
                     return
-            elif position < most:
-                if self._drafts.setdefault(position, token) != token:
-                    raise Refused(pb.CONTRADICTION, f"two drafts for position {position} of one generation")
+            elif position < most and self._drafts.setdefault(position, token) != token:
+                raise Refused(pb.CONTRADICTION, f"two drafts for position {position} of one generation")
 
     def _drop_generation(self) -> None:
         self.counters.late_drafts += len(self._drafts)

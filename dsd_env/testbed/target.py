@@ -1,9 +1,9 @@
 """The target: one model that reads the tokens of many requests in one pass.
 
-All sequences lie in one row of the KV cache, one behind the other and mixed; a mask lets each token see those of its
-own sequence only. A pass takes any number of new tokens of each, so prompts, single tokens and windows of drafts share
-it without padding, and a request may join or leave between any two passes. Rejected drafts and finished sequences
-leave dead columns, which are cleared away when they are many.
+All sequences lie in one row of the KV cache, one behind the other and mixed; a mask lets each token see
+those of its own sequence only. A pass takes any number of new tokens of each, so prompts, single tokens and
+windows of drafts share it without padding, and a request may join or leave between any two passes. Rejected
+drafts and finished sequences leave dead columns, which are cleared away when they are many.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ MOST_DEAD = 64
 class Sampling:
     """How a request's tokens are chosen.
 
-    Every position has a draw of its own, made of the seed alone. Hence a sampled output is as definite as a greedy
+    Every position has a draw of its own, made of the seed alone. Hence a sampled output is as definite as a
+    greedy
     one: the same seed gives the same tokens, however they come about.
 
     Attributes:

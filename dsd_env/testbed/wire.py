@@ -15,6 +15,20 @@ from dsd_env.strict_model import StrictNumbers
 with needs("testbed", "the testbed"):
     from dsd_env.testbed.proto import testbed_pb2 as pb
 
+__all__ = [
+    "SERVICE",
+    "Limits",
+    "MessageBudget",
+    "Prefix",
+    "Refused",
+    "check_drafts",
+    "check_open",
+    "check_tokens",
+    "next_digest",
+    "pb",
+    "prompt_digest",
+]
+
 SERVICE = "dsd_env.testbed.v1.DecoupledSpeculation"
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _SECRET_BYTES = range(16, 65)
@@ -40,7 +54,8 @@ class Limits(StrictNumbers, BaseModel):
         max_message_bytes: Largest message; larger ones end the RPC before they are read.
         max_messages_per_s: Messages per second and RPC on the average.
         message_burst: Messages that may come at once.
-        max_sessions: Requests that the server knows at a time, finished ones within their time to live included.
+        max_sessions: Requests that the server knows at a time, finished ones within their time to live
+            included.
         max_sessions_per_owner: Those of one owner: an authenticated name, or else an address.
         handshake_s: Time in which an RPC must say which request it is for.
         session_ttl_s: How long a request outlives its last RPC.
@@ -176,7 +191,11 @@ def check_drafts(drafts: pb.DraftTailStream, limits: Limits, vocabulary: int, ma
         )
     if drafts.generation >= 1 << 62:
         raise Refused(pb.MALFORMED, f"generation {drafts.generation}")
-    if not drafts.base_committed_len <= drafts.start_token_pos <= drafts.base_committed_len + limits.max_window:
+    if (
+        not drafts.base_committed_len
+        <= drafts.start_token_pos
+        <= drafts.base_committed_len + limits.max_window
+    ):
         raise Refused(
             pb.MALFORMED,
             f"start_token_pos {drafts.start_token_pos} is not within {limits.max_window} of the base "

@@ -53,8 +53,14 @@ class Pair:
         output: list[int] = []
         for position in range(question.max_new_tokens):
             with torch.inference_mode():
-                logits = self.target(torch.tensor([question.prompt_ids + output]), use_cache=False).logits[0, -1:]
-            token = int(logits.argmax()) if not question.sampling.temperature else sampled(logits, question, position)
+                logits = self.target(torch.tensor([question.prompt_ids + output]), use_cache=False).logits[
+                    0, -1:
+                ]
+            token = (
+                int(logits.argmax())
+                if not question.sampling.temperature
+                else sampled(logits, question, position)
+            )
             if token in STOP:
                 break
             output.append(token)
@@ -74,7 +80,7 @@ def sampled(logits: torch.Tensor, question: Question, position: int) -> int:
 
 
 def make_pair(noise: float = 0.02) -> Pair:
-    """A target, and a draft model that is the same one with noise on its weights, so that it is often right."""
+    """A target, and the same model with noise on its weights as its drafter: often right, not always."""
     target = make_model()
     draft = copy.deepcopy(target)
     torch.manual_seed(1)
@@ -120,4 +126,15 @@ def client(channel, pair: Pair, protocol: str = "streaming", decide=None, **more
     return EdgeClient(channel, pair.line, decide or static(4), config, **more)
 
 
-__all__ = ["GREEDY", "STOP", "VOCABULARY", "Feed", "PackedTarget", "Pair", "client", "make_pair", "questions", "testbed"]
+__all__ = [
+    "GREEDY",
+    "STOP",
+    "VOCABULARY",
+    "Feed",
+    "PackedTarget",
+    "Pair",
+    "client",
+    "make_pair",
+    "questions",
+    "testbed",
+]

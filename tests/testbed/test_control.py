@@ -139,7 +139,14 @@ def test_the_generated_protocol_is_the_sources():
 @pytest.mark.skipif(importlib.util.find_spec("grpc_tools") is None, reason="needs grpcio-tools")
 def test_generating_the_protocol_anew_changes_nothing(tmp_path):
     root = Path(proto.__file__).parents[3]
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        "-I.",
+        f"--python_out={tmp_path}",
+        f"--pyi_out={tmp_path}",
+    ]
     subprocess.run([*command, "dsd_env/testbed/proto/testbed.proto"], cwd=root, check=True)
     for name in ("testbed_pb2.py", "testbed_pb2.pyi"):
         place = Path("dsd_env", "testbed", "proto", name)

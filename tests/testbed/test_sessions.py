@@ -222,7 +222,10 @@ def test_messages_in_any_order_and_number_never_change_the_output(seed):
             break
         base = draw.randint(0, len(session.prefix))
         start = base + draw.randint(0, 3)
-        tokens = [t if draw.random() < 0.7 else draw.randrange(64) for t in TRUTH[start : start + draw.randint(0, 5)]]
+        tokens = [
+            t if draw.random() < 0.7 else draw.randrange(64)
+            for t in TRUTH[start : start + draw.randint(0, 5)]
+        ]
         generation = max(0, session.generation + draw.randint(-1, 1))
         mode = draw.choice([pb.VERIFY, pb.FREE_RUN, pb.FREE_RUN, pb.PLAIN])
         message = tail(
