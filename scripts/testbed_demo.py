@@ -192,7 +192,7 @@ def table(summaries: Sequence[Summary], options: argparse.Namespace) -> Any:
         "accepted of verified",
         "RTT ms",
     ):
-        made.add_column(name, justify="right" if name else "left")
+        made.add_column(name, justify="right" if name else "left", no_wrap=not name)
     for one in summaries:
         share = f"{one.accepted}/{one.verified}" if one.verified else "—"
         made.add_row(

@@ -59,7 +59,12 @@ def unpacked(spec: str, dtype: str, cache_dir: Path | None = None) -> str:
 
 def load_model(spec: str, *, dtype: str = "float32", cache_dir: Path | None = None) -> LanguageModel:
     """Load a model and its tokenizer, as :func:`load_language_model` does, and quickly the second time."""
-    return load_language_model(unpacked(spec, dtype, cache_dir), dtype=dtype, name=spec, cache_dir=cache_dir)
+    place = unpacked(spec, dtype, cache_dir)
+    loaded = load_language_model(place, dtype=dtype, name=spec, cache_dir=cache_dir)
+    if place != spec:
+        loaded.tokenizer = _tokenizer(place)
+        loaded.stop_ids = _stop_ids(place)
+    return loaded
 
 
 def load_tokenizer(spec: str, *, dtype: str = "float32", cache_dir: Path | None = None) -> LanguageModel:
@@ -70,7 +75,10 @@ def load_tokenizer(spec: str, *, dtype: str = "float32", cache_dir: Path | None 
     """
     import transformers
 
-    where: dict[str, Any] = {"pretrained_model_name_or_path": unpacked(spec, dtype, cache_dir)}
+    place = unpacked(spec, dtype, cache_dir)
+    if place != spec:
+        return LanguageModel(spec, None, _tokenizer(place), {}, _stop_ids(place))
+    where: dict[str, Any] = {"pretrained_model_name_or_path": spec}
     if spec.endswith(".gguf"):
         where = {"pretrained_model_name_or_path": str(Path(spec).parent), "gguf_file": Path(spec).name}
     try:
@@ -78,3 +86,18 @@ def load_tokenizer(spec: str, *, dtype: str = "float32", cache_dir: Path | None 
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"{spec}: its tokenizer cannot be loaded: {error}") from error
     return LanguageModel(spec, None, tokenizer, {}, frozenset(tokenizer.all_special_ids))
+
+
+def _tokenizer(place: str) -> Any:
+    """Return the tokenizer as it was unpacked.
+
+    By the class that its model's name calls for it would get a normaliser, with which nobody can tell which
+    tokens of a text are settled (:func:`~dsd_env.calibration.acceptance.recording.drafters.settled_tokens`).
+    """
+    import transformers
+
+    return transformers.PreTrainedTokenizerFast.from_pretrained(place)
+
+
+def _stop_ids(place: str) -> frozenset[int]:
+    return frozenset(json.loads((Path(place) / _STOPS).read_text()))

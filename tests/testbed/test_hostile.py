@@ -267,7 +267,7 @@ def test_fuzz(pair, seed):
 
     async def attack(port):
         channel = open_channel(f"127.0.0.1:{port}")
-        for _ in range(30):
+        for _ in range(15):
             peer = Peer(channel)
             await peer.send(
                 opening(draw.choice([OWN_ID, "c" * 32])), *(anything() for _ in range(draw.randint(1, 6)))

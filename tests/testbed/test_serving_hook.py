@@ -28,7 +28,10 @@ def test_a_rule_of_the_registry_steers_real_rounds():
     async def run():
         async with testbed(pair, colocated=pair.line) as (_, _, channel):
             return await asyncio.gather(
-                *(client(channel, pair, "synchronous", decide).generate(q) for q in asked)
+                *(
+                    client(channel, pair, "synchronous", decide, config={"plain_chunk_tokens": 1}).generate(q)
+                    for q in asked
+                )
             )
 
     outputs = asyncio.run(run())
