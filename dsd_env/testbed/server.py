@@ -431,13 +431,16 @@ class CloudServer:
             self._log.write(EventKind.COMPLETE, 0, session.number, len(session.prefix))
 
     async def _sweep(self) -> None:
-        """Forget requests whose clients have not come back."""
+        """Forget requests whose clients have not come back, or say nothing (honest ones do: they retry)."""
         while True:
             await asyncio.sleep(min(1.0, self.limits.session_ttl_s / 4))
             now = time.monotonic()
             for request_id, left_s in list(self._left_s.items()):
                 if now - left_s > self.limits.session_ttl_s:
                     self._forget(request_id, "")
+            for request_id, attachment in list(self._attached.items()):
+                if now - attachment.heard_s > self.limits.session_ttl_s:
+                    self._forget(request_id, "nothing was heard of the client")
 
 
 def parse(raw: bytes) -> pb.EdgeMessage:
@@ -446,8 +449,10 @@ def parse(raw: bytes) -> pb.EdgeMessage:
     Raises:
         Refused: They are none.
     """
+    message = pb.EdgeMessage()
     try:
-        return pb.EdgeMessage.FromString(raw)
+        message.ParseFromString(raw)
+        return message
     except Exception as error:  # protobuf's DecodeError, and what its C library may raise beside it
         raise Refused(pb.MALFORMED, "the bytes are no EdgeMessage") from error
 

@@ -58,7 +58,7 @@ class Limits(StrictNumbers, BaseModel):
             included.
         max_sessions_per_owner: Those of one owner: an authenticated name, or else an address.
         handshake_s: Time in which an RPC must say which request it is for.
-        session_ttl_s: How long a request outlives its last RPC.
+        session_ttl_s: How long a request outlives its last RPC, or its client's last message.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,7 +70,7 @@ class Limits(StrictNumbers, BaseModel):
     max_messages_per_s: float = Field(400.0, gt=0)
     message_burst: int = Field(400, ge=1)
     max_sessions: int = Field(64, ge=1)
-    max_sessions_per_owner: int = Field(16, ge=1)
+    max_sessions_per_owner: int = Field(8, ge=1)
     handshake_s: float = Field(10.0, gt=0)
     session_ttl_s: float = Field(120.0, gt=0)
 

@@ -231,6 +231,23 @@ def test_a_client_that_does_not_read_costs_nothing(pair):
     assert asyncio.run(run()).tokens == pair.alone(questions(1, 8)[0])
 
 
+def test_a_client_that_says_nothing_does_not_keep_its_seat(pair):
+    async def run():
+        async with testbed(pair, limits=LIMITS) as (cloud, _, channel):
+            peer = Peer(channel)
+            await peer.send(opening())
+            await peer.call.read()
+            assert cloud._engine.resident + cloud._engine.waiting == 1
+            last = None
+            while (raw := await asyncio.wait_for(peer.call.read(), 5)) is not grpc.aio.EOF:
+                last = pb.CloudMessage.FromString(raw)
+            assert last.close.reason == "nothing was heard of the client"
+            assert not cloud._sessions
+            assert cloud._engine.resident + cloud._engine.waiting == 0
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_fuzz(pair, seed):
     """Random messages, whole ones, damaged ones and mixtures, beside honest clients."""
