@@ -150,6 +150,11 @@ class WarmStart(_Model):
     )
     batch_size: Annotated[int, Field(ge=8)] = 512
     learning_rate: Positive = 1e-3
+    entropy: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0,
+        description="Weight of the actor's entropy: one that is sure of what it imitates explores nothing in "
+        "the learning that follows.",
+    )
     critic: bool = Field(
         default=True, description="Fit the critic to the discounted returns of the last round."
     )

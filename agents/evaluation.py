@@ -21,6 +21,7 @@ import dsd_env
 from agents.environments import engine_for
 from agents.rollouts import BySchedulers, play
 from agents.seeds import evaluation_seeds
+from agents.static_runs import StaticPlayer, run_statics
 from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import measuring, steady
@@ -165,6 +166,9 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
     by_seed = {task.seed: task for task in tasks}
     try:
         kind, decide = engine_for(scenario), BySchedulers(scheduler)
+        if kind == "compiled" and isinstance(make_scheduler(scheduler), StaticPlayer):
+            yield from run_statics(tasks)
+            return
         for episode in play(scenario, list(by_seed), decide, kind=kind, side_by_side=SIDE_BY_SIDE):
             yield by_seed[episode.seed], episode.metrics
     except Exception as error:

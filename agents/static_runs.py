@@ -1,24 +1,33 @@
-"""Simulations under fixed choices, at the pace of the compiled engine.
+"""Simulations under static choices, at the pace of the compiled engine.
 
-A static rule decides alike as long as a request lives. So it is asked at a request's admission and at its
-first decision after that, and the rest happens inside the engine. Of several edge servers the one chosen then
-is kept, where the rule itself may go to another. Everything else is as under :func:`dsd_env.simulate`, bit
-for bit.
+A static rule decides alike as long as a request stays where it drafts. So it is asked until its choice holds,
+and after that the engine repeats it by itself for as long as the placement can draft. The result is that of
+:func:`dsd_env.simulate`, bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.evaluation import Task
+from dsd_env.control import Decision, DecisionView
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim.engines import compiled_layout
 
-STATIC = ("static:", "static_map:", "by_load:", "cloud_ar", "colocated_sd", "edge_sd")
-"""Beginnings of the names of schedulers that choose once per request."""
+if TYPE_CHECKING:
+    from agents.evaluation import Task
+
+
+@runtime_checkable
+class StaticPlayer(Scheduler, Protocol):
+    """A scheduler that says when it will go on deciding alike."""
+
+    def holds(self, view: DecisionView, decision: Decision) -> bool:
+        """Return whether it decides alike for this request as long as the placement can draft."""
+        ...
 
 
 def run_statics(
@@ -31,18 +40,18 @@ def run_statics(
         make: Makes a scheduler of its name.
 
     Raises:
-        ValueError: A scheduler is none of those that choose once per request.
+        ValueError: A scheduler does not say when its choice holds.
     """
-    for task in tasks:
-        if not task.scheduler.startswith(STATIC):
-            raise ValueError(
-                f"{task.scheduler!r} may change its mind: here are only {', '.join(STATIC)} and the like"
-            )
-    for task in tasks:
-        yield task, _simulate(task, make(task.scheduler))
+    players = [make(task.scheduler) for task in tasks]
+    static = [player for player in players if isinstance(player, StaticPlayer)]
+    for task, player in zip(tasks, players, strict=True):
+        if player not in static:
+            raise ValueError(f"{task.scheduler!r} may change its mind: only static choices run here")
+    for task, player in zip(tasks, static, strict=True):
+        yield task, _simulate(task, player)
 
 
-def _simulate(task: Task, player: Scheduler) -> dict[str, float]:
+def _simulate(task: Task, player: StaticPlayer) -> dict[str, float]:
     from agents.static_kernel import go_on
     from dsd_env.sim.compiled import CompiledSimulation
     from dsd_env.sim.compiled.kernel.loop import RUN
@@ -62,9 +71,8 @@ def _simulate(task: Task, player: Scheduler) -> dict[str, float]:
         while slot >= len(known):
             known = np.concatenate([known, np.full_like(known, -1)])
             choices = np.concatenate([choices, np.zeros_like(choices)])
-        known[slot], choices[slot] = view.request_id, player.decide(view)
-        # At admission any target on offer may stand first among the candidates; from then on its own does.
-        once = int(view.request.is_admission)
-        due = go_on(RUN, layout.constants, simulation.world, known, choices, once) == DUE
+        decision = player.decide(view)
+        known[slot] = view.request_id if player.holds(view, decision) else -1
+        due = go_on(RUN, layout.constants, simulation.world, known, choices, *decision) == DUE
         reader.check()
     return simulation.metrics()

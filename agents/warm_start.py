@@ -268,8 +268,10 @@ def _fit_actor(
     ):
         for rows in _minibatches(len(x), config.batch_size, generator):
             options = {"action_masks": m[rows]} if maskable else {}
-            _, log_prob, _ = policy.evaluate_actions(x[rows], y[rows], **options)
+            _, log_prob, entropy = policy.evaluate_actions(x[rows], y[rows], **options)
             loss = -log_prob.mean()
+            if entropy is not None and config.entropy > 0.0:
+                loss = loss - config.entropy * entropy.mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
+from agents.static_runs import StaticPlayer
 from dsd_env.control import Decision, DecisionView
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
@@ -77,6 +78,12 @@ def choice_of(name: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in name.partition(":")[2].split("+"))
 
 
+def _static(name: str) -> StaticPlayer:
+    player = make_scheduler(name)
+    assert isinstance(player, StaticPlayer), name
+    return player
+
+
 class ByLoad:
     """One static choice in a quiet system and another in a busy one, taken at each request's admission.
 
@@ -91,8 +98,8 @@ class ByLoad:
         self.name = name
         limit, *choices = name.removeprefix(BY_LOAD).split("|")
         self._limit = int(limit)
-        self._quiet, self._busy = (make_scheduler(choice) for choice in choices)
-        self._chosen: dict[int, Scheduler] = {}
+        self._quiet, self._busy = (_static(choice) for choice in choices)
+        self._chosen: dict[int, StaticPlayer] = {}
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Begin an episode."""
@@ -107,6 +114,10 @@ class ByLoad:
             busy = sum(target.resident + target.waiting for target in targets) > self._limit
             self._chosen[view.request_id] = self._busy if busy else self._quiet
         return self._chosen[view.request_id].decide(view)
+
+    def holds(self, view: DecisionView, decision: Decision) -> bool:
+        """Return whether the choice of this request holds as long as its placement can draft."""
+        return self._chosen[view.request_id].holds(view, decision)
 
 
 def make_static(name: str) -> Scheduler:

@@ -56,6 +56,36 @@ NODE_TP1 = Way("node, drafter on 1 GPU", (_shared(1),), "colocated", NODE_GAMMAS
 NODE_TP2 = Way("node, drafter on 2 GPUs", (_shared(2),), "colocated", NODE_GAMMAS)
 DEDICATED = Way("drafter on a GPU of its own", (OWN_GPU,), "colocated", WINDOWS, 1.0)
 EDGE = Way("edge", (), "own", WINDOWS)
+BRANCHES = ((1, 4), (2, 2), (2, 4), (4, 4))
+"""Fan-outs and depths of branches that are tried."""
+HITS = (0.5, 0.7, 0.75, 0.8)
+"""Where a draft is wrong: how often the right token is among the 1, 2, 3, 4 likeliest beside it (assumed)."""
+STEP_S, TOKEN_S = 0.003, 58.6e-6
+"""A client's draft step with one token, and what each further one adds: the slope of the profile
+llama-3.2-3b-q4_rtx-4090, 3.0 ms for one token and 3.4 for eight."""
+
+
+def branching(
+    fanout: int,
+    depth: int,
+    hits: Sequence[float] = HITS,
+    step_s: float = STEP_S,
+    token_s: float = TOKEN_S,
+) -> dict[str, Any]:
+    """Return the changes to a scenario whose clients' streams have branches.
+
+    Args:
+        fanout: Branches that open at each draft.
+        depth: Tokens of a branch.
+        hits: How often the right token for a wrong draft opens one of them, by fan-out.
+        step_s: Time of a draft step with one token.
+        token_s: What each further token of the step adds.
+    """
+    return {
+        "protocol__branches": {"fanout": fanout, "depth": depth},
+        f"acceptance__{DRAFTER}": {"source": "iid", "alpha": 0.75, "hits": list(hits)},
+        "devices__client__drafter__profile": {"t0_s": step_s - token_s, "c_s_per_token": token_s},
+    }
 
 
 def node(requests: int, way: Way, rtt_s: float = 0.005, **changes: Any) -> Scenario:

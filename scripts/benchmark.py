@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def main() -> int:
     parser.add_argument(
         "--skip",
         default="",
-        help="parts to leave out: startup, engine, streams, envs, ppo, scaling (with commas)",
+        help="parts to leave out: startup, engine, streams, envs, ppo, scaling, serving (with commas)",
     )
     arguments = parser.parse_args()
     skipped = {part for part in arguments.skip.split(",") if part}
@@ -64,6 +65,7 @@ def main() -> int:
         "envs": envs,
         "ppo": ppo,
         "scaling": scaling,
+        "serving": serving,
     }
     if unknown := skipped - set(parts):
         parser.error(f"--skip {','.join(sorted(unknown))}: known are {', '.join(parts)}")
@@ -463,6 +465,104 @@ def scaling(bench: Bench) -> None:
         "cost_per_decision_600_over_24",
         figures["ns_per_decision/fleet_600"] / figures["ns_per_decision/fleet_24"],
     )
+
+
+# ---------------------------------------------------------------------- serving
+
+BATCH_SERVED = 256
+"""Requests that are decided on at one moment."""
+
+
+def random_policy(scenario: Any) -> Any:
+    """Return a policy of the usual size for a scenario, with random weights."""
+    from dsd_env.control import ActionSpace, ObservationEncoder
+    from dsd_env.policy import Manifest, MlpActor, Policy
+    from dsd_env.policy.manifest import Actions, Network, Training, feature_specs, scenario_ref
+
+    features, space = ObservationEncoder.of(scenario).features, ActionSpace.of(scenario)
+    widths = (len(features), 64, 64, sum(space.nvec))
+    generator = np.random.default_rng(0)
+    layers = [(generator.normal(size=(n, m)) * m**-0.5, np.zeros(n)) for m, n in pairwise(widths)]
+    manifest = Manifest(
+        created=now_utc(),
+        observation=feature_specs(features),
+        action=Actions(gammas=space.gammas, batch_sizes=space.batch_sizes, n_placements=space.n_placements),
+        network=Network(layers=widths, activation="tanh", normalisations=2),
+        scenario=scenario_ref(scenario),
+        training=Training(algorithm="MaskablePPO", seed=0, steps=0),
+    )
+    return Policy(manifest, MlpActor(layers, "tanh", space.nvec))
+
+
+def serving(bench: Bench) -> None:
+    """Decisions in a serving process, by one and by the batch, beside SB3's `predict`."""
+    for name in ("single_lan", "metro"):
+        _serve(name, bench)
+
+
+def _serve(name: str, bench: Bench) -> None:
+    import dsd_env
+    from dsd_env.serving import Controller, RequestArrived, RoundVerified, TargetState, TokensCommitted
+
+    scenario = dsd_env.load_scenario(name)
+    policy = random_policy(scenario)
+    controller = Controller(policy, scenario)
+    names = [str(number) for number in range(BATCH_SERVED)]
+    for each in names:
+        controller.observe(RequestArrived(each, 200, target=controller.deployment.targets[0]))
+        controller.decide(each)
+        controller.observe(TokensCommitted(each))
+    times_s: dict[str, list[float]] = {
+        "serve_decide": [],
+        "serve_observe": [],
+        "serve_batch": [],
+        "policy_alone": [],
+    }
+
+    def timed(what: str, work: Callable[[Any], object], argument: Any) -> None:
+        begin = time.perf_counter()
+        work(argument)
+        times_s[what].append(time.perf_counter() - begin)
+
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < bench.repeats * bench.seconds:
+        controller.observe(TargetState(resident=BATCH_SERVED))
+        for each in names:
+            timed("serve_decide", controller.decide, each)
+            timed("serve_observe", controller.observe, RoundVerified(each, 4, 2))
+        observation = controller.observation(names[0])
+        for _ in names:
+            timed("policy_alone", policy.action, observation)
+        timed("serve_batch", controller.decide_many, names)
+    times_s["sb3_predict"] = _sb3_predictions(scenario, bench)
+    for what, measured in times_s.items():
+        for share in (50, 99):
+            bench.note(f"{what}_us/{name}/p{share}", 1e6 * float(np.percentile(measured, share)), "us")
+    bench.note(f"safe_rule_share/{name}", controller.counts["safe"] / controller.counts["decisions"])
+
+
+def _sb3_predictions(scenario: Any, bench: Bench) -> list[float]:
+    """Return the times of SB3's `predict` on one observation, with a network of the same size."""
+    from gymnasium import spaces
+    from stable_baselines3.common.policies import ActorCriticPolicy
+
+    from dsd_env.control import ActionSpace, ObservationEncoder
+
+    encoder = ObservationEncoder.of(scenario)
+    policy = ActorCriticPolicy(
+        spaces.Box(encoder.low, encoder.high),
+        spaces.MultiDiscrete(list(ActionSpace.of(scenario).nvec)),
+        lambda _: 0.0,
+    )
+    times_s = []
+    with _one_thread():
+        x = np.full(len(encoder.features), 0.5, dtype=np.float32)
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < bench.seconds:
+            start = time.perf_counter()
+            policy.predict(x, deterministic=True)
+            times_s.append(time.perf_counter() - start)
+    return times_s
 
 
 if __name__ == "__main__":

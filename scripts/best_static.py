@@ -34,8 +34,10 @@ from dsd_env.schedulers.rules import SITES, drafters_at
 
 GAMMAS = (1, 2, 4, 6)
 """Speculation lengths of a choice for all."""
+WINDOWS = (8, 16)
+"""Longer ones, for scenarios that stream: a window limits drafts in flight, not those of a round."""
 CLASS_GAMMAS = (2, 4)
-"""Speculation lengths tried for one class of devices."""
+"""Speculation lengths tried for one class of devices; the longest window, too, where drafts are streamed."""
 RULES = (
     "cloud_ar",
     "colocated_sd:1",
@@ -103,20 +105,24 @@ def drafting_places(scenario: Scenario) -> list[str]:
     return [place for place in places_of(scenario) if drafters_at(scenario, SITES[place.partition(":")[0]])]
 
 
-def study_scenario(study: Study, seeds: int, confirming: int) -> dict[str, Any]:
+def study_scenario(
+    study: Study, seeds: int, confirming: int, compared: Sequence[str] = RULES
+) -> dict[str, Any]:
     """Return what was found in a scenario, searching on some seeds and confirming on others."""
     search, confirm = slice(0, seeds), slice(seeds, seeds + confirming)
     places = drafting_places(study.scenario)
-    uniform = choices_for_all(places, GAMMAS)
+    streams = study.scenario.protocol.kind == "streaming"
+    uniform = choices_for_all(places, (*GAMMAS, *WINDOWS) if streams else GAMMAS)
     study.run(uniform, search)
     best, second = sorted(uniform, key=lambda name: study.mean(name, search))[:2]
     mapped = best
     if len(study.scenario.devices) > 1:
+        lengths = (*CLASS_GAMMAS, WINDOWS[-1]) if streams else CLASS_GAMMAS
         # The choice that it starts from stays open to every class.
-        options = [best.split(":", 1)[1].replace(":", "/", 2), *class_options(best, places, CLASS_GAMMAS)]
+        options = [best.split(":", 1)[1].replace(":", "/", 2), *class_options(best, places, lengths)]
         options = list(dict.fromkeys(options))
         mapped, _ = descend(study.scenario, best, options, partial(study.best_of, search))
-    rules = [name for name in RULES if not name.startswith("colocated") or "colocated" in places]
+    rules = [name for name in compared if not name.startswith("colocated") or "colocated" in places]
     shown = list(dict.fromkeys([best, mapped, second, *rules]))
     study.run(shown, confirm)
     classes = [f"slo_attainment.{name}" for name in study.scenario.slo]
@@ -190,6 +196,9 @@ def main() -> int:
         "--confirm", type=int, default=2, metavar="N", help="other episodes to confirm on (default 2)"
     )
     parser.add_argument(
+        "--rules", default=",".join(RULES), metavar="A,B", help="what to compare with (default %(default)s)"
+    )
+    parser.add_argument(
         "--cycles", type=int, default=1, metavar="C", help="cycles of the load in a window (default 1)"
     )
     parser.add_argument(
@@ -206,7 +215,7 @@ def main() -> int:
 
 
 def _run(arguments: argparse.Namespace, page: str) -> int:
-    labels = arguments.scenarios.split(",")
+    labels, rules = arguments.scenarios.split(","), arguments.rules.split(",")
     before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     found: dict[str, dict[str, Any]] = dict(before.get("scenarios", {}))
     finished = PartialResults(arguments.json.with_name(arguments.json.name + ".partial"))
@@ -215,9 +224,11 @@ def _run(arguments: argparse.Namespace, page: str) -> int:
         f"python scripts/best_static.py --scenarios {arguments.scenarios} --seeds {arguments.seeds} "
         f"--confirm {arguments.confirm} --cycles {arguments.cycles} --json best_static.json"
     )
+    if rules != list(RULES):
+        command += f" --rules {arguments.rules}"
     for label in labels:
         study = Study(label, steady(load_scenario(label), arguments.cycles), arguments.jobs, finished)
-        found[label] = study_scenario(study, arguments.seeds, arguments.confirm)
+        found[label] = study_scenario(study, arguments.seeds, arguments.confirm, rules)
         write_json(arguments.json, {"command": command, "scenarios": found, "simulations": finished.results})
         finished.discard()
         print(markdown({label: found[label]}, command))

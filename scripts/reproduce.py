@@ -39,12 +39,13 @@ from dsd_env.calibration.published.reproductions import (
     results_of,
     run,
 )
+from dsd_env.calibration.published.saguaro import SAGUARO
 from dsd_env.files import write_json, write_text
 from dsd_env.policy.manifest import canonical_json, scenario_ref
 from dsd_env.scenario import Scenario
 
 REPRODUCTIONS: dict[str, Reproduction] = {
-    each.name: each for each in (AMUSD, DSI, PEARL, SPECEDGE, DISTANCE, DSD)
+    each.name: each for each in (AMUSD, DSI, PEARL, SAGUARO, SPECEDGE, DISTANCE, DSD)
 }
 OVERVIEW = "overview"
 """Name of the block of the page that has a line for each paper."""

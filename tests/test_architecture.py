@@ -24,6 +24,7 @@ ORDER = {
     "schedulers": 7,
     "simulate": 8,
     "envs": 8,
+    "serving": 8,
 }
 # The workshop, and the testbed, which loads models with the recorder; nothing else imports them.
 WORKSHOP = {"calibration", "testbed"}

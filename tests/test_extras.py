@@ -15,7 +15,7 @@ from dsd_env.extras import needs
 
 PROGRAM = """
 import importlib, sys
-for name in ("stable_baselines3", "torch", "scipy", "matplotlib", "onnxruntime"):
+for name in ("stable_baselines3", "torch", "scipy", "matplotlib", "onnxruntime", "fastapi"):
     sys.modules[name] = None  # makes `import` of it, and of what is in it, fail
 
 import dsd_env
@@ -39,6 +39,7 @@ calls = {
     "latency": latency_fit,
     "latency plot": lambda: importlib.import_module("dsd_env.calibration.latency.plot"),
     "image": image,
+    "service": lambda: importlib.import_module("dsd_env.serving.app"),
     "zip": lambda: dsd_env.policy.export_sb3("x.zip", "single_lan", "out"),
 }
 for name, call in calls.items():
@@ -57,6 +58,7 @@ EXPECTED = {
     "latency": "calibrate",
     "latency plot": "plot",
     "image": "plot",
+    "service": "serve",
     "zip": "export",
 }
 

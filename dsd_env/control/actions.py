@@ -81,9 +81,9 @@ def resolve(view: DecisionView, decision: Decision, max_num_seqs: Sequence[int])
     candidate = view.candidates[decision.placement]
     moved = False
     if not candidate.target.up:
-        place = (candidate.site, candidate.edge_server, candidate.drafter)
+        place = (candidate.site, candidate.edge_server, candidate.drafter, candidate.fanout)
         for other in view.candidates:
-            if other.target.up and (other.site, other.edge_server, other.drafter) == place:
+            if other.target.up and (other.site, other.edge_server, other.drafter, other.fanout) == place:
                 candidate, moved = other, True
                 break
     limit = max_num_seqs[candidate.target.index]

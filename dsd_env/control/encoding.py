@@ -161,12 +161,13 @@ _SYSTEM = (
 )
 
 
-def _candidate_features(index: int, has_menu: bool) -> tuple[Feature, ...]:
+def _candidate_features(index: int, has_menu: bool, offers_branches: bool) -> tuple[Feature, ...]:
     """Return the features of a candidate.
 
     Args:
         index: Its number.
         has_menu: The scenario has a menu of drafters, so that what is known of this one is told, too.
+        offers_branches: Streams are offered without and with branches, so that it is told which this is.
     """
     group = f"candidate_{index}"
     of_drafter = (
@@ -175,6 +176,10 @@ def _candidate_features(index: int, has_menu: bool) -> tuple[Feature, ...]:
         _share(f"{group}.acceptance_rate", "acceptance rate of its draft model (EMA)"),
         _squash(f"{group}.tokens_per_round", "tokens", 3.0, "tokens per round of its draft model (EMA)"),
         _squash(f"{group}.model_rounds", "rounds", 4.0, "rounds with its draft model"),
+    )
+    of_branches = (
+        _squash(f"{group}.fanout", "branches", 2.0, "branches that its stream opens at each draft"),
+        _squash(f"{group}.depth", "tokens", 4.0, "tokens of such a branch"),
     )
     return (
         _flag(f"{group}.valid", "drafting there is possible now"),
@@ -198,6 +203,7 @@ def _candidate_features(index: int, has_menu: bool) -> tuple[Feature, ...]:
         _flag(f"{group}.coalesces", "its verifications wait for the batch size asked for"),
         _share(f"{group}.pooled_acceptance", "chance that a draft by its model is right, over all requests"),
         *(of_drafter if has_menu else ()),
+        *(of_branches if offers_branches else ()),
     )
 
 
@@ -329,10 +335,10 @@ def _readers(features: Sequence[Feature]) -> tuple[tuple[str, _Reader], ...]:
 class ObservationEncoder:
     """Flattens a :class:`DecisionView` into the observation vector of a scenario.
 
-    The layout depends only on the number of placements and on whether there is a menu of drafters (see
-    :attr:`dsd_env.scenario.schema.Scenario.has_menu`), so policies transfer between scenarios with the same
-    candidate list. Where a scenario has fewer candidates than there is room for, the features of those that
-    it lacks are 0.
+    The layout depends only on the number of placements, on whether there is a menu of drafters (see
+    :attr:`dsd_env.scenario.schema.Scenario.has_menu`) and on whether branches are offered, so policies
+    transfer between scenarios with the same candidate list. Where a scenario has fewer candidates than there
+    is room for, the features of those that it lacks are 0.
 
     Attributes:
         features: The table of features, in order.
@@ -340,20 +346,23 @@ class ObservationEncoder:
         high: float32 upper bounds, shape (n,).
     """
 
-    def __init__(self, n_placements: int, has_menu: bool = False) -> None:
+    def __init__(self, n_placements: int, has_menu: bool = False, offers_branches: bool = False) -> None:
         """Build the feature table for ``n_placements`` candidates, with or without a menu of drafters."""
         self._n_placements = n_placements
+        of_candidates = [
+            _candidate_features(index, has_menu, offers_branches) for index in range(n_placements)
+        ]
         self.features: tuple[Feature, ...] = (
             *_REQUEST,
             *_TARGET,
             *_OWN,
-            *(feature for index in range(n_placements) for feature in _candidate_features(index, has_menu)),
+            *(feature for features in of_candidates for feature in features),
             *_SYSTEM,
         )
         self.low = np.array([feature.low for feature in self.features], dtype=np.float32)
         self.high = np.ones(len(self.features), dtype=np.float32)
         self._first, self._last = _readers((*_REQUEST, *_TARGET, *_OWN)), _readers(_SYSTEM)
-        self._candidate = _Reader(_candidate_features(0, has_menu))
+        self._candidate = _Reader(of_candidates[0])
         # The features in the order in which they are read, and where each of them then is.
         readers = [reader for _, reader in self._first]
         readers += [self._candidate] * n_placements
@@ -369,7 +378,7 @@ class ObservationEncoder:
     @classmethod
     def of(cls, scenario: Scenario, n_placements: int | None = None) -> ObservationEncoder:
         """Return the encoder of a scenario, with room for `n_placements` candidates (default: its own)."""
-        return cls(n_placements or scenario.n_placements, scenario.has_menu)
+        return cls(n_placements or scenario.n_placements, scenario.has_menu, scenario.actions.offer_branches)
 
     @property
     def n_last(self) -> int:

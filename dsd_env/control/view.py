@@ -197,7 +197,8 @@ class CandidateView:
         valid: Whether drafting there is possible now (candidate 0 is always selectable).
         is_current: Same target, and same drafter as in the last draft round.
         same_target: The request's KV is at this target.
-        draft_step_s: Time of one draft step there.
+        draft_step_s: Time of one draft step there, with all the branches that it has; on an edge server as if
+            the others there had as many.
         catch_up_s: Time of the first draft step, which processes the KV lag. A look-up takes this time and
             `draft_step_s`, which are equal, once a round.
         draft_wait_s: Expected wait for the drafter.
@@ -218,6 +219,8 @@ class CandidateView:
         streams: Its drafts are streamed to the target.
         coalesces: Verifications of its drafts wait for the batch size asked for: they come from elsewhere,
             and the target does not decode meanwhile.
+        fanout: Branches that its stream opens at each draft; 0: none.
+        depth: Tokens of such a branch.
     """
 
     site: Site
@@ -243,6 +246,8 @@ class CandidateView:
     streams: bool = False
     coalesces: bool = True
     pooled_acceptance: float = ACCEPTANCE_PRIOR
+    fanout: int = 0
+    depth: int = 0
 
 
 @dataclass(slots=True)
@@ -279,7 +284,7 @@ class DecisionView:
         link: Its device's link.
         drafter: The first drafter on its own device.
         candidates: The placements on offer, fixed length and order: for each target on offer, the current one
-            first, the drafters at it, those on the own device, those of each edge server.
+            first, the drafters at it, those on the own device, those of each edge server on offer.
         system: The whole system.
         gammas: Speculation lengths on offer, increasing, the first 0.
         batch_sizes: Batch sizes on offer, increasing.

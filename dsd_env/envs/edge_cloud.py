@@ -178,6 +178,13 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | `candidate_i.tokens_per_round` | tokens | x / (x + 3) | [0, 1] | tokens per round of its draft model (EMA) |
     | `candidate_i.model_rounds` | rounds | x / (x + 4) | [0, 1] | rounds with its draft model |
 
+    Where branches are offered (`actions.offer_branches`), each candidate has these besides, after the others:
+
+    | Observation of branches | Unit | Scaling | Range | Meaning |
+    |---|---|---|---|---|
+    | `candidate_i.fanout` | branches | x / (x + 2) | [0, 1] | branches that its stream opens at each draft |
+    | `candidate_i.depth` | tokens | x / (x + 4) | [0, 1] | tokens of such a branch |
+
     ## Rewards
 
     The reward is the sum of the terms below, weighted by the scenario (`reward.weights`; by default `latency`

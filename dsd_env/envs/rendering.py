@@ -88,6 +88,8 @@ def _candidate_line(index: int, candidate: CandidateView) -> str:
         name = f"{name} {candidate.edge_server}"
     if candidate.drafter > 0 or candidate.kind != DrafterKind.MODEL:
         name = f"{name}, {candidate.model}"
+    if candidate.fanout:
+        name = f"{name} + {candidate.fanout}x{candidate.depth} branches"
     target = candidate.target
     step = f"{1e3 * candidate.draft_step_s:7.1f} ms" if candidate.valid else "  cannot draft"
     mark = "*" if candidate.is_current else " "

@@ -39,12 +39,22 @@ def observation_table() -> str:
 
 def menu_table() -> str:
     """Return the table of what a scenario with a menu of drafters tells of each candidate besides."""
+    return _besides("a menu", ObservationEncoder(1, has_menu=True))
+
+
+def branches_table() -> str:
+    """Return the table of what a scenario that offers branches tells of each candidate besides."""
+    return _besides("branches", ObservationEncoder(1, offers_branches=True))
+
+
+def _besides(subject: str, encoder: ObservationEncoder) -> str:
+    """Return the table of the features of an encoder that not all scenarios have."""
     plain = {feature.name for feature in ObservationEncoder(1).features}
-    lines = ["| Observation of a menu | Unit | Scaling | Range | Meaning |", "|---|---|---|---|---|"]
+    lines = [f"| Observation of {subject} | Unit | Scaling | Range | Meaning |", "|---|---|---|---|---|"]
     lines += [
         f"| `{feature.name.replace('candidate_0.', 'candidate_i.')}` | {feature.unit} | {_scaling(feature)} "
         f"| {_range(feature)} | {feature.meaning} |"
-        for feature in ObservationEncoder(1, has_menu=True).features
+        for feature in encoder.features
         if feature.name not in plain
     ]
     return "\n".join(lines)
@@ -70,7 +80,7 @@ def reward_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = (observation_table, menu_table, reward_table)
+TABLES = (observation_table, menu_table, branches_table, reward_table)
 """The tables, each recognised in a text by its first line."""
 
 

@@ -90,6 +90,12 @@ def common_space(scenarios: Sequence[Scenario], n_placements: int | None) -> Act
                 f"of the scenarios {name!r} and {scenario.name!r} one has a menu of drafters and the other "
                 "has not, so their observations differ; put them into separate environments"
             )
+        if scenario.actions.offer_branches != scenarios[0].actions.offer_branches:
+            raise ValueError(
+                f"of the scenarios {name!r} and {scenario.name!r} one offers branches "
+                "(actions.offer_branches) and the other does not, so their observations differ; put them "
+                "into separate environments"
+            )
         if space.n_placements != first.n_placements:
             most = max(space.n_placements for space in spaces)
             raise ValueError(
@@ -155,7 +161,7 @@ class EpisodeWorlds:
         self._max_steps = checked_max_episode_steps(max_episode_steps)
         self.scenarios = load_mixture(scenario)
         self.actions = common_space(self.scenarios, n_placements)
-        self.encoder = ObservationEncoder(self.actions.n_placements, self.scenarios[0].has_menu)
+        self.encoder = ObservationEncoder.of(self.scenarios[0], self.actions.n_placements)
         self.flat = flat_actions
         self.single_observation_space = gym.spaces.Box(self.encoder.low, self.encoder.high, dtype=np.float32)
         self.single_action_space: gym.spaces.Discrete | gym.spaces.MultiDiscrete = (

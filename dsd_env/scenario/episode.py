@@ -20,6 +20,16 @@ class Actions(Model):
     targets_offered: Annotated[int, Field(ge=1, le=64)] = Field(
         default=2, description="Targets in the candidate list: the current one and the least loaded others."
     )
+    edge_servers_offered: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None,
+        description="Edge servers in the candidate list: the current one, then those whose next draft would "
+        "come soonest. None: all of them, in the order of their numbers.",
+    )
+    offer_branches: bool = Field(
+        default=False,
+        description="Each drafter that can stream is offered twice: without branches, and with those of "
+        "`protocol.branches`. False: all streams have them, if that asks for any.",
+    )
 
     @model_validator(mode="after")
     def _lists(self) -> Actions:

@@ -7,6 +7,7 @@ whole and gives every name of the schema.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, TypeVar
 
 from pydantic import Field, model_validator
@@ -199,6 +200,11 @@ class Scenario(Model):
 
     def _streams(self) -> None:
         """Check that there is something to stream, if that is the protocol."""
+        if self.actions.offer_branches and self.protocol.branches.fanout == 0:
+            raise ValueError(
+                "actions.offer_branches = true needs branches to offer: protocol.branches.fanout = 0 must be "
+                "1 to 8, with protocol.kind = 'streaming'"
+            )
         if self.protocol.kind != "streaming":
             return
         if not self.streaming_models:
@@ -308,21 +314,46 @@ class Scenario(Model):
         return sum(device.count for device in self.devices.values())
 
     @property
-    def places(self) -> tuple[tuple[int, int, int], ...]:
+    def places(self) -> tuple[tuple[int, int, int, int], ...]:
         """The places to draft at that each offered target has, in the order of its candidates.
 
-        Each is (site, number of the edge server or -1, drafter there by its place in the list): first the
-        drafters at the target, then the own device's, then each edge server's. There are as many for targets
-        and devices as the one with the most drafters has, and at least one each; a candidate whose target or
-        device has fewer is never valid.
+        Each is (site, edge server or -1, drafter there by its place in the list, fan-out of its branches):
+        first the drafters at the target, then the own device's, then each edge server's. The edge server is a
+        number, or a place in the order of those on offer where `actions.edge_servers_offered` limits them.
+        There are as many for targets and devices (and edge servers, if limited) as the one with the most
+        drafters has, and at least one each; a candidate whose site has fewer is never valid. Where branches
+        are offered, those that can stream come twice: without, then with them.
         """
-        at_target = max(1, *(len(target.menu) for target in self.targets.values()))
-        on_device = max(1, *(len(device.menu) for device in self.devices.values()))
-        found = [(0, -1, rank) for rank in range(at_target)]
-        found += [(1, -1, rank) for rank in range(on_device)]
-        servers = (edge for edge in self.edge_servers.values() for _ in range(edge.count))
-        found += [(2, number, rank) for number, edge in enumerate(servers) for rank in range(len(edge.menu))]
-        return tuple(found)
+        targets, devices, edges = self.targets.values(), self.devices.values(), self.edge_servers.values()
+        at_target = max(1, *(len(target.menu) for target in targets))
+        on_device = max(1, *(len(device.menu) for device in devices))
+        found = [(0, -1, rank, _may_stream(targets, rank)) for rank in range(at_target)]
+        found += [(1, -1, rank, _may_stream(devices, rank)) for rank in range(on_device)]
+        servers: list[Sequence[EdgeServer]] = [[edge] for edge in edges for _ in range(edge.count)]
+        if self.edge_servers_ordered:
+            servers = [list(edges)] * self.n_edge_servers_offered
+        found += [
+            (2, number, rank, _may_stream(at_place, rank))
+            for number, at_place in enumerate(servers)
+            for rank in range(max(len(edge.menu) for edge in at_place))
+        ]
+        fanout, offered = self.protocol.branches.fanout, self.actions.offer_branches
+        places: list[tuple[int, int, int, int]] = []
+        for site, edge, rank, streams in found:
+            if offered and streams:
+                places.append((site, edge, rank, 0))
+            places.append((site, edge, rank, fanout if streams else 0))
+        return tuple(places)
+
+    @property
+    def edge_servers_ordered(self) -> bool:
+        """Whether edge servers are offered in an order of the moment, instead of by number."""
+        return self.actions.edge_servers_offered is not None and self.n_edge_servers > 0
+
+    @property
+    def n_edge_servers_offered(self) -> int:
+        """Number of edge servers in every request's candidate list."""
+        return min(self.actions.edge_servers_offered or self.n_edge_servers, self.n_edge_servers)
 
     @property
     def n_placements(self) -> int:
@@ -335,6 +366,15 @@ class Scenario(Model):
         devices, edges, targets = self.devices.values(), self.edge_servers.values(), self.targets.values()
         sites: list[DeviceClass | EdgeServer | Target] = [*devices, *edges, *targets]
         return any(len(site.menu) > 1 or any(d.kind != "model" for d in site.menu) for site in sites)
+
+
+def _may_stream(sites: Iterable[DeviceClass | EdgeServer | Target], rank: int) -> bool:
+    """Return whether the drafter of that place in its list can stream at one of some sites."""
+    return any(
+        drafter.kind == "model" and not (isinstance(drafter, ColocatedDrafter) and drafter.mode == "shared")
+        for site in sites
+        for drafter in site.menu[rank : rank + 1]
+    )
 
 
 _D = TypeVar("_D", Drafter, ColocatedDrafter)

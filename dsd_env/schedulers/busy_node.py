@@ -7,6 +7,10 @@ all may not pay for the first to make it. So each choice is weighed as if all ma
 target and drafters (:class:`~dsd_env.schedulers.node_times.NodeTimes`) and the model of a stream
 (:mod:`dsd_env.schedulers.stream_model`). Without that, what the others do now would decide, and none could
 leave it.
+
+But if streams are what suits all, a request that drafts on the target's GPUs for a reason of its own (its
+edge server is crowded, say) is alone with that, and pays for the time that it takes from everybody else
+(:meth:`BusyNode.alone_token_s`).
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from collections.abc import Sequence
 
 from dsd_env.control import CandidateView, DecisionView, Site
 from dsd_env.schedulers.node_times import NodeTimes
-from dsd_env.schedulers.stream_model import stream_yield
+from dsd_env.schedulers.stream_model import Branches, stream_yield
 
 _NEVER_S = float("inf")
 _ROUNDS = 2
@@ -42,6 +46,7 @@ class BusyNode:
         request = view.request
         newcomer = request.is_admission or view.target.index != target
         self._times = times
+        self._streams: dict[tuple[float, float, float, Branches | None], list[float]] = {}
         self.sequences = max(1, min(seen.resident + newcomer, times.max_num_seqs))
         context = float(request.prompt_tokens + request.committed_tokens)
         self._kv_tokens = max(context, seen.kv_fraction * times.kv_capacity_tokens)
@@ -58,26 +63,45 @@ class BusyNode:
         """Return the time per token of plain decoding."""
         return self._plain_s
 
-    def stream_token_s(self, candidate: CandidateView, view: DecisionView, acceptance: float) -> list[float]:
+    def stream_token_s(
+        self,
+        candidate: CandidateView,
+        view: DecisionView,
+        acceptance: float,
+        hit: float = 0.0,
+        *,
+        waits: bool = True,
+    ) -> list[float]:
         """Return the time per token of a stream from a candidate, for each window on offer; infinite for 0.
 
         Args:
             candidate: The candidate.
             view: The decision.
             acceptance: Chance that a draft is right, given that those before it were.
+            hit: Chance that the right token for a wrong draft opens one of its branches, if it has any.
+            waits: With the wait for the drafter that is expected there now.
         """
-        step_s = self._stream_step_s(candidate, view)
+        branches = Branches(hit, candidate.depth) if candidate.fanout else None
+        step_s = self._stream_step_s(candidate, view) if waits else candidate.draft_step_s
+        stream = (step_s, candidate.rtt_s, acceptance, branches)
+        if stream not in self._streams:
+            self._streams[stream] = self._costs_of_stream_s(view.gammas, *stream)
+        return self._streams[stream]
+
+    def _costs_of_stream_s(
+        self, gammas: Sequence[int], step_s: float, rtt_s: float, acceptance: float, branches: Branches | None
+    ) -> list[float]:
         costs = [_NEVER_S]
-        if len(view.gammas) == 1:
+        if len(gammas) == 1:
             return costs
         # What streams bring into an iteration depends on its length, and that on what they bring. For the
         # shortest window both are made to agree; each window begins with the length of the one before.
         iteration_s = self._plain_s
         for _ in range(_ROUNDS):
-            gives = stream_yield(view.gammas[1], acceptance, step_s, step_s, candidate.rtt_s, iteration_s)
+            gives = stream_yield(gammas[1], acceptance, step_s, step_s, rtt_s, iteration_s, branches)
             iteration_s = self.iteration_s(gives.drafts)
-        for gamma in view.gammas[1:]:
-            gives = stream_yield(gamma, acceptance, step_s, step_s, candidate.rtt_s, iteration_s)
+        for gamma in gammas[1:]:
+            gives = stream_yield(gamma, acceptance, step_s, step_s, rtt_s, iteration_s, branches)
             iteration_s = self.iteration_s(gives.drafts)
             costs.append(self._weighed_s(iteration_s) / gives.tokens)
         return costs
@@ -104,6 +128,29 @@ class BusyNode:
             costs.append(self._weighed_s(iteration_s) / tokens if gamma > 0 else _NEVER_S)
         return costs
 
+    def alone_token_s(
+        self, candidate: CandidateView, gammas: Sequence[int], acceptance: float, load_weight: float
+    ) -> list[float]:
+        """Return the time per token of drafting on the target's own GPUs while all others stream.
+
+        They have nothing of the draft steps that their iterations wait for.
+
+        Args:
+            candidate: The candidate; no look-up.
+            gammas: Speculation lengths on offer; infinite for 0.
+            acceptance: Chance that a draft is right, given that those before it were.
+            load_weight: Weight of the time by which the others are delayed.
+        """
+        step_s = self._times.draft_step_s(candidate.drafter, 1, self._longest_kv_tokens)
+        step_s = candidate.draft_step_s if step_s is None else step_s
+        acceptance = min(acceptance, 0.99)
+        costs = []
+        for gamma in gammas:
+            added_s = gamma * step_s * (1.0 + load_weight * (self.sequences - 1))
+            tokens = (1.0 - acceptance ** (gamma + 1)) / (1.0 - acceptance)
+            costs.append((self._plain_s + added_s) / tokens if gamma > 0 else _NEVER_S)
+        return costs
+
     def _weighed_s(self, iteration_s: float) -> float:
         """Return an iteration's time with the weight that counts for the delay of others."""
         return self._plain_s + self._share * (iteration_s - self._plain_s)
@@ -114,9 +161,12 @@ class BusyNode:
         A stream's own draft is one of those under way on its device, and no reason to wait.
         """
         if candidate.site == Site.COLOCATED:
-            step_s = self._times.draft_step_s(candidate.drafter, self.sequences, self._kv_tokens)
+            tokens = 1 + candidate.fanout * candidate.depth
+            step_s = self._times.draft_step_s(candidate.drafter, self.sequences, self._kv_tokens, tokens)
             return (step_s or candidate.draft_step_s) + candidate.draft_wait_s
         wait_s = candidate.draft_wait_s
-        if candidate.site == Site.OWN_DEVICE and candidate.is_current and view.request.window_tokens > 0:
-            wait_s = max(0.0, wait_s - candidate.draft_step_s)
+        if candidate.site == Site.OWN_DEVICE and view.request.window_tokens > 0:
+            current = next((each for each in view.candidates if each.is_current), None)
+            if current is not None and (current.site, current.drafter) == (candidate.site, candidate.drafter):
+                wait_s = max(0.0, wait_s - current.draft_step_s)
         return candidate.draft_step_s + wait_s

@@ -26,13 +26,16 @@ from dsd_env.latency.lookup import latency_profile, target_overhead
 from dsd_env.laws import step_times
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
+from dsd_env.schedulers.branch_hits import branch_hits
 from dsd_env.schedulers.busy_node import BusyNode
 from dsd_env.schedulers.node_times import NodeTimes
-from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route
+from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route, stays_open
 
 _LOWEST_ACCEPTANCE = 0.01
 _HIGHEST_ACCEPTANCE = 0.99
 _NEVER_S = float("inf")
+CLEARLY = 1.25
+"""By how much the other way of drafting must be faster before all at a target change to it."""
 
 _RANGES: dict[str, tuple[float, float]] = {
     "load_weight": (0.0, 1e3),
@@ -102,7 +105,8 @@ class GoodputScheduler:
 
     Where the scenario streams, places are weighed as if all at the target chose alike
     (:class:`~dsd_env.schedulers.busy_node.BusyNode`), with the acceptance that the targets report of each
-    draft model over all requests. `busy_phase` and the prior acceptance have no say in that.
+    draft model over all requests; streams with branches count the hits known of the pair. `busy_phase` and
+    the prior acceptance have no say in that.
 
     Attributes:
         name: Canonical specification.
@@ -118,12 +122,15 @@ class GoodputScheduler:
         self._has_menu = False
         self._engines: list[EngineOverhead] = []
         self._nodes: list[NodeTimes] = []
+        self._hits: dict[str, float] = {}
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
         self._chunk_tokens = scenario.protocol.plain_chunk_tokens
         self._has_menu = scenario.has_menu
         self._tables, self._engines, self._nodes = [], [], []
+        self._hits = branch_hits(scenario)
+        branches = scenario.protocol.branches
         for target in scenario.targets.values():
             profile = latency_profile(target.profile)
             coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
@@ -136,7 +143,8 @@ class GoodputScheduler:
             self._engines += [engine] * target.count
             self._tables += [table] * target.count
             if scenario.protocol.kind == "streaming":
-                self._nodes += [NodeTimes(target)] * target.count
+                node = NodeTimes(target, 1 + branches.fanout * branches.depth)
+                self._nodes += [node] * target.count
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the decision with the least expected time per token."""
@@ -148,11 +156,24 @@ class GoodputScheduler:
         # The prompt's prefill is the time to warm a drafter up, so admission never asks for plain decoding.
         warm_up = request.is_admission
         node = BusyNode(self._nodes[number], view, number, parameters.load_weight) if self._nodes else None
+        # Reports of edge servers are old and count the request's own stream where it is. By them, another
+        # would always seem better, so a stream stays at its own as long as that can draft.
+        at_edge = [each for each in view.candidates if each.site == Site.EDGE_SERVER]
+        settled = {
+            (each.edge_server, each.drafter) for each in at_edge if each.valid and stays_open(each, view)
+        }
+        candidates = [
+            (index, each)
+            for index, each in enumerate(view.candidates)
+            if each.target.index == number
+            and not (
+                settled and each.site == Site.EDGE_SERVER and (each.edge_server, each.drafter) not in settled
+            )
+        ]
+        all_stream = node is not None and self._streams_suit_all(node, view, [each for _, each in candidates])
         best_cost_s = float("inf")
         best_gamma, best_placement = 0, plain_placement(view, number)
-        for index, candidate in enumerate(view.candidates):
-            if candidate.target.index != number:
-                continue
+        for index, candidate in candidates:
             if candidate.site == Site.COLOCATED and candidate.drafter == 0 and not warm_up:
                 # Plain decoding runs at the target, so its first co-located candidate stands for it.
                 if node is not None:
@@ -170,9 +191,15 @@ class GoodputScheduler:
             else:
                 shared = estimate_acceptance(request, parameters.prior_acceptance, parameters.shared_trials)
             if node is not None and candidate.streams:
-                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance)
+                hit = self._hits.get(candidate.model, 0.0)
+                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance, hit)
             elif node is not None and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
-                costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
+                if all_stream:
+                    costs_s = node.alone_token_s(
+                        candidate, view.gammas, candidate.pooled_acceptance, parameters.load_weight
+                    )
+                else:
+                    costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
             else:
                 base_s, slope_s, longest = round_line_s(
                     candidate, view, table, parameters, shared, self._engines[number]
@@ -189,9 +216,38 @@ class GoodputScheduler:
         if node is not None and best_gamma > 0 and best.streams:
             # The place is the same for all, by what is known of all. The window is the request's own affair.
             own = estimate_acceptance(request, best.pooled_acceptance, parameters.prior_trials)
-            costs_s = node.stream_token_s(best, view, own)
+            costs_s = node.stream_token_s(best, view, own, self._hits.get(best.model, 0.0))
             best_gamma = view.gammas[min(range(len(costs_s)), key=costs_s.__getitem__)]
         return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
+
+    def _streams_suit_all(
+        self, node: BusyNode, view: DecisionView, candidates: Sequence[CandidateView]
+    ) -> bool:
+        """Return whether streams suit all at a target better than drafting on its GPUs does.
+
+        Both are weighed as if nobody waited for a drafter. What most there do now has to be beaten clearly:
+        each request sees places a little differently, and those that leave before the others lose most.
+
+        Args:
+            node: The target.
+            view: The decision.
+            candidates: The candidates there that come into question.
+        """
+        streams_s = shared_s = _NEVER_S
+        for candidate in candidates:
+            if candidate.valid and candidate.streams:
+                hit = self._hits.get(candidate.model, 0.0)
+                costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance, hit, waits=False)
+                streams_s = min(streams_s, *costs_s)
+            elif candidate.valid and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
+                costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
+                shared_s = min(shared_s, *costs_s)
+        target = candidates[0].target
+        if target.remote > target.colocated:
+            shared_s *= CLEARLY
+        elif target.colocated > target.remote:
+            streams_s *= CLEARLY
+        return streams_s <= shared_s
 
 
 def estimate_acceptance(request: RequestView, prior: float, prior_trials: float) -> float:

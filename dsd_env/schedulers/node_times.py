@@ -59,11 +59,18 @@ class NodeTimes:
         max_num_seqs: Requests that can be resident.
     """
 
-    def __init__(self, target: Target) -> None:
-        """Tabulate the profiles of a target and of the draft models beside it."""
+    def __init__(self, target: Target, step_tokens: int = 1) -> None:
+        """Tabulate the profiles of a target and of the draft models beside it.
+
+        Args:
+            target: The target.
+            step_tokens: Most tokens of a request that a draft step processes.
+        """
         self._engine = target_overhead(target)
         self._times = StepTimes.of(target.profile, target.max_num_batched_tokens, self._engine)
-        self._drafters = [_drafter_times(drafter, target.max_num_seqs) for drafter in target.menu]
+        self._drafters = [
+            _drafter_times(drafter, target.max_num_seqs * step_tokens) for drafter in target.menu
+        ]
         self.kv_capacity_tokens = target.kv_capacity_tokens
         self.max_num_seqs = target.max_num_seqs
 
@@ -83,13 +90,14 @@ class NodeTimes:
         attention_s = times.k_multi_s * kv_tokens + times.k_lat_s * longest_kv_tokens
         return time_s + attention_s + engine.per_verifying_iteration_s
 
-    def draft_step_s(self, rank: int, sequences: int, kv_tokens: float) -> float | None:
+    def draft_step_s(self, rank: int, sequences: int, kv_tokens: float, tokens_each: int = 1) -> float | None:
         """Return the time of a step in which a draft model beside the target drafts a token of each sequence.
 
         Args:
             rank: Its place in the target's list of drafters.
             sequences: Sequences that it drafts for at once.
             kv_tokens: Their KV tokens.
+            tokens_each: Tokens that it processes of each: a draft, and those of its branches.
 
         Returns:
             The time; None for what has no profile: a look-up, or no drafter at all.
@@ -97,12 +105,12 @@ class NodeTimes:
         times = self._drafters[rank] if rank < len(self._drafters) else None
         if times is None:
             return None
-        return times.compute_at_s(sequences) + times.k_bw_s * kv_tokens
+        return times.compute_at_s(sequences * tokens_each) + times.k_bw_s * kv_tokens
 
 
-def _drafter_times(drafter: ColocatedDrafter, sequences: int) -> StepTimes | None:
+def _drafter_times(drafter: ColocatedDrafter, most_tokens: int) -> StepTimes | None:
     if drafter.profile is None:
         return None
     overhead = profile_overhead(latency_profile(drafter.profile))
     passes = EngineOverhead(per_iteration_s=overhead.per_draft_pass_s)
-    return StepTimes.of(drafter.profile, sequences, passes)
+    return StepTimes.of(drafter.profile, most_tokens, passes)

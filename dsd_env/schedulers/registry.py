@@ -6,6 +6,7 @@ Arguments contain no commas, so that commas can separate the schedulers of a lis
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from dsd_env.schedulers.static import (
     format_batch,
 )
 
+_BRANCHES = "+branches"
+"""What follows a place whose streams are to have branches."""
 MAX_BATCH_SIZE = 4096
 MAX_GAMMA = 64
 DEFAULT_GAMMA = 4
@@ -183,6 +186,8 @@ def _build_goodput(arguments: str) -> Scheduler:
 def _place(name: str, gamma: int, batch: int, place: str) -> StaticChoice:
     if place == "plain":
         return StaticChoice(0, batch, ())
+    branches = place.endswith(_BRANCHES)
+    place = place.removesuffix(_BRANCHES)
     site, colon, drafter = place.partition(":")
     if site not in SITES:
         raise SchedulerError(
@@ -191,7 +196,7 @@ def _place(name: str, gamma: int, batch: int, place: str) -> StaticChoice:
         )
     if colon and not drafter:
         raise SchedulerError(f"{name}: placement {place!r} names no drafter after the colon")
-    return StaticChoice(gamma, batch, (SITES[site],), drafter or None)
+    return StaticChoice(gamma, batch, (SITES[site],), drafter or None, branches=branches)
 
 
 def _build_static(arguments: str) -> Scheduler:
@@ -204,7 +209,7 @@ def _build_static(arguments: str) -> Scheduler:
 
 def _build_static_map(arguments: str) -> Scheduler:
     choices: dict[str, StaticChoice] = {}
-    for part in filter(None, arguments.split("+")):
+    for part in filter(None, re.split(rf"\+(?!{_BRANCHES[1:]}(?:[+@]|$))", arguments)):
         device, equals, choice = part.partition("=")
         fields = choice.split("/")
         if not equals or len(fields) != 3:
@@ -248,7 +253,8 @@ _ENTRIES: dict[str, SchedulerEntry] = {
     ),
     "static": SchedulerEntry(
         "static:G:B:PLACE",
-        "the same everywhere; PLACE is colocated, own, edge or plain; SITE:MODEL names one of its drafters",
+        "the same everywhere; PLACE is colocated, own, edge or plain; SITE:MODEL names one of its drafters, "
+        "and +branches behind a place asks for streams with branches",
         _build_static,
     ),
     "static_map": SchedulerEntry(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dsd_env.control import DecisionView, Site
+from dsd_env.control import CandidateView, DecisionView, Site
 from dsd_env.control.actions import snap_up
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.schema import ColocatedDrafter, Drafter
@@ -44,7 +44,9 @@ def stay_or_route(view: DecisionView) -> int:
     return least_loaded_target(view) if view.request.is_admission else view.target.index
 
 
-def placement_of(view: DecisionView, site: Site, target: int, drafter: str | None = None) -> int | None:
+def placement_of(
+    view: DecisionView, site: Site, target: int, drafter: str | None = None, branches: bool = False
+) -> int | None:
     """Return the selectable placement that drafts at ``site`` for ``target``, or None.
 
     Of several edge servers the one with the shortest expected wait is taken, or the shortest draft step where
@@ -55,19 +57,28 @@ def placement_of(view: DecisionView, site: Site, target: int, drafter: str | Non
         site: Where to draft.
         target: Number of the target.
         drafter: Draft model of the drafter wanted, where the site has several; None: the site's first.
+        branches: Only streams with branches will do; otherwise those without come first.
     """
     best: int | None = None
-    best_key = (True, 0.0, 0.0)
+    best_key = (0, True, 0.0, 0.0)
     for index, candidate in enumerate(view.candidates):
         if not candidate.valid or candidate.site != site or candidate.target.index != target:
             continue
         if candidate.drafter != 0 if drafter is None else candidate.model != drafter:
             continue
-        stays = candidate.is_current and candidate.streams and view.request.window_tokens > 0
-        key = (not stays, candidate.draft_wait_s, candidate.draft_step_s)
+        if branches and candidate.fanout == 0:
+            continue
+        fanout = 0 if branches else candidate.fanout
+        waits = (candidate.draft_wait_s, candidate.draft_step_s)
+        key = (fanout, not stays_open(candidate, view), *waits)
         if best is None or key < best_key:
             best, best_key = index, key
     return best
+
+
+def stays_open(candidate: CandidateView, view: DecisionView) -> bool:
+    """Return whether drafting at a candidate lets the stream go on that the request has open."""
+    return candidate.is_current and candidate.streams and view.request.window_tokens > 0
 
 
 def plain_placement(view: DecisionView, target: int) -> int:

@@ -27,6 +27,7 @@ class StaticChoice(NamedTuple):
         sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
         drafter: Draft model of the drafter wanted at the site; None: the site's first.
         target: Number of the target that requests go to while it is on offer; None: the least loaded.
+        branches: Streams with branches are wanted.
     """
 
     gamma: int
@@ -34,9 +35,10 @@ class StaticChoice(NamedTuple):
     sites: tuple[Site, ...]
     drafter: str | None = None
     target: int | None = None
+    branches: bool = False
 
     def check(self, scenario: Scenario, scheduler: str) -> None:
-        """Check that a scenario has the drafter.
+        """Check that a scenario has the drafter, and the branches.
 
         Raises:
             SchedulerError: It does not.
@@ -46,6 +48,10 @@ class StaticChoice(NamedTuple):
             raise SchedulerError(
                 f"{scheduler}: scenario {scenario.name!r} has no drafter {self.drafter!r} there; it has "
                 f"{', '.join(known) or 'none'}"
+            )
+        if self.branches and scenario.protocol.branches.fanout == 0:
+            raise SchedulerError(
+                f"{scheduler}: scenario {scenario.name!r} has no branches: protocol.branches.fanout is 0"
             )
         if self.target is not None and self.target >= scenario.n_targets:
             raise SchedulerError(
@@ -76,6 +82,10 @@ class StaticScheduler:
     def decide(self, view: DecisionView) -> Decision:
         """Return the fixed choice, or plain decoding where none of its sites can draft."""
         return apply_static(view, self.choice)
+
+    def holds(self, view: DecisionView, decision: Decision) -> bool:
+        """Return whether the rule decides alike as long as this placement can draft; see `choice_holds`."""
+        return choice_holds(view, decision, self.choice)
 
 
 class StaticMapScheduler:
@@ -113,6 +123,10 @@ class StaticMapScheduler:
         """Return the choice of the device's class."""
         return apply_static(view, self._by_device[view.device])
 
+    def holds(self, view: DecisionView, decision: Decision) -> bool:
+        """Return whether the rule decides alike as long as this placement can draft; see `choice_holds`."""
+        return choice_holds(view, decision, self._by_device[view.device])
+
 
 def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
     """Return the decision of a static choice in this view."""
@@ -122,12 +136,29 @@ def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
     gamma = snap(view.gammas, choice.gamma)
     if gamma > 0:
         for site in choice.sites:
-            placement = placement_of(view, site, target, choice.drafter)
+            placement = placement_of(view, site, target, choice.drafter, choice.branches)
             if placement is not None:
                 batch = batch_size_for(view, choice.batch_size)
                 return Decision(gamma, batch, placement)
     placement = plain_placement(view, target)
     return Decision(0, batch_size_for(view, choice.batch_size), placement)
+
+
+def choice_holds(view: DecisionView, decision: Decision, choice: StaticChoice) -> bool:
+    """Return whether a static choice means the same decision as long as its placement can draft.
+
+    That is so once a request is at its target and drafts at the site that the choice wants most, or decodes
+    plainly because the choice says so. At an edge server it must have begun, too: until then another may be
+    chosen, or stand at this placement.
+    """
+    if view.request.is_admission:
+        return False
+    gamma = snap(view.gammas, choice.gamma)
+    chosen = view.candidates[decision.placement]
+    if gamma == 0 or decision.gamma == 0:
+        return gamma == decision.gamma
+    begun = chosen.site != Site.EDGE_SERVER or chosen.is_current
+    return chosen.site == choice.sites[0] and begun
 
 
 def format_batch(batch_size: int) -> str:

@@ -19,6 +19,13 @@ until something is wrong:
 A path that ends starts anew in the same state, so that means over a path are long-run means (renewal
 reward): tokens per iteration = sum of P(alive at i) x tokens(i), over the sum of P(alive at i).
 
+**With branches** a wrong draft does not always send the drafter back. With the probability of a hit the right
+token opens a branch, and the stream goes on with what has come of it. So there are more paths: beside the one
+that begins after a rollback one for each number of the branch's tokens that have come when the target turns
+to it. What ends a path decides which comes next: a hit leads to a branch, anything else back to a rollback.
+Paths are weighed by how often they come in the long run, and the means are over all of them
+(:func:`yield_with_branches`). It takes all branches to be L deep, and their tokens to come one per step.
+
 Iterations do not really take equally long, so that a draft that is just in time in the model is sometimes
 late. The results are means over some lengths around the expected one (:data:`SPREAD`). How near they come
 to simulations is measured in ``tests/schedulers/test_stream_model.py``.
@@ -36,6 +43,8 @@ SPREAD = (0.97, 1.0, 1.03)
 """Lengths of iterations that results are means over, in expected ones."""
 LONGEST_PATH, MOST_TOKENS = 48, 96
 """Iterations of a path that are followed, and tokens; later ones have next to no weight, or are alike."""
+_ROUNDS = 60
+"""Times that the shares of paths are moved towards those in the long run."""
 LEAST_ALIVE = 1e-4
 """A path is followed while it is alive with more than this probability."""
 _GRID, _ACCEPTANCE_GRID = 64.0, 100.0
@@ -58,6 +67,23 @@ class StreamYield(NamedTuple):
     drafts: float
 
 
+class Path(NamedTuple):
+    """A generation of drafts, as long as all is right; times are in iterations.
+
+    Attributes:
+        taken: Drafts that its iterations take.
+        committed: Position at the start of each iteration, from 0 at the first.
+        drafted_at: When each draft is complete; for those of the branch that it began with, as if the
+            drafter had made them where it made the others.
+        branch: Tokens of that branch, which have no branches of their own.
+    """
+
+    taken: tuple[int, ...]
+    committed: tuple[int, ...]
+    drafted_at: tuple[float, ...]
+    branch: int
+
+
 def path_of(gamma: int, step: float, first: float, way: float) -> tuple[int, ...]:
     """Return how many drafts the iterations of a generation take, as long as all is right.
 
@@ -73,15 +99,28 @@ def path_of(gamma: int, step: float, first: float, way: float) -> tuple[int, ...
         Drafts by iteration. The path starts anew after the last one: the target has got ahead of the drafter,
         or it is not followed any further.
     """
+    return followed(gamma, step, first, way, ()).taken
+
+
+def followed(gamma: int, step: float, first: float, way: float, branch: Sequence[float]) -> Path:
+    """Return a generation as in :func:`path_of`, perhaps one that begins with a branch.
+
+    Args:
+        gamma: Window.
+        step: Time of a draft step.
+        first: Time of the first one after a rollback.
+        way: Time of a message, either way.
+        branch: When the tokens of the branch are complete; empty after a rollback.
+    """
     taken: list[int] = []
     committed = [0]  # at the start of each iteration
-    drafted_at: list[float] = []  # when each draft is complete
+    drafted_at = list(branch)  # when each draft is complete
     knows = 0  # the drafter knows what was committed at the start of this iteration
 
     def draft_until(time: float) -> None:
         nonlocal knows
         while True:
-            begin = drafted_at[-1] if drafted_at else way
+            begin = max(drafted_at[-1], way) if drafted_at else way
             while len(drafted_at) - committed[knows] >= gamma and knows < len(committed) - 1:
                 knows += 1
                 begin = max(begin, knows + way)
@@ -98,7 +137,7 @@ def path_of(gamma: int, step: float, first: float, way: float) -> tuple[int, ...
         committed.append(committed[i] + k + 1)
         if len(drafted_at) < committed[-1] or committed[-1] > MOST_TOKENS:
             break
-    return tuple(taken)
+    return Path(tuple(taken), tuple(committed), tuple(drafted_at), len(branch))
 
 
 def yield_of(path: Sequence[int], acceptance: float) -> StreamYield:
@@ -120,6 +159,109 @@ def yield_of(path: Sequence[int], acceptance: float) -> StreamYield:
     return StreamYield(tokens / iterations, drafts / iterations)
 
 
+class Branches(NamedTuple):
+    """Branches of a stream.
+
+    Attributes:
+        hit: Probability that the right token for a wrong draft opens one.
+        depth: Tokens of a branch.
+    """
+
+    hit: float
+    depth: int
+
+
+class _State(NamedTuple):
+    """What a path yields on average until something is wrong, and what comes then."""
+
+    iterations: float
+    tokens: float
+    drafts: float
+    next: dict[int, float]
+
+
+_ROLLBACK, _LATEST = -1000, -8
+"""The path after a rollback, among those named by how many tokens of a branch have come: fewer than 0 where
+the branch itself is still under way, for at most so many steps."""
+
+
+def yield_with_branches(
+    gamma: int, step: float, first: float, way: float, acceptance: float, branches: Branches
+) -> StreamYield:
+    """Return the mean yield of a stream whose drafts have branches; times are in iterations."""
+    states: dict[int, _State] = {}
+    wanted = [_ROLLBACK]
+    while wanted:
+        name = wanted.pop()
+        if name not in states:
+            path = _begun(gamma, step, first, way, name, branches.depth)
+            states[name] = _state(path, step, way, acceptance, branches)
+            wanted += states[name].next
+    # How often each path comes: the stationary distribution of what follows what.
+    share = dict.fromkeys(states, 1.0 / len(states))
+    for _ in range(_ROUNDS):
+        new = dict.fromkeys(states, 0.0)
+        for name, weight in share.items():
+            for after, probability in states[name].next.items():
+                new[after] += weight * probability
+        share = {name: 0.5 * (share[name] + new[name]) for name in states}
+    iterations = sum(share[name] * state.iterations for name, state in states.items())
+    return StreamYield(
+        sum(share[name] * state.tokens for name, state in states.items()) / iterations,
+        sum(share[name] * state.drafts for name, state in states.items()) / iterations,
+    )
+
+
+def _begun(gamma: int, step: float, first: float, way: float, come: int, depth: int) -> Path:
+    """Return the path after a rollback, or with a branch of which so many tokens have come to the target."""
+    if come == _ROLLBACK:
+        return followed(gamma, step, first, way, ())
+    # The drafter has made more: those under way, and those of its steps until it hears of the hit.
+    made = min(depth, max(0, come + int(2.0 * way / step)))
+    return followed(gamma, step, step, way, [(n + 1 - come) * step - way for n in range(made)])
+
+
+def _state(path: Path, step: float, way: float, acceptance: float, branches: Branches) -> _State:
+    alive, iterations, tokens, drafts = 1.0, 0.0, 0.0, 0.0
+    following: dict[int, float] = {}
+    for i, k in enumerate(path.taken):
+        iterations += alive
+        drafts += alive * k
+        for j in range(k + 1):
+            # All before it were right, and this one is not: a draft, or the one for the target's own token.
+            tokens += alive
+            wrong = alive * (1.0 - acceptance)
+            place = path.committed[i] + j
+            name, share = _ROLLBACK, 0.0
+            if path.branch <= place < len(path.drafted_at):
+                ready = path.drafted_at[place]
+                if ready <= i + 1.0 + way:
+                    come = int((i + 1.0 - way - ready) // step)
+                    name, share = max(_LATEST, min(branches.depth, come)), branches.hit
+            following[name] = following.get(name, 0.0) + share * wrong
+            following[_ROLLBACK] = following.get(_ROLLBACK, 0.0) + (1.0 - share) * wrong
+            alive *= acceptance
+        if alive < LEAST_ALIVE:
+            break
+    following[_ROLLBACK] = following.get(_ROLLBACK, 0.0) + alive
+    return _State(iterations, tokens, drafts, {name: p for name, p in following.items() if p > 0.0})
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _branching_yield(
+    gamma: int, acceptance: int, step: int, first: int, way: int, branches: Branches
+) -> StreamYield:
+    """Return the yield with branches for arguments given as steps of their grids."""
+    step_s, first_s, way_s = (math.exp(each / _GRID) for each in (step, first, way))
+    right = acceptance / _ACCEPTANCE_GRID
+    yields = [
+        yield_with_branches(gamma, step_s / length, first_s / length, way_s / length, right, branches)
+        for length in SPREAD
+    ]
+    n = len(yields)
+    return StreamYield(sum(each.tokens for each in yields) / n, sum(each.drafts for each in yields) / n)
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def _paths(gamma: int, step: int, first: int, way: int) -> tuple[tuple[int, ...], ...]:
     """Return the paths of the lengths in :data:`SPREAD`, for ratios given as steps of the grid."""
@@ -136,7 +278,13 @@ def _yield(gamma: int, acceptance: int, step: int, first: int, way: int) -> Stre
 
 
 def stream_yield(
-    gamma: int, acceptance: float, step_s: float, first_s: float, rtt_s: float, iteration_s: float
+    gamma: int,
+    acceptance: float,
+    step_s: float,
+    first_s: float,
+    rtt_s: float,
+    iteration_s: float,
+    branches: Branches | None = None,
 ) -> StreamYield:
     """Return what an iteration of a busy target yields for a stream, on average.
 
@@ -147,11 +295,15 @@ def stream_yield(
         first_s: Time of the first one of a generation.
         rtt_s: Round trip between drafter and target, both ways alike.
         iteration_s: Time of an iteration.
+        branches: Branches of its drafts, if they have any.
     """
     step = _on_grid(step_s / iteration_s)
     first = step if first_s == step_s else _on_grid(first_s / iteration_s)
     way = _on_grid(0.5 * rtt_s / iteration_s)
-    return _yield(gamma, min(99, round(_ACCEPTANCE_GRID * acceptance)), step, first, way)
+    rate = min(99, round(_ACCEPTANCE_GRID * acceptance))
+    if branches is not None:
+        return _branching_yield(gamma, rate, step, first, way, branches)
+    return _yield(gamma, rate, step, first, way)
 
 
 def _on_grid(ratio: float) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Sequence
 
+from dsd_env.control.estimators import Learned, SystemEstimates, newest
 from dsd_env.control.view import (
     CandidateView,
     DecisionView,
@@ -18,31 +17,10 @@ from dsd_env.control.view import (
     TargetView,
 )
 from dsd_env.laws import reports
-from dsd_env.laws.constants import (
-    ATTAINMENT_TIME_CONSTANT_S,
-    POOL_AT_FIRST,
-    RATE_TIME_CONSTANT_S,
-    REPORTS_KEPT,
-)
 from dsd_env.laws.view import fits, handover_s, time_per_token_s
 from dsd_env.scenario.schema import Scenario
-from dsd_env.sim.entities import Device, Learned, Report, Request, SiteDrafter, TargetServer
+from dsd_env.sim.entities import Device, Report, Request, SiteDrafter, TargetServer
 from dsd_env.sim.world import World
-
-Row = TypeVar("Row", bound=tuple[float, ...])
-
-
-@dataclass(slots=True)
-class Pool:
-    """What the verifications of a draft model's tokens have shown, over all requests; recent ones count most.
-
-    Attributes:
-        right: Drafts that were right.
-        judged: These, and those that were the first wrong one.
-    """
-
-    right: float
-    judged: float
 
 
 class Telemetry:
@@ -61,60 +39,32 @@ class Telemetry:
         """Prepare the telemetry of one episode."""
         self._world = world
         self._actions = scenario.actions
-        self._period_s = scenario.protocol.telemetry_period_s
-        self._weight = min(1.0, self._period_s / RATE_TIME_CONSTANT_S)
+        self._system = SystemEstimates(scenario)
         self._n_offered = min(scenario.actions.targets_offered, scenario.n_targets)
         self._gamma_max = max(scenario.actions.gammas)
         self._streaming = scenario.protocol.kind == "streaming"
         self._stream_waits = scenario.protocol.stream_idle == "wait"
         self._first_target = len(world.devices) + len(world.edges)
-        self._places = [(Site(site), edge, rank) for site, edge, rank in scenario.places]
-        self._arrivals = 0
-        self._tokens = 0
-        self._arrivals_per_s = 0.0
-        self._tokens_per_s = 0.0
-        self._rates: deque[tuple[float, float, float]] = deque(maxlen=REPORTS_KEPT)
-        classes = range(len(scenario.slo))
-        self._completed = [[0, 0] for _ in classes]
-        self._completed_before = [[0, 0] for _ in classes]
-        self._completed_per_s = [[0.0, 0.0] for _ in classes]
-        self._attainment_weight = min(1.0, self._period_s / ATTAINMENT_TIME_CONSTANT_S)
-        self._attainments: deque[tuple[float, ...]] = deque(maxlen=REPORTS_KEPT)
-        self._models = {name: number for number, name in enumerate(scenario.acceptance, start=1)}
-        self._pools = [Pool(**POOL_AT_FIRST) for _ in self._models]
-        self._acceptances: deque[tuple[float, ...]] = deque(maxlen=REPORTS_KEPT)
+        self._places = [(Site(site), edge, rank, fanout) for site, edge, rank, fanout in scenario.places]
+        self._depth = scenario.protocol.branches.depth
+        self._offers_branches = scenario.actions.offer_branches
+        self._n_edges_offered = scenario.n_edge_servers_offered if scenario.edge_servers_ordered else 0
 
     def count_completed(self, slo_class: int, good: bool) -> None:
         """Note that an answer is complete at its client, and whether it met its SLO."""
-        self._completed[slo_class][0] += 1
-        self._completed[slo_class][1] += good
-
-    def _publish_attainments(self, now_s: float) -> None:
-        """Publish the share of requests that met their SLO, by class.
-
-        What clients saw during a period they tell in the next, so that it stands in the report after that.
-        """
-        if now_s > 0.0:
-            for rates, counts in zip(self._completed_per_s, self._completed_before, strict=True):
-                for i, count in enumerate(counts):
-                    rates[i] = reports.moved(rates[i], count / self._period_s, self._attainment_weight)
-            self._completed_before = self._completed
-            self._completed = [[0, 0] for _ in self._completed]
-        self._attainments.append(
-            (now_s, *(reports.attainment(good, done) for done, good in self._completed_per_s))
-        )
+        self._system.count_completed(slo_class, good)
 
     def count_verified(self, model: str, drafted: int, accepted: int) -> None:
         """Note that a target has verified drafts by a model."""
-        reports.note_verified(self._pools[self._models[model] - 1], drafted, accepted)
+        self._system.count_verified(model, drafted, accepted)
 
     def count_arrival(self) -> None:
         """Note that a prompt has reached a target."""
-        self._arrivals += 1
+        self._system.count_arrival()
 
     def count_tokens(self, tokens: int) -> None:
         """Note that a target has committed tokens."""
-        self._tokens += tokens
+        self._system.count_tokens(tokens)
 
     def publish(self, now_s: float) -> None:
         """Let every server publish its state."""
@@ -126,15 +76,7 @@ class Telemetry:
         for edge in self._world.edges:
             for drafter in edge:
                 drafter.reports.append(drafter.report(now_s))
-        if now_s > 0.0:
-            period_s, weight = self._period_s, self._weight
-            self._arrivals_per_s = reports.moved(self._arrivals_per_s, self._arrivals / period_s, weight)
-            self._tokens_per_s = reports.moved(self._tokens_per_s, self._tokens / period_s, weight)
-        self._rates.append((now_s, self._arrivals_per_s, self._tokens_per_s))
-        self._publish_attainments(now_s)
-        self._acceptances.append((now_s, *map(reports.pooled_acceptance, self._pools)))
-        self._arrivals = 0
-        self._tokens = 0
+        self._system.publish(now_s)
 
     def drafter_number(self, device: int, candidate: CandidateView) -> int:
         """Return the number of a candidate's drafter, for a request of a device."""
@@ -149,21 +91,15 @@ class Telemetry:
     def view(self, request: Request, now_s: float) -> DecisionView:
         """Return what the controller of a request knows now."""
         device = request.device
-        site, number = request.control
-        if site == Site.OWN_DEVICE:
-            delay_s = device.down.one_way_s
-        elif site == Site.EDGE_SERVER:
-            delay_s = self._world.backhauls[number][0][1].one_way_s
-        else:
-            delay_s = 0.0
+        site = request.control[0]
+        delay_s = self._delay_s(request)
         offered = self._offered(request, now_s - delay_s)
         reports = {target.number: self._report(target, request, now_s, delay_s) for target in offered}
         views = {target.number: _target_view(target, reports[target.number], now_s) for target in offered}
         if request.control[0] == Site.OWN_DEVICE:
             request.own_jobs = device.jobs
-        _, arrivals_per_s, tokens_per_s = _newest(self._rates, now_s - delay_s)
-        _, *attainments = _newest(self._attainments, now_s - delay_s)
-        own = attainments.pop(request.spec.slo_class)
+        arrivals_per_s, tokens_per_s = self._system.rates(now_s - delay_s)
+        own, others = self._system.attainments(now_s - delay_s, request.spec.slo_class)
         active = sum(_newest_report(target, now_s - delay_s).resident for target in self._world.targets)
         candidates = self._candidates(request, offered, views, now_s, delay_s)
         return DecisionView(
@@ -176,10 +112,19 @@ class Telemetry:
             _link_view(device, site, now_s),
             self._drafter_view(request),
             candidates,
-            SystemView(active, arrivals_per_s, tokens_per_s, own, min(attainments, default=own)),
+            SystemView(active, arrivals_per_s, tokens_per_s, own, others),
             self._actions.gammas,
             self._actions.batch_sizes,
         )
+
+    def _delay_s(self, request: Request) -> float:
+        """Return how long a server's report travels to where a request's decisions are taken."""
+        site, number = request.control
+        if site == Site.OWN_DEVICE:
+            return request.device.down.one_way_s
+        if site == Site.EDGE_SERVER:
+            return self._world.backhauls[number][0][1].one_way_s
+        return 0.0
 
     def _offered(self, request: Request, visible_s: float) -> list[TargetServer]:
         """Return the targets to choose from: the request's current target, then the least loaded ones."""
@@ -196,17 +141,35 @@ class Telemetry:
         loads.sort()
         return [targets[number] for *_, number in loads[: self._n_offered]]
 
+    def _offered_edges(self, request: Request, visible_s: float) -> Sequence[int]:
+        """Return the edge servers to choose from: the current one, then by when a next draft would come.
+
+        The current one is where the request's last drafts were made. Of several drafters there the first
+        counts. Without a limit, it is all of them by number.
+        """
+        edges = self._world.edges
+        if self._n_edges_offered == 0:
+            return range(len(edges))
+        current = request.drafted_at % self._world.n_sites - len(self._world.devices)
+        waits = []
+        for number, (first, *_) in enumerate(edges):
+            _, jobs, wait_s, up = newest(first.reports, visible_s)
+            draft_s = wait_s + _shared_step_s(first, request, jobs)
+            waits.append((request.drafted_at < 0 or number != current, not up, draft_s, number))
+        waits.sort()
+        return [number for *_, number in waits[: self._n_edges_offered]]
+
     def _report(self, target: TargetServer, request: Request, now_s: float, delay_s: float) -> Report:
         if request.control == (Site.COLOCATED, target.number):
             return target.report(now_s)
-        newest = _newest_report(target, now_s - delay_s)
+        latest = _newest_report(target, now_s - delay_s)
         if (
             request.target == target.number
             and request.report is not None
-            and request.report.time_s > newest.time_s
+            and request.report.time_s > latest.time_s
         ):
             return request.report
-        return newest
+        return latest
 
     def _candidates(
         self,
@@ -217,7 +180,8 @@ class Telemetry:
         delay_s: float,
     ) -> tuple[CandidateView, ...]:
         device = request.device
-        acceptances = _newest(self._acceptances, now_s - delay_s)
+        acceptances = self._system.acceptances(now_s - delay_s)
+        edges = self._offered_edges(request, now_s - delay_s)
         candidates = []
         for target in offered:
             view = views[target.number]
@@ -226,18 +190,20 @@ class Telemetry:
             if not same_target and request.target >= 0:
                 move_s = request.known_context_tokens * target.prefill_token_s
             visible_s = now_s - delay_s
-            for site, edge, rank in self._places:
+            for site, edge, rank, fanout in self._places:
+                beside = fanout * self._depth
                 if site == Site.COLOCATED:
                     candidate = self._colocated_candidate(
-                        request, target, rank, view, same_target, move_s, visible_s
+                        request, target, rank, view, same_target, move_s, visible_s, beside
                     )
                 elif site == Site.OWN_DEVICE:
-                    candidate = self._own_candidate(request, device, rank, view, same_target, move_s)
+                    candidate = self._own_candidate(request, device, rank, view, same_target, move_s, beside)
                 else:
                     candidate = self._edge_candidate(
-                        request, edge, rank, view, same_target, move_s, visible_s
+                        request, edges[edge], rank, view, same_target, move_s, visible_s, beside
                     )
                 self._tell_of_drafter(request, candidate, acceptances)
+                self._tell_of_branches(request, candidate, fanout)
                 candidates.append(candidate)
         return tuple(candidates)
 
@@ -256,9 +222,16 @@ class Telemetry:
         candidate.acceptance_rate = learned.acceptance_rate
         candidate.tokens_per_round = learned.tokens_per_round
         candidate.model_rounds = learned.model_rounds
-        candidate.pooled_acceptance = acceptances[self._models[drafter.model]]
+        candidate.pooled_acceptance = acceptances[self._system.models[drafter.model]]
         candidate.streams = self._streaming and drafter.can_stream
         candidate.coalesces = not candidate.shares_target and (not candidate.streams or self._stream_waits)
+
+    def _tell_of_branches(self, request: Request, candidate: CandidateView, fanout: int) -> None:
+        """Write what branches a candidate's stream has; the current one is that which was asked for."""
+        candidate.fanout, candidate.depth = fanout, self._depth if fanout else 0
+        if self._offers_branches:
+            candidate.is_current = candidate.is_current and request.drafted_branches == (fanout > 0)
+            candidate.valid = candidate.valid and (fanout == 0 or candidate.streams)
 
     def _colocated_candidate(
         self,
@@ -269,6 +242,7 @@ class Telemetry:
         same_target: bool,
         move_s: float,
         visible_s: float,
+        beside: int,
     ) -> CandidateView:
         number = rank * self._world.n_sites + self._first_target + target.number
         drafter = _of_rank(target.drafters, rank)
@@ -276,11 +250,11 @@ class Telemetry:
         step_s = catch_up_s = wait_s = 0.0
         if drafter is not None:
             context, timer = request.known_context_tokens, drafter.timer
-            step_s = timer.step_s(1, context, 0)
+            step_s = timer.step_s(1 + (beside if drafter.can_stream else 0), context, 0)
             catch_up_s = timer.step_s(lag, context, context if lag > 1 else 0)
             if drafter.server is not None:
                 here = request.control == (Site.COLOCATED, target.number)
-                seen = drafter.report(visible_s) if here else _newest(drafter.reports, visible_s)
+                seen = drafter.report(visible_s) if here else newest(drafter.reports, visible_s)
                 wait_s = seen[2]
         return CandidateView(
             Site.COLOCATED,
@@ -301,7 +275,14 @@ class Telemetry:
         )
 
     def _own_candidate(
-        self, request: Request, device: Device, rank: int, view: TargetView, same_target: bool, move_s: float
+        self,
+        request: Request,
+        device: Device,
+        rank: int,
+        view: TargetView,
+        same_target: bool,
+        move_s: float,
+        beside: int,
     ) -> CandidateView:
         drafter = _of_rank(device.drafters, rank)
         number = rank * self._world.n_sites + device.number
@@ -309,7 +290,7 @@ class Telemetry:
         step_s = catch_up_s = wait_s = 0.0
         if drafter is not None:
             context = request.known_context_tokens
-            step_s = drafter.timer.step_s(1, context, 0)
+            step_s = drafter.timer.step_s(1 + (beside if drafter.can_stream else 0), context, 0)
             catch_up_s = drafter.timer.step_s(lag, context, context if lag > 1 else 0)
             mean_job_s = drafter.own_server.mean_job_s
             wait_s = reports.busy_drafter_wait_s(request.own_jobs, drafter.concurrency, mean_job_s)
@@ -340,22 +321,31 @@ class Telemetry:
         same_target: bool,
         move_s: float,
         visible_s: float,
+        beside: int,
     ) -> CandidateView:
-        edge = self._world.edges[number][rank]
-        lag = request.drafter_lag(edge.number)
-        context = request.known_context_tokens
-        _, jobs, wait_s, up = _newest(edge.reports, visible_s)
-        together = min(int(jobs) + 1, edge.concurrency)
+        drafter = _of_rank(self._world.edges[number], rank)
+        drafter_number = rank * self._world.n_sites + len(self._world.devices) + number
+        lag = request.drafter_lag(drafter_number)
+        step_s = catch_up_s = wait_s = 0.0
+        up: float = False
+        if drafter is not None:
+            context = request.known_context_tokens
+            _, jobs, wait_s, up = newest(drafter.reports, visible_s)
+            together = _together(drafter, jobs)
+            step_s = _shared_step_s(drafter, request, jobs, 1 + (beside if drafter.can_stream else 0))
+            catch_up_s = drafter.timer.step_s(
+                lag + together - 1, together * context, context if lag > 1 else 0
+            )
         backhaul = self._world.backhauls[number][view.index][0]
         return CandidateView(
             Site.EDGE_SERVER,
             number,
             view,
-            up and view.up and request.device.edge_up is not None and self._fits(edge, request),
-            same_target and request.drafted_at == edge.number,
+            bool(up) and view.up and request.device.edge_up is not None and self._fits(drafter, request),
+            same_target and request.drafted_at == drafter_number,
             same_target,
-            edge.timer.step_s(together, together * context, 0),
-            edge.timer.step_s(lag + together - 1, together * context, context if lag > 1 else 0),
+            step_s,
+            catch_up_s,
             wait_s,
             2.0 * backhaul.one_way_s,
             self._handover_s(request, Site.EDGE_SERVER, number, number),
@@ -403,19 +393,23 @@ def _of_rank(drafters: tuple[SiteDrafter, ...], rank: int) -> SiteDrafter | None
     return drafters[rank] if rank < len(drafters) else None
 
 
+def _together(drafter: SiteDrafter, jobs: float) -> int:
+    """Return how many would draft together at an edge server's drafter with one more than reported."""
+    return min(int(jobs) + 1, drafter.concurrency)
+
+
+def _shared_step_s(drafter: SiteDrafter, request: Request, jobs: float, step_tokens: int = 1) -> float:
+    """Return the time of a draft step there, all contexts being as long as the request's."""
+    together = _together(drafter, jobs)
+    return drafter.timer.step_s(together * step_tokens, together * request.known_context_tokens, 0)
+
+
 def _newest_report(target: TargetServer, visible_s: float) -> Report:
     """Return the newest periodic report made no later than ``visible_s`` (the first, if none was)."""
     for report in reversed(target.reports):
         if report.time_s <= visible_s:
             return report
     return target.reports[0]
-
-
-def _newest(reports: deque[Row], visible_s: float) -> Row:
-    for report in reversed(reports):
-        if report[0] <= visible_s:
-            return report
-    return reports[0]
 
 
 def _target_view(target: TargetServer, report: Report, now_s: float) -> TargetView:

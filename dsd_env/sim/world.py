@@ -169,7 +169,7 @@ def _check_branches(scenario: Scenario, sources: dict[str, tuple[AcceptanceSourc
     for model in sorted(scenario.streaming_models):
         source, drafter = sources[model]
         where = f"scenario {scenario.name!r}: protocol.branches.fanout = {fanout}: acceptance.{model}"
-        if isinstance(source, TraceReplay):
+        if isinstance(source, TraceReplay) and isinstance(scenario.acceptance[model], TraceAcceptance):
             columns = source.trace.drafters[drafter]
             if columns.run_length is not None:
                 raise ScenarioError(
@@ -252,7 +252,8 @@ class WorldBuilder:
             most = max(target.max_num_batched_tokens, *target.graph_batch_tokens, 0)
             timer = StepTimer(latency_profile(target.profile), most, target_overhead(target))
             # One draft pass can process the KV lag of a whole batch.
-            own = tuple(draft_timer(drafter, max(most, 8 * longest)) for drafter in target.menu)
+            tokens = max(most, 8 * longest, self._draft_tokens if branches.fanout else 0)
+            own = tuple(draft_timer(drafter, tokens) for drafter in target.menu)
             self.target_timers.append((timer, own))
         self.device_timers = [
             tuple(draft_timer(drafter, self._draft_tokens) for drafter in device.menu)

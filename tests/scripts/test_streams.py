@@ -12,6 +12,8 @@ import pytest
 import dsd_env
 from agents.evaluation import tasks_of
 from agents.static_runs import run_statics
+from dsd_env.scenario import load_scenario
+from dsd_env.scenario.measuring import measuring
 from tests.scenarios import tiny
 
 
@@ -33,12 +35,32 @@ SEVERAL: dict[str, Any] = {
     [
         "static:4:1:own",
         "static:2:1:edge",
+        "edge_sd:4",
+        "cloud_ar",
         "static_map:phone=0/1/plain+laptop=2/1/own+workstation=6/1/edge@0",
     ],
 )
 def test_static_runs_are_those_of_simulate(kind: str, scheduler: str) -> None:
     scenario = tiny(**{**SEVERAL, "protocol__kind": kind})
     (task,) = tasks_of("tiny", scenario, scheduler, 1)
+    ((_, metrics),) = run_statics([task])
+    assert metrics == pytest.approx(dsd_env.simulate(scenario, scheduler, task.seed).metrics, 0, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler"),
+    [
+        ("metro", "static:8:1:edge"),
+        ("metro_sync", "edge_sd:4"),
+        ("flaky", "edge_sd:4"),
+        ("flaky_stream", "static:8:1:edge"),
+    ],
+)
+def test_static_runs_are_those_of_simulate_with_several_edge_servers_and_faults(
+    name: str, scheduler: str
+) -> None:
+    scenario = measuring(load_scenario(name, episode__warmup_requests=0), 15)
+    (task,) = tasks_of(name, scenario, scheduler, 1)
     ((_, metrics),) = run_statics([task])
     assert metrics == pytest.approx(dsd_env.simulate(scenario, scheduler, task.seed).metrics, 0, 0, True)
 
@@ -66,7 +88,13 @@ def test_table_shows_gains_beside_the_prototype(scripts: None) -> None:
     import stream_table
 
     def row(ms: float, gamma: int = 4) -> dict[str, Any]:
-        return {"ms": ms, "gamma": gamma, "drafter": "x_tp2", "relative_se": 0.01}
+        branches = {
+            "fanout": 4,
+            "depth": 2,
+            "branch_tokens_per_token": 9.0,
+            "branch_tokens_used_per_token": 0.3,
+        }
+        return {"ms": ms, "gamma": gamma, "drafter": "x_tp2", "relative_se": 0.01, **branches}
 
     cell = {
         "plain": row(20, 0),
@@ -76,7 +104,11 @@ def test_table_shows_gains_beside_the_prototype(scripts: None) -> None:
         "dedicated": row(9),
     }
     cell |= {f"edge_{ms}ms": row(9.0, 16) for ms in ("5", "15", "40")}
+    for way, ms in (("branch", 8.1), ("as_prototype", 10.0)):
+        cell |= {f"{way}_{rtt}ms": row(ms, 12) for rtt in ("5", "15", "40")}
     text = stream_table.markdown({"engine": {"8": cell}, "kernels alone": {"8": cell}}, "a command")
+    with_branches = "| 8 | 5 ms | 8.1 (W 12; 4, 2) | -10.0 | -32.5 | **-19.0** | -20.0 | -18 | 9.0, 0.30 |"
+    assert with_branches in text
     assert "| 8 | 5 ms | -25.0 | **-10.0** | -10.0 | -28.0 | -14 |" in text
     assert "at most 1.0 %" in text and "a command" in text
 

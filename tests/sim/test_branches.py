@@ -8,7 +8,10 @@ import pytest
 
 from dsd_env import ReferenceSimulation
 from dsd_env.acceptance import load_trace_set
+from dsd_env.control import Decision, DecisionView, ObservationEncoder
 from dsd_env.scenario import Scenario, ScenarioError
+from dsd_env.schedulers import SchedulerError, make_scheduler
+from dsd_env.schedulers.static import StaticMapScheduler
 from dsd_env.sim import EventKind
 from dsd_env.sim.compiled import CompiledSimulation
 from tests.lab import lab
@@ -151,3 +154,111 @@ def test_drafters_that_depend_on_their_start_have_no_branches() -> None:
     }
     with pytest.raises(ScenarioError, match="depend on where it starts"):
         ReferenceSimulation(stream(1, acceptance__draft=recording), seed=1)
+
+
+# ---------------------------------------------------------------------- branches that are offered
+
+WITHOUT, WITH = OWN, OWN + 1
+"""Places of the own device: the target's drafter, which cannot stream, comes before it."""
+
+
+def offered(fanout: int = 2, **changes: Any) -> Scenario:
+    return stream(fanout, actions__offer_branches=True, **changes)
+
+
+def test_each_of_the_two_candidates_is_what_a_scenario_with_one_of_them_does(engine: Simulation) -> None:
+    slow = {"devices__client__drafter__profile": {"t0_s": 0.005, "c_s_per_token": 0.0001}}
+    neither, both = stream(0, **slow), stream(2, hits=0.7, **slow)
+    choice = offered(hits=0.7, **slow)
+    assert commits(run(engine, choice, always(8, WITHOUT))) == commits(run(engine, neither, always(8, OWN)))
+    assert commits(run(engine, choice, always(8, WITH))) == commits(run(engine, both, always(8, OWN)))
+
+
+def test_a_stream_that_goes_over_to_branches_is_not_closed(engine: Simulation) -> None:
+    """What a decision asks for holds from the next generation on; every draft is accounted for."""
+
+    def there_and_back(view: DecisionView) -> Decision:
+        return Decision(8, 1, WITH if view.counter // 5 % 2 else WITHOUT)
+
+    scenario = offered(
+        hits=0.7, targets__target__colocated_drafter=None, episode__total_requests=20, requests=20
+    )
+    simulation = run(engine, scenario, there_and_back)
+    assert simulation.terminated
+    totals = simulation.totals
+    assert totals.branch_used > 0
+    made = sum(event.value for event in simulation.events if event.kind == EventKind.DRAFT_END)
+    assert made + totals.branch_used == totals.drafted + totals.discarded
+    assert not [event for event in simulation.events if event.kind == EventKind.STREAM_CLOSE]
+    always_with = run(engine, scenario, always(8, WITH))
+    assert totals.branch_drafted < always_with.totals.branch_drafted
+
+
+def test_candidates_say_which_branches_they_have(engine: Simulation) -> None:
+    slow = {"devices__client__drafter__profile": {"t0_s": 0.005, "c_s_per_token": 0.001}}
+    scenario = offered(hits=0.7, **slow)
+    views: list[DecisionView] = []
+
+    def noted(view: DecisionView) -> Decision:
+        views.append(view)
+        return Decision(8, 1, WITH)
+
+    run(engine, scenario, noted)
+    shared, without, with_branches = views[-1].candidates
+    assert (shared.fanout, shared.streams) == (0, False)
+    assert (without.fanout, without.depth, without.valid) == (0, 0, True)
+    assert (with_branches.fanout, with_branches.depth, with_branches.valid) == (2, 4, True)
+    assert (without.is_current, with_branches.is_current) == (False, True)
+    assert with_branches.draft_step_s == pytest.approx(without.draft_step_s + 8 * 0.001)
+    names = ObservationEncoder.of(scenario).names
+    assert names[-7:-5] == ("candidate_2.fanout", "candidate_2.depth")
+    assert not any("fanout" in name for name in ObservationEncoder.of(stream(2)).names)
+
+
+def test_a_drafter_that_cannot_stream_has_no_branches_to_choose(engine: Simulation) -> None:
+    """One of two classes of devices has none: the candidate with branches is there, and not valid."""
+    look = {"kind": "lookup", "model": "draft", "lookup": {"cost_per_round_s": 0.001}}
+    scenario = offered(
+        devices__other={
+            "count": 1,
+            "drafter": look,
+            "link": "wire",
+            "power": {"idle_w": 1.0, "busy_w": 10.0},
+        },
+        arrivals={"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 0.01}},
+    )
+    valid: dict[int, tuple[bool, bool]] = {}
+
+    def noted(view: DecisionView) -> Decision:
+        valid[view.device] = (view.candidates[WITHOUT].valid, view.candidates[WITH].valid)
+        return Decision(4, 1, WITH)
+
+    simulation = run(engine, scenario, noted)
+    assert valid == {0: (True, True), 1: (True, False)}
+    assert simulation.resolved["no_drafter"] > 0
+
+
+def test_rules_name_the_one_or_the_other() -> None:
+    scenario = offered()
+    simulation = ReferenceSimulation(scenario, 1)
+    view = simulation.next_decision()
+    assert view is not None
+    for name, placement in (("static:8:1:own", WITHOUT), ("static:8:1:own+branches", WITH)):
+        rule = make_scheduler(name)
+        rule.reset(scenario, 1)
+        assert rule.decide(view).placement == placement
+    rule = make_scheduler("static_map:client=8/1/own+branches@0")
+    rule.reset(scenario, 1)
+    assert rule.decide(view) == Decision(8, 1, WITH)
+    rule = make_scheduler("static_map:a=8/1/own:draft+branches+b=4/1/colocated")
+    assert isinstance(rule, StaticMapScheduler)
+    assert [choice.branches for choice in rule.choices.values()] == [True, False]
+    with pytest.raises(SchedulerError, match="'lab' has no branches"):
+        make_scheduler("static:8:1:own+branches").reset(stream(0), 1)
+    with pytest.raises(SchedulerError, match=r"placement 'edge\+twigs'"):
+        make_scheduler("static:8:1:edge+twigs")
+
+
+def test_nothing_to_offer_is_refused() -> None:
+    with pytest.raises(ScenarioError, match=r"actions.offer_branches = true .* protocol.branches.fanout = 0"):
+        offered(0)

@@ -249,7 +249,7 @@ def edge_scenario(menu: list[dict[str, Any]]) -> Scenario:
 
 def test_two_models_of_one_edge_server_draft_one_after_the_other(engine: Engine) -> None:
     scenario = edge_scenario([model("a", 0.005), model("b", 0.007, concurrency=4), lookup(cost_s=0.001)])
-    assert scenario.places == ((0, -1, 0), (1, -1, 0), (2, 0, 0), (2, 0, 1), (2, 0, 2))
+    assert scenario.places == ((0, -1, 0, 0), (1, -1, 0, 0), (2, 0, 0, 0), (2, 0, 1, 0), (2, 0, 2, 0))
 
     def prompts(first: int, second: int) -> list[tuple[float, float, int]]:
         """Return (start, end, drafter) of the two drafters' prefills; the prompts come at one instant."""

@@ -203,7 +203,7 @@ DRAFTER_SPEC = Record(
     compute_s=Block("f8"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8", busy_w="f8", idle_w="f8", gpus="f8",
     price_usd_per_gpu_hour="f8", speed_low="f8", speed_high="f8",
 )  # fmt: skip
-PLACE_SPEC = Record("PlaceSpec", site="i4", edge_server="i4", rank="i4")
+PLACE_SPEC = Record("PlaceSpec", site="i4", edge_server="i4", rank="i4", fanout="i4")
 """A place to draft at among the candidates of an offered target; see ``Scenario.places``."""
 DRAFTER = Record(
     "Drafter", number="i4", running="i4", active="i4", queued="i4", head="i4", tail="i4", down="i4",
@@ -280,13 +280,14 @@ REQUEST = Record(
     drafts_ahead="?", has_report="?", patience_set="?",
     # Its decision in force.
     gamma="i4", batch_size="i4", draft_site="i4", drafter="i4", edge_server="i4", to_target="i4", drafts="i4",
+    branches="?",
     # Its job at a target, and in the target's queue.
     job_task="i4", job_gamma="i4", job_chunk="i4", job_prefill="i4", job_prefilled="i4", job_sequence="i8",
     next="i4", kv_reserved_tokens="i4", admission="i8", queued_s="f8", asked_batch="i4", entered_s="f8",
     kept_tokens="i4", overwritten_from_tokens="i8",
     # Its drafters.
-    drafted_at="i4", warming="i4", chain_start="i4", head_drafter="i4", head_context_tokens="i4",
-    head_tokens="i4", head_done_s="f8", own_jobs="i4",
+    drafted_at="i4", drafted_branches="?", warming="i4", chain_start="i4", head_drafter="i4",
+    head_context_tokens="i4", head_tokens="i4", head_done_s="f8", own_jobs="i4",
     # What its controller learned.
     decisions="i4", rounds="i4", verifies="i4", drafted="i4", accepted="i4", round_tokens="i4",
     acceptance_rate="f8", tokens_per_round="f8", last_confidence="f8",
@@ -309,7 +310,7 @@ STREAM = Record(
     "Stream",
     # The drafter's side.
     drafter="i4", site="i4", at="i4", target="i4", window="i4", batch_size="i4", known="i4", generation="i4",
-    start="i4", drafted="i4", branch_start="i4", steps="i4", suspended="?",
+    start="i4", drafted="i4", branches="?", branch_start="i4", steps="i4", suspended="?",
     deciding="?", closing="?", opened=Array("i4", STEPS_KEPT),
     known_commit_s="f8", started_s="f8",
     # The target's side.
@@ -322,7 +323,7 @@ STREAM = Record(
 """The stream of a request; the fields are those of :class:`dsd_env.sim.entities.Stream`."""
 DRAFT_MESSAGE = Record(
     "DraftMessage", arrives_s="f8", sent_s="f8", generation="i4", start="i4", first="i4", tokens="i4",
-    steps="i4", window="i4", batch_size="i4", closes="?",
+    steps="i4", window="i4", batch_size="i4", closes="?", branches="?",
 )  # fmt: skip
 STREAM_RESULT = Record(
     "StreamResult", arrives_s="f8", echo_s="f8", commit_s="f8", confidence="f8", committed="i4", tokens="i4",
@@ -344,6 +345,8 @@ DUE_NOW = Record("DueNow", place="i8", argument="i8")
 
 # ---------------------------------------------------------------------- the view of a decision
 
+EDGE_OFFERED = Record("EdgeOffered", edge_server="i4", order="i4", draft_s="f8")
+"""An edge server on offer; `order` is 0 for the current one, 1 for those believed up, 2 for the others."""
 TARGET_VIEW = Record(
     "TargetView", index="f8", up="f8", queued="f8", running="f8", resident="f8", remaining_s="f8",
     iteration_s="f8", kv_fraction="f8", waiting="f8", max_num_seqs="f8", seat_fraction="f8",
@@ -357,7 +360,7 @@ CANDIDATE_VIEW = Record(
     tokens_per_round="f8", model_rounds="f8", drafter_number="f8", colocated="f8", own_device="f8",
     is_head="f8", is_lookup="f8", target_queued="f8", target_resident="f8", target_colocated="f8",
     target_remote="f8", target_prefill_tokens="f8", target_iteration_s="f8", streams="f8", coalesces="f8",
-    pooled_acceptance="f8",
+    pooled_acceptance="f8", fanout="f8", depth="f8",
 )  # fmt: skip
 REQUEST_VIEW = Record(
     "RequestView", is_admission="f8", control_site="f8", control_at_target="f8", control_at_device="f8",
@@ -409,8 +412,9 @@ WORLD = Record(
     trace_offset_s="f8", arrivals_per_s="f8", tokens_per_s="f8", totals=TOTALS,
     totals_as_numbers=Block("f8"), totals_as_counts=Block("i8"),
     heap=Block(SCHEDULED), due_now=Block(DUE_NOW), due_view=Ref(VIEW), due_view_numbers=Block("f8"),
-    target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW), targets=Block(TARGET),
-    reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES), scratch=Ref(REPORT),
+    target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW), edges_offered=Block(EDGE_OFFERED),
+    targets=Block(TARGET), reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES),
+    scratch=Ref(REPORT),
     requests=Block(REQUEST), valid_tokens=Block("i4"), learned=Block(LEARNED), chains=Block(CHAIN),
     jobs=Block(DRAFT_JOB), streams=Block(STREAM), stream_messages=Block(DRAFT_MESSAGE),
     stream_results=Block(STREAM_RESULT),
@@ -431,13 +435,14 @@ decisions not executed as given. `totals_as_numbers` and `totals_as_counts` poin
 SCENARIO = Record(
     "Scenario",
     n_devices="i4", n_edges="i4", n_targets="i4", n_drafters="i4", n_places="i4", n_offered="i4",
+    n_edges_offered="i4", edges_ordered="?",
     n_slots="i4", n_models="i4", n_kinds="i4", n_gammas="i4", n_batches="i4", n_features="i4", n_valid="i4",
     n_links="i4", n_crashes="i4", n_channels="i4", n_sites="i4", n_ranks="i4",
     heap_capacity="i4", due_capacity="i4", log_capacity="i4", table_capacity="i4", delivery_capacity="i4",
     ring="i4", gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4",
     by_number="?", n_boundaries="i4", boundaries_s=Block("f8"), n_classes="i4", attainment_weight="f8",
     total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?", streaming="?",
-    stream_waits="?", stream_chunk_tokens="i4", fanout="i4", depth="i4",
+    stream_waits="?", stream_chunk_tokens="i4", fanout="i4", depth="i4", offers_branches="?",
     has_shares="?", replays_devices="?", replays_kinds="?", replay_random="?",
     horizon_s="f8", header_bytes="f8", bytes_per_token="f8", bytes_per_draft_token="f8", confidence_stop="f8",
     decision_latency_s="f8", telemetry_period_s="f8", stats_weight="f8", rate_weight="f8",

@@ -123,7 +123,7 @@ class _Compiler(Writer):
         self.n_edges = sum(edge.count for edge in scenario.edge_servers.values())
         self.n_targets = scenario.n_targets
         self.n_sites = self.n_devices + self.n_edges + self.n_targets
-        self.n_ranks = 1 + max(rank for _, _, rank in scenario.places)
+        self.n_ranks = 1 + max(rank for _, _, rank, _ in scenario.places)
         members = fault_members(scenario)
         self.crashing = [member for member in members if member.crashes]
         self.faults = self.crashing + [member for member in members if not member.crashes]
@@ -163,6 +163,8 @@ class _Compiler(Writer):
             n_drafters=self.n_ranks * self.n_sites,
             n_places=scenario.n_placements,
             n_offered=min(actions.targets_offered, self.n_targets),
+            n_edges_offered=scenario.n_edge_servers_offered,
+            edges_ordered=scenario.edge_servers_ordered,
             n_models=len(self.models),
             n_kinds=len(scenario.workload.kinds),
             n_gammas=len(actions.gammas),
@@ -185,6 +187,7 @@ class _Compiler(Writer):
             stream_chunk_tokens=protocol.stream_chunk_tokens,
             fanout=protocol.branches.fanout,
             depth=protocol.branches.depth,
+            offers_branches=scenario.actions.offer_branches,
             horizon_s=scenario.episode.horizon_s,
             header_bytes=protocol.header_bytes,
             bytes_per_token=protocol.bytes_per_token,
@@ -342,8 +345,8 @@ class _Compiler(Writer):
                     )
                 n += 1
         places = self.buffer.rows(rec.PLACE_SPEC, len(scenario.places))
-        for i, (site, edge_server, rank) in enumerate(scenario.places):
-            places.set(i, site=site, edge_server=edge_server, rank=rank)
+        for i, (site, edge_server, rank, fanout) in enumerate(scenario.places):
+            places.set(i, site=site, edge_server=edge_server, rank=rank, fanout=fanout)
         self.k.point("places", places.at)
         self.k.point("devices", devices.at)
         self.k.point("drafters", rows.at)
@@ -464,6 +467,7 @@ class _Compiler(Writer):
             w.point(name, w.at + rec.WORLD.offsets["totals"])
         target_views = block("target_views", rec.TARGET_VIEW, offered)
         candidates = block("candidates", rec.CANDIDATE_VIEW, places)
+        block("edges_offered", rec.EDGE_OFFERED, scenario.n_edge_servers_offered)
         targets = block("targets", rec.TARGET, self.n_targets)
         block("scratch", rec.REPORT, 1)
         block("requests", rec.REQUEST, slots).set_columns(number=-1, slot=np.arange(slots))

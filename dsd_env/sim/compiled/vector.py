@@ -110,7 +110,7 @@ class WorldVector:
         n_gammas, n_batches, _ = spaces[0].nvec
         n_terms = len(factors[0])
         self.layouts = tuple(layouts)
-        encoder = ObservationEncoder(places, layouts[0].scenario.has_menu)
+        encoder = ObservationEncoder.of(layouts[0].scenario, places)
         self.observations = np.zeros((n_worlds, len(encoder.features)), dtype=np.float32)
         self.masks = np.zeros((n_worlds, n_gammas + n_batches + places), dtype=np.bool_)
         self.rewards = np.zeros(n_worlds)

@@ -464,6 +464,7 @@ class CompiledSimulation:
             int(row["edge_server"]),
             int(row["to_target"]),
             REASONS[int(self._header["reason"])],
+            bool(row["branches"]),
         )
 
     def observe(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -578,4 +579,6 @@ def _candidate_view(row: Any, targets: list[TargetView], models: Sequence[str]) 
         values["streams"] != 0.0,
         values["coalesces"] != 0.0,
         values["pooled_acceptance"],
+        int(values["fanout"]),
+        int(values["depth"]),
     )

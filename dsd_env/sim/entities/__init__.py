@@ -11,7 +11,7 @@ from dsd_env.sim.entities.drafters import (
     SiteDrafter,
     servers_of,
 )
-from dsd_env.sim.entities.requests import Device, Learned, Request
+from dsd_env.sim.entities.requests import Device, Request
 from dsd_env.sim.entities.step_timer import StepTimer
 from dsd_env.sim.entities.streams import DraftMessage, Stream, StreamResult
 from dsd_env.sim.entities.targets import Job, Report, TargetServer, TargetTask
@@ -24,7 +24,6 @@ __all__ = [
     "HeadStart",
     "Job",
     "JobState",
-    "Learned",
     "Report",
     "Request",
     "SiteDrafter",

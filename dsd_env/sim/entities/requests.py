@@ -8,29 +8,15 @@ from dataclasses import dataclass, field
 import simpy
 
 from dsd_env.acceptance import AcceptanceRealisation, AcceptanceSource, TraceReplay
+from dsd_env.control.estimators import Learned, note_round
 from dsd_env.control.view import RECENT_ROUNDS, Site
-from dsd_env.laws import drafting, reports
+from dsd_env.laws import reports
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
 from dsd_env.network import Channel
 from dsd_env.sim.entities.drafters import DraftJob, HeadStart, SiteDrafter, servers_of
 from dsd_env.sim.entities.streams import Stream
 from dsd_env.sim.entities.targets import Report
 from dsd_env.workload import RequestSpec
-
-
-@dataclass(slots=True)
-class Learned:
-    """What a request's controller has learned of a draft model.
-
-    Attributes:
-        acceptance_rate: Running acceptance rate.
-        tokens_per_round: Running number of committed tokens per round.
-        model_rounds: Number of rounds.
-    """
-
-    acceptance_rate: float = ACCEPTANCE_PRIOR
-    tokens_per_round: float = TOKENS_PER_ROUND_PRIOR
-    model_rounds: int = 0
 
 
 @dataclass(slots=True)
@@ -94,6 +80,7 @@ class Request:
         target: Target that holds its KV; -1 before admission.
         control: Site and number (of device, edge server or target) where its decisions are taken.
         drafted_at: Number of the drafter of the last draft round; -1 before the first.
+        drafted_branches: It was asked for branches.
         drafter_valid: Number of its context tokens that each drafter's KV holds, by drafter number.
         warming: Drafter prefills under way, by drafter number.
         process: Its SimPy process.
@@ -132,6 +119,7 @@ class Request:
     committed: int = 0
     target: int = -1
     drafted_at: int = -1
+    drafted_branches: bool = False
     drafter_valid: dict[int, int] = field(default_factory=dict)
     warming: dict[int, simpy.Event] = field(default_factory=dict)
     process: simpy.Process | None = None
@@ -177,13 +165,7 @@ class Request:
         self, model: str, drafted: int, accepted: int, committed: int, confidence: float, weight: float
     ) -> None:
         """Update the controller's statistics by the outcome of a draft round."""
-        of_model = self.learned.setdefault(model, Learned())
-        drafting.learn_round(of_model, drafted, accepted, committed, weight)
-        of_model.model_rounds += 1
-        self.recent_gammas = (drafted, *self.recent_gammas[:-1])
-        self.recent_accepted = (accepted, *self.recent_accepted[:-1])
-        drafting.learn_round(self, drafted, accepted, committed, weight)
-        self.last_confidence = confidence
+        note_round(self, model, drafted, accepted, committed, confidence, weight)
 
     @property
     def context_tokens(self) -> int:

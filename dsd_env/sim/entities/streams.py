@@ -32,6 +32,7 @@ class DraftMessage:
         first: Position of its first draft.
         tokens: How many drafts; 0 if it holds but tokens of branches.
         steps: Draft steps until it was sent.
+        branches: Drafts of its generation have branches.
         window: Gamma of the decision in force when it was sent.
         batch_size: B of that decision.
         closes: It closes the stream.
@@ -47,6 +48,7 @@ class DraftMessage:
     window: int
     batch_size: int
     closes: bool = False
+    branches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ class Stream:
         start: Output position at which it begins.
         started_s: When it began.
         drafted: Position after the newest draft.
-        branch_start: First position whose draft has branches.
+        branches: The decision in force asks for branches; the next generation has them, the present one what
+            the decision in force at its beginning asked for.
+        branch_start: First position whose draft has branches; NOWHERE in a generation without.
         steps: Draft steps made.
         opened: Which step made the draft of a position, by the position modulo `STEPS_KEPT`.
         suspended: The drafter is down.
@@ -110,7 +114,8 @@ class Stream:
         seen_batch: B, likewise.
         seen_generation: Newest generation of which a draft has come to the target; 0 before the first.
         seen_start: Where it begins.
-        seen_branch_start: First position whose draft has branches; NOWHERE while it is but a branch.
+        seen_branch_start: First position whose draft has branches; NOWHERE while it is but a branch, and in a
+            generation without.
         seen_steps: Draft steps until the newest message.
         adopted_at: Position at which the generation before was wrong, if the target has gone on with a branch
             of it; NOWHERE if this one came from the drafter.
@@ -138,7 +143,8 @@ class Stream:
     start: int = 0
     started_s: float = 0.0
     drafted: int = 0
-    branch_start: int = 0
+    branches: bool = False
+    branch_start: int = streams.NOWHERE
     steps: int = 0
     opened: list[int] = field(default_factory=lambda: [0] * streams.STEPS_KEPT)
     suspended: bool = False

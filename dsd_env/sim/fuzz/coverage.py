@@ -219,6 +219,7 @@ def features_of(scenario: Scenario) -> set[str]:
         "pipelined": protocol.kind == "pipelined",
         "streaming": protocol.kind == "streaming",
         "branches": protocol.branches.fanout > 0,
+        "offered_branches": scenario.actions.offer_branches,
         "confidence_stop": protocol.confidence_stop > 0,
         "decision_latency": protocol.decision_latency_s > 0,
         "patience": protocol.patience_s is not None,

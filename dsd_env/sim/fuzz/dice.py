@@ -33,6 +33,7 @@ FEATURES = (
     "lookups",
     "loss",
     "menus",
+    "offered_branches",
     "outages",
     "patience",
     "pipelined",

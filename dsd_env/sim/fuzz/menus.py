@@ -37,14 +37,27 @@ def add_menus(dice: Dice, scenario: Data, traces: dict[str, Mapping[str, Any]]) 
 
 def places_of(scenario: Data) -> list[int]:
     """Return the site of each place among an offered target's candidates; see ``Scenario.places``."""
+    offered = scenario["actions"].get("offer_branches", False)
 
-    def longest(table: Data, key: str) -> int:
-        return max(1, *(len(site.get(f"{key}s", [0])) for site in table.values()))
+    def at(site: int, owners: list[Data], key: str) -> list[int]:
+        menus = [owner.get(f"{key}s") or [owner.get(key) or {"kind": "none"}] for owner in owners]
+        ranks = [[menu[n] for menu in menus if n < len(menu)] for n in range(max(map(len, menus)))]
+        streams = [any(may_stream(drafter, site) for drafter in rank) for rank in ranks]
+        return [site for each in streams for _ in range(2 if offered and each else 1)]
 
-    places = [0] * longest(scenario["targets"], "colocated_drafter")
-    places += [1] * longest(scenario["devices"], "drafter")
-    for edge in scenario.get("edge_servers", {}).values():
-        places += [2] * (edge["count"] * len(edge.get("drafters", [0])))
+    def may_stream(drafter: Data, site: int) -> bool:
+        model: bool = drafter.get("kind", "model") == "model"
+        return model and (site != 0 or drafter.get("mode", "shared") == "dedicated")
+
+    places = at(0, list(scenario["targets"].values()), "colocated_drafter")
+    places += at(1, list(scenario["devices"].values()), "drafter")
+    edges = list(scenario.get("edge_servers", {}).values())
+    limit = scenario["actions"].get("edge_servers_offered")
+    if limit is not None and edges:
+        n_offered: int = min(limit, sum(edge["count"] for edge in edges))
+        return places + n_offered * at(2, edges, "drafter")
+    for edge in edges:
+        places += edge["count"] * at(2, [edge], "drafter")
     return places
 
 

@@ -106,6 +106,8 @@ def _scenario(dice: Dice, series: dict[str, str], traces: dict[str, Mapping[str,
     }
     if edges:
         scenario["edge_servers"] = edges
+        if dice.chance(0.4):
+            actions["edge_servers_offered"] = dice.count(1, 3)
     if dice.chance(0.3):
         scenario["egress_usd_per_gigabyte"] = 0.09
     return scenario
@@ -598,6 +600,8 @@ def _make_streams_possible(dice: Dice, scenario: Data) -> None:
         protocol["branches"] = {"fanout": fanout, "depth": min(dice.pick(4, 1, 2, 8), largest)}
         for source in scenario["acceptance"].values():
             source["hits"] = [dice.pick(0.5, 1.0, 0.0)] * fanout
+        if dice.has("offered_branches", 0.5):
+            scenario["actions"]["offer_branches"] = True
 
 
 FAULTS = ("target_crash", "edge_crash", "device_crash", "link_outage", "bandwidth_collapse")

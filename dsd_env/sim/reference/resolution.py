@@ -20,6 +20,7 @@ class Resolution:
         edge_server: Number of the edge server; -1 elsewhere.
         target: Number of the target.
         reason: Why the decision was not executed as given; None if it was.
+        branches: Its stream, if it is one, has branches.
     """
 
     gamma: int
@@ -29,3 +30,4 @@ class Resolution:
     edge_server: int
     target: int
     reason: str | None
+    branches: bool = False

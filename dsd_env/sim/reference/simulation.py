@@ -224,7 +224,14 @@ class ReferenceSimulation:
         if gamma > 0:
             drafter_number = self._episode.telemetry.drafter_number(view.device, candidate)
         return Resolution(
-            gamma, batch_size, candidate.site, drafter_number, candidate.edge_server, target, reason
+            gamma,
+            batch_size,
+            candidate.site,
+            drafter_number,
+            candidate.edge_server,
+            target,
+            reason,
+            candidate.fanout > 0,
         )
 
     # ------------------------------------------------------------------ results

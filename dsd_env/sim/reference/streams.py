@@ -16,7 +16,8 @@ is committed. So it does when the target has got ahead of its drafts.
 likely beside it, and lets them grow by a token in every step, also while its window is full. What they hold
 travels with the drafts. When a draft is wrong and the right token opens one of its branches, the target goes
 on at once with what has come of that branch, as the next generation; the drafter, when it hears of it, makes
-the branch its own line and does not go back. Tokens of a branch have no branches.
+the branch its own line and does not go back. Tokens of a branch have no branches. Where a decision chooses
+between streams with and without them (``actions.offer_branches``), it holds from the next generation on.
 
 **Opening and closing.** A stream is opened at the target, which takes a seat and tells the drafter. Each
 result that reaches the drafter calls for a decision there, one at a time; drafting goes on meanwhile. Gamma
@@ -107,8 +108,9 @@ class Streams(Part):
             suspended=drafter.own_server.down > 0,
             seen_window=resolution.gamma,
             seen_batch=resolution.batch_size,
+            branches=resolution.branches,
         )
-        request.drafted_at = drafter.number
+        request.drafted_at, request.drafted_branches = drafter.number, resolution.branches
         self._log(EventKind.STREAM_OPEN, resolution.target, request, resolution.gamma)
         return stream
 
@@ -204,7 +206,7 @@ class Streams(Part):
 
     def _drafted(self, request: Request, stream: Stream, tokens: int, branches: int) -> None:
         """Send the tokens that the drafter has made, those of branches and those that open them, too."""
-        opening = self._fanout if tokens else 0
+        opening = self._fanout if tokens and stream.branch_start < NOWHERE else 0
         self._totals.branch_drafted += branches
         self._totals.branch_sent += branches + opening
         stream.steps += 1
@@ -250,7 +252,7 @@ class Streams(Part):
             if wrong == NOWHERE and drafted >= stream.known:
                 self._note_processed(request, stream, drafted, stream.known)
                 return
-        elif stream.branch_start <= wrong < NOWHERE and self._fanout:
+        elif stream.branch_start <= wrong < NOWHERE:
             self._totals.branch_misses += 1
         right = min(wrong, stream.known)
         self._log(EventKind.STREAM_ROLLBACK, stream.drafter.number, request, drafted - min(right, drafted))
@@ -279,7 +281,7 @@ class Streams(Part):
 
     def _is_in_branch(self, request: Request, stream: Stream, wrong: int, branch_start: int) -> bool:
         """Return whether the right token for a wrong draft opens one of its branches."""
-        if self._fanout == 0 or wrong < branch_start or wrong >= request.spec.output_tokens:
+        if wrong < branch_start or wrong >= request.spec.output_tokens:
             return False
         model = stream.drafter.model
         rank = request.realise(self._episode.seed, model).rank
@@ -294,7 +296,8 @@ class Streams(Part):
         tokens = branch_tokens(self._depth, stream.opened_at(wrong), stream.steps)
         stream.generation += 1
         stream.start = wrong + 1
-        stream.drafted = stream.branch_start = stream.start + tokens
+        stream.drafted = stream.start + tokens
+        stream.branch_start = stream.drafted if stream.branches else NOWHERE
         stream.started_s = self._now_s
         self._totals.generations += 1
         request.drafter_valid[stream.drafter.number] = request.spec.prompt_tokens + wrong
@@ -303,7 +306,8 @@ class Streams(Part):
     def _begin(self, request: Request, stream: Stream) -> None:
         """Begin a generation right after what is known to be committed."""
         stream.generation += 1
-        stream.start = stream.drafted = stream.branch_start = stream.known
+        stream.start = stream.drafted = stream.known
+        stream.branch_start = stream.known if stream.branches else NOWHERE
         stream.started_s = self._now_s
         self._totals.generations += 1
 
@@ -350,6 +354,7 @@ class Streams(Part):
         same = resolution.gamma > 0 and resolution.drafter_number == stream.drafter.number
         if same and resolution.target == stream.target:
             stream.window, stream.batch_size = resolution.gamma, resolution.batch_size
+            stream.branches = request.drafted_branches = resolution.branches
             self.go_on(request)
         else:
             self._close(request, stream, resolution)
@@ -405,6 +410,7 @@ class Streams(Part):
             stream.window,
             stream.batch_size,
             closes,
+            stream.branch_start < NOWHERE,
         )
         stream.messages.append(message)
         if len(stream.messages) == 1:
@@ -448,14 +454,15 @@ class Streams(Part):
                 self._totals.discarded += max(0, stream.arrived - (committed + stream.verifying))
             stream.verifying = 0
             stream.seen_generation, stream.seen_start = message.generation, message.start
-            stream.seen_branch_start, stream.adopted_at = message.first, NOWHERE
+            stream.seen_branch_start = message.first if message.branches else NOWHERE
+            stream.adopted_at = NOWHERE
             stream.arrived = message.first
             stream.lost_at = self._first_other(request, stream, message.start, committed, message.start)
         elif message.generation < stream.seen_generation:
             self._drop_late(request, stream, message)
             self._extend_branch(request, stream)
             return
-        elif stream.seen_branch_start == NOWHERE:
+        elif message.branches and stream.seen_branch_start == NOWHERE:
             stream.seen_branch_start = message.first
         if stream.lost_at < NOWHERE:
             self._drop_late(request, stream, message)

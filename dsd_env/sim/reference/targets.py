@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dsd_env.control.estimators import note_lengths
 from dsd_env.control.view import Site
 from dsd_env.laws import drafting, slo
 from dsd_env.laws.batching import may_enter
@@ -64,6 +65,8 @@ class Targets(Part):
             # The target has preempted the request since its last job.
             job.prefill_again()
             self._enter(target, job)
+        elif stream is not None and job.coalesces and not job.prefill_tokens:
+            self._idle(target, job)
         else:
             self._join(target, job)
         request.control = (Site.COLOCATED, target.number)
@@ -293,8 +296,7 @@ class Targets(Part):
             if job.chunk_tokens > 0 and not request.finished:
                 self._join(target, job)
                 return
-            request.recent_gammas = (0, *request.recent_gammas[:-1])
-            request.recent_accepted = (0, *request.recent_accepted[:-1])
+            note_lengths(request, 0, 0)
         elif job.task == TargetTask.COLOCATED:
             request.chain_start = request.committed
             self._verified(request, job.drafter_number, job.gamma)
@@ -321,7 +323,7 @@ class Targets(Part):
         request.drafter_valid[drafter_number] = drafting.valid_after(
             request.context_tokens, drafted, accepted
         )
-        request.drafted_at = drafter_number
+        request.drafted_at, request.drafted_branches = drafter_number, False
         request.verifies += 1
         request.drafted += drafted
         request.accepted += accepted

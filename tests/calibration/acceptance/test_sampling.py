@@ -20,6 +20,7 @@ import torch
 from scipy.stats import chisquare
 
 from dsd_env.acceptance import load_trace_set
+from dsd_env.acceptance.replay import TraceReplay
 from dsd_env.acceptance.source import AcceptanceRealisation, run_lengths
 from dsd_env.acceptance.stats import summary
 from dsd_env.calibration.acceptance.recording import distill, validate
@@ -370,6 +371,69 @@ def test_greedy_recording_equals_direct_decoding(pair, tmp_path):
             assert result.differing == 0, (name, gamma)
             accepted += sum(map(sum, direct))
     assert accepted > 20
+
+
+def with_branches(pair, prompt, n, window, fanout, depth):
+    """Decode greedily with drafts that have branches.
+
+    At each draft the drafter keeps its likeliest other tokens, and what it would draft behind each. Where a
+    draft is wrong and the right token is one of them, the next window is that branch, whose tokens have no
+    branches of their own. (Only branches that are looked at are made; the others would be as they are.)
+
+    Returns:
+        The output, and (position, tokens of the branch that it had) of the wrong drafts that could have one.
+    """
+    target, draft = pair
+
+    def choices(model, tokens, last):
+        with torch.inference_mode():
+            return model.model(torch.tensor([tokens])).logits[0, -last:].float()
+
+    def line(tokens, count):
+        made = []
+        for _ in range(count):
+            made.append(int(choices(draft, tokens + made, 1).argmax()))
+        return made
+
+    output, wrong, branch = [], [], []
+    while len(output) < n:
+        known, on_branch = prompt + output, bool(branch)
+        drafts = branch or line(known, window)
+        decided = choices(target, known + drafts, len(drafts) + 1).argmax(-1).tolist()
+        right = next((i for i, x in enumerate(drafts) if x != decided[i]), len(drafts))
+        branch = []
+        if right < len(drafts) and not on_branch:
+            before = known + drafts[:right]
+            ranked = choices(draft, before, 1)[0].argsort(descending=True, stable=True).tolist()
+            others = [token for token in ranked if token != drafts[right]][:fanout]
+            branch = line([*before, decided[right]], depth) if decided[right] in others else []
+            wrong.append((len(output) + right, len(branch)))
+        new = decided[: right + 1]
+        if STOP in new:
+            return output + new[: new.index(STOP)], wrong
+        output += new
+    return output, wrong
+
+
+@pytest.mark.parametrize(("fanout", "seeds"), [(1, (3, 4)), (2, (7, 8))])
+def test_direct_decoding_with_branches_hits_where_the_recording_says(tmp_path, fanout, seeds):
+    """The output is the target's own, and wrong drafts have a branch where the replayed rank says so."""
+    pair = tiny_model("target", seeds[0]), tiny_model("draft", seeds[1])
+    trace, ids, _, _ = record_set(pair, tmp_path, 0.0, 12, 24)
+    replay = TraceReplay(trace)
+    hits = []
+    for e, name in enumerate(trace.card["entries"]):
+        (plain,) = greedy_runs(pair[0], [ids[name]], 24)
+        n = int(trace.lengths[e])
+        output, wrong = with_branches(pair, ids[name], n, window=4, fanout=fanout, depth=3)
+        assert output[:n] == plain.output_ids[:n]
+        rank = replay.trace.drafters["draft"].rank[trace.offsets[e] : trace.offsets[e + 1]]
+        for position, tokens in wrong:
+            if position < n:
+                assert rank[position] > 1
+                assert (tokens > 0) == (rank[position] <= fanout + 1), (name, position)
+                hits.append(tokens > 0)
+    assert 0 < sum(hits) < len(hits)
 
 
 def test_comparisons():

@@ -183,6 +183,7 @@ def _clear(k, w, request, slot):
     clear(request)
     request.slot = slot
     request.target, request.drafted_at, request.warming, request.head_drafter = -1, -1, -1, -1
+    request.drafted_branches = False
     request.recorded = -1
     request.resend_timer_s = math.inf
     request.acceptance_rate, request.tokens_per_round = ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR

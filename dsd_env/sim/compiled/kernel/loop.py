@@ -143,6 +143,7 @@ def answer(k, w, gamma, batch_size, placement):
     drafter = int(candidate.drafter_number) if gamma > 0 else -1
     request.gamma, request.batch_size, request.draft_site = gamma, batch_size, site
     request.drafter, request.edge_server, request.to_target = drafter, edge, target
+    request.branches = candidate.fanout > 0.0
     w.reason = reason
     w.answered, w.pending = w.pending, -1
     w.decisions += 1

@@ -66,6 +66,8 @@ def observe(k, w, request):
         if n != own:
             others = min(others, w.attainments[latest * k.n_classes + n])
     system.others_attainment = others if k.n_classes > 1 else system.own_attainment
+    if k.edges_ordered:
+        _offer_edges(k, w, request, latest)
     for i in range(k.n_offered):
         _candidates(k, w, request, i, latest)
 
@@ -205,6 +207,50 @@ def _view_target(k, w, request, v, latest):
     v.gamma_mean, v.prefill_tokens = report.gamma_mean, report.prefill_tokens
 
 
+# ---------------------------------------------------------------------- edge servers on offer
+
+
+@jit
+def _offer_edges(k, w, request, latest):
+    """Order the edge servers on offer: the current one, then by when a next draft there would come."""
+    n, current = 0, -1
+    if request.drafted_at >= 0:
+        current = request.drafted_at % k.n_sites - k.n_devices
+    for edge in range(k.n_edges):
+        drafter = k.n_devices + edge
+        report = drafter_report(k, w, drafter, latest)
+        draft_s = report.wait_s + _shared_step_s(k, w, request, drafter, report.jobs, 1)
+        order = 2
+        if edge == current:
+            order = 0
+        elif report.up:
+            order = 1
+        # Sorted by insertion, of which only the first places are kept; equals stay in order of number.
+        at = n
+        while at > 0 and _comes_before(order, draft_s, w.edges_offered[at - 1]):
+            if at < k.n_edges_offered:
+                earlier, later = w.edges_offered[at - 1], w.edges_offered[at]
+                later.edge_server, later.order = earlier.edge_server, earlier.order
+                later.draft_s = earlier.draft_s
+            at -= 1
+        if at < k.n_edges_offered:
+            new = w.edges_offered[at]
+            new.edge_server, new.order, new.draft_s = edge, order, draft_s
+        n = min(n + 1, k.n_edges_offered)
+
+
+@jit
+def _comes_before(order, draft_s, other):
+    return order < other.order or (order == other.order and draft_s < other.draft_s)
+
+
+@jit
+def _shared_step_s(k, w, request, n, jobs, step_tokens):
+    """Return the time of a draft step at an edge server, all contexts being as long as the request's."""
+    together = min(jobs + 1, k.drafters[n].concurrency)
+    return step_s(k, w, n, together * step_tokens, together * _known_context_tokens(w, request), 0)
+
+
 # ---------------------------------------------------------------------- candidates
 
 
@@ -221,6 +267,8 @@ def _candidates(k, w, request, i, latest):
     for at in range(places):
         c, place = w.candidates[i * places + at], k.places[at]
         site, edge = place.site, place.edge_server
+        if k.edges_ordered and site == EDGE_SERVER:
+            edge = w.edges_offered[edge].edge_server
         drafter, number = k.n_devices + k.n_edges + target, target
         if site == OWN_DEVICE:
             drafter, number = request.device, request.device
@@ -228,17 +276,24 @@ def _candidates(k, w, request, i, latest):
             drafter, number = k.n_devices + edge, edge
         drafter += place.rank * k.n_sites
         lag = _lag_tokens(k, w, request, drafter)
+        fanout, streams = place.fanout, can_stream(k, drafter)
+        step_tokens = 1 + (fanout * k.depth if streams else 0)
         if site == COLOCATED:
-            can_draft = _at_target(k, w, request, c, drafter, target, context, lag, latest)
+            can_draft = _at_target(k, w, request, c, drafter, target, context, lag, latest, step_tokens)
         elif site == OWN_DEVICE:
-            can_draft = _on_device(k, w, request, c, drafter, context, lag)
+            can_draft = _on_device(k, w, request, c, drafter, context, lag, step_tokens)
         else:
-            can_draft = _at_edge(k, w, request, c, drafter, edge, target, context, lag, latest)
+            can_draft = _at_edge(k, w, request, c, drafter, edge, target, context, lag, latest, step_tokens)
+        can_draft = can_draft and (streams or fanout == 0 or not k.offers_branches)
         c.site, c.edge_server, c.offered = site, edge, i
         c.colocated = 1.0 if site == COLOCATED else 0.0
         c.own_device = 1.0 if site == OWN_DEVICE else 0.0
         c.valid = 1.0 if can_draft and at_target.up != 0.0 else 0.0
-        c.is_current = 1.0 if same and request.drafted_at == drafter else 0.0
+        is_current = same and request.drafted_at == drafter
+        if k.offers_branches:
+            is_current = is_current and request.drafted_branches == (fanout > 0)
+        c.is_current = 1.0 if is_current else 0.0
+        c.fanout, c.depth = fanout, k.depth if fanout > 0 else 0
         c.same_target = 1.0 if same else 0.0
         c.handover_s = _handover_s(k, w, request, site, number, edge)
         c.kv_lag_tokens, c.move_s = lag, move_s
@@ -281,17 +336,17 @@ def _write_drafter(c, draft_step_s, catch_up_s, draft_wait_s, rtt_s, shares_targ
 
 
 @jit
-def _steps(k, w, n, context, lag):
+def _steps(k, w, n, context, lag, step_tokens):
     """Return the times of a draft step and of the first one, which catches up; 0 without a drafter."""
     if k.drafters[n].mode == NO_DRAFTER:
         return 0.0, 0.0
-    return step_s(k, w, n, 1, context, 0), step_s(k, w, n, lag, context, context if lag > 1 else 0)
+    return step_s(k, w, n, step_tokens, context, 0), step_s(k, w, n, lag, context, context if lag > 1 else 0)
 
 
 @jit
-def _at_target(k, w, request, c, n, target, context, lag, latest):
+def _at_target(k, w, request, c, n, target, context, lag, latest, step_tokens):
     mode = k.drafters[n].mode
-    draft_step_s, catch_up_s = _steps(k, w, n, context, lag)
+    draft_step_s, catch_up_s = _steps(k, w, n, context, lag, step_tokens)
     wait_s = 0.0
     if mode == DRAFTS_ALONE:
         if request.site == COLOCATED and request.at == target:
@@ -303,8 +358,8 @@ def _at_target(k, w, request, c, n, target, context, lag, latest):
 
 
 @jit
-def _on_device(k, w, request, c, n, context, lag):
-    draft_step_s, catch_up_s = _steps(k, w, n, context, lag)
+def _on_device(k, w, request, c, n, context, lag, step_tokens):
+    draft_step_s, catch_up_s = _steps(k, w, n, context, lag, step_tokens)
     wait_s = 0.0
     if k.drafters[n].mode != NO_DRAFTER:
         mean_job_s = host_of(k, w, n).mean_job_s
@@ -314,12 +369,15 @@ def _on_device(k, w, request, c, n, context, lag):
 
 
 @jit
-def _at_edge(k, w, request, c, n, edge, target, context, lag, latest):
+def _at_edge(k, w, request, c, n, edge, target, context, lag, latest, step_tokens):
+    rtt_s = 2.0 * one_way_s(w, backhaul(k, edge, target))
+    if k.drafters[n].mode == NO_DRAFTER:
+        _write_drafter(c, 0.0, 0.0, 0.0, rtt_s, 0.0)
+        return False
     report = drafter_report(k, w, n, latest)
     together = min(report.jobs + 1, k.drafters[n].concurrency)
-    draft_step_s = step_s(k, w, n, together, together * context, 0)
+    draft_step_s = _shared_step_s(k, w, request, n, report.jobs, step_tokens)
     catch_up_s = step_s(k, w, n, lag + together - 1, together * context, context if lag > 1 else 0)
-    rtt_s = 2.0 * one_way_s(w, backhaul(k, edge, target))
     _write_drafter(c, draft_step_s, catch_up_s, report.wait_s, rtt_s, 0.0)
     return report.up and k.devices[request.device].has_edge_link and _fits(k, n, context)
 

@@ -175,6 +175,7 @@ def _renew(k, w, request):
     same = request.gamma > 0 and request.drafter == stream.drafter
     if same and request.to_target == stream.target:
         stream.window, stream.batch_size = request.gamma, request.batch_size
+        stream.branches = request.drafted_branches = request.branches
         go_on(k, w, request)
     else:
         request.waits_for = FOR_SEAT

@@ -89,7 +89,7 @@ def open_stream(k, w, request, echo_s, told_s, lag_tokens):
     """
     stream = stream_of(w, request)
     request.streams = True
-    request.drafted_at = request.drafter
+    request.drafted_at, request.drafted_branches = request.drafter, request.branches
     stream.drafter, stream.site, stream.at = request.drafter, request.draft_site, request.to_target
     if request.draft_site == OWN_DEVICE:
         stream.at = request.device
@@ -106,7 +106,8 @@ def open_stream(k, w, request, echo_s, told_s, lag_tokens):
     stream.seen_generation, stream.seen_start = 0, 0
     stream.arrived, stream.lost_at = 0, NOWHERE
     stream.verifying, stream.verifying_start = 0, 0
-    stream.branch_start, stream.seen_branch_start, stream.adopted_at = 0, NOWHERE, NOWHERE
+    stream.branches = request.branches
+    stream.branch_start, stream.seen_branch_start, stream.adopted_at = NOWHERE, NOWHERE, NOWHERE
     stream.steps, stream.seen_steps = 0, 0
     stream.echo_sent_s, stream.echo_came_s = 0.0, NO_ECHO
     log(k, w, LOG_STREAM_OPEN, request.to_target, request.number, request.gamma)
@@ -184,9 +185,9 @@ def _opened_at(stream, position):
 @jit
 def _open_branches(k, stream):
     """Return how many tokens the next step makes for branches; they grow while the window is full, too."""
-    if k.fanout == 0:
-        return 0
     position = stream.drafted
+    if position <= stream.branch_start:
+        return 0
     while position > stream.branch_start and stream.steps - _opened_at(stream, position - 1) < k.depth:
         position -= 1
     return k.fanout * (stream.drafted - position)
@@ -207,7 +208,7 @@ def _is_confident(k, w, request, stream):
 def chunk_drafted(k, w, request, tokens, branches):
     """Send the tokens that the drafter has made, those of branches and those that open them, too."""
     stream = stream_of(w, request)
-    opening = k.fanout if tokens > 0 else 0
+    opening = k.fanout if tokens > 0 and stream.branch_start < NOWHERE else 0
     w.totals.branch_drafted += branches
     w.totals.branch_sent += branches + opening
     stream.steps += 1
@@ -260,7 +261,7 @@ def _take_in(k, w, request, stream, before):
         if wrong == NOWHERE and drafted >= stream.known:
             _note_processed(k, w, request, stream, drafted, stream.known)
             return
-    elif k.fanout > 0 and stream.branch_start <= wrong and wrong < NOWHERE:
+    elif stream.branch_start <= wrong and wrong < NOWHERE:
         w.totals.branch_misses += 1
     right = min(wrong, stream.known)
     log(k, w, LOG_STREAM_ROLLBACK, stream.drafter, request.number, drafted - min(right, drafted))
@@ -292,7 +293,7 @@ def _first_other(k, w, request, stream, first, end, start):
 @jit
 def _is_in_branch(k, w, request, stream, wrong, branch_start):
     """Return whether the right token for a wrong draft opens one of its branches."""
-    if k.fanout == 0 or wrong < branch_start or wrong >= request.output_tokens:
+    if wrong < branch_start or wrong >= request.output_tokens:
         return False
     return is_near(k, w, request, k.drafters[stream.drafter].model, wrong, k.fanout)
 
@@ -303,7 +304,8 @@ def _adopt(k, w, request, stream, wrong):
     tokens = streams.branch_tokens(k.depth, _opened_at(stream, wrong), stream.steps)
     stream.generation += 1
     stream.start = wrong + 1
-    stream.drafted = stream.branch_start = stream.start + tokens
+    stream.drafted = stream.start + tokens
+    stream.branch_start = stream.drafted if stream.branches else NOWHERE
     stream.started_s = w.now_s
     w.totals.generations += 1
     set_valid_tokens(k, w, request, stream.drafter, request.prompt_tokens + wrong)
@@ -314,7 +316,8 @@ def _adopt(k, w, request, stream, wrong):
 def _begin(w, stream):
     """Begin a generation right after what is known to be committed."""
     stream.generation += 1
-    stream.start = stream.drafted = stream.branch_start = stream.known
+    stream.start = stream.drafted = stream.known
+    stream.branch_start = stream.known if stream.branches else NOWHERE
     stream.started_s = w.now_s
     w.totals.generations += 1
 
@@ -432,6 +435,7 @@ def _send_drafts(k, w, request, stream, tokens, branches, closes):
     message.generation, message.start = stream.generation, stream.start
     message.first, message.tokens, message.steps = stream.drafted, tokens, stream.steps
     message.window, message.batch_size, message.closes = stream.window, stream.batch_size, closes
+    message.branches = stream.branch_start < NOWHERE
     stream.messages += 1
     if stream.messages == 1:
         _expect_message(k, w, request, stream)
@@ -475,14 +479,15 @@ def _take_drafts(k, w, request, stream, message):
             w.totals.discarded += max(0, stream.arrived - (committed + stream.verifying))
         stream.verifying = 0
         stream.seen_generation, stream.seen_start = message.generation, message.start
-        stream.seen_branch_start, stream.adopted_at = message.first, NOWHERE
+        stream.seen_branch_start = message.first if message.branches else NOWHERE
+        stream.adopted_at = NOWHERE
         stream.arrived = message.first
         stream.lost_at = _first_other(k, w, request, stream, message.start, committed, message.start)
     elif message.generation < stream.seen_generation:
         _drop_late(k, w, request, stream, message)
         _extend_branch(k, w, request, stream)
         return
-    elif stream.seen_branch_start == NOWHERE:
+    elif message.branches and stream.seen_branch_start == NOWHERE:
         stream.seen_branch_start = message.first
     if stream.lost_at < NOWHERE:
         _drop_late(k, w, request, stream, message)

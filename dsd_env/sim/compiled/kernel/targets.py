@@ -186,7 +186,10 @@ def queue_at(k, w, request, server, task, gamma, prefill, warms, waits_for):
         _enter(k, w, server, request)
     else:
         _set_prefill(server, request, prefill)
-        _join(k, w, server, request)
+        if task == JOB_STREAM and k.stream_waits and prefill == 0:
+            _idle(k, w, request)
+        else:
+            _join(k, w, server, request)
     request.site, request.at = COLOCATED, target
     if task != JOB_PREFILL:
         _set_mode(server, request, task, w.streams[request.slot].window if task == JOB_STREAM else gamma)
@@ -496,7 +499,7 @@ def _verified(k, w, request, drafter, drafted):
     committed = min(accepted + 1, left)
     valid = drafting.valid_after(request.prompt_tokens + start, drafted, accepted)
     set_valid_tokens(k, w, request, drafter, valid)
-    request.drafted_at = drafter
+    request.drafted_at, request.drafted_branches = drafter, False
     request.verifies += 1
     request.drafted += drafted
     request.accepted += accepted

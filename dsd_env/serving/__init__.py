@@ -1,0 +1,51 @@
+"""Exported policies and rules in real serving systems.
+
+:class:`Controller` takes telemetry in engine terms, keeps the estimators, and decides per request; it imports
+neither torch nor a web framework. The HTTP service around it is :mod:`dsd_env.serving.app` (extra ``serve``).
+"""
+
+from dsd_env.serving.controller import Controller, ServedDecision
+from dsd_env.serving.deployment import Deployment, DeploymentError
+from dsd_env.serving.guard import GuardConfig
+from dsd_env.serving.telemetry import (
+    ClientJoined,
+    ControlMoved,
+    DrafterState,
+    DraftKv,
+    DraftState,
+    Event,
+    IterationDone,
+    LinkState,
+    RequestArrived,
+    RequestFinished,
+    RequestQueued,
+    RoundVerified,
+    RttSample,
+    TargetState,
+    TelemetryError,
+    TokensCommitted,
+)
+
+__all__ = [
+    "ClientJoined",
+    "ControlMoved",
+    "Controller",
+    "Deployment",
+    "DeploymentError",
+    "DraftKv",
+    "DraftState",
+    "DrafterState",
+    "Event",
+    "GuardConfig",
+    "IterationDone",
+    "LinkState",
+    "RequestArrived",
+    "RequestFinished",
+    "RequestQueued",
+    "RoundVerified",
+    "RttSample",
+    "ServedDecision",
+    "TargetState",
+    "TelemetryError",
+    "TokensCommitted",
+]

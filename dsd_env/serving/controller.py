@@ -1,0 +1,441 @@
+"""The controller: telemetry in, decisions out, in the process of an engine or behind a service."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder, Site
+from dsd_env.control.actions import Resolved, resolve
+from dsd_env.policy import Policy
+from dsd_env.policy import load as load_bundle
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers import Scheduler, make_scheduler
+from dsd_env.serving import telemetry as events
+from dsd_env.serving.deployment import Deployment, DeploymentError
+from dsd_env.serving.guard import Guard, GuardConfig
+from dsd_env.serving.state import State
+from dsd_env.serving.world import ServedRequest
+
+logger = logging.getLogger("dsd_env.serving")
+
+SITES = {Site.COLOCATED: "colocated", Site.OWN_DEVICE: "own_device", Site.EDGE_SERVER: "edge_server"}
+"""Names of the sites where drafts are made."""
+AHEAD_S = 1.0
+"""How far ahead of the controller's clock an observation may be; one further ahead counts as made now."""
+
+
+class ServedDecision(NamedTuple):
+    """A decision as an engine carries it out.
+
+    Attributes:
+        gamma: Drafts to make in the next round; 0 is plain decoding.
+        batch_size: Smallest batch that the verification should wait for; 1: it does not wait.
+        placement: Index into the list of candidates.
+        site: Where to draft: ``colocated``, ``own_device`` or ``edge_server``.
+        edge_server: Name of the edge server; "" elsewhere.
+        target: Name of the target.
+        model: Draft model; "" if nobody drafts.
+        source: What decided: ``policy``, ``rule`` (a scheduler of the registry) or ``safe_rule``.
+        reason: Why the decision was changed to what can be done, or why the safe rule decided; "" otherwise.
+        counter: Number of the decision within the request.
+        fanout: Branches that its stream should open at each draft; 0: none.
+    """
+
+    gamma: int
+    batch_size: int
+    placement: int
+    site: str
+    edge_server: str
+    target: str
+    model: str
+    source: str
+    reason: str
+    counter: int
+    fanout: int = 0
+
+    @property
+    def decision(self) -> Decision:
+        """The three numbers."""
+        return Decision(self.gamma, self.batch_size, self.placement)
+
+
+class Controller:
+    """Keeps the estimators of a deployment and decides per request.
+
+    Observations (:mod:`dsd_env.serving.telemetry`) go in by :meth:`observe`; :meth:`decide` answers for a
+    request. Features are computed by the code that computes them in training. All methods may be called by
+    several threads. Nothing grows without bound: requests are forgotten when they end, when they have not
+    been heard of for `forget_s`, or when there are more than `max_requests`.
+
+    :meth:`decide` never fails because of telemetry: a request that is not known, or whose view cannot be
+    made, gets plain decoding with a reason.
+
+    Example:
+        >>> controller = Controller("hf_heuristic", Deployment.of_engine(
+        ...     step_s=0.02, token_s=1e-4, draft_step_s=0.002, max_num_seqs=64))
+        >>> controller.observe(RequestArrived("a", prompt_tokens=300, target="engine"))
+        >>> controller.decide("a")                                  # the admission
+        >>> controller.observe(TokensCommitted("a", 1))             # its prefill is done
+        >>> controller.decide("a").gamma                            # the first round
+        >>> controller.observe(RoundVerified("a", drafted=4, accepted=4))
+
+    Attributes:
+        deployment: What is served.
+        scheduler: Name of what decides: ``policy:PATH`` or a rule.
+        policy: The bundle; None for rules.
+        guard: State of the guard rails.
+        counts: Observations and decisions so far, by what became of them; see :meth:`stats`.
+        lock: Held while anything changes; hold it to keep several calls together.
+    """
+
+    def __init__(
+        self,
+        policy: str | Path | Policy | Scheduler,
+        deployment: Deployment | Scenario | str | Path | Mapping[str, Any] | None = None,
+        *,
+        guard: GuardConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        origin_s: float | None = None,
+        reports: Literal["as_received", "by_nominal_delay"] = "as_received",
+        max_requests: int = 65_536,
+        max_clients: int = 65_536,
+        forget_s: float = 600.0,
+        seed: int = 0,
+    ) -> None:
+        """Load what decides and prepare the estimators.
+
+        Args:
+            policy: Directory of a bundle, a loaded bundle, a scheduler by name (``"hf_heuristic"``,
+                ``"policy:DIR"``) or a scheduler.
+            deployment: What is served; default: the scenario that the bundle was trained on.
+            guard: When to leave the policy for the safe rule.
+            clock: Seconds, never going back; `time_s` of observations is on it.
+            origin_s: Time on that clock that counts as the beginning; default: now.
+            reports: What a decision may use: reports as they come in (``as_received``), or each only after
+                the nominal delay from its server to the place of the decision (``by_nominal_delay``), as in
+                the simulator.
+            max_requests: Requests remembered at a time.
+            max_clients: Clients remembered at a time.
+            forget_s: A request or client that has not been heard of for so long is forgotten.
+            seed: For rules that draw.
+
+        Raises:
+            DeploymentError: Nothing describes the deployment.
+            dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
+            dsd_env.schedulers.base.SchedulerError: The name is wrong.
+        """
+        self.lock = threading.RLock()
+        self._clock = clock
+        self._seed = seed
+        scheduler, self.policy = _chosen(policy)
+        if deployment is None:
+            if self.policy is None:
+                raise DeploymentError(
+                    "a rule needs a deployment: give a scenario or Deployment.of_engine(...)"
+                )
+            deployment = Deployment.of_policy(self.policy)
+        elif not isinstance(deployment, Deployment):
+            deployment = Deployment.of(deployment)
+        if deployment.note:
+            logger.warning("deployment", extra={"note": deployment.note})
+        self.deployment = deployment
+        scenario = deployment.scenario
+        self._encoder = ObservationEncoder.of(scenario)
+        self._space = ActionSpace.of(scenario)
+        self._max_num_seqs = scenario.max_num_seqs
+        self._targets, self._edges = deployment.targets, deployment.edge_servers
+        self._config = guard or GuardConfig()
+        self._safe = make_scheduler(self._config.safe_rule)
+        self._safe.reset(scenario, seed)
+        self.guard = Guard(self._config, clock)
+        self._scheduler: Scheduler | None = None
+        self.scheduler = ""
+        self._use(scheduler, self.policy)
+        self.counts: dict[str, int] = dict.fromkeys(
+            (
+                "observations",
+                "decisions",
+                "moved",
+                "unknown_request",
+                "out_of_order",
+                "ahead",
+                "forgotten",
+                "safe",
+            ),
+            0,
+        )
+        self.moved: dict[str, int] = {}
+        self._origin_s = clock() if origin_s is None else origin_s
+        self._state = State(
+            deployment,
+            by_nominal_delay=reports == "by_nominal_delay",
+            max_requests=max_requests,
+            max_clients=max_clients,
+            forget_s=forget_s,
+            counts=self.counts,
+        )
+
+    # ------------------------------------------------------------------ in
+
+    def observe(self, event: events.Event) -> None:
+        """Take in one observation.
+
+        Raises:
+            TelemetryError: It is of the wrong type, or names a target, class or model that the deployment
+                lacks. Numbers out of range are moved and counted instead; observations of requests that are
+                not known are counted.
+        """
+        self.observe_many((event,))
+
+    def observe_many(self, several: Iterable[events.Event]) -> None:
+        """Take in observations in their order, all or none, and nothing of another thread between them.
+
+        Raises:
+            TelemetryError: One is wrong, see :meth:`observe`; none has been taken in.
+        """
+        known = [events.checked(event) for event in several]
+        with self.lock:
+            for event, _ in known:
+                self._state.check(event)
+            for event, moved in known:
+                if moved:
+                    self._note_moved(event, moved)
+                self.counts["observations"] += 1
+                self._state.take(event, self._seconds(event.time_s), doubtful=bool(moved))
+
+    def _note_moved(self, event: events.Event, fields: Sequence[str]) -> None:
+        for field in fields:
+            name = f"{type(event).__name__}.{field}"
+            if name not in self.moved:
+                self.moved[name] = 0
+                unit = events.RANGES[field].unit if field in events.RANGES else "s"
+                logger.warning("telemetry out of range", extra={"field": name, "unit": unit})
+            self.moved[name] += 1
+            self.counts["moved"] += 1
+
+    def _seconds(self, time_s: float | None) -> float:
+        """Return a time on the controller's own scale, which begins at its origin; none lies ahead."""
+        now_s = self._clock()
+        if time_s is None:
+            time_s = now_s
+        elif not time_s <= now_s + AHEAD_S:
+            self.counts["ahead"] += 1
+            time_s = now_s
+        return max(0.0, time_s - self._origin_s)
+
+    # ------------------------------------------------------------------ out
+
+    def decide(
+        self, request: str, now_s: float | None = None, *, counter: int | None = None
+    ) -> ServedDecision:
+        """Decide for a request that begins a round, or asks to be admitted.
+
+        Args:
+            request: Its name.
+            now_s: Time on the clock; default: now.
+            counter: Number of the decision within the request, from 0. If it is that of the last answer,
+                which may have been lost on its way, the answer is repeated and nothing is counted.
+        """
+        with self.lock:
+            if counter is not None and (known := self._state.requests.get(request)) is not None:
+                last = known.answer
+                if last is not None and last.counter == counter:
+                    return cast(ServedDecision, last)
+            return self._decide(request, self._seconds(now_s))
+
+    def decide_many(self, requests: Sequence[str], now_s: float | None = None) -> list[ServedDecision]:
+        """Decide for several requests at one moment, in their order.
+
+        Args:
+            requests: Their names.
+            now_s: Time on the clock; default: now.
+        """
+        with self.lock:
+            seconds = self._seconds(now_s)
+            return [self._decide(request, seconds) for request in requests]
+
+    def view(self, request: str, now_s: float | None = None) -> DecisionView:
+        """Return what is known for a decision on a request, as every scheduler sees it.
+
+        Raises:
+            KeyError: The request is not known.
+        """
+        with self.lock:
+            return self._state.view(self._state.requests[request], self._seconds(now_s))
+
+    def observation(self, request: str, now_s: float | None = None) -> Any:
+        """Return the observation that a policy reads (float32, shape (n_features,)).
+
+        Raises:
+            KeyError: The request is not known.
+        """
+        return self._encoder.encode(self.view(request, now_s))
+
+    def _decide(self, name: str, now_s: float) -> ServedDecision:
+        self.counts["decisions"] += 1
+        request = self._state.requests.get(name)
+        if request is None:
+            self.counts["unknown_request"] += 1
+            return self._plain("unknown_request")
+        begin_s = time.perf_counter()
+        try:
+            view = self._state.view(request, now_s)
+        except (ArithmeticError, LookupError, ValueError) as error:
+            self.guard.note("error")
+            logger.debug("no view", exc_info=error)
+            self.counts["safe"] += 1
+            return self._plain("error", request)
+        doubt = "out_of_range" if request.doubts else ""
+        request.doubts = 0
+        if self._stale(view):
+            doubt = doubt or "stale"
+        decision, source, reason = self._ask(view, doubt, begin_s)
+        resolved = resolve(view, decision, self._max_num_seqs)
+        self._state.decided(request, resolved, now_s)
+        request.answer = answer = self._served(view, resolved, decision, source, reason)
+        return answer
+
+    def _stale(self, view: DecisionView) -> bool:
+        """Return whether what is known of the current target is old; then see it as less old than it is."""
+        limit_s, stale = self._config.stale_s, False
+        for target in {id(c.target): c.target for c in view.candidates}.values():
+            if target.age_s > limit_s:
+                target.age_s = limit_s
+                stale = stale or target is view.target
+        return stale
+
+    def _ask(self, view: DecisionView, doubt: str, begin_s: float) -> tuple[Decision, str, str]:
+        """Return the decision, what took it, and why if that is the safe rule."""
+        guard = self.guard
+        if not guard.asks_policy():
+            return self._safe_decision(view, guard.reason)
+        trouble, decision = doubt, None
+        try:
+            decision = self._choose(view)
+        except FloatingPointError:
+            trouble = "not_finite"
+        except Exception as error:
+            # Whatever goes wrong in a scheduler, the engine gets an answer.
+            trouble = "error"
+            logger.debug("scheduler failed", exc_info=error)
+        if decision is not None and not trouble and time.perf_counter() - begin_s > self._config.budget_s:
+            trouble = "time_out"
+        guard.note(trouble)
+        if decision is None or not guard.trusted:
+            return self._safe_decision(view, trouble)
+        return decision, "rule" if self.policy is None else "policy", ""
+
+    def _choose(self, view: DecisionView) -> Decision:
+        if self.policy is None:
+            assert self._scheduler is not None
+            decision = self._scheduler.decide(view)
+            if not 0 <= decision.placement < len(view.candidates):
+                raise ValueError(f"{decision} is off the list of candidates")
+            return decision
+        observation = self._encoder.encode(view)
+        total = float(observation.dot(observation))
+        if not math.isfinite(total):
+            raise FloatingPointError("the observation is not finite")
+        space = self._space
+        mask = space.flat_mask(view, self._max_num_seqs) if self.policy.flat else space.mask(view)
+        return self.policy.decide(observation, mask)
+
+    def _safe_decision(self, view: DecisionView, reason: str) -> tuple[Decision, str, str]:
+        self.counts["safe"] += 1
+        return self._safe.decide(view), "safe_rule", reason
+
+    def _served(
+        self, view: DecisionView, resolved: Resolved, decision: Decision, source: str, reason: str
+    ) -> ServedDecision:
+        candidate = resolved.candidate
+        placement = decision.placement
+        if view.candidates[placement] is not candidate:
+            placement = next(i for i, each in enumerate(view.candidates) if each is candidate)
+        edge = self._edges[candidate.edge_server] if candidate.edge_server >= 0 else ""
+        return ServedDecision(
+            resolved.gamma,
+            resolved.batch_size,
+            placement,
+            SITES[candidate.site],
+            edge,
+            self._targets[candidate.target.index],
+            candidate.model if resolved.gamma else "",
+            source,
+            reason or resolved.reason or "",
+            view.counter,
+            candidate.fanout if resolved.gamma else 0,
+        )
+
+    def _plain(self, reason: str, request: ServedRequest | None = None) -> ServedDecision:
+        """Return plain decoding where the request is: what can be done without knowing anything."""
+        target = self._targets[max(0, request.target) if request else 0]
+        counter = request.decisions if request else 0
+        return ServedDecision(0, 1, 0, SITES[Site.COLOCATED], "", target, "", "safe_rule", reason, counter)
+
+    # ------------------------------------------------------------------ what decides
+
+    def swap(self, policy: str | Path | Policy | Scheduler) -> str:
+        """Let another policy or rule decide from now on, with the estimators as they are.
+
+        What is given is loaded and checked first: if that fails, nothing changes.
+
+        Returns:
+            The name of what decided before.
+
+        Raises:
+            dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
+        """
+        scheduler, bundle = _chosen(policy)
+        with self.lock:
+            before = self.scheduler
+            self._use(scheduler, bundle)
+            self.guard = Guard(self._config, self._clock)
+        return before
+
+    def _use(self, scheduler: Scheduler | str, policy: Policy | None) -> None:
+        if policy is not None:
+            self.deployment.check(policy)
+            self._scheduler, self.policy = None, policy.copy()
+            self.scheduler = str(scheduler)
+            return
+        rule = cast(Scheduler, scheduler)
+        rule.reset(self.deployment.scenario, self._seed)
+        self._scheduler, self.policy, self.scheduler = rule, None, rule.name
+
+    def stats(self) -> dict[str, Any]:
+        """Return counts and sizes: plain numbers by name, for logs and metrics."""
+        with self.lock:
+            return {
+                **self.counts,
+                "requests": len(self._state.requests),
+                "clients": len(self._state.clients),
+                "trusted": self.guard.trusted,
+                "reason": self.guard.reason,
+                "trips": dict(self.guard.trips),
+                "moved_fields": dict(self.moved),
+            }
+
+    @property
+    def requests(self) -> OrderedDict[str, ServedRequest]:
+        """The requests remembered, by name, the one heard of longest ago first."""
+        return self._state.requests
+
+
+def _chosen(policy: str | Path | Policy | Scheduler) -> tuple[Scheduler | str, Policy | None]:
+    """Return what decides, and the bundle if it is one."""
+    if isinstance(policy, Policy):
+        return f"policy:{policy.manifest.scenario.name}", policy
+    if isinstance(policy, Path):
+        return f"policy:{policy}", load_bundle(policy)
+    if isinstance(policy, str):
+        name = policy.removeprefix("policy:")
+        if name != policy or Path(policy).is_dir():
+            return f"policy:{name}", load_bundle(name)
+    return make_scheduler(policy), None

@@ -1,0 +1,376 @@
+"""What the HTTP service does, without HTTP: decisions, reloading, limits and figures.
+
+:mod:`dsd_env.serving.app` puts it on the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from dsd_env.policy import Policy, PolicyError
+from dsd_env.policy import load as load_bundle
+from dsd_env.policy.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES
+from dsd_env.serving import telemetry
+from dsd_env.serving.controller import Controller
+from dsd_env.serving.telemetry import TelemetryError
+
+logger = logging.getLogger("dsd_env.serving")
+
+MAX_ITEMS = 4096
+"""Most observations, and most requests, in one call."""
+ANSWERS_KEPT = 1024
+"""Newest calls with an `id` whose answers are kept for a repetition."""
+
+
+class ServiceError(ValueError):
+    """A call cannot be answered; the message says why.
+
+    Attributes:
+        status: HTTP status that says the same.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        """Take the message and the status."""
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the service takes from the network.
+
+    Attributes:
+        body_bytes: Longest body of a call.
+        calls_per_s: Calls per second on average; 0: no limit.
+        burst: Calls that may come at once.
+    """
+
+    body_bytes: int = 1 << 20
+    calls_per_s: float = 0.0
+    burst: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.body_bytes < 1 or self.burst < 1 or not 0.0 <= self.calls_per_s < 1e9:
+            raise ValueError(f"{self}: body_bytes and burst must be at least 1, calls_per_s at least 0")
+
+
+class Bucket:
+    """A token bucket: `burst` calls at once, `calls_per_s` on average."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin full."""
+        self._rate, self._burst = limits.calls_per_s, float(limits.burst)
+        self._level, self._clock, self._at_s = self._burst, clock, clock()
+        self._lock = threading.Lock()
+
+    def take(self) -> float:
+        """Take one call; return 0, or after how many seconds the next one has room."""
+        if self._rate == 0.0:
+            return 0.0
+        with self._lock:
+            now_s = self._clock()
+            self._level = min(self._burst, self._level + (now_s - self._at_s) * self._rate)
+            self._at_s = now_s
+            if self._level >= 1.0:
+                self._level -= 1.0
+                return 0.0
+            return (1.0 - self._level) / self._rate
+
+
+class Histogram:
+    """Durations by bucket, as Prometheus counts them."""
+
+    BOUNDS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0)
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._counts = [0] * (len(self.BOUNDS_S) + 1)
+        self._total_s = 0.0
+
+    def note(self, seconds: float) -> None:
+        """Count a duration."""
+        self._counts[bisect_left(self.BOUNDS_S, seconds)] += 1
+        self._total_s += seconds
+
+    def lines(self, name: str) -> list[str]:
+        """Return it in Prometheus' text format."""
+        found, total = [f"# TYPE {name} histogram"], 0
+        for bound, count in zip((*self.BOUNDS_S, "+Inf"), self._counts, strict=True):
+            total += count
+            found.append(f'{name}_bucket{{le="{bound}"}} {total}')
+        return [*found, f"{name}_sum {self._total_s:.9g}", f"{name}_count {total}"]
+
+
+class Service:
+    """A controller with a bundle that can be exchanged while it runs.
+
+    Attributes:
+        controller: Decides.
+        name: Name of the model, as clients of the Open Inference Protocol know it.
+        digest: SHA-256 of the manifest of the bundle that decides, which holds the digests of its weights;
+            "" for a rule.
+        ready: Whether it takes calls; false while it shuts down.
+        calls: Answered calls by path and status.
+        latency: Durations of calls.
+    """
+
+    def __init__(self, controller: Controller, *, name: str = "scheduler", path: Path | None = None) -> None:
+        """Serve with a controller.
+
+        Args:
+            controller: It.
+            name: Name of the model.
+            path: Directory of the bundle that it was made with, to reload from; None for a rule.
+        """
+        self.controller = controller
+        self.name = name
+        self.path = path
+        self.digest = "" if path is None else manifest_digest(path)
+        self.ready = True
+        self.latency = Histogram()
+        self.calls: dict[tuple[str, int], int] = {}
+        self.reloads = dict.fromkeys(("done", "refused", "rolled_back"), 0)
+        self._lock = threading.Lock()
+        self._before: tuple[Policy, str] | None = None
+        self._answers: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        # The controller's own copy computes in buffers that only its lock protects.
+        self._tensors = None if controller.policy is None else controller.policy.copy()
+
+    # ------------------------------------------------------------------ calls
+
+    def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Take in observations, then decide for requests: the call ``/v1/decide``.
+
+        Args:
+            body: ``events`` (each with ``type``, the name of a kind of observation, and its fields),
+                ``requests`` (names, or objects with ``request`` and ``counter``), ``now_s``, and ``id``, a
+                name of the call: if it is repeated, so is the answer, and nothing is taken in twice. All are
+                optional.
+
+        Returns:
+            ``decisions``, in the order of the requests.
+
+        Raises:
+            ServiceError: The body is not of that form. Then nothing of it has been taken in.
+        """
+        unknown = set(body) - {"events", "requests", "now_s", "id"}
+        if unknown:
+            raise ServiceError(
+                f"unknown key {min(map(str, unknown))!r:.80}; known are events, id, now_s, requests"
+            )
+        events = [parsed(event) for event in _list(body, "events")]
+        wanted = [_wanted(each) for each in _list(body, "requests")]
+        now_s = body.get("now_s")
+        if now_s is not None and (type(now_s) not in (int, float) or not -1e12 < now_s < 1e12):
+            raise ServiceError(f"now_s = {now_s!r:.80} must be a time in seconds")
+        call = body.get("id")
+        if call is not None and (type(call) is not str or len(call) > telemetry.MAX_NAME):
+            raise ServiceError(f"id = {call!r:.80} must be a text of at most {telemetry.MAX_NAME} characters")
+        controller = self.controller
+        with controller.lock:
+            if call is not None and call in self._answers:
+                return self._answers[call]
+            try:
+                controller.observe_many(events)
+            except TelemetryError as error:
+                raise ServiceError(str(error)) from error
+            answer = {
+                "decisions": [
+                    controller.decide(name, now_s, counter=counter)._asdict() for name, counter in wanted
+                ]
+            }
+            if call is not None:
+                self._answers[call] = answer
+                if len(self._answers) > ANSWERS_KEPT:
+                    self._answers.popitem(last=False)
+            return answer
+
+    # ------------------------------------------------------------------ the bundle
+
+    @property
+    def tensors(self) -> Policy:
+        """The bundle, for calls with an observation of the client's own.
+
+        Raises:
+            ServiceError: A rule decides.
+        """
+        policy = self._tensors
+        if policy is None:
+            raise ServiceError("a rule decides here, which reads no tensors; call /v1/decide", 400)
+        return policy.copy()
+
+    def reload(self, sha256: str | None = None) -> str:
+        """Read the bundle's directory again and let what is there decide, without losing a call.
+
+        Args:
+            sha256: Digest that its manifest must have; None: any.
+
+        Returns:
+            The digest of what decides now.
+
+        Raises:
+            ServiceError: There is no bundle, it is damaged, does not fit, or is another one than asked for.
+                The one before goes on deciding.
+        """
+        with self._lock:
+            if self.path is None or self.controller.policy is None:
+                raise ServiceError("a rule decides here; there is nothing to reload", 409)
+            try:
+                digest = manifest_digest(self.path)
+                if sha256 is not None and sha256 != digest:
+                    raise PolicyError(f"{self.path}: its manifest has SHA-256 {digest}, not {sha256:.80}")
+                policy = load_bundle(self.path)
+                if manifest_digest(self.path) != digest:
+                    raise PolicyError(f"{self.path}: changed while it was read; try again")
+                before = self.controller.policy
+                self.controller.swap(policy)
+            except PolicyError as error:
+                self.reloads["refused"] += 1
+                logger.warning("reload refused", extra={"error": str(error)})
+                raise ServiceError(str(error), 409) from error
+            self._before = (before, self.digest)
+            self._tensors, self.digest = policy, digest
+            self.reloads["done"] += 1
+            logger.info("reloaded", extra={"sha256": digest})
+            return digest
+
+    def roll_back(self) -> str:
+        """Let the bundle before the last reload decide again; return its digest.
+
+        Raises:
+            ServiceError: There is none.
+        """
+        with self._lock:
+            if self._before is None:
+                raise ServiceError("nothing has been reloaded, so there is nothing to return to", 409)
+            now = self._tensors
+            policy, digest = self._before
+            self.controller.swap(policy)
+            assert now is not None
+            self._before = (now, self.digest)
+            self._tensors, self.digest = policy.copy(), digest
+            self.reloads["rolled_back"] += 1
+            logger.info("rolled back", extra={"sha256": digest})
+            return digest
+
+    # ------------------------------------------------------------------ figures
+
+    def count(self, path: str, status: int, seconds: float) -> None:
+        """Count an answered call."""
+        with self._lock:
+            self.calls[path, status] = self.calls.get((path, status), 0) + 1
+            self.latency.note(seconds)
+
+    def metrics(self) -> str:
+        """Return every figure in Prometheus' text format."""
+        stats = self.controller.stats()
+        lines = ["# TYPE dsd_http_requests_total counter"]
+        with self._lock:
+            lines += [
+                f'dsd_http_requests_total{{path="{path}",status="{status}"}} {count}'
+                for (path, status), count in sorted(self.calls.items())
+            ]
+            lines += self.latency.lines("dsd_http_request_seconds")
+            lines.append("# TYPE dsd_reloads_total counter")
+            lines += [f'dsd_reloads_total{{result="{key}"}} {n}' for key, n in self.reloads.items()]
+        for key in (
+            "observations",
+            "decisions",
+            "moved",
+            "unknown_request",
+            "out_of_order",
+            "ahead",
+            "forgotten",
+            "safe",
+        ):
+            lines += [f"# TYPE dsd_{key}_total counter", f"dsd_{key}_total {stats[key]}"]
+        for key in ("requests", "clients", "trusted"):
+            lines += [f"# TYPE dsd_{key} gauge", f"dsd_{key} {int(stats[key])}"]
+        lines.append("# TYPE dsd_guard_trips_total counter")
+        lines += [f'dsd_guard_trips_total{{reason="{key}"}} {n}' for key, n in stats["trips"].items()]
+        return "\n".join(lines) + "\n"
+
+
+def manifest_digest(path: Path) -> str:
+    """Return the SHA-256 of a bundle's manifest.
+
+    Raises:
+        dsd_env.policy.PolicyError: It cannot be read.
+    """
+    try:
+        with open(path / MANIFEST_FILE, "rb") as file:
+            return hashlib.sha256(file.read(MAX_MANIFEST_BYTES + 1)).hexdigest()
+    except OSError as error:
+        raise PolicyError(f"{path / MANIFEST_FILE}: cannot be read ({error.strerror})") from error
+
+
+_FIELDS = {name: frozenset(field.name for field in fields(kind)) for name, kind in telemetry.EVENTS.items()}
+
+
+def parsed(event: object) -> telemetry.Event:
+    """Return an observation from its JSON object.
+
+    Raises:
+        ServiceError: It is none; the message says what is wrong.
+    """
+    if not isinstance(event, dict):
+        raise ServiceError(f"an event must be an object, found {type(event).__name__}")
+    name = event.get("type")
+    known = _FIELDS.get(name) if isinstance(name, str) else None
+    if known is None:
+        raise ServiceError(f"type = {name!r:.80} is no event; known are {', '.join(_FIELDS)}")
+    values = {key: value for key, value in event.items() if key != "type"}
+    for key in values:
+        if key not in known:
+            raise ServiceError(f"{name}.{key:.80} is unknown; known are {', '.join(sorted(known))}")
+    try:
+        made: telemetry.Event = telemetry.EVENTS[str(name)](**values)
+    except TypeError as error:
+        raise ServiceError(str(error).replace("__init__()", str(name))) from error
+    return made
+
+
+def loads(body: bytes) -> dict[str, Any]:
+    """Return the object of a JSON text.
+
+    Raises:
+        ServiceError: It is none.
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ServiceError(f"the body is not JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise ServiceError(f"the body must be an object, found {type(data).__name__}")
+    return data
+
+
+def _list(body: Mapping[str, Any], key: str) -> list[Any]:
+    found = body.get(key, [])
+    if not isinstance(found, list) or len(found) > MAX_ITEMS:
+        raise ServiceError(f"{key} must be a list of at most {MAX_ITEMS}")
+    return found
+
+
+def _wanted(each: object) -> tuple[str, int | None]:
+    name: object = each
+    counter: object = None
+    if isinstance(each, dict):
+        name, counter = each.get("request"), each.get("counter")
+        if set(each) - {"request", "counter"}:
+            raise ServiceError("a request is a name, or an object with request and counter")
+    if type(name) is not str or len(name) > telemetry.MAX_NAME:
+        raise ServiceError(f"request {name!r:.80} must be a text of at most {telemetry.MAX_NAME} characters")
+    if counter is not None and type(counter) is not int:
+        raise ServiceError(f"counter = {counter!r:.80} must be a whole number")
+    return name, counter

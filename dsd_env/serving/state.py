@@ -1,0 +1,553 @@
+"""What a controller knows of a deployment, and how each observation changes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dsd_env.control.actions import Resolved
+from dsd_env.control.estimators import note_lengths, note_round
+from dsd_env.control.view import DecisionView, Site
+from dsd_env.laws import reports
+from dsd_env.serving import telemetry as events
+from dsd_env.serving.deployment import Deployment
+from dsd_env.serving.telemetry import TelemetryError
+from dsd_env.serving.world import (
+    Ahead,
+    OpenStream,
+    ServedDevice,
+    ServedDrafter,
+    ServedRequest,
+    ServedTarget,
+    ServedTelemetry,
+    ServedWorld,
+)
+from dsd_env.sim.entities import Report
+from dsd_env.workload import RequestSpec
+
+SITE_NAMES = {"colocated": Site.COLOCATED, "own_device": Site.OWN_DEVICE, "edge_server": Site.EDGE_SERVER}
+ANYBODY = ""
+"""Name of the client of requests that name none."""
+_MAX_PERIODS = 1024
+"""Periods without an observation that are made up for one by one; the running rates are about 0 then."""
+_REPORT_FIELDS = tuple(field.name for field in dataclasses.fields(Report) if field.name != "time_s")
+
+
+class Carried(NamedTuple):
+    """How a decision is carried out.
+
+    Attributes:
+        site: Where drafts are made.
+        edge_server: Number of the edge server, or -1.
+        target: Number of the target.
+        drafter: Number of the drafter; -1 for plain decoding.
+        model: Draft model; "" for plain decoding.
+        gamma: Drafts.
+        fanout: Branches that its stream opens at each draft; 0: none.
+    """
+
+    site: Site
+    edge_server: int
+    target: int
+    drafter: int
+    model: str
+    gamma: int
+    fanout: int = 0
+
+
+class State:
+    """The estimators of a deployment.
+
+    Attributes:
+        requests: By name, the one heard of longest ago first.
+        clients: By name, likewise.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        by_nominal_delay: bool,
+        max_requests: int,
+        max_clients: int,
+        forget_s: float,
+        counts: dict[str, int],
+    ) -> None:
+        """Begin with nothing seen; see :class:`dsd_env.serving.Controller` for the arguments."""
+        if min(max_requests, max_clients) < 1:
+            raise ValueError("max_requests and max_clients must be at least 1")
+        scenario = deployment.scenario
+        self._served = ServedWorld(deployment)
+        self.targets = self._served.targets
+        self._telemetry = ServedTelemetry(scenario, self._served.world, by_nominal_delay)
+        self._system = self._telemetry.system
+        self._weight = scenario.protocol.stats_window
+        self._by_nominal_delay = by_nominal_delay
+        if by_nominal_delay:
+            # Reports travel, so each is kept as it was made; otherwise the one report is the newest state.
+            for target in self.targets:
+                target.reports[0] = dataclasses.replace(target.state)
+        self._target_numbers = {name: number for number, name in enumerate(deployment.targets)}
+        self._slos = [(name, slo.bounds()) for name, slo in scenario.slo.items()]
+        self._slo_numbers = {name: number for number, (name, _) in enumerate(self._slos)}
+        self._longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
+        self._max_requests, self._max_clients, self._forget_s = max_requests, max_clients, forget_s
+        self._counts = counts
+        self.requests: OrderedDict[str, ServedRequest] = OrderedDict()
+        self.clients: OrderedDict[str, ServedDevice] = OrderedDict()
+        self._number = 0
+        self._periods = 1
+        self._telemetry.publish(0.0)
+        self._next_period_s = self._system.period_s
+        self._takes: dict[type[Any], Callable[[Any, float], ServedRequest | None]] = {
+            events.ClientJoined: self._joined,
+            events.RequestArrived: self._arrived,
+            events.RequestQueued: self._queued,
+            events.TokensCommitted: self._committed,
+            events.RoundVerified: self._verified,
+            events.ControlMoved: self._moved,
+            events.DraftState: self._draft_state,
+            events.DraftKv: self._draft_kv,
+            events.RequestFinished: self._finished,
+            events.TargetState: self._target_state,
+            events.IterationDone: self._iteration,
+            events.DrafterState: self._drafter_state,
+            events.RttSample: self._rtt,
+            events.LinkState: self._link,
+        }
+
+    # ------------------------------------------------------------------ time
+
+    def check(self, event: Any) -> None:
+        """Make sure that the deployment has what an observation names.
+
+        Raises:
+            TelemetryError: It has not.
+        """
+        kind = type(event)
+        if getattr(event, "target", None) is not None:
+            self._target(event.target)
+        if getattr(event, "edge_server", None) is not None:
+            self._edge(event.edge_server)
+        if getattr(event, "site", None) is not None and _site(event.site) == Site.EDGE_SERVER:
+            self._edge(event.edge_server)
+        if kind is events.RequestArrived and event.slo is not None and event.slo not in self._slo_numbers:
+            raise TelemetryError(f"slo {event.slo!r} is not a class of: {', '.join(self._slo_numbers)}")
+        if kind is events.ClientJoined:
+            classes, n_devices = self._served.device_classes, self._served.scenario.n_devices
+            if event.device_class is not None and event.device_class not in classes:
+                raise TelemetryError(
+                    f"device_class {event.device_class!r} is not in the deployment: {', '.join(classes)}"
+                )
+            if event.number is not None and event.number >= n_devices:
+                raise TelemetryError(
+                    f"device number {event.number} is not below the deployment's {n_devices}"
+                )
+        if kind is events.RoundVerified:
+            models = self._system.models
+            if not models or (event.model is not None and event.model not in models):
+                raise TelemetryError(
+                    f"model {event.model!r} is not a draft model of: {', '.join(models) or 'none'}"
+                )
+        if kind is events.DrafterState and event.client is None:
+            menu = self._target(event.target).drafters
+            if event.edge_server is not None:
+                menu = self._edge(event.edge_server)
+            if not any(drafter.server is not None for drafter in _meant(menu, event.drafter)):
+                raise TelemetryError("DrafterState names a place without a drafter on hardware of its own")
+
+    def take(self, event: events.Event, now_s: float, *, doubtful: bool) -> None:
+        """Take in an observation made at a time; `doubtful`: some of its numbers were moved."""
+        self.pass_time(now_s)
+        name = getattr(event, "request", None)
+        if name is not None and not isinstance(event, events.RequestArrived) and name not in self.requests:
+            self._counts["unknown_request"] += 1
+            if not isinstance(event, (events.TargetState, events.DrafterState)):
+                return
+        request = self._takes[type(event)](event, now_s)
+        if request is not None:
+            request.seen_s = now_s
+            self.requests.move_to_end(request.name)
+            if doubtful:
+                request.doubts += 1
+        elif doubtful and isinstance(event, (events.TargetState, events.IterationDone)):
+            number = self._target(event.target).number
+            for each in self.requests.values():
+                if each.target == number:
+                    each.doubts += 1
+
+    def pass_time(self, now_s: float) -> None:
+        """Publish the running rates of every period that has ended by now."""
+        if now_s < self._next_period_s:
+            return
+        period_s = self._system.period_s
+        missed = int(now_s / period_s) - self._periods
+        if missed > _MAX_PERIODS:
+            self._periods += missed - _MAX_PERIODS
+        while self._periods * period_s <= now_s:
+            self._telemetry.publish(self._periods * period_s)
+            self._periods += 1
+        self._next_period_s = self._periods * period_s
+        self._forget_old(now_s)
+
+    def _forget_old(self, now_s: float) -> None:
+        while self.requests:
+            request = next(iter(self.requests.values()))
+            if now_s - request.seen_s <= self._forget_s:
+                break
+            self._forget(request)
+        while self.clients:
+            client = next(iter(self.clients.values()))
+            if now_s - client.seen_s <= self._forget_s or client.requests:
+                break
+            del self.clients[client.name]
+
+    def _forget(self, request: ServedRequest) -> None:
+        self._counts["forgotten"] += 1
+        self._drop(request)
+
+    def _drop(self, request: ServedRequest) -> None:
+        del self.requests[request.name]
+        request.device.requests.discard(request.name)
+        if request.target >= 0:
+            self.targets[request.target].forget(request.number)
+
+    # ------------------------------------------------------------------ who is meant
+
+    def _target(self, name: str | None, default: int = 0) -> ServedTarget:
+        if name is None:
+            return self.targets[max(0, default)]
+        number = self._target_numbers.get(name)
+        if number is None:
+            raise TelemetryError(
+                f"target {name!r} is not in the deployment: {', '.join(self._target_numbers)}"
+            )
+        return self.targets[number]
+
+    def _edge(self, number: int | None) -> tuple[ServedDrafter, ...]:
+        edges = self._served.edges
+        if not 0 <= (number or 0) < len(edges):
+            raise TelemetryError(f"edge_server {number or 0} is not among the {len(edges)} of the deployment")
+        return edges[number or 0]
+
+    def _client(self, name: str, now_s: float) -> ServedDevice:
+        client = self.clients.get(name)
+        if client is None:
+            client = self._add_client(self._served.join(name))
+        client.seen_s = now_s
+        self.clients.move_to_end(name)
+        return client
+
+    def _add_client(self, client: ServedDevice) -> ServedDevice:
+        while len(self.clients) >= self._max_clients:
+            oldest = next(iter(self.clients.values()))
+            del self.clients[oldest.name]
+        self.clients[client.name] = client
+        return client
+
+    def _target_of(self, request: ServedRequest, name: str | None) -> ServedTarget:
+        """Return a target by name, else that of a request's last decision, else its own."""
+        last = request.last
+        return self._target(name, request.target if last is None else last.target)
+
+    # ------------------------------------------------------------------ clients
+
+    def _joined(self, event: events.ClientJoined, now_s: float) -> None:
+        known = self.clients.pop(event.client, None)
+        client = self._served.join(event.client, event.device_class, event.number, event.draft_time_factor)
+        for channel, delay_s in (
+            (client.up, event.uplink_one_way_s),
+            (client.down, event.downlink_one_way_s),
+            (client.edge_up, event.edge_uplink_one_way_s),
+            (client.edge_down, event.edge_downlink_one_way_s),
+        ):
+            if channel is not None and delay_s is not None:
+                channel.one_way_s = delay_s
+        client.rtt_s = client.up.one_way_s + client.down.one_way_s
+        client.seen_s = now_s
+        if known is not None:
+            client.requests = known.requests
+            for name in known.requests:
+                self.requests[name].device = client
+        self._add_client(client)
+
+    def _rtt(self, event: events.RttSample, now_s: float) -> None:
+        client = self._client(event.client, now_s)
+        reports.measure_round_trip(client, now_s, event.rtt_s, self._weight)
+
+    def _link(self, event: events.LinkState, now_s: float) -> None:
+        client = self._client(event.client, now_s)
+        if event.up is not None:
+            client.up.up = client.down.up = event.up
+        if event.uplink_bits_per_s is not None:
+            client.up.bits_per_s = event.uplink_bits_per_s
+        if event.downlink_bits_per_s is not None:
+            client.down.bits_per_s = event.downlink_bits_per_s
+        if event.lost is not None:
+            client.loss = reports.moved(client.loss, 1.0 if event.lost else 0.0, self._weight)
+
+    # ------------------------------------------------------------------ requests
+
+    def _arrived(self, event: events.RequestArrived, now_s: float) -> ServedRequest:
+        slo_class = 0 if event.slo is None else self._slo_numbers[event.slo]
+        target = None if event.target is None else self._target(event.target)
+        if (before := self.requests.get(event.request)) is not None:
+            self._forget(before)
+        while len(self.requests) >= self._max_requests:
+            self._forget(next(iter(self.requests.values())))
+        client = self._client(ANYBODY if event.client is None else event.client, now_s)
+        spec = RequestSpec(
+            uid=self._number,
+            device=client.number,
+            kind=0,
+            prompt_tokens=event.prompt_tokens or 0,
+            output_tokens=0,
+            slo_class=slo_class,
+            acceptance_kinds=(),
+            recorded=None,
+            **self._slos[slo_class][1],
+        )
+        control = (Site.OWN_DEVICE, client.number)
+        request = ServedRequest(event.request, self._number, spec, client, now_s, control)
+        request.longest_lag = self._longest
+        self._number += 1
+        self.requests[event.request] = request
+        client.requests.add(event.request)
+        if target is not None:
+            request.control = (Site.COLOCATED, target.number)
+            self._system.count_arrival()
+        return request
+
+    def _queued(self, event: events.RequestQueued, now_s: float) -> ServedRequest:
+        request = self.requests[event.request]
+        target = self._target_of(request, event.target)
+        if request.committed == 0:
+            self._system.count_arrival()
+        self._enter(request, target, now_s)
+        request.control = (Site.COLOCATED, target.number)
+        return request
+
+    def _enter(self, request: ServedRequest, target: ServedTarget, now_s: float) -> None:
+        """Note that a request is at a target, maybe another one than before."""
+        target.sign_of_life(now_s)
+        if request.target != target.number:
+            if request.target >= 0:
+                self.targets[request.target].forget(request.number)
+            request.target = target.number
+            target.enter(request.number)
+
+    def _committed(self, event: events.TokensCommitted, now_s: float) -> ServedRequest:
+        request = self.requests[event.request]
+        target = self._target_of(request, event.target)
+        self._enter(request, target, now_s)
+        first = request.committed == 0
+        tokens = 1 if event.tokens is None else event.tokens
+        self._system.count_tokens(tokens)
+        if event.round_over or (event.round_over is None and not first):
+            note_lengths(request, 0, 0)
+        if not first:
+            target.note_mode(request.number, "plain", 0)
+        request.commit(tokens, now_s)
+        self._take_control(
+            request, target, drafts=first and request.last is not None and request.last.gamma > 0
+        )
+        return request
+
+    def _verified(self, event: events.RoundVerified, now_s: float) -> ServedRequest:
+        request, last = self.requests[event.request], self.requests[event.request].last
+        target = self._target_of(request, event.target)
+        model = event.model or (last.model if last is not None else "") or next(iter(self._system.models))
+        accepted = min(event.accepted, event.drafted)
+        committed = accepted + 1 if event.committed is None else event.committed
+        self._enter(request, target, now_s)
+        if last is not None and last.drafter >= 0:
+            request.note_drafted(last.drafter, event.drafted, accepted)
+            request.drafted_branches = last.fanout > 0
+            colocated = last.drafter in target.shared
+            target.note_mode(request.number, "colocated" if colocated else "remote", event.drafted)
+        confidence = 0.0 if event.confidence is None else event.confidence
+        note_round(request, model, event.drafted, accepted, committed, confidence, self._weight)
+        if event.drafted:
+            self._system.count_verified(model, event.drafted, accepted)
+        self._system.count_tokens(committed)
+        request.commit(committed, now_s)
+        self._take_control(request, target, drafts=True)
+        return request
+
+    @staticmethod
+    def _take_control(request: ServedRequest, target: ServedTarget, *, drafts: bool) -> None:
+        """Say where the next decision is taken: where drafts are made, otherwise at the target."""
+        last = request.last
+        request.control = (Site.COLOCATED, target.number)
+        if drafts and last is not None and last.drafter >= 0:
+            if last.site == Site.OWN_DEVICE:
+                request.control = (Site.OWN_DEVICE, request.device.number)
+            elif last.site == Site.EDGE_SERVER:
+                request.control = (Site.EDGE_SERVER, last.edge_server)
+
+    def _moved(self, event: events.ControlMoved, now_s: float) -> ServedRequest:
+        request = self.requests[event.request]
+        site = _site(event.site)
+        if site == Site.COLOCATED:
+            request.control = (site, self._target(event.target, request.target).number)
+        elif site == Site.OWN_DEVICE:
+            request.control = (site, request.device.number)
+        else:
+            self._edge(event.edge_server)
+            request.control = (site, event.edge_server or 0)
+        return request
+
+    def _draft_state(self, event: events.DraftState, now_s: float) -> ServedRequest:
+        request = self.requests[event.request]
+        request.head_start = Ahead(event.head_start_tokens) if event.head_start_tokens else None
+        request.stream = None
+        if event.known_tokens is not None:
+            request.known_tokens = event.known_tokens
+        if event.known_commit_s is not None:
+            request.known_commit_s = event.known_commit_s
+        if event.window_tokens:
+            known = request.known_tokens
+            began_s = now_s if event.generation_started_s is None else event.generation_started_s
+            request.stream = OpenStream(
+                event.window_tokens,
+                known + (event.lead_tokens or 0),
+                known,
+                event.generations or 0,
+                min(began_s, now_s),
+            )
+        if event.idle_share is not None:
+            request.idle_share = event.idle_share
+        return request
+
+    def _draft_kv(self, event: events.DraftKv, now_s: float) -> ServedRequest:
+        request = self.requests[event.request]
+        last = request.last
+        if event.site is None:
+            number = last.drafter if last is not None else -1
+        else:
+            site, menu = _site(event.site), request.device.drafters
+            if site == Site.COLOCATED:
+                menu = self._target(event.target, request.target).drafters
+            elif site == Site.EDGE_SERVER:
+                menu = self._edge(event.edge_server)
+            rank = event.drafter or 0
+            number = menu[rank].number if rank < len(menu) else -1
+        if number >= 0:
+            request.drafter_valid[number] = event.valid_tokens
+        return request
+
+    def _finished(self, event: events.RequestFinished, now_s: float) -> None:
+        request = self.requests[event.request]
+        if event.met_slo is not None:
+            self._system.count_completed(request.spec.slo_class, event.met_slo)
+        self._drop(request)
+
+    # ------------------------------------------------------------------ servers
+
+    def _target_state(self, event: events.TargetState, now_s: float) -> None:
+        target = self._target(event.target)
+        state = target.state
+        if now_s < state.time_s and "time_s" in target.reports_itself:
+            # A late report must not undo a newer one.
+            self._counts["out_of_order"] += 1
+            return
+        for name in _REPORT_FIELDS:
+            value = getattr(event, name)
+            if value is not None:
+                setattr(state, name, value)
+                target.reports_itself.add(name)
+        target.reports_itself.add("time_s")
+        state.time_s = now_s
+        if event.token_s is None:
+            state.token_s = target.marginal_token_s()
+        if self._by_nominal_delay:
+            if event.periodic:
+                target.reports.append(dataclasses.replace(state))
+            if event.request is not None and event.request in self.requests:
+                self.requests[event.request].report = dataclasses.replace(state)
+
+    def _iteration(self, event: events.IterationDone, now_s: float) -> None:
+        target, weight = self._target(event.target), self._weight
+        tokens = 1 if event.new_tokens is None else event.new_tokens
+        target.iteration_s = reports.moved(target.iteration_s, event.duration_s, weight)
+        target.iteration_tokens = reports.moved(target.iteration_tokens, tokens, weight)
+        if "iteration_s" not in target.reports_itself:
+            target.state.iteration_s = target.iteration_s
+        if "token_s" not in target.reports_itself:
+            target.state.token_s = target.marginal_token_s()
+        target.sign_of_life(now_s)
+
+    def _drafter_state(self, event: events.DrafterState, now_s: float) -> None:
+        if event.client is not None:
+            client = self._client(event.client, now_s)
+            menu = client.drafters
+        elif event.edge_server is not None:
+            menu = self._edge(event.edge_server)
+        else:
+            menu = self._target(event.target).drafters
+        own = [drafter for drafter in _meant(menu, event.drafter) if drafter.server is not None]
+        if not own:
+            # A client without a drafter; what it says of one concerns nobody.
+            return
+        host = own[0].own_server
+        if event.up is not None:
+            host.up = event.up
+        if event.jobs is not None:
+            host.jobs, host.wait_s = event.jobs, None
+        if event.wait_s is not None:
+            host.wait_s = event.wait_s
+        if event.mean_job_s is not None:
+            host.mean_job_s = event.mean_job_s
+        if event.job_s is not None:
+            host.mean_job_s = reports.moved(host.mean_job_s, event.job_s, self._weight)
+        if event.client is not None:
+            if event.jobs is not None:
+                for name in client.requests if event.request is None else (event.request,):
+                    if name in self.requests:
+                        self.requests[name].own_jobs = client.jobs
+        elif event.periodic:
+            for drafter in own:
+                if drafter.server is host:
+                    drafter.reports.append(drafter.report(now_s))
+
+    # ------------------------------------------------------------------ decisions
+
+    def view(self, request: ServedRequest, now_s: float) -> DecisionView:
+        """Return what is known for a decision on a request."""
+        self.pass_time(now_s)
+        return self._telemetry.view(request, now_s)  # type: ignore[arg-type]
+
+    def decided(self, request: ServedRequest, resolved: Resolved, now_s: float) -> None:
+        """Note how a decision is carried out."""
+        candidate = resolved.candidate
+        drafter = -1
+        if resolved.gamma > 0:
+            drafter = self._telemetry.drafter_number(request.device.number, candidate)
+        request.last = Carried(
+            candidate.site,
+            candidate.edge_server,
+            candidate.target.index,
+            drafter,
+            candidate.model if resolved.gamma > 0 else "",
+            resolved.gamma,
+            candidate.fanout if resolved.gamma > 0 else 0,
+        )
+        request.decisions += 1
+        if request.committed > 0:
+            request.rounds += 1
+        request.seen_s = now_s
+        self.requests.move_to_end(request.name)
+
+
+def _meant(menu: tuple[ServedDrafter, ...], rank: int | None) -> tuple[ServedDrafter, ...]:
+    """Return the drafter at a place of a list, or all."""
+    return menu if rank is None else menu[rank : rank + 1]
+
+
+def _site(name: str) -> Site:
+    site = SITE_NAMES.get(name)
+    if site is None:
+        raise TelemetryError(f"site {name!r} is not one of {', '.join(SITE_NAMES)}")
+    return site

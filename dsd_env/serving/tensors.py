@@ -1,0 +1,187 @@
+"""Tensors of the Open Inference Protocol (KServe v2): as JSON, and as bytes behind the JSON.
+
+A bundle is a model with the inputs ``observation`` (FP32) and ``mask`` (BOOL, optional) and the outputs
+``actions`` (INT64, three indices) and ``decisions`` (INT64: speculation length, batch size, placement), one
+row for each decision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.control import Decision
+from dsd_env.policy import Policy
+from dsd_env.serving.service import ServiceError, loads
+
+MAX_ROWS = 4096
+"""Most decisions in one call."""
+DATATYPES = {"observation": ("FP32", np.dtype("<f4")), "mask": ("BOOL", np.dtype(np.bool_))}
+"""Data type of each input, by its name in the protocol and in NumPy."""
+OUTPUTS = ("actions", "decisions")
+"""Names of the outputs."""
+
+
+def metadata(name: str, policy: Policy | None, digest: str, rule: str) -> dict[str, Any]:
+    """Return what the protocol tells of the model; a rule reads no tensors."""
+    told: dict[str, Any] = {"name": name, "versions": [version_of(digest)], "platform": "dsd_env"}
+    if policy is None:
+        return {**told, "inputs": [], "outputs": [], "parameters": {"scheduler": rule}}
+    space, manifest = policy.actions, policy.manifest
+    return {
+        **told,
+        "inputs": [
+            {"name": "observation", "datatype": "FP32", "shape": [-1, len(manifest.observation)]},
+            {"name": "mask", "datatype": "BOOL", "shape": [-1, sum(space.nvec)], "optional": True},
+        ],
+        "outputs": [{"name": output, "datatype": "INT64", "shape": [-1, 3]} for output in OUTPUTS],
+        "parameters": {
+            "sha256": digest,
+            "scenario": manifest.scenario.name,
+            "algorithm": manifest.training.algorithm,
+        },
+    }
+
+
+def version_of(digest: str) -> str:
+    """Return the version of a bundle: the beginning of its digest."""
+    return digest[:12] or "1"
+
+
+def infer(
+    policy: Policy, name: str, version: str, body: bytes, json_bytes: int | None
+) -> tuple[bytes, int | None]:
+    """Answer a call of the protocol's ``infer``.
+
+    Args:
+        policy: The bundle.
+        name: Name of the model.
+        version: Its version.
+        body: Body of the call.
+        json_bytes: Length of the JSON at its beginning, if tensors follow as bytes; None: all is JSON.
+
+    Returns:
+        The body of the answer, and the length of the JSON at its beginning if tensors follow.
+
+    Raises:
+        ServiceError: The call is malformed.
+    """
+    if json_bytes is not None and not 0 < json_bytes <= len(body):
+        raise ServiceError(f"Inference-Header-Content-Length {json_bytes} is not within the body")
+    call = loads(body if json_bytes is None else body[:json_bytes])
+    inputs = _inputs(call, b"" if json_bytes is None else body[json_bytes:])
+    actions = _decide(policy, inputs)
+    space = policy.actions
+    decisions = [Decision(space.gammas[g], space.batch_sizes[b], p) for g, b, p in actions]
+    results = {"actions": np.array(actions, dtype="<i8"), "decisions": np.array(decisions, dtype="<i8")}
+    answer: dict[str, Any] = {"model_name": name, "model_version": version}
+    if isinstance(call.get("id"), str):
+        answer["id"] = call["id"]
+    outputs, tail = [], b""
+    for output, binary in _wanted(call):
+        told: dict[str, Any] = {"name": output, "datatype": "INT64", "shape": [len(actions), 3]}
+        if binary:
+            raw = results[output].tobytes()
+            told["parameters"] = {"binary_data_size": len(raw)}
+            tail += raw
+        else:
+            told["data"] = results[output].ravel().tolist()
+        outputs.append(told)
+    answer["outputs"] = outputs
+    head = json.dumps(answer).encode()
+    return head + tail, len(head) if tail else None
+
+
+def _inputs(call: Mapping[str, Any], tail: bytes) -> dict[str, NDArray[Any]]:
+    given = call.get("inputs")
+    if not isinstance(given, list) or not 1 <= len(given) <= len(DATATYPES):
+        raise ServiceError("inputs must be a list with observation, and mask if wanted")
+    found: dict[str, NDArray[Any]] = {}
+    at = 0
+    for each in given:
+        name = each.get("name") if isinstance(each, dict) else None
+        if not isinstance(name, str) or name not in DATATYPES or name in found:
+            raise ServiceError(
+                f"input {name!r:.80} is unknown or given twice; known are {', '.join(DATATYPES)}"
+            )
+        datatype, dtype = DATATYPES[name]
+        if each.get("datatype") != datatype:
+            raise ServiceError(f"input {name}: datatype {each.get('datatype')!r:.80} must be {datatype}")
+        shape = each.get("shape")
+        if (
+            not isinstance(shape, list)
+            or len(shape) not in (1, 2)
+            or not all(type(n) is int and 1 <= n <= 1 << 20 for n in shape)
+            or (len(shape) == 2 and shape[0] > MAX_ROWS)
+        ):
+            raise ServiceError(
+                f"input {name}: shape {shape!r:.80} must be [n] or [rows, n], rows at most {MAX_ROWS}"
+            )
+        size = int(np.prod(shape)) * dtype.itemsize
+        parameters = each.get("parameters")
+        if isinstance(parameters, dict) and "binary_data_size" in parameters:
+            told = parameters["binary_data_size"]
+            if type(told) is not int or told != size or at + size > len(tail):
+                raise ServiceError(
+                    f"input {name}: binary_data_size {told!r:.80} must be {size}, within the body"
+                )
+            raw = np.frombuffer(tail[at : at + size], dtype=np.uint8 if dtype == np.bool_ else dtype)
+            at += size
+            values = raw != 0 if dtype == np.bool_ else raw
+        else:
+            values = _of_json(name, each.get("data"), size // dtype.itemsize, dtype)
+        found[name] = values.reshape((1, *shape) if len(shape) == 1 else shape)
+    if at != len(tail):
+        raise ServiceError(f"{len(tail) - at} bytes behind the JSON belong to no input")
+    if "observation" not in found:
+        raise ServiceError("inputs lack observation")
+    return found
+
+
+def _of_json(name: str, data: object, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        values = np.asarray(data)
+    except (TypeError, ValueError) as error:
+        raise ServiceError(f"input {name}: data must be {size} numbers") from error
+    if values.dtype.kind not in ("b" if dtype == np.bool_ else "fiu") or values.size != size:
+        raise ServiceError(
+            f"input {name}: data must be {size} {'truth values' if dtype == np.bool_ else 'numbers'}"
+        )
+    return values.astype(dtype)
+
+
+def _decide(policy: Policy, inputs: Mapping[str, NDArray[Any]]) -> list[list[int]]:
+    observations, masks = inputs["observation"], inputs.get("mask")
+    if masks is not None and len(masks) != len(observations):
+        raise ServiceError(f"{len(observations)} observations have {len(masks)} masks")
+    try:
+        return [
+            policy.action(observation, None if masks is None else masks[row])
+            for row, observation in enumerate(observations)
+        ]
+    except ValueError as error:
+        raise ServiceError(str(error)) from error
+
+
+def _wanted(call: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """Return the outputs asked for, and whether each is wanted as bytes."""
+    parameters = call.get("parameters")
+    binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
+    outputs = call.get("outputs")
+    if outputs is None:
+        return [(name, binary) for name in OUTPUTS]
+    if not isinstance(outputs, list) or len(outputs) > len(OUTPUTS):
+        raise ServiceError(f"outputs must be a list of some of {', '.join(OUTPUTS)}")
+    wanted = []
+    for each in outputs:
+        name = each.get("name") if isinstance(each, dict) else None
+        if name not in OUTPUTS:
+            raise ServiceError(f"output {name!r:.80} is unknown; known are {', '.join(OUTPUTS)}")
+        own = each.get("parameters")
+        as_bytes = own.get("binary_data", binary) if isinstance(own, dict) else binary
+        wanted.append((name, as_bytes is True))
+    return wanted
