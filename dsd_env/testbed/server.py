@@ -87,7 +87,10 @@ class CloudServer:
         """
         self.limits = limits or Limits()
         self.instance = secrets.token_hex(8)
-        self._vocabulary = int(model.config.vocab_size)
+        config = model.config.get_text_config()
+        self._vocabulary = int(config.vocab_size)
+        self._positions = getattr(config, "max_position_embeddings", None)
+        self._failed = False
         self._stop_ids = stop_ids
         self._tokens = None if tokens is None else dict(tokens)
         self._log = log or EventLog(side="cloud")
@@ -154,6 +157,7 @@ class CloudServer:
             await self._engine.run()
         except Exception:
             logger.exception("the engine failed; all requests end")
+            self._failed = True
             for request_id in list(self._sessions):
                 self._forget(request_id, "the engine failed")
 
@@ -376,6 +380,11 @@ class CloudServer:
         return session, attachment
 
     def _new_session(self, request_id: str, opened: pb.DraftOpen, owner: str, quota: str) -> Session:
+        if self._failed:
+            raise Refused(pb.UNEXPECTED, "the engine has failed")
+        length = len(opened.prompt_token_ids) + opened.max_new_tokens
+        if self._positions is not None and length > self._positions:
+            raise Refused(pb.TOO_LARGE, f"{length} tokens; the target has {self._positions} positions")
         if len(self._sessions) >= self.limits.max_sessions:
             raise Refused(pb.BUSY, f"{self.limits.max_sessions} requests are known, no more are taken")
         if sum(q == quota for q in self._quota_of.values()) >= self.limits.max_sessions_per_owner:

@@ -218,7 +218,11 @@ def test_a_client_that_does_not_read_costs_nothing(pair):
     """Its answers are made when it takes them: one, of all that is new."""
 
     async def run():
-        async with testbed(pair, limits=LIMITS) as (cloud, _, channel):
+        async with testbed(pair, limits=LIMITS.model_copy(update={"session_ttl_s": 60.0})) as (
+            cloud,
+            _,
+            channel,
+        ):
             peer = Peer(channel)
             await peer.send(opening(max_new_tokens=40), drafts(tokens=[]))
             while OWN_ID not in cloud._sessions or not cloud._sessions[OWN_ID].finished:
@@ -229,6 +233,25 @@ def test_a_client_that_does_not_read_costs_nothing(pair):
             return output
 
     assert asyncio.run(run()).tokens == pair.alone(questions(1, 8)[0])
+
+
+def test_a_target_has_so_many_positions_and_an_engine_that_fails_says_so(pair, monkeypatch):
+    async def run():
+        wide = Limits(max_new_tokens=2048)
+        async with testbed(pair, limits=wide) as (cloud, _, channel):
+            assert await refused(channel, opening(max_new_tokens=512)) == "TOO_LARGE"
+            extreme = opening(max_new_tokens=4, temperature=5e-324, seed=2**64 - 1)
+            peer = Peer(channel)
+            await peer.send(extreme)
+            while OWN_ID not in cloud._sessions or not cloud._sessions[OWN_ID].prefix:
+                await asyncio.sleep(0.005)
+            cloud._forget(OWN_ID, "")
+            monkeypatch.setattr(cloud._engine, "_pass", lambda jobs: 1 / 0)
+            with pytest.raises(TestbedError, match="the engine failed"):
+                await client(channel, pair).generate(questions(1)[0])
+            assert await refused(channel, opening()) == "UNEXPECTED"
+
+    asyncio.run(run())
 
 
 def test_a_client_that_says_nothing_does_not_keep_its_seat(pair):
