@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, Site
 from dsd_env.schedulers import Scheduler, make_scheduler
@@ -37,10 +37,20 @@ def rule(spec: str = "jsq_goodput") -> Scheduler:
 
 
 def node_view(
-    rtt_s: float, *, step_s: float = 0.003, resident: int = 8, acceptance: float = 0.75, **request: object
+    rtt_s: float,
+    *,
+    step_s: float = 0.003,
+    resident: int = 8,
+    remote: int = 0,
+    colocated: int = 0,
+    acceptance: float = 0.75,
+    **request: object,
 ) -> DecisionView:
     """A request that streams from its device, at a node with a drafter on its own GPUs."""
-    target = make_target(resident=resident, kv_fraction=300.0 * resident / 400_000, iteration_s=0.02)
+    kv_fraction = 300.0 * resident / 400_000
+    target = make_target(
+        resident=resident, kv_fraction=kv_fraction, iteration_s=0.02, remote=remote, colocated=colocated
+    )
     candidates = (
         make_candidate(Site.COLOCATED, target, pooled_acceptance=acceptance),
         make_candidate(
@@ -96,6 +106,30 @@ def test_a_streams_own_draft_is_no_reason_to_wait() -> None:
     assert slower.placement == 0
 
 
+def test_a_stream_stays_at_its_edge_server_as_long_as_that_can_draft() -> None:
+    view = node_view(0.002, window_tokens=8)
+    here = replace(view.candidates[1], site=Site.EDGE_SERVER, edge_server=0, draft_step_s=0.0035)
+    other = replace(here, edge_server=1, is_current=False, draft_step_s=0.003)
+    view = replace(view, candidates=(view.candidates[0], here, other))
+    assert rule().decide(view).placement == 1
+    broken = replace(view, candidates=(view.candidates[0], replace(here, valid=False), other))
+    assert rule().decide(broken).placement == 2
+    opening = replace(view, request=replace(view.request, window_tokens=0))
+    assert rule().decide(opening).placement == 2
+
+
+def test_nobody_drafts_alone_on_the_gpus_of_a_target_whose_requests_stream() -> None:
+    """One request that waits is no reason to hold up all others, unless most of them draft there already."""
+    view = node_view(0.002, resident=32, remote=31, colocated=0)
+    crowded = replace(view.candidates[1], draft_wait_s=0.05)
+    alone = replace(view, candidates=(view.candidates[0], crowded))
+    assert rule().decide(alone).placement == 1 or rule().decide(alone).gamma == 0
+    together = node_view(0.002, resident=32, step_s=0.012, remote=0, colocated=31)
+    assert rule().decide(together).placement == 0
+    assert rule().decide(together).gamma > 0
+
+
+@settings(max_examples=15)
 @given(view=views())
 def test_decisions_are_on_the_lists_and_possible(view: DecisionView) -> None:
     scenario = tiny(protocol__kind="streaming")
