@@ -22,12 +22,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
 EXTRAS_demo := train,export
-EXTRAS_test := train,export,record,calibrate,serve,dev
+EXTRAS_test := train,export,record,calibrate,serve,testbed,dev
+EXTRAS_testbed := testbed
 
 # An installation is current while neither the project's requirements nor the exact versions have changed in content.
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 STAMP_demo := $(VENV)/.installed-demo-$(KEY)
 STAMP_test := $(VENV)/.installed-test-$(KEY)
+STAMP_testbed := $(VENV)/.installed-testbed-$(KEY)
 
 # Other people's training libraries, for docs/recipes.md. They agree on fewer versions than the project does, so they have
 # an environment and constraints of their own. d3rlpy asks for a Gymnasium that is too old, and does without; what else it
@@ -38,13 +40,17 @@ CLIENTS_ALONE := d3rlpy
 CLIENTS_NEEDS := h5py scikit-learn structlog dataclasses-json colorama click gym
 STAMP_clients := $(CLIENTS_VENV)/.installed-$(shell cat pyproject.toml constraints-clients.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help demo test test-core test-slow test-clients benchmark lint format wheel-check constraints clean distclean
+.PHONY: help demo test test-core test-slow test-clients benchmark lint format wheel-check constraints clean distclean \
+	testbed-demo testbed-proto
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: $(STAMP_demo) ## Train, evaluate, export and load a scheduler on the default scenario (some minutes)
 	$(BIN)/python scripts/demo.py $(DEMO_ARGS)
+
+testbed-demo: $(STAMP_testbed) ## Steer a real pair of models across a shaped link, live (1.2 GB of weights once)
+	$(BIN)/python scripts/testbed_demo.py $(DEMO_ARGS)
 
 test: $(STAMP_test) ## Run the tests, without the slow ones
 	$(BIN)/python -m pytest -n $(JOBS) $(DURATIONS) $(PYTEST_ARGS)
@@ -69,6 +75,9 @@ lint: $(STAMP_test) ## Check style, formatting and types
 format: $(STAMP_test) ## Format the code and mend what ruff can mend
 	$(BIN)/python -m ruff check --fix
 	$(BIN)/python -m ruff format
+
+testbed-proto: $(STAMP_test) ## Write the Python files of the testbed's protocol anew
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. dsd_env/testbed/proto/testbed.proto
 
 wheel-check: $(STAMP_test) ## Build the wheel and try it in a clean environment
 	PYTHON=$(BIN)/python scripts/check_wheel.sh

@@ -23,6 +23,7 @@ _EXTRAS = {
     **dict.fromkeys(("gguf", "safetensors", "sentencepiece", "tokenizers", "transformers"), "record"),
     **dict.fromkeys(("onnx", "onnxruntime"), "export"),
     **dict.fromkeys(("sb3_contrib", "stable_baselines3", "tensorboard", "torch", "tqdm", "rich"), "train"),
+    **dict.fromkeys(("grpc", "google"), "testbed"),
     **dict.fromkeys(("fastapi", "uvicorn"), "serve"),
     "matplotlib": "plot",
     "scipy": "calibrate",
