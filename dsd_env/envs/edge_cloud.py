@@ -56,7 +56,8 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     Candidates come in blocks, one per target on offer (first the current one, then the least loaded others), each
     with the drafters at the target, on the own device, on edge server 0, 1, …, in the order of the scenario's
-    lists. Candidate 0 is always selectable.
+    lists (with `edge_servers_offered`: first where the request drafts, then where a draft would come soonest).
+    Candidate 0 is always selectable.
 
     The first decision of a request, its *admission*, places its prompt: only the target counts, and whether and
     where a drafter prefills along (speculation length above 0).
