@@ -1,4 +1,4 @@
-"""What every adapter does around a controller: open a request, ask for a length, report the round, close it."""
+"""What every adapter does around a controller: open a request, ask for a length, report the round."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Assisted generation of Hugging Face transformers with a draft length per round from a controller.
 
 transformers asks its candidate generator for drafts, verifies them, and tells it how many were right. The
-generator here asks the controller before each round and reports to it afterwards; what is verified, and so the
-text, is transformers' own. Run with transformers 5.23.
+generator here asks the controller before each round and reports to it afterwards; what is verified, and so
+the text, is transformers' own. Run with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ def generate(
     slo: str | None = None,
     **options: Any,
 ) -> SteeredOutput:
-    """Generate as ``model.generate(inputs, assistant_model=assistant, ...)`` does, with steered draft lengths.
+    """Generate as ``model.generate(inputs, assistant_model=assistant, ...)`` does, with steered lengths.
 
     The text is that of the model alone: with ``do_sample=False``, token for token what greedy decoding gives,
-    as long as a position's logits do not depend on how many share a forward pass (they do a little in 16 bits).
+    as long as a position's logits do not depend on how many share a forward pass (they do a little in 16
+    bits).
 
     Args:
         model: The target, a causal language model.
@@ -188,7 +189,7 @@ def _generator(
             else:
                 session.begin()
             if same and (cache := self.assistant_kwargs.get("past_key_values")) is not None:
-                # After rounds of plain decoding transformers would take the drafts that were wrong for context.
+                # transformers would take wrong drafts for context after rounds of plain decoding.
                 surplus = cache.get_seq_length() - (int(input_ids.shape[1]) - 1)
                 if surplus > 0:
                     cache.crop(-surplus)

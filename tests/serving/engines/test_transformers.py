@@ -1,9 +1,12 @@
-"""Assisted generation steered by a controller, on tiny random models and, among the slow tests, a real pair."""
+"""Assisted generation steered by a controller: tiny random models, and a real pair (slow)."""
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the extra `record`")
-transformers = pytest.importorskip("transformers", reason="needs the extra `record`")
+pytest.importorskip("torch", reason="needs the extra `record`")
+pytest.importorskip("transformers", reason="needs the extra `record`")
+
+import torch
+import transformers
 
 from dsd_env.serving import Controller
 from dsd_env.serving.engines import EngineError
