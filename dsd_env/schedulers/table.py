@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dsd_env.control import Decision, DecisionView
+from dsd_env.control import Decision, DecisionView, Site
 from dsd_env.files import write_json
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
@@ -206,8 +206,8 @@ class TableScheduler:
     """Decides by a table.
 
     A request is routed as by every rule: at admission to the offered target with the fewest requests. Where
-    the place of a cell cannot draft, the other places are tried as `edge_sd` does, and plain decoding at
-    last.
+    nobody can draft at the place of a cell, `colocated` decodes plainly, and `own` and `edge` try the other
+    places as `edge_sd` does.
 
     Attributes:
         name: ``table:FILE``.
@@ -305,4 +305,6 @@ def _choice(cell: Cell) -> StaticChoice:
     if cell.gamma == 0:
         return StaticChoice(0, cell.batch_size, ())
     first = SITES[cell.place]
+    if first == Site.COLOCATED:
+        return StaticChoice(cell.gamma, cell.batch_size, (first,))
     return StaticChoice(cell.gamma, cell.batch_size, (first, *(s for s in EDGE_FIRST if s != first)))
