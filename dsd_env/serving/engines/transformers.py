@@ -159,6 +159,8 @@ def _generator(
     class PolicyCandidateGenerator(base):  # type: ignore[misc]
         """Drafts as many tokens as the controller says."""
 
+        assistant_kwargs: dict[str, Any]
+
         def get_candidates(self, input_ids: Any, **named: Any) -> Any:
             """Ask for the length of the round, then draft; the prefill is done without drafts."""
             self._drafted = 0
