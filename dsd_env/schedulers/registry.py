@@ -24,6 +24,7 @@ from dsd_env.schedulers.static import (
     StaticScheduler,
     format_batch,
 )
+from dsd_env.schedulers.table import TableScheduler, load_table
 
 _BRANCHES = "+branches"
 """What follows a place whose streams are to have branches."""
@@ -234,6 +235,12 @@ def _build_policy(arguments: str) -> Scheduler:
     return PolicyScheduler(arguments)
 
 
+def _build_table(arguments: str) -> Scheduler:
+    if not arguments:
+        raise SchedulerError("table: needs the file of a compiled table; write table:FILE")
+    return TableScheduler(f"table:{arguments}", load_table(arguments))
+
+
 _ENTRIES: dict[str, SchedulerEntry] = {
     "random": SchedulerEntry("random", "uniform over the valid actions", _build_random),
     "cloud_ar": SchedulerEntry("cloud_ar[:B]", "plain decoding at the target", _build_cloud_ar),
@@ -262,5 +269,6 @@ _ENTRIES: dict[str, SchedulerEntry] = {
         "a static choice per device class; its requests go to target number T, or the least loaded",
         _build_static_map,
     ),
+    "table": SchedulerEntry("table:FILE", "a table compiled from a policy or rule", _build_table),
     "policy": SchedulerEntry("policy:PATH", "a trained policy, exported as a bundle", _build_policy),
 }

@@ -316,7 +316,7 @@ def altered(name: str, change: Any) -> Any:
     return engine
 
 
-def find(engine: Any, episodes: int = 150) -> tuple[Case, Difference]:
+def find(engine: Any, episodes: int = 400) -> tuple[Case, Difference]:
     for number in range(episodes):
         case = draw_case(Random(f"find:{number}"), decisions=100)
         try:

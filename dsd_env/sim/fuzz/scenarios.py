@@ -556,7 +556,7 @@ def _protocol(dice: Dice) -> Data:
     if dice.has("streaming", 0.5):
         protocol["kind"] = "streaming"
         protocol["stream_chunk_tokens"] = dice.pick(1, 1, 2, 3)
-        if dice.chance(0.3):
+        if "patience" in dice.features and dice.chance(0.3):
             protocol["stream_idle"] = "wait"
             protocol["patience_s"] = dice.of(menu.wait_s)
     if dice.has("confidence_stop", 0.2):

@@ -219,7 +219,7 @@ def _stream_falls_silent(dice: Dice, scenario: Data) -> Situation | None:
         return None
     device["count"] = dice.pick(2, 1, 4)
     protocol = scenario["protocol"]
-    if dice.chance(0.7):
+    if "patience" in dice.features and dice.chance(0.7):
         protocol["stream_idle"] = "wait"
         protocol["patience_s"] = dice.pick(dice.of(dice.menu.wait_s), 2 * dice.of(dice.menu.draft_s))
     kinds = [kind for kind in ("device_crash", "link_outage") if kind in dice.features]
