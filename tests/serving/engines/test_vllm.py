@@ -1,7 +1,7 @@
 """The scheduler for vLLM: what it asks and tells, and, among the slow tests, inside vLLM itself.
 
 The slow ones run in an environment that has vLLM and what dsd_env needs: this one, or that of the interpreter
-named by DSD_VLLM_PYTHON. docs/engines.md says how to make one.
+named by DSD_VLLM_PYTHON. docs/serving.md says what was run so.
 """
 
 import importlib.util
