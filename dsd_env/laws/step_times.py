@@ -1,9 +1,9 @@
 """How long iterations and draft steps take.
 
-A timer has ``compute_s`` (attention-free time by number of new tokens, for fewer than ``length``), ``k_bw_s``, ``k_multi_s`` and
-``k_lat_s`` (seconds per KV token read when every sequence has one new token, when some has more, and per KV
-token of the longest sequence that has more); see :mod:`dsd_env.latency.profile` for the form. Every engine
-reads the same float64 table, so that all of them compute the same times to the last bit.
+A timer has ``compute_s`` (attention-free time by number of new tokens, fewer than ``length``), ``k_bw_s``,
+``k_multi_s`` and ``k_lat_s`` (seconds per KV token read when every sequence has one new token, when some has
+more, and per KV token of the longest sequence that has more); see :mod:`dsd_env.latency.profile` for the
+form. Every engine reads the same float64 table, so that all of them compute the same times to the last bit.
 """
 
 from __future__ import annotations
