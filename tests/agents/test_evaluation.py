@@ -14,8 +14,6 @@ import dsd_env
 from agents import evaluation
 from agents.evaluation import (
     PartialResults,
-    bootstrap_mean,
-    bootstrap_ratio,
     groups_of,
     plan,
     run_all,
@@ -23,7 +21,7 @@ from agents.evaluation import (
     summarise,
 )
 from agents.report import print_tables
-from agents.seeds import EVALUATION_SEEDS
+from dsd_env.paired import EVALUATION_SEEDS, bootstrap_mean, bootstrap_ratio
 from dsd_env.scenario import ScenarioError
 
 NAN = math.nan

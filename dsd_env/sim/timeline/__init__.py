@@ -121,6 +121,7 @@ class Timeline:
             numbers = set(only)
             arrived = {event.request for event in self.events}
             if unknown := sorted(numbers - arrived):
-                raise ValueError(f"requests {unknown} did not arrive; there are 0 to {max(arrived, default=-1)}")
+                last = max(arrived, default=-1)
+                raise ValueError(f"requests {unknown} did not arrive; there are 0 to {last}")
             only = numbers
         return trace_events(Places(self.scenario), self.reading, from_s, to_s, only)

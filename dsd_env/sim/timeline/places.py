@@ -1,4 +1,4 @@
-"""Where the events of a log belong: which process and which track of a timeline, by the numbers of entities."""
+"""Where the events of a log belong: the process and the track of a timeline, by the numbers of entities."""
 
 from __future__ import annotations
 

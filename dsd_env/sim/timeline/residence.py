@@ -203,9 +203,7 @@ class Residence:
             self._changes.append((time_s, stay.resident, -1, 0))
             stay.resident, stay.lost_s = NOBODY, math.nan
 
-    def _waited(
-        self, request: int, target: int, start_s: float, end_s: float, is_over: bool = True
-    ) -> None:
+    def _waited(self, request: int, target: int, start_s: float, end_s: float, is_over: bool = True) -> None:
         if end_s > start_s:
             self.waits.setdefault(request, []).append((target, start_s, end_s))
             self._changes.append((start_s, target, 0, 1))

@@ -51,9 +51,7 @@ def trace_events(
     slices = [
         one for one in reading.slices if wanted(one.request) and one.start_s <= to_s and one.end_s >= from_s
     ]
-    instants = [
-        one for one in reading.instants if wanted(one.request) and from_s <= one.time_s <= to_s
-    ]
+    instants = [one for one in reading.instants if wanted(one.request) and from_s <= one.time_s <= to_s]
     lanes = _lanes(slices)
     threads = _Threads(places, lanes, instants)
     events: list[tuple[int, int, TraceEvent]] = []
