@@ -195,6 +195,8 @@ class _Reader:
                 self._complete(event)
             case EventKind.FAULT | EventKind.RETURN:
                 self._fault(event)
+            case EventKind.TAKEOVER:
+                self._residence.taken_over(request)
             case EventKind.LATE:
                 self._mark_request(event, "late message", {})
             case EventKind.DUPLICATE:

@@ -104,6 +104,13 @@ class Residence:
         stay.streams = False
         stay.arrives_s = math.nan
 
+    def taken_over(self, request: int) -> None:
+        """Note that its target decodes on alone: what is on the way to another one comes too late."""
+        stay = self.of(request)
+        if not stay.streams:
+            stay.sent_to = stay.resident
+            stay.arrives_s = math.nan
+
     def admitted(self, request: int, target: int, time_s: float) -> None:
         """Note an admission."""
         stay = self.of(request)
@@ -148,7 +155,8 @@ class Residence:
                 moved = stay.sent_to != target and not stay.streams and came_s <= time_s
                 if moved:
                     self._leave(stay, came_s)
-                elif math.isnan(stay.lost_s):
+                    continue
+                if math.isnan(stay.lost_s):
                     stay.lost_s = time_s
             elif stay.waits_at == target:
                 self._waited(request, target, stay.waits_from_s, time_s)

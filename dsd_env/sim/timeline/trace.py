@@ -18,6 +18,11 @@ from dsd_env.sim.timeline.places import REQUESTS, Places, Track
 from dsd_env.sim.timeline.reading import NO_REQUEST, Count, Instant, Reading, Slice
 
 TraceEvent = dict[str, Any]
+Placed = tuple[tuple[int, int, int], TraceEvent]
+"""An event with its place in the file: its time, its kind, and for slices the longer ones first."""
+_MARK, _SLICE, _ARROW, _REST = range(4)
+"""Kinds in the order of one instant. Viewers keep a stack for each thread: what happens at the end of a slice
+stands before the next one begins, and an arrow behind the slice that it leads to."""
 _FIRST_THREAD = 1001
 """Numbers of threads begin here: viewers take them for unique, and processes have numbers, too."""
 Lane = tuple[Track, int]
@@ -48,18 +53,19 @@ def trace_events(
     def wanted(request: int) -> bool:
         return only is None or request == NO_REQUEST or request in only
 
-    slices = [
-        one for one in reading.slices if wanted(one.request) and one.start_s <= to_s and one.end_s >= from_s
-    ]
+    def shown(one: Slice) -> bool:
+        return one.start_s <= to_s and (one.end_s > from_s or one.start_s >= from_s)
+
+    slices = [one for one in reading.slices if wanted(one.request) and shown(one)]
     instants = [one for one in reading.instants if wanted(one.request) and from_s <= one.time_s <= to_s]
     lanes = _lanes(slices)
     threads = _Threads(places, lanes, instants)
-    events: list[tuple[int, int, TraceEvent]] = []
+    events: list[Placed] = []
     steps: dict[int, list[tuple[float, Lane]]] = defaultdict(list)
     for one, lane in zip(slices, lanes, strict=True):
         cut_s = max(one.start_s, from_s)
         for part in (one, *one.parts):
-            if part.start_s <= to_s and part.end_s >= from_s:
+            if shown(part):
                 events.append(_slice(part, threads, lane, from_s, to_s))
         taken = one.requests if one.request == NO_REQUEST else [one.request]
         for request in taken:
@@ -70,9 +76,8 @@ def trace_events(
     events += _counters(places, reading.counts, from_s, to_s)
     for request, places_of in sorted(steps.items()):
         events += _flow(request, places_of, threads)
-    # Equal times: what encloses comes first, so that flows and parts find it.
-    events.sort(key=lambda entry: entry[:2])
-    return [*threads.names(), *(event for _, _, event in events)]
+    events.sort(key=lambda entry: entry[0])
+    return [*threads.names(), *(event for _, event in events)]
 
 
 def _us(time_s: float) -> int:
@@ -125,9 +130,9 @@ class _Threads:
             if ids["pid"] not in named:
                 named.add(ids["pid"])
                 name = self._places.process(track.site)[1]
-                events.append(_meta("process_name", {"pid": ids["pid"], "tid": 0}, name=name))
-                order = {"pid": ids["pid"], "tid": 0}
-                events.append(_meta("process_sort_index", order, sort_index=ids["pid"]))
+                whole = {"pid": ids["pid"]}
+                events.append(_meta("process_name", whole, name=name))
+                events.append(_meta("process_sort_index", whole, sort_index=ids["pid"]))
             name = track.name if number == 0 else f"{track.name} {number + 1}"
             events.append(_meta("thread_name", ids, name=name))
             events.append(_meta("thread_sort_index", ids, sort_index=ids["tid"]))
@@ -138,9 +143,7 @@ def _meta(kind: str, ids: dict[str, int], **values: Any) -> TraceEvent:
     return {"ph": "M", "name": kind, "ts": 0, **ids, "args": values}
 
 
-def _slice(
-    one: Slice, threads: _Threads, lane: Lane, from_s: float, to_s: float
-) -> tuple[int, int, TraceEvent]:
+def _slice(one: Slice, threads: _Threads, lane: Lane, from_s: float, to_s: float) -> Placed:
     start, end = _us(max(one.start_s, from_s)), _us(min(one.end_s, to_s))
     facts = dict(one.facts)
     if one.request != NO_REQUEST:
@@ -148,22 +151,22 @@ def _slice(
     if one.start_s < from_s or one.end_s > to_s:
         facts["cut"] = True
     event = {"ph": "X", "name": one.name, "cat": "slice", "ts": start, "dur": end - start, **threads.of(lane)}
-    # The longer of two that begin together encloses the other.
-    return start, start - end, {**event, "args": facts}
+    return (start, _SLICE, start - end), {**event, "args": facts}
 
 
-def _instant(one: Instant, threads: _Threads, home: dict[int, Lane]) -> tuple[int, int, TraceEvent]:
-    lane = home.get(one.request, (one.track, 0)) if one.track.rank == REQUESTS else (one.track, 0)
+def _instant(one: Instant, threads: _Threads, home: dict[int, Lane]) -> Placed:
+    of_request = one.track.rank == REQUESTS
+    lane = home.get(one.request, (one.track, 0)) if of_request else (one.track, 0)
     facts = dict(one.facts)
     if one.request != NO_REQUEST:
         facts["request"] = one.request
     event = {"ph": "i", "name": one.name, "cat": "instant", "ts": _us(one.time_s), **threads.of(lane)}
-    return _us(one.time_s), 1, {**event, "s": "p" if one.of_site else "t", "args": facts}
+    # It belongs to the request that it lies in, even where that begins with it.
+    place = _us(one.time_s), _REST if of_request else _MARK, 0
+    return place, {**event, "s": "p" if one.of_site else "t", "args": facts}
 
 
-def _counters(
-    places: Places, counts: Iterable[Count], from_s: float, to_s: float
-) -> list[tuple[int, int, TraceEvent]]:
+def _counters(places: Places, counts: Iterable[Count], from_s: float, to_s: float) -> list[Placed]:
     """Return the counters within a span of time, each with its value at the beginning."""
     events = []
     before: dict[tuple[int, str], Count] = {}
@@ -177,23 +180,21 @@ def _counters(
         events.append((key, _us(one.time_s), one))
     events += [(key, _us(from_s), one) for key, one in before.items()]
     return [
-        (ts, 1, {"ph": "C", "name": name, "ts": ts, "pid": pid, "tid": 0, "args": dict(one.values)})
+        ((ts, _REST, 0), {"ph": "C", "name": name, "ts": ts, "pid": pid, "args": dict(one.values)})
         for (pid, name), ts, one in events
     ]
 
 
-def _flow(
-    request: int, steps: Sequence[tuple[float, Lane]], threads: _Threads
-) -> list[tuple[int, int, TraceEvent]]:
+def _flow(request: int, steps: Sequence[tuple[float, Lane]], threads: _Threads) -> list[Placed]:
     """Return the arrows of a request from slice to slice; none if there is only one."""
     ordered = sorted(steps, key=lambda step: step[0])
     last = len(ordered) - 1
     events = []
     for at, (time_s, lane) in enumerate(ordered if last > 0 else ()):
         phase = "s" if at == 0 else "f" if at == last else "t"
-        event = {"ph": phase, "name": "request", "cat": "request", "id": request, "ts": _us(time_s)}
+        event = {"ph": phase, "name": "request", "cat": "request", "id": hex(request), "ts": _us(time_s)}
         event |= threads.of(lane)
         if phase == "f":
             event["bp"] = "e"  # it ends at the slice that encloses it, not at the next one
-        events.append((_us(time_s), 2, event))
+        events.append(((_us(time_s), _ARROW, 0), event))
     return events
