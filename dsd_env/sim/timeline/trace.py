@@ -18,8 +18,8 @@ from dsd_env.sim.timeline.places import REQUESTS, Places, Track
 from dsd_env.sim.timeline.reading import NO_REQUEST, Count, Instant, Reading, Slice
 
 TraceEvent = dict[str, Any]
-Placed = tuple[tuple[int, int, int], TraceEvent]
-"""An event with its place in the file: its time, its kind, and for slices the longer ones first."""
+Placed = tuple[tuple[int, int], TraceEvent]
+"""An event with its place in the file: its time and its kind; else they stay in the order of the log."""
 _MARK, _SLICE, _ARROW, _REST = range(4)
 """Kinds in the order of one instant. Viewers keep a stack for each thread: what happens at the end of a slice
 stands before the next one begins, and an arrow behind the slice that it leads to."""
@@ -151,7 +151,7 @@ def _slice(one: Slice, threads: _Threads, lane: Lane, from_s: float, to_s: float
     if one.start_s < from_s or one.end_s > to_s:
         facts["cut"] = True
     event = {"ph": "X", "name": one.name, "cat": "slice", "ts": start, "dur": end - start, **threads.of(lane)}
-    return (start, _SLICE, start - end), {**event, "args": facts}
+    return (start, _SLICE), {**event, "args": facts}
 
 
 def _instant(one: Instant, threads: _Threads, home: dict[int, Lane]) -> Placed:
@@ -162,7 +162,7 @@ def _instant(one: Instant, threads: _Threads, home: dict[int, Lane]) -> Placed:
         facts["request"] = one.request
     event = {"ph": "i", "name": one.name, "cat": "instant", "ts": _us(one.time_s), **threads.of(lane)}
     # It belongs to the request that it lies in, even where that begins with it.
-    place = _us(one.time_s), _REST if of_request else _MARK, 0
+    place = _us(one.time_s), _REST if of_request else _MARK
     return place, {**event, "s": "p" if one.of_site else "t", "args": facts}
 
 
@@ -180,7 +180,7 @@ def _counters(places: Places, counts: Iterable[Count], from_s: float, to_s: floa
         events.append((key, _us(one.time_s), one))
     events += [(key, _us(from_s), one) for key, one in before.items()]
     return [
-        ((ts, _REST, 0), {"ph": "C", "name": name, "ts": ts, "pid": pid, "args": dict(one.values)})
+        ((ts, _REST), {"ph": "C", "name": name, "ts": ts, "pid": pid, "args": dict(one.values)})
         for (pid, name), ts, one in events
     ]
 
@@ -196,5 +196,5 @@ def _flow(request: int, steps: Sequence[tuple[float, Lane]], threads: _Threads) 
         event |= threads.of(lane)
         if phase == "f":
             event["bp"] = "e"  # it ends at the slice that encloses it, not at the next one
-        events.append(((_us(time_s), _ARROW, 0), event))
+        events.append(((_us(time_s), _ARROW), event))
     return events
