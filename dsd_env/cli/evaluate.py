@@ -171,7 +171,7 @@ def _values(rows: list[dict[str, float]], metric: str) -> NDArray[np.float64]:
 def _text(summary: dict[str, Any], metric: str, seeds: int) -> str:
     """Return the lines of one metric."""
     first = next(iter(summary))
-    head = [f"{metric}, {seeds} seeds", "mean", "difference, paired", "95 % interval", "relative"]
+    head = ["scheduler", "mean", "difference, paired", "95 % interval", "relative"]
     rows = [head]
     for name, entry in summary.items():
         row = [name, number(entry["metrics"][metric]["mean"]), "", "", ""]
@@ -182,4 +182,4 @@ def _text(summary: dict[str, Any], metric: str, seeds: int) -> str:
             row[3] = "-" if np.isnan(low) else f"{number(low)} to {number(high)}"
             row[4] = "-" if np.isnan(change["relative"]) else f"{100.0 * change['relative']:+.1f} %"
         rows.append(row)
-    return table(rows, " rrrr")
+    return f"{metric}, {seeds} seeds\n{table(rows, ' rrrr')}"
