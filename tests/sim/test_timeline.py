@@ -203,6 +203,27 @@ def test_arrows_of_a_request_are_matched_and_lie_in_slices(result: Result) -> No
             assert int(number, 16) in requests, step
 
 
+def test_viewers_bind_every_arrow_to_a_slice_of_its_request(result: Result) -> None:
+    """As Perfetto does it: an arrow belongs to the top of its thread's stack, in the order of the file."""
+    stacks: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    arrows = 0
+    for event in events_of(result):
+        stack = stacks[event.get("tid", -1)]
+        while (
+            event["ph"] in ("X", "i") and stack and stack[-1]["ts"] + stack[-1].get("dur", 0) <= event["ts"]
+        ):
+            stack.pop()
+        if event["ph"] == "X" or (event["ph"] == "i" and event["s"] == "t"):
+            stack.append(event)
+        elif event["ph"] in ("s", "t", "f"):
+            arrows += 1
+            bound = stack[-1]
+            assert bound["ph"] == "X"
+            of_batch = bound["name"] in ("iteration", "prefill") and "sequences" in bound["args"]
+            assert of_batch or bound["args"]["request"] == int(event["id"], 16)
+    assert arrows > 50
+
+
 # ---------------------------------------------------------------------- the numbers
 
 

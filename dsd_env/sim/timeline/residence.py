@@ -197,7 +197,7 @@ class Residence:
             now[target][1] += waiting
             if changes[number + 1 : number + 2] and changes[number + 1][:2] == (time_s, target):
                 continue  # one count for each instant
-            yield time_s, target, *now[target]
+            yield time_s, target, now[target][0], now[target][1]
 
     def _came_s(self, stay: Stay, otherwise_s: float) -> float:
         """Return when a request came to the target of its decision, by its messages and drafts."""

@@ -18,11 +18,11 @@ from dsd_env.sim.timeline.places import REQUESTS, Places, Track
 from dsd_env.sim.timeline.reading import NO_REQUEST, Count, Instant, Reading, Slice
 
 TraceEvent = dict[str, Any]
-Placed = tuple[tuple[int, int], TraceEvent]
-"""An event with its place in the file: its time and its kind; else they stay in the order of the log."""
-_MARK, _SLICE, _ARROW, _REST = range(4)
+Placed = tuple[tuple[int, int, int], TraceEvent]
+"""An event with its place in the file: its time, its kind, the number of its slice."""
+_MARK, _SLICE, _REST = range(3)
 """Kinds in the order of one instant. Viewers keep a stack for each thread: what happens at the end of a slice
-stands before the next one begins, and an arrow behind the slice that it leads to."""
+stands before the next one begins, and an arrow right behind the slice that it leads to."""
 _FIRST_THREAD = 1001
 """Numbers of threads begin here: viewers take them for unique, and processes have numbers, too."""
 Lane = tuple[Track, int]
@@ -61,21 +61,19 @@ def trace_events(
     lanes = _lanes(slices)
     threads = _Threads(places, lanes, instants)
     events: list[Placed] = []
-    steps: dict[int, list[tuple[float, Lane]]] = defaultdict(list)
-    for one, lane in zip(slices, lanes, strict=True):
-        cut_s = max(one.start_s, from_s)
+    steps: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for number, (one, lane) in enumerate(zip(slices, lanes, strict=True)):
         for part in (one, *one.parts):
             if shown(part):
-                events.append(_slice(part, threads, lane, from_s, to_s))
+                events.append(_slice(part, threads, lane, from_s, to_s, number))
         taken = one.requests if one.request == NO_REQUEST else [one.request]
-        for request in taken:
-            if wanted(request):
-                steps[request].append((cut_s, lane))
+        for request in filter(wanted, taken):
+            steps[request].append((max(one.start_s, from_s), number))
     home = {one.request: lane for one, lane in zip(slices, lanes, strict=True) if one.track.rank == REQUESTS}
     events += [_instant(one, threads, home) for one in instants]
     events += _counters(places, reading.counts, from_s, to_s)
-    for request, places_of in sorted(steps.items()):
-        events += _flow(request, places_of, threads)
+    for request, steps_of in sorted(steps.items()):
+        events += _flow(request, steps_of, lanes, threads)
     events.sort(key=lambda entry: entry[0])
     return [*threads.names(), *(event for _, event in events)]
 
@@ -143,7 +141,7 @@ def _meta(kind: str, ids: dict[str, int], **values: Any) -> TraceEvent:
     return {"ph": "M", "name": kind, "ts": 0, **ids, "args": values}
 
 
-def _slice(one: Slice, threads: _Threads, lane: Lane, from_s: float, to_s: float) -> Placed:
+def _slice(one: Slice, threads: _Threads, lane: Lane, from_s: float, to_s: float, number: int) -> Placed:
     start, end = _us(max(one.start_s, from_s)), _us(min(one.end_s, to_s))
     facts = dict(one.facts)
     if one.request != NO_REQUEST:
@@ -151,7 +149,7 @@ def _slice(one: Slice, threads: _Threads, lane: Lane, from_s: float, to_s: float
     if one.start_s < from_s or one.end_s > to_s:
         facts["cut"] = True
     event = {"ph": "X", "name": one.name, "cat": "slice", "ts": start, "dur": end - start, **threads.of(lane)}
-    return (start, _SLICE), {**event, "args": facts}
+    return (start, _SLICE, 2 * number), {**event, "args": facts}
 
 
 def _instant(one: Instant, threads: _Threads, home: dict[int, Lane]) -> Placed:
@@ -162,7 +160,7 @@ def _instant(one: Instant, threads: _Threads, home: dict[int, Lane]) -> Placed:
         facts["request"] = one.request
     event = {"ph": "i", "name": one.name, "cat": "instant", "ts": _us(one.time_s), **threads.of(lane)}
     # It belongs to the request that it lies in, even where that begins with it.
-    place = _us(one.time_s), _REST if of_request else _MARK
+    place = _us(one.time_s), _REST if of_request else _MARK, 0
     return place, {**event, "s": "p" if one.of_site else "t", "args": facts}
 
 
@@ -180,21 +178,23 @@ def _counters(places: Places, counts: Iterable[Count], from_s: float, to_s: floa
         events.append((key, _us(one.time_s), one))
     events += [(key, _us(from_s), one) for key, one in before.items()]
     return [
-        ((ts, _REST), {"ph": "C", "name": name, "ts": ts, "pid": pid, "args": dict(one.values)})
+        ((ts, _REST, 0), {"ph": "C", "name": name, "ts": ts, "pid": pid, "args": dict(one.values)})
         for (pid, name), ts, one in events
     ]
 
 
-def _flow(request: int, steps: Sequence[tuple[float, Lane]], threads: _Threads) -> list[Placed]:
-    """Return the arrows of a request from slice to slice; none if there is only one."""
-    ordered = sorted(steps, key=lambda step: step[0])
+def _flow(
+    request: int, steps: Sequence[tuple[float, int]], lanes: Sequence[Lane], threads: _Threads
+) -> list[Placed]:
+    """Return the arrows of a request from slice to slice, each given by its time and number; none for one."""
+    ordered = sorted(steps)
     last = len(ordered) - 1
     events = []
-    for at, (time_s, lane) in enumerate(ordered if last > 0 else ()):
+    for at, (time_s, number) in enumerate(ordered if last > 0 else ()):
         phase = "s" if at == 0 else "f" if at == last else "t"
         event = {"ph": phase, "name": "request", "cat": "request", "id": hex(request), "ts": _us(time_s)}
-        event |= threads.of(lane)
+        event |= threads.of(lanes[number])
         if phase == "f":
             event["bp"] = "e"  # it ends at the slice that encloses it, not at the next one
-        events.append(((_us(time_s), _ARROW), event))
+        events.append(((_us(time_s), _SLICE, 2 * number + 1), event))
     return events
