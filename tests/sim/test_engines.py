@@ -292,7 +292,7 @@ def test_replayed_requests(tmp_path: Path, columns: int, options: dict[str, Any]
 def test_a_drafter_that_has_seen_nothing_of_a_whole_batch_takes_it_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # All decode plainly until the drafter beside them has all their contexts to catch up with, then all draft.
+    # All decode plainly until the drafter beside them lags by all their contexts, then all draft.
     # Its first pass has more tokens than its table of step times; the engines once broke off there.
     beyond = 0
     attention_free_s = step_times.attention_free_s
