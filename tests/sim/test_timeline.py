@@ -18,6 +18,7 @@ from dsd_env.sim.events import EventKind
 from dsd_env.sim.fuzz import draw_case
 from dsd_env.sim.reference import ReferenceSimulation
 from dsd_env.sim.timeline import Timeline
+from dsd_env.sim.timeline.residence import Residence
 from dsd_env.simulate import Result, simulate
 from tests.scenarios import TINY, tiny
 
@@ -318,6 +319,24 @@ def test_a_crash_ends_what_was_under_way() -> None:
     assert all(event["dur"] in (100_000, 200_000) for event in down if "unfinished" not in event["args"])
 
 
+def test_a_draft_that_a_crash_ends_is_lost_and_made_anew() -> None:
+    times_s = [0.3 + 0.17 * number for number in range(20)]
+    crash = {**CRASHES["desks"], "at_s": times_s, "duration_s": {"distribution": "constant", "value": 0.05}}
+    result = simulate(tiny(faults={"desks": crash}), "edge_sd:8", seed=3, engine="reference", timeline=True)
+    drafts = [event for event in events_of(result) if event["name"] == "draft"]
+    lost = [event for event in drafts if event["args"].get("lost")]
+    assert lost
+    crashes = {event["ts"] for event in named(result, "i", "crash")}
+    for event in lost:
+        assert event["ts"] + event["dur"] in crashes and "tokens" not in event["args"]
+        anew = [
+            other
+            for other in drafts
+            if other["tid"] == event["tid"] and other["ts"] >= event["ts"] + event["dur"] + 50_000
+        ]
+        assert anew[0]["args"]["request"] == event["args"]["request"]
+
+
 # ---------------------------------------------------------------------- who is where
 
 
@@ -334,49 +353,104 @@ def who_is_where(simulation: ReferenceSimulation, decide: Any) -> list[tuple[flo
     return seen
 
 
-def test_counters_say_who_is_resident_and_who_waits() -> None:
-    compared, preempted = 0, 0
-    for seed in range(40):
-        case = draw_case(Random(seed), decisions=150)
-        with case.built() as (scenario, builder):
-            space = ActionSpace.of(scenario)
-            simulation = ReferenceSimulation(scenario, case.seed, record_events=True, builder=builder)
-            numbers = iter(range(10**6))
-            seen = who_is_where(
-                simulation,
-                lambda sim, _, case=case, space=space, numbers=numbers: sim.decide(
-                    case.decision(next(numbers), space)
-                ),
-            )
-        if any(
-            drafter.mode == "dedicated" for target in scenario.targets.values() for drafter in target.menu
-        ):
-            # Whether a request still drafts beside its target when the log ends is not to be seen.
+def compare_counts(seed: int) -> tuple[int, bool]:
+    """Hold the counters of a random case against the reference's own queues.
+
+    Returns:
+        The comparisons made, and whether requests were preempted.
+    """
+    case = draw_case(Random(seed), decisions=150)
+    with case.built() as (scenario, builder):
+        space = ActionSpace.of(scenario)
+        simulation = ReferenceSimulation(scenario, case.seed, record_events=True, builder=builder)
+        numbers = iter(range(10**6))
+        seen = who_is_where(simulation, lambda one, _: one.decide(case.decision(next(numbers), space)))
+    beside = [drafter for target in scenario.targets.values() for drafter in target.menu]
+    if any(drafter.mode == "dedicated" for drafter in beside):
+        # Whether a request still drafts beside its target when the log ends is not to be seen.
+        return 0, False
+    events = simulation.events
+    # Of those whose last token is under way at the end, the log does not say that they have finished.
+    finished = [request for request in simulation._episode.active.values() if request.finished]
+    unclear_s = min((request.last_commit_s for request in finished), default=math.inf)
+    preempts = any(event.kind == EventKind.PREEMPT for event in events)
+    reading = Timeline(scenario, events, "any", 0).reading
+    counts = [count for count in reading.counts if count.name == "requests"]
+    changes = {count.time_s for count in counts}
+    last_s = events[-1].time_s if events else 0.0
+    compared = 0
+    for now_s, of_targets in seen:
+        if now_s in changes or not now_s < min(unclear_s, last_s):
             continue
-        events = simulation.events
-        # Of those whose last token is under way at the end, the log does not say that they have finished.
-        finished = [request for request in simulation._episode.active.values() if request.finished]
-        unclear_s = min((request.last_commit_s for request in finished), default=math.inf)
-        preempts = any(event.kind == EventKind.PREEMPT for event in events)
-        counts = [
-            count for count in Timeline(scenario, events, "any", 0).reading.counts if count.name == "requests"
-        ]
-        changes = {count.time_s for count in counts}
-        last_s = events[-1].time_s if events else 0.0
-        for now_s, of_targets in seen:
-            if now_s in changes or not now_s < min(unclear_s, last_s):
-                continue
-            for target, (resident, waiting) in enumerate(of_targets):
-                values = {"resident": 0, "waiting": 0}
-                for count in counts:
-                    if count.site.number == target and count.time_s < now_s:
-                        values = count.values
-                assert values["resident"] == resident, (seed, now_s, target)
-                # A preempted request counts as waiting even while it drafts elsewhere.
-                assert preempts or values["waiting"] == waiting, (seed, now_s, target)
-                compared += 1
-        preempted += preempts
-    assert compared > 2000 and preempted > 0
+        for target, (resident, waiting) in enumerate(of_targets):
+            values = {"resident": 0, "waiting": 0}
+            for count in counts:
+                if count.site.number == target and count.time_s < now_s:
+                    values = count.values
+            assert values["resident"] == resident, (seed, now_s, target)
+            # A preempted request counts as waiting even while it drafts elsewhere.
+            assert preempts or values["waiting"] == waiting, (seed, now_s, target)
+            compared += 1
+    return compared, preempts
+
+
+def test_counters_say_who_is_resident_and_who_waits() -> None:
+    found = [compare_counts(seed) for seed in range(40)]
+    assert sum(compared for compared, _ in found) > 2000
+    assert any(preempts for _, preempts in found)
+
+
+def at_target_0_then_to_1() -> Residence:
+    """Return a request that has decoded at target 0 and reaches target 1 after 3 s."""
+    residence = Residence([0.25, 0.0])
+    residence.decided(7, 0)
+    residence.sent(7, 1.0)
+    residence.admitted(7, 0, 1.5)
+    residence.commits(7, 1, 2.0)
+    residence.decided(7, 1)
+    residence.sent(7, 3.0)
+    return residence
+
+
+def test_a_request_that_moves_leaves_when_it_arrives_elsewhere() -> None:
+    residence = at_target_0_then_to_1()
+    residence.admitted(7, 1, 4.0)
+    assert residence.waits == {7: [(0, 1.25, 1.5), (1, 3.0, 4.0)]}, "prompts go through the front end"
+    arrives = [(1.25, 0, 0, 1), (1.5, 0, 1, 0)]
+    assert list(residence.counts()) == [*arrives, (3.0, 0, 0, 0), (3.0, 1, 0, 1), (4.0, 1, 1, 0)]
+
+
+def test_a_request_that_has_moved_does_not_mind_a_crash_behind_it() -> None:
+    residence = at_target_0_then_to_1()
+    residence.crashed(0, 3.5)
+    residence.admitted(7, 1, 4.0)
+    assert residence.waits[7][1:] == [(1, 3.0, 4.0)]
+    assert (3.0, 0, 0, 0) in list(residence.counts())
+
+
+def test_a_request_that_is_on_its_way_is_lost_with_its_target() -> None:
+    residence = at_target_0_then_to_1()
+    residence.crashed(0, 2.5)
+    residence.decided(7, 1)  # it is told, and asks again
+    assert (2.5, 0, 0, 0) in list(residence.counts())
+
+
+def test_what_is_under_way_to_another_target_is_late_after_a_take_over() -> None:
+    residence = at_target_0_then_to_1()
+    residence.taken_over(7)
+    residence.ends(4.0)
+    assert list(residence.counts())[-1] == (1.5, 0, 1, 0)
+    residence = at_target_0_then_to_1()
+    residence.ends(4.0)
+    assert list(residence.counts())[-2:] == [(3.0, 0, 0, 0), (3.0, 1, 0, 1)]
+
+
+def test_who_had_finished_before_a_crash_left_before_it() -> None:
+    residence = at_target_0_then_to_1()
+    residence.decided(7, 0)
+    residence.crashed(0, 2.5)
+    residence.completed(7)
+    assert list(residence.counts())[-1] == (2.0, 0, 0, 0)
 
 
 # ---------------------------------------------------------------------- a part of it
