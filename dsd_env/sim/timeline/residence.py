@@ -106,10 +106,7 @@ class Residence:
 
     def taken_over(self, request: int) -> None:
         """Note that its target decodes on alone: what is on the way to another one comes too late."""
-        stay = self.of(request)
-        if not stay.streams:
-            stay.sent_to = stay.resident
-            stay.arrives_s = math.nan
+        self.of(request).arrives_s = math.nan
 
     def admitted(self, request: int, target: int, time_s: float) -> None:
         """Note an admission."""
