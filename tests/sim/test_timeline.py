@@ -281,6 +281,11 @@ def test_drafts_and_messages_are_all_there(result: Result) -> None:
     assert len(messages) == kinds[EventKind.SEND]
     drafts = [event for event in slices if names[event["tid"]].startswith("drafter")]
     assert len(drafts) == kinds[EventKind.DRAFT_START]
+    # Here no drafter that streams stands beside a target: all of its drafts travel.
+    of_streams = [event for event in messages if "position" in event["args"]]
+    assert len(of_streams) == kinds[EventKind.DRAFT_SENT]
+    assert {event["name"] for event in of_streams} <= {"drafts", "branches"}
+    assert not named(result, "i", "drafts sent")
     made = sum(event["args"].get("tokens", 0) for event in drafts)
     assert made == sum(event.value for event in result.events if event.kind == EventKind.DRAFT_END)
     for kind, name in (

@@ -258,8 +258,10 @@ class _Reader:
 
     def _draft_sent(self, event: Event) -> None:
         message = self._messages.get(event.request)
-        if message is not None and message.start_s == event.time_s and message.name == "message":
-            message.name = "drafts"
+        is_sent = message is not None and message.start_s == event.time_s
+        if message is not None and is_sent and message.name in ("message", "drafts"):
+            # A step for branches alone adds none to the line of drafts.
+            message.name = "branches" if message.facts.get("tokens") == 0 else "drafts"
             message.facts["position"] = int(event.value)
         else:  # no way lies between a target and the drafter beside it
             self._mark(
