@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import dsd_env
 from agents.environments import engine_for
 from agents.rollouts import BySchedulers, play
-from agents.seeds import evaluation_seeds
 from agents.static_runs import StaticPlayer, run_statics
+from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import measuring, steady
@@ -29,9 +28,6 @@ from dsd_env.schedulers import make_scheduler
 
 SIDE_BY_SIDE = 4
 """Episodes that one process simulates at a time."""
-
-RESAMPLES = 10_000
-BOOTSTRAP_SEED = 0
 
 LOWER_IS_BETTER = ("_s_mean", "_s_p50", "_s_p95", "_s_p99", "_per_1k_tokens", "_per_1m_tokens", "_per_token")
 
@@ -278,56 +274,6 @@ class PartialResults:
         """Delete the sidecar; the final file holds everything now."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-
-def bootstrap_mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return mean and 95 % percentile bootstrap interval over seeds, deterministically.
-
-    Args:
-        values: One per seed; NaN (nothing observed) is left out.
-
-    Returns:
-        (mean, low, high); NaN where there is nothing, and no interval for fewer than two values.
-    """
-    finite = values[np.isfinite(values)]
-    if len(finite) == 0:
-        return math.nan, math.nan, math.nan
-    if len(finite) == 1:
-        return float(finite[0]), math.nan, math.nan
-    means = finite[_resamples(len(finite))].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(finite.mean()), float(low), float(high)
-
-
-def bootstrap_ratio(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return mean(values) / mean(baseline) − 1 with its 95 % paired bootstrap interval.
-
-    Seeds are resampled as pairs, so what the seeds have in common cancels.
-
-    Args:
-        values: One per seed.
-        baseline: The same seeds under the other scheduler.
-
-    Returns:
-        (relative difference, low, high); NaN where a pair is missing throughout or the baseline's mean is 0.
-    """
-    both = np.isfinite(values) & np.isfinite(baseline)
-    x, y = values[both], baseline[both]
-    if len(x) == 0 or y.mean() == 0:
-        return math.nan, math.nan, math.nan
-    difference = float(x.mean() / y.mean() - 1.0)
-    if len(x) == 1:
-        return difference, math.nan, math.nan
-    rows = _resamples(len(x))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = x[rows].mean(axis=1) / y[rows].mean(axis=1) - 1.0
-    ratios = ratios[np.isfinite(ratios)]
-    low, high = np.quantile(ratios, (0.025, 0.975)) if len(ratios) else (math.nan, math.nan)
-    return difference, float(low), float(high)
-
-
-def _resamples(n: int) -> NDArray[np.int64]:
-    return np.random.default_rng(BOOTSTRAP_SEED).integers(n, size=(RESAMPLES, n))
 
 
 def summarise(

@@ -1,6 +1,7 @@
 """Which episode seeds serve which purpose.
 
-The ranges are disjoint, so that no result is ever measured on an episode that training has seen.
+The ranges are disjoint, so that no result is ever measured on an episode that training has seen. The seeds
+of reported results stand in :mod:`dsd_env.paired`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ TRAINING_SEEDS = range(0, 1_000_000_000)
 
 VALIDATION_SEEDS = range(1_000_000_000, 1_100_000_000)
 """Episodes that pick the best model during training."""
-
-EVALUATION_SEEDS = range(2_000_000_000, 2_100_000_000)
-"""Episodes of reported results (`scripts/evaluate.py`); no part of training ever touches them."""
 
 DEMONSTRATION_SEEDS = range(1_500_000_000, 1_600_000_000)
 """Episodes from which a warm start collects a heuristic's decisions."""
@@ -36,8 +34,3 @@ def training_seed(run_seed: int, worker: int, start_step: int, episode: int) -> 
 def validation_seeds(count: int) -> list[int]:
     """Return the first ``count`` validation seeds."""
     return list(VALIDATION_SEEDS[:count])
-
-
-def evaluation_seeds(count: int) -> list[int]:
-    """Return the first ``count`` evaluation seeds."""
-    return list(EVALUATION_SEEDS[:count])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from dsd_env.scenario.measuring import measuring
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim import Event, ReferenceSimulation
 from dsd_env.sim.engines import compiled_layout
+from dsd_env.sim.timeline import Timeline
 from dsd_env.sim.world import WorldBuilder
 
 _LOG_EVENTS = 1 << 18
@@ -35,8 +37,9 @@ class Result:
         requests: One column per property of the completed requests, by order of arrival.
         decisions: Number of decisions taken.
         resolved: Decisions that were not executed as given, by reason.
-        events: Event log, if asked for.
+        events: Event log, if asked for, or for a timeline.
         engine: Engine that simulated: `compiled` or `reference`.
+        timeline: What happened, to be looked at, if asked for; see :class:`dsd_env.sim.timeline.Timeline`.
     """
 
     scenario: Scenario
@@ -48,6 +51,7 @@ class Result:
     resolved: dict[str, int]
     events: list[Event]
     engine: str
+    timeline: Timeline | None = None
 
 
 def simulate(
@@ -57,10 +61,12 @@ def simulate(
     *,
     requests: int | None = None,
     record_events: bool = False,
+    timeline: bool = False,
+    until_s: float = math.inf,
     builder: WorldBuilder | None = None,
     engine: str = "auto",
 ) -> Result:
-    """Simulate one episode to its end.
+    """Simulate one episode, to its end unless told otherwise.
 
     Args:
         scenario: Name of a shipped scenario, path of a YAML file, mapping, or scenario.
@@ -69,6 +75,9 @@ def simulate(
             scheduler.
         requests: Number of requests to measure, instead of the scenario's own or its window.
         record_events: Keep the event log in the result.
+        timeline: Keep a timeline in the result, and the event log that it is made of.
+        until_s: Stop at the first decision after this time. The metrics are then of what has been by then,
+            and not those of the episode.
         builder: Builder of this scenario's worlds, to load profiles and traces only once.
         engine: ``"compiled"`` or ``"reference"``, which give the same result; ``"auto"`` is the compiled one,
             but where only the reference will do.
@@ -90,6 +99,7 @@ def simulate(
     if requests is not None:
         scenario = measuring(scenario, requests)
     policy = make_scheduler(scheduler)
+    record_events = record_events or timeline
     options = {"log_events": _LOG_EVENTS} if record_events else {}
     layout = compiled_layout(engine, scenario, builder, options=options)
     if layout is not None:
@@ -97,20 +107,23 @@ def simulate(
 
         try:
             compiled = CompiledSimulation(scenario, seed, record_events=record_events, layout=layout)
-            return _run(compiled, compiled.next_decision(), policy, seed, "compiled")
+            return _run(compiled, policy, seed, "compiled", until_s, timeline)
         except EngineError:
             # The reference has no bounds.
             if engine == "compiled":
                 raise
     reference = ReferenceSimulation(scenario, seed, record_events=record_events, builder=builder)
-    return _run(reference, reference.next_decision(), policy, seed, "reference")
+    return _run(reference, policy, seed, "reference", until_s, timeline)
 
 
-def _run(simulation: Any, view: DecisionView | None, policy: Scheduler, seed: int, engine: str) -> Result:
-    """Simulate to the end from the first decision."""
+def _run(
+    simulation: Any, policy: Scheduler, seed: int, engine: str, until_s: float, timeline: bool
+) -> Result:
+    """Simulate from the first decision on."""
+    view: DecisionView | None = simulation.next_decision()
     policy.reset(simulation.scenario, seed)
     decisions = 0
-    while view is not None:
+    while view is not None and view.now_s <= until_s:
         simulation.decide(policy.decide(view))
         decisions += 1
         view = simulation.next_decision()
@@ -124,4 +137,5 @@ def _run(simulation: Any, view: DecisionView | None, policy: Scheduler, seed: in
         resolved=dict(simulation.resolved),
         events=simulation.events,
         engine=engine,
+        timeline=Timeline(simulation.scenario, simulation.events, policy.name, seed) if timeline else None,
     )

@@ -80,4 +80,28 @@ assert "torch" not in sys.modules
 print(f"  dsd_env {dsd_env.__version__}: {len(scenarios)} scenarios, {len(profiles)} latency profiles, "
       f"{len(traces)} trace sets, one environment step")
 PY
+
+echo "Using its command line"
+command="$work/venv/bin/dsd-env"
+version=$(env -u PYTHONPATH "$command" --version)
+env -u PYTHONPATH "$command" list >list.txt
+grep -q '^metro ' list.txt || { echo "dsd-env list does not show metro" >&2; exit 1; }
+# The reference engine needs no compilation; a warning at import is a failure here, too.
+env -u PYTHONPATH "$work/venv/bin/python" -I -W error -m dsd_env simulate single_lan --scheduler edge_sd:4 --seed 1 \
+  --requests 3 --engine reference --json >metrics.json
+env -u PYTHONPATH "$command" timeline single_lan --scheduler edge_sd:4 --seed 1 --requests 3 --engine reference \
+  --out trace.json >/dev/null
+env -u PYTHONPATH "$work/venv/bin/python" -I - <<'PY'
+import json
+
+metrics = json.load(open("metrics.json"))["metrics"]
+assert metrics["requests_completed"] == 3.0, metrics
+tokens = sum(e["args"]["tokens"] for e in json.load(open("trace.json"))["traceEvents"] if e["name"] == "commit")
+assert tokens == round(metrics["throughput_tokens_per_s"] * metrics["window_s"]), tokens
+PY
+status=0
+env -u PYTHONPATH "$command" show nowhere >/dev/null 2>error.txt || status=$?
+[[ $status == 1 && $(wc -l <error.txt) == 1 ]] || { echo "dsd-env show nowhere: status $status" >&2; exit 1; }
+env -u PYTHONPATH "$command" list | head -1 >/dev/null
+echo "  $version: $(wc -l <list.txt) scenarios listed, one simulated, one timeline"
 echo "The wheel is sound"

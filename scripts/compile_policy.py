@@ -21,10 +21,10 @@ import _cli
 import numpy as np
 from tqdm import tqdm
 
-from agents.evaluation import bootstrap_ratio
 from dsd_env import simulate
 from dsd_env.control import Decision, DecisionView
 from dsd_env.files import write_json
+from dsd_env.paired import bootstrap_ratio
 from dsd_env.scenario import Scenario, ScenarioError, load_scenario
 from dsd_env.scenario.measuring import measuring
 from dsd_env.schedulers import Scheduler, SchedulerError, make_scheduler

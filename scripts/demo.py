@@ -200,7 +200,7 @@ def verdict(schedulers: dict[str, Any], learned: str) -> str:
 
     A difference counts if the 95 % bootstrap interval of the paired differences excludes zero.
     """
-    from agents.evaluation import bootstrap_ratio
+    from dsd_env.paired import bootstrap_ratio
 
     def per_seed(name: str, metric: str) -> np.ndarray:
         return np.array(schedulers[name]["metrics"][metric]["per_seed"], dtype=np.float64)

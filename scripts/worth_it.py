@@ -12,27 +12,11 @@ those of configs/latency, or paths of your own.
 from __future__ import annotations
 
 import argparse
-import json
-from typing import Any
 
 import _checkout  # noqa: F401
 import _cli
 
-from dsd_env.latency import LatencyProfile
-from dsd_env.latency.lookup import latency_profile
-from dsd_env.scenario import Scenario, load_scenario
-from dsd_env.schedulers.worth import BusyTarget, Cost
-
-WORDS = {
-    "plain": "plain decoding",
-    "node": "drafts on the target's GPUs",
-    "rounds": "remote drafts, round by round",
-    "stream": "remote drafts, streamed",
-}
-PLACES = {"plain": "plain", "node": "colocated", "rounds": "own", "stream": "own"}
-"""Where a way drafts, as static choices name it; requests draft for themselves here."""
-MODEL = "draft"
-SIMULATED_S, WARMUP_S = 10.0, 5.0
+from dsd_env.cli import worth
 
 
 def main() -> int:
@@ -40,121 +24,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--target", default="llama-3-70b_h100-sxm_tp4", help="profile (default %(default)s)")
-    parser.add_argument(
-        "--drafter",
-        default="llama-3.2-3b_h100-sxm_tp2",
-        help="on the target's GPUs, or none (default %(default)s)",
-    )
-    parser.add_argument(
-        "--remote", default="llama-3.2-3b-q4_rtx-4090", help="the remote drafter (default %(default)s)"
-    )
-    parser.add_argument("--rtt-ms", type=float, required=True, help="round trip between drafter and target")
-    parser.add_argument("--alpha", type=float, required=True, help="chance that a draft is right, below 1")
-    parser.add_argument("--active", type=int, required=True, help="requests that the target serves at a time")
-    parser.add_argument(
-        "--per-card",
-        type=int,
-        default=1,
-        metavar="N",
-        help="requests that share a remote drafter (default 1)",
-    )
-    parser.add_argument(
-        "--context",
-        type=int,
-        default=600,
-        metavar="TOKENS",
-        help="context of a request (default %(default)s)",
-    )
-    parser.add_argument("--simulate", action="store_true", help="simulate the best of each way, too")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    worth.add_arguments(parser)
     arguments = parser.parse_args()
-    _cli.at_least_one(parser, arguments, ("active", "per_card", "context"))
-    if not 0.0 <= arguments.alpha <= 0.99:
-        parser.error(f"--alpha {arguments.alpha:g} must be in 0..0.99")
-    if not 0.0 <= arguments.rtt_ms <= 10_000.0:
-        parser.error(f"--rtt-ms {arguments.rtt_ms:g} must be in 0..10000")
     try:
-        scenario = scenario_of(arguments)
-        (target,) = scenario.targets.values()
-        busy = BusyTarget.of(target, arguments.active, float(arguments.context), arguments.alpha)
-        costs = busy.best(remote_step_s(arguments), 1e-3 * arguments.rtt_ms)
+        return worth.run(arguments)
     except ValueError as error:
         parser.error(str(error))
-    simulated_s = {cost.way: simulate(arguments, cost) for cost in costs} if arguments.simulate else {}
-    if arguments.json:
-        rows = [{**cost._asdict(), "simulated_token_s": simulated_s.get(cost.way)} for cost in costs]
-        print(json.dumps(rows, indent=1))
-    else:
-        print(table(costs, simulated_s))
-    return 0
-
-
-def remote_step_s(arguments: argparse.Namespace) -> float:
-    """Return the time of a draft step at the remote drafter, shared by so many requests."""
-    profile = latency_profile(arguments.remote)
-    its = profile.coefficients if isinstance(profile, LatencyProfile) else profile
-    n = arguments.per_card
-    return float(its.compute_s(n) + its.k_bw_s_per_token * n * arguments.context)
-
-
-def scenario_of(arguments: argparse.Namespace, kind: str = "streaming") -> Scenario:
-    """Return the scenario of the user's numbers, saturated: one client per request, no time to think.
-
-    Raises:
-        ScenarioError: A profile is unknown, or a number impossible.
-    """
-    target = latency_profile(arguments.target)
-    gpus = target.parallelism if isinstance(target, LatencyProfile) else 1
-    at_target = [] if arguments.drafter == "none" else [{"model": MODEL, "profile": arguments.drafter}]
-    prompt = max(1, arguments.context - 300)
-    return load_scenario(
-        "stream_node",
-        name="worth_it",
-        devices__client__count=arguments.active,
-        devices__client__drafter={"model": MODEL, "profile": {"t0_s": remote_step_s(arguments)}},
-        targets__node__profile=arguments.target,
-        targets__node__gpus=gpus,
-        targets__node__colocated_drafters=at_target,
-        targets__node__max_num_seqs=max(128, arguments.active),
-        links__link__one_way_s=0.5e-3 * arguments.rtt_ms,
-        acceptance={MODEL: {"source": "iid", "alpha": arguments.alpha}},
-        workload__kinds__essay__prompt_tokens={"distribution": "constant", "value": prompt},
-        workload__max_prompt_tokens=prompt,
-        protocol__kind=kind,
-        episode__requests=None,
-        episode__warmup_requests=0,
-        episode__warmup_s=WARMUP_S,
-        episode__window_s=SIMULATED_S,
-        episode__horizon_s=WARMUP_S + SIMULATED_S,
-    )
-
-
-def simulate(arguments: argparse.Namespace, cost: Cost) -> float:
-    """Return the time per token that the engine finds, in seconds."""
-    import dsd_env
-
-    scenario = scenario_of(arguments, "synchronous" if cost.way == "rounds" else "streaming")
-    metrics = dsd_env.simulate(scenario, f"static:{cost.gamma}:1:{PLACES[cost.way]}", seed=1).metrics
-    return float(arguments.active / metrics["throughput_tokens_per_s"])
-
-
-def table(costs: list[Cost], simulated_s: dict[str, float]) -> str:
-    """Return the costs as text, and what they say."""
-    at_target = min((cost for cost in costs if cost.way in ("plain", "node")), key=lambda cost: cost.token_s)
-    head = f"{'':32} {'gamma':>5} {'ms/token':>9} {'against the best at the target':>31}"
-    lines = [head + (f" {'simulated':>10}" if simulated_s else "")]
-    for cost in costs:
-        change = 100.0 * (cost.token_s / at_target.token_s - 1.0)
-        line = f"{WORDS[cost.way]:32} {cost.gamma:5} {1e3 * cost.token_s:9.2f} {change:+29.1f} %"
-        lines.append(line + (f" {1e3 * simulated_s[cost.way]:10.2f}" if simulated_s else ""))
-    remote = min((cost for cost in costs if cost.way in ("rounds", "stream")), key=lambda cost: cost.token_s)
-    gain = 100.0 * (1.0 - remote.token_s / at_target.token_s)
-    worth: dict[bool, Any] = {
-        True: f"A remote drafter is worth it: {gain:.0f} % less time per token, {WORDS[remote.way]}.",
-        False: f"A remote drafter is not worth it: at best {-gain:.0f} % more time per token.",
-    }
-    return "\n".join([*lines, worth[gain > 0.0]])
 
 
 if __name__ == "__main__":

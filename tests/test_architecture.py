@@ -25,6 +25,8 @@ ORDER = {
     "simulate": 8,
     "envs": 8,
     "serving": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 # The workshop, and the testbed, which loads models with the recorder; nothing else imports them.
 WORKSHOP = {"calibration", "testbed"}

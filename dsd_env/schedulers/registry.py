@@ -80,6 +80,11 @@ def scheduler_names() -> tuple[str, ...]:
     return tuple(_ENTRIES)
 
 
+def scheduler_entries() -> dict[str, SchedulerEntry]:
+    """Return every scheduler by name: how to write it, what it does, what builds it."""
+    return dict(_ENTRIES)
+
+
 def scheduler_help() -> str:
     """Return one line per scheduler: how to write it and what it does."""
     width = max(len(entry.usage) for entry in _ENTRIES.values())

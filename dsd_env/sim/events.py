@@ -63,7 +63,8 @@ class Event(NamedTuple):
     Attributes:
         time_s: When it happened.
         kind: What happened.
-        entity: Number of the target, drafter or link concerned, by kind.
+        entity: Number of the target, drafter or channel concerned, by kind. A channel is one direction of a
+            link: twice the link's number, and one more for the way down, from the target.
         request: Number of the request; -1 where it concerns several.
         value: ARRIVAL: prompt tokens; DECISION: gamma; DRAFT_START, DRAFT_END: tokens drafted;
             SEND: time of arrival; ENQUEUE: new tokens asked for; ADMIT: KV tokens reserved;

@@ -29,7 +29,6 @@ from agents.export import export_run, find_checkpoint
 from agents.rollouts import ByActor, BySchedulers, mean_metrics, play
 from agents.seeds import (
     DEMONSTRATION_SEEDS,
-    EVALUATION_SEEDS,
     TRAINING_SEEDS,
     VALIDATION_SEEDS,
     training_seed,
@@ -40,6 +39,7 @@ from agents.warm_start import EPISODES_PER_WORLD, collect
 from dsd_env import policy
 from dsd_env.control import ActionSpace, ObservationEncoder
 from dsd_env.files import sha256_of
+from dsd_env.paired import EVALUATION_SEEDS
 from dsd_env.paths import config_dir
 from dsd_env.policy import MlpActor
 from dsd_env.schedulers import make_scheduler

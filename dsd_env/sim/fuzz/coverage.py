@@ -137,7 +137,7 @@ class Watch:
         messages: dict[int, list[Event]] = defaultdict(list)
         for event in events:
             if event.kind == EventKind.SEND:
-                messages[event.entity].append(event)
+                messages[event.entity // 2].append(event)  # both directions of a link
         for number, name, members in _link_members(self.scenario):
             sent = messages[number]
             if not sent:

@@ -16,7 +16,7 @@ class Links(Part):
         arrives_s = device.up.send(self._now_s, size)
         self._sent(device, device.up.last_lost, size)
         request.own_jobs = device.jobs
-        return self._trace_message(f"up:{device.number}", request, 2 * device.number, arrives_s)
+        return self._trace_message(f"up:{device.number}", request, 4 * device.number, arrives_s)
 
     def send_down(self, device: Device, payload_bytes: float, request: Request) -> float:
         """Send from a target to a device."""
@@ -24,7 +24,7 @@ class Links(Part):
         arrives_s = device.down.send(self._now_s, size)
         self._sent(device, device.down.last_lost, size)
         self._totals.cloud_usd += size * 1e-9 * self._episode.scenario.egress_usd_per_gigabyte
-        return self._trace_message(f"down:{device.number}", request, 2 * device.number, arrives_s)
+        return self._trace_message(f"down:{device.number}", request, 4 * device.number + 1, arrives_s)
 
     def send_edge(self, device: Device, up: bool, payload_bytes: float, request: Request) -> float:
         """Send between a device and its edge server, up or down."""
@@ -33,7 +33,9 @@ class Links(Part):
         size = self._protocol.header_bytes + payload_bytes
         arrives_s = channel.send(self._now_s, size)
         self.count_bytes(size, device)
-        return self._trace_message(f"lan:{device.number}", request, 2 * device.number + 1, arrives_s)
+        return self._trace_message(
+            f"lan:{device.number}", request, 4 * device.number + (2 if up else 3), arrives_s
+        )
 
     def send_backhaul(
         self, edge: int, target: int, up: bool, payload_bytes: float, request: Request
@@ -43,7 +45,9 @@ class Links(Part):
         size = self._protocol.header_bytes + payload_bytes
         arrives_s = channel.send(self._now_s, size)
         self._totals.network_bytes += size
-        return self._trace_message(f"backhaul:{edge}", request, channel.number, arrives_s)
+        return self._trace_message(
+            f"backhaul:{edge}", request, 2 * channel.number + (0 if up else 1), arrives_s
+        )
 
     def measure_round_trip(self, request: Request, round_trip_s: float) -> None:
         """Take a measured round trip into what the device's controller knows."""
@@ -61,7 +65,7 @@ class Links(Part):
         device.loss += self._protocol.stats_window * ((1.0 if lost else 0.0) - device.loss)
         self.count_bytes(size_bytes, device)
 
-    def _trace_message(self, lane: str, request: Request, link: int, arrives_s: float) -> float:
-        self._log(EventKind.SEND, link, request, arrives_s)
+    def _trace_message(self, lane: str, request: Request, channel: int, arrives_s: float) -> float:
+        self._log(EventKind.SEND, channel, request, arrives_s)
         self._episode.add_bar(lane, "message", self._now_s, arrives_s, request.number)
         return arrives_s

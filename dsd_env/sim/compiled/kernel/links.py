@@ -100,7 +100,7 @@ def send_up(k, w, request, payload):
     arrives_s = send(k, w, 4 * device + UP, size)
     _sent(k, w, device, 4 * device + UP, size)
     request.own_jobs = own_jobs(k, w, device)
-    log(k, w, LOG_SEND, 2 * device, request.number, arrives_s)
+    log(k, w, LOG_SEND, 4 * device + UP, request.number, arrives_s)
     return arrives_s
 
 
@@ -112,7 +112,7 @@ def send_down(k, w, request, payload):
     arrives_s = send(k, w, 4 * device + DOWN, size)
     _sent(k, w, device, 4 * device + DOWN, size)
     w.totals.cloud_usd += size * 1e-9 * k.egress_usd_per_gigabyte
-    log(k, w, LOG_SEND, 2 * device, request.number, arrives_s)
+    log(k, w, LOG_SEND, 4 * device + DOWN, request.number, arrives_s)
     return arrives_s
 
 
@@ -123,7 +123,7 @@ def send_edge(k, w, request, down, payload):
     size = k.header_bytes + payload
     arrives_s = send(k, w, 4 * device + EDGE_UP + down, size)
     count_bytes(k, w, size, device)
-    log(k, w, LOG_SEND, 2 * device + 1, request.number, arrives_s)
+    log(k, w, LOG_SEND, 4 * device + EDGE_UP + down, request.number, arrives_s)
     return arrives_s
 
 
@@ -134,7 +134,7 @@ def send_backhaul(k, w, request, edge, target, down, payload):
     size = k.header_bytes + payload
     arrives_s = send(k, w, channel, size)
     w.totals.network_bytes += size
-    log(k, w, LOG_SEND, k.channels[channel].number, request.number, arrives_s)
+    log(k, w, LOG_SEND, channel, request.number, arrives_s)
     return arrives_s
 
 

@@ -1,0 +1,185 @@
+"""``dsd-env evaluate``: schedulers on the same episodes, and by how much they differ.
+
+One process simulates one episode after the other. ``scripts/evaluate.py`` of a checkout does the same for
+many scenarios, with several processes and static rules inside the compiled engine, and goes on where it was
+interrupted; its means and intervals are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsd_env.cli.arguments import (
+    Commands,
+    add_engine,
+    add_json,
+    add_requests,
+    add_scenario,
+    at_least_one,
+    command,
+    names,
+    scenario_of,
+)
+from dsd_env.cli.output import number, paragraph, print_json, table
+from dsd_env.cli.simulate import add_metrics, chosen
+from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
+from dsd_env.scenario import Scenario
+from dsd_env.scenario.measuring import measuring, steady
+from dsd_env.schedulers import make_scheduler
+from dsd_env.sim.world import WorldBuilder
+from dsd_env.simulate import simulate
+
+_EXAMPLES = """
+dsd-env evaluate single_lan --schedulers cloud_ar,edge_sd:4 --seeds 10
+dsd-env evaluate metro --schedulers jsq_goodput,policy:mine --cycles 1"""
+
+_NOTES = """
+The episodes are ones that no training ever saw. For each metric: means, and
+the differences to the first scheduler, paired by seed, with 95 % intervals."""
+
+SELECTION = (
+    "e2e_s_mean",
+    "ttft_s_mean",
+    "tpot_s_mean",
+    "slo_attainment",
+    "throughput_tokens_per_s",
+    "cloud_usd_per_1m_tokens",
+)
+"""What is printed unless something else is asked for; JSON holds every metric."""
+
+FEW_SEEDS = 10
+"""Below so many seeds bootstrap intervals are told to be too narrow."""
+
+_CI = f"percentile bootstrap over seeds, {RESAMPLES} resamples, fixed generator seed; null if < 2 seeds"
+
+Rows = dict[str, list[dict[str, float]]]
+"""The metrics of each scheduler, seed by seed."""
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    does = "Compare schedulers on the same episodes."
+    parser = command(commands, "evaluate", does, _EXAMPLES, run, notes=_NOTES)
+    add_scenario(parser)
+    parser.add_argument(
+        "--schedulers",
+        type=names,
+        required=True,
+        metavar="X,Y",
+        help="rules, or policy:FOLDER; differences are those to the first",
+    )
+    parser.add_argument(
+        "--seeds", type=at_least_one, default=5, metavar="N", help="episodes each (default 5)"
+    )
+    add_engine(parser)
+    add_requests(parser)
+    parser.add_argument(
+        "--cycles",
+        type=at_least_one,
+        metavar="C",
+        help="measure so many cycles of the load after a warm-up, in simulated time",
+    )
+    add_metrics(parser)
+    add_json(parser, "print JSON with every metric of every seed, NaN as null")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Simulate all pairs and print the comparison."""
+    if arguments.requests is not None and arguments.cycles is not None:
+        raise ValueError("--requests and --cycles: measure a number of requests or cycles of the load")
+    scenario = scenario_of(arguments)
+    if arguments.requests is not None:
+        scenario = measuring(scenario, arguments.requests)
+    elif arguments.cycles is not None:
+        scenario = steady(scenario, arguments.cycles)
+    shown = chosen(arguments.metrics, scenario, SELECTION)
+    for name in arguments.schedulers:  # a wrong name shows now, not after an hour
+        make_scheduler(name).reset(scenario, 0)
+    seeds = evaluation_seeds(arguments.seeds)
+    rows = _simulated(scenario, arguments.schedulers, seeds, arguments.engine)
+    summary = summarise(rows)
+    if arguments.json:
+        head = {
+            "scenario": scenario.name,
+            "changes": dict(arguments.changes),
+            "requests": arguments.requests,
+            "cycles": arguments.cycles,
+            "seeds": seeds,
+            "ci95": _CI,
+            "baseline": arguments.schedulers[0],
+        }
+        print_json({**head, "schedulers": summary})
+        return 0
+    print("\n\n".join(_text(summary, name, len(seeds)) for name in shown))
+    if 1 < len(seeds) < FEW_SEEDS:
+        print()
+        print(paragraph(f"Of {len(seeds)} seeds these intervals are too narrow; take {FEW_SEEDS} or more."))
+    return 0
+
+
+def _simulated(scenario: Scenario, schedulers: list[str], seeds: list[int], engine: str) -> Rows:
+    """Simulate every scheduler on every seed; say on a terminal how far it is."""
+    builder = WorldBuilder(scenario)
+    rows: Rows = {name: [] for name in schedulers}
+    whole, done = len(schedulers) * len(seeds), 0
+    for name in schedulers:
+        for seed in seeds:
+            result = simulate(scenario, name, seed, builder=builder, engine=engine)
+            rows[name].append(result.metrics)
+            done += 1
+            if sys.stderr.isatty():
+                end = "\n" if done == whole else "\r"
+                print(f"simulated {done} of {whole} episodes", end=end, file=sys.stderr, flush=True)
+    return rows
+
+
+def summarise(rows: Rows) -> dict[str, Any]:
+    """Return means and intervals of every metric, and the differences to the first scheduler's.
+
+    Args:
+        rows: Metrics by scheduler, one for each seed, the same seeds in the same order.
+    """
+    first = next(iter(rows))
+    summary: dict[str, Any] = {}
+    for name, of_seeds in rows.items():
+        metrics, versus = {}, {}
+        for metric in of_seeds[0]:
+            own, base = _values(of_seeds, metric), _values(rows[first], metric)
+            mean, low, high = bootstrap_mean(own)
+            metrics[metric] = {"mean": mean, "ci95": [low, high], "per_seed": own.tolist()}
+            difference, low, high = bootstrap_mean(own - base)
+            relative, relative_low, relative_high = bootstrap_ratio(own, base)
+            versus[metric] = {
+                "difference": difference,
+                "ci95": [low, high],
+                "relative": relative,
+                "relative_ci95": [relative_low, relative_high],
+            }
+        summary[name] = {"metrics": metrics, **({} if name == first else {"versus": versus})}
+    return summary
+
+
+def _values(rows: list[dict[str, float]], metric: str) -> NDArray[np.float64]:
+    return np.array([row[metric] for row in rows], dtype=np.float64)
+
+
+def _text(summary: dict[str, Any], metric: str, seeds: int) -> str:
+    """Return the lines of one metric."""
+    first = next(iter(summary))
+    head = ["scheduler", "mean", "difference, paired", "95 % interval", "relative"]
+    rows = [head]
+    for name, entry in summary.items():
+        row = [name, number(entry["metrics"][metric]["mean"]), "", "", ""]
+        if name != first:
+            change = entry["versus"][metric]
+            low, high = change["ci95"]
+            row[2] = number(change["difference"])
+            row[3] = "-" if np.isnan(low) else f"{number(low)} to {number(high)}"
+            row[4] = "-" if np.isnan(change["relative"]) else f"{100.0 * change['relative']:+.1f} %"
+        rows.append(row)
+    return f"{metric}, {seeds} seeds\n{table(rows, ' rrrr')}"

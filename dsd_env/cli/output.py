@@ -1,0 +1,69 @@
+"""What commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MOST_COLUMNS = 110
+"""Lines get no longer than this, however wide the terminal is."""
+
+
+def width() -> int:
+    """Return the length of lines: the terminal's, 80 where there is none."""
+    return max(40, min(shutil.get_terminal_size().columns, MOST_COLUMNS))
+
+
+def number(value: float | None) -> str:
+    """Return a number with four digits; a dash for what was not observed."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def table(rows: Sequence[Sequence[str]], right: str = "") -> str:
+    """Return rows as columns, two spaces apart.
+
+    Args:
+        rows: The cells, the head's first.
+        right: A letter for each column: ``r`` for those that are aligned at the right; the rest at the left.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(size) if right[at : at + 1] == "r" else cell.ljust(size)
+            for at, (cell, size) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """Return a text broken into lines."""
+    return textwrap.fill(text, width(), initial_indent=indent, subsequent_indent=indent)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return the beginning of a text, whole words, at most so long."""
+    return textwrap.shorten(text, max(8, most), placeholder=" ...")
+
+
+def print_json(data: Any) -> None:
+    """Print JSON; NaN and the infinities, which JSON lacks, become null."""
+    print(json.dumps(finite(data), indent=1, allow_nan=False))
+
+
+def finite(data: Any) -> Any:
+    """Return data with None for every number that is not finite."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return data

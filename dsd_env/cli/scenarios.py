@@ -1,0 +1,160 @@
+"""``dsd-env list`` and ``dsd-env show``: which scenarios there are, and what is in one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dsd_env.cli.arguments import Commands, add_json, add_scenario, command, scenario_of
+from dsd_env.cli.output import number, paragraph, print_json, shortened, table, width
+from dsd_env.scenario import Scenario, list_scenarios, load_scenario
+from dsd_env.scenario.loader import scenario_dir
+from dsd_env.scenario.schema import ColocatedDrafter, Drafter, Profile
+
+_LIST = """
+dsd-env list
+dsd-env list --json"""
+
+_SHOW = """
+dsd-env show metro
+dsd-env show my_scenario.yaml
+dsd-env show metro --set protocol__kind=synchronous --json"""
+
+
+def add_list(commands: Commands) -> None:
+    """Add the command ``list``."""
+    add_json(command(commands, "list", "List the shipped scenarios, one a line.", _LIST, run_list))
+
+
+def add_show(commands: Commands) -> None:
+    """Add the command ``show``."""
+    does = "Show what is in a scenario; a YAML file is validated."
+    parser = command(commands, "show", does, _SHOW, run_show)
+    add_scenario(parser)
+    add_json(parser, "print the whole scenario as JSON, every key with its value")
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """List the shipped scenarios."""
+    names = list_scenarios()
+    if arguments.json:
+        print_json([_summary(name) for name in names])
+        return 0
+    room = max(map(len, names)) + 2
+    for name in names:
+        print(f"{name:{room}}{shortened(title_of(name), width() - room)}")
+    return 0
+
+
+def title_of(name: str) -> str:
+    """Return what a shipped scenario is, in one sentence: its file begins with that, as a comment."""
+    with (scenario_dir() / f"{name}.yaml").open(encoding="utf-8") as file:
+        return file.readline().removeprefix("#").strip()
+
+
+def _summary(name: str) -> dict[str, Any]:
+    scenario = load_scenario(name)
+    return {
+        "name": name,
+        "title": title_of(name),
+        "devices": scenario.n_devices,
+        "edge_servers": scenario.n_edge_servers,
+        "targets": scenario.n_targets,
+        "protocol": _protocol(scenario),
+    }
+
+
+def _protocol(scenario: Scenario) -> str:
+    branches = "+branches" if scenario.protocol.branches.fanout else ""
+    return f"{scenario.protocol.kind}{branches}"
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Show one scenario."""
+    scenario = scenario_of(arguments)
+    if arguments.json:
+        print_json(scenario.model_dump(mode="json"))
+        return 0
+    print("\n\n".join(_sections(scenario)))
+    return 0
+
+
+def _sections(scenario: Scenario) -> Iterator[str]:
+    """Yield what is said about a scenario, paragraph by paragraph."""
+    card = scenario.card
+    yield scenario.name
+    for title, text in (
+        ("situation", card.models),
+        ("regime", card.regime),
+        ("measured", card.utilisation),
+        ("limits", card.limits),
+    ):
+        if text:
+            yield f"{title}:\n{paragraph(text, '  ')}"
+    rows = [
+        [name, str(one.count), _menu(one.menu), _link(scenario, one.link)]
+        for name, one in scenario.devices.items()
+    ]
+    yield _table("devices", ["class", "count", "drafter", "link to the targets"], rows)
+    if scenario.edge_servers:
+        rows = [
+            [name, str(one.count), _menu(one.menu), _link(scenario, one.backhaul)]
+            for name, one in scenario.edge_servers.items()
+        ]
+        yield _table("edge servers", ["class", "count", "drafter", "link to the targets"], rows)
+    rows = [
+        [name, str(one.count), f"{one.gpus:g}", str(one.max_num_seqs), _profile(one.profile), _menu(one.menu)]
+        for name, one in scenario.targets.items()
+    ]
+    yield _table("targets", ["class", "count", "GPUs", "seats", "profile", "drafters beside it"], rows)
+    yield "requests:\n" + "\n".join(_requests(scenario))
+    changed = scenario.protocol.model_dump(mode="json", exclude_defaults=True)
+    words = [f"{key}: {value}" for key, value in changed.items() if key != "kind"]
+    yield paragraph("protocol: " + ", ".join([scenario.protocol.kind, *words]))
+    actions = scenario.actions
+    yield "\n".join(
+        [
+            "actions:",
+            paragraph(f"gamma (drafts, or window of a stream): {_list(actions.gammas)}", "  "),
+            paragraph(f"batch sizes: {_list(actions.batch_sizes)}", "  "),
+            paragraph(f"placements: {scenario.n_placements}", "  "),
+        ]
+    )
+
+
+def _table(title: str, head: list[str], rows: list[list[str]]) -> str:
+    lines = table([head, *rows], " rrr" if "GPUs" in head else " r").splitlines()
+    return "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
+
+
+def _menu(drafters: Sequence[Drafter | ColocatedDrafter]) -> str:
+    return ", ".join(drafter.model for drafter in drafters) or "none"
+
+
+def _profile(profile: Profile) -> str:
+    return profile if isinstance(profile, str) else "coefficients of its own"
+
+
+def _link(scenario: Scenario, name: str) -> str:
+    """Return a link's name, its mean round trip without jitter, and its nominal rate up."""
+    link = scenario.links[name]
+    return f"{name}: {2e3 * link.one_way_s:g} ms round trip, {1e-6 * link.uplink_bits_per_s:g} Mbit/s up"
+
+
+def _requests(scenario: Scenario) -> Iterator[str]:
+    workload, episode = scenario.workload, scenario.episode
+    yield f"  arrivals: {workload.arrivals.kind}"
+    share = sum(kind.weight for kind in workload.kinds.values())
+    for name, kind in workload.kinds.items():
+        slo = scenario.slo[kind.slo].model_dump(exclude_none=True)
+        bounds = ", ".join(f"{key} {value:g}" for key, value in slo.items() if isinstance(value, float))
+        yield f"  {name}: {100.0 * kind.weight / share:.0f} %, SLO {kind.slo}" + f" ({bounds})" * bool(bounds)
+    if episode.window_s is None:
+        yield f"  measured: {episode.requests} requests after {episode.warmup_requests}"
+    else:
+        yield f"  measured: {number(episode.window_s)} s after {number(episode.warmup_s)} s"
+
+
+def _list(values: Sequence[int]) -> str:
+    return " ".join(map(str, values))

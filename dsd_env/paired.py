@@ -1,0 +1,73 @@
+"""Comparing schedulers on the same episodes: which seeds, and intervals of what differs.
+
+One seed gives one world to every scheduler. What two schedulers have in common on a seed cancels in the
+difference, so that pairs tell more than means do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+EVALUATION_SEEDS = range(2_000_000_000, 2_100_000_000)
+"""Episodes of reported results; no part of training ever touches them."""
+
+RESAMPLES = 10_000
+BOOTSTRAP_SEED = 0
+
+
+def evaluation_seeds(count: int) -> list[int]:
+    """Return the first ``count`` evaluation seeds."""
+    return list(EVALUATION_SEEDS[:count])
+
+
+def bootstrap_mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return mean and 95 % percentile bootstrap interval over seeds, deterministically.
+
+    Args:
+        values: One per seed; NaN (nothing observed) is left out.
+
+    Returns:
+        (mean, low, high); NaN where there is nothing, and no interval for fewer than two values.
+    """
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0:
+        return math.nan, math.nan, math.nan
+    if len(finite) == 1:
+        return float(finite[0]), math.nan, math.nan
+    means = finite[_resamples(len(finite))].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(finite.mean()), float(low), float(high)
+
+
+def bootstrap_ratio(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return mean(values) / mean(baseline) − 1 with its 95 % paired bootstrap interval.
+
+    Seeds are resampled as pairs, so what the seeds have in common cancels.
+
+    Args:
+        values: One per seed.
+        baseline: The same seeds under the other scheduler.
+
+    Returns:
+        (relative difference, low, high); NaN where a pair is missing throughout or the baseline's mean is 0.
+    """
+    both = np.isfinite(values) & np.isfinite(baseline)
+    x, y = values[both], baseline[both]
+    if len(x) == 0 or y.mean() == 0:
+        return math.nan, math.nan, math.nan
+    difference = float(x.mean() / y.mean() - 1.0)
+    if len(x) == 1:
+        return difference, math.nan, math.nan
+    rows = _resamples(len(x))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = x[rows].mean(axis=1) / y[rows].mean(axis=1) - 1.0
+    ratios = ratios[np.isfinite(ratios)]
+    low, high = np.quantile(ratios, (0.025, 0.975)) if len(ratios) else (math.nan, math.nan)
+    return difference, float(low), float(high)
+
+
+def _resamples(n: int) -> NDArray[np.int64]:
+    return np.random.default_rng(BOOTSTRAP_SEED).integers(n, size=(RESAMPLES, n))
