@@ -9,10 +9,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder, Site
 from dsd_env.control.actions import Resolved, resolve
+from dsd_env.laws.resolve import REASONS
 from dsd_env.policy import Policy
 from dsd_env.policy import load as load_bundle
 from dsd_env.scenario import Scenario
@@ -20,13 +21,21 @@ from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.serving import telemetry as events
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import Guard, GuardConfig
-from dsd_env.serving.state import State
+from dsd_env.serving.state import Carried, State
 from dsd_env.serving.world import ServedRequest
+
+if TYPE_CHECKING:
+    from dsd_env.serving.mirror import Mirror
 
 logger = logging.getLogger("dsd_env.serving")
 
 SITES = {Site.COLOCATED: "colocated", Site.OWN_DEVICE: "own_device", Site.EDGE_SERVER: "edge_server"}
 """Names of the sites where drafts are made."""
+_Known: TypeAlias = tuple[Carried, int, tuple[int | str, ...], int]
+"""How a decision is carried out; if on a client's device, the first drafter of its rank, else -1; the fields
+of its answer before its counter; the branches."""
+_MAX_KNOWN = 1 << 16
+"""Kinds of decisions remembered at a time."""
 AHEAD_S = 1.0
 """How far ahead of the controller's clock an observation may be; one further ahead counts as made now."""
 
@@ -108,6 +117,7 @@ class Controller:
         max_clients: int = 65_536,
         forget_s: float = 600.0,
         seed: int = 0,
+        compiled: bool | None = None,
     ) -> None:
         """Load what decides and prepare the estimators.
 
@@ -125,9 +135,13 @@ class Controller:
             max_clients: Clients remembered at a time.
             forget_s: A request or client that has not been heard of for so long is forgotten.
             seed: For rules that draw.
+            compiled: Make a policy's decisions by compiled code: the same ones, some ten times faster. It
+                needs Numba, and where its code is not kept yet, a minute to compile it. Default: where Numba
+                is installed.
 
         Raises:
             DeploymentError: Nothing describes the deployment.
+            ImportError: Compiled code is asked for and cannot be had.
             dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
             dsd_env.schedulers.base.SchedulerError: The name is wrong.
         """
@@ -150,14 +164,17 @@ class Controller:
         self._encoder = ObservationEncoder.of(scenario)
         self._space = ActionSpace.of(scenario)
         self._max_num_seqs = scenario.max_num_seqs
+        self._models = tuple(scenario.acceptance)
+        self._n_sites = scenario.n_devices + scenario.n_edge_servers + scenario.n_targets
         self._targets, self._edges = deployment.targets, deployment.edge_servers
         self._config = guard or GuardConfig()
         self._safe = make_scheduler(self._config.safe_rule)
         self._safe.reset(scenario, seed)
         self.guard = Guard(self._config, clock)
-        self._scheduler: Scheduler | None = None
-        self.scheduler = ""
-        self._use(scheduler, self.policy)
+        self._compiled = compiled
+        self._mirror: Mirror | None = None
+        # How decisions with one key are carried out and answered; see `_known`.
+        self._answers: dict[int, _Known] = {}
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "observations",
@@ -181,6 +198,9 @@ class Controller:
             forget_s=forget_s,
             counts=self.counts,
         )
+        self._scheduler: Scheduler | None = None
+        self.scheduler = ""
+        self._use(scheduler, self.policy)
 
     # ------------------------------------------------------------------ in
 
@@ -251,7 +271,12 @@ class Controller:
             return self._decide(request, self._seconds(now_s))
 
     def decide_many(self, requests: Sequence[str], now_s: float | None = None) -> list[ServedDecision]:
-        """Decide for several requests at one moment, in their order.
+        """Decide for several requests at one moment, on what is known at that moment.
+
+        The answers are those of :meth:`decide` for one after the other at that time: what a decision changes
+        is its own request's, which no other sees. Where a policy decides by compiled code, one call makes all
+        observations and one matrix product per layer all logits. A batch counts as too slow if it takes
+        longer than the guard's `budget_s` for each of its decisions.
 
         Args:
             requests: Their names.
@@ -259,6 +284,12 @@ class Controller:
         """
         with self.lock:
             seconds = self._seconds(now_s)
+            if self._mirror is not None and self._mirror.at_once and len(set(requests)) == len(requests) > 1:
+                known = self._state.requests
+                found = [known[name] for name in requests if name in known]
+                if len(found) == len(requests) and (answers := self._decide_compiled(found, seconds)):
+                    self.counts["decisions"] += len(answers)
+                    return answers
             return [self._decide(request, seconds) for request in requests]
 
     def view(self, request: str, now_s: float | None = None) -> DecisionView:
@@ -278,12 +309,19 @@ class Controller:
         """
         return self._encoder.encode(self.view(request, now_s))
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a policy's decisions are made by compiled code; never those of a rule."""
+        return self._mirror is not None
+
     def _decide(self, name: str, now_s: float) -> ServedDecision:
         self.counts["decisions"] += 1
         request = self._state.requests.get(name)
         if request is None:
             self.counts["unknown_request"] += 1
             return self._plain("unknown_request")
+        if self._mirror is not None and (answers := self._decide_compiled([request], now_s)):
+            return answers[0]
         begin_s = time.perf_counter()
         try:
             view = self._state.view(request, now_s)
@@ -297,10 +335,113 @@ class Controller:
         if self._stale(view):
             doubt = doubt or "stale"
         decision, source, reason = self._ask(view, doubt, begin_s)
+        return self._carry_out(request, view, now_s, decision, source, reason)
+
+    def _carry_out(
+        self,
+        request: ServedRequest,
+        view: DecisionView,
+        now_s: float,
+        decision: Decision,
+        source: str,
+        reason: str,
+    ) -> ServedDecision:
         resolved = resolve(view, decision, self._max_num_seqs)
         self._state.decided(request, resolved, now_s)
         request.answer = answer = self._served(view, resolved, decision, source, reason)
         return answer
+
+    def _decide_compiled(
+        self, requests: Sequence[ServedRequest], now_s: float
+    ) -> list[ServedDecision] | None:
+        """Decide by compiled code; None where anything is unusual, so that the decisions are made in Python.
+
+        What is unusual: the policy is not trusted, telemetry is old or was out of range, a view cannot be
+        made, or there is nothing to select. Nothing has changed then.
+        """
+        mirror, guard, state = self._mirror, self.guard, self._state
+        if not guard.trusted:
+            return None
+        assert mirror is not None
+        begin_s = time.perf_counter()
+        state.pass_time(now_s)
+        if not mirror.look(requests, now_s):
+            return None
+        n = len(requests)
+        try:
+            mirror.decide(n)
+        except ValueError as error:
+            logger.debug("nothing to select", exc_info=error)
+            for request in requests:
+                mirror.write_request(request)
+            return None
+        late = time.perf_counter() - begin_s > n * self._config.budget_s
+        if not late:
+            guard.note("")
+        answers = []
+        keys, known = mirror.keys, self._answers
+        new, to_end = tuple.__new__, state.requests.move_to_end
+        for row, request in enumerate(requests):
+            if late:
+                if guard.trusted:
+                    guard.note("time_out")
+                if not guard.trusted:
+                    answers.append(self._by_safe_rule(request, now_s))
+                    continue
+            key = keys[row]
+            carried, rank, before, fanout = known.get(key) or self._known(key, row)
+            if rank >= 0:
+                # The number of a drafter on a client's own device is the one thing that a key leaves out.
+                carried = carried._replace(drafter=rank + request.device.number)
+            counter = request.decisions
+            request.last, request.decisions, request.seen_s = carried, counter + 1, now_s
+            if request.committed > 0:
+                request.rounds += 1
+            if request.control[0] == Site.OWN_DEVICE:
+                request.own_jobs = request.device.jobs
+            to_end(request.name)
+            request.answer = answer = new(ServedDecision, (*before, counter, fanout))
+            answers.append(answer)
+        return answers
+
+    def _known(self, key: int, row: int) -> _Known:
+        """Return how the decisions with a key are carried out, of which the last call has one in a row."""
+        assert self._mirror is not None
+        if len(self._answers) >= _MAX_KNOWN:
+            self._answers.clear()
+        found = self._mirror.found(row)
+        drafts = found.gamma > 0
+        site = Site(found.site)
+        model = self._models[found.model] if drafts else ""
+        fanout = found.fanout if drafts else 0
+        drafter, rank = found.drafter if drafts else -1, -1
+        if drafts and site == Site.OWN_DEVICE:
+            rank = drafter - drafter % self._n_sites
+        known = (
+            Carried(site, found.edge_server, found.target, drafter, model, found.gamma, fanout),
+            rank,
+            (
+                found.gamma,
+                found.batch_size,
+                found.placement,
+                SITES[site],
+                self._edges[found.edge_server] if found.edge_server >= 0 else "",
+                self._targets[found.target],
+                model,
+                "policy",
+                REASONS[found.reason] or "",
+            ),
+            fanout,
+        )
+        self._answers[key] = known
+        return known
+
+    def _by_safe_rule(self, request: ServedRequest, now_s: float) -> ServedDecision:
+        """Return the safe rule's decision for a request whose policy has just lost the trust."""
+        view = self._state.view(request, now_s)
+        self._stale(view)
+        decision, source, reason = self._safe_decision(view, self.guard.reason)
+        return self._carry_out(request, view, now_s, decision, source, reason)
 
     def _stale(self, view: DecisionView) -> bool:
         """Return whether what is known of the current target is old; then see it as less old than it is."""
@@ -404,10 +545,25 @@ class Controller:
             self.deployment.check(policy)
             self._scheduler, self.policy = None, policy.copy()
             self.scheduler = str(scheduler)
+            self._use_compiled(self.policy)
             return
         rule = cast(Scheduler, scheduler)
         rule.reset(self.deployment.scenario, self._seed)
         self._scheduler, self.policy, self.scheduler = rule, None, rule.name
+        self._mirror = self._state.mirror = None
+
+    def _use_compiled(self, policy: Policy) -> None:
+        """Let compiled code decide, if it is wanted and there is any."""
+        if self._compiled is False:
+            return
+        try:
+            if self._mirror is None:
+                self._mirror = self._state.new_mirror(self._config.stale_s)
+            self._mirror.use(policy)
+        except (ImportError, NotImplementedError) as error:
+            if self._compiled:
+                raise
+            logger.info("decisions are not compiled", extra={"reason": str(error)})
 
     def stats(self) -> dict[str, Any]:
         """Return counts and sizes: plain numbers by name, for logs and metrics."""

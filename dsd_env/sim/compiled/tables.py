@@ -109,12 +109,12 @@ def compile_scenario(
     Raises:
         NotImplementedError: An acceptance source is one that only the reference engine knows.
     """
-    compiler = _Compiler(scenario, builder or WorldBuilder(scenario))
+    compiler = Compiler(scenario, builder or WorldBuilder(scenario))
     compiler.constants()
     return compiler.layout(max_active_requests, heap_events, log_events, keep_deliveries)
 
 
-class _Compiler(Writer):
+class Compiler(Writer):
     """Fills the tables of one scenario."""
 
     def __init__(self, scenario: Scenario, builder: WorldBuilder) -> None:
