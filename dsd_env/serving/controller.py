@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder, Site
 from dsd_env.control.actions import Resolved, resolve
@@ -22,7 +22,7 @@ from dsd_env.serving import telemetry as events
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import Guard, GuardConfig
 from dsd_env.serving.state import Carried, State
-from dsd_env.serving.world import ServedRequest
+from dsd_env.serving.world import ServedRequest, Told
 
 if TYPE_CHECKING:
     from dsd_env.serving.mirror import Mirror
@@ -31,11 +31,8 @@ logger = logging.getLogger("dsd_env.serving")
 
 SITES = {Site.COLOCATED: "colocated", Site.OWN_DEVICE: "own_device", Site.EDGE_SERVER: "edge_server"}
 """Names of the sites where drafts are made."""
-_Known: TypeAlias = tuple[Carried, int, tuple[int | str, ...], int]
-"""How a decision is carried out; if on a client's device, the first drafter of its rank, else -1; the fields
-of its answer before its counter; the branches."""
-_MAX_KNOWN = 1 << 16
-"""Kinds of decisions remembered at a time."""
+_MAX_KNOWN = 1 << 15
+"""Answers kept at a time to be given again."""
 AHEAD_S = 1.0
 """How far ahead of the controller's clock an observation may be; one further ahead counts as made now."""
 
@@ -173,8 +170,8 @@ class Controller:
         self.guard = Guard(self._config, clock)
         self._compiled = compiled
         self._mirror: Mirror | None = None
-        # How decisions with one key are carried out and answered; see `_known`.
-        self._answers: dict[int, _Known] = {}
+        # Decisions by their key, to make an answer only once.
+        self._answers: dict[int, Told] = {}
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "observations",
@@ -286,8 +283,10 @@ class Controller:
             seconds = self._seconds(now_s)
             if self._mirror is not None and self._mirror.at_once and len(set(requests)) == len(requests) > 1:
                 known = self._state.requests
-                found = [known[name] for name in requests if name in known]
-                if len(found) == len(requests) and (answers := self._decide_compiled(found, seconds)):
+                found = list(map(known.get, requests))
+                if None not in found and (
+                    answers := self._decide_compiled(cast(list[ServedRequest], found), seconds)
+                ):
                     self.counts["decisions"] += len(answers)
                     return answers
             return [self._decide(request, seconds) for request in requests]
@@ -347,8 +346,8 @@ class Controller:
         reason: str,
     ) -> ServedDecision:
         resolved = resolve(view, decision, self._max_num_seqs)
-        self._state.decided(request, resolved, now_s)
-        request.answer = answer = self._served(view, resolved, decision, source, reason)
+        answer = self._served(view, resolved, decision, source, reason)
+        self._state.decided(request, resolved, now_s, answer)
         return answer
 
     def _decide_compiled(
@@ -375,40 +374,45 @@ class Controller:
             for request in requests:
                 mirror.write_request(request)
             return None
-        late = time.perf_counter() - begin_s > n * self._config.budget_s
-        if not late:
-            guard.note("")
+        known = self._answers
+        keys = mirror.keys(n)
+        told = list(map(known.get, keys))
+        if None in told:
+            told = [each or self._told(key, row) for row, (key, each) in enumerate(zip(keys, told, strict=True))]
+        if time.perf_counter() - begin_s > n * self._config.budget_s:
+            return self._decided_late(requests, told, now_s)
+        guard.note("")
+        if mirror.some_at_devices:
+            for request in requests:
+                if request.control[0] == Site.OWN_DEVICE:
+                    request.own_jobs = request.device.jobs
+        to_end = state.requests.move_to_end
+        for request, each in zip(requests, told, strict=True):
+            request.told, request.seen_s = each, now_s
+            to_end(request.name)
+        return [each.answer for each in told]
+
+    def _decided_late(
+        self, requests: Sequence[ServedRequest], told: Sequence[Told], now_s: float
+    ) -> list[ServedDecision]:
+        """Take decisions that took too long, as long as the policy is trusted for all that."""
         answers = []
-        keys, known = mirror.keys, self._answers
-        new, to_end = tuple.__new__, state.requests.move_to_end
-        for row, request in enumerate(requests):
-            if late:
-                if guard.trusted:
-                    guard.note("time_out")
-                if not guard.trusted:
-                    answers.append(self._by_safe_rule(request, now_s))
-                    continue
-            key = keys[row]
-            carried, rank, before, fanout = known.get(key) or self._known(key, row)
-            if rank >= 0:
-                # The number of a drafter on a client's own device is the one thing that a key leaves out.
-                carried = carried._replace(drafter=rank + request.device.number)
-            counter = request.decisions
-            request.last, request.decisions, request.seen_s = carried, counter + 1, now_s
-            if request.committed > 0:
-                request.rounds += 1
+        for request, each in zip(requests, told, strict=True):
+            if self.guard.trusted:
+                self.guard.note("time_out")
+            if not self.guard.trusted:
+                answers.append(self._by_safe_rule(request, now_s))
+                continue
             if request.control[0] == Site.OWN_DEVICE:
                 request.own_jobs = request.device.jobs
-            to_end(request.name)
-            request.answer = answer = new(ServedDecision, (*before, counter, fanout))
-            answers.append(answer)
+            request.told, request.seen_s = each, now_s
+            self._state.requests.move_to_end(request.name)
+            answers.append(each.answer)
         return answers
 
-    def _known(self, key: int, row: int) -> _Known:
-        """Return how the decisions with a key are carried out, of which the last call has one in a row."""
+    def _told(self, key: int, row: int) -> Told:
+        """Return the decision with a key, of which the last call has one in a row."""
         assert self._mirror is not None
-        if len(self._answers) >= _MAX_KNOWN:
-            self._answers.clear()
         found = self._mirror.found(row)
         drafts = found.gamma > 0
         site = Site(found.site)
@@ -416,25 +420,28 @@ class Controller:
         fanout = found.fanout if drafts else 0
         drafter, rank = found.drafter if drafts else -1, -1
         if drafts and site == Site.OWN_DEVICE:
-            rank = drafter - drafter % self._n_sites
-        known = (
-            Carried(site, found.edge_server, found.target, drafter, model, found.gamma, fanout),
-            rank,
-            (
-                found.gamma,
-                found.batch_size,
-                found.placement,
-                SITES[site],
-                self._edges[found.edge_server] if found.edge_server >= 0 else "",
-                self._targets[found.target],
-                model,
-                "policy",
-                REASONS[found.reason] or "",
-            ),
+            # The number of the client's device is the one thing that a key leaves out.
+            drafter, rank = -1, drafter - drafter % self._n_sites
+        answer = ServedDecision(
+            found.gamma,
+            found.batch_size,
+            found.placement,
+            SITES[site],
+            self._edges[found.edge_server] if found.edge_server >= 0 else "",
+            self._targets[found.target],
+            model,
+            "policy",
+            REASONS[found.reason] or "",
+            found.counter,
             fanout,
         )
-        self._answers[key] = known
-        return known
+        carried = Carried(site, found.edge_server, found.target, drafter, model, found.gamma, fanout)
+        told = Told(answer, carried, rank)
+        if key >= 0:
+            if len(self._answers) >= _MAX_KNOWN:
+                self._answers.clear()
+            self._answers[key] = told
+        return told
 
     def _by_safe_rule(self, request: ServedRequest, now_s: float) -> ServedDecision:
         """Return the safe rule's decision for a request whose policy has just lost the trust."""

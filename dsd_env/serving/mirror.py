@@ -42,7 +42,7 @@ _PRESENT = PYFUNCTYPE(c_int64, c_void_p)
 _LOOK, _DECIDE = _PRESENT(serve.LOOK), _PRESENT(serve.DECIDE)
 _ROWS = 64
 """Rows that there is room for at first; doubled as needed."""
-_MOST = {"places": 1 << 10, "targets": 1 << 10, "edges": (1 << 10) - 1, "gamma": 1 << 13, "batch": 1 << 14}
+_MOST = {"places": 1 << 10, "targets": 1 << 10, "edges": (1 << 10) - 1, "gammas": 1 << 6, "batches": 1 << 6}
 """Bounds within which a decision has a key of its own; see ``CARRIED``."""
 
 
@@ -118,6 +118,7 @@ class Found(NamedTuple):
         model: Number of its draft model, or -1.
         fanout: Branches.
         reason: Why it was changed, by number (:data:`dsd_env.laws.resolve.REASONS`).
+        counter: Number of the decision within the request.
     """
 
     gamma: int
@@ -130,14 +131,13 @@ class Found(NamedTuple):
     model: int
     fanout: int
     reason: int
+    counter: int
 
 
 class Mirror:
     """The records of one controller, and the calls of compiled code on them.
 
     Attributes:
-        keys: Keys of the decisions of the last call, equal for those that are carried out alike but for the
-            number of the client's device (a memory view of int64).
         observations: Observations of the last call, float32, a row for each decision; of others behind them.
         masks: Their masks, likewise.
     """
@@ -161,10 +161,10 @@ class Mirror:
             "places": scenario.n_placements,
             "targets": scenario.n_targets,
             "edges": scenario.n_edge_servers,
-            "gamma": max(scenario.actions.gammas),
-            "batch": max(*scenario.max_num_seqs, *scenario.actions.batch_sizes),
+            "gammas": len(scenario.actions.gammas),
+            "batches": len(scenario.actions.batch_sizes),
         }
-        if any(sizes[name] >= most for name, most in _MOST.items()):
+        if any(sizes[name] > most for name, most in _MOST.items()):
             raise NotImplementedError(f"the deployment is too large for compiled decisions: {sizes}")
         layout, self._constants, self._world = compile_served(scenario, ServedTimers(*world.timers))
         self._served, self._telemetry, self._system = world, telemetry, telemetry.system
@@ -183,6 +183,7 @@ class Mirror:
         self._call: NDArray[Any] = np.zeros(1, dtype=rec.SERVED_CALL.dtype)
         self._call_at = int(self._call.ctypes.data)
         self._call_bytes = memoryview(self._call.view(np.uint8))
+        self._at_devices = memoryview(self._call["at_devices"])
         self._latest_s = -math.inf
         self._all_newest = False
         self._policy: Policy | None = None
@@ -234,7 +235,8 @@ class Mirror:
         self._chosen = np.zeros((n, len(self._heads)), dtype=np.int64)
         self._options: NDArray[Any] = np.zeros((n, self._n_placements), dtype=rec.OPTION.dtype)
         self._carried: NDArray[Any] = np.zeros(n, dtype=rec.CARRIED.dtype)
-        self.keys = memoryview(self._carried["key"])
+        self._keys = self._carried["key"]
+        self._first_key = memoryview(self._keys)
         self._first_row, self._first_observation = memoryview(self._order), self.observations[0]
         self._first_logits = self._logits[0]
         self._point()
@@ -479,6 +481,19 @@ class Mirror:
                 self._chosen[row] = policy.choose(self.observations[row], self.masks[row])
             _pack_flag(self._call_bytes, _CHOOSES_AT, 0)
             _DECIDE(self._call_at)
+
+    def keys(self, n: int) -> list[int]:
+        """Return the keys of the decisions of the last call; -1 is none.
+
+        Those with the same key have the same number within their requests, and are carried out alike but for
+        the number of the client's device.
+        """
+        return [self._first_key[0]] if n == 1 else self._keys[:n].tolist()  # type: ignore[no-any-return]
+
+    @property
+    def some_at_devices(self) -> bool:
+        """Whether any decision of the last call is taken on a client's device."""
+        return self._at_devices[0] != 0
 
     def found(self, row: int) -> Found:
         """Return how a decision of the last call is carried out."""

@@ -23,6 +23,7 @@ from dsd_env.serving.world import (
     ServedTarget,
     ServedTelemetry,
     ServedWorld,
+    Told,
 )
 from dsd_env.sim.entities import Report
 from dsd_env.workload import RequestSpec
@@ -306,8 +307,12 @@ class State:
         if known is not None:
             client.requests = known.requests
             for name in known.requests:
-                self.requests[name].device = client
-                self._tell_mirror(self.requests[name])
+                request = self.requests[name]
+                if request.told is not None:
+                    # It is carried out by a drafter of the device that it was decided for.
+                    request.told = Told(request.answer, request.last)
+                request.device = client
+                self._tell_mirror(request)
         self._add_client(client)
 
     def _rtt(self, event: events.RttSample, now_s: float) -> None:
@@ -568,13 +573,13 @@ class State:
         self._tell_mirror(request)
         return view
 
-    def decided(self, request: ServedRequest, resolved: Resolved, now_s: float) -> None:
-        """Note how a decision is carried out."""
+    def decided(self, request: ServedRequest, resolved: Resolved, now_s: float, answer: Any) -> None:
+        """Note how a decision is carried out, and how it was answered."""
         candidate = resolved.candidate
         drafter = -1
         if resolved.gamma > 0:
             drafter = self._telemetry.drafter_number(request.device.number, candidate)
-        request.last = Carried(
+        carried = Carried(
             candidate.site,
             candidate.edge_server,
             candidate.target.index,
@@ -583,9 +588,7 @@ class State:
             resolved.gamma,
             candidate.fanout if resolved.gamma > 0 else 0,
         )
-        request.decisions += 1
-        if request.committed > 0:
-            request.rounds += 1
+        request.told = Told(answer, carried)
         request.seen_s = now_s
         self.requests.move_to_end(request.name)
         self._tell_mirror(request)

@@ -247,14 +247,30 @@ class OpenStream:
     started_s: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """A decision as it was answered and is carried out.
+
+    Attributes:
+        answer: The answer; it has the number of the decision within its request (``counter``).
+        carried: How it is carried out.
+        rank: If it is carried out by a drafter on the client's device whose number is not told yet: the
+            number of the first one of that rank; -1 otherwise.
+    """
+
+    answer: Any
+    carried: Any
+    rank: int = -1
+
+
 @dataclass(slots=True, eq=False)
 class ServedRequest:
     """A request; see :class:`dsd_env.sim.entities.Request` for the attributes that are not here.
 
     Attributes:
         name: Its name.
-        last: What its last decision was carried out as; None before the first.
-        answer: The last decision as it was answered; None before the first.
+        told: Its last decision; None before the first.
+        early: Decisions before its first token was committed.
         seen_s: When it was last heard of.
         doubts: Observations since its last decision with values that were moved or left out.
         longest_lag: Longest KV lag for which drafters have step times.
@@ -277,8 +293,8 @@ class ServedRequest:
     idle_share: float = 0.0
     report: Report | None = None
     own_jobs: int = 0
-    decisions: int = 0
-    rounds: int = 0
+    told: Told | None = None
+    early: int = 0
     first_commit_s: float = 0.0
     last_commit_s: float = 0.0
     known_tokens: int = 0
@@ -289,12 +305,33 @@ class ServedRequest:
     recent_gammas: tuple[int, ...] = (0,) * RECENT_ROUNDS
     recent_accepted: tuple[int, ...] = (0,) * RECENT_ROUNDS
     last_confidence: float = 0.0
-    last: Any = None
-    answer: Any = None
     seen_s: float = 0.0
     doubts: int = 0
     longest_lag: int = 1 << 30
     place: Any = None
+
+    @property
+    def answer(self) -> Any:
+        """The last decision as it was answered; None before the first."""
+        return None if self.told is None else self.told.answer
+
+    @property
+    def last(self) -> Any:
+        """What the last decision is carried out as; None before the first."""
+        told = self.told
+        if told is None:
+            return None
+        return told.carried if told.rank < 0 else told.carried._replace(drafter=told.rank + self.device.number)
+
+    @property
+    def decisions(self) -> int:
+        """Decisions so far."""
+        return 0 if self.told is None else self.told.answer.counter + 1
+
+    @property
+    def rounds(self) -> int:
+        """Decisions since the first token."""
+        return self.decisions - self.early if self.committed > 0 else 0
 
     @property
     def known_context_tokens(self) -> int:
@@ -310,6 +347,7 @@ class ServedRequest:
         """Note that its target has committed tokens."""
         if self.committed == 0:
             self.first_commit_s = now_s
+            self.early = self.decisions
         self.committed += tokens
         self.last_commit_s = now_s
         self.known_tokens, self.known_commit_s = self.committed, now_s

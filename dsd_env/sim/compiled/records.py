@@ -496,14 +496,18 @@ OPTION = Record(
 """What becomes of a decision for a candidate: it, or the same place at a target that is up."""
 CARRIED = Record(
     "Carried", key="i8", gamma="i8", batch_size="i8", placement="i8", target="i8", site="i8",
-    edge_server="i8", drafter="i8", model="i8", fanout="i8", reason="i8",
+    edge_server="i8", drafter="i8", model="i8", fanout="i8", reason="i8", counter="i8",
 )  # fmt: skip
-"""A decision as it is carried out. Those with the same `key` differ in the number of the client's device."""
+"""A decision as it is carried out. Those with the same `key` differ in the number of the client's device; -1
+is no key."""
 SERVED_CALL = Record(
     "ServedCall", now_s="f8", stale_s="f8", doubt="f8", n="i8", chooses="i8", n_mask="i8", n_heads="i8",
-    flat="i8", normalisations="i8", longest="i8", asked_words="i8", client_words="i8", scenario=Ref(SCENARIO),
+    flat="i8", normalisations="i8", at_devices="i8", longest="i8", asked_words="i8", client_words="i8", scenario=Ref(SCENARIO),
     world=Ref(WORLD), asked=Block("f8"), clients=Block("f8"), order=Block("i8"), heads=Block("i8"),
     observations=Block("f4"), masks=Block("?"), logits=Block("f4"), chosen=Block("i8"),
     options=Block(OPTION), carried=Block(CARRIED),
 )  # fmt: skip
-"""What a call of the compiled part of a controller is about: `n` requests, by their rows in `order`."""
+"""What a call of the compiled part of a controller is about: `n` requests, by their rows in `order`.
+
+`at_devices` counts those that are decided on clients' devices.
+"""

@@ -408,10 +408,11 @@ def _handover_s(k, w, request, site, number, edge):
 @jit
 def encode(k, w, observation):
     """Write the observation: the features' raw values gathered from the view, then scaled."""
-    raw = w.due_view_numbers
+    # Outside the loop: to the compiler, the stores in it might change where these lie.
+    raw, source, squashes, half = w.due_view_numbers, k.feature_source, k.feature_squashes, k.feature_half
     for i in range(k.n_features):
-        x = raw[k.feature_source[i]]
-        observation[i] = np.float32(x / (abs(x) * k.feature_squashes[i] + k.feature_half[i]))
+        x = raw[source[i]]
+        observation[i] = np.float32(x / (abs(x) * squashes[i] + half[i]))
 
 
 @jit

@@ -25,6 +25,9 @@ as_call, as_asked, as_client = cast(SERVED_CALL), cast(ASKED), cast(CLIENT)
 ASKED_WORDS, CLIENT_WORDS = ASKED.itemsize // 8, CLIENT.itemsize // 8
 MOST_TOKENS = 1 << 30
 """Longest answer that is seen here; the records hold no longer ones."""
+COUNTER_BITS = 19
+MOST_COUNTED = 1 << COUNTER_BITS
+"""Decisions of a request up to this one have keys; those after it are too rare to be worth it."""
 FINE, STALE, NOT_SEEN = range(3)
 """What looking at a decision finds: nothing unusual, an old report of its target, something to see otherwise.
 """
@@ -104,6 +107,7 @@ def _look(c, k, w, row):
         return NOT_SEEN
     if request.site == OWN_DEVICE:
         asked.own_jobs = request.own_jobs
+        c.at_devices += 1
     stale = False
     for i in range(k.n_offered):
         if w.target_views[i].age_s > c.stale_s:
@@ -179,22 +183,26 @@ def _carry(c, k, row):
     chosen = tail(c.chosen, row * c.n_heads)
     if c.flat != 0:
         placement, batch = chosen[0] % k.n_places, chosen[0] // k.n_places % k.n_batches
-        gamma = chosen[0] // (k.n_places * k.n_batches)
+        of_gammas = chosen[0] // (k.n_places * k.n_batches)
     else:
-        gamma, batch, placement = chosen[0], chosen[1], chosen[2]
+        of_gammas, batch, placement = chosen[0], chosen[1], chosen[2]
     option = c.options[row * k.n_places + placement]
     limit = k.targets[option.target].max_num_seqs
     gamma, batch_size, reason = resolve.resolved(
-        k.gammas[gamma], k.batch_sizes[batch], option.moved, option.valid, limit
+        k.gammas[of_gammas], k.batch_sizes[batch], option.moved, option.valid, limit
     )
     carried = c.carried[row]
     carried.gamma, carried.batch_size, carried.reason = gamma, batch_size, reason
     carried.placement, carried.target, carried.site = option.placement, option.target, option.site
     carried.edge_server, carried.drafter, carried.model = option.edge_server, option.drafter, option.model
     carried.fanout = option.fanout
-    key = ((reason << 13 | gamma) << 14 | batch_size) << 10 | option.placement
-    carried.key = (key << 10 | option.target) << 10 | (option.edge_server + 1)
     asked = as_asked(tail(c.asked, c.order[row] * c.asked_words))
+    counter = int(asked.decisions)
+    carried.counter = counter
+    # What is carried out follows from the indices chosen, from what the candidate was, and from the reason.
+    key = ((reason << 6 | (of_gammas if gamma > 0 else 0)) << 6 | batch) << 10 | option.placement
+    key = (key << 10 | option.target) << 10 | (option.edge_server + 1)
+    carried.key = key << COUNTER_BITS | counter if counter < MOST_COUNTED else -1
     asked.decisions += 1.0
     if asked.committed > 0.0:
         asked.rounds += 1.0
@@ -209,6 +217,7 @@ _POINTER = types.CPointer(types.uint8)
 def _native_look(call):
     c = as_call(call)
     k, w, found = c.scenario, c.world, FINE
+    c.at_devices = 0
     for row in range(c.n):
         found = max(found, _look(c, k, w, row))
     return found
