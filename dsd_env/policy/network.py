@@ -139,8 +139,8 @@ class MlpActor:
             observations: float32, shape (n, n_inputs), all finite.
 
         Returns:
-            The logits, float32, shape (n, sum(nvec)), in a buffer that the next call overwrites, and how far the difference of two of them may be from
-            that of :meth:`logits`.
+            The logits, float32, shape (n, sum(nvec)), in a buffer that the next call overwrites, and how far
+            the difference of two of them may be from that of :meth:`logits`.
         """
         n = len(observations)
         if len(self._many[0]) < n:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -376,9 +378,11 @@ class Controller:
             return None
         known = self._answers
         keys = mirror.keys(n)
-        told = list(map(known.get, keys))
+        told: list[Any] = list(map(known.get, keys))
         if None in told:
-            told = [each or self._told(key, row) for row, (key, each) in enumerate(zip(keys, told, strict=True))]
+            told = [
+                each or self._told(key, row) for row, (key, each) in enumerate(zip(keys, told, strict=True))
+            ]
         if time.perf_counter() - begin_s > n * self._config.budget_s:
             return self._decided_late(requests, told, now_s)
         guard.note("")
@@ -541,6 +545,10 @@ class Controller:
             dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
         """
         scheduler, bundle = _chosen(policy)
+        if bundle is not None and self._compiled is not False:
+            with suppress(ImportError):
+                # It may have to be compiled first, which nobody should wait for.
+                importlib.import_module("dsd_env.serving.mirror")
         with self.lock:
             before = self.scheduler
             self._use(scheduler, bundle)
@@ -550,9 +558,9 @@ class Controller:
     def _use(self, scheduler: Scheduler | str, policy: Policy | None) -> None:
         if policy is not None:
             self.deployment.check(policy)
-            self._scheduler, self.policy = None, policy.copy()
-            self.scheduler = str(scheduler)
-            self._use_compiled(self.policy)
+            policy = policy.copy()
+            self._use_compiled(policy)
+            self._scheduler, self.policy, self.scheduler = None, policy, str(scheduler)
             return
         rule = cast(Scheduler, scheduler)
         rule.reset(self.deployment.scenario, self._seed)
@@ -564,8 +572,7 @@ class Controller:
         if self._compiled is False:
             return
         try:
-            if self._mirror is None:
-                self._mirror = self._state.new_mirror(self._config.stale_s)
+            self._mirror = self._state.mirrored(self._config.stale_s)
             self._mirror.use(policy)
         except (ImportError, NotImplementedError) as error:
             if self._compiled:

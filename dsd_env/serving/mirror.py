@@ -1,4 +1,4 @@
-"""What a controller knows, mirrored into the records of the compiled engine, which sees and decides from them.
+"""What a controller knows, mirrored into the compiled engine's records, from which that sees and decides.
 
 The state in Python (:mod:`dsd_env.serving.state`) stays the authority. Each observation writes the rows of
 the request and the client that it concerns; targets and drafters are marked and written before the next
@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from ctypes import PYFUNCTYPE, c_int64, c_void_p
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,11 @@ _ROWS = 64
 """Rows that there is room for at first; doubled as needed."""
 _MOST = {"places": 1 << 10, "targets": 1 << 10, "edges": (1 << 10) - 1, "gammas": 1 << 6, "batches": 1 << 6}
 """Bounds within which a decision has a key of its own; see ``CARRIED``."""
+
+
+def _memory(array: NDArray[Any]) -> memoryview[Any]:
+    """Return the memory of an array, whose numbers Python reads and writes faster there."""
+    return memoryview(cast(Any, array))
 
 
 def packer(record: rec.Record) -> struct.Struct:
@@ -87,7 +92,7 @@ class Table:
         self.array: NDArray[np.float64] = np.zeros((_ROWS, words))
         self.row_bytes = 8 * words
         self._pack = struct.Struct(f"={words}d").pack_into
-        self._buffer = memoryview(self.array).cast("B")
+        self._buffer = _memory(self.array).cast("B")
         self._free = list(range(_ROWS - 1, -1, -1))
 
     def take(self) -> Place:
@@ -95,7 +100,7 @@ class Table:
         if not self._free:
             n = len(self.array)
             self.array = np.concatenate((self.array, np.zeros_like(self.array)))
-            self._buffer = memoryview(self.array).cast("B")
+            self._buffer = _memory(self.array).cast("B")
             self._free.extend(range(2 * n - 1, n - 1, -1))
         return Place(self._free.pop(), self._free)
 
@@ -182,8 +187,8 @@ class Mirror:
         self._clients = Table(serve.CLIENT_WORDS + self._n_ranks)
         self._call: NDArray[Any] = np.zeros(1, dtype=rec.SERVED_CALL.dtype)
         self._call_at = int(self._call.ctypes.data)
-        self._call_bytes = memoryview(self._call.view(np.uint8))
-        self._at_devices = memoryview(self._call["at_devices"])
+        self._call_bytes = _memory(self._call.view(np.uint8))
+        self._at_devices = _memory(self._call["at_devices"])
         self._latest_s = -math.inf
         self._all_newest = False
         self._policy: Policy | None = None
@@ -199,7 +204,7 @@ class Mirror:
             dtype = element.dtype if isinstance(element, rec.Record) else element
             return self._world[at : at + n * dtype.itemsize].view(dtype)
 
-        scenario, buffer = self._served.scenario, memoryview(self._world)
+        scenario, buffer = self._served.scenario, _memory(self._world)
         self._reports, self._drafter_reports = int(header["reports"]), int(header["drafter_reports"])
         self._own_report = int(header["requests"]) + rec.REQUEST.offsets["report"]
         self._buffer = buffer
@@ -236,8 +241,8 @@ class Mirror:
         self._options: NDArray[Any] = np.zeros((n, self._n_placements), dtype=rec.OPTION.dtype)
         self._carried: NDArray[Any] = np.zeros(n, dtype=rec.CARRIED.dtype)
         self._keys = self._carried["key"]
-        self._first_key = memoryview(self._keys)
-        self._first_row, self._first_observation = memoryview(self._order), self.observations[0]
+        self._first_key = _memory(self._keys)
+        self._first_row, self._first_observation = _memory(self._order), self.observations[0]
         self._first_logits = self._logits[0]
         self._point()
 
@@ -262,9 +267,12 @@ class Mirror:
 
     # ------------------------------------------------------------------ what is known
 
-    def write_all(self, requests: Iterable[ServedRequest]) -> None:
-        """Write what is known of all requests and servers."""
+    def write_all(self, clients: Iterable[ServedDevice], requests: Iterable[ServedRequest]) -> None:
+        """Write what is known of all clients, requests and servers."""
+        for client in clients:
+            self.write_client(client)
         for request in requests:
+            # Its client may have been forgotten by name.
             self.write_client(request.device)
             self.write_request(request)
         self._all_newest = False
@@ -372,7 +380,7 @@ class Mirror:
     def _write_servers(self, visible_s: float) -> None:
         """Write what is known of servers by reports made no later than a time, and what each is now."""
         for target in self._served.targets:
-            self._write_target(target, newest_report(target, visible_s))
+            self._write_target(target, newest_report(cast(Any, target), visible_s))
         for drafter in self._served.away_drafters:
             self._write_drafter(drafter, newest(drafter.reports, visible_s))
         self._write_system(visible_s)
@@ -456,7 +464,7 @@ class Mirror:
         else:
             self._order[:n] = [request.place.row for request in requests]
         _pack_call(self._call_bytes, 0, now_s, self._stale_s, 0.0, n, 1)
-        return _LOOK(self._call_at) == serve.FINE
+        return bool(_LOOK(self._call_at) == serve.FINE)
 
     def decide(self, n: int) -> None:
         """Let the policy decide on what the last look has seen, and resolve its decisions.
@@ -488,12 +496,12 @@ class Mirror:
         Those with the same key have the same number within their requests, and are carried out alike but for
         the number of the client's device.
         """
-        return [self._first_key[0]] if n == 1 else self._keys[:n].tolist()  # type: ignore[no-any-return]
+        return [self._first_key[0]] if n == 1 else self._keys[:n].tolist()
 
     @property
     def some_at_devices(self) -> bool:
         """Whether any decision of the last call is taken on a client's device."""
-        return self._at_devices[0] != 0
+        return bool(self._at_devices[0])
 
     def found(self, row: int) -> Found:
         """Return how a decision of the last call is carried out."""

@@ -103,6 +103,8 @@ class State:
         self.requests: OrderedDict[str, ServedRequest] = OrderedDict()
         self.clients: OrderedDict[str, ServedDevice] = OrderedDict()
         self.mirror: Mirror | None = None
+        # Requests and clients have their rows in this one, also while nothing reads it.
+        self._kept_mirror: Mirror | None = None
         self._number = 0
         self._periods = 1
         self._telemetry.publish(0.0)
@@ -197,8 +199,8 @@ class State:
         if self.mirror is not None and client.place is not None:
             self.mirror.write_client(client)
 
-    def new_mirror(self, stale_s: float) -> Mirror:
-        """Return a mirror of all that is known, which from now on follows what becomes known.
+    def mirrored(self, stale_s: float) -> Mirror:
+        """Return a mirror of all that is known, which follows what becomes known until it is dropped.
 
         Args:
             stale_s: Telemetry of a target that is older is stale.
@@ -209,10 +211,12 @@ class State:
         """
         from dsd_env.serving.mirror import Mirror
 
-        mirror = Mirror(self._served, self._telemetry, stale_s, self._by_nominal_delay)
-        mirror.write_all(self.requests.values())
-        self.mirror = mirror
-        return mirror
+        if self._kept_mirror is None:
+            self._kept_mirror = Mirror(self._served, self._telemetry, stale_s, self._by_nominal_delay)
+        if self.mirror is None:
+            self.mirror = self._kept_mirror
+            self.mirror.write_all(self.clients.values(), self.requests.values())
+        return self.mirror
 
     def pass_time(self, now_s: float) -> None:
         """Publish the running rates of every period that has ended by now."""

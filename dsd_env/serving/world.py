@@ -321,7 +321,9 @@ class ServedRequest:
         told = self.told
         if told is None:
             return None
-        return told.carried if told.rank < 0 else told.carried._replace(drafter=told.rank + self.device.number)
+        if told.rank < 0:
+            return told.carried
+        return told.carried._replace(drafter=told.rank + self.device.number)
 
     @property
     def decisions(self) -> int:

@@ -16,17 +16,25 @@ from dsd_env.scenario import Scenario, load_scenario
 
 
 def make_bundle(
-    path: Path, scenario: str | Scenario = "single_lan", seed: int = 0, *, overwrite: bool = False
+    path: Path,
+    scenario: str | Scenario = "single_lan",
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+    flat: bool = False,
 ) -> Path:
     """Write a bundle whose weights are drawn from a seed; another seed decides otherwise."""
     scenario = load_scenario(scenario)
     encoder, space = ObservationEncoder.of(scenario), ActionSpace.of(scenario)
-    layers = (len(encoder.features), 64, 64, sum(space.nvec))
+    layers = (len(encoder.features), 64, 64, space.n_flat if flat else sum(space.nvec))
     manifest = Manifest(
+        format_version=2 if flat else 1,
         created="2026-01-01T00:00:00+00:00",
         observation=feature_specs(encoder.features),
-        action=Actions(gammas=space.gammas, batch_sizes=space.batch_sizes, n_placements=space.n_placements),
-        network=Network(layers=layers, activation="tanh", normalisations=2),
+        action=Actions(
+            gammas=space.gammas, batch_sizes=space.batch_sizes, n_placements=space.n_placements, flat=flat
+        ),
+        network=Network(layers=layers, activation="tanh", normalisations=0 if flat else 2),
         scenario=scenario_ref(scenario),
         training=Training(algorithm="MaskablePPO", seed=seed, steps=0),
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +55,8 @@ def menu() -> Scenario:
     """Two draft models and a look-up at several sites, one of them on GPUs of its own beside a target."""
     content: dict[str, Any] = {**TINY, "name": "menu"}
     small = {"model": "small", "profile": {"t0_s": 0.002}, "kv_capacity_tokens": 400}
-    lookup = {"model": "ngram", "kind": "lookup", "lookup": {"cost_per_round_s": 0.0004, "share_of_verify": 0.0}}
+    cost = {"cost_per_round_s": 0.0004, "share_of_verify": 0.0}
+    lookup = {"model": "ngram", "kind": "lookup", "lookup": cost}
     power = {"idle_w": 10.0, "busy_w": 100.0}
     workstation = dict(TINY["devices"]["workstation"])
     workstation["drafters"] = [workstation.pop("drafter"), small, lookup]
@@ -79,6 +84,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "tiny": tiny,
     "few_edges": few_edges,
     "menu": menu,
+    "flat": tiny,
     "metro": lambda: load_scenario("metro"),
     "stream_node_branches": lambda: load_scenario("stream_node_branches"),
 }
@@ -149,7 +155,8 @@ class Engine:
         if kind == 1:
             return RequestQueued(request, self.maybe(self.pick(self.targets)))
         if kind == 2:
-            return TokensCommitted(request, self.maybe(self.whole(6)), target=self.maybe(self.pick(self.targets)))
+            tokens = self.maybe(self.whole(6))
+            return TokensCommitted(request, tokens, target=self.maybe(self.pick(self.targets)))
         if kind in (3, 4, 5):
             drafted = self.whole(9)
             return RoundVerified(
@@ -233,7 +240,9 @@ class Engine:
         return [target for target in self.scenario.targets.values() for _ in range(target.count)]
 
 
-def both(scenario: Scenario, bundle: Path, reports: str, now: list[float], **other: Any) -> tuple[Controller, ...]:
+def both(
+    scenario: Scenario, bundle: Path, reports: str, now: list[float], **other: Any
+) -> tuple[Controller, ...]:
     """Return a controller that decides by compiled code, and one that does not."""
     return tuple(
         Controller(
@@ -249,46 +258,176 @@ def both(scenario: Scenario, bundle: Path, reports: str, now: list[float], **oth
     )
 
 
-@pytest.mark.parametrize("reports", ["as_received", "by_nominal_delay"])
-@pytest.mark.parametrize("name", [*SCENARIOS])
+def policy_of(name: str, scenario: Scenario, folder: Path) -> Path:
+    return make_bundle(folder / "policy", scenario, flat=name == "flat")
+
+
+CASES = [
+    *((name, "as_received", TRUST) for name in SCENARIOS),
+    *((name, "by_nominal_delay", TRUST) for name in SCENARIOS),
+    ("tiny", "as_received", GuardConfig(streak=3, stale_s=0.5, retry_s=0.5)),
+    ("metro", "as_received", GuardConfig(streak=3, stale_s=0.5, retry_s=0.5)),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "reports", "guard"), CASES, ids=[f"{n}-{r}-{i}" for i, (n, r, _) in enumerate(CASES)]
+)
 def test_observations_masks_and_decisions_are_those_made_in_python(
-    name: str, reports: str, tmp_path: Path
+    name: str, reports: str, guard: GuardConfig, tmp_path: Path
 ) -> None:
     scenario = SCENARIOS[name]()
-    bundle = make_bundle(tmp_path / "policy", scenario)
+    bundle = policy_of(name, scenario, tmp_path)
     now = [0.0]
-    fast, slow = both(scenario, bundle, reports, now, guard=TRUST)
-    assert fast.is_compiled and not slow.is_compiled
+    fast, slow = both(scenario, bundle, reports, now, guard=guard)
+    mirror = fast._mirror
+    assert mirror is not None and slow._mirror is None
     engine = Engine(scenario, fast, 7)
     encoder, space = ObservationEncoder.of(scenario), ActionSpace.of(scenario)
     compiled = 0
     for step in range(1500):
         now[0] += engine.seconds(0.05)
         event = engine.event()
+        if engine.rng.random() < 0.1:
+            # Clocks differ, and what was seen first need not be told first.
+            event = replace(event, time_s=now[0] - 0.5 + engine.seconds(1.0))
         for controller in (fast, slow):
             controller.observe(event)
         if not engine.alive or step % 2:
             continue
+        at_s = now[0] - (engine.seconds(0.4) if engine.rng.random() < 0.1 else 0.0)
         if step % 10 == 0:
-            names = engine.alive[: engine.whole(8)]
-            assert fast.decide_many(names) == slow.decide_many(names)
-            continue
-        request = engine.pick(engine.alive)
-        view = slow.view(request)
-        slow._stale(view)
-        expected = encoder.encode(view), space.mask(view)
-        mirror = fast._mirror
-        assert mirror is not None
-        # Asked before, as the engine that asks twice; the next decision looks anew.
-        fast._state.pass_time(now[0])
-        if fast.requests[request].device.as_listed and mirror.look([fast.requests[request]], now[0]):
-            for mine, theirs in zip((mirror.observations[0], mirror.masks[0]), expected, strict=True):
-                np.testing.assert_array_equal(mine, theirs)
-            compiled += 1
-        assert fast.decide(request) == slow.decide(request)
-        mine_known, theirs_known = fast.requests[request], slow.requests[request]
-        for field in ("last", "decisions", "rounds", "own_jobs", "seen_s", "answer"):
-            assert getattr(mine_known, field) == getattr(theirs_known, field), field
-    assert compiled > 200
+            names = engine.alive[: engine.whole(8)] + ["nobody"] * (step % 50 == 0)
+            assert fast.decide_many(names, at_s) == slow.decide_many(names, at_s)
+        else:
+            request = engine.pick(engine.alive)
+            view = slow.view(request, at_s)
+            fast.view(request, at_s)  # which notes how many jobs there are on its device
+            slow._stale(view)
+            mask = space.flat_mask(view, scenario.max_num_seqs) if name == "flat" else space.mask(view)
+            if mirror.look([fast.requests[request]], max(0.0, at_s)):
+                np.testing.assert_array_equal(mirror.observations[0], encoder.encode(view))
+                np.testing.assert_array_equal(mirror.masks[0], mask)
+                compiled += 1
+            assert fast.decide(request, at_s) == slow.decide(request, at_s)
+        for request in engine.alive:
+            mine, theirs = fast.requests[request], slow.requests[request]
+            for field in ("last", "decisions", "rounds", "own_jobs", "seen_s", "answer"):
+                assert getattr(mine, field) == getattr(theirs, field), field
+    assert compiled > 100
     assert list(fast.requests) == list(slow.requests)
-    assert fast.counts == slow.counts
+    assert fast.stats() == slow.stats()
+
+
+def test_many_requests_and_clients(tmp_path: Path) -> None:
+    # More than there are rows at first, and some that end in between, whose rows others take.
+    scenario = load_scenario("single_lan")
+    now = [0.0]
+    fast, slow = both(scenario, make_bundle(tmp_path / "policy"), "as_received", now, guard=TRUST)
+    engine = Engine(scenario, fast, 1)
+    for _ in range(4):
+        for i in range(200):
+            event = engine.arrives()
+            event = replace(event, client=f"{event.request}" if i % 2 else "one")
+            for controller in (fast, slow):
+                controller.observe(event)
+                controller.observe(RttSample(event.client, 0.001 * i))
+        now[0] += 0.1
+        answers = fast.decide_many(engine.alive)
+        assert answers == slow.decide_many(engine.alive)
+        assert {answer.source for answer in answers} == {"policy"}
+        for name in engine.alive[::3]:
+            engine.alive.remove(name)
+            for controller in (fast, slow):
+                controller.observe(RequestFinished(name))
+    assert fast.stats() == slow.stats()
+
+
+def test_too_slow_decisions_end_the_trust_alike(tmp_path: Path) -> None:
+    now = [0.0]
+    guard = GuardConfig(budget_s=1e-9, streak=4)
+    scenario, bundle = load_scenario("single_lan"), make_bundle(tmp_path / "policy")
+    sources = []
+    for controller in both(scenario, bundle, "as_received", now, guard=guard):
+        names = [str(i) for i in range(6)]
+        for name in names:
+            controller.observe(RequestArrived(name, 100, target="target"))
+        sources.append([answer.source for answer in controller.decide_many(names)])
+        sources[-1] += [controller.decide("0").source, controller.guard.reason]
+        assert controller.counts["safe"] == 4
+    assert sources[0] == sources[1] == [*["policy"] * 3, *["safe_rule"] * 4, "time_out"]
+
+
+def test_an_answer_lost_is_repeated_and_a_name_twice_is_decided_twice(tmp_path: Path) -> None:
+    now = [0.0]
+    for controller in both(load_scenario("single_lan"), make_bundle(tmp_path / "p"), "as_received", now):
+        for name in "ab":
+            controller.observe(RequestArrived(name, 100, target="target"))
+        assert [answer.counter for answer in controller.decide_many(["a", "b", "a"])] == [0, 0, 1]
+        last = controller.decide("a")
+        assert controller.decide("a", counter=2) is last
+        assert controller.counts["decisions"] == 4
+
+
+def test_what_decides_is_exchanged_with_what_is_known(tmp_path: Path) -> None:
+    scenario = tiny()
+    now = [0.0]
+    fast, slow = both(scenario, make_bundle(tmp_path / "a", scenario), "as_received", now, guard=TRUST)
+    other = make_bundle(tmp_path / "b", scenario, 1)
+    engine = Engine(scenario, fast, 3)
+    for policy in (None, "jsq_goodput", other):
+        for controller in (fast, slow):
+            if policy is not None:
+                controller.swap(policy)
+        assert fast.is_compiled == (policy != "jsq_goodput") and not slow.is_compiled
+        for _ in range(200):
+            now[0] += 0.02
+            event = engine.event()
+            for controller in (fast, slow):
+                controller.observe(event)
+        assert fast.decide_many(engine.alive) == slow.decide_many(engine.alive)
+
+
+def test_without_numba_python_decides(tmp_path: Path, checkout: Path) -> None:
+    bundle = make_bundle(tmp_path / "policy")
+    program = f"""
+import sys
+sys.modules["numba"] = None
+from dsd_env.serving import Controller, RequestArrived
+controller = Controller({str(bundle)!r})
+controller.observe(RequestArrived("a", 100, target="target"))
+print(controller.is_compiled, controller.decide("a").source, controller.decide_many(["a"])[0].counter)
+try:
+    Controller({str(bundle)!r}, compiled=True)
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=checkout, capture_output=True, text=True)
+    first, second = done.stdout.splitlines()
+    assert first == "False policy 1", done.stderr
+    assert "needs Numba" in second
+
+
+@pytest.mark.slow
+def test_memory_over_a_million_decisions(tmp_path: Path) -> None:
+    controller = Controller(
+        make_bundle(tmp_path / "policy"), compiled=True, max_requests=200, max_clients=200, guard=TRUST
+    )
+    sizes = []
+    tracemalloc.start()
+    for half in range(2):
+        for life in range(500):
+            names = [f"{half}-{life}-{i}" for i in range(50)]
+            for name in names:
+                controller.observe(RequestArrived(name, 100, client=name, target="target"))
+            for round_number in range(20):
+                controller.decide_many(names)
+                if round_number < 4:
+                    for name in names:
+                        controller.observe(RoundVerified(name, 4, life % 5))
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert controller.counts["decisions"] == 1_000_000
+    assert controller.counts["safe"] == 0
+    # Answers that are kept to be given again are limited in number.
+    assert sizes[1] - sizes[0] < 1_000_000

@@ -412,7 +412,8 @@ WORLD = Record(
     trace_offset_s="f8", arrivals_per_s="f8", tokens_per_s="f8", totals=TOTALS,
     totals_as_numbers=Block("f8"), totals_as_counts=Block("i8"),
     heap=Block(SCHEDULED), due_now=Block(DUE_NOW), due_view=Ref(VIEW), due_view_numbers=Block("f8"),
-    target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW), edges_offered=Block(EDGE_OFFERED),
+    raw_features=Block("f8"), target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW),
+    edges_offered=Block(EDGE_OFFERED),
     targets=Block(TARGET), reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES),
     scratch=Ref(REPORT),
     requests=Block(REQUEST), valid_tokens=Block("i4"), learned=Block(LEARNED), chains=Block(CHAIN),
@@ -427,6 +428,8 @@ WORLD = Record(
     deliveries=Block(DELIVERED), log=Block(LOGGED),
 )  # fmt: skip
 """The header of a world.
+
+`raw_features` are the features of the due decision before they are scaled.
 
 `pending` is the slot of the request whose decision is due, `answered` the last. `resolved` counts, by reason,
 decisions not executed as given. `totals_as_numbers` and `totals_as_counts` point to `totals`, to gather from.
@@ -480,8 +483,8 @@ ASKED = Record(
 )  # fmt: skip
 """What a controller of real systems knows of a request, all of it float64, so that Python packs it at once.
 
-It is `seen` where nothing about it is unusual. Behind it stand, for each of its possible drafters, how many of its tokens that has processed, and for each
-draft model the three numbers of `LEARNED`.
+It is `seen` where nothing about it is unusual. Behind it stand, for each of its possible drafters, how many
+of its tokens that has processed, and for each draft model the three numbers of `LEARNED`.
 """
 CLIENT = Record(
     "Client", device="f8", up_s="f8", down_s="f8", edge_up_s="f8", edge_down_s="f8", seems_up="f8",
@@ -502,9 +505,9 @@ CARRIED = Record(
 is no key."""
 SERVED_CALL = Record(
     "ServedCall", now_s="f8", stale_s="f8", doubt="f8", n="i8", chooses="i8", n_mask="i8", n_heads="i8",
-    flat="i8", normalisations="i8", at_devices="i8", longest="i8", asked_words="i8", client_words="i8", scenario=Ref(SCENARIO),
-    world=Ref(WORLD), asked=Block("f8"), clients=Block("f8"), order=Block("i8"), heads=Block("i8"),
-    observations=Block("f4"), masks=Block("?"), logits=Block("f4"), chosen=Block("i8"),
+    flat="i8", normalisations="i8", at_devices="i8", longest="i8", asked_words="i8", client_words="i8",
+    scenario=Ref(SCENARIO), world=Ref(WORLD), asked=Block("f8"), clients=Block("f8"), order=Block("i8"),
+    heads=Block("i8"), observations=Block("f4"), masks=Block("?"), logits=Block("f4"), chosen=Block("i8"),
     options=Block(OPTION), carried=Block(CARRIED),
 )  # fmt: skip
 """What a call of the compiled part of a controller is about: `n` requests, by their rows in `order`.

@@ -463,6 +463,7 @@ class Compiler(Writer):
 
         view = block("due_view", rec.VIEW, 1)
         w.point("due_view_numbers", view.at)
+        w.point("raw_features", world.room(8 * len(ObservationEncoder.of(scenario).features)))
         for name in ("totals_as_numbers", "totals_as_counts"):
             w.point(name, w.at + rec.WORLD.offsets["totals"])
         target_views = block("target_views", rec.TARGET_VIEW, offered)

@@ -39,7 +39,7 @@ from dsd_env.sim.compiled.kernel.events import (
 )
 from dsd_env.sim.compiled.kernel.failures import fault_event, next_crash
 from dsd_env.sim.compiled.kernel.iteration import target_step_s
-from dsd_env.sim.compiled.kernel.jit import compile_laws, entry, jit, native, number
+from dsd_env.sim.compiled.kernel.jit import entry, jit, native, number
 from dsd_env.sim.compiled.kernel.links import begin_channel, one_way_s
 from dsd_env.sim.compiled.kernel.observe import encode, observe, resolved, write_mask
 from dsd_env.sim.compiled.kernel.protocol import decided, delivery, draft_end, job_done

@@ -408,10 +408,14 @@ def _handover_s(k, w, request, site, number, edge):
 @jit
 def encode(k, w, observation):
     """Write the observation: the features' raw values gathered from the view, then scaled."""
-    # Outside the loop: to the compiler, the stores in it might change where these lie.
-    raw, source, squashes, half = w.due_view_numbers, k.feature_source, k.feature_squashes, k.feature_half
-    for i in range(k.n_features):
-        x = raw[source[i]]
+    # Two loops, so that the second one handles several features at a time; where things lie is read before,
+    # since to the compiler the stores might change it.
+    n, view, source, raw = k.n_features, w.due_view_numbers, k.feature_source, w.raw_features
+    for i in range(n):
+        raw[i] = view[source[i]]
+    squashes, half = k.feature_squashes, k.feature_half
+    for i in range(n):
+        x = raw[i]
         observation[i] = np.float32(x / (abs(x) * squashes[i] + half[i]))
 
 
