@@ -31,6 +31,8 @@ _MASKED_LOGIT = np.float32(-1e8)
 
 _ROUNDING = 2.0**-24
 """Relative error of one operation in float32."""
+_LARGE = 4.0
+"""How many times the expected size of an activation counts as large."""
 _DOUBTS = 16.0
 """How many times the expected difference of two ways to compute a logit counts as possible."""
 
@@ -182,7 +184,7 @@ class MlpActor:
                 variance += (2.0 * _ROUNDING) ** 2
                 reach = 1.0
             else:
-                reach = float(np.abs(weight).sum(axis=1).max()) * reach + float(np.abs(bias).max())
+                reach = _LARGE * math.sqrt(float(squares.max()))
         doubt = _DOUBTS * math.sqrt(2.0 * float(variance.max()))
         if len(self._doubts) < 16:
             self._doubts[largest] = doubt
