@@ -19,7 +19,6 @@ from dsd_env.sim.compiled.kernel.links import DOWN, EDGE_DOWN, EDGE_UP, OWN_DEVI
 from dsd_env.sim.compiled.kernel.observe import encode, flat_mask, observe, taken, write_mask
 from dsd_env.sim.compiled.kernel.rows import cast, tail
 from dsd_env.sim.compiled.records import ASKED, CLIENT, SERVED_CALL
-from dsd_env.sim.compiled.status import OK
 
 as_call, as_asked, as_client = cast(SERVED_CALL), cast(ASKED), cast(CLIENT)
 ASKED_WORDS, CLIENT_WORDS = ASKED.itemsize // 8, CLIENT.itemsize // 8
@@ -101,10 +100,8 @@ def _look(c, k, w, row):
         return NOT_SEEN
     device = _put_client(c, k, w, int(asked.client))
     request = _put_request(c, k, w, asked, tail(c.asked, first + ASKED_WORDS), device)
-    w.error, w.now_s = OK, c.now_s
+    w.now_s = c.now_s
     observe(k, w, request)
-    if w.error != OK:
-        return NOT_SEEN
     if request.site == OWN_DEVICE:
         asked.own_jobs = request.own_jobs
         c.at_devices += 1
