@@ -357,8 +357,8 @@ class Controller:
     ) -> list[ServedDecision] | None:
         """Decide by compiled code; None where anything is unusual, so that the decisions are made in Python.
 
-        What is unusual: the policy is not trusted, telemetry is old or was out of range, a view cannot be
-        made, or there is nothing to select. Nothing has changed then.
+        What is unusual: the policy is not trusted, telemetry is old or was out of range, the observation is
+        not finite, or there is nothing to select. Nothing has changed then.
         """
         mirror, guard, state = self._mirror, self.guard, self._state
         if not guard.trusted:
