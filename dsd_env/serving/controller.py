@@ -283,6 +283,7 @@ class Controller:
         """
         with self.lock:
             seconds = self._seconds(now_s)
+            self._state.pass_time(seconds)
             if self._mirror is not None and self._mirror.at_once and len(set(requests)) == len(requests) > 1:
                 known = self._state.requests
                 found = list(map(known.get, requests))
@@ -317,6 +318,8 @@ class Controller:
 
     def _decide(self, name: str, now_s: float) -> ServedDecision:
         self.counts["decisions"] += 1
+        # Whoever is forgotten now is not known any more.
+        self._state.pass_time(now_s)
         request = self._state.requests.get(name)
         if request is None:
             self.counts["unknown_request"] += 1
@@ -360,12 +363,11 @@ class Controller:
         What is unusual: the policy is not trusted, telemetry is old or was out of range, the observation is
         not finite, or there is nothing to select. Nothing has changed then.
         """
-        mirror, guard, state = self._mirror, self.guard, self._state
+        mirror, guard = self._mirror, self.guard
         if not guard.trusted:
             return None
         assert mirror is not None
         begin_s = time.perf_counter()
-        state.pass_time(now_s)
         if not mirror.look(requests, now_s):
             return None
         n = len(requests)
@@ -390,7 +392,7 @@ class Controller:
             for request in requests:
                 if request.control[0] == Site.OWN_DEVICE:
                     request.own_jobs = request.device.jobs
-        to_end = state.requests.move_to_end
+        to_end = self._state.requests.move_to_end
         for request, each in zip(requests, told, strict=True):
             request.told, request.seen_s = each, now_s
             to_end(request.name)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.policy import Policy, load
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.serving import (
     ClientJoined,
@@ -241,7 +242,7 @@ class Engine:
 
 
 def both(
-    scenario: Scenario, bundle: Path, reports: str, now: list[float], **other: Any
+    scenario: Scenario, bundle: Path | Policy, reports: str, now: list[float], **other: Any
 ) -> tuple[Controller, ...]:
     """Return a controller that decides by compiled code, and one that does not."""
     return tuple(
@@ -385,6 +386,23 @@ def test_what_decides_is_exchanged_with_what_is_known(tmp_path: Path) -> None:
             event = engine.event()
             for controller in (fast, slow):
                 controller.observe(event)
+        assert fast.decide_many(engine.alive) == slow.decide_many(engine.alive)
+
+
+def test_a_network_in_onnxruntime_decides_on_the_same_observations(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    scenario = tiny()
+    policy = load(make_bundle(tmp_path / "policy", scenario, onnx=True), "onnx")
+    now = [0.0]
+    fast, slow = both(scenario, policy, "as_received", now, guard=TRUST)
+    assert fast.is_compiled and fast.policy is not None and fast.policy.backend == "onnx"
+    engine = Engine(scenario, fast, 5)
+    for _ in range(300):
+        now[0] += 0.02
+        event = engine.event()
+        for controller in (fast, slow):
+            controller.observe(event)
         assert fast.decide_many(engine.alive) == slow.decide_many(engine.alive)
 
 
