@@ -286,10 +286,10 @@ class Controller:
             self._state.pass_time(seconds)
             if self._mirror is not None and self._mirror.at_once and len(set(requests)) == len(requests) > 1:
                 known = self._state.requests
-                found = list(map(known.get, requests))
-                if None not in found and (
-                    answers := self._decide_compiled(cast(list[ServedRequest], found), seconds)
-                ):
+                found: list[ServedRequest] = []
+                with suppress(KeyError):  # then one is not known
+                    found = [known[name] for name in requests]
+                if found and (answers := self._decide_compiled(found, seconds)):
                     self.counts["decisions"] += len(answers)
                     return answers
             return [self._decide(request, seconds) for request in requests]
@@ -361,7 +361,7 @@ class Controller:
         """Decide by compiled code; None where anything is unusual, so that the decisions are made in Python.
 
         What is unusual: the policy is not trusted, telemetry is old or was out of range, the observation is
-        not finite, or there is nothing to select. Nothing has changed then.
+        not finite, there is nothing to select, or the policy fails. Nothing has changed then.
         """
         mirror, guard = self._mirror, self.guard
         if not guard.trusted:
@@ -373,18 +373,15 @@ class Controller:
         n = len(requests)
         try:
             mirror.decide(n)
-        except ValueError as error:
-            logger.debug("nothing to select", exc_info=error)
-            for request in requests:
-                mirror.write_request(request)
+        except Exception as error:
+            # In Python it will fail again, and be answered for.
+            logger.debug("compiled decision failed", exc_info=error)
             return None
-        known = self._answers
-        keys = mirror.keys(n)
-        told: list[Any] = list(map(known.get, keys))
-        if None in told:
-            told = [
-                each or self._told(key, row) for row, (key, each) in enumerate(zip(keys, told, strict=True))
-            ]
+        known, keys = self._answers, mirror.keys(n)
+        try:
+            told = [known[key] for key in keys]
+        except KeyError:
+            told = [known.get(key) or self._told(key, row) for row, key in enumerate(keys)]
         if time.perf_counter() - begin_s > n * self._config.budget_s:
             return self._decided_late(requests, told, now_s)
         guard.note("")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections.abc import Iterable, Sequence
 from ctypes import PYFUNCTYPE, c_int64, c_void_p
 from operator import attrgetter
@@ -204,10 +205,10 @@ class Mirror:
             dtype = element.dtype if isinstance(element, rec.Record) else element
             return self._world[at : at + n * dtype.itemsize].view(dtype)
 
-        scenario, buffer = self._served.scenario, _memory(self._world)
+        scenario = self._served.scenario
         self._reports, self._drafter_reports = int(header["reports"]), int(header["drafter_reports"])
         self._own_report = int(header["requests"]) + rec.REQUEST.offsets["report"]
-        self._buffer = buffer
+        self._buffer = _memory(self._world)
         self._rates = rows("rates", 1)
         self._attainments = rows("attainments", len(scenario.slo))
         self._acceptances = rows("acceptances", len(self._models))
@@ -242,14 +243,15 @@ class Mirror:
         self._carried: NDArray[Any] = np.zeros(n, dtype=rec.CARRIED.dtype)
         self._keys = self._carried["key"]
         self._first_key = _memory(self._keys)
-        self._first_row, self._first_observation = _memory(self._order), self.observations[0]
+        self._rows = _memory(self._order).cast("B").cast("q")
+        self._first_observation = self.observations[0]
         self._first_logits = self._logits[0]
         self._point()
 
     def _point(self) -> None:
         """Say in the call where everything lies."""
         self._pointed = self._asked.array, self._clients.array
-        for name, array in (
+        for name, memory in (
             ("scenario", self._constants),
             ("world", self._world),
             ("asked", self._asked.array),
@@ -263,7 +265,7 @@ class Mirror:
             ("options", self._options),
             ("carried", self._carried),
         ):
-            self._call[name] = array.ctypes.data - self._call_at
+            self._call[name] = memory.ctypes.data - self._call_at
 
     # ------------------------------------------------------------------ what is known
 
@@ -460,9 +462,9 @@ class Mirror:
             self._point()
         self._bring_up_to_date(requests[0], now_s)
         if n == 1:
-            self._first_row[0] = requests[0].place.row
+            self._rows[0] = requests[0].place.row
         else:
-            self._order[:n] = [request.place.row for request in requests]
+            self._rows[:n] = array("q", [request.place.row for request in requests])
         _pack_call(self._call_bytes, 0, now_s, self._stale_s, 0.0, n, 1)
         return bool(_LOOK(self._call_at) == serve.FINE)
 
@@ -470,7 +472,8 @@ class Mirror:
         """Let the policy decide on what the last look has seen, and resolve its decisions.
 
         Raises:
-            ValueError: There is nothing to select.
+            Exception: What the policy raises, such as ValueError where there is nothing to select; nothing
+                has been counted then.
         """
         policy = self._policy
         assert policy is not None

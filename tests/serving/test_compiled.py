@@ -359,6 +359,25 @@ def test_too_slow_decisions_end_the_trust_alike(tmp_path: Path) -> None:
     assert sources[0] == sources[1] == [*["policy"] * 3, *["safe_rule"] * 4, "time_out"]
 
 
+def test_a_policy_that_fails_is_answered_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    guard = GuardConfig(streak=3)
+    stats = []
+    for controller in both(tiny(), make_bundle(tmp_path / "policy", tiny()), "as_received", now, guard=guard):
+        for name in "abcd":
+            controller.observe(RequestArrived(name, 100))
+        assert controller.decide("a").source == "policy"
+        assert controller.policy is not None and controller.policy.actor is not None
+        for method in ("logits", "logits_of_many", "action"):
+            monkeypatch.setattr(controller.policy.actor, method, lambda *_: 1 // 0)
+        answers = [controller.decide("a"), *controller.decide_many(list("abcd"))]
+        assert {(answer.source, answer.reason) for answer in answers} == {("safe_rule", "error")}
+        assert controller.requests["a"].decisions == 3
+        stats.append(controller.stats())
+    assert stats[0] == stats[1]
+    assert stats[0]["trips"]["error"] == 1
+
+
 def test_an_answer_lost_is_repeated_and_a_name_twice_is_decided_twice(tmp_path: Path) -> None:
     now = [0.0]
     for controller in both(load_scenario("single_lan"), make_bundle(tmp_path / "p"), "as_received", now):
