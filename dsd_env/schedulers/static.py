@@ -58,6 +58,12 @@ class StaticChoice(NamedTuple):
             raise SchedulerError(
                 f"{scheduler}: scenario {scenario.name!r} has no branches: protocol.branches.fanout is 0"
             )
+        opened_at = {site for site, _, _, fanout in scenario.places if fanout > 0}
+        if self.branches and not opened_at & set(self.sites):
+            raise SchedulerError(
+                f"{scheduler}: nothing that drafts there in scenario {scenario.name!r} can stream, so there are "
+                "no branches"
+            )
         if self.target is not None and self.target >= scenario.n_targets:
             raise SchedulerError(
                 f"{scheduler}: scenario {scenario.name!r} has no target {self.target}; it has 0 to "

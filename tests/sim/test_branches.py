@@ -272,6 +272,8 @@ def test_rules_name_the_one_or_the_other() -> None:
     assert [choice.branches for choice in rule.choices.values()] == [True, False]
     with pytest.raises(SchedulerError, match="'lab' has no branches"):
         make_scheduler("static:8:1:own+branches").reset(stream(0), 1)
+    with pytest.raises(SchedulerError, match="can stream, so there are no branches"):
+        make_scheduler("static:8:1:colocated+branches").reset(scenario, 1)
     with pytest.raises(SchedulerError, match=r"placement 'edge\+twigs'"):
         make_scheduler("static:8:1:edge+twigs")
 
