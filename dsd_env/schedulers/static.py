@@ -61,8 +61,8 @@ class StaticChoice(NamedTuple):
         opened_at = {site for site, _, _, fanout in scenario.places if fanout > 0}
         if self.branches and not opened_at & set(self.sites):
             raise SchedulerError(
-                f"{scheduler}: nothing that drafts there in scenario {scenario.name!r} can stream, so there are "
-                "no branches"
+                f"{scheduler}: nothing that drafts there in scenario {scenario.name!r} can stream, so there "
+                "are no branches"
             )
         if self.target is not None and self.target >= scenario.n_targets:
             raise SchedulerError(

@@ -472,20 +472,16 @@ def test_static_map_must_name_the_classes_of_the_scenario(classes: str) -> None:
 
 
 def test_static_map_gives_every_class_of_objectives_its_choice() -> None:
-    slo = {"tight": {"ttft_s": 1.0, "tpot_s": 0.02}, "loose": {"tpot_s": 0.08}}
+    slo = {"chat": None, "tight": {"ttft_s": 1.0, "tpot_s": 0.02}, "loose": {"tpot_s": 0.08}}
     kinds = {"question": {**TINY["workload"]["kinds"]["question"], "slo": "loose"}}
     scenario = tiny(slo=slo, workload__kinds=kinds)
     scheduler = make_scheduler("static_map:tight=4/1/own+loose=0/1/plain")
     scheduler.reset(scenario, 0)
-    tight = make_request(
-        **{k: v for k, v in scenario.slo["tight"].bounds().items() if k != "slo_token_share"}
-    )
-    loose = make_request(
-        **{k: v for k, v in scenario.slo["loose"].bounds().items() if k != "slo_token_share"}
-    )
-    assert scheduler.decide(make_view(request=tight)) == Decision(4, 1, 1)
-    assert scheduler.decide(make_view(request=loose)) == Decision(0, 1, 0)
-    alike = tiny(slo={"tight": slo["tight"], "loose": slo["tight"]}, workload__kinds=kinds)
+    for name, decision in (("tight", Decision(4, 1, 1)), ("loose", Decision(0, 1, 0))):
+        bounds = scenario.slo[name].bounds()
+        del bounds["slo_token_share"]
+        assert scheduler.decide(make_view(request=make_request(**bounds))) == decision
+    alike = tiny(slo={**slo, "loose": slo["tight"]}, workload__kinds=kinds)
     with pytest.raises(SchedulerError, match="cannot tell them apart"):
         scheduler.reset(alike, 0)
 
