@@ -515,21 +515,28 @@ def random_policy(scenario: Any) -> Any:
 
 
 def serving(bench: Bench) -> None:
-    """Decisions in a serving process, by one and by the batch, beside SB3's `predict`."""
-    for name in ("single_lan", "metro"):
-        _serve(name, bench)
+    """Decisions in a serving process, by one and by the batch, beside SB3's `predict`.
 
-
-def _serve(name: str, bench: Bench) -> None:
+    By compiled code, and in Python, which decides where Numba is not installed.
+    """
     import dsd_env
+
+    for name in ("single_lan", "metro"):
+        scenario = dsd_env.load_scenario(name)
+        policy = random_policy(scenario)
+        for compiled in (True, False):
+            _serve(scenario, policy, compiled, bench)
+        _note_times("sb3_predict", name, _sb3_predictions(scenario, bench), bench)
+
+
+def _serve(scenario: Any, policy: Any, compiled: bool, bench: Bench) -> None:
     from dsd_env.serving import Controller, RequestArrived, RoundVerified, TargetState, TokensCommitted
 
-    scenario = dsd_env.load_scenario(name)
-    policy = random_policy(scenario)
-    controller = Controller(policy, scenario)
+    controller = Controller(policy, scenario, compiled=compiled)
+    targets = controller.deployment.targets
     names = [str(number) for number in range(BATCH_SERVED)]
-    for each in names:
-        controller.observe(RequestArrived(each, 200, target=controller.deployment.targets[0]))
+    for i, each in enumerate(names):
+        controller.observe(RequestArrived(each, 200, target=targets[i % len(targets)]))
         controller.decide(each)
         controller.observe(TokensCommitted(each))
     times_s: dict[str, list[float]] = {
@@ -545,20 +552,27 @@ def _serve(name: str, bench: Bench) -> None:
         times_s[what].append(time.perf_counter() - begin)
 
     begin = time.perf_counter()
-    while time.perf_counter() - begin < bench.repeats * bench.seconds:
-        controller.observe(TargetState(resident=BATCH_SERVED))
+    n = 0
+    while time.perf_counter() - begin < bench.repeats * bench.seconds or n < 5:
+        n += 1
+        for target in targets:
+            controller.observe(TargetState(target, resident=BATCH_SERVED, remaining_s=0.01))
         for each in names:
             timed("serve_decide", controller.decide, each)
-            timed("serve_observe", controller.observe, RoundVerified(each, 4, 2))
+            timed("serve_observe", controller.observe, RoundVerified(each, 4, n % 5))
         observation = controller.observation(names[0])
         for _ in names:
             timed("policy_alone", policy.action, observation)
         timed("serve_batch", controller.decide_many, names)
-    times_s["sb3_predict"] = _sb3_predictions(scenario, bench)
     for what, measured in times_s.items():
-        for share in (50, 99):
-            bench.note(f"{what}_us/{name}/p{share}", 1e6 * float(np.percentile(measured, share)), "us")
-    bench.note(f"safe_rule_share/{name}", controller.counts["safe"] / controller.counts["decisions"])
+        _note_times(what + ("" if compiled else "_in_python"), scenario.name, measured, bench)
+    safe = controller.counts["safe"] / controller.counts["decisions"]
+    bench.note(f"safe_rule_share{'' if compiled else '_in_python'}/{scenario.name}", safe)
+
+
+def _note_times(what: str, name: str, times_s: list[float], bench: Bench) -> None:
+    for share in (50, 99):
+        bench.note(f"{what}_us/{name}/p{share}", 1e6 * float(np.percentile(times_s, share)), "us")
 
 
 def _sb3_predictions(scenario: Any, bench: Bench) -> list[float]:
@@ -574,7 +588,7 @@ def _sb3_predictions(scenario: Any, bench: Bench) -> list[float]:
         spaces.MultiDiscrete(list(ActionSpace.of(scenario).nvec)),
         lambda _: 0.0,
     )
-    times_s = []
+    times_s: list[float] = []
     with _one_thread():
         x = np.full(len(encoder.features), 0.5, dtype=np.float32)
         begin = time.perf_counter()

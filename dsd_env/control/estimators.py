@@ -156,6 +156,24 @@ class SystemEstimates:
             (now_s, *(reports.attainment(good, done) for done, good in self._completed_per_s))
         )
 
+    @property
+    def latest_s(self) -> float:
+        """When the newest of them were published."""
+        return self._rates[-1][0]
+
+    def known(
+        self, visible_s: float
+    ) -> tuple[tuple[float, float, float], tuple[float, ...], tuple[float, ...]]:
+        """Return what was published no later than that: rates, attainments by class, acceptances by model.
+
+        Each begins with the time at which it was published.
+        """
+        return (
+            newest(self._rates, visible_s),
+            newest(self._attainments, visible_s),
+            newest(self._acceptances, visible_s),
+        )
+
     def rates(self, visible_s: float) -> tuple[float, float]:
         """Return arrivals and committed tokens per second, as published no later than that."""
         _, arrivals_per_s, tokens_per_s = newest(self._rates, visible_s)

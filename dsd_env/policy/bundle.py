@@ -85,6 +85,11 @@ class Policy:
         return Policy(self.manifest, self._actor.copy(), self._session)
 
     @property
+    def actor(self) -> MlpActor | None:
+        """The network in NumPy; None where onnxruntime computes it."""
+        return self._actor if self._session is None else None
+
+    @property
     def flat(self) -> bool:
         """Whether it chooses one flat action, of all combinations, instead of three indices."""
         return self._flat
@@ -110,10 +115,19 @@ class Policy:
             mask = np.asarray(mask, dtype=np.bool_)
             if self._flat and mask.shape == (sum(self.actions.nvec),):
                 mask = self.actions.flattened(mask)
-        chosen = self._choose(observation, mask)
+        chosen = self.choose(observation, mask)
         return list(map(int, np.unravel_index(chosen[0], self.actions.nvec))) if self._flat else chosen
 
-    def _choose(self, observation: Real, mask: NDArray[np.bool_] | None) -> list[int]:
+    def choose(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> list[int]:
+        """Return the index chosen in each dimension of the network; flat actions have one dimension.
+
+        Args:
+            observation: As for :meth:`decide`.
+            mask: bool, as long as the logits; None: all selectable.
+
+        Raises:
+            ValueError: As for :meth:`decide`.
+        """
         if self._session is None:
             return self._actor.action(observation, mask)
         x = self._checked(observation)

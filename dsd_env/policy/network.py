@@ -18,6 +18,7 @@ logits are within a few float32 spacings of each other *and* of a rounding bound
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Literal
@@ -27,6 +28,13 @@ from numpy.typing import NDArray
 
 _MASKED_LOGIT = np.float32(-1e8)
 """What sb3-contrib puts in the place of a masked logit."""
+
+_ROUNDING = 2.0**-24
+"""Relative error of one operation in float32."""
+_LARGE = 4.0
+"""How many times the expected size of an activation counts as large."""
+_DOUBTS = 16.0
+"""How many times the expected difference of two ways to compute a logit counts as possible."""
 
 Float32 = NDArray[np.float32]
 Real = NDArray[np.floating[Any]]
@@ -79,6 +87,8 @@ class MlpActor:
         self.n_inputs = widths[0]
         self.n_logits = widths[-1]
         self._bounds = tuple(pairwise(accumulate(self.nvec, initial=0)))
+        self._doubts: dict[float, float] = {}
+        self._many = [np.empty((0, n), dtype=np.float32) for n in widths[1:]]
         self._buffers = [np.empty(n, dtype=np.float32) for n in widths[1:]]
         self._hidden = [(w, b, out) for (w, b), out in zip(self.layers[:-1], self._buffers[:-1], strict=True)]
         self._last = (*self.layers[-1], self._buffers[-1])
@@ -119,6 +129,66 @@ class MlpActor:
         weight, bias, out = self._last
         np.dot(weight, x, out=out)
         return np.add(out, bias, out=out)
+
+    def logits_of_many(self, observations: Float32) -> tuple[Float32, float]:
+        """Return the logits of several observations, by one matrix product per layer.
+
+        A matrix product adds in another order than :meth:`logits`, so that its results may differ from that
+        in the last places. What is returned with them says where that could matter: a maximum by more is the
+        maximum in both.
+
+        Args:
+            observations: float32, shape (n, n_inputs), all finite.
+
+        Returns:
+            The logits, float32, shape (n, sum(nvec)), in a buffer that the next call overwrites, and how far
+            the difference of two of them may be from that of :meth:`logits`.
+        """
+        n = len(observations)
+        if len(self._many[0]) < n:
+            self._many = [np.empty((n, weight.shape[0]), dtype=np.float32) for weight, _ in self.layers]
+        x = observations
+        largest = max(float(x.max(initial=1.0)), -float(x.min(initial=-1.0)))
+        for index, ((weight, bias), room) in enumerate(zip(self.layers, self._many, strict=True)):
+            out = room[:n]
+            np.dot(x, weight.T, out=out)
+            x = np.add(out, bias, out=out)
+            if index == len(self.layers) - 1:
+                break
+            x = np.tanh(x, out=x) if self.activation == "tanh" else np.maximum(x, 0.0, out=x)
+        return x, self._doubt(largest)
+
+    def _doubt(self, largest: float) -> float:
+        """Return how far the difference of two logits may depend on the order of additions.
+
+        Roundings are taken to be independent: each of the n additions of a product is off by up to a rounding
+        of a sum as large as the root of the sum of squares, twice, for the two orders; the layers behind add
+        up such errors by squares, too, and the activations enlarge none. The result is `_DOUBTS` times the
+        size to be expected so.
+
+        Args:
+            largest: Largest absolute value among the inputs.
+        """
+        if largest in self._doubts:
+            return self._doubts[largest]
+        reach = largest
+        variance = np.zeros(self.n_inputs)
+        for index, (weight, bias) in enumerate(self.layers):
+            w2, b2 = np.square(weight, dtype=np.float64), np.square(bias, dtype=np.float64)
+            n = weight.shape[1] + 1
+            squares = w2.sum(axis=1) * reach**2 + b2
+            variance = w2 @ variance + 2.0 * n * _ROUNDING**2 * squares
+            if index == len(self.layers) - 1:
+                break
+            if self.activation == "tanh":
+                variance += (2.0 * _ROUNDING) ** 2
+                reach = 1.0
+            else:
+                reach = _LARGE * math.sqrt(float(squares.max()))
+        doubt = _DOUBTS * math.sqrt(2.0 * float(variance.max()))
+        if len(self._doubts) < 16:
+            self._doubts[largest] = doubt
+        return doubt
 
     def action(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> list[int]:
         """Return the deterministic action: one index per dimension.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder, Site
 from dsd_env.control.actions import Resolved, resolve
+from dsd_env.laws.resolve import REASONS
 from dsd_env.policy import Policy
 from dsd_env.policy import load as load_bundle
 from dsd_env.scenario import Scenario
@@ -20,13 +23,18 @@ from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.serving import telemetry as events
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import Guard, GuardConfig
-from dsd_env.serving.state import State
-from dsd_env.serving.world import ServedRequest
+from dsd_env.serving.state import Carried, State
+from dsd_env.serving.world import ServedRequest, Told
+
+if TYPE_CHECKING:
+    from dsd_env.serving.mirror import Mirror
 
 logger = logging.getLogger("dsd_env.serving")
 
 SITES = {Site.COLOCATED: "colocated", Site.OWN_DEVICE: "own_device", Site.EDGE_SERVER: "edge_server"}
 """Names of the sites where drafts are made."""
+_MAX_KNOWN = 1 << 15
+"""Answers kept at a time to be given again."""
 AHEAD_S = 1.0
 """How far ahead of the controller's clock an observation may be; one further ahead counts as made now."""
 
@@ -108,6 +116,7 @@ class Controller:
         max_clients: int = 65_536,
         forget_s: float = 600.0,
         seed: int = 0,
+        compiled: bool | None = None,
     ) -> None:
         """Load what decides and prepare the estimators.
 
@@ -125,9 +134,13 @@ class Controller:
             max_clients: Clients remembered at a time.
             forget_s: A request or client that has not been heard of for so long is forgotten.
             seed: For rules that draw.
+            compiled: Make a policy's decisions by compiled code: the same ones, some ten times faster. It
+                needs Numba, and where its code is not kept yet, a minute to compile it. Default: where Numba
+                is installed.
 
         Raises:
             DeploymentError: Nothing describes the deployment.
+            ImportError: Compiled code is asked for and cannot be had.
             dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
             dsd_env.schedulers.base.SchedulerError: The name is wrong.
         """
@@ -150,14 +163,17 @@ class Controller:
         self._encoder = ObservationEncoder.of(scenario)
         self._space = ActionSpace.of(scenario)
         self._max_num_seqs = scenario.max_num_seqs
+        self._models = tuple(scenario.acceptance)
+        self._n_sites = scenario.n_devices + scenario.n_edge_servers + scenario.n_targets
         self._targets, self._edges = deployment.targets, deployment.edge_servers
         self._config = guard or GuardConfig()
         self._safe = make_scheduler(self._config.safe_rule)
         self._safe.reset(scenario, seed)
         self.guard = Guard(self._config, clock)
-        self._scheduler: Scheduler | None = None
-        self.scheduler = ""
-        self._use(scheduler, self.policy)
+        self._compiled = compiled
+        self._mirror: Mirror | None = None
+        # Decisions by their key, to make an answer only once.
+        self._answers: dict[int, Told] = {}
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "observations",
@@ -181,6 +197,9 @@ class Controller:
             forget_s=forget_s,
             counts=self.counts,
         )
+        self._scheduler: Scheduler | None = None
+        self.scheduler = ""
+        self._use(scheduler, self.policy)
 
     # ------------------------------------------------------------------ in
 
@@ -251,7 +270,12 @@ class Controller:
             return self._decide(request, self._seconds(now_s))
 
     def decide_many(self, requests: Sequence[str], now_s: float | None = None) -> list[ServedDecision]:
-        """Decide for several requests at one moment, in their order.
+        """Decide for several requests at one moment, on what is known at that moment.
+
+        The answers are those of :meth:`decide` for one after the other at that time: what a decision changes
+        is its own request's, which no other sees. Where a policy decides by compiled code, one call makes all
+        observations and one matrix product per layer all logits. A batch counts as too slow if it takes
+        longer than the guard's `budget_s` for each of its decisions.
 
         Args:
             requests: Their names.
@@ -259,6 +283,15 @@ class Controller:
         """
         with self.lock:
             seconds = self._seconds(now_s)
+            self._state.pass_time(seconds)
+            if self._mirror is not None and self._mirror.at_once and len(set(requests)) == len(requests) > 1:
+                known = self._state.requests
+                found: list[ServedRequest] = []
+                with suppress(KeyError):  # then one is not known
+                    found = [known[name] for name in requests]
+                if found and (answers := self._decide_compiled(found, seconds)):
+                    self.counts["decisions"] += len(answers)
+                    return answers
             return [self._decide(request, seconds) for request in requests]
 
     def view(self, request: str, now_s: float | None = None) -> DecisionView:
@@ -278,12 +311,21 @@ class Controller:
         """
         return self._encoder.encode(self.view(request, now_s))
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a policy's decisions are made by compiled code; never those of a rule."""
+        return self._mirror is not None
+
     def _decide(self, name: str, now_s: float) -> ServedDecision:
         self.counts["decisions"] += 1
+        # Whoever is forgotten now is not known any more.
+        self._state.pass_time(now_s)
         request = self._state.requests.get(name)
         if request is None:
             self.counts["unknown_request"] += 1
             return self._plain("unknown_request")
+        if self._mirror is not None and (answers := self._decide_compiled([request], now_s)):
+            return answers[0]
         begin_s = time.perf_counter()
         try:
             view = self._state.view(request, now_s)
@@ -297,10 +339,119 @@ class Controller:
         if self._stale(view):
             doubt = doubt or "stale"
         decision, source, reason = self._ask(view, doubt, begin_s)
+        return self._carry_out(request, view, now_s, decision, source, reason)
+
+    def _carry_out(
+        self,
+        request: ServedRequest,
+        view: DecisionView,
+        now_s: float,
+        decision: Decision,
+        source: str,
+        reason: str,
+    ) -> ServedDecision:
         resolved = resolve(view, decision, self._max_num_seqs)
-        self._state.decided(request, resolved, now_s)
-        request.answer = answer = self._served(view, resolved, decision, source, reason)
+        answer = self._served(view, resolved, decision, source, reason)
+        self._state.decided(request, resolved, now_s, answer)
         return answer
+
+    def _decide_compiled(
+        self, requests: Sequence[ServedRequest], now_s: float
+    ) -> list[ServedDecision] | None:
+        """Decide by compiled code; None where anything is unusual, so that the decisions are made in Python.
+
+        What is unusual: the policy is not trusted, telemetry is old or was out of range, the observation is
+        not finite, there is nothing to select, or the policy fails. Nothing has changed then.
+        """
+        mirror, guard = self._mirror, self.guard
+        if not guard.trusted:
+            return None
+        assert mirror is not None
+        begin_s = time.perf_counter()
+        if not mirror.look(requests, now_s):
+            return None
+        n = len(requests)
+        try:
+            mirror.decide(n)
+        except Exception as error:
+            # In Python it will fail again, and be answered for.
+            logger.debug("compiled decision failed", exc_info=error)
+            return None
+        known, keys = self._answers, mirror.keys(n)
+        try:
+            told = [known[key] for key in keys]
+        except KeyError:
+            told = [known.get(key) or self._told(key, row) for row, key in enumerate(keys)]
+        if time.perf_counter() - begin_s > n * self._config.budget_s:
+            return self._decided_late(requests, told, now_s)
+        guard.note("")
+        if mirror.some_at_devices:
+            for request in requests:
+                if request.control[0] == Site.OWN_DEVICE:
+                    request.own_jobs = request.device.jobs
+        to_end = self._state.requests.move_to_end
+        for request, each in zip(requests, told, strict=True):
+            request.told, request.seen_s = each, now_s
+            to_end(request.name)
+        return [each.answer for each in told]
+
+    def _decided_late(
+        self, requests: Sequence[ServedRequest], told: Sequence[Told], now_s: float
+    ) -> list[ServedDecision]:
+        """Take decisions that took too long, as long as the policy is trusted for all that."""
+        answers = []
+        for request, each in zip(requests, told, strict=True):
+            if self.guard.trusted:
+                self.guard.note("time_out")
+            if not self.guard.trusted:
+                answers.append(self._by_safe_rule(request, now_s))
+                continue
+            if request.control[0] == Site.OWN_DEVICE:
+                request.own_jobs = request.device.jobs
+            request.told, request.seen_s = each, now_s
+            self._state.requests.move_to_end(request.name)
+            answers.append(each.answer)
+        return answers
+
+    def _told(self, key: int, row: int) -> Told:
+        """Return the decision with a key, of which the last call has one in a row."""
+        assert self._mirror is not None
+        found = self._mirror.found(row)
+        drafts = found.gamma > 0
+        site = Site(found.site)
+        model = self._models[found.model] if drafts else ""
+        fanout = found.fanout if drafts else 0
+        drafter, rank = found.drafter if drafts else -1, -1
+        if drafts and site == Site.OWN_DEVICE:
+            # The number of the client's device is the one thing that a key leaves out.
+            drafter, rank = -1, drafter - drafter % self._n_sites
+        answer = ServedDecision(
+            found.gamma,
+            found.batch_size,
+            found.placement,
+            SITES[site],
+            self._edges[found.edge_server] if found.edge_server >= 0 else "",
+            self._targets[found.target],
+            model,
+            "policy",
+            REASONS[found.reason] or "",
+            found.counter,
+            fanout,
+        )
+        carried = Carried(site, found.edge_server, found.target, drafter, model, found.gamma, fanout)
+        told = Told(answer, carried, rank)
+        if key >= 0:
+            if len(self._answers) >= _MAX_KNOWN:
+                self._answers.clear()
+            self._answers[key] = told
+        return told
+
+    def _by_safe_rule(self, request: ServedRequest, now_s: float) -> ServedDecision:
+        """Return the safe rule's decision for a request whose policy has just lost the trust."""
+        view = self._state.view(request, now_s)
+        self._stale(view)
+        decision, source, reason = self._safe_decision(view, self.guard.reason)
+        return self._carry_out(request, view, now_s, decision, source, reason)
 
     def _stale(self, view: DecisionView) -> bool:
         """Return whether what is known of the current target is old; then see it as less old than it is."""
@@ -393,6 +544,10 @@ class Controller:
             dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
         """
         scheduler, bundle = _chosen(policy)
+        if bundle is not None and self._compiled is not False:
+            with suppress(ImportError):
+                # It may have to be compiled first, which nobody should wait for.
+                importlib.import_module("dsd_env.serving.mirror")
         with self.lock:
             before = self.scheduler
             self._use(scheduler, bundle)
@@ -402,12 +557,26 @@ class Controller:
     def _use(self, scheduler: Scheduler | str, policy: Policy | None) -> None:
         if policy is not None:
             self.deployment.check(policy)
-            self._scheduler, self.policy = None, policy.copy()
-            self.scheduler = str(scheduler)
+            policy = policy.copy()
+            self._use_compiled(policy)
+            self._scheduler, self.policy, self.scheduler = None, policy, str(scheduler)
             return
         rule = cast(Scheduler, scheduler)
         rule.reset(self.deployment.scenario, self._seed)
         self._scheduler, self.policy, self.scheduler = rule, None, rule.name
+        self._mirror = self._state.mirror = None
+
+    def _use_compiled(self, policy: Policy) -> None:
+        """Let compiled code decide, if it is wanted and there is any."""
+        if self._compiled is False:
+            return
+        try:
+            self._mirror = self._state.mirrored(self._config.stale_s)
+            self._mirror.use(policy)
+        except (ImportError, NotImplementedError) as error:
+            if self._compiled:
+                raise
+            logger.info("decisions are not compiled", extra={"reason": str(error)})
 
     def stats(self) -> dict[str, Any]:
         """Return counts and sizes: plain numbers by name, for logs and metrics."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsd_env.control.actions import Resolved
 from dsd_env.control.estimators import note_lengths, note_round
@@ -23,9 +23,13 @@ from dsd_env.serving.world import (
     ServedTarget,
     ServedTelemetry,
     ServedWorld,
+    Told,
 )
 from dsd_env.sim.entities import Report
 from dsd_env.workload import RequestSpec
+
+if TYPE_CHECKING:
+    from dsd_env.serving.mirror import Mirror
 
 SITE_NAMES = {"colocated": Site.COLOCATED, "own_device": Site.OWN_DEVICE, "edge_server": Site.EDGE_SERVER}
 ANYBODY = ""
@@ -63,6 +67,7 @@ class State:
     Attributes:
         requests: By name, the one heard of longest ago first.
         clients: By name, likewise.
+        mirror: The same for compiled code; None if nothing reads it.
     """
 
     def __init__(
@@ -97,6 +102,9 @@ class State:
         self._counts = counts
         self.requests: OrderedDict[str, ServedRequest] = OrderedDict()
         self.clients: OrderedDict[str, ServedDevice] = OrderedDict()
+        self.mirror: Mirror | None = None
+        # Requests and clients have their rows in this one, also while nothing reads it.
+        self._kept_mirror: Mirror | None = None
         self._number = 0
         self._periods = 1
         self._telemetry.publish(0.0)
@@ -167,16 +175,48 @@ class State:
             if not isinstance(event, (events.TargetState, events.DrafterState)):
                 return
         request = self._takes[type(event)](event, now_s)
+        self._served.changed = True
         if request is not None:
             request.seen_s = now_s
             self.requests.move_to_end(request.name)
             if doubtful:
                 request.doubts += 1
+            if self.mirror is not None:
+                self.mirror.write_request(request)
         elif doubtful and isinstance(event, (events.TargetState, events.IterationDone)):
             number = self._target(event.target).number
             for each in self.requests.values():
                 if each.target == number:
                     each.doubts += 1
+                    self._tell_mirror(each)
+
+    def _tell_mirror(self, request: ServedRequest) -> None:
+        if self.mirror is not None:
+            self.mirror.write_request(request)
+
+    def _tell_mirror_of_client(self, client: ServedDevice) -> None:
+        # One that is not mirrored yet is so with its first request.
+        if self.mirror is not None and client.place is not None:
+            self.mirror.write_client(client)
+
+    def mirrored(self, stale_s: float) -> Mirror:
+        """Return a mirror of all that is known, which follows what becomes known until it is dropped.
+
+        Args:
+            stale_s: Telemetry of a target that is older is stale.
+
+        Raises:
+            ImportError: There is no Numba, or its code cannot be compiled.
+            NotImplementedError: The deployment is too large for it.
+        """
+        from dsd_env.serving.mirror import Mirror
+
+        if self._kept_mirror is None:
+            self._kept_mirror = Mirror(self._served, self._telemetry, stale_s, self._by_nominal_delay)
+        if self.mirror is None:
+            self.mirror = self._kept_mirror
+            self.mirror.write_all(self.clients.values(), self.requests.values())
+        return self.mirror
 
     def pass_time(self, now_s: float) -> None:
         """Publish the running rates of every period that has ended by now."""
@@ -191,6 +231,7 @@ class State:
             self._periods += 1
         self._next_period_s = self._periods * period_s
         self._forget_old(now_s)
+        self._served.changed = True
 
     def _forget_old(self, now_s: float) -> None:
         while self.requests:
@@ -270,12 +311,18 @@ class State:
         if known is not None:
             client.requests = known.requests
             for name in known.requests:
-                self.requests[name].device = client
+                request = self.requests[name]
+                if request.told is not None:
+                    # It is carried out by a drafter of the device that it was decided for.
+                    request.told = Told(request.answer, request.last)
+                request.device = client
+                self._tell_mirror(request)
         self._add_client(client)
 
     def _rtt(self, event: events.RttSample, now_s: float) -> None:
         client = self._client(event.client, now_s)
         reports.measure_round_trip(client, now_s, event.rtt_s, self._weight)
+        self._tell_mirror_of_client(client)
 
     def _link(self, event: events.LinkState, now_s: float) -> None:
         client = self._client(event.client, now_s)
@@ -287,6 +334,7 @@ class State:
             client.down.bits_per_s = event.downlink_bits_per_s
         if event.lost is not None:
             client.loss = reports.moved(client.loss, 1.0 if event.lost else 0.0, self._weight)
+        self._tell_mirror_of_client(client)
 
     # ------------------------------------------------------------------ requests
 
@@ -460,6 +508,7 @@ class State:
                 target.reports_itself.add(name)
         target.reports_itself.add("time_s")
         state.time_s = now_s
+        target.changed = True
         if event.token_s is None:
             state.token_s = target.marginal_token_s()
         if self._by_nominal_delay:
@@ -467,6 +516,7 @@ class State:
                 target.reports.append(dataclasses.replace(state))
             if event.request is not None and event.request in self.requests:
                 self.requests[event.request].report = dataclasses.replace(state)
+                self._tell_mirror(self.requests[event.request])
 
     def _iteration(self, event: events.IterationDone, now_s: float) -> None:
         target, weight = self._target(event.target), self._weight
@@ -503,11 +553,16 @@ class State:
         if event.job_s is not None:
             host.mean_job_s = reports.moved(host.mean_job_s, event.job_s, self._weight)
         if event.client is not None:
+            self._tell_mirror_of_client(client)
             if event.jobs is not None:
                 for name in client.requests if event.request is None else (event.request,):
                     if name in self.requests:
                         self.requests[name].own_jobs = client.jobs
-        elif event.periodic:
+                        self._tell_mirror(self.requests[name])
+            return
+        for drafter in menu:
+            drafter.changed = True
+        if event.periodic:
             for drafter in own:
                 if drafter.server is host:
                     drafter.reports.append(drafter.report(now_s))
@@ -517,15 +572,18 @@ class State:
     def view(self, request: ServedRequest, now_s: float) -> DecisionView:
         """Return what is known for a decision on a request."""
         self.pass_time(now_s)
-        return self._telemetry.view(request, now_s)  # type: ignore[arg-type]
+        view = self._telemetry.view(request, now_s)  # type: ignore[arg-type]
+        # The number of jobs on a request's own device is kept as it was when a decision was last taken there.
+        self._tell_mirror(request)
+        return view
 
-    def decided(self, request: ServedRequest, resolved: Resolved, now_s: float) -> None:
-        """Note how a decision is carried out."""
+    def decided(self, request: ServedRequest, resolved: Resolved, now_s: float, answer: Any) -> None:
+        """Note how a decision is carried out, and how it was answered."""
         candidate = resolved.candidate
         drafter = -1
         if resolved.gamma > 0:
             drafter = self._telemetry.drafter_number(request.device.number, candidate)
-        request.last = Carried(
+        carried = Carried(
             candidate.site,
             candidate.edge_server,
             candidate.target.index,
@@ -534,11 +592,10 @@ class State:
             resolved.gamma,
             candidate.fanout if resolved.gamma > 0 else 0,
         )
-        request.decisions += 1
-        if request.committed > 0:
-            request.rounds += 1
+        request.told = Told(answer, carried)
         request.seen_s = now_s
         self.requests.move_to_end(request.name)
+        self._tell_mirror(request)
 
 
 def _meant(menu: tuple[ServedDrafter, ...], rank: int | None) -> tuple[ServedDrafter, ...]:

@@ -24,6 +24,7 @@ from dsd_env.workload import RequestSpec
 
 MODES = frozenset({"plain", "colocated", "remote", "gamma_mean"})
 """What of a target's state its residents' modes tell."""
+Timers = tuple[StepTimer, ...]
 
 
 @dataclass(slots=True)
@@ -64,7 +65,10 @@ class ServedHost:
 
 @dataclass(slots=True, eq=False)
 class ServedDrafter:
-    """A drafter; see :class:`dsd_env.sim.entities.SiteDrafter` for the attributes."""
+    """A drafter; see :class:`dsd_env.sim.entities.SiteDrafter` for the attributes.
+
+    `changed`: its server was heard of since it was mirrored.
+    """
 
     number: int
     kind: DrafterKind
@@ -74,6 +78,7 @@ class ServedDrafter:
     kv_capacity_tokens: int
     server: ServedHost | None
     reports: deque[tuple[float, int, float, bool]] = field(default_factory=lambda: deque(maxlen=REPORTS_KEPT))
+    changed: bool = True
 
     @property
     def own_server(self) -> ServedHost:
@@ -110,6 +115,7 @@ class ServedTarget:
         reports_itself: Which fields of its state it has reported itself.
         modes: What each request there has last asked of it (``plain``, ``colocated``, ``remote``, "" before
             the first), and its drafts.
+        changed: Whether its state has changed since it was mirrored.
     """
 
     def __init__(self, number: int, config: Target, timer: StepTimer, drafters: tuple[ServedDrafter, ...]):
@@ -124,6 +130,7 @@ class ServedTarget:
         self.iteration_tokens = 1.0
         self.reports_itself: set[str] = set()
         self.modes: dict[int, tuple[str, int]] = {}
+        self.changed = True
         self.state = Report(
             0.0, 0, 0, 0, 0, 0.0, self.iteration_s, 0.0, self.marginal_token_s(), True, 0, 0, 0, 0.0, 0
         )
@@ -143,6 +150,7 @@ class ServedTarget:
 
     def sign_of_life(self, now_s: float) -> None:
         """Note that it has done something, which is all that is known of a target that reports nothing."""
+        self.changed = True
         if not self.reports_itself:
             self.state.time_s = now_s
 
@@ -165,6 +173,7 @@ class ServedTarget:
     def _count(self) -> None:
         """Count the residents by what they do, where the target does not tell it itself."""
         state, told = self.state, self.reports_itself
+        self.changed = True
         if "resident" not in told:
             state.resident = len(self.modes)
         if told >= MODES:
@@ -188,6 +197,8 @@ class ServedDevice:
         hosts: What its drafters run on, each once.
         requests: Its requests under way.
         seen_s: When it was last heard of.
+        as_listed: It is of the class that the deployment lists under its number.
+        place: Where it is mirrored; None: nowhere.
     """
 
     name: str
@@ -204,6 +215,8 @@ class ServedDevice:
     loss: float = 0.0
     requests: set[str] = field(default_factory=set)
     seen_s: float = 0.0
+    as_listed: bool = True
+    place: Any = None
 
     @property
     def drafter(self) -> ServedDrafter | None:
@@ -234,17 +247,34 @@ class OpenStream:
     started_s: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """A decision as it was answered and is carried out.
+
+    Attributes:
+        answer: The answer; it has the number of the decision within its request (``counter``).
+        carried: How it is carried out.
+        rank: If it is carried out by a drafter on the client's device whose number is not told yet: the
+            number of the first one of that rank; -1 otherwise.
+    """
+
+    answer: Any
+    carried: Any
+    rank: int = -1
+
+
 @dataclass(slots=True, eq=False)
 class ServedRequest:
     """A request; see :class:`dsd_env.sim.entities.Request` for the attributes that are not here.
 
     Attributes:
         name: Its name.
-        last: What its last decision was carried out as; None before the first.
-        answer: The last decision as it was answered; None before the first.
+        told: Its last decision; None before the first.
+        early: Decisions before its first token was committed.
         seen_s: When it was last heard of.
         doubts: Observations since its last decision with values that were moved or left out.
         longest_lag: Longest KV lag for which drafters have step times.
+        place: Where it is mirrored; None: nowhere.
     """
 
     name: str
@@ -263,8 +293,8 @@ class ServedRequest:
     idle_share: float = 0.0
     report: Report | None = None
     own_jobs: int = 0
-    decisions: int = 0
-    rounds: int = 0
+    told: Told | None = None
+    early: int = 0
     first_commit_s: float = 0.0
     last_commit_s: float = 0.0
     known_tokens: int = 0
@@ -275,11 +305,35 @@ class ServedRequest:
     recent_gammas: tuple[int, ...] = (0,) * RECENT_ROUNDS
     recent_accepted: tuple[int, ...] = (0,) * RECENT_ROUNDS
     last_confidence: float = 0.0
-    last: Any = None
-    answer: Any = None
     seen_s: float = 0.0
     doubts: int = 0
     longest_lag: int = 1 << 30
+    place: Any = None
+
+    @property
+    def answer(self) -> Any:
+        """The last decision as it was answered; None before the first."""
+        return None if self.told is None else self.told.answer
+
+    @property
+    def last(self) -> Any:
+        """What the last decision is carried out as; None before the first."""
+        told = self.told
+        if told is None:
+            return None
+        if told.rank < 0:
+            return told.carried
+        return told.carried._replace(drafter=told.rank + self.device.number)
+
+    @property
+    def decisions(self) -> int:
+        """Decisions so far."""
+        return 0 if self.told is None else self.told.answer.counter + 1
+
+    @property
+    def rounds(self) -> int:
+        """Decisions since the first token."""
+        return self.decisions - self.early if self.committed > 0 else 0
 
     @property
     def known_context_tokens(self) -> int:
@@ -295,6 +349,7 @@ class ServedRequest:
         """Note that its target has committed tokens."""
         if self.committed == 0:
             self.first_commit_s = now_s
+            self.early = self.decisions
         self.committed += tokens
         self.last_commit_s = now_s
         self.known_tokens, self.known_commit_s = self.committed, now_s
@@ -313,17 +368,20 @@ class ServedWorld:
         world: The same, as the assembly of views reads it.
         targets: The targets by number.
         edges: Drafters of each edge server, by number.
+        away_drafters: The drafters on hardware of their own that is no client's.
+        longest: Longest context, in tokens.
+        changed: Whether anything has been heard since the servers were mirrored.
     """
 
     def __init__(self, deployment: Deployment) -> None:
         """Set up a deployment in which nothing has happened yet."""
         scenario = deployment.scenario
         self.scenario = scenario
-        self._longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
+        self.longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
         self._n_sites = scenario.n_devices + scenario.n_edge_servers + scenario.n_targets
         branches = scenario.protocol.branches
         # One step can process the branches of all that a drafter serves.
-        self._draft_tokens = self._longest + 256 + 256 * branches.fanout * branches.depth
+        self._draft_tokens = self.longest + 256 + 256 * branches.fanout * branches.depth
         # First number and timers of each class of devices.
         self._classes: dict[str, tuple[int, DeviceClass, tuple[StepTimer, ...]]] = {}
         drafters: dict[int, ServedDrafter] = {}
@@ -342,11 +400,14 @@ class ServedWorld:
                 self.edges.append(self._menu(number, edge.menu, timers))
                 number += 1
         self.targets = self._make_targets(scenario, number)
+        self.changed = True
+        self.away_drafters: list[ServedDrafter] = []
         for menu in (*self.edges, *(target.drafters for target in self.targets)):
             for each in menu:
                 drafters[each.number] = each
                 if each.server is not None:
                     each.reports.append(each.report(0.0))
+                    self.away_drafters.append(each)
         backhauls = [
             [self._duplex(edge.backhaul) for _ in self.targets]
             for edge in scenario.edge_servers.values()
@@ -420,6 +481,24 @@ class ServedWorld:
         )
 
     @property
+    def timers(self) -> tuple[list[Timers], list[Timers], list[tuple[StepTimer, Timers]]]:
+        """Step times of the drafters of each class of devices and edge servers, and at those of targets.
+
+        With the latter, those of the targets themselves.
+        """
+        edges, targets = [], []
+        first = 0
+        for edge in self.scenario.edge_servers.values():
+            edges.append(tuple(drafter.timer for drafter in self.edges[first]))
+            first += edge.count
+        first = 0
+        for config in self.scenario.targets.values():
+            target = self.targets[first]
+            targets.append((target.timer, tuple(drafter.timer for drafter in target.drafters)))
+            first += config.count
+        return [timers for _, _, timers in self._classes.values()], edges, targets
+
+    @property
     def device_classes(self) -> tuple[str, ...]:
         """Names of the classes of devices."""
         return tuple(self._classes)
@@ -454,9 +533,11 @@ class ServedWorld:
         up, down = self._duplex(config.link)
         edge_up, edge_down = (None, None) if config.edge_link is None else self._duplex(config.edge_link)
         rtt_s = up.one_way_s + down.one_way_s
-        return ServedDevice(
+        client = ServedDevice(
             name, number, up, down, edge_up, edge_down, drafters, rtt_s, tuple(hosts.values())
         )
+        client.as_listed = first <= number < first + config.count
+        return client
 
 
 class ServedTelemetry(Telemetry):
@@ -476,6 +557,10 @@ class ServedTelemetry(Telemetry):
     def publish(self, now_s: float) -> None:
         """Begin the next period of the running rates; servers report by observations."""
         self._system.publish(now_s)
+
+    def delay_s(self, request: ServedRequest) -> float:
+        """Return how long a server's report travels to where a request's decisions are taken."""
+        return self._delay_s(cast(Any, request))
 
     def _delay_s(self, request: Request) -> float:
         return super()._delay_s(request) if self._by_nominal_delay else 0.0

@@ -100,7 +100,7 @@ class Telemetry:
             request.own_jobs = device.jobs
         arrivals_per_s, tokens_per_s = self._system.rates(now_s - delay_s)
         own, others = self._system.attainments(now_s - delay_s, request.spec.slo_class)
-        active = sum(_newest_report(target, now_s - delay_s).resident for target in self._world.targets)
+        active = sum(newest_report(target, now_s - delay_s).resident for target in self._world.targets)
         candidates = self._candidates(request, offered, views, now_s, delay_s)
         return DecisionView(
             now_s,
@@ -136,7 +136,7 @@ class Telemetry:
             return [targets[current]]
         loads = []
         for target in targets:
-            report = _newest_report(target, visible_s)
+            report = newest_report(target, visible_s)
             loads.append((target.number != current, not report.up, report.resident, target.number))
         loads.sort()
         return [targets[number] for *_, number in loads[: self._n_offered]]
@@ -162,7 +162,7 @@ class Telemetry:
     def _report(self, target: TargetServer, request: Request, now_s: float, delay_s: float) -> Report:
         if request.control == (Site.COLOCATED, target.number):
             return target.report(now_s)
-        latest = _newest_report(target, now_s - delay_s)
+        latest = newest_report(target, now_s - delay_s)
         if (
             request.target == target.number
             and request.report is not None
@@ -404,7 +404,7 @@ def _shared_step_s(drafter: SiteDrafter, request: Request, jobs: float, step_tok
     return drafter.timer.step_s(together * step_tokens, together * request.known_context_tokens, 0)
 
 
-def _newest_report(target: TargetServer, visible_s: float) -> Report:
+def newest_report(target: TargetServer, visible_s: float) -> Report:
     """Return the newest periodic report made no later than ``visible_s`` (the first, if none was)."""
     for report in reversed(target.reports):
         if report.time_s <= visible_s:

@@ -10,23 +10,36 @@ from typing import Any
 import numpy as np
 
 from dsd_env.control import ActionSpace, ObservationEncoder
-from dsd_env.policy import Manifest, write_bundle
+from dsd_env.policy import Manifest, MlpActor, write_bundle
+from dsd_env.policy.graph import onnx_bytes
 from dsd_env.policy.manifest import Actions, Network, Training, feature_specs, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 
 
 def make_bundle(
-    path: Path, scenario: str | Scenario = "single_lan", seed: int = 0, *, overwrite: bool = False
+    path: Path,
+    scenario: str | Scenario = "single_lan",
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+    flat: bool = False,
+    onnx: bool = False,
 ) -> Path:
-    """Write a bundle whose weights are drawn from a seed; another seed decides otherwise."""
+    """Write a bundle whose weights are drawn from a seed; another seed decides otherwise.
+
+    Only with `onnx` does it hold a graph, which the numpy backend does not look at.
+    """
     scenario = load_scenario(scenario)
     encoder, space = ObservationEncoder.of(scenario), ActionSpace.of(scenario)
-    layers = (len(encoder.features), 64, 64, sum(space.nvec))
+    layers = (len(encoder.features), 64, 64, space.n_flat if flat else sum(space.nvec))
     manifest = Manifest(
+        format_version=2 if flat else 1,
         created="2026-01-01T00:00:00+00:00",
         observation=feature_specs(encoder.features),
-        action=Actions(gammas=space.gammas, batch_sizes=space.batch_sizes, n_placements=space.n_placements),
-        network=Network(layers=layers, activation="tanh", normalisations=2),
+        action=Actions(
+            gammas=space.gammas, batch_sizes=space.batch_sizes, n_placements=space.n_placements, flat=flat
+        ),
+        network=Network(layers=layers, activation="tanh", normalisations=0 if flat else 2),
         scenario=scenario_ref(scenario),
         training=Training(algorithm="MaskablePPO", seed=seed, steps=0),
     )
@@ -35,7 +48,12 @@ def make_bundle(
         name: (0.5 * rng.normal(size=shape)).astype(np.float32)
         for name, shape in manifest.array_shapes().items()
     }
-    write_bundle(path, manifest, arrays, b"not looked at by the numpy backend", overwrite=overwrite)
+    graph = b"not looked at by the numpy backend"
+    if onnx:
+        weights = [(arrays[f"weight_{i}"], arrays[f"bias_{i}"]) for i in range(3)]
+        actor = MlpActor(weights, "tanh", manifest.action.heads(), manifest.network.normalisations)
+        graph = onnx_bytes(actor, manifest.identity_json())
+    write_bundle(path, manifest, arrays, graph, overwrite=overwrite)
     return path
 
 

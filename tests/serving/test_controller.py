@@ -385,6 +385,16 @@ def test_memory_is_bounded_by_number_and_by_age(clock: Clock) -> None:
     assert young.stats()["forgotten"] > 100
 
 
+def test_a_request_that_is_forgotten_is_not_known_to_the_decision_that_comes_then(clock: Clock) -> None:
+    controller = Controller("hf_heuristic", engine(), clock=clock, forget_s=10.0)
+    started(controller)
+    started(controller, "b")
+    clock.now_s = 20.0
+    assert controller.decide("a").reason == "unknown_request"
+    assert controller.decide_many(["a", "b"])[1].reason == "unknown_request"
+    assert controller.counts["forgotten"] == 2
+
+
 @pytest.mark.slow
 def test_memory_over_many_decisions(clock: Clock) -> None:
     controller = Controller("hf_heuristic", engine(), clock=clock, max_requests=200, max_clients=200)

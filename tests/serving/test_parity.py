@@ -78,12 +78,13 @@ def test_views_observations_and_decisions_are_those_of_the_simulation(
             moved += 1
         mine = controller.view(str(request.number), now_s)
         assert not differences(mine, theirs), f"decision {taken} at {now_s}"
-        np.testing.assert_array_equal(
-            controller.observation(str(request.number), now_s), encoder.encode(theirs)
-        )
+        expected = encoder.encode(theirs)
+        np.testing.assert_array_equal(controller.observation(str(request.number), now_s), expected)
         decision = scheduler.decide(theirs)
         resolution = recorder.simulation.decide(decision)
         answer = controller.decide(str(request.number), now_s)
+        if controller._mirror is not None:
+            np.testing.assert_array_equal(controller._mirror.observations[0], expected)
         assert (answer.gamma, answer.batch_size) == (resolution.gamma, resolution.batch_size)
         assert answer.placement == decision.placement or resolution.reason
         assert answer.source == ("policy" if rule.startswith("policy:") else "rule")

@@ -18,10 +18,9 @@ from dsd_env.sim.compiled.kernel.loop import (
     as_world,
     call_reset,
     call_run,
-    flat_mask,
     pointer,
 )
-from dsd_env.sim.compiled.kernel.observe import encode, write_mask
+from dsd_env.sim.compiled.kernel.observe import encode, flat_mask, write_mask
 from dsd_env.sim.compiled.kernel.rows import fetch
 from dsd_env.sim.compiled.records import (
     CANDIDATE_VIEW,

@@ -414,7 +414,8 @@ WORLD = Record(
     trace_offset_s="f8", arrivals_per_s="f8", tokens_per_s="f8", totals=TOTALS,
     totals_as_numbers=Block("f8"), totals_as_counts=Block("i8"),
     heap=Block(SCHEDULED), due_now=Block(DUE_NOW), due_view=Ref(VIEW), due_view_numbers=Block("f8"),
-    target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW), edges_offered=Block(EDGE_OFFERED),
+    raw_features=Block("f8"), target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW),
+    edges_offered=Block(EDGE_OFFERED),
     targets=Block(TARGET), reports=Block(REPORT), drafter_reports=Block(DRAFTER_REPORT), rates=Block(RATES),
     scratch=Ref(REPORT),
     requests=Block(REQUEST), valid_tokens=Block("i4"), learned=Block(LEARNED), chains=Block(CHAIN),
@@ -429,6 +430,8 @@ WORLD = Record(
     deliveries=Block(DELIVERED), log=Block(LOGGED),
 )  # fmt: skip
 """The header of a world.
+
+`raw_features` are the features of the due decision before they are scaled.
 
 `pending` is the slot of the request whose decision is due, `answered` the last. `resolved` counts, by reason,
 decisions not executed as given. `totals_as_numbers` and `totals_as_counts` point to `totals`, to gather from.
@@ -456,7 +459,7 @@ SCENARIO = Record(
     models=Block(MODEL_SPEC), faults=Block(FAULT_SPEC), replayed=Block(REPLAYED), integers=Block("i8"),
     n_last_features="i4", feature_source=Block("i4"), feature_half=Block("f8"), feature_squashes=Block("f8"),
     n_due_fields="i4", due_source=Block("i4"),
-    n_terms="i4", term_total=Block("i4"), term_counts=Block("?"), term_per_request_s=Block("f8"),
+    told="?", n_terms="i4", term_total=Block("i4"), term_counts=Block("?"), term_per_request_s=Block("f8"),
     term_per_s=Block("f8"), term_per_gpu_s=Block("f8"), term_per_usd=Block("f8"),
     image_bytes="i8", image=Block("u8"),
 )  # fmt: skip
@@ -466,5 +469,50 @@ SCENARIO = Record(
 reward term follows, `term_counts` that it is an integer; `term_per_request_s`, `term_per_gpu_s`,
 `term_per_usd` and `term_per_s` say how fast it grows with time, for each request in the system, for each
 occupied GPU, for each dollar per second that these cost, and besides. `image` is a world before its seed is
-known.
+known. `told` marks the world of a controller of real systems, in which nothing happens: its state is told.
+"""
+
+# ---------------------------------------------------------------------- controllers of real systems
+
+ASKED = Record(
+    "Asked",
+    seen="f8", client="f8", kind="f8", prompt_tokens="f8", arrival_s="f8", target="f8", site="f8", at="f8",
+    committed="f8", known_tokens="f8", known_commit_s="f8", first_commit_s="f8", decisions="f8", rounds="f8",
+    acceptance_rate="f8", tokens_per_round="f8", last_confidence="f8", drafted_at="f8",
+    drafted_branches="f8", own_jobs="f8", head_tokens="f8", idle_share="f8", has_report="f8", streams="f8",
+    window="f8", lead="f8", generation="f8", started_s="f8",
+    recent_gammas=Array("f8", RECENT_ROUNDS), recent_accepted=Array("f8", RECENT_ROUNDS),
+)  # fmt: skip
+"""What a controller of real systems knows of a request, all of it float64, so that Python packs it at once.
+
+It is `seen` where nothing about it is unusual. Behind it stand, for each of its possible drafters, how many
+of its tokens that has processed, and for each draft model the three numbers of `LEARNED`.
+"""
+CLIENT = Record(
+    "Client", device="f8", up_s="f8", down_s="f8", edge_up_s="f8", edge_down_s="f8", seems_up="f8",
+    uplink_bits_per_s="f8", downlink_bits_per_s="f8", rtt_s="f8", rtt_deviation_s="f8", rtt_sample_s="f8",
+    loss="f8", jobs="f8", speed="f8",
+)  # fmt: skip
+"""What it knows of a client, likewise; behind it stands the mean time of a job at each of its drafters."""
+OPTION = Record(
+    "Option", placement="i4", moved="?", valid="?", target="i4", site="i4", edge_server="i4", drafter="i4",
+    model="i4", fanout="i4",
+)  # fmt: skip
+"""What becomes of a decision for a candidate: it, or the same place at a target that is up."""
+CARRIED = Record(
+    "Carried", key="i8", gamma="i8", batch_size="i8", placement="i8", target="i8", site="i8",
+    edge_server="i8", drafter="i8", model="i8", fanout="i8", reason="i8", counter="i8",
+)  # fmt: skip
+"""A decision as it is carried out. Those with the same `key` differ in the number of the client's device; -1
+is no key."""
+SERVED_CALL = Record(
+    "ServedCall", now_s="f8", stale_s="f8", doubt="f8", n="i8", chooses="i8", n_mask="i8", n_heads="i8",
+    flat="i8", normalisations="i8", at_devices="i8", longest="i8", asked_words="i8", client_words="i8",
+    scenario=Ref(SCENARIO), world=Ref(WORLD), asked=Block("f8"), clients=Block("f8"), order=Block("i8"),
+    heads=Block("i8"), observations=Block("f4"), masks=Block("?"), logits=Block("f4"), chosen=Block("i8"),
+    options=Block(OPTION), carried=Block(CARRIED),
+)  # fmt: skip
+"""What a call of the compiled part of a controller is about: `n` requests, by their rows in `order`.
+
+`at_devices` counts those that are decided on clients' devices.
 """

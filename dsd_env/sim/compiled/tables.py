@@ -109,12 +109,12 @@ def compile_scenario(
     Raises:
         NotImplementedError: An acceptance source is one that only the reference engine knows.
     """
-    compiler = _Compiler(scenario, builder or WorldBuilder(scenario))
+    compiler = Compiler(scenario, builder or WorldBuilder(scenario))
     compiler.constants()
     return compiler.layout(max_active_requests, heap_events, log_events, keep_deliveries)
 
 
-class _Compiler(Writer):
+class Compiler(Writer):
     """Fills the tables of one scenario."""
 
     def __init__(self, scenario: Scenario, builder: WorldBuilder) -> None:
@@ -463,6 +463,7 @@ class _Compiler(Writer):
 
         view = block("due_view", rec.VIEW, 1)
         w.point("due_view_numbers", view.at)
+        w.point("raw_features", world.room(8 * len(ObservationEncoder.of(scenario).features)))
         for name in ("totals_as_numbers", "totals_as_counts"):
             w.point(name, w.at + rec.WORLD.offsets["totals"])
         target_views = block("target_views", rec.TARGET_VIEW, offered)

@@ -28,5 +28,6 @@ Arguments everywhere: ``k`` the scenario's constants, ``w`` the world; see
 ``failures``     crashes and returns
 ``observe``      the view of a decision, the observation, the mask
 ``loop``         the event loop and its entry points
+``serve``        the same view, observation and mask for a controller of real systems
 ================ =====================================================================================
 """

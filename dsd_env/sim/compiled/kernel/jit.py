@@ -80,9 +80,18 @@ def _as_one_program(root: str):
         yield
 
 
+_laws: set[str] = set()
+
+
 def compile_laws(*modules):
-    """Let compiled code call the functions of modules of :mod:`dsd_env.laws`, which know nothing of it."""
+    """Let compiled code call the functions of modules of :mod:`dsd_env.laws`, which know nothing of it.
+
+    Several parts of the kernel may ask for the same.
+    """
     for module in modules:
+        if module.__name__ in _laws:
+            continue
+        _laws.add(module.__name__)
         for function in vars(module).values():
             if inspect.isfunction(function) and function.__module__ == module.__name__:
                 register_jitable(error_model="numpy")(function)

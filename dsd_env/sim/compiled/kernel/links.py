@@ -49,6 +49,8 @@ def one_way_s(w, channel):
 @jit
 def seems_up(k, w, channel):
     """Return whether a channel is believed up."""
+    if k.told:
+        return w.channels[channel].free_s <= w.now_s
     return links.seems_up(w.channels[channel], k.channels[channel], w.now_s)
 
 

@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from dsd_env.laws import links, resolve, step_times
+from dsd_env.laws import links, step_times
 from dsd_env.rng import Stream
 from dsd_env.sim.compiled.codes import NO_DRAFTER
 from dsd_env.sim.compiled.kernel.accounts import accrue, pass_boundary
@@ -39,9 +39,9 @@ from dsd_env.sim.compiled.kernel.events import (
 )
 from dsd_env.sim.compiled.kernel.failures import fault_event, next_crash
 from dsd_env.sim.compiled.kernel.iteration import target_step_s
-from dsd_env.sim.compiled.kernel.jit import compile_laws, entry, jit, native, number
+from dsd_env.sim.compiled.kernel.jit import entry, jit, native, number
 from dsd_env.sim.compiled.kernel.links import begin_channel, one_way_s
-from dsd_env.sim.compiled.kernel.observe import batch_matters, encode, observe, write_mask
+from dsd_env.sim.compiled.kernel.observe import encode, observe, resolved, write_mask
 from dsd_env.sim.compiled.kernel.protocol import decided, delivery, draft_end, job_done
 from dsd_env.sim.compiled.kernel.requests import arrivals_are_over, free
 from dsd_env.sim.compiled.kernel.rows import cast, copy_words
@@ -50,8 +50,6 @@ from dsd_env.sim.compiled.kernel.telemetry import publish
 from dsd_env.sim.compiled.kernel.timers import timeout
 from dsd_env.sim.compiled.records import SCENARIO, WORLD
 from dsd_env.sim.compiled.status import DUE, FAILED, OK, TRUNCATED
-
-compile_laws(resolve)
 
 as_scenario, as_world = cast(SCENARIO), cast(WORLD)
 DEVICE_SPREAD, LOAD_PHASE = number(Stream.DEVICE_SPREAD), number(Stream.LOAD_PHASE)
@@ -93,51 +91,10 @@ def reset(k, w, seed, records, prices):
 
 
 @jit
-def _resolved(k, w, gamma, batch_size, placement):
-    """Return (candidate, target, gamma, batch size, reason) of a decision as it will be executed."""
-    candidate = w.candidates[placement]
-    at_target = w.target_views[int(candidate.offered)]
-    moved = False
-    if at_target.up == 0.0:
-        places = k.n_places // k.n_offered
-        for i in range(k.n_offered):
-            if w.target_views[i].up != 0.0:
-                at_target = w.target_views[i]
-                candidate = w.candidates[i * places + placement % places]
-                moved = True
-                break
-    target = int(at_target.index)
-    limit = k.targets[target].max_num_seqs
-    gamma, batch_size, reason = resolve.resolved(gamma, batch_size, moved, candidate.valid != 0.0, limit)
-    return candidate, target, gamma, batch_size, reason
-
-
-@jit
-def flat_mask(k, w, padding, mask):
-    """Write which flat actions are executed as given, of a list of candidates filled up by `padding`."""
-    row = k.n_places + padding
-    size = k.n_batches * row
-    # Resolving asks of gamma only whether it is 0.
-    for i in range(min(k.n_gammas, 2)):
-        for j in range(k.n_batches):
-            for place in range(row):
-                valid = False
-                if place < k.n_places:
-                    resolved = _resolved(k, w, k.gammas[i], k.batch_sizes[j], place)
-                    valid = resolved[4] == resolve.AS_GIVEN and (
-                        j == 0 or batch_matters(w, resolved[0], i > 0)
-                    )
-                mask[i * size + j * row + place] = valid
-    for i in range(2, k.n_gammas):
-        for place in range(size):
-            mask[i * size + place] = mask[size + place]
-
-
-@jit
 def answer(k, w, gamma, batch_size, placement):
     """Note how the due decision will be executed."""
     request = w.requests[w.pending]
-    candidate, target, gamma, batch_size, reason = _resolved(k, w, gamma, batch_size, placement)
+    candidate, target, gamma, batch_size, reason = resolved(k, w, gamma, batch_size, placement)
     site, edge = int(candidate.site), int(candidate.edge_server)
     w.resolved[reason] += 1
     drafter = int(candidate.drafter_number) if gamma > 0 else -1

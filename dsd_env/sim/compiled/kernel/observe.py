@@ -12,7 +12,7 @@ from dsd_env.laws import reports, resolve, slo, view
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR, TOKENS_PER_ROUND_PRIOR
 from dsd_env.sim.compiled.codes import DRAFTS_ALONE, DRAFTS_SHARED, HEAD, LOOKUP, MODEL, NO_DRAFTER
 from dsd_env.sim.compiled.kernel.drafters import can_stream, host_of, step_s, valid_tokens
-from dsd_env.sim.compiled.kernel.jit import jit
+from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
 from dsd_env.sim.compiled.kernel.links import (
     COLOCATED,
     DOWN,
@@ -29,6 +29,8 @@ from dsd_env.sim.compiled.kernel.links import (
 )
 from dsd_env.sim.compiled.kernel.streams import known_tokens, stream_of
 from dsd_env.sim.compiled.kernel.telemetry import drafter_report, drafter_wait_s, newest, report_target
+
+compile_laws(resolve, slo, view)
 
 BELIEVED_DOWN = 1e12
 """Added to the load of a target believed down: those come last."""
@@ -406,10 +408,15 @@ def _handover_s(k, w, request, site, number, edge):
 @jit
 def encode(k, w, observation):
     """Write the observation: the features' raw values gathered from the view, then scaled."""
-    raw = w.due_view_numbers
-    for i in range(k.n_features):
-        x = raw[k.feature_source[i]]
-        observation[i] = np.float32(x / (abs(x) * k.feature_squashes[i] + k.feature_half[i]))
+    # Two loops, so that the second one handles several features at a time; where things lie is read before,
+    # since to the compiler the stores might change it.
+    n, view, source, raw = k.n_features, w.due_view_numbers, k.feature_source, w.raw_features
+    for i in range(n):
+        raw[i] = view[source[i]]
+    squashes, half = k.feature_squashes, k.feature_half
+    for i in range(n):
+        x = raw[i]
+        observation[i] = np.float32(x / (abs(x) * squashes[i] + half[i]))
 
 
 @jit
@@ -438,3 +445,49 @@ def write_mask(k, w, mask):
             largest = max(largest, int(w.target_views[int(candidate.offered)].max_num_seqs))
     for i in range(batches):
         mask[gammas + i] = i == 0 or k.batch_sizes[i] <= largest
+
+
+# ---------------------------------------------------------------------- what becomes of a decision
+
+
+@jit
+def taken(k, w, placement):
+    """Return the candidate that is taken: the one asked for, or the same place at a target that is up."""
+    if w.target_views[int(w.candidates[placement].offered)].up == 0.0:
+        places = k.n_places // k.n_offered
+        for i in range(k.n_offered):
+            if w.target_views[i].up != 0.0:
+                return i * places + placement % places
+    return placement
+
+
+@jit
+def resolved(k, w, gamma, batch_size, placement):
+    """Return (candidate, target, gamma, batch size, reason) of a decision as it will be executed."""
+    place = taken(k, w, placement)
+    candidate, moved = w.candidates[place], place != placement
+    target = int(w.target_views[int(candidate.offered)].index)
+    limit = k.targets[target].max_num_seqs
+    gamma, batch_size, reason = resolve.resolved(gamma, batch_size, moved, candidate.valid != 0.0, limit)
+    return candidate, target, gamma, batch_size, reason
+
+
+@jit
+def flat_mask(k, w, padding, mask):
+    """Write which flat actions are executed as given, of a list of candidates filled up by `padding`."""
+    row = k.n_places + padding
+    size = k.n_batches * row
+    # Resolving asks of gamma only whether it is 0.
+    for i in range(min(k.n_gammas, 2)):
+        for j in range(k.n_batches):
+            for place in range(row):
+                valid = False
+                if place < k.n_places:
+                    executed = resolved(k, w, k.gammas[i], k.batch_sizes[j], place)
+                    valid = executed[4] == resolve.AS_GIVEN and (
+                        j == 0 or batch_matters(w, executed[0], i > 0)
+                    )
+                mask[i * size + j * row + place] = valid
+    for i in range(2, k.n_gammas):
+        for place in range(size):
+            mask[i * size + place] = mask[size + place]

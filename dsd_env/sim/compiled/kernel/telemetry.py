@@ -8,11 +8,21 @@ from dsd_env.sim.compiled.codes import DRAFTS_ALONE
 from dsd_env.sim.compiled.kernel.drafters import host_of
 from dsd_env.sim.compiled.kernel.events import AT_TELEMETRY, push
 from dsd_env.sim.compiled.kernel.jit import jit
+from dsd_env.sim.compiled.kernel.rows import assign
+
+TOLD = 1
+"""Place in the rings where a world that is told its state has the servers' newest one."""
 
 
 @jit
 def report_target(k, w, target, report):
     """Write the state that a target would report now."""
+    if k.told:
+        told = w.reports[target * k.ring + TOLD]
+        assign(report, told)
+        if told.remaining_s > 0.0 and w.now_s > told.time_s:
+            report.remaining_s = max(0.0, told.remaining_s - (w.now_s - told.time_s))
+        return
     server, spec = w.targets[target], k.targets[target]
     report.time_s = w.now_s
     report.queued = server.n_ready + server.waiting
@@ -55,6 +65,8 @@ def _publish_acceptances(k, w, ring):
 @jit
 def drafter_wait_s(k, w, n):
     """Return the expected wait for a drafter."""
+    if k.told:
+        return drafter_report(k, w, n, TOLD).wait_s
     host, places = host_of(k, w, n), k.drafters[n].concurrency
     taken = reports.places_taken(host.active, host.queued, places, host.running == n)
     return reports.drafter_wait_s(taken, host.queued, places, host.mean_job_s)
