@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from _checkout import ROOT
+
 from dsd_env.calibration.engine_bench.engine import EngineProcess, EngineSpec, engine_process
 from dsd_env.calibration.engine_bench.runs import Setting
 
-POLICY = Path("configs/policies/vllm_tinyllama")
-"""Folder of the shipped policy: the bundle, its scenario and its table, from the checkout's root."""
+POLICY = ROOT / "configs" / "policies" / "vllm_tinyllama"
+"""Folder of the shipped policy: the bundle, its scenario and its table."""
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser, *, dtype: str) -> None:
