@@ -88,6 +88,7 @@ def measure(options: argparse.Namespace) -> None:
 
     from dsd_env.calibration.engine_bench.prompts import coders, questions
     from dsd_env.calibration.engine_bench.times import probes
+    from dsd_env.files import write_json
 
     spec = engine_spec(options)
     coded = coders(load_tokenizer(spec.target))
@@ -96,8 +97,23 @@ def measure(options: argparse.Namespace) -> None:
         for clients, number in CLIENTS.items()
     }
     table = read_table(options.table)
-    found: dict[str, Any] = {"probes": [], "runs": [], "disturbed": []}
     began_s = time.perf_counter()
+    found: dict[str, Any] = {
+        "questions": {
+            str(clients): [[each.kind, list(each.prompt_ids), each.output_tokens] for each in block]
+            for clients, block in asked.items()
+        },
+        "table": [list(row) for row in table],
+        "policy": str(options.policy),
+        "scenario": str(options.scenario),
+        "dtype": options.dtype,
+        "threads": options.threads,
+        "max_num_seqs": spec.max_num_seqs,
+        "date": datetime.date.today().isoformat(),
+        "probes": [],
+        "runs": [],
+        "disturbed": [],
+    }
 
     def tell(text: str) -> None:
         print(f"{time.perf_counter() - began_s:6.0f} s  {text}", flush=True)
@@ -131,22 +147,9 @@ def measure(options: argparse.Namespace) -> None:
                 found["runs"].append(run.as_dict())
                 tokens = sum(len(answer.tokens) for answer in run.answers)
                 tell(f"{setting.name}, {clients} clients: {tokens / run.duration_s:.1f} tokens/s")
-    found |= {
-        "questions": {
-            str(clients): [[each.kind, list(each.prompt_ids), each.output_tokens] for each in block]
-            for clients, block in asked.items()
-        },
-        "table": [list(row) for row in table],
-        "policy": str(options.policy),
-        "scenario": str(options.scenario),
-        "dtype": options.dtype,
-        "threads": options.threads,
-        "max_num_seqs": spec.max_num_seqs,
-        "date": datetime.date.today().isoformat(),
-        "wall_s": time.perf_counter() - began_s,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found) + "\n")
+            # After each setting, so that a measurement cut short has what it has measured.
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(options.out, found | {"wall_s": time.perf_counter() - began_s})
     tell(f"wrote {options.out}")
 
 
@@ -154,7 +157,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def fitted(data: dict[str, Any]) -> StepTimes:
-    """Return step times of the probes; the first step of each, a prefill of a cold engine, is left out."""
+    """Return step times of the probes, their prefills included."""
     from dsd_env.calibration.engine_bench.runs import Run
     from dsd_env.calibration.engine_bench.times import fit
 
