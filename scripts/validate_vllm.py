@@ -181,23 +181,34 @@ def compare(options: argparse.Namespace) -> None:
     profile = folder / "target.yaml"
     times.write_target(profile, model=MODELS["target"], precision=data["dtype"], date=data["date"])
     runs = [Run.from_dict(each) for each in data["runs"]]
-    model = held.acceptance_model(
-        [run for run in runs if run.setting == "static 4"],
-        folder,
-        "measured",
-        target=MODELS["target"],
-        draft=MODELS["draft"],
-        date=data["date"],
-        command="scripts/validate_vllm.py",
-    )
-    acceptance = {"source": "fitted", "model": str(model), "drafter": held.DRAFTER}
+    # Of the same questions: what others were accepted is no matter of the simulator. Shorter drafts follow
+    # from the longest by the model.
+    acceptance = {
+        run.clients: {
+            "source": "fitted",
+            "drafter": held.DRAFTER,
+            "model": str(
+                held.acceptance_model(
+                    [run],
+                    folder,
+                    f"measured-{run.clients}",
+                    target=MODELS["target"],
+                    draft=MODELS["draft"],
+                    date=data["date"],
+                    command="scripts/validate_vllm.py",
+                )
+            ),
+        }
+        for run in runs
+        if run.setting == "static 4"
+    }
     rows: list[dict[str, Any]] = []
     for run in runs:
         block = [Question(kind, tuple(ids), n) for kind, ids, n in data["questions"][str(run.clients)]]
         scenario = held.describe(
             times,
             profile,
-            acceptance,
+            acceptance[run.clients],
             block,
             clients=run.clients,
             drafter=run.setting != "plain",
