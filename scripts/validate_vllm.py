@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 CLIENTS = {1: 9, 4: 24, 8: 32}
 """Clients side by side, and the questions that they ask in all."""
-PROBE_BATCHES = (1, 2, 4, 8)
-PROBE_TOKENS = 16
+PROBE_BATCHES = (1, 4, 8)
+PROBE_TOKENS = 12
 """Output tokens of each probe of step times."""
 MODELS = {
     "target": "TinyLlama-1.1B-Chat (IQ2_XXS, expanded)",
