@@ -36,10 +36,7 @@ CLIENTS = {1: 9, 4: 24, 8: 32}
 PROBE_BATCHES = (1, 4, 8)
 PROBE_TOKENS = 12
 """Output tokens of each probe of step times."""
-MODELS = {
-    "target": "TinyLlama-1.1B-Chat (IQ2_XXS, expanded)",
-    "draft": "stories15M",
-}
+TARGET = "TinyLlama-1.1B-Chat (IQ2_XXS, expanded)"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -179,29 +176,26 @@ def compare(options: argparse.Namespace) -> None:
     folder = options.out.parent / "simulated"
     folder.mkdir(parents=True, exist_ok=True)
     profile = folder / "target.yaml"
-    times.write_target(profile, model=MODELS["target"], precision=data["dtype"], date=data["date"])
+    times.write_target(profile, model=TARGET, precision=data["dtype"], date=data["date"])
     runs = [Run.from_dict(each) for each in data["runs"]]
-    # Of the same questions: what others were accepted is no matter of the simulator. Shorter drafts follow
-    # from the longest by the model.
-    acceptance = {
-        run.clients: {
-            "source": "fitted",
-            "drafter": held.DRAFTER,
-            "model": str(
-                held.acceptance_model(
-                    [run],
-                    folder,
-                    f"measured-{run.clients}",
-                    target=MODELS["target"],
-                    draft=MODELS["draft"],
-                    date=data["date"],
-                    command="scripts/validate_vllm.py",
-                )
-            ),
-        }
-        for run in runs
-        if run.setting == "static 4"
-    }
+    # Of the same questions: what others were accepted is no matter of the simulator.
+    acceptance: dict[int, dict[str, str]] = {}
+    for clients in dict.fromkeys(run.clients for run in runs):
+        static = [run for run in runs if run.clients == clients and run.setting.startswith("static")]
+        path, unknown = held.acceptance_trace(static, folder, f"measured-{clients}")
+        print(f"{clients} clients: no round tells of {100 * unknown:.1f} % of the places")
+        acceptance[clients] = {"source": "trace", "trace": str(path), "drafter": held.DRAFTER}
+    # A model fitted to the longest drafts, for a scenario to train on: it has more than these few requests.
+    longest = [run for run in runs if run.setting == "static 4" and run.clients == max(acceptance)]
+    held.acceptance_model(
+        longest,
+        folder,
+        "pair",
+        target=TARGET,
+        draft="stories15M",
+        date=data["date"],
+        command="scripts/validate_vllm.py",
+    )
     rows: list[dict[str, Any]] = []
     for run in runs:
         block = [Question(kind, tuple(ids), n) for kind, ids, n in data["questions"][str(run.clients)]]

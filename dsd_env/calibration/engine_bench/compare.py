@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from dsd_env import simulate
+from dsd_env.calibration.acceptance.importers import import_plain
 from dsd_env.calibration.acceptance.rounds import model_from_rounds, read_plain_rounds
-from dsd_env.calibration.engine_bench.runs import METRICS, Question, Run
+from dsd_env.calibration.engine_bench.runs import METRICS, Answer, Question, Run
 from dsd_env.calibration.engine_bench.times import StepTimes
 from dsd_env.control import Decision, DecisionView, Site
 from dsd_env.scenario import Scenario, load_scenario
@@ -100,6 +101,63 @@ def acceptance_model(
     )
     model.save(folder)
     return folder / f"{name}.json"
+
+
+def right_tokens(answers: Sequence[Answer]) -> list[bool | None]:
+    """Return at which places of an output the drafter was right, from rounds of several runs with it.
+
+    A drafter with the target's vocabulary that drafts greedily proposes the same token at a place wherever
+    the round began, so every round tells of its accepted drafts and of the one that was wrong. ``None``: no
+    round tells, since it was always the target's own token behind drafts that were all right.
+    """
+    known: list[bool | None] = [None] * len(answers[0].tokens)
+    for answer in answers:
+        place = 1  # the prefill gave the first
+        for drafted, committed in answer.rounds:
+            known[place : place + committed - 1] = [True] * (committed - 1)
+            # The last round may have been cut at the end of the output.
+            if committed - 1 < drafted and place + committed < len(known):
+                known[place + committed - 1] = False
+            place += committed
+    return known
+
+
+def acceptance_trace(runs: Sequence[Run], folder: Path, name: str) -> tuple[Path, float]:
+    """Write a recording of the drafter from rounds of runs that asked the same questions at several lengths.
+
+    Runs whose output differs from the first one's are left out for that question.
+
+    Args:
+        runs: Static runs, with the same questions.
+        folder: Where the recording is written.
+        name: Name of the recording.
+
+    Returns:
+        Its file, and the share of places that no round tells of; there the drafter is taken to be right if it
+        mostly is in requests of that kind.
+    """
+    outputs = []
+    for answer in runs[0].answers:
+        same = [other for run in runs for other in run.answers if other.question == answer.question]
+        outputs.append((answer.kind, right_tokens([a for a in same if a.tokens == answer.tokens])))
+    rates = {}
+    for kind in {kind for kind, _ in outputs}:
+        told = [each for of, known in outputs if of == kind for each in known[1:] if each is not None]
+        rates[kind] = sum(told) / max(1, len(told))
+    lines = []
+    for kind, known in outputs:
+        run_length, here = [], 0
+        for each in reversed(known):
+            here = here + 1 if (rates[kind] > 0.5 if each is None else each) else 0
+            run_length.append(min(here, 16))
+        row = {"kind": kind, "prompt_tokens": 1, "drafters": {DRAFTER: {"run_length": run_length[::-1]}}}
+        lines.append(json.dumps(row))
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / f"{name}.jsonl"
+    source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    import_plain(source).save(folder)
+    places = [each for _, known in outputs for each in known[1:]]
+    return folder / f"{name}.npz", places.count(None) / len(places)
 
 
 def describe(

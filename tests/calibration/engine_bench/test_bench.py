@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dsd_env import simulate
+from dsd_env.acceptance.traceset import load_trace_set
 from dsd_env.calibration.engine_bench import compare, prompts, times
 from dsd_env.calibration.engine_bench.runs import METRICS, Answer, Question, Round, Run, Step, summarise
 
@@ -165,3 +166,27 @@ def test_every_client_gets_both_kinds_of_question():
         for client in range(clients):
             assert {question.kind for question in asked[client::clients]} == set(prompts.KINDS)
     assert [question.output_tokens for question in asked[:3]] == [48, 48, 32]
+
+
+def spoken(rounds: list[Round], tokens: int = 9) -> Run:
+    one = Answer(0, 0, "story", 0.0, 1.0, 2.0, list(range(tokens)), rounds)
+    return Run("static", 1, [one], [], 2.0, {})
+
+
+def test_rounds_of_several_lengths_make_a_recording(tmp_path):
+    # Right at places 1, 2, 4, 5, 7, 8; wrong at 3 and 6; the prefill gave place 0.
+    by_two = spoken([Round(2, 3), Round(2, 3), Round(2, 2)])
+    by_four = spoken([Round(4, 3), Round(4, 3), Round(4, 2)])
+    alone = compare.right_tokens(by_two.answers)
+    assert alone == [None, True, True, None, True, True, None, True, None]
+    both = compare.right_tokens([*by_two.answers, *by_four.answers])
+    assert both == [None, True, True, False, True, True, False, True, None]
+    path, unknown = compare.acceptance_trace([by_two, by_four], tmp_path, "pair")
+    assert unknown == 1 / 8
+    recorded = load_trace_set(path)
+    # Mostly right, so the last place, of which no round tells, is taken to be right.
+    assert recorded.drafters["draft"].run_length.tolist()[1:] == [2, 1, 0, 2, 1, 0, 2, 1]
+    other = spoken([Round(4, 1)] * 8)
+    other.answers[0].tokens[3] = 99
+    again, _ = compare.acceptance_trace([by_two, by_four, other], tmp_path, "again")
+    assert load_trace_set(again).drafters["draft"].run_length.tolist()[1:] == [2, 1, 0, 2, 1, 0, 2, 1]
