@@ -18,7 +18,7 @@ def test_every_scenario_is_pinned() -> None:
 
 def _takes_long(name: str) -> bool:
     """Return whether others show the same in less time: 24 devices as much as 600, metro as its variants."""
-    return name.startswith("fleet_600") or name in ("overload", "wan_stream", "metro_branches")
+    return name.startswith("fleet_600") or name in ("overload", "wan_stream", "metro_branches", "tiers")
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
