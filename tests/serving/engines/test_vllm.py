@@ -136,7 +136,7 @@ def interpreter() -> str:
     return sys.executable
 
 
-def run(mode, folder, policy="") -> dict:
+def run(mode, folder, policy="", deployment="") -> dict:
     out = folder / f"{mode}.json"
     root = Path(vllm_run.__file__).parents[3]
     environment = os.environ | {
@@ -144,10 +144,10 @@ def run(mode, folder, policy="") -> dict:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "DSD_POLICY": policy,
-        "DSD_DEPLOYMENT": json.dumps(DEPLOYMENT),
+        "DSD_DEPLOYMENT": deployment or json.dumps(DEPLOYMENT),
         "DSD_RECORD_ROUNDS": "1",
     }
     done = subprocess.run(
@@ -177,6 +177,38 @@ def test_inside_vllm(plain, tmp_path, policy):
         described = engine((0, 1, 2, 3, 4)).scenario
         policy = str(make_bundle(tmp_path / "policy", described, 2))
     found = run("steered", folder, policy)
+    assert len(check(found, without)) >= 3, "the policy is too simple to show anything"
+
+
+@pytest.mark.slow
+def test_the_shipped_policy_steers_a_real_pair_inside_vllm(tmp_path, checkout):
+    """TinyLlama and stories15M: what `make vllm-demo` shows, without times."""
+    interpreter()
+    pytest.importorskip("transformers", reason="needs the extra `record`")
+    from dsd_env.calibration.acceptance.recording.weights import WeightsError
+    from dsd_env.calibration.engine_bench import checkpoints
+    from dsd_env.calibration.engine_bench.prompts import coders, questions
+
+    try:
+        target, draft = checkpoints.ensure_pair()
+    except WeightsError as error:
+        pytest.skip(str(error))
+    from transformers import AutoTokenizer
+
+    (tmp_path / "target").symlink_to(target)
+    (tmp_path / "draft").symlink_to(draft)
+    asked = questions(*coders(AutoTokenizer.from_pretrained(target)), vllm_run.PROMPTS)
+    (tmp_path / "prompts.json").write_text(json.dumps([list(each.prompt_ids) for each in asked]))
+    without = run("plain", tmp_path)
+    shipped = checkout / "configs" / "policies" / "vllm_tinyllama"
+    found = run("steered", tmp_path, str(shipped / "policy"), str(shipped / "scenario.yaml"))
+    assert len(check(found, without)) >= 2, "a policy that always drafts the same is none"
+    # Beginnings of stories are what the drafter was trained on, so that many of its drafts are right.
+    assert found["accepted"] > 0.1 * found["drafted"] > 0
+
+
+def check(found, without) -> set[int]:
+    """Make sure that a steered run gave the plain text with the policy's lengths; return those lengths."""
     assert found["scheduler"] == "dsd_env.serving.engines.vllm.PolicyScheduler"
     # float32 and greedy: the text is that of plain decoding, token for token.
     assert found["tokens"] == without["tokens"]
@@ -189,8 +221,6 @@ def test_inside_vllm(plain, tmp_path, policy):
         asked = [each[0] for each in rounds]
         assert asked == found["answers"][name][1 : len(asked) + 1]
         assert [each[1] for each in rounds] == asked
-    lengths = {each[1] for rounds in found["rounds"].values() for each in rounds}
-    assert len(lengths) >= 3, f"the policy is too simple to show anything: {lengths}"
     # vLLM's own record of each request, which leaves out rounds without drafts, and its counters agree.
     for own, rounds in zip(found["own"], found["rounds"].values(), strict=True):
         drafting = [each for each in rounds if each[1]]
@@ -201,3 +231,4 @@ def test_inside_vllm(plain, tmp_path, policy):
     assert metrics["vllm:spec_decode_num_accepted_tokens"] == found["accepted"] > 0
     # Every request has ended for the controller too.
     assert found["left"] == 0
+    return {each[1] for rounds in found["rounds"].values() for each in rounds}

@@ -1,7 +1,7 @@
-"""Runs vLLM on tiny random models, plainly and steered, and writes what happened as JSON. Used by
-test_vllm.py.
+"""Runs vLLM on a pair of models, plainly and steered, and writes what happened as JSON. Used by test_vllm.py.
 
-Usage: python vllm_run.py plain|steered FOLDER OUT. The policy comes from the environment, as in a server.
+Usage: python vllm_run.py models|plain|steered FOLDER OUT. FOLDER holds `target` and `draft`, which `models`
+makes small and random, and perhaps `prompts.json`. The policy comes from the environment, as in a server.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ def make_models(folder: Path) -> None:
     model.save_pretrained(folder / "draft")
 
 
+def random_prompts() -> list[list[int]]:
+    """Return prompts for a vocabulary of 256."""
+    return [[(7 * i + 3 * j) % 250 for j in range(5 + 9 * i)] for i in range(PROMPTS)]
+
+
 def run(mode: str, folder: Path) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
@@ -81,9 +86,9 @@ def run(mode: str, folder: Path) -> dict[str, Any]:
             "per_request_spec_decode_metrics": "detailed",
         }
     engine = LLM(**options)
-    prompts = [
-        {"prompt_token_ids": [(7 * i + 3 * j) % 250 for j in range(5 + 9 * i)]} for i in range(PROMPTS)
-    ]
+    given = folder / "prompts.json"
+    ids = json.loads(given.read_text()) if given.exists() else random_prompts()
+    prompts = [{"prompt_token_ids": each} for each in ids]
     parameters = SamplingParams(temperature=0.0, max_tokens=TOKENS, detokenize=False, ignore_eos=True)
     outputs = engine.generate(prompts, parameters)
     found: dict[str, Any] = {"tokens": [list(output.outputs[0].token_ids) for output in outputs]}
