@@ -95,9 +95,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     run.add_argument("--policy", type=Path, help="exported policy, for the rule `policy`")
     run.add_argument("--rtt-ms", type=float, nargs="+", default=[5.0, 80.0], help="(5 80)")
     run.add_argument("--clients", type=int, nargs="+", default=[1, 4], help="(1 4)")
-    run.add_argument("--requests", type=int, default=8, help="of each setting (%(default)s)")
+    run.add_argument(
+        "--requests", type=int, default=8, help="of each setting, at least 3 of each client (%(default)s)"
+    )
     run.add_argument("--settings", nargs="+", help="only these, by name; * and ? stand for any")
-    run.add_argument("--seed", type=_seeds.seed(), default=1, help="of the workload (%(default)s)")
+    run.add_argument("--seed", type=_seeds.seed(), default=16, help="of the workload (%(default)s)")
     run.add_argument("--again", action="store_true", help="run settings that are there already anew")
     found = parser.parse_args(arguments)
     _cli.at_least_one(parser, found, ("tokens", "repeats", "requests"))
@@ -173,7 +175,7 @@ def edge(options: argparse.Namespace) -> Any:
     from dsd_env.testbed.bench import load_drafter
     from dsd_env.testbed.timing import pin
 
-    if not pin(options.cores[1]):
+    if options.cores[1] and not pin(options.cores[1]):
         print("this system cannot keep processes to cores; times will scatter more", file=sys.stderr)
     torch.set_num_threads(1)
     return load_drafter(options.draft, options.target, options.dtype)
@@ -246,22 +248,39 @@ def calibrate(options: argparse.Namespace) -> None:
 
 
 def write_twins(options: argparse.Namespace, found: Calibration, questions: dict[str, Question]) -> None:
-    """Write profiles, the scenario of the comparison, and one of the other questions, to train on."""
-    from dsd_env.testbed.twin import scenario_of, write_profiles, write_scenario
+    """Write profiles, the scenario of the comparison, and those of the other questions, to train on."""
+    from dsd_env.testbed.twin import changes_of, scenario_of, usual_prompt, write_profiles, write_scenario
 
     command = f"python scripts/validate_sim.py calibrate --out {options.out}"
+    head = f"The testbed's twin, measured {found.date}: {command}"
     write_profiles(found, options.out, command)
-    for name, kinds in (("testbed", QUESTIONS), ("testbed-train", TRAINING)):
+    for name, texts in (("testbed", QUESTIONS), ("testbed-train", TRAINING)):
+        kinds = {kind: len(questions[kind].prompt_ids) for kind in texts}
         data = scenario_of(
             found,
             name,
-            {kind: len(questions[kind].prompt_ids) for kind in kinds},
+            kinds,
             trace=str(options.out / "testbed_greedy"),
             folder=options.out,
             output_tokens=options.tokens,
             requests=options.requests,
         )
-        write_scenario(options.out / f"{name}.yaml", data, f"The testbed's twin, measured {found.date}: {command}")
+        write_scenario(options.out / f"{name}.yaml", data, head)
+    for rtt_ms in options.rtt_ms:
+        for clients in options.clients:
+            name = f"testbed-train_rtt{rtt_ms:g}_c{clients}"
+            changes = changes_of(
+                found,
+                options.out,
+                usual_prompt(kinds),
+                rtt_s=rtt_ms / 1e3,
+                clients=clients,
+                protocol="synchronous",
+            )
+            # Longer than an episode of the comparison, whose beginning and end weigh much.
+            longer = {"requests": 16 * clients, "total_requests": None}
+            data = {"extends": "testbed-train.yaml", "name": name, **changes, "episode": longer}
+            write_scenario(options.out / f"{name}.yaml", data, head)
 
 
 def bytes_of(options: argparse.Namespace) -> int:
@@ -278,6 +297,7 @@ def twin_of(options: argparse.Namespace, setting: Setting) -> Any:
     """Return the twin's scenario for a setting."""
     from dsd_env.testbed.twin import variant
 
+    requests = max(options.requests, 3 * setting.clients)
     return variant(
         calibration_of(options),
         options.out / "testbed.yaml",
@@ -286,8 +306,8 @@ def twin_of(options: argparse.Namespace, setting: Setting) -> Any:
         clients=setting.clients,
         protocol=setting.protocol,
         plain=setting.rule == "plain",
-        episode__requests=options.requests,
-        episode__total_requests=options.requests,
+        episode__requests=requests,
+        episode__total_requests=requests,
     )
 
 
@@ -316,12 +336,15 @@ def run(options: argparse.Namespace) -> None:
         return
     scenarios = {s.name: twin_of(options, s) for s in todo}
     questions = make_questions(options, QUESTIONS)
+    warm = make_questions(options, dict(list(TRAINING.items())[:2]))
     known = json.loads((options.out / "outputs.json").read_text())
     make_line = edge(options)
 
     async def all_of_them() -> None:
         with ThreadPoolExecutor(1) as pool:
             async with cloud_process(cloud_spec(options)) as port:
+                # The first passes of a process are slower and shall not count.
+                await measuring.live_at(port, list(warm.values()), make_line)
                 for setting in todo:
                     outputs: list[list[int]] = []
                     began = time.perf_counter()
@@ -333,7 +356,7 @@ def run(options: argparse.Namespace) -> None:
                         make_line,
                         seed=options.seed,
                         pool=pool,
-                        on_output=lambda output: outputs.append(output.tokens),
+                        heard=outputs,
                     )
                     facts = {
                         "date": measuring.today(),
@@ -372,11 +395,13 @@ def compare_all(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Print the tables, and draw the plot."""
-    from dsd_env.testbed.against import load_results
-    from dsd_env.testbed.reporting import markdown, plot
+    from dsd_env.testbed.against import load_results, load_run
+    from dsd_env.testbed.reporting import gains, markdown, plot
 
     rows = load_results(options.out / "results.json")
     print(markdown(rows))
+    runs = {path.stem: load_run(path)[1] for path in sorted((options.out / "runs").glob("*.json"))}
+    print(gains(runs))
     plot(rows, options.out / "validation.png")
     print(f"wrote {options.out / 'validation.png'}")
 

@@ -4,7 +4,8 @@ A draft job has ``gamma`` tokens to make, a ``state``, ``start_s``, ``duration_s
 started, how long it takes, how long its first token takes). With a head start, drafted ahead on a guess that
 turned out right, ``head_context_tokens`` says from which context (0: it has none), ``head_drafts`` how many
 drafts of this window are complete, and ``head_done_s`` how long the drafter has spent on them.
-``opens`` says that it begins a round or a stream's generation, which takes ``per_generation_s`` beside the steps.
+``opens`` says that it begins a round or a stream's generation, which takes ``per_generation_s`` beside the
+steps.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Drafter(_AnyDrafter):
     per_generation_s: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.0,
         description="What each round, and each generation of a stream, takes beside its steps before its "
-        "first draft: going back, tokenising anew, and with another vocabulary the step that settles a token.",
+        "first draft: going back, tokenising anew, with another vocabulary the step that settles a token.",
     )
 
     @model_validator(mode="after")

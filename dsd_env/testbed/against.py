@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -196,7 +196,7 @@ async def play(
     seed: int,
     pool: Executor | None = None,
     config: ClientConfig | None = None,
-    on_output: Callable[[Output], None] = lambda _: None,
+    heard: list[list[int]] | None = None,
 ) -> list[Served]:
     """Let the testbed's clients ask what the scenario's clients ask.
 
@@ -209,7 +209,7 @@ async def play(
         seed: Seed of the workload.
         pool: Where drafts are computed; all clients share it.
         config: Of the clients, but for the protocol.
-        on_output: Called with every output.
+        heard: Gets every output.
 
     Returns:
         One entry for each request, in the order in which they were asked.
@@ -253,7 +253,8 @@ async def play(
                     kind = generator.request(number, ordinal).kind
                     arrival_s = time.monotonic() - began_s
                     output = await client.generate(questions[kinds[kind]])
-                    on_output(output)
+                    if heard is not None:
+                        heard.append(output.tokens)
                     served.append(served_of(output, number, ordinal, kind, arrival_s))
                     ordinal += 1
             finally:
@@ -436,7 +437,9 @@ def load_run(path: Path) -> tuple[dict[str, Any], list[Served]]:
         data = json.loads(path.read_text(encoding="utf-8"))
         served = [Served(**row) for row in data.pop("requests")]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValidationError(f"{path}: not a run of a setting; delete it to run it again ({error})") from error
+        raise ValidationError(
+            f"{path}: not a run of a setting; delete it to run it again ({error})"
+        ) from error
     return data, served
 
 
@@ -445,8 +448,8 @@ def paired_gain(
 ) -> tuple[float, float, float]:
     """Return by how many per cent the mean time of a request is below another way's, with a 95 % interval.
 
-    Requests are paired by client and ordinal; those that only one of both served are left out. The interval is
-    a bootstrap over the pairs.
+    Requests are paired by client and ordinal; those that only one of both served are left out. The interval
+    is a bootstrap over the pairs.
 
     Raises:
         ValidationError: They share fewer than two requests.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dsd_env.files import write_atomically
-from dsd_env.testbed.against import CLOSE_PCT, GOALS_PCT, METRICS, Row, rankings
+from dsd_env.testbed.against import CLOSE_PCT, GOALS_PCT, METRICS, Row, Served, paired_gain, rankings
 
 _TITLES = {
     "ttft_s_mean": "TTFT, mean",
@@ -50,12 +50,34 @@ def markdown(rows: Sequence[Row]) -> str:
             f"- {ranking.where}: measured {' < '.join(ranking.measured)}; simulated "
             f"{' < '.join(ranking.simulated)}: {ranking.agree} of {ranking.pairs} pairs in the same order"
             + (
-                f", {ranking.close_wrong} of those that differ differ by less than {CLOSE_PCT:g} % in the testbed"
+                f"; of the others {ranking.close_wrong} are less than {CLOSE_PCT:g} % apart in the testbed"
                 if ranking.agree < ranking.pairs
                 else ""
             )
         )
     return "\n".join(lines) + "\n"
+
+
+def gains(runs: Mapping[str, Sequence[Served]]) -> str:
+    """Return a table of what learned policies gain over the other ways, measured, by link and clients.
+
+    Args:
+        runs: Requests by name of the setting.
+    """
+    lines = []
+    for name, ours in runs.items():
+        way, _, where = name.partition("_")
+        if not way.endswith("-policy"):
+            continue
+        for other, theirs in runs.items():
+            if other != name and other.partition("_")[2] == where:
+                gain, low, high = paired_gain(ours, theirs)
+                against = other.partition("_")[0]
+                lines.append(f"| {where} | {way} | {against} | {gain:+.1f} % | {low:+.1f} … {high:+.1f} % |")
+    if not lines:
+        return ""
+    head = ["| where | way | against | request time less by | 95 % interval |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *lines]) + "\n"
 
 
 def _cell(row: Row | None) -> str:
@@ -73,6 +95,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     shown = ("e2e_s_mean", "tpot_s_mean", "e2e_s_p95", "tpot_s_p95")
     ways = list(dict.fromkeys(row.setting.partition("_")[0] for row in rows))
@@ -109,9 +132,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             each.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
             each.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.tick_params(which="both", labelsize=8)
-    handles = [plt.Line2D([], [], color=f"C{i % 10}", marker="o", ls="", label=w) for i, w in enumerate(ways)]
+    handles = [Line2D([], [], color=f"C{i % 10}", marker="o", ls="", label=w) for i, w in enumerate(ways)]
     handles += [
-        plt.Line2D([], [], color="0.3", marker="os^Dv<>p"[i % 8], ls="", label=where.replace("_", ", "))
+        Line2D([], [], color="0.3", marker="os^Dv<>p"[i % 8], ls="", label=where.replace("_", ", "))
         for i, where in enumerate(wheres)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9)

@@ -54,9 +54,12 @@ class Times(StrictNumbers, BaseModel):
 
 def pin(cpus: Sequence[int]) -> bool:
     """Keep this process, all its threads to come included, on some cores; return whether that is possible."""
-    if not cpus or not hasattr(os, "sched_setaffinity") or not set(cpus) <= os.sched_getaffinity(0):
+    if not cpus or not hasattr(os, "sched_setaffinity"):
         return False
-    os.sched_setaffinity(0, cpus)
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError:  # there are no such cores, or they are not for this process
+        return False
     return True
 
 
@@ -85,28 +88,28 @@ def time_target(
     shapes, prompts = list(shapes), list(prompts)
     sequences = max((n for n, _ in shapes), default=0)
     for sequence in range(sequences):
-        target.read([Feed(sequence, _tokens(CONTEXT_TOKENS), 1)])
+        target.read([Feed(sequence, _tokens(target, CONTEXT_TOKENS), 1)])
     found: dict[int, list[float]] = {}
     for repeat in range(repeats + 1):
         for n, each in shapes:
             began = clock()
-            target.read([Feed(sequence, _tokens(each), each) for sequence in range(n)])
+            target.read([Feed(sequence, _tokens(target, each), each) for sequence in range(n)])
             if repeat:
                 found.setdefault(n * each, []).append(clock() - began)
             for sequence in range(n):
                 target.crop(sequence, CONTEXT_TOKENS)
         for size in prompts:
             began = clock()
-            target.read([Feed(sequences, _tokens(size), 1)])
+            target.read([Feed(sequences, _tokens(target, size), 1)])
             if repeat:
                 found.setdefault(size, []).append(clock() - began)
             target.crop(sequences, 0)
     return [Times(work=size, seconds=tuple(seconds)) for size, seconds in sorted(found.items())]
 
 
-def _tokens(count: int) -> list[int]:
-    """Return tokens that any vocabulary has; which ones does not matter to the time."""
-    return [1 + i % 37 for i in range(count)]
+def _tokens(target: PackedTarget, count: int) -> list[int]:
+    """Return some tokens; which ones does not matter to the time."""
+    return [i % min(37, target.vocabulary) for i in range(count)]
 
 
 def time_drafter(

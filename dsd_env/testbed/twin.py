@@ -169,7 +169,7 @@ def noise_of(groups: Sequence[Times]) -> dict[str, Any]:
 
 
 def profile_of(found: Calibration, role: Role, name: str, command: str, *, apart: bool) -> LatencyProfile:
-    """Return the latency profile of the target, or of a drafter, whose step is a draft of the target's tokens.
+    """Return the latency profile of the target, or of the drafter, of which a step is a draft.
 
     Its error is that of the medians of one half of the repeats on the other half.
 
@@ -275,9 +275,10 @@ def scenario_of(
     return {
         "name": name,
         "card": {
-            "models": f"{found.target} in {found.dtype} on one core, {found.draft} on another. {found.processor}.",
+            "models": f"{found.target}, {found.dtype}, on one core, {found.draft} on another of "
+            f"{found.processor}.",
             "regime": "The testbed's twin: one target, and one device that drafts for all clients in turn.",
-            "utilisation": "Closed loop: as many requests in the system as there are clients, thinking apart.",
+            "utilisation": "Closed loop: as many requests in the system as clients, thinking apart.",
             "limits": "Made of measurements of one machine; it says nothing of others.",
         },
         "devices": {
@@ -297,13 +298,12 @@ def scenario_of(
         },
         "targets": {
             "target": {
-                **_target(found, folder, True),
+                **_target(found, folder, True, False, usual_prompt(kinds)),
                 "gpus": 1,
                 "kv_capacity_tokens": 16 * longest,
                 "max_num_seqs": 16,
                 "max_num_batched_tokens": 512,
                 "engine_overhead": {"per_iteration_s": round(found.overhead_s(), 7)},
-                "front_end_s": round(found.front_end_s(), 7),
                 "power": nothing,
             }
         },
@@ -353,10 +353,18 @@ def _one_way_s(found: Calibration, rtt_s: float) -> float:
     return round((rtt_s + live_s) / 2, 7)
 
 
-def _target(found: Calibration, folder: Path, apart: bool) -> dict[str, Any]:
-    """Return what of a target depends on whether the drafter works meanwhile."""
+def _target(found: Calibration, folder: Path, apart: bool, plain: bool, prompt_tokens: int) -> dict[str, Any]:
+    """Return what of a target depends on whether the drafter works meanwhile.
+
+    Both read a prompt at the same time, also where they take turns then: what that costs the target is added
+    to a prompt's time.
+    """
     noise = noise_of(found.parts(apart).passes)
+    front_end_s = found.front_end_s()
+    if apart and not plain:
+        front_end_s += max(0.0, found.together.pass_s(prompt_tokens) - found.apart.pass_s(prompt_tokens))
     return {
+        "front_end_s": round(front_end_s, 7),
         "profile": str(_profile_path(folder, "target", apart)),
         "iteration_noise_sigma": noise["sigma"],
         "straggler_share": noise["straggler_share"],
@@ -391,6 +399,40 @@ def write_scenario(path: Path, data: Mapping[str, Any], head: str) -> None:
     write_text(path, f"# {head}\n{text}")
 
 
+def changes_of(
+    found: Calibration,
+    folder: Path,
+    prompt_tokens: int,
+    *,
+    rtt_s: float,
+    clients: int,
+    protocol: str,
+    plain: bool = False,
+) -> dict[str, Any]:
+    """Return what makes of the twin that of another setting, as a scenario's keys.
+
+    With one client and synchronous rounds, and without drafts, only one of the models works at a time; else
+    both do, and are slower by what they take from each other.
+
+    Args:
+        found: What was measured.
+        folder: Where the profiles are.
+        prompt_tokens: Length of a usual prompt.
+        rtt_s: Round trip of the link alone.
+        clients: Number of clients.
+        protocol: Kind of the protocol.
+        plain: Whether nobody drafts.
+    """
+    apart = plain or (protocol == "synchronous" and clients == 1)
+    return {
+        "devices": {"client": {"count": clients}},
+        "links": {"wan": {"one_way_s": _one_way_s(found, rtt_s)}},
+        "protocol": {"kind": protocol},
+        "targets": {"target": _target(found, folder, apart, plain, prompt_tokens)},
+        "edge_servers": {"edge": {"drafter": _drafter(found, folder, apart, protocol == "streaming")}},
+    }
+
+
 def variant(
     found: Calibration,
     twin: Mapping[str, Any] | str | Path | Scenario,
@@ -402,10 +444,7 @@ def variant(
     plain: bool = False,
     **overrides: Any,
 ) -> Scenario:
-    """Return the twin across another link, with another number of clients, under another protocol.
-
-    With one client and synchronous rounds, and without drafts, only one of the models works at a time; else
-    both do, and are slower by what they take from each other.
+    """Return the twin of another setting; see :func:`changes_of`.
 
     Args:
         found: What was measured.
@@ -417,16 +456,12 @@ def variant(
         plain: Whether nobody drafts.
         overrides: Further values, as :func:`dsd_env.scenario.load_scenario` takes them.
     """
-    apart = plain or (protocol == "synchronous" and clients == 1)
-    changes: dict[str, Any] = {
-        "devices__client__count": clients,
-        "links__wan__one_way_s": _one_way_s(found, rtt_s),
-        "protocol__kind": protocol,
-    }
-    parts = {
-        "targets__target": _target(found, folder, apart),
-        "edge_servers__edge__drafter": _drafter(found, folder, apart, protocol == "streaming"),
-    }
-    for key, values in parts.items():
-        changes |= {f"{key}__{name}": value for name, value in values.items()}
-    return load_scenario(twin, **changes, **overrides)
+    base = load_scenario(twin)
+    prompts = usual_prompt({k: v.prompt_tokens.value for k, v in base.workload.kinds.items()})  # type: ignore[union-attr]
+    changes = changes_of(found, folder, prompts, rtt_s=rtt_s, clients=clients, protocol=protocol, plain=plain)
+    return load_scenario(base, **changes, **overrides)
+
+
+def usual_prompt(kinds: Mapping[str, float]) -> int:
+    """Return the length of a usual prompt, given those by kind."""
+    return int(statistics.median_low(kinds.values()))

@@ -2,6 +2,9 @@
 
 import asyncio
 import math
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +36,7 @@ from dsd_env.testbed.against import (
 from dsd_env.testbed.client import ClientConfig
 from dsd_env.testbed.engine import EngineConfig
 from dsd_env.testbed.measuring import MeasuringError, live_at, outputs_of, parts_of, runs_of, trace_of
-from dsd_env.testbed.reporting import markdown, plot
+from dsd_env.testbed.reporting import gains, markdown, plot
 from dsd_env.testbed.server import CloudServer
 from dsd_env.testbed.target import PackedTarget
 from dsd_env.testbed.timing import Times, pin, time_drafter, time_target
@@ -130,18 +133,20 @@ def test_runs_are_those_of_windows_from_every_position(twin):
     kind, question = next(iter(QUESTIONS.items()))
     output = twin[2][kind]
     runs = runs_of(PAIR.line, question, output, 8)
-    assert len(runs) == TOKENS and 0 < sum(runs)
+    assert len(runs) == TOKENS and sum(runs) > 0
     for start, run in enumerate(runs):
         line = PAIR.line(question)
         line.rebase(output[:start])
         drafts = [token for _ in range(8) for token in (line.step() or [])][: TOKENS - start]
-        agree = next((i for i, (a, b) in enumerate(zip(drafts, output[start:], strict=False)) if a != b), len(drafts))
+        agree = next(
+            (i for i, (a, b) in enumerate(zip(drafts, output[start:], strict=False)) if a != b), len(drafts)
+        )
         assert run == min(agree, 8)
 
 
 @pytest.mark.parametrize(("rule", "protocol"), [("static:4", "synchronous"), ("hf", "synchronous")])
 def test_one_client_has_the_same_rounds_in_both(twin, rule, protocol):
-    """Acceptance is replayed exactly and rules see what matters to them: the rounds are the same, one by one."""
+    """Acceptance is replayed exactly and rules see what matters to them: the rounds are the same."""
     setting = Setting(rule, protocol, 0.002, 1)
     measured, simulation = both(twin, setting)
     assert [one.kind for one in measured] == [one.kind for one in simulation]
@@ -165,7 +170,9 @@ def test_clients_that_stream_and_decode_plainly_ask_the_same(twin):
             assert all(one.accepted == 0 and one.rounds == TOKENS - 1 for one in [*measured, *simulation])
         rows = compare(setting.name, measured, simulation)
         assert [row.metric for row in rows] == list(METRICS)
-        assert all(row.measured > 0 and row.simulated > 0 for row in rows if row.metric != "accepted_per_round")
+        assert all(
+            row.measured > 0 and row.simulated > 0 for row in rows if row.metric != "accepted_per_round"
+        )
 
 
 def both(twin, setting):
@@ -178,7 +185,7 @@ def both(twin, setting):
             async with server.serving() as port:
                 served = await play(
                     setting, scenario, port, QUESTIONS, PAIR.line, seed=3, pool=pool,
-                    config=ClientConfig(**QUICK), on_output=lambda output: heard.append(output.tokens),
+                    config=ClientConfig(**QUICK), heard=heard,
                 )  # fmt: skip
         assert all(tokens in outputs.values() for tokens in heard)
         return served
@@ -270,7 +277,9 @@ def test_noise_tells_stragglers_apart():
     assert noise["sigma"] == pytest.approx(math.log(1.1) / math.sqrt(2), abs=1e-5)
 
 
-def served(client=0, ordinal=0, arrival_s=0.0, ttft_s=1.0, e2e_s=3.0, tokens=5, accepted=2, rounds=2) -> Served:
+def served(
+    client=0, ordinal=0, arrival_s=0.0, ttft_s=1.0, e2e_s=3.0, tokens=5, accepted=2, rounds=2
+) -> Served:
     return Served(client, ordinal, 0, arrival_s, ttft_s, e2e_s, tokens, accepted, rounds)
 
 
@@ -329,7 +338,9 @@ def test_runs_are_kept_and_damaged_ones_told(tmp_path):
 
 
 def test_settings_and_their_names():
-    found = settings_of([("plain", "synchronous"), ("static:4", "streaming"), ("hf", "synchronous")], [0.005], [1, 4])
+    found = settings_of(
+        [("plain", "synchronous"), ("static:4", "streaming"), ("hf", "synchronous")], [0.005], [1, 4]
+    )
     assert [one.name for one in found][:3] == ["plain_rtt5_c1", "stream-static4_rtt5_c1", "sync-hf_rtt5_c1"]
     assert [one.scheduler for one in found][:3] == ["cloud_ar", "static:4:1:edge", "hf_heuristic:edge"]
     for rule in ("static", "static:0", "policy:", "nothing"):
@@ -348,6 +359,9 @@ def test_tables_and_plot(tmp_path):
     text = markdown(rows)
     assert "**1 s (+20.0 %)**" in text and "request time, mean: 0 of 2 settings within 5 %" in text
     assert "1 of 1 pairs in the same order" in text
+    runs = {"sync-policy_x": [served(), served(1)], "plain_x": [served(e2e_s=6.0), served(1, e2e_s=6.0)]}
+    assert "| x | sync-policy | plain | +50.0 % | +50.0 … +50.0 % |" in gains(runs)
+    assert gains({"plain_x": [served()]}) == ""
     plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValidationError, match="simulate first"):
@@ -355,7 +369,22 @@ def test_tables_and_plot(tmp_path):
 
 
 def test_no_cores_are_no_error():
-    assert pin(()) is False and pin((10_000,)) is False
+    assert pin(()) is False and pin((1000,)) is False
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="needs a system that keeps processes to cores"
+)
+def test_a_process_may_leave_the_cores_of_who_started_it():
+    """The server is started by the edge, which keeps to its own core by then."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    script = (
+        "import os\nfrom dsd_env.testbed.timing import pin\n"
+        f"assert pin(({cores[0]},)) and pin(({cores[1]},))\nassert os.sched_getaffinity(0) == {{{cores[1]}}}"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("path", ["docs/testbed.md"])

@@ -218,8 +218,8 @@ DRAFTER_REPORT = Record("DrafterReport", jobs="i4", up="?", wait_s="f8")
 
 DRAFT_JOB = Record(
     "DraftJob", number="i4", gamma="i4", lag_tokens="i4", context_tokens="i4", drafter="i4", next="i4",
-    state="i4", branch_tokens="i4", head_context_tokens="i4", head_drafts="i4", opens="?", run="i8", order="i8",
-    start_s="f8", duration_s="f8", first_s="f8", head_done_s="f8",
+    state="i4", branch_tokens="i4", head_context_tokens="i4", head_drafts="i4", opens="?", run="i8",
+    order="i8", start_s="f8", duration_s="f8", first_s="f8", head_done_s="f8",
 )  # fmt: skip
 """Drafting for one request. `run` counts how often it was given up; `head_...` is its head start, if any."""
 
