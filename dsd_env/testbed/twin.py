@@ -359,7 +359,7 @@ def _target(found: Calibration, folder: Path, apart: bool, plain: bool, prompt_t
     Both read a prompt at the same time, also where they take turns then: what that costs the target is added
     to a prompt's time.
     """
-    noise = noise_of(found.parts(apart).passes)
+    noise = noise_of(found.apart.passes)  # what else the machine does; the other model is in the medians
     front_end_s = found.front_end_s()
     if apart and not plain:
         front_end_s += max(0.0, found.together.pass_s(prompt_tokens) - found.apart.pass_s(prompt_tokens))
