@@ -96,7 +96,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     run.add_argument("--rtt-ms", type=float, nargs="+", default=[5.0, 80.0], help="(5 80)")
     run.add_argument("--clients", type=int, nargs="+", default=[1, 4], help="(1 4)")
     run.add_argument(
-        "--requests", type=int, default=6, help="of each setting, at least 3 of each client (%(default)s)"
+        "--requests", type=int, default=6, help="of each setting, at least 2 of each client (%(default)s)"
     )
     run.add_argument("--settings", nargs="+", help="only these, by name; * and ? stand for any")
     run.add_argument("--seed", type=_seeds.seed(), default=16, help="of the workload (%(default)s)")
@@ -297,7 +297,7 @@ def twin_of(options: argparse.Namespace, setting: Setting) -> Any:
     """Return the twin's scenario for a setting."""
     from dsd_env.testbed.twin import variant
 
-    requests = max(options.requests, 3 * setting.clients)
+    requests = max(options.requests, 2 * setting.clients)
     return variant(
         calibration_of(options),
         options.out / "testbed.yaml",
