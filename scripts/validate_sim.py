@@ -21,11 +21,13 @@ import argparse
 import asyncio
 import fnmatch
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from dsd_env.testbed.drafters import Question
     from dsd_env.testbed.twin import Calibration
 
+#: Cores that other programs may keep busy meanwhile.
+MOST_OF_OTHERS = 0.05
 STEPS = ("calibrate", "run", "simulate", "report", "all")
 RULES = (
     "plain:synchronous",
@@ -322,15 +326,29 @@ def calibration_of(options: argparse.Namespace) -> Calibration:
         raise ValidationError(f"{options.out}: calibrate first ({error})") from error
 
 
+def disturbed(facts: dict[str, Any]) -> bool:
+    """Return whether other programs took so much of the machine that a run says little."""
+    others = facts.get("cores_of_others")
+    return others is not None and others > MOST_OF_OTHERS
+
+
+def is_there(path: Path) -> bool:
+    """Return whether a setting has run undisturbed."""
+    from dsd_env.testbed.against import load_run
+
+    return path.exists() and not disturbed(load_run(path)[0])
+
+
 def run(options: argparse.Namespace) -> None:
     """Play settings in the testbed that are not there yet."""
     from dsd_env.testbed import measuring
     from dsd_env.testbed.against import metrics_of, play, save_run
     from dsd_env.testbed.bench import cloud_process
+    from dsd_env.testbed.timing import Neighbours
 
     settings = chosen_settings(options)
     folder = options.out / "runs"
-    todo = [s for s in settings if options.again or not (folder / f"{s.name}.json").exists()]
+    todo = [s for s in settings if options.again or not is_there(folder / f"{s.name}.json")]
     print(f"{len(settings) - len(todo)} of {len(settings)} settings are there", flush=True)
     if not todo:
         return
@@ -348,6 +366,7 @@ def run(options: argparse.Namespace) -> None:
                 for setting in todo:
                     outputs: list[list[int]] = []
                     began = time.perf_counter()
+                    others = Neighbours([os.getpid(), *(p.pid or 0 for p in active_children())])
                     served = await play(
                         setting,
                         scenarios[setting.name],
@@ -363,12 +382,14 @@ def run(options: argparse.Namespace) -> None:
                         "seed": options.seed,
                         "seconds": round(time.perf_counter() - began, 1),
                         "same_outputs": sum(tokens in known.values() for tokens in outputs),
+                        "cores_of_others": share if (share := others.cores()) is None else round(share, 4),
                     }
                     save_run(folder / f"{setting.name}.json", setting, served, facts)
                     shown = metrics_of(served)
                     print(
                         f"{setting.name}: {1e3 * shown['tpot_s_mean']:.0f} ms per token, "
-                        f"{shown['e2e_s_mean']:.2f} s, {facts['seconds']:.0f} s in all",
+                        f"{shown['e2e_s_mean']:.2f} s, {facts['seconds']:.0f} s in all"
+                        + (", disturbed: it will run again" if disturbed(facts) else ""),
                         flush=True,
                     )
 

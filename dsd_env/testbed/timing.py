@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -61,6 +62,40 @@ def pin(cpus: Sequence[int]) -> bool:
     except OSError:  # there are no such cores, or they are not for this process
         return False
     return True
+
+
+class Neighbours:
+    """How much of the machine others take: what is busy and not of these processes."""
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        """Begin to watch.
+
+        Args:
+            pids: Processes of the testbed; their threads count, their children do not.
+        """
+        self._pids = list(pids)
+        self._began_s = time.monotonic()
+        self._began = self._foreign_s()
+
+    def _foreign_s(self) -> float | None:
+        try:
+            ticks = os.sysconf("SC_CLK_TCK")
+            first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]
+            user, nice, system, _, _, interrupts, soft, stolen = map(int, first[:8])
+            own = 0
+            for pid in self._pids:
+                fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                own += int(fields[11]) + int(fields[12])
+        except (OSError, ValueError, AttributeError, IndexError):
+            return None
+        return (user + nice + system + interrupts + soft + stolen - own) / ticks
+
+    def cores(self) -> float | None:
+        """Return how many cores others kept busy on the average; None where the system does not tell."""
+        now = self._foreign_s()
+        if now is None or self._began is None:
+            return None
+        return max(0.0, now - self._began) / max(1e-9, time.monotonic() - self._began_s)
 
 
 def time_target(
