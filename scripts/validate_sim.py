@@ -421,8 +421,10 @@ def report(options: argparse.Namespace) -> None:
 
     rows = load_results(options.out / "results.json")
     print(markdown(rows))
-    runs = {path.stem: load_run(path)[1] for path in sorted((options.out / "runs").glob("*.json"))}
-    print(gains(runs))
+    found = {path.stem: load_run(path) for path in sorted((options.out / "runs").glob("*.json"))}
+    if shared := [name for name, (facts, _) in found.items() if disturbed(facts)]:
+        print(f"Other programs took more than {MOST_OF_OTHERS:g} cores during {', '.join(shared)}.\n")
+    print(gains({name: served for name, (_, served) in found.items()}))
     plot(rows, options.out / "validation.png")
     print(f"wrote {options.out / 'validation.png'}")
 
