@@ -282,34 +282,54 @@ def engine(bench: Bench) -> None:
 
 OWN_DEVICE = 1
 """Where `metro` lists the own device."""
+OWN_DEVICE_PLAIN, OWN_DEVICE_WITH_BRANCHES = 3, 4
+"""Where `stream_node_branches` lists it, without branches and with them."""
 
 
 def streams(bench: Bench) -> None:
-    """Decisions and events of the compiled engine, with rounds and with streams, from own devices on `metro`.
+    """What a decision of a stream costs beside one of a round (`metro`), and with branches beside without.
 
-    They are measured by turns in one process, so that what else the machine does hits both alike.
+    Both from own devices. Branches are those of `stream_node_branches`: four of four tokens at each draft.
     """
-    kinds = ("synchronous", "streaming")
-    worlds = {kind: Worlds("metro", 64, 1, placement=OWN_DEVICE, protocol=kind) for kind in kinds}
-    spent_s, done, events = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0)
+    rounds, streamed = (
+        Worlds("metro", 64, 1, placement=OWN_DEVICE, protocol=kind) for kind in ("synchronous", "streaming")
+    )
+    ratio = by_turns(bench, {"metro/own/synchronous": rounds, "metro/own/streaming": streamed})
+    bench.note("stream_decision_over_round_decision", ratio)
+    plain, with_branches = (
+        Worlds("stream_node_branches", 64, 1, placement=place)
+        for place in (OWN_DEVICE_PLAIN, OWN_DEVICE_WITH_BRANCHES)
+    )
+    ratio = by_turns(bench, {"stream_node/own/plain": plain, "stream_node/own/branches": with_branches})
+    bench.note("branches_decision_over_plain_decision", ratio)
+
+
+def by_turns(bench: Bench, worlds: dict[str, Worlds]) -> float:
+    """Measure two sets of worlds by turns, so that what else the machine does hits both alike.
+
+    Returns:
+        The median of the second's time per decision over the first's.
+    """
+    first, second = worlds
+    spent_s, done, events = dict.fromkeys(worlds, 0.0), dict.fromkeys(worlds, 0), dict.fromkeys(worlds, 0)
     ratios = []
     for _ in range(max(5, 3 * bench.repeats)):
         turn: dict[str, float] = {}
-        for kind in kinds:
+        for name, stepped in worlds.items():
             begin, n = time.perf_counter(), 0
-            first = worlds[kind].events()
+            before = stepped.events()
             while time.perf_counter() - begin < 0.2 * bench.seconds:
-                n += worlds[kind].steps()
-            turn[kind] = (time.perf_counter() - begin) / n
-            spent_s[kind] += turn[kind] * n
-            done[kind] += n
-            events[kind] += worlds[kind].events() - first
-        ratios.append(turn["streaming"] / turn["synchronous"])
-    for kind in kinds:
-        bench.note(f"decisions_per_s/metro/own/{kind}", done[kind] / spent_s[kind], "1/s")
-        bench.note(f"events_per_decision/metro/own/{kind}", events[kind] / done[kind])
-        bench.note(f"us_per_event/metro/own/{kind}", 1e6 * spent_s[kind] / events[kind], "us")
-    bench.note("stream_decision_over_round_decision", float(np.median(ratios)))
+                n += stepped.steps()
+            turn[name] = (time.perf_counter() - begin) / n
+            spent_s[name] += turn[name] * n
+            done[name] += n
+            events[name] += stepped.events() - before
+        ratios.append(turn[second] / turn[first])
+    for name in worlds:
+        bench.note(f"decisions_per_s/{name}", done[name] / spent_s[name], "1/s")
+        bench.note(f"events_per_decision/{name}", events[name] / done[name])
+        bench.note(f"us_per_event/{name}", 1e6 * spent_s[name] / events[name], "us")
+    return float(np.median(ratios))
 
 
 # ---------------------------------------------------------------------- environments

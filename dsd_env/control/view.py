@@ -101,7 +101,7 @@ class TargetView:
         up: Whether it is believed to be up.
         queued: Requests that wait for admission or for an iteration.
         running: Sequences in the iteration under way.
-        resident: Requests with KV there.
+        resident: Requests that are admitted there: they hold a seat and KV.
         remaining_s: Expected remaining time of the iteration under way, at the report.
         iteration_s: Running mean iteration time (EMA).
         kv_fraction: Share of the KV pool reserved.
@@ -111,9 +111,12 @@ class TargetView:
         token_s: Marginal time of one more new token in an iteration of the usual size, from the profile.
         prefill_token_s: Time per prompt token when prefilling in chunks, from the latency profile.
         age_s: Age of the report.
-        plain: Residents whose newest job there was plain decoding.
-        colocated: Residents whose newest job there was drafted on its own GPUs.
-        remote: Residents whose newest job there was to verify drafts made elsewhere, streams included.
+        plain: Requests at this target whose newest job there was plain decoding. This and the two following
+            count each request whose target this is from its first job after the prefill on, also while it
+            waits for admission, having moved here or lost its KV. So their sum may be above `resident`, and
+            it is below where residents have had nothing but their prefill.
+        colocated: Requests whose newest job there was drafted on its own GPUs.
+        remote: Requests whose newest job there was to verify drafts made elsewhere, streams included.
         gamma_mean: Mean number of drafts in the newest jobs of the latter two; 0 without them.
         prefill_tokens: Context tokens that its jobs still have to prefill.
     """

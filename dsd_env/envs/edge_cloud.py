@@ -115,15 +115,15 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 30 | `request.generations` | generations | x / (x + 16) | [0, 1] | generations of drafts that its stream has begun |
     | 31 | `request.generation_age_s` | s | x / (x + 0.1) | [0, 1] | time since the present one began |
     | 32 | `request.idle_share` | 1 | x | [0, 1] | share of its iterations for which no draft had come (EMA) |
-    | 33 | `target.queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting for an iteration |
+    | 33 | `target.queued` | sequences | x / (x + 16) | [0, 1] | waiting for admission or for an iteration |
     | 34 | `target.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
-    | 35 | `target.resident` | requests | x / (x + 64) | [0, 1] | requests with KV there |
+    | 35 | `target.resident` | requests | x / (x + 64) | [0, 1] | admitted there: they hold a seat and KV |
     | 36 | `target.remaining_s` | s | x / (x + 0.02) | [0, 1] | expected rest of the iteration under way |
     | 37 | `target.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
     | 38 | `target.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
-    | 39 | `target.plain` | requests | x / (x + 32) | [0, 1] | residents that decode plainly |
-    | 40 | `target.colocated` | requests | x / (x + 32) | [0, 1] | residents that draft on its GPUs |
-    | 41 | `target.remote` | requests | x / (x + 32) | [0, 1] | residents that draft elsewhere |
+    | 39 | `target.plain` | requests | x / (x + 32) | [0, 1] | its requests that decode plainly |
+    | 40 | `target.colocated` | requests | x / (x + 32) | [0, 1] | its requests that draft on its GPUs |
+    | 41 | `target.remote` | requests | x / (x + 32) | [0, 1] | its requests that draft elsewhere |
     | 42 | `target.gamma_mean` | tokens | x / (x + 4) | [0, 1] | mean drafts in force of those that draft |
     | 43 | `target.prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | context tokens still to be prefilled |
     | 44 | `target.token_s` | s | x / (x + 0.0001) | [0, 1] | marginal time of a new token |
@@ -153,10 +153,10 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | 68 + 20·i | `candidate_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | round trip between draft site and target |
     | 69 + 20·i | `candidate_i.handover_s` | s | x / (x + 0.02) | [0, 1] | one-way delay to move control there |
     | 70 + 20·i | `candidate_i.move_s` | s | x / (x + 0.2) | [0, 1] | time to prefill the context at another target |
-    | 71 + 20·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | sequences waiting at its target |
-    | 72 + 20·i | `candidate_i.target_resident` | requests | x / (x + 64) | [0, 1] | requests with KV at its target |
-    | 73 + 20·i | `candidate_i.target_colocated` | requests | x / (x + 32) | [0, 1] | of them, drafting on its GPUs |
-    | 74 + 20·i | `candidate_i.target_remote` | requests | x / (x + 32) | [0, 1] | of them, drafting elsewhere |
+    | 71 + 20·i | `candidate_i.target_queued` | sequences | x / (x + 16) | [0, 1] | `queued` of its target |
+    | 72 + 20·i | `candidate_i.target_resident` | requests | x / (x + 64) | [0, 1] | `resident` of its target |
+    | 73 + 20·i | `candidate_i.target_colocated` | requests | x / (x + 32) | [0, 1] | `colocated` of its target |
+    | 74 + 20·i | `candidate_i.target_remote` | requests | x / (x + 32) | [0, 1] | `remote` of its target |
     | 75 + 20·i | `candidate_i.target_prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | prefill queued at its target |
     | 76 + 20·i | `candidate_i.target_iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time of its target (EMA) |
     | 77 + 20·i | `candidate_i.streams` | 0/1 | x | [0, 1] | its drafts are streamed to the target |
@@ -168,8 +168,10 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | -2 | `system.own_attainment` | 1 | x | [0, 1] | share of its class of SLO that met it (EMA) |
     | -1 | `system.others_attainment` | 1 | x | [0, 1] | the least such share of other classes |
 
-    `i` counts the candidates; the last three are counted from the end. Where a site has several drafters, or one
-    that is a draft head or a look-up, each candidate has further features, after the others:
+    `i` counts the candidates from 0; the last five are counted from the end. `target.plain`, `target.colocated` and
+    `target.remote` count the requests whose target this is, also those that wait for admission; their sum can be
+    larger than `target.resident`. Where a site has several drafters, or one that is a draft head or a look-up,
+    each candidate has further features, after the others:
 
     | Observation of a menu | Unit | Scaling | Range | Meaning |
     |---|---|---|---|---|

@@ -1,9 +1,9 @@
 """How long iterations and draft steps take.
 
-A timer has ``compute_s`` (attention-free time by number of new tokens), ``k_bw_s``, ``k_multi_s`` and
-``k_lat_s`` (seconds per KV token read when every sequence has one new token, when some has more, and per KV
-token of the longest sequence that has more); see :mod:`dsd_env.latency.profile` for the form. Every engine
-reads the same float64 table, so that all of them compute the same times to the last bit.
+A timer has ``compute_s`` (attention-free time by number of new tokens, fewer than ``length``), ``k_bw_s``,
+``k_multi_s`` and ``k_lat_s`` (seconds per KV token read when every sequence has one new token, when some has
+more, and per KV token of the longest sequence that has more); see :mod:`dsd_env.latency.profile` for the
+form. Every engine reads the same float64 table, so that all of them compute the same times to the last bit.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class Timer(Protocol):
 
     @property
     def compute_s(self) -> Sequence[float]: ...
+    @property
+    def length(self) -> int: ...
     @property
     def k_bw_s(self) -> float: ...
     @property
@@ -74,6 +76,19 @@ class Noise(Protocol):
     def straggler_factor(self) -> float: ...
 
 
+def attention_free_s(timer: Timer, new_tokens: int) -> float:
+    """Return the attention-free time of an iteration or draft step.
+
+    Beyond its table a timer goes on as straight as the table ends: so many tokens are bound by computation.
+    They occur where a drafter that has processed nothing of many long contexts takes them all in at once.
+    """
+    last = timer.length - 1
+    if new_tokens <= last:
+        return timer.compute_s[new_tokens]
+    end_s = timer.compute_s[last]
+    return end_s + (new_tokens - last) * (end_s - timer.compute_s[last - 1])
+
+
 def step_s(timer: Timer, speed: float, new_tokens: int, kv_tokens: int, longest_kv_tokens: int) -> float:
     """Return the time of one iteration or draft step.
 
@@ -84,7 +99,7 @@ def step_s(timer: Timer, speed: float, new_tokens: int, kv_tokens: int, longest_
         kv_tokens: KV tokens that they read.
         longest_kv_tokens: KV tokens of the longest sequence with more than one new token; 0: there is none.
     """
-    compute_s = timer.compute_s[new_tokens] * speed
+    compute_s = attention_free_s(timer, new_tokens) * speed
     if longest_kv_tokens == 0:
         return compute_s + timer.k_bw_s * speed * kv_tokens
     return compute_s + (timer.k_multi_s * speed * kv_tokens + timer.k_lat_s * speed * longest_kv_tokens)

@@ -23,7 +23,8 @@ class Actions(Model):
     edge_servers_offered: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None,
         description="Edge servers in the candidate list: the current one, then those whose next draft would "
-        "come soonest. None: all of them, in the order of their numbers.",
+        "come soonest; all, in that order, if there are no more. None: all of them, in the order of their "
+        "numbers.",
     )
     offer_branches: bool = Field(
         default=False,

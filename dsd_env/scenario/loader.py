@@ -182,7 +182,7 @@ def _with_overrides(data: dict[str, Any], overrides: dict[str, Any]) -> dict[str
 
 def _validate(data: dict[str, Any], where: str) -> Scenario:
     try:
-        return Scenario.model_validate(with_hardware(data))
+        return Scenario.model_validate(with_hardware(data)).from_origin(where)
     except HardwareError as error:
         raise ScenarioError(f"{where}: {error}") from error
     except ValidationError as error:

@@ -10,7 +10,10 @@ from dsd_env.scenario.base import Model, NonNegative, Positive
 
 
 class Branches(Model):
-    """Continuations that the drafter of a stream prepares for the likely corrections of its drafts."""
+    """Continuations that the drafter of a stream prepares for the likely corrections of its drafts.
+
+    A fan-out of 0 turns them off, whatever their depth, so that a variant can.
+    """
 
     fanout: Annotated[int, Field(ge=0, le=8)] = Field(
         default=0,
@@ -19,6 +22,14 @@ class Branches(Model):
     depth: Annotated[int, Field(ge=1, le=16)] = Field(
         default=4, description="Tokens of a branch, behind the one that it opens with."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "depth" in self.model_fields_set and "fanout" not in self.model_fields_set:
+            raise ValueError(
+                f"depth = {self.depth} says nothing without fanout (1 to 8; 0, its default: no branches)"
+            )
+        return self
 
 
 class Protocol(Model):
@@ -32,7 +43,9 @@ class Protocol(Model):
         "those that have come. Look-ups and drafters on a target's own GPUs keep to rounds.",
     )
     stream_chunk_tokens: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=1, description="Drafts of a stream that are sent in one message."
+        default=1,
+        description="Drafts of a stream that are sent in one message; fewer where the window is smaller. "
+        "It says nothing without streams, nor does `stream_idle`, so that a variant may change `kind` alone.",
     )
     stream_idle: Literal["decode", "wait"] = Field(
         default="decode",

@@ -8,9 +8,9 @@ whole and gives every name of the schema.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from dsd_env.scenario.acceptance import (
     AcceptanceConfig,
@@ -155,6 +155,22 @@ class Scenario(Model):
     client_usd_per_kwh: NonNegative = Field(
         default=0.0, description="What users pay for the electricity of their devices."
     )
+    _origin: str = PrivateAttr(default="")
+
+    @property
+    def where(self) -> str:
+        """What errors call the scenario: the file it was read from, if any, and its name."""
+        return f"{self._origin}: scenario {self.name!r}" if self._origin else f"scenario {self.name!r}"
+
+    def from_origin(self, origin: str) -> Self:
+        """Return the same scenario, which errors say to be from there."""
+        scenario = self.model_copy()
+        scenario._origin = origin
+        return scenario
+
+    def __eq__(self, other: object) -> bool:
+        # Where a scenario was read from makes no difference to what it says.
+        return isinstance(other, Scenario) and self.__dict__ == other.__dict__
 
     @model_validator(mode="after")
     def _references(self) -> Scenario:
@@ -200,6 +216,11 @@ class Scenario(Model):
 
     def _streams(self) -> None:
         """Check that there is something to stream, if that is the protocol."""
+        if self.actions.edge_servers_offered is not None and self.n_edge_servers == 0:
+            raise ValueError(
+                f"actions.edge_servers_offered = {self.actions.edge_servers_offered} has none to offer: "
+                "leave it out, or describe some in edge_servers"
+            )
         if self.actions.offer_branches and self.protocol.branches.fanout == 0:
             raise ValueError(
                 "actions.offer_branches = true needs branches to offer: protocol.branches.fanout = 0 must be "

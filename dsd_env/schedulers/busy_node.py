@@ -33,7 +33,14 @@ class BusyNode:
         sequences: Sequences in an iteration, this one included.
     """
 
-    def __init__(self, times: NodeTimes, view: DecisionView, target: int, load_weight: float) -> None:
+    def __init__(
+        self,
+        times: NodeTimes,
+        view: DecisionView,
+        target: int,
+        load_weight: float,
+        stream_chunk_tokens: int = 1,
+    ) -> None:
         """Take from a view how many sequences an iteration holds, and how much KV.
 
         Args:
@@ -41,11 +48,12 @@ class BusyNode:
             view: The decision.
             target: Number of the target.
             load_weight: Weight of the time by which drafts delay the others; 1 counts everybody alike.
+            stream_chunk_tokens: Drafts of a stream that are sent in one message.
         """
         seen = next(each.target for each in view.candidates if each.target.index == target)
         request = view.request
         newcomer = request.is_admission or view.target.index != target
-        self._times = times
+        self._times, self._chunk_tokens = times, stream_chunk_tokens
         self._streams: dict[tuple[float, float, float, Branches | None], list[float]] = {}
         self.sequences = max(1, min(seen.resident + newcomer, times.max_num_seqs))
         context = float(request.prompt_tokens + request.committed_tokens)
@@ -96,12 +104,12 @@ class BusyNode:
             return costs
         # What streams bring into an iteration depends on its length, and that on what they bring. For the
         # shortest window both are made to agree; each window begins with the length of the one before.
-        iteration_s = self._plain_s
+        iteration_s, chunk = self._plain_s, self._chunk_tokens
         for _ in range(_ROUNDS):
-            gives = stream_yield(gammas[1], acceptance, step_s, step_s, rtt_s, iteration_s, branches)
+            gives = stream_yield(gammas[1], acceptance, step_s, step_s, rtt_s, iteration_s, branches, chunk)
             iteration_s = self.iteration_s(gives.drafts)
         for gamma in gammas[1:]:
-            gives = stream_yield(gamma, acceptance, step_s, step_s, rtt_s, iteration_s, branches)
+            gives = stream_yield(gamma, acceptance, step_s, step_s, rtt_s, iteration_s, branches, chunk)
             iteration_s = self.iteration_s(gives.drafts)
             costs.append(self._weighed_s(iteration_s) / gives.tokens)
         return costs

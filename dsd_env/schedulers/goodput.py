@@ -117,7 +117,7 @@ class GoodputScheduler:
         """Build the rule."""
         self.name = name
         self.parameters = parameters
-        self._chunk_tokens = 1
+        self._chunk_tokens = self._stream_chunk_tokens = 1
         self._tables: list[tuple[float, ...]] = []
         self._has_menu = False
         self._engines: list[EngineOverhead] = []
@@ -127,6 +127,7 @@ class GoodputScheduler:
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
         self._chunk_tokens = scenario.protocol.plain_chunk_tokens
+        self._stream_chunk_tokens = scenario.protocol.stream_chunk_tokens
         self._has_menu = scenario.has_menu
         self._tables, self._engines, self._nodes = [], [], []
         self._hits = branch_hits(scenario)
@@ -155,7 +156,10 @@ class GoodputScheduler:
         tokens = expected_tokens(acceptance, view.gammas)
         # The prompt's prefill is the time to warm a drafter up, so admission never asks for plain decoding.
         warm_up = request.is_admission
-        node = BusyNode(self._nodes[number], view, number, parameters.load_weight) if self._nodes else None
+        node = None
+        if self._nodes:
+            chunk, weight = self._stream_chunk_tokens, parameters.load_weight
+            node = BusyNode(self._nodes[number], view, number, weight, chunk)
         # Reports of edge servers are old and count the request's own stream where it is. By them, another
         # would always seem better, so a stream stays at its own as long as that can draft.
         at_edge = [each for each in view.candidates if each.site == Site.EDGE_SERVER]

@@ -216,7 +216,7 @@ def _build_static_map(arguments: str) -> Scheduler:
         if not equals or len(fields) != 3:
             raise SchedulerError(f"static_map: {part!r} is not CLASS=G/B/PLACE")
         if device in choices:
-            raise SchedulerError(f"static_map: device class {device!r} is given twice")
+            raise SchedulerError(f"static_map: class {device!r} is given twice")
         gamma, batch = _gamma("static_map", fields[0], 0), _batch("static_map", fields[1])
         place, at, target = fields[2].partition("@")
         choices[device] = _place("static_map", gamma, batch, place)
@@ -225,7 +225,7 @@ def _build_static_map(arguments: str) -> Scheduler:
                 raise SchedulerError(f"static_map: target {target!r} in {part!r} must be a whole number")
             choices[device] = choices[device]._replace(target=int(target))
     if not choices:
-        raise SchedulerError(f"static_map: names no device class; write {_ENTRIES['static_map'].usage}")
+        raise SchedulerError(f"static_map: names no class; write {_ENTRIES['static_map'].usage}")
     return StaticMapScheduler(f"static_map:{arguments}", choices)
 
 
@@ -266,7 +266,7 @@ _ENTRIES: dict[str, SchedulerEntry] = {
     ),
     "static_map": SchedulerEntry(
         "static_map:CLASS=G/B/PLACE[@T]+...",
-        "a static choice per device class; its requests go to target number T, or the least loaded",
+        "a static choice per class of devices or of SLO; its requests go to target T, or the least loaded",
         _build_static_map,
     ),
     "table": SchedulerEntry("table:FILE", "a table compiled from a policy or rule", _build_table),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import NamedTuple
 
 from dsd_env.control import Decision, DecisionView, Site
@@ -16,6 +17,10 @@ from dsd_env.schedulers.rules import (
     plain_placement,
     stay_or_route,
 )
+
+_BOUNDS = ("slo_ttft_s", "slo_tpot_s", "slo_itl_p99_s", "slo_first_s", "slo_per_token_s")
+"""The bounds of a request's objectives that a view tells."""
+_bounds_of = attrgetter(*_BOUNDS)
 
 
 class StaticChoice(NamedTuple):
@@ -53,6 +58,12 @@ class StaticChoice(NamedTuple):
             raise SchedulerError(
                 f"{scheduler}: scenario {scenario.name!r} has no branches: protocol.branches.fanout is 0"
             )
+        opened_at = {site for site, _, _, fanout in scenario.places if fanout > 0}
+        if self.branches and not opened_at & set(self.sites):
+            raise SchedulerError(
+                f"{scheduler}: nothing that drafts there in scenario {scenario.name!r} can stream, so there are "
+                "no branches"
+            )
         if self.target is not None and self.target >= scenario.n_targets:
             raise SchedulerError(
                 f"{scheduler}: scenario {scenario.name!r} has no target {self.target}; it has 0 to "
@@ -89,43 +100,66 @@ class StaticScheduler:
 
 
 class StaticMapScheduler:
-    """A static choice per device class.
+    """A static choice per device class, or per class of objectives (SLO).
+
+    A view tells the objectives of a request, not the name of their class. So classes with the same objectives
+    must have the same choice.
 
     Attributes:
         name: Canonical specification.
-        choices: Choice by name of the device class.
+        choices: Choice by name of the class.
     """
 
     def __init__(self, name: str, choices: Mapping[str, StaticChoice]) -> None:
-        """Build the rule from choices by device class."""
+        """Build the rule from choices by class."""
         self.name = name
         self.choices = dict(choices)
         self._by_device: list[StaticChoice] = []
+        self._by_slo: dict[tuple[float, ...], StaticChoice] = {}
 
     def reset(self, scenario: Scenario, seed: int) -> None:
-        """Look up the class of every device; devices are numbered class by class in the scenario's order.
+        """Look up the class of every device, or the objectives of every class of them.
+
+        Devices are numbered class by class in the scenario's order.
 
         Raises:
-            SchedulerError: A class is missing or unknown in this scenario.
+            SchedulerError: A class is missing or unknown in this scenario, or two classes that cannot be told
+                apart have different choices.
         """
-        if set(self.choices) != set(scenario.devices):
+        named = set(self.choices)
+        if named not in (set(scenario.devices), set(scenario.slo)):
             raise SchedulerError(
-                f"static_map names the device classes {sorted(self.choices)}, "
-                f"but scenario {scenario.name!r} has {sorted(scenario.devices)}; name each of them once"
+                f"static_map names the classes {sorted(named)}, but scenario {scenario.name!r} has devices "
+                f"{sorted(scenario.devices)} and objectives (slo) {sorted(scenario.slo)}; name each of "
+                "either once"
             )
         for choice in self.choices.values():
             choice.check(scenario, self.name)
-        self._by_device = [
-            self.choices[name] for name, device in scenario.devices.items() for _ in range(device.count)
-        ]
+        self._by_device, self._by_slo = [], {}
+        if named == set(scenario.devices):
+            for name, device in scenario.devices.items():
+                self._by_device += [self.choices[name]] * device.count
+            return
+        for name, slo in scenario.slo.items():
+            bounds = tuple(slo.bounds()[name] for name in _BOUNDS)
+            if self._by_slo.setdefault(bounds, self.choices[name]) != self.choices[name]:
+                raise SchedulerError(
+                    f"static_map: the objectives of slo.{name} are those of another class, which is to be "
+                    "decided otherwise; a scheduler cannot tell them apart"
+                )
+
+    def _choice(self, view: DecisionView) -> StaticChoice:
+        if self._by_device:
+            return self._by_device[view.device]
+        return self._by_slo[_bounds_of(view.request)]
 
     def decide(self, view: DecisionView) -> Decision:
-        """Return the choice of the device's class."""
-        return apply_static(view, self._by_device[view.device])
+        """Return the choice of the request's class."""
+        return apply_static(view, self._choice(view))
 
     def holds(self, view: DecisionView, decision: Decision) -> bool:
         """Return whether the rule decides alike as long as this placement can draft; see `choice_holds`."""
-        return choice_holds(view, decision, self._by_device[view.device])
+        return choice_holds(view, decision, self._choice(view))
 
 
 def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:

@@ -84,7 +84,7 @@ class Path(NamedTuple):
     branch: int
 
 
-def path_of(gamma: int, step: float, first: float, way: float) -> tuple[int, ...]:
+def path_of(gamma: int, step: float, first: float, way: float, chunk_tokens: int = 1) -> tuple[int, ...]:
     """Return how many drafts the iterations of a generation take, as long as all is right.
 
     It begins with the iteration that starts when something was wrong. All times are in iterations.
@@ -94,15 +94,18 @@ def path_of(gamma: int, step: float, first: float, way: float) -> tuple[int, ...
         step: Time of a draft step, waits for the drafter included.
         first: Time of the first one, which takes in what the drafter has not processed.
         way: Time of a message from the drafter to the target, and of one back.
+        chunk_tokens: Drafts that are sent in one message, as far as the window has room.
 
     Returns:
         Drafts by iteration. The path starts anew after the last one: the target has got ahead of the drafter,
         or it is not followed any further.
     """
-    return followed(gamma, step, first, way, ()).taken
+    return followed(gamma, step, first, way, (), chunk_tokens).taken
 
 
-def followed(gamma: int, step: float, first: float, way: float, branch: Sequence[float]) -> Path:
+def followed(
+    gamma: int, step: float, first: float, way: float, branch: Sequence[float], chunk_tokens: int = 1
+) -> Path:
     """Return a generation as in :func:`path_of`, perhaps one that begins with a branch.
 
     Args:
@@ -111,6 +114,8 @@ def followed(gamma: int, step: float, first: float, way: float, branch: Sequence
         first: Time of the first one after a rollback.
         way: Time of a message, either way.
         branch: When the tokens of the branch are complete; empty after a rollback.
+        chunk_tokens: Drafts that are sent in one message, as far as the window has room; each is complete
+            when the last of its message is.
     """
     taken: list[int] = []
     committed = [0]  # at the start of each iteration
@@ -124,10 +129,12 @@ def followed(gamma: int, step: float, first: float, way: float, branch: Sequence
             while len(drafted_at) - committed[knows] >= gamma and knows < len(committed) - 1:
                 knows += 1
                 begin = max(begin, knows + way)
-            done = begin + (step if drafted_at else first)
-            if done > time or len(drafted_at) - committed[knows] >= gamma:
+            room = gamma - (len(drafted_at) - committed[knows])
+            sent = min(chunk_tokens, room)
+            done = begin + (step if drafted_at else first) + (sent - 1) * step
+            if done > time or room <= 0:
                 return
-            drafted_at.append(done)
+            drafted_at.extend([done] * sent)
 
     for i in range(LONGEST_PATH):
         arrived = bisect.bisect_right(drafted_at, i - way)
@@ -263,16 +270,19 @@ def _branching_yield(
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _paths(gamma: int, step: int, first: int, way: int) -> tuple[tuple[int, ...], ...]:
+def _paths(gamma: int, step: int, first: int, way: int, chunk_tokens: int) -> tuple[tuple[int, ...], ...]:
     """Return the paths of the lengths in :data:`SPREAD`, for ratios given as steps of the grid."""
-    times = [math.exp(each / _GRID) for each in (step, first, way)]
-    return tuple(path_of(gamma, *(time / length for time in times)) for length in SPREAD)
+    step_s, first_s, way_s = (math.exp(each / _GRID) for each in (step, first, way))
+    return tuple(
+        path_of(gamma, step_s / length, first_s / length, way_s / length, chunk_tokens) for length in SPREAD
+    )
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _yield(gamma: int, acceptance: int, step: int, first: int, way: int) -> StreamYield:
+def _yield(gamma: int, acceptance: int, step: int, first: int, way: int, chunk_tokens: int) -> StreamYield:
     """Return the yield for arguments given as steps of their grids."""
-    yields = [yield_of(path, acceptance / _ACCEPTANCE_GRID) for path in _paths(gamma, step, first, way)]
+    paths = _paths(gamma, step, first, way, chunk_tokens)
+    yields = [yield_of(path, acceptance / _ACCEPTANCE_GRID) for path in paths]
     n = len(yields)
     return StreamYield(sum(each.tokens for each in yields) / n, sum(each.drafts for each in yields) / n)
 
@@ -285,6 +295,7 @@ def stream_yield(
     rtt_s: float,
     iteration_s: float,
     branches: Branches | None = None,
+    chunk_tokens: int = 1,
 ) -> StreamYield:
     """Return what an iteration of a busy target yields for a stream, on average.
 
@@ -296,6 +307,7 @@ def stream_yield(
         rtt_s: Round trip between drafter and target, both ways alike.
         iteration_s: Time of an iteration.
         branches: Branches of its drafts, if they have any.
+        chunk_tokens: Drafts that are sent in one message; 1 with branches.
     """
     step = _on_grid(step_s / iteration_s)
     first = step if first_s == step_s else _on_grid(first_s / iteration_s)
@@ -303,7 +315,7 @@ def stream_yield(
     rate = min(99, round(_ACCEPTANCE_GRID * acceptance))
     if branches is not None:
         return _branching_yield(gamma, rate, step, first, way, branches)
-    return _yield(gamma, rate, step, first, way)
+    return _yield(gamma, rate, step, first, way, chunk_tokens)
 
 
 def _on_grid(ratio: float) -> int:

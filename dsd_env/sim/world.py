@@ -11,6 +11,7 @@ from dsd_env.acceptance import (
     AcceptanceSource,
     IidAcceptance,
     MarkovAcceptance,
+    TraceError,
     TraceReplay,
     load_pool,
     load_trace_set,
@@ -84,6 +85,14 @@ def acceptance_source(config: AcceptanceConfig) -> tuple[AcceptanceSource, str]:
             return _only(MarkovAcceptance(config.after_match, config.after_mismatch))
 
 
+def _source(scenario: Scenario, model: str) -> tuple[AcceptanceSource, str]:
+    """Return the source of a draft model's acceptance; errors name the key that asks for it."""
+    try:
+        return acceptance_source(scenario.acceptance[model])
+    except TraceError as error:
+        raise TraceError(f"{scenario.where}: acceptance.{model}: {error}") from error
+
+
 def _only(source: AcceptanceSource) -> tuple[AcceptanceSource, str]:
     """Return a synthetic source with the one drafter that it knows."""
     return source, source.drafters[0]
@@ -102,19 +111,19 @@ def _check_kinds(scenario: Scenario, sources: dict[str, tuple[AcceptanceSource, 
         what = f"{config.source} model" if isinstance(config, FittedAcceptance) else "recording"
         if isinstance(config, FittedAcceptance) and source.label != config.source:
             raise ScenarioError(
-                f"scenario {scenario.name!r}: acceptance.{model}.source = {config.source!r}, but the model "
+                f"{scenario.where}: acceptance.{model}.source = {config.source!r}, but the model "
                 f"{config.model!r} is {source.label}"
             )
         if drafter not in source.drafters:
             raise ScenarioError(
-                f"scenario {scenario.name!r}: acceptance.{model}.drafter = {drafter!r} is not in the "
+                f"{scenario.where}: acceptance.{model}.drafter = {drafter!r} is not in the "
                 f"{what}, which has {list(source.drafters)}"
             )
         for name, request_class in scenario.workload.kinds.items():
             unknown = [kind for kind in request_class.acceptance_kinds if kind not in source.kinds]
             if source.kinds and unknown:
                 raise ScenarioError(
-                    f"scenario {scenario.name!r}: workload.kinds.{name}.acceptance_kinds = {unknown} is not "
+                    f"{scenario.where}: workload.kinds.{name}.acceptance_kinds = {unknown} is not "
                     f"in the {what} of {model!r}, which has {list(source.kinds)}"
                 )
 
@@ -153,7 +162,7 @@ def _check_recorded(
         assert whole.recorded is not None  # a part of it has names
         row = int((whole.recorded == whole.recordings.index(name)).argmax()) + 1
         raise ScenarioError(
-            f"scenario {scenario.name!r}: {arrivals.trace}, request {row}: recorded = {name!r}: {fault}"
+            f"{scenario.where}: {arrivals.trace}, request {row}: recorded = {name!r}: {fault}"
         )
 
 
@@ -168,7 +177,7 @@ def _check_branches(scenario: Scenario, sources: dict[str, tuple[AcceptanceSourc
         return
     for model in sorted(scenario.streaming_models):
         source, drafter = sources[model]
-        where = f"scenario {scenario.name!r}: protocol.branches.fanout = {fanout}: acceptance.{model}"
+        where = f"{scenario.where}: protocol.branches.fanout = {fanout}: acceptance.{model}"
         if isinstance(source, TraceReplay) and isinstance(scenario.acceptance[model], TraceAcceptance):
             columns = source.trace.drafters[drafter]
             if columns.run_length is not None:
@@ -178,10 +187,14 @@ def _check_branches(scenario: Scenario, sources: dict[str, tuple[AcceptanceSourc
                 )
             if columns.rank is not None:
                 continue
+            raise ScenarioError(
+                f"{where} is a recording of format 1, which has no ranks of the right tokens among the "
+                "drafter's: record the pair anew (python scripts/record_traces.py), or set fanout = 0"
+            )
         if len(scenario.hits(model)) < fanout:
             raise ScenarioError(
-                f"{where} has no ranks; give `hits` with at least {fanout} probabilities (0..1), one for "
-                f"each fan-out, found {list(scenario.hits(model))}"
+                f"{where}.hits = {list(scenario.hits(model))} must hold at least {fanout} probabilities "
+                "(0..1), one for each fan-out from 1"
             )
 
 
@@ -235,7 +248,7 @@ class WorldBuilder:
             ScenarioError: The scenario asks for what a trace set does not have.
         """
         self.scenario = scenario
-        self.sources = {model: acceptance_source(config) for model, config in scenario.acceptance.items()}
+        self.sources = {model: _source(scenario, model) for model in scenario.acceptance}
         _check_kinds(scenario, self.sources)
         longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
         branches = scenario.protocol.branches

@@ -19,6 +19,7 @@ from dsd_env.rng import Stream
 
 TIMER = Case(
     compute_s=[0.0, 0.010, 0.011, 0.012, 0.013, 0.014],
+    length=6,
     k_bw_s=1e-6,
     k_multi_s=2e-6,
     k_lat_s=3e-6,
@@ -94,6 +95,11 @@ def test_a_step_reads_more_when_a_sequence_has_several_tokens() -> None:
     assert step_times.step_s(TIMER, 1.0, 2, 1000, 0) == pytest.approx(0.011 + 0.001)
     assert step_times.step_s(TIMER, 1.0, 2, 1000, 600) == pytest.approx(0.011 + 0.002 + 0.0018)
     assert step_times.step_s(TIMER, 2.0, 2, 1000, 600) == pytest.approx(2 * (0.011 + 0.002 + 0.0018))
+
+
+def test_a_step_beyond_the_table_goes_on_as_straight_as_it_ends() -> None:
+    assert step_times.step_s(TIMER, 1.0, 5, 0, 0) == 0.014
+    assert step_times.step_s(TIMER, 2.0, 1005, 0, 0) == pytest.approx(2 * (0.014 + 1000 * 0.001))
 
 
 def test_a_draft_is_one_step_over_the_lag_and_one_per_further_token() -> None:

@@ -44,6 +44,8 @@ NO_MODEL = {"kind": "lookup", "model": "draft", "profile": None, "lookup": {"cos
             {"protocol__stream_chunk_tokens": 65},
             ["protocol.stream_chunk_tokens = 65", "less than or equal to 64"],
         ),
+        ({"protocol__branches": {"depth": 4}}, ["protocol.branches: depth = 4", "without fanout"]),
+        ({"actions__edge_servers_offered": 2}, ["actions.edge_servers_offered = 2", "none to offer"]),
         ({"protocol__stream_chunks": 2}, ["unknown key 'protocol.stream_chunks'"]),
     ],
 )

@@ -19,7 +19,7 @@ from dsd_env.schedulers.goodput import estimate_acceptance, expected_tokens
 from dsd_env.schedulers.rules import least_loaded_target, plain_placement
 from dsd_env.sim import ReferenceSimulation
 from dsd_env.simulate import simulate
-from tests.scenarios import tiny
+from tests.scenarios import TINY, tiny
 from tests.views import make_candidate, make_request, make_target, make_view, views
 
 SPECS = (
@@ -124,7 +124,7 @@ def test_every_name_is_explained() -> None:
         ("jsq_goodput:batch_size=2.5", ["batch_size = 2.5", "whole number"]),
         ("static:4:8", ["incomplete", "static:G:B:PLACE"]),
         ("static:4:8:here", ["'here'", "plain"]),
-        ("static_map:", ["names no device class"]),
+        ("static_map:", ["names no class"]),
         ("static_map:phone=4/8", ["CLASS=G/B/PLACE"]),
         ("static_map:phone=4/8/own+phone=4/8/own", ["given twice"]),
         ("static_map:phone=4/8/own@near", ["target 'near'", "whole number"]),
@@ -465,8 +465,29 @@ def test_static_map_gives_every_device_class_its_choice() -> None:
 
 @pytest.mark.parametrize("classes", ["phone=0/4/plain", "phone=1/4/own+laptop=1/4/own+tablet=1/4/own"])
 def test_static_map_must_name_the_classes_of_the_scenario(classes: str) -> None:
-    with pytest.raises(SchedulerError, match=r"scenario 'tiny' has \['laptop', 'phone', 'workstation'\]"):
+    with pytest.raises(
+        SchedulerError, match=r"scenario 'tiny' has devices \['laptop', 'phone', 'workstation'\]"
+    ):
         make_scheduler(f"static_map:{classes}").reset(tiny(), 0)
+
+
+def test_static_map_gives_every_class_of_objectives_its_choice() -> None:
+    slo = {"tight": {"ttft_s": 1.0, "tpot_s": 0.02}, "loose": {"tpot_s": 0.08}}
+    kinds = {"question": {**TINY["workload"]["kinds"]["question"], "slo": "loose"}}
+    scenario = tiny(slo=slo, workload__kinds=kinds)
+    scheduler = make_scheduler("static_map:tight=4/1/own+loose=0/1/plain")
+    scheduler.reset(scenario, 0)
+    tight = make_request(
+        **{k: v for k, v in scenario.slo["tight"].bounds().items() if k != "slo_token_share"}
+    )
+    loose = make_request(
+        **{k: v for k, v in scenario.slo["loose"].bounds().items() if k != "slo_token_share"}
+    )
+    assert scheduler.decide(make_view(request=tight)) == Decision(4, 1, 1)
+    assert scheduler.decide(make_view(request=loose)) == Decision(0, 1, 0)
+    alike = tiny(slo={"tight": slo["tight"], "loose": slo["tight"]}, workload__kinds=kinds)
+    with pytest.raises(SchedulerError, match="cannot tell them apart"):
+        scheduler.reset(alike, 0)
 
 
 def test_static_map_sends_a_class_to_its_target() -> None:

@@ -22,6 +22,14 @@ def test_a_path_worked_out_by_hand() -> None:
     assert path_of(16, 0.2, 0.2, 0.2)[2] == 4
 
 
+def test_a_draft_arrives_with_the_last_of_its_message() -> None:
+    # The loss is known at 0.2; messages of two drafts are complete at 0.6, 1.0, 1.4 and arrive 0.2 later.
+    # When iteration 1 starts, one has come; its first draft is for the token that the target decided alone.
+    assert path_of(16, 0.2, 0.2, 0.2, 2)[:2] == (0, 1)
+    # A message holds no more than the window has room for: with a window of 2, four at a time are two.
+    assert path_of(2, 0.1, 0.1, 0.1, 4) == path_of(2, 0.1, 0.1, 0.1, 2)
+
+
 def test_the_window_bounds_what_is_in_flight() -> None:
     # Drafts and messages take no time. Four drafts lie at the target, one for the token that it has decided
     # alone, so it takes three. Meanwhile the drafter knows of that token only, and may draft one more: it is
@@ -111,4 +119,15 @@ def test_simulations_yield_what_the_model_says(alpha: float, rtt_s: float, draft
         metrics = run_static(node(8, rtt_s, alpha=alpha, draft_s=draft_s, requests=16), gamma, 1)
         iteration_s = metrics["tpot_s_mean"] * metrics["tokens_per_iteration"]
         gives = stream_yield(gamma, alpha, draft_s, draft_s, rtt_s, iteration_s)
+        assert gives.tokens == pytest.approx(metrics["tokens_per_iteration"], rel=0.1), gamma
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk_tokens", [2, 4, 8])
+def test_simulations_of_longer_messages_yield_what_the_model_says(chunk_tokens: int) -> None:
+    for gamma in (4, 8, 16):
+        scenario = node(8, 0.005, requests=16, protocol__stream_chunk_tokens=chunk_tokens)
+        metrics = run_static(scenario, gamma, 1)
+        iteration_s = metrics["tpot_s_mean"] * metrics["tokens_per_iteration"]
+        gives = stream_yield(gamma, 0.75, 0.003, 0.003, 0.005, iteration_s, chunk_tokens=chunk_tokens)
         assert gives.tokens == pytest.approx(metrics["tokens_per_iteration"], rel=0.1), gamma

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dsd_env import ReferenceSimulation
 from dsd_env.acceptance import load_trace_set
 from dsd_env.control import Decision, DecisionView, ObservationEncoder
-from dsd_env.scenario import Scenario, ScenarioError
+from dsd_env.scenario import Scenario, ScenarioError, load_scenario
 from dsd_env.schedulers import SchedulerError, make_scheduler
 from dsd_env.schedulers.static import StaticMapScheduler
 from dsd_env.sim import EventKind
@@ -142,8 +144,23 @@ def test_impossible_branches_are_refused(changes: dict[str, Any], words: list[st
 
 
 def test_unknown_hits_are_refused() -> None:
-    with pytest.raises(ScenarioError, match=r"acceptance\.draft has no ranks; give `hits` with at least 2"):
+    with pytest.raises(ScenarioError, match=r"acceptance\.draft\.hits = \[0\.5\] must hold at least 2"):
         ReferenceSimulation(stream(2, acceptance__draft__hits=[0.5]), seed=1)
+
+
+def test_a_recording_without_ranks_is_to_be_made_anew(tmp_path: Path) -> None:
+    acceptance = {"source": "trace", "trace": "smollm2-135m_smollm2-6l_greedy", "drafter": "smollm2-6l"}
+    data = {
+        "extends": "single_lan",
+        "protocol": {"kind": "streaming", "branches": {"fanout": 2}},
+        "acceptance": {"draft": acceptance},
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    with pytest.raises(
+        ScenarioError, match=r"mine\.yaml.*acceptance\.draft is a recording of format 1.*anew"
+    ):
+        ReferenceSimulation(load_scenario(path), seed=1)
 
 
 def test_drafters_that_depend_on_their_start_have_no_branches() -> None:
@@ -255,6 +272,8 @@ def test_rules_name_the_one_or_the_other() -> None:
     assert [choice.branches for choice in rule.choices.values()] == [True, False]
     with pytest.raises(SchedulerError, match="'lab' has no branches"):
         make_scheduler("static:8:1:own+branches").reset(stream(0), 1)
+    with pytest.raises(SchedulerError, match="can stream, so there are no branches"):
+        make_scheduler("static:8:1:colocated+branches").reset(scenario, 1)
     with pytest.raises(SchedulerError, match=r"placement 'edge\+twigs'"):
         make_scheduler("static:8:1:edge+twigs")
 

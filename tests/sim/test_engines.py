@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 import dsd_env
+from dsd_env.control import Decision, DecisionView
+from dsd_env.laws import step_times
 from dsd_env.scenario import load_scenario
 from dsd_env.sim.compiled import CompiledSimulation, EngineError, compile_scenario
+from dsd_env.sim.fuzz import compare_engines
 from tests.engines import assert_engines_agree, small_scenario
+from tests.lab import lab
 from tests.scenarios import tiny
 
 _CONSTANT_ARRIVALS = {"kind": "closed_loop", "think_s": {"distribution": "constant", "value": 0.25}}
@@ -283,3 +287,40 @@ def test_replayed_requests(tmp_path: Path, columns: int, options: dict[str, Any]
     scenario = tiny(workload__arrivals=arrivals, episode__horizon_s=8.0)
     for seed in range(2):
         assert assert_engines_agree(scenario, "indices", seed, decisions=300) > 200
+
+
+def test_a_drafter_that_has_seen_nothing_of_a_whole_batch_takes_it_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # All decode plainly until the drafter beside them lags by all their contexts, then all draft.
+    # Its first pass has more tokens than its table of step times; the engines once broke off there.
+    beyond = 0
+    attention_free_s = step_times.attention_free_s
+
+    def noted(timer: step_times.Timer, new_tokens: int) -> float:
+        nonlocal beyond
+        beyond = max(beyond, new_tokens - timer.length)
+        return attention_free_s(timer, new_tokens)
+
+    monkeypatch.setattr(step_times, "attention_free_s", noted)
+    scenario = lab(
+        clients=24,
+        requests=24,
+        prompt={"distribution": "constant", "value": 400},
+        output={"distribution": "constant", "value": 60},
+        workload__max_prompt_tokens=400,
+        workload__max_output_tokens=64,
+        protocol__plain_chunk_tokens=1,
+        targets__target__max_num_batched_tokens=512,
+        targets__target__colocated_drafter={
+            "model": "draft",
+            "profile": {"t0_s": 0.002, "c_s_per_token": 1e-5, "k_bw_s_per_token": 1e-8},
+        },
+    )
+
+    def decide(number: int, view: DecisionView) -> Decision:
+        # Where the first decision would draft is where the prompt warms a drafter up.
+        return Decision(4, 1, 0) if number > 600 else Decision(0, 1, 1)
+
+    assert compare_engines(scenario, 3, decide, decisions=10**9).events > 0
+    assert beyond > 0

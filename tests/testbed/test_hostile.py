@@ -228,7 +228,8 @@ def test_a_client_that_does_not_read_costs_nothing(pair):
             while OWN_ID not in cloud._sessions or not cloud._sessions[OWN_ID].finished:
                 await asyncio.sleep(0.005)
             output = await client(channel, pair).generate(questions(1, 8)[0])
-            assert cloud._attached[OWN_ID].sent <= 1 + 40
+            # At most each token by itself, besides the answers to the opening and the end.
+            assert cloud._attached[OWN_ID].sent <= 2 + 40
             peer.call.cancel()
             return output
 

@@ -311,7 +311,7 @@ STREAM = Record(
     # The drafter's side.
     drafter="i4", site="i4", at="i4", target="i4", window="i4", batch_size="i4", known="i4", generation="i4",
     start="i4", drafted="i4", branches="?", branch_start="i4", steps="i4", suspended="?",
-    deciding="?", closing="?", opened=Array("i4", STEPS_KEPT),
+    deciding="?", closing="?",
     known_commit_s="f8", started_s="f8",
     # The target's side.
     seen_window="i4", seen_batch="i4", seen_generation="i4", seen_start="i4", seen_branch_start="i4",
@@ -319,6 +319,8 @@ STREAM = Record(
     echo_sent_s="f8", echo_came_s="f8",
     # What is under way.
     messages="i4", first_message="i4", results="i4", first_result="i4",
+    # Last, for it is long, and only branches use it.
+    opened=Array("i4", STEPS_KEPT),
 )  # fmt: skip
 """The stream of a request; the fields are those of :class:`dsd_env.sim.entities.Stream`."""
 DRAFT_MESSAGE = Record(

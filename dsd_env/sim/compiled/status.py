@@ -5,13 +5,11 @@ from __future__ import annotations
 DUE, TERMINATED, TRUNCATED, FAILED = range(4)
 """A decision is due; the workload is finished; the episode is long enough; an error has happened."""
 
-OK, HEAP_FULL, SLOTS_FULL, EVENTS_FULL, TABLE_RANGE, DELIVERIES_FULL, TABLE_FULL = range(7)
+OK, HEAP_FULL, SLOTS_FULL, EVENTS_FULL, DELIVERIES_FULL, TABLE_FULL = range(6)
 ADVICE = {
     HEAP_FULL: "the event queue is full; give the engine a larger `heap_events`",
     SLOTS_FULL: "too many requests in the system at once; give the engine a larger `max_active_requests`",
     EVENTS_FULL: "the event log is full between two decisions; give the engine a larger `log_events`",
-    TABLE_RANGE: "an iteration processes more tokens than its latency table holds; lower max_num_seqs, or "
-    "spread requests over more targets",
     DELIVERIES_FULL: "the log of deliveries is full; shorten episode.window_s, or use engine='reference'",
     TABLE_FULL: "the table of requests is full; shorten episode.window_s, or use engine='reference'",
 }

@@ -24,6 +24,7 @@ class StepTimer:
 
     Attributes:
         compute_s: Attention-free time by number of new tokens; shared between timers.
+        length: Entries of that table.
         factor: Factor on every time.
         k_bw_s: Seconds per KV token read when every sequence has one new token.
         k_multi_s: Seconds per KV token read when some sequence has more.
@@ -45,6 +46,7 @@ class StepTimer:
         "k_bw_s",
         "k_lat_s",
         "k_multi_s",
+        "length",
         "per_generation_s",
         "per_iteration_s",
         "per_round",
@@ -72,6 +74,7 @@ class StepTimer:
         """
         coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
         self.compute_s = _compute_table_s(coefficients, max_tokens, pass_s)
+        self.length = len(self.compute_s)
         self.factor = 1.0
         self.per_iteration_s = engine.per_iteration_s
         self.per_sequence_s = engine.per_sequence_s
@@ -90,6 +93,7 @@ class StepTimer:
         """Return the timer of a look-up, whose step takes the same time whatever it processes."""
         timer = cls(StepCoefficients(t0_s=1.0, w_s=0.0, c_s_per_token=0.0, p=1.0), 0)
         timer.compute_s = (lookup.cost_per_round_s,) * (max_tokens + 1)
+        timer.length = len(timer.compute_s)
         timer.per_round = True
         timer.verify_share = lookup.share_of_verify
         return timer

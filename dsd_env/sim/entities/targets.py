@@ -108,16 +108,19 @@ class Report:
         time_s: When the report was made.
         queued: Requests that wait for admission or for an iteration.
         running: Sequences in the iteration under way.
-        resident: Requests with KV there.
+        resident: Requests that are admitted there: they hold a seat and KV.
         waiting: Requests that wait for admission.
         remaining_s: Expected time until the iteration under way ends.
         iteration_s: Running mean iteration time.
         kv_fraction: Share of the KV pool reserved.
         token_s: Marginal time of one more new token at the usual size of an iteration, from the profile.
         up: Whether the target runs; a target that is down is reported, too.
-        plain: Residents whose newest job there was plain decoding.
-        colocated: Residents whose newest job there was drafted on its own GPUs.
-        remote: Residents whose newest job there was to verify drafts made elsewhere, streams included.
+        plain: Requests at this target whose newest job there was plain decoding. This and the two following
+            count each request whose target this is from its first job after the prefill on, also while it
+            waits for admission, having moved here or lost its KV. So their sum may be above `resident`, and
+            it is below where residents have had nothing but their prefill.
+        colocated: Requests whose newest job there was drafted on its own GPUs.
+        remote: Requests whose newest job there was to verify drafts made elsewhere, streams included.
         gamma_mean: Mean number of drafts in the newest jobs of the latter two; a stream's is its window.
         prefill_tokens: Context tokens that its jobs still have to prefill.
     """
@@ -169,7 +172,7 @@ class TargetServer:
         self.kv_given_tokens = 0
         self.resident = 0
         self.is_occupied = False
-        # What each resident has last asked of it, and with how many drafts.
+        # What each request whose target it is has last asked of it, and with how many drafts.
         self.modes: dict[int, tuple[TargetTask, int]] = {}
         self.iterations = 0
         self.joined = 0
@@ -269,7 +272,7 @@ class TargetServer:
         )
 
     def _modes(self) -> tuple[int, int, int, float]:
-        """Return how many residents decode plainly, draft here, draft elsewhere, and their mean gamma."""
+        """Return how many requests decode plainly, draft here, draft elsewhere, and their mean gamma."""
         tasks = [task for task, _ in self.modes.values()]
         colocated = tasks.count(TargetTask.COLOCATED)
         remote = tasks.count(TargetTask.VERIFY) + tasks.count(TargetTask.STREAM)

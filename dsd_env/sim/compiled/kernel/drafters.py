@@ -22,7 +22,6 @@ from dsd_env.sim.compiled.kernel.events import (
     push,
 )
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
-from dsd_env.sim.compiled.status import TABLE_RANGE
 
 compile_laws(step_times, drafting)
 
@@ -117,11 +116,7 @@ def lag_tokens(k, w, request, drafter):
 @jit
 def step_s(k, w, drafter, new_tokens, kv_tokens, longest):
     """Return the time of a drafter's step."""
-    spec = k.drafters[drafter]
-    if new_tokens >= spec.length:
-        w.error = TABLE_RANGE
-        return 1.0
-    return step_times.step_s(spec, w.drafters[drafter].speed, new_tokens, kv_tokens, longest)
+    return step_times.step_s(k.drafters[drafter], w.drafters[drafter].speed, new_tokens, kv_tokens, longest)
 
 
 @jit
@@ -129,9 +124,6 @@ def _job_s(k, w, host, job):
     """Note when a job starts, and how long it takes."""
     spec = k.drafters[job.drafter]
     active = host.active
-    if max(job.lag_tokens, 1) + active - 1 + host.branch_tokens >= spec.length:
-        w.error = TABLE_RANGE
-        return 1.0
     drafting.start_job(
         job, spec, w.drafters[job.drafter].speed, active, host.context_tokens, host.branch_tokens, w.now_s
     )

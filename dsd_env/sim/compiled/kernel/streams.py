@@ -213,8 +213,9 @@ def chunk_drafted(k, w, request, tokens, branches):
     w.totals.branch_drafted += branches
     w.totals.branch_sent += branches + opening
     stream.steps += 1
-    for position in range(stream.drafted, stream.drafted + tokens):
-        stream.opened[position % STEPS_KEPT] = stream.steps
+    if k.fanout > 0:
+        for position in range(stream.drafted, stream.drafted + tokens):
+            stream.opened[position % STEPS_KEPT] = stream.steps
     _send_drafts(k, w, request, stream, tokens, branches + opening, False)
     stream.drafted += tokens
     go_on(k, w, request)
