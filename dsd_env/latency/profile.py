@@ -129,6 +129,8 @@ class StepCoefficients(_Model):
             seconds not falling; linear between knots, constant before the first, with the last slope after
             the last. If given it replaces ``t0 + (w^p + (c*m)^p)^(1/p)``, whose coefficients then only
             document the closed form's fit to the same cells.
+        single_token_s: what an iteration of one single token takes more than that, where a matrix-vector
+            kernel is slower than the kernel for a few tokens. Seconds; None: nothing.
     """
 
     t0_s: _Seconds
@@ -139,6 +141,7 @@ class StepCoefficients(_Model):
     k_lat_s_per_token: _Seconds = 0.0
     k_multi_s_per_token: _Seconds = 0.0
     compute_knots: Annotated[tuple[tuple[_PositiveInt, _Seconds], ...], Field(min_length=2)] | None = None
+    single_token_s: Annotated[float, Field(ge=0.0, le=10.0)] | None = None
 
     @model_validator(mode="after")
     def _takes_time(self) -> StepCoefficients:
@@ -166,8 +169,12 @@ class StepCoefficients(_Model):
     def compute_s(self, new_tokens: int) -> float:
         """Attention-free part of an iteration of ``new_tokens`` tokens: the knots, or the closed form."""
         if self.compute_knots is None:
-            return self.closed_form_s(new_tokens)
-        return _between_knots(self.compute_knots, new_tokens)
+            seconds = self.closed_form_s(new_tokens)
+        else:
+            seconds = _between_knots(self.compute_knots, new_tokens)
+        if new_tokens == 1 and self.single_token_s is not None:
+            seconds += self.single_token_s
+        return seconds
 
     def closed_form_s(self, new_tokens: int) -> float:
         """Attention-free part by ``t0 + (w^p + (c*m)^p)^(1/p)``, whether or not there are knots.

@@ -4,6 +4,8 @@ A draft job has ``gamma`` tokens to make, a ``state``, ``start_s``, ``duration_s
 started, how long it takes, how long its first token takes). With a head start, drafted ahead on a guess that
 turned out right, ``head_context_tokens`` says from which context (0: it has none), ``head_drafts`` how many
 drafts of this window are complete, and ``head_done_s`` how long the drafter has spent on them.
+``opens`` says that it begins a round or a stream's generation, which takes ``per_generation_s`` beside the
+steps.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ def start_job(
     committed tokens.
     """
     gamma, lag, context = job.gamma, job.lag_tokens, job.context_tokens
-    duration_s = draft_s(timer, speed, lag, context, gamma, active, active_kv_tokens, branch_tokens)
+    opening_s = timer.per_generation_s * speed if job.opens else 0.0
+    duration_s = opening_s + draft_s(
+        timer, speed, lag, context, gamma, active, active_kv_tokens, branch_tokens
+    )
     if job.head_context_tokens > 0:
         whole_s = draft_s(
             timer, speed, 1, job.head_context_tokens, gamma + 1, active, active_kv_tokens, branch_tokens
@@ -42,9 +47,8 @@ def start_job(
         duration_s = min(duration_s, max(0.0, whole_s - job.head_done_s))
     job.start_s = now_s
     job.duration_s = duration_s
-    job.first_s = min(
-        duration_s, draft_s(timer, speed, lag, context, 1, active, active_kv_tokens, branch_tokens)
-    )
+    first_s = opening_s + draft_s(timer, speed, lag, context, 1, active, active_kv_tokens, branch_tokens)
+    job.first_s = min(duration_s, first_s)
 
 
 def done_s(job: DraftJob, now_s: float) -> float:

@@ -35,10 +35,15 @@ class Timer(Protocol):
 
 
 class DraftTimer(Timer, Protocol):
-    """The same of a drafter; a look-up takes its one step once a round (``per_round``)."""
+    """The same of a drafter; a look-up takes its one step once a round (``per_round``).
+
+    ``per_generation_s`` is what a round or a stream's generation takes beside its steps.
+    """
 
     @property
     def per_round(self) -> bool: ...
+    @property
+    def per_generation_s(self) -> float: ...
 
 
 class Overhead(Protocol):

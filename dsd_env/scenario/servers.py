@@ -141,6 +141,11 @@ class Drafter(_AnyDrafter):
         ge=1,
         description="Longest context the drafter can hold; beyond it, it cannot draft.",
     )
+    per_generation_s: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0.0,
+        description="What each round, and each generation of a stream, takes beside its steps before its "
+        "first draft: going back, tokenising anew, with another vocabulary the step that settles a token.",
+    )
 
     @model_validator(mode="after")
     def _away_from_target(self) -> Drafter:
@@ -153,6 +158,11 @@ class Drafter(_AnyDrafter):
             raise ValueError(
                 f"lookup.share_of_verify = {self.lookup.share_of_verify} has a meaning only at a target, "
                 "whose iterations it lengthens: here it must be 0"
+            )
+        if self.lookup is not None and self.per_generation_s > 0.0:
+            raise ValueError(
+                f"per_generation_s = {self.per_generation_s} has no meaning for a look-up, whose round costs "
+                "lookup.cost_per_round_s: leave it out"
             )
         return self
 

@@ -229,7 +229,10 @@ def draft_timer(config: Drafter | ColocatedDrafter, most_tokens: int) -> StepTim
         return StepTimer.of_lookup(config.lookup, most_tokens)
     assert config.profile is not None  # as the schema requires
     profile = latency_profile(config.profile)
-    return StepTimer(profile, most_tokens, pass_s=profile_overhead(profile).per_draft_pass_s)
+    timer = StepTimer(profile, most_tokens, pass_s=profile_overhead(profile).per_draft_pass_s)
+    if isinstance(config, Drafter):
+        timer.per_generation_s = config.per_generation_s
+    return timer
 
 
 class WorldBuilder:

@@ -36,6 +36,7 @@ class CloudSpec:
         draft: Model of a drafter beside the target; None: none. ``lookup`` is prompt look-up.
         dtype: Compute dtype. With float32 an output does not depend on who shares an iteration.
         threads: Threads of torch.
+        cpus: Cores that it keeps to; empty: all. Nothing where the system has no such thing.
         engine: Caps of the engine.
         log: Where its events go.
         epoch_unix_s: Time that counts as 0 in it.
@@ -45,6 +46,7 @@ class CloudSpec:
     draft: str | None = None
     dtype: str = "float32"
     threads: int = 1
+    cpus: tuple[int, ...] = ()
     engine: EngineConfig = field(default_factory=EngineConfig)
     log: Path | None = None
     epoch_unix_s: float | None = None
@@ -66,7 +68,9 @@ def _serve(spec: CloudSpec, pipe: Pipe) -> None:
 
     from dsd_env.testbed.models import load_model
     from dsd_env.testbed.server import CloudServer
+    from dsd_env.testbed.timing import pin
 
+    pin(spec.cpus)
     torch.set_num_threads(spec.threads)
     logging.basicConfig(level=logging.WARNING)
 

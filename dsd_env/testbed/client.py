@@ -27,7 +27,7 @@ from dsd_env.sim.events import EventKind
 from dsd_env.strict_model import StrictNumbers
 from dsd_env.testbed.connection import Connection, Lost
 from dsd_env.testbed.control import EMA_WEIGHT, Decide, RequestScheduler, RoundDecision, Telemetry
-from dsd_env.testbed.drafters import LineMaker, Question
+from dsd_env.testbed.drafters import Line, LineMaker, Question, take_steps
 from dsd_env.testbed.log import EventLog
 from dsd_env.testbed.wire import Prefix, pb
 
@@ -518,16 +518,20 @@ class _Request:
         return len(self._drafts) < gamma
 
     async def _draft(self) -> None:
-        """Draft a token."""
-        self._log(EventKind.DRAFT_START, 1)
-        started = time.perf_counter()
+        """Draft a token, or a whole window where no result can come meanwhile.
+
+        So clients of one device that wait for results take turns by windows, as in the simulator.
+        """
+        wanted = 0
+        if self._config.protocol == "synchronous" and len(self._prefix):
+            wanted = min(self._decision.gamma, self._room()) - len(self._drafts)
+        self._log(EventKind.DRAFT_START, max(1, wanted))
         loop = asyncio.get_running_loop()
-        new = await loop.run_in_executor(self._client.pool, self._line.step)
-        took_s = time.perf_counter() - started
+        new, took_s = await loop.run_in_executor(self._client.pool, _timed_steps, self._line, wanted)
         seen = self._telemetry
-        if len(self._prefix):  # the first step reads the prompt
-            mean_s = seen.draft_step_s
-            mean_s = mean_s + EMA_WEIGHT * (took_s - mean_s) if mean_s else took_s
+        if len(self._prefix) and new:  # the first step reads the prompt
+            step_s, mean_s = took_s / len(new), seen.draft_step_s
+            mean_s = mean_s + EMA_WEIGHT * (step_s - mean_s) if mean_s else step_s
             self._telemetry = replace(seen, draft_step_s=mean_s)
         self._log(EventKind.DRAFT_END, len(new or ()), duration_s=round(took_s, 6))
         if new is None:
@@ -594,3 +598,9 @@ class _Request:
 
     def _log(self, kind: EventKind, value: float, **more: object) -> None:
         self._client.log.write(kind, self._client.number, self._number, value, **more)
+
+
+def _timed_steps(line: Line, wanted: int) -> tuple[list[int] | None, float]:
+    """Return what :func:`take_steps` does, and how long it took."""
+    started = time.perf_counter()
+    return take_steps(line, wanted), time.perf_counter() - started

@@ -51,6 +51,17 @@ class Line(Protocol):
         """Return the next drafts, in the target's tokens: [] is none yet, None is none any more."""
 
 
+def take_steps(line: Line, wanted: int = 0) -> list[int] | None:
+    """Take a step, and further ones until there are ``wanted`` drafts; None where there are none any more."""
+    drafts = line.step()
+    while drafts is not None and len(drafts) < wanted:
+        more = line.step()
+        if more is None:
+            break
+        drafts = drafts + more
+    return drafts
+
+
 #: Makes the line of a request.
 LineMaker = Callable[[Question], Line]
 

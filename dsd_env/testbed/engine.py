@@ -35,6 +35,8 @@ class EngineConfig(StrictNumbers, BaseModel):
         max_kv_tokens: Tokens of KV that resident requests may come to need together.
         min_iteration_s: A pass that takes less is made to take this long; 0: as it comes. It stands for a
             larger target than the machine can hold, in tests and demonstrations.
+        end_after_tokens: The target ends every output after so many tokens, as if it had nothing more to say.
+            Clients do not know of it, as they do not know where an answer ends; 0: it ends where it ends.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +45,7 @@ class EngineConfig(StrictNumbers, BaseModel):
     max_num_batched_tokens: int = Field(512, ge=1)
     max_kv_tokens: int = Field(16384, ge=1)
     min_iteration_s: float = Field(0.0, ge=0)
+    end_after_tokens: int = Field(0, ge=0)
 
 
 @dataclass
@@ -263,7 +266,7 @@ class Engine:
             if not chosen or session.number in self._gone:
                 continue
             late = session.counters.late_drafts
-            new = session.decided(job.drafts, chosen, self._stop_ids)
+            new = session.decided(job.drafts, chosen, self._stop_ids, self._config.end_after_tokens)
             self.stats.committed_tokens += len(new)
             self._log.write(EventKind.COMMIT, 0, session.number, len(new), drafts=len(job.drafts))
             if session.counters.late_drafts > late:

@@ -114,6 +114,10 @@ class ShapedProxy:
         self.up, self.down = LinkState(up, now), LinkState(down, now)
         self._channel: Any = None
 
+    async def ready(self) -> None:
+        """Wait until the way to the server is open, which otherwise the first message pays for."""
+        await self._channel.channel_ready()
+
     def outage(self, is_down: bool) -> None:
         """Begin or end an outage in both directions."""
         self.up.down = self.down.down = is_down

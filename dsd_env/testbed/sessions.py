@@ -222,13 +222,20 @@ class Session:
             found.append(self._drafts[start + len(found)])
         return found
 
-    def decided(self, drafts: Sequence[int], choices: Sequence[int], stop_ids: frozenset[int]) -> list[int]:
+    def decided(
+        self,
+        drafts: Sequence[int],
+        choices: Sequence[int],
+        stop_ids: frozenset[int],
+        end_after_tokens: int = 0,
+    ) -> list[int]:
         """Commit what an iteration decided.
 
         Args:
             drafts: What it verified.
             choices: The target's own tokens: at the place of each draft, and behind the last.
             stop_ids: Tokens that end the output and are not part of it.
+            end_after_tokens: Length at which the target ends it by itself; 0: none.
 
         Returns:
             The tokens committed.
@@ -240,6 +247,8 @@ class Session:
         stop = next((i for i, token in enumerate(new) if token in stop_ids), None)
         if stop is not None:
             new, self.finish_reason = new[:stop], "stop"
+        if end_after_tokens and len(self.prefix) + len(new) >= end_after_tokens:
+            new, self.finish_reason = new[: end_after_tokens - len(self.prefix)], "stop"
         self.counters.iterations += 1
         self.counters.drafts_verified += len(drafts)
         self.counters.drafts_accepted += min(accepted, len(new))

@@ -106,6 +106,11 @@ class PackedTarget:
         self._lengths: dict[int, int] = {}
 
     @property
+    def vocabulary(self) -> int:
+        """Number of tokens that it knows."""
+        return int(self._model.config.get_text_config().vocab_size)
+
+    @property
     def columns(self) -> int:
         """Columns of the cache, dead ones included."""
         return len(self._owner)

@@ -129,6 +129,17 @@ def test_knots_replace_the_closed_form():
     assert k.closed_form_s(96) == StepCoefficients(**BASE["coefficients"]).compute_s(96)
 
 
+def test_a_single_token_may_take_longer_than_two():
+    knots = StepCoefficients(**{**BASE["coefficients"], "compute_knots": KNOTS})
+    slower = knots.model_copy(update={"single_token_s": 0.5})
+    assert slower.compute_s(1) == knots.compute_s(1) + 0.5
+    assert [slower.compute_s(m) for m in (0, 2, 3)] == [knots.compute_s(m) for m in (0, 2, 3)]
+    closed = StepCoefficients(**{**BASE["coefficients"], "single_token_s": 0.5})
+    assert closed.compute_s(1) == closed.closed_form_s(1) + 0.5
+    # Without it a file is what it was.
+    assert "single_token_s" not in knots.model_dump(exclude_none=True)
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 500), st.floats(0.0, 0.1)), min_size=2, max_size=12),
     st.integers(0, 800),

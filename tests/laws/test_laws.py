@@ -24,6 +24,7 @@ TIMER = Case(
     k_multi_s=2e-6,
     k_lat_s=3e-6,
     per_round=False,
+    per_generation_s=0.0,
     per_iteration_s=2e-3,
     per_sequence_s=3e-5,
     per_token_s=1e-5,
@@ -312,8 +313,8 @@ def job(**values: object) -> Case:
     """Return a draft job of 4 tokens that began at 1 s and takes 4 s, 1 s for the first token."""
     plain = {
         "gamma": 4, "state": drafting.ACTIVE, "start_s": 1.0, "duration_s": 4.0, "first_s": 1.0,
-        "head_context_tokens": 0, "head_drafts": 0, "head_done_s": 0.0, "lag_tokens": 1, "context_tokens":
-        100,
+        "head_context_tokens": 0, "head_drafts": 0, "head_done_s": 0.0, "lag_tokens": 1, "opens": False,
+        "context_tokens": 100,
     }  # fmt: skip
     return Case(**{**plain, **values})
 
@@ -345,6 +346,21 @@ def test_a_head_start_shortens_a_draft_but_never_lengthens_it() -> None:
     late = job(head_context_tokens=99, head_done_s=0.0)
     drafting.start_job(late, TIMER, 1.0, 1, 100, 0, 2.0)
     assert late.duration_s == plain.duration_s
+
+
+def test_a_round_takes_time_beside_its_steps_once_and_by_the_devices_speed() -> None:
+    timer = Case(**{**vars(TIMER), "per_generation_s": 0.2})
+    usual, opening = job(), job(opens=True)
+    drafting.start_job(usual, timer, 0.5, 1, 100, 0, 2.0)
+    drafting.start_job(opening, timer, 0.5, 1, 100, 0, 2.0)
+    assert usual.duration_s == pytest.approx(step_times.draft_s(TIMER, 0.5, 1, 100, 4, 1, 100))
+    assert opening.duration_s - usual.duration_s == pytest.approx(0.1)
+    assert opening.first_s - usual.first_s == pytest.approx(0.1)
+    # What is drafted ahead already needs no beginning.
+    whole_s = step_times.draft_s(TIMER, 0.5, 1, 99, 5, 1, 100)
+    ahead = job(opens=True, head_context_tokens=99, head_drafts=2, head_done_s=0.0)
+    drafting.start_job(ahead, timer, 0.5, 1, 100, 0, 2.0)
+    assert ahead.duration_s == pytest.approx(whole_s) and ahead.duration_s < opening.duration_s
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ CHAIN = Record("Chain", entry="i4", start="i4", picks="i4")
 # ---------------------------------------------------------------------- drafters, targets
 
 DRAFTER_SPEC = Record(
-    "DrafterSpec", mode="i4", kind="i4", host="i4", per_round="?", verify_share="f8",
+    "DrafterSpec", mode="i4", kind="i4", host="i4", per_round="?", verify_share="f8", per_generation_s="f8",
     concurrency="i4", kv_capacity_tokens="i8", model="i4", length="i4",
     compute_s=Block("f8"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8", busy_w="f8", idle_w="f8", gpus="f8",
     price_usd_per_gpu_hour="f8", speed_low="f8", speed_high="f8",
@@ -218,8 +218,8 @@ DRAFTER_REPORT = Record("DrafterReport", jobs="i4", up="?", wait_s="f8")
 
 DRAFT_JOB = Record(
     "DraftJob", number="i4", gamma="i4", lag_tokens="i4", context_tokens="i4", drafter="i4", next="i4",
-    state="i4", branch_tokens="i4", head_context_tokens="i4", head_drafts="i4", run="i8", order="i8",
-    start_s="f8", duration_s="f8", first_s="f8", head_done_s="f8",
+    state="i4", branch_tokens="i4", head_context_tokens="i4", head_drafts="i4", opens="?", run="i8",
+    order="i8", start_s="f8", duration_s="f8", first_s="f8", head_done_s="f8",
 )  # fmt: skip
 """Drafting for one request. `run` counts how often it was given up; `head_...` is its head start, if any."""
 

@@ -157,6 +157,7 @@ class DraftJob:
         timer: Scheduled event of its end; cancelled if the job is withdrawn or begins anew.
         is_ahead: Whether it drafts ahead of a verification, on a guess.
         of_stream: Whether it drafts the next tokens of a stream.
+        opens: Whether it begins a round or a generation, which may take time beside its steps.
         branch_tokens: Tokens of branches that it makes beside (streams).
         head_start: Part of this window that was drafted ahead.
         state: Whether it waits, runs or has ended.
@@ -174,6 +175,7 @@ class DraftJob:
     timer: simpy.Event | None = None
     is_ahead: bool = False
     of_stream: bool = False
+    opens: bool = False
     branch_tokens: int = 0
     head_start: HeadStart | None = None
     state: JobState = JobState.QUEUED
@@ -215,6 +217,7 @@ class DraftJob:
             self.timer.callbacks.clear()
         if self.gamma > 0:
             self.request.chain_start = self.request.committed
+            self.opens = True
         self.state = JobState.QUEUED
         self.lag_tokens = self.context_tokens
         self.head_start = None

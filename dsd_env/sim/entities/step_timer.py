@@ -29,6 +29,8 @@ class StepTimer:
         k_bw_s: Seconds per KV token read when every sequence has one new token.
         k_multi_s: Seconds per KV token read when some sequence has more.
         k_lat_s: Seconds per KV token of the longest sequence with more than one new token.
+        per_generation_s: What a drafter takes beside its steps at the beginning of a round or a stream's
+            generation.
         per_round: It is that of a look-up, whose one step makes all proposals of a round.
         verify_share: Share of the target's part of an iteration that a look-up takes besides.
         per_iteration_s: What the engine adds to a target's iteration; see :func:`step_times.overhead_s`.
@@ -45,6 +47,7 @@ class StepTimer:
         "k_lat_s",
         "k_multi_s",
         "length",
+        "per_generation_s",
         "per_iteration_s",
         "per_round",
         "per_sequence_s",
@@ -81,6 +84,7 @@ class StepTimer:
         self.k_bw_s = coefficients.k_bw_s_per_token
         self.k_multi_s = coefficients.k_bw_s_per_token + coefficients.k_multi_s_per_token
         self.k_lat_s = coefficients.k_lat_s_per_token
+        self.per_generation_s = 0.0
         self.per_round = False
         self.verify_share = 0.0
 

@@ -10,7 +10,7 @@ from dsd_env.network import FaultMember, FaultWindows, fault_members
 from dsd_env.network.processes import OutageWindows
 from dsd_env.rng import Stream
 from dsd_env.scenario import Scenario
-from dsd_env.scenario.schema import DeviceClass, EdgeServer, Target
+from dsd_env.scenario.schema import DeviceClass, Drafter, EdgeServer, Target
 from dsd_env.sim.events import Event, EventKind
 from dsd_env.sim.fuzz.engines import Engine
 from dsd_env.sim.fuzz.stream_coverage import StreamWatch
@@ -211,6 +211,11 @@ def features_of(scenario: Scenario) -> set[str]:
         "jitter": any(link.jitter.median_s > 0 for link in links),
         "edge_servers": bool(scenario.edge_servers),
         "several_targets": scenario.n_targets > 1,
+        "generations": any(
+            isinstance(drafter, Drafter) and drafter.per_generation_s > 0
+            for site in sites
+            for drafter in site.menu
+        ),
         "colocated": bool(colocated),
         "heads": "head" in kinds,
         "overhead": any(target.engine_overhead is not None or target.front_end_s > 0 for target in targets),

@@ -25,6 +25,7 @@ FEATURES = (
     "edge_crash",
     "edge_servers",
     "fitted",
+    "generations",
     "graph_steps",
     "heads",
     "jitter",

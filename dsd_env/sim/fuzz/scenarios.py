@@ -336,6 +336,8 @@ def _drafter(dice: Dice, models: list[str]) -> Data:
     if dice.chance(0.2):
         # About as long as contexts get: it can draft for a while, then no more.
         drafter["kv_capacity_tokens"] = dice.pick(120, 60, 220)
+    if dice.has("generations", 0.2):
+        drafter["per_generation_s"] = dice.of(dice.menu.draft_s)
     return drafter
 
 

@@ -66,7 +66,14 @@ class Drafters(Part):
         lag = request.drafter_lag(drafter.number)
         done = self._env.event()
         request.draft = DraftJob(
-            request, drafter, drafted, lag, request.context_tokens, done, head_start=head
+            request,
+            drafter,
+            drafted,
+            lag,
+            request.context_tokens,
+            done,
+            opens=drafted > 0,
+            head_start=head,
         )
         return self.queue_job(request.draft)
 

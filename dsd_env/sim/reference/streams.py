@@ -175,14 +175,23 @@ class Streams(Part):
         if tokens == 0 and branches == 0:
             return
         lag = 1 if tokens else 0
-        if tokens and stream.drafted == stream.start:
+        opens = tokens > 0 and stream.drafted == stream.start
+        if opens:
             # The newest token gives the next one: it is processed again if that is known already.
             lag = max(1, context - request.drafter_valid.get(drafter.number, 0))
         done = self._env.event()
         assert done.callbacks is not None
         done.callbacks.append(lambda _event: self._drafted(request, stream, tokens, branches))
         request.draft = DraftJob(
-            request, drafter, tokens, lag, context, done, of_stream=True, branch_tokens=branches
+            request,
+            drafter,
+            tokens,
+            lag,
+            context,
+            done,
+            of_stream=True,
+            opens=opens,
+            branch_tokens=branches,
         )
         self._drafters.queue_job(request.draft)
 

@@ -134,11 +134,11 @@ def _job_s(k, w, host, job):
 
 
 @jit
-def queue_job(k, w, job, drafter_number, gamma, lag, context, branch_tokens):
-    """Queue a job at a drafter."""
+def queue_job(k, w, job, drafter_number, gamma, lag, context, branch_tokens, opens):
+    """Queue a job at a drafter; it `opens` a round or a stream's generation, or it does not."""
     job.gamma, job.lag_tokens, job.context_tokens = gamma, lag, context
     job.drafter, job.next, job.state = drafter_number, -1, drafting.QUEUED
-    job.branch_tokens = branch_tokens
+    job.branch_tokens, job.opens = branch_tokens, opens
     host = host_of(k, w, drafter_number)
     if host.queued == 0:
         host.head = job.number
@@ -163,7 +163,8 @@ def draft_window(k, w, request, drafter, drafted):
         job.head_done_s = request.head_done_s
         request.head_drafter = -1
     request.drafts = drafted
-    queue_job(k, w, job, drafter, drafted, lag_tokens(k, w, request, drafter), context_tokens(request), 0)
+    lag, context = lag_tokens(k, w, request, drafter), context_tokens(request)
+    queue_job(k, w, job, drafter, drafted, lag, context, 0, drafted > 0)
 
 
 @jit
@@ -177,7 +178,7 @@ def draft_ahead(k, w, request, drafter, drafted):
     job = w.jobs[JOBS * request.slot + AHEAD_JOB]
     job.head_context_tokens = 0
     request.drafts_ahead = True
-    queue_job(k, w, job, drafter, drafted + 1, 1, context, 0)
+    queue_job(k, w, job, drafter, drafted + 1, 1, context, 0, False)
 
 
 @jit
@@ -421,6 +422,7 @@ def _begin_anew(w, job):
     if job.gamma > 0:
         request = request_of(w, job)
         request.chain_start = request.committed
+        job.opens = True
     job.lag_tokens = job.context_tokens
     job.head_context_tokens = 0
 

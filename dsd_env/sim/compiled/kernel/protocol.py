@@ -237,7 +237,7 @@ def _warm_up(k, w, request):
 @jit
 def _queue_warm_up(k, w, request):
     prompt = request.prompt_tokens
-    queue_job(k, w, w.jobs[JOBS * request.slot + WARM_JOB], request.warming, 0, prompt, prompt, 0)
+    queue_job(k, w, w.jobs[JOBS * request.slot + WARM_JOB], request.warming, 0, prompt, prompt, 0, False)
 
 
 @jit

@@ -170,10 +170,11 @@ def go_on(k, w, request):
     if tokens == 0 and branches == 0:
         return
     lag = 1 if tokens > 0 else 0
-    if tokens > 0 and stream.drafted == stream.start:
+    opens = tokens > 0 and stream.drafted == stream.start
+    if opens:
         lag = max(1, context - valid_tokens(k, w, request, drafter))
     job.head_context_tokens = 0
-    queue_job(k, w, job, drafter, tokens, lag, context, branches)
+    queue_job(k, w, job, drafter, tokens, lag, context, branches, opens)
 
 
 @jit
