@@ -230,7 +230,7 @@ def calibration(live=None, together=None) -> Calibration:
 
 
 def test_windows_are_taken_apart_into_steps_and_a_beginning():
-    assert parts().window_fit() == (pytest.approx(0.05), pytest.approx(0.06))
+    assert parts().window_fit() == pytest.approx((0.05, 0.06))
     assert parts(windows=[(n, 0.05 * n - 0.01) for n in (1, 2, 4)]).window_fit()[1] == 0.0
 
 
@@ -246,7 +246,7 @@ def test_passes_of_one_token_may_take_longer_and_others_do_not_fall():
     found = parts([(1, 0.34), (2, 0.32), (3, 0.30), (5, 0.35)])
     assert found.pass_knots() == [(n, pytest.approx(0.31)) for n in (1, 2, 3)] + [(5, 0.35)]
     assert found.single_token_s() == pytest.approx(0.03)
-    assert (found.pass_s(1), found.pass_s(2)) == (pytest.approx(0.34), pytest.approx(0.31))
+    assert (found.pass_s(1), found.pass_s(2)) == pytest.approx((0.34, 0.31))
     assert found.pass_s(4) == pytest.approx(0.33)
 
 
@@ -318,7 +318,7 @@ def test_goals():
 def test_a_gain_is_of_pairs_and_certain_where_all_are_alike():
     ours = [served(ordinal=n, e2e_s=2.0 + n) for n in range(4)]
     theirs = [served(ordinal=n, e2e_s=2 * (2.0 + n)) for n in range(5)]
-    assert paired_gain(ours, theirs) == (pytest.approx(50.0), pytest.approx(50.0), pytest.approx(50.0))
+    assert paired_gain(ours, theirs) == pytest.approx((50.0, 50.0, 50.0))
     mixed = [served(ordinal=n, e2e_s=1.0 if n % 2 else 9.0) for n in range(4)]
     gain, low, high = paired_gain(ours, mixed)
     assert low < gain < high
