@@ -50,6 +50,7 @@ def arguments(tmp_path_factory):
 
 def test_all_steps_and_resume(validate_sim, arguments, capsys, monkeypatch):
     out = Path(arguments[1])
+    monkeypatch.setattr(validate_sim, "MOST_OF_OTHERS", 1e9)  # tests share the machine
     monkeypatch.setattr(validate_sim, "QUESTIONS", {"a": "Write a function", "b": "Explain what is a step"})
     monkeypatch.setattr(validate_sim, "TRAINING", {"c": "Write the function in Python", "d": "Explain how"})
     assert validate_sim.main(["run", *arguments]) == 2
@@ -63,7 +64,7 @@ def test_all_steps_and_resume(validate_sim, arguments, capsys, monkeypatch):
     # The drafter is the target: all its drafts are right, two of each of the two rounds of a request.
     accepted = [row for row in rows if row["metric"] == "accepted_per_round" and row["setting"][0] == "s"]
     assert [(row["measured"], row["simulated"]) for row in accepted] == [(2.0, 2.0)]
-    assert json.loads((out / "runs" / "plain_rtt1_c1.json").read_text())["same_outputs"] == 3
+    assert json.loads((out / "runs" / "plain_rtt1_c1.json").read_text())["same_outputs"] == 2
     from dsd_env.scenario import load_scenario
 
     train = load_scenario(out / "testbed-train_rtt1_c1.yaml")
