@@ -69,21 +69,30 @@ def _fail(node: yaml.Node, problem: str) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
+def _check_scalar(node: yaml.Node) -> None:
+    """Check that what is tagged as a scalar is one: `!!int` may stand before a mapping, too."""
+    if not isinstance(node, yaml.ScalarNode):
+        raise _fail(node, "expected a single value")
+
+
 def _null(loader: Any, node: yaml.ScalarNode) -> None:
-    return None
+    _check_scalar(node)
 
 
 def _bool(loader: Any, node: yaml.ScalarNode) -> bool:
+    _check_scalar(node)
     return str(node.value).lower() == "true"
 
 
 def _int(loader: Any, node: yaml.ScalarNode) -> int:
+    _check_scalar(node)
     if len(node.value) > 30 or not _INT.match(node.value):
         raise _fail(node, f"{node.value:.40} is not a number that can be used")
     return int(node.value)
 
 
 def _float(loader: Any, node: yaml.ScalarNode) -> float:
+    _check_scalar(node)
     word = node.value.lower()
     if word.endswith((".inf", ".nan")):
         return float(word.replace(".", ""))

@@ -163,7 +163,9 @@ def test_ctrl_c_ends_with_130(dsd_env_command, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_process_at_work_can_be_interrupted():
     code = (
-        "import os, sys, time; from dsd_env.cli import main, scenarios;"
+        "import os, signal, sys, time; from dsd_env.cli import main, scenarios;"
+        # A shell's background jobs ignore the signal, and so do their children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "scenarios.list_scenarios = lambda: (os.write(1, b'at work'), time.sleep(60));"
         "sys.argv = ['dsd-env', 'list']; main.run()"
     )
