@@ -309,6 +309,9 @@ def stream_yield(
         branches: Branches of its drafts, if they have any.
         chunk_tokens: Drafts that are sent in one message; 1 with branches.
     """
+    # Word of a loss finds the drafter in the middle of a message, which it makes to its end: half of what a
+    # message takes more than a step, on average. (Without that the model promised up to 14 % too much.)
+    first_s += 0.5 * (min(chunk_tokens, gamma) - 1) * step_s
     step = _on_grid(step_s / iteration_s)
     first = step if first_s == step_s else _on_grid(first_s / iteration_s)
     way = _on_grid(0.5 * rtt_s / iteration_s)
