@@ -21,16 +21,13 @@ import _checkout  # noqa: F401
 import _cli
 import numpy as np
 
+from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_json, write_text
-from dsd_env.latency import LatencyProfile
-from dsd_env.latency.lookup import latency_profile
-from dsd_env.scenario import Scenario, load_scenario
-from dsd_env.schedulers.worth import BusyTarget, Cost
+from dsd_env.schedulers.worth import AT_TARGET, REMOTE, BusyTarget, Case, Cost, cheapest
 
 RTTS_MS = (1.0, 5.0, 15.0, 40.0, 80.0)
 ACCEPTANCES = (0.6, 0.75, 0.85)
 ACTIVE = (1, 8, 32, 64, 128)
-CONTEXT_TOKENS = 600
 BLOCK = "regimes"
 USUAL_GAMMA = 4
 """The usual single-node opponent: so many drafts on the target's GPUs."""
@@ -47,14 +44,12 @@ class Setup(NamedTuple):
     Attributes:
         title: What it is.
         target: Profile of the target.
-        gpus: Its GPUs.
         beside: Profile of the drafter on them, at its best parallelism.
         remote: Profile of the remote drafter, one for each request.
     """
 
     title: str
     target: str
-    gpus: int
     beside: str
     remote: str
 
@@ -63,42 +58,36 @@ SETUPS = (
     Setup(
         "70B on 4 H100, 3B drafts, remote on an RTX 4090",
         "llama-3-70b_h100-sxm_tp4",
-        4,
         "llama-3.2-3b_h100-sxm_tp2",
         "llama-3.2-3b-q4_rtx-4090",
     ),
     Setup(
         "70B on 4 H100, 3B drafts, remote on an Apple M3 Max",
         "llama-3-70b_h100-sxm_tp4",
-        4,
         "llama-3.2-3b_h100-sxm_tp2",
         "llama-3.2-3b-q4_apple-m3-max",
     ),
     Setup(
         "70B on 4 H100, 3B drafts, remote on a Jetson AGX Orin",
         "llama-3-70b_h100-sxm_tp4",
-        4,
         "llama-3.2-3b_h100-sxm_tp2",
         "llama-3.2-3b-int4_jetson-agx-orin",
     ),
     Setup(
         "70B on 4 L40S, 3B drafts, remote on an RTX 4090",
         "llama-3-70b_l40s_tp4",
-        4,
         "llama-3.2-3b_l40s_tp1",
         "llama-3.2-3b-q4_rtx-4090",
     ),
     Setup(
         "70B on 2 RTX PRO 6000, 3B drafts, remote on an RTX 4090",
         "llama-3-70b_rtx-pro-6000_tp2",
-        2,
         "llama-3.2-3b_rtx-pro-6000_tp1",
         "llama-3.2-3b-q4_rtx-4090",
     ),
     Setup(
         "8B on one H100, 1B drafts, remote on an RTX 4090",
         "llama-3-8b_h100-sxm_tp1",
-        1,
         "llama-3.2-1b_h100-sxm_tp1",
         "llama-3.2-1b-q4_rtx-4090",
     ),
@@ -140,12 +129,12 @@ class Verdict(NamedTuple):
     @property
     def single_node(self) -> Cost:
         """The best without a remote drafter."""
-        return min((c for c in self.costs if c.way in ("plain", "node")), key=lambda cost: cost.token_s)
+        return cheapest(self.costs, AT_TARGET)
 
     @property
     def remote(self) -> Cost:
         """The best with one."""
-        return min((c for c in self.costs if c.way in ("rounds", "stream")), key=lambda cost: cost.token_s)
+        return cheapest(self.costs, REMOTE)
 
     @property
     def gain(self) -> float:
@@ -182,10 +171,7 @@ def main() -> int:
     if arguments.json:
         write_json(arguments.json, {"cells": rows(verdicts), "simulated": checked})
     if arguments.write:
-        begin, end = f"<!-- begin: {BLOCK} -->", f"<!-- end: {BLOCK} -->"
-        head, _, rest = page.partition(begin)
-        _, _, tail = rest.partition(end)
-        write_text(arguments.write, f"{head}{begin}\n{text}\n{end}{tail}")
+        write_text(arguments.write, replace_blocks(page, {BLOCK: text}))
     if arguments.figure:
         draw(verdicts, arguments.figure)
     return 0
@@ -197,38 +183,16 @@ def cells() -> Iterator[Cell]:
         yield Cell(setup, rtt_ms, acceptance, active)
 
 
-def scenario_of(cell: Cell, kind: str = "streaming") -> Scenario:
-    """Return a saturated target with one client for each request, which drafts for itself."""
+def case_of(cell: Cell) -> Case:
+    """Return a cell as a question of its own, with a drafter for each request."""
     setup = cell.setup
-    prompt_tokens = CONTEXT_TOKENS // 2
-    return load_scenario(
-        "stream_node",
-        name="regimes",
-        devices__client__count=cell.active,
-        devices__client__drafter={"model": "draft", "profile": {"t0_s": remote_step_s(setup)}},
-        targets__node__profile=setup.target,
-        targets__node__gpus=setup.gpus,
-        targets__node__colocated_drafters=[{"model": "draft", "profile": setup.beside}],
-        links__link__one_way_s=0.5e-3 * cell.rtt_ms,
-        acceptance={"draft": {"source": "iid", "alpha": cell.acceptance}},
-        workload__kinds__essay__prompt_tokens={"distribution": "constant", "value": prompt_tokens},
-        workload__max_prompt_tokens=prompt_tokens,
-        protocol__kind=kind,
-    )
-
-
-def remote_step_s(setup: Setup) -> float:
-    """Return the time of a draft step at the remote drafter, which drafts for one request."""
-    profile = latency_profile(setup.remote)
-    its = profile.coefficients if isinstance(profile, LatencyProfile) else profile
-    return float(its.compute_s(1) + its.k_bw_s_per_token * CONTEXT_TOKENS)
+    return Case(setup.target, setup.beside, setup.remote, cell.rtt_ms, cell.acceptance, cell.active)
 
 
 @functools.cache
 def _busy(setup: Setup) -> BusyTarget:
     """Return the target of a setup with its step times, for one request."""
-    (target,) = scenario_of(Cell(setup, 0.0, 0.5, 1)).targets.values()
-    return BusyTarget.of(target, 1, float(CONTEXT_TOKENS), 0.5)
+    return case_of(Cell(setup, 0.0, 0.5, 1)).busy()
 
 
 def judge(cell: Cell) -> Verdict:
@@ -236,7 +200,7 @@ def judge(cell: Cell) -> Verdict:
     busy = _busy(cell.setup)._replace(active=cell.active, acceptance=cell.acceptance)
     usual = busy.node(USUAL_GAMMA)
     assert usual is not None  # every setup has a drafter beside its target
-    return Verdict(busy.best(remote_step_s(cell.setup), 1e-3 * cell.rtt_ms), usual)
+    return Verdict(busy.best(case_of(cell).remote_step_s, 1e-3 * cell.rtt_ms), usual)
 
 
 def marked(gain: float) -> str:
@@ -305,16 +269,15 @@ def confirm(verdicts: dict[Cell, Verdict], n: int) -> list[dict[str, Any]]:
         verdict = verdicts[cell]
         simulated: list[float] = []
         for cost in (verdict.single_node, verdict.remote):
-            scenario = load_scenario(
-                scenario_of(cell, "synchronous" if cost.way == "rounds" else "streaming"),
+            scenario = case_of(cell).scenario(
+                cost.protocol,
                 episode__requests=None,
                 episode__warmup_requests=0,
                 episode__warmup_s=5.0,
                 episode__window_s=20.0,
                 episode__horizon_s=60.0,
             )
-            place = {"plain": "plain", "node": "colocated"}.get(cost.way, "own")
-            task = Task("regimes", scenario, f"static:{cost.gamma}:1:{place}", 1, "")
+            task = Task("regimes", scenario, cost.rule, 1, "")
             ((_, metrics),) = run_statics([task])
             simulated.append(cell.active / metrics["throughput_tokens_per_s"])
         found.append(

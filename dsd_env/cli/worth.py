@@ -9,10 +9,7 @@ import argparse
 
 from dsd_env.cli.arguments import Commands, add_json, at_least_one, between, command
 from dsd_env.cli.output import print_json
-from dsd_env.latency import LatencyProfile
-from dsd_env.latency.lookup import latency_profile
-from dsd_env.scenario import Scenario, load_scenario
-from dsd_env.schedulers.worth import BusyTarget, Cost
+from dsd_env.schedulers.worth import AT_TARGET, REMOTE, Case, Cost, cheapest
 
 _EXAMPLES = """
 dsd-env worth-it --rtt-ms 5 --alpha 0.75 --active 32
@@ -30,9 +27,6 @@ WORDS = {
     "rounds": "remote drafts, round by round",
     "stream": "remote drafts, streamed",
 }
-PLACES = {"plain": "plain", "node": "colocated", "rounds": "own", "stream": "own"}
-"""Where a way drafts, as static choices name it; requests draft for themselves here."""
-MODEL = "draft"
 SIMULATED_S, WARMUP_S = 10.0, 5.0
 
 
@@ -100,11 +94,18 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: A profile is unknown, or a number impossible.
     """
-    scenario = scenario_of(arguments)
-    (target,) = scenario.targets.values()
-    busy = BusyTarget.of(target, arguments.active, float(arguments.context), arguments.alpha)
-    costs = busy.best(remote_step_s(arguments), 1e-3 * arguments.rtt_ms)
-    simulated_s = {cost.way: _simulated_s(arguments, cost) for cost in costs} if arguments.simulate else {}
+    case = Case(
+        arguments.target,
+        arguments.drafter,
+        arguments.remote,
+        arguments.rtt_ms,
+        arguments.alpha,
+        arguments.active,
+        arguments.per_card,
+        arguments.context,
+    )
+    costs = case.busy().best(case.remote_step_s, 1e-3 * case.rtt_ms)
+    simulated_s = {cost.way: _simulated_s(case, cost) for cost in costs} if arguments.simulate else {}
     if arguments.json:
         print_json([{**cost._asdict(), "simulated_token_s": simulated_s.get(cost.way)} for cost in costs])
     else:
@@ -112,58 +113,25 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def remote_step_s(arguments: argparse.Namespace) -> float:
-    """Return the time of a draft step at the remote drafter, shared by so many requests."""
-    profile = latency_profile(arguments.remote)
-    its = profile.coefficients if isinstance(profile, LatencyProfile) else profile
-    n = arguments.per_card
-    return float(its.compute_s(n) + its.k_bw_s_per_token * n * arguments.context)
+def _simulated_s(case: Case, cost: Cost) -> float:
+    """Return the time per token that the engine finds, in seconds."""
+    from dsd_env.simulate import simulate
 
-
-def scenario_of(arguments: argparse.Namespace, kind: str = "streaming") -> Scenario:
-    """Return the scenario of the user's numbers, saturated: one client per request, no time to think.
-
-    Raises:
-        ScenarioError: A profile is unknown, or a number impossible.
-    """
-    target = latency_profile(arguments.target)
-    gpus = target.parallelism if isinstance(target, LatencyProfile) else 1
-    at_target = [] if arguments.drafter == "none" else [{"model": MODEL, "profile": arguments.drafter}]
-    prompt = max(1, arguments.context - 300)
-    return load_scenario(
-        "stream_node",
-        name="worth_it",
-        devices__client__count=arguments.active,
-        devices__client__drafter={"model": MODEL, "profile": {"t0_s": remote_step_s(arguments)}},
-        targets__node__profile=arguments.target,
-        targets__node__gpus=gpus,
-        targets__node__colocated_drafters=at_target,
-        targets__node__max_num_seqs=max(128, arguments.active),
-        links__link__one_way_s=0.5e-3 * arguments.rtt_ms,
-        acceptance={MODEL: {"source": "iid", "alpha": arguments.alpha}},
-        workload__kinds__essay__prompt_tokens={"distribution": "constant", "value": prompt},
-        workload__max_prompt_tokens=prompt,
-        protocol__kind=kind,
+    scenario = case.scenario(
+        cost.protocol,
         episode__requests=None,
         episode__warmup_requests=0,
         episode__warmup_s=WARMUP_S,
         episode__window_s=SIMULATED_S,
         episode__horizon_s=WARMUP_S + SIMULATED_S,
     )
-
-
-def _simulated_s(arguments: argparse.Namespace, cost: Cost) -> float:
-    """Return the time per token that the engine finds, in seconds."""
-    from dsd_env.simulate import simulate
-
-    scenario = scenario_of(arguments, "synchronous" if cost.way == "rounds" else "streaming")
-    metrics = simulate(scenario, f"static:{cost.gamma}:1:{PLACES[cost.way]}", seed=1).metrics
-    return float(arguments.active / metrics["throughput_tokens_per_s"])
+    metrics = simulate(scenario, cost.rule, seed=1).metrics
+    return float(case.active / metrics["throughput_tokens_per_s"])
 
 
 def _table(costs: list[Cost], simulated_s: dict[str, float]) -> str:
     """Return the costs as text, and what they say."""
-    at_target = min((cost for cost in costs if cost.way in ("plain", "node")), key=lambda cost: cost.token_s)
+    at_target, remote = cheapest(costs, AT_TARGET), cheapest(costs, REMOTE)
     against = "against target's best"
     head = f"{'':30} {'gamma':>5} {'ms/token':>8} {against:>22}"
     lines = [head + (f" {'simulated':>9}" if simulated_s else "")]
@@ -171,7 +139,6 @@ def _table(costs: list[Cost], simulated_s: dict[str, float]) -> str:
         change = 100.0 * (cost.token_s / at_target.token_s - 1.0)
         line = f"{WORDS[cost.way]:30} {cost.gamma:5} {1e3 * cost.token_s:8.2f} {change:+20.1f} %"
         lines.append(line + (f" {1e3 * simulated_s[cost.way]:9.2f}" if simulated_s else ""))
-    remote = min((cost for cost in costs if cost.way in ("rounds", "stream")), key=lambda cost: cost.token_s)
     gain = 100.0 * (1.0 - remote.token_s / at_target.token_s)
     worth = {
         True: f"A remote drafter is worth it: {gain:.0f} % less time per token, {WORDS[remote.way]}.",

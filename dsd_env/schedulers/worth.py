@@ -9,8 +9,11 @@ are alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from dsd_env.latency import LatencyProfile
+from dsd_env.latency.lookup import latency_profile
+from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.schema import Target
 from dsd_env.schedulers.node_times import NodeTimes
 from dsd_env.schedulers.stream_model import stream_yield
@@ -19,6 +22,11 @@ GAMMAS = (1, 2, 3, 4, 6, 8)
 """Speculation lengths of rounds that are compared."""
 WINDOWS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Windows of streams that are compared."""
+AT_TARGET, REMOTE = ("plain", "node"), ("rounds", "stream")
+"""Ways of drafting without a remote drafter, and with one."""
+_PLACES = {"plain": "plain", "node": "colocated", "rounds": "own", "stream": "own"}
+"""Where a way drafts, as static rules name it; requests draft for themselves here."""
+_MODEL = "draft"
 _ROUNDS = 8
 """Times that an iteration's length and what streams bring into it are made to agree."""
 
@@ -38,6 +46,93 @@ class Cost(NamedTuple):
     gamma: int
     token_s: float
     iteration_s: float
+
+    @property
+    def rule(self) -> str:
+        """The static rule that does it in a simulation."""
+        return f"static:{self.gamma}:1:{_PLACES[self.way]}"
+
+    @property
+    def protocol(self) -> str:
+        """The kind of protocol that it takes there."""
+        return "synchronous" if self.way == "rounds" else "streaming"
+
+
+def cheapest(costs: Sequence[Cost], ways: Sequence[str]) -> Cost:
+    """Return the cost with the least time per token among those of some ways."""
+    return min((cost for cost in costs if cost.way in ways), key=lambda cost: cost.token_s)
+
+
+class Case(NamedTuple):
+    """One user's question: these profiles, so far apart, so loaded.
+
+    Attributes:
+        target: Profile of the target.
+        drafter: Profile of the drafter on its GPUs; ``none``: it has none.
+        remote: Profile of the remote drafter.
+        rtt_ms: Round trip between remote drafter and target.
+        acceptance: Chance that a draft is right, given that those before it were; below 1.
+        active: Requests that the target serves at a time.
+        per_card: Requests that share a remote drafter.
+        context_tokens: Context of a request.
+    """
+
+    target: str
+    drafter: str
+    remote: str
+    rtt_ms: float
+    acceptance: float
+    active: int
+    per_card: int = 1
+    context_tokens: int = 600
+
+    @property
+    def remote_step_s(self) -> float:
+        """Time of a draft step at the remote drafter, shared by so many requests."""
+        profile = latency_profile(self.remote)
+        its = profile.coefficients if isinstance(profile, LatencyProfile) else profile
+        n = self.per_card
+        return float(its.compute_s(n) + its.k_bw_s_per_token * n * self.context_tokens)
+
+    def scenario(self, kind: str = "streaming", **changes: Any) -> Scenario:
+        """Return the case as a scenario, saturated: one client per request, no time to think.
+
+        Args:
+            kind: Kind of protocol.
+            **changes: Further overrides, as of :func:`dsd_env.scenario.load_scenario`.
+
+        Raises:
+            ScenarioError: A profile is unknown, or a number impossible.
+        """
+        target = latency_profile(self.target)
+        gpus = target.parallelism if isinstance(target, LatencyProfile) else 1
+        at_target = [] if self.drafter == "none" else [{"model": _MODEL, "profile": self.drafter}]
+        prompt = max(1, self.context_tokens - 300)
+        return load_scenario(
+            "stream_node",
+            name="worth_it",
+            devices__client__count=self.active,
+            devices__client__drafter={"model": _MODEL, "profile": {"t0_s": self.remote_step_s}},
+            targets__node__profile=self.target,
+            targets__node__gpus=gpus,
+            targets__node__colocated_drafters=at_target,
+            targets__node__max_num_seqs=max(128, self.active),
+            links__link__one_way_s=0.5e-3 * self.rtt_ms,
+            acceptance={_MODEL: {"source": "iid", "alpha": self.acceptance}},
+            workload__kinds__essay__prompt_tokens={"distribution": "constant", "value": prompt},
+            workload__max_prompt_tokens=prompt,
+            protocol__kind=kind,
+            **changes,
+        )
+
+    def busy(self) -> BusyTarget:
+        """Return the target with its step times.
+
+        Raises:
+            ValueError: A profile is unknown, or a number impossible.
+        """
+        (target,) = self.scenario().targets.values()
+        return BusyTarget.of(target, self.active, float(self.context_tokens), self.acceptance)
 
 
 class BusyTarget(NamedTuple):
