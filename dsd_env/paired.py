@@ -37,12 +37,14 @@ def bootstrap_mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
         return math.nan, math.nan, math.nan
     if len(finite) == 1:
         return float(finite[0]), math.nan, math.nan
-    means = finite[_resamples(len(finite))].mean(axis=1)
+    means = finite[_resamples(len(finite), RESAMPLES)].mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(finite.mean()), float(low), float(high)
 
 
-def bootstrap_ratio(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> tuple[float, float, float]:
+def bootstrap_ratio(
+    values: NDArray[np.float64], baseline: NDArray[np.float64], resamples: int = RESAMPLES
+) -> tuple[float, float, float]:
     """Return mean(values) / mean(baseline) − 1 with its 95 % paired bootstrap interval.
 
     Seeds are resampled as pairs, so what the seeds have in common cancels.
@@ -50,6 +52,7 @@ def bootstrap_ratio(values: NDArray[np.float64], baseline: NDArray[np.float64]) 
     Args:
         values: One per seed.
         baseline: The same seeds under the other scheduler.
+        resamples: How often the pairs are resampled.
 
     Returns:
         (relative difference, low, high); NaN where a pair is missing throughout or the baseline's mean is 0.
@@ -61,7 +64,7 @@ def bootstrap_ratio(values: NDArray[np.float64], baseline: NDArray[np.float64]) 
     difference = float(x.mean() / y.mean() - 1.0)
     if len(x) == 1:
         return difference, math.nan, math.nan
-    rows = _resamples(len(x))
+    rows = _resamples(len(x), resamples)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = x[rows].mean(axis=1) / y[rows].mean(axis=1) - 1.0
     ratios = ratios[np.isfinite(ratios)]
@@ -69,5 +72,5 @@ def bootstrap_ratio(values: NDArray[np.float64], baseline: NDArray[np.float64]) 
     return difference, float(low), float(high)
 
 
-def _resamples(n: int) -> NDArray[np.int64]:
-    return np.random.default_rng(BOOTSTRAP_SEED).integers(n, size=(RESAMPLES, n))
+def _resamples(n: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng(BOOTSTRAP_SEED).integers(n, size=(count, n))
