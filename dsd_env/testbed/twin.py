@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from dsd_env.calibration.latency.rising import rising
 from dsd_env.files import write_text
 from dsd_env.latency import LatencyProfile
 from dsd_env.latency.profile import save_profile
@@ -142,16 +143,9 @@ class Calibration(StrictNumbers, BaseModel):
 
 
 def _rising(knots: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Return knots whose seconds do not fall: neighbours that do are replaced by their mean."""
-    blocks: list[list[float]] = []  # sum, count
-    for _, seconds in knots:
-        blocks.append([seconds, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
-            total, count = blocks.pop()
-            blocks[-1][0] += total
-            blocks[-1][1] += count
-    levels = [total / count for total, count in blocks for _ in range(int(count))]
-    return [(work, level) for (work, _), level in zip(knots, levels, strict=True)]
+    """Return knots whose seconds do not fall."""
+    seconds = rising([second for _, second in knots])
+    return [(work, second) for (work, _), second in zip(knots, seconds, strict=True)]
 
 
 def noise_of(groups: Sequence[Times]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.calibration.engine_bench.runs import Question, Step
+from dsd_env.calibration.latency.rising import rising
 from dsd_env.latency.profile import (
     ErrorStats,
     LatencyProfile,
@@ -211,25 +212,14 @@ def fit(without: Sequence[Step], with_drafter: Sequence[Step]) -> StepTimes:
 
 
 def _knots(new: Floats, target_s: Floats) -> tuple[tuple[int, float], ...]:
-    """Return the target's time by number of new tokens: medians, pooled until they rise.
-
-    Where neighbours do not rise, both get their mean, weighed by steps (isotonic regression by the
-    pool-adjacent-violators algorithm).
-    """
+    """Return the target's time by number of new tokens: medians made to rise, weighed by steps."""
     sizes, counts = np.unique(new.astype(np.int64), return_counts=True)
     often = sizes[np.argsort(-counts, kind="stable")][:MAX_KNOTS]
     # The ends stay, so that nothing is taken from beyond what was measured.
     chosen = np.unique(np.concatenate([often[: MAX_KNOTS - 2], sizes[[0, -1]]]))
-    pools: list[list[float]] = []  # mean, weight, sizes in the pool
-    for m in chosen:
-        here = target_s[new == m]
-        pools.append([max(float(np.median(here)), 1e-6), float(len(here)), 1.0])
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            value, weight, size = pools.pop()
-            before = pools[-1]
-            total = before[1] + weight
-            pools[-1] = [(before[0] * before[1] + value * weight) / total, total, before[2] + size]
-    values = [pool[0] for pool in pools for _ in range(int(pool[2]))]
+    groups = [target_s[new == m] for m in chosen]
+    medians = [max(float(np.median(group)), 1e-6) for group in groups]
+    values = rising(medians, [float(len(group)) for group in groups])
     knots = tuple((int(m), float(value)) for m, value in zip(chosen, values, strict=True))
     return knots if len(knots) > 1 else (*knots, (knots[0][0] + 1, knots[0][1]))
 
