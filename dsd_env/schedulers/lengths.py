@@ -195,7 +195,7 @@ class EmaTiers:
         weight: Of a new round in the mean.
         interval: Rounds between two looks.
         up: Hysteresis upwards, in tokens.
-        down: Hysteresis downwards. With both defaults the mean never asks for 0 where there is another length.
+        down: Hysteresis downwards. By both defaults 0 is never asked for where there is another length.
     """
 
     weight: float = 0.2
