@@ -40,11 +40,18 @@ def main() -> int:
         help="measure so many cycles of the load after a warm-up, in simulated time, not the scenario's own",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every metric here")
+    parser.add_argument(
+        "--history",
+        action="store_true",
+        help="write load and decisions over time of each scheduler's first episode into FILE, too",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default 1)")
     parser.add_argument("--metrics", metavar="M,N", help="metrics to print (default: a selection)")
     arguments = parser.parse_args()
     if arguments.requests is not None and arguments.cycles is not None:
         parser.error("--requests and --cycles: measure a number of requests or cycles of the load")
+    if arguments.history and arguments.json is None:
+        parser.error("--history: give --json FILE, which it is written into")
     _cli.at_least_one(parser, arguments, ("seeds", "requests", "cycles", "jobs"))
     return _cli.alone("evaluate", arguments.json, lambda: _evaluate(arguments))
 
@@ -90,6 +97,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 bar.update(1)
 
             evaluation.run_all(open_tasks, arguments.jobs, done)
+        histories = {}
+        if arguments.history:
+            pairs = len(evaluation.groups_of(tasks, len(tasks)))
+            found = tqdm(evaluation.histories_of(tasks), total=pairs, desc="histories", unit=" episodes")
+            histories = {task.key: history for task, history in found}
     except KeyboardInterrupt:
         hint = "the same command continues" if sidecar else "give --json FILE to be able to continue"
         print(f"\ninterrupted; {hint}", file=sys.stderr)
@@ -106,7 +118,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "cycles": arguments.cycles,
         "command": ["scripts/evaluate.py", *sys.argv[1:]],
     }
-    summary = evaluation.summarise(tasks, partial.results, metadata)
+    summary = evaluation.summarise(tasks, partial.results, metadata, histories)
     if arguments.json:
         write_json(arguments.json, summary)
         partial.discard()
