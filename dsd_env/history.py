@@ -8,7 +8,6 @@ of the requests that were measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -118,7 +117,6 @@ def recorded(
     scenario: Scenario,
     scheduler: str,
     seed: int,
-    run: Callable[..., Result] = simulate,
     **options: Any,
 ) -> tuple[Result, dict[str, Any]]:
     """Simulate an episode and return its result and its history, which is ready for JSON.
@@ -127,14 +125,13 @@ def recorded(
         scenario: The scenario.
         scheduler: Name of the scheduler.
         seed: Episode seed.
-        run: What simulates.
         options: Further arguments of :func:`dsd_env.simulate`.
 
     Raises:
         ValueError: As :func:`dsd_env.simulate` does.
     """
     recorder = Recorder(make_scheduler(scheduler))
-    result = run(scenario, recorder, seed, **options)
+    result = simulate(scenario, recorder, seed, **options)
     history = recorder.history(result.metrics["duration_s"])
     measured = _is_measured(result)
     quantiles = {name: _quantiles(result.requests[name][measured]) for name in LATENCIES}
@@ -148,12 +145,15 @@ def recorded(
 
 def _is_measured(result: Result) -> NDArray[np.bool_]:
     """Return which of the completed requests the metrics are about."""
-    episode, table = result.scenario.episode, result.requests
-    if episode.window_s is None:
-        first = episode.warmup_requests
-        return (table["request"] >= first) & (table["request"] < first + episode.requests)
-    end_s = episode.warmup_s + episode.window_s
-    return (table["arrival_s"] >= episode.warmup_s) & (table["arrival_s"] < end_s)
+    episode = result.scenario.episode
+    number = result.requests["request"].astype(np.int64)
+    arrival_s = result.requests["arrival_s"].astype(np.float64)
+    if episode.window_s is not None:
+        in_window = (arrival_s >= episode.warmup_s) & (arrival_s < episode.warmup_s + episode.window_s)
+        return np.asarray(in_window)
+    assert episode.requests is not None  # as the schema has it where there is no window
+    first = episode.warmup_requests
+    return np.asarray((number >= first) & (number < first + episode.requests))
 
 
 def _quantiles(values: NDArray[Any]) -> list[float]:

@@ -45,13 +45,15 @@ def main() -> int:
         action="store_true",
         help="write load and decisions over time of each scheduler's first episode into FILE, too",
     )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page of it, too")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default 1)")
     parser.add_argument("--metrics", metavar="M,N", help="metrics to print (default: a selection)")
     arguments = parser.parse_args()
     if arguments.requests is not None and arguments.cycles is not None:
         parser.error("--requests and --cycles: measure a number of requests or cycles of the load")
-    if arguments.history and arguments.json is None:
-        parser.error("--history: give --json FILE, which it is written into")
+    for option in ("history", "report"):
+        if getattr(arguments, option) and arguments.json is None:
+            parser.error(f"--{option}: give --json FILE, too, where its numbers stand")
     _cli.at_least_one(parser, arguments, ("seeds", "requests", "cycles", "jobs"))
     return _cli.alone("evaluate", arguments.json, lambda: _evaluate(arguments))
 
@@ -64,6 +66,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         from agents import evaluation, provenance
         from agents.report import print_tables
         from dsd_env.files import write_json
+        from dsd_env.report import write_report
     except ModuleNotFoundError as error:
         print(
             f"evaluate: {error.name} is not installed; run `make demo`, or pip install -e '.[train]'",
@@ -125,6 +128,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     print_tables(summary, shown, Console())
     if arguments.json:
         print(f"wrote {arguments.json}")
+    if arguments.report:
+        write_report([arguments.json], arguments.report)
+        print(f"wrote {arguments.report}")
     return 0
 
 

@@ -148,7 +148,7 @@ def _scheduler(name: str, entry: Scheduler) -> dict[str, Any]:
             for metric, change in changes.items()
             if change.relative is not None and not metric.endswith(_NOT_SHOWN)
         },
-        "history": entry.history.model_dump() if entry.history else None,
+        "history": entry.history.model_dump(mode="json") if entry.history else None,
     }
 
 
@@ -178,7 +178,7 @@ def _static(source: Source, label: str, study: StaticStudy, command: str) -> dic
             for name, value in study.uniform_e2e_s.items()
             if value is not None and (choice := _choice(name))
         ],
-        "table": [row.model_dump() for row in study.table],
+        "table": [row.model_dump(mode="json") for row in study.table],
     }
 
 

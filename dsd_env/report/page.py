@@ -144,8 +144,8 @@ def _scoreboard(number: int, evaluation: dict[str, Any]) -> str:
     label, baseline = html.escape(evaluation["label"]), html.escape(evaluation["baseline"])
     return (
         f'<div class="scoreboard" data-evaluation="{number}"><h3>{label}</h3>'
-        f'<p class="lead">Means over the episodes; below, the difference from <b>{baseline}</b> with its 95 % '
-        "interval, paired by episode. ▲ better, ▼ worse: the interval excludes zero.</p>"
+        f'<p class="lead">Means over the episodes; below, the difference from <b>{baseline}</b> with its '
+        "95 % interval, paired by episode. ▲ better, ▼ worse: the interval excludes zero.</p>"
         f'<div class="scroll" tabindex="0" role="region" aria-label="Scoreboard of {label}"><table>'
         f'<thead><tr><th scope="col">scheduler</th>{heads}</tr></thead>\n'
         f"<tbody>{rows}</tbody></table></div></div>"
@@ -175,7 +175,7 @@ def verdict_of(change: dict[str, Any], metric: str) -> str:
     A difference may be chance unless its interval excludes zero, and what rounding makes of equal values.
     """
     low, high = change["ci95"]
-    if low is None or high is None or low <= ROUNDING and high >= -ROUNDING:
+    if low is None or high is None or (low <= ROUNDING and high >= -ROUNDING):
         return "chance"
     direction = better(metric)
     if direction == 0:

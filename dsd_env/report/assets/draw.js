@@ -425,7 +425,7 @@ function drawPoints(place, points, { label, xAxis, height = 300 }) {
   const taken = [];
   for (const point of points) {
     const [px, py] = [x(point.x.mean), y(point.y.mean)];
-    const group = shape("g", { class: `k${point.k % 8}` });
+    const group = shape("g", { class: `point k${point.k % 8}` });
     const bar = (d) => group.append(shape("path", { class: "interval stroke", d }));
     if (point.x.ci95.every(known)) bar(`M${x(point.x.ci95[0])},${py}H${x(point.x.ci95[1])}`);
     if (point.y.ci95.every(known)) bar(`M${px},${y(point.y.ci95[0])}V${y(point.y.ci95[1])}`);
