@@ -13,13 +13,14 @@ from dsd_env.cli.output import print_json
 from dsd_env.report import write_report
 
 _EXAMPLES = """
-dsd-env evaluate wan --schedulers cloud_ar,jsq_goodput --json --history >r.json
-dsd-env report r.json --out report.html"""
+dsd-env report results.json --out report.html
+dsd-env report before.json after.json runs/mine --out all.html --title Mine"""
 
 _NOTES = """
-The file needs no network: scoreboard, differences, latencies, goodput by class,
+Results are what `dsd-env evaluate --json --history` prints, among others. The
+page needs no network: scoreboard, differences, latencies, goodput by class,
 load and decisions over time, cost, learning curves, provenance, and a table
-behind every figure. Open it in a browser, print it, or send it to somebody."""
+behind every figure."""
 
 
 def add(commands: Commands) -> None:

@@ -51,7 +51,7 @@ function ticks(low, high, count) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].find((factor) => factor * power >= raw * 0.999) * power;
   const found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k += 1) found.push(k * step);
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k += 1) found.push(k * step + 0);
   return found;
 }
 
@@ -197,7 +197,7 @@ function canvas(width, height, label) {
 
 /** Draw the ticks of a horizontal axis below a plot, with lines through it. */
 function axisBelow(svg, x, domain, top, bottom, width, asPercent) {
-  const values = ticks(domain[0], domain[1], Math.max(2, Math.floor(width / 90)));
+  const values = ticks(domain[0], domain[1], Math.max(3, Math.floor(width / 70)));
   tickText(values, asPercent).forEach((text, k) => {
     const at = x(values[k]);
     svg.append(shape("line", { class: values[k] === 0 ? "zero" : "grid", x1: at, x2: at, y1: top, y2: bottom }));
@@ -297,7 +297,7 @@ function drawLines(place, series, options) {
     return;
   }
   const span = most !== undefined ? [0, most] : extent(ys, { zero });
-  const values = ticks(span[0], span[1], Math.max(2, Math.floor(height / 55)));
+  const values = ticks(span[0], span[1], Math.max(3, Math.floor(height / 45)));
   const texts = tickText(values, false);
   const left = Math.max(...texts.map(textWidth)) + 10;
   const bottom = height - (axis ? 38 : 22);
@@ -312,7 +312,7 @@ function drawLines(place, series, options) {
     svg.append(shape("line", { class: "grid", x1: left, x2: width - 12, y1: y(value), y2: y(value) }));
     svg.append(shape("text", { class: "soft", x: left - 6, y: y(value) + 4, "text-anchor": "end" }, texts[k]));
   });
-  const below = ticks(domain[0], domain[1], Math.max(2, Math.floor((width - left) / 90)));
+  const below = ticks(domain[0], domain[1], Math.max(3, Math.floor((width - left) / 80)));
   tickText(below, false).forEach((text, k) => {
     svg.append(shape("text", { class: "soft", x: x(below[k]), y: bottom + 16, "text-anchor": "middle" }, text));
   });
@@ -385,7 +385,7 @@ function drawShares(place, edges, series, { label, axis, height = 160 }) {
     });
     svg.append(shape("path", { class: `fill shade k${one.k % 8}`, "stroke-width": 0.4, d: path }));
   }
-  const ticked = ticks(edges[0], edges[edges.length - 1], Math.max(2, Math.floor((width - left) / 90)));
+  const ticked = ticks(edges[0], edges[edges.length - 1], Math.max(3, Math.floor((width - left) / 80)));
   tickText(ticked, false).forEach((text, k) => {
     svg.append(shape("text", { class: "soft", x: x(ticked[k]), y: bottom + 16, "text-anchor": "middle" }, text));
   });
