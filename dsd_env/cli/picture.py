@@ -26,8 +26,8 @@ from dsd_env.sim.timeline.picture import HEIGHT_PX, WIDTH_PX, WINDOW_S
 from dsd_env.simulate import simulate
 
 _EXAMPLES = """
-dsd-env picture metro --scheduler static:16:1:edge --at-s 20 --out metro.png
-dsd-env picture single_lan --scheduler edge_sd:4 --at-s 8 --to-s 10 --out lan.gif"""
+dsd-env picture metro --scheduler static:16:1:edge --at-s 12 --out metro.png
+dsd-env picture single_lan --scheduler edge_sd:4 --to-s 12 --out lan.gif"""
 
 _NOTES = """
 Rows are targets, edge servers and the busiest devices. A device's messages are

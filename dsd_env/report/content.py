@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dsd_env.report.reading import (
@@ -154,7 +155,7 @@ def _scheduler(name: str, entry: Scheduler) -> dict[str, Any]:
 
 def _run(source: Source, run: Run) -> dict[str, Any]:
     return {
-        "label": source.path,
+        "label": Path(source.path).name or source.path,
         "file": source.path,
         "steps": list(run.steps),
         "curves": {

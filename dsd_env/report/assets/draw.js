@@ -59,10 +59,11 @@ function ticks(low, high, count) {
 function tickText(values, asPercent) {
   const step = values.length > 1 ? Math.abs(values[1] - values[0]) : Math.abs(values[0]) || 1;
   const factor = asPercent ? 100 : 1;
-  const digits = Math.min(9, Math.max(0, Math.ceil(-Math.log10(step * factor) + 1e-9)));
+  const digits = Math.min(9, Math.max(0, Math.ceil(-Math.log10(step * factor) - 1e-9)));
   const more = Math.abs(step * factor * 10 ** digits - Math.round(step * factor * 10 ** digits)) > 1e-6 ? 1 : 0;
+  const large = factor === 1 && Math.max(...values.map(Math.abs)) >= 1e4;
   return values.map((value) => {
-    if (factor === 1 && step >= 1000) return value.toLocaleString("en-US").replace("-", "−");
+    if (large) return Math.round(value).toLocaleString("en-US").replace("-", "−");
     return (value * factor).toFixed(digits + more).replace("-", "−") + (asPercent ? " %" : "");
   });
 }
@@ -195,12 +196,13 @@ function canvas(width, height, label) {
   return shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": label });
 }
 
-/** Draw the ticks of a horizontal axis below a plot, with lines through it. */
-function axisBelow(svg, x, domain, top, bottom, width, asPercent) {
+/** Draw the ticks of a horizontal axis below a plot, with lines through it, or through its strips alone. */
+function axisBelow(svg, x, domain, top, bottom, width, asPercent, strips = [[top, bottom]]) {
   const values = ticks(domain[0], domain[1], Math.max(3, Math.floor(width / 70)));
   tickText(values, asPercent).forEach((text, k) => {
     const at = x(values[k]);
-    svg.append(shape("line", { class: values[k] === 0 ? "zero" : "grid", x1: at, x2: at, y1: top, y2: bottom }));
+    const d = strips.map(([from, to]) => `M${at},${from}V${to}`).join("");
+    svg.append(shape("path", { class: values[k] === 0 ? "zero" : "grid", d }));
     svg.append(shape("text", { class: "soft", x: at, y: bottom + 16, "text-anchor": "middle" }, text));
   });
 }
@@ -231,7 +233,9 @@ function drawRows(place, rows, { label, axis, zero = false, asPercent = false, d
   const domain = given ?? extent(values, { zero });
   const x = scale(domain[0], domain[1], from, to);
   const svg = canvas(width, height, label);
-  axisBelow(svg, x, domain, top, bottom, to - from, asPercent);
+  // Names that stand above their rows are not crossed.
+  const strips = rows.map((_, index) => [top + index * rowHeight + 20, top + (index + 1) * rowHeight - 6]);
+  axisBelow(svg, x, domain, top, bottom, to - from, asPercent, wide ? undefined : strips);
   if (axis) svg.append(shape("text", { class: "soft", x: (from + to) / 2, y: bottom + 34, "text-anchor": "middle" }, axis));
   rows.forEach((row, index) => {
     const y0 = top + index * rowHeight;

@@ -387,6 +387,6 @@ const SECTIONS = [
       key: "searched", label: "Scenario",
       options: () => options(data.searches.map((one) => one.label)),
     }],
-    figures: [{ title: "Search", draw: searched }, { title: "Comparison", draw: confirmed }],
+    figures: [{ title: "Mean request time (s) by place and window", draw: searched }, { title: "Comparison", draw: confirmed }],
   },
 ];

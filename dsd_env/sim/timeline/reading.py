@@ -342,7 +342,8 @@ class Reader:
         if self._gamma_of.get(request, 0) == 0:
             return "plain"
         # Drafts that no drafter has made since the decision are made by the target itself. A pipelined
-        # drafter may have made them ahead, since the decision before; where drafts are streamed, all others do.
+        # drafter may have made them ahead, since the decision before. Where drafts are streamed, what is no
+        # stream is drafted at the target.
         if self._protocol == "streaming":
             return "colocated"
         before_s, decided_s = self._decided_s[request]
