@@ -13,6 +13,7 @@ from dsd_env.history import LATENCIES, MOST_INTERVALS, PLAIN, Recorder, recorded
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import measuring
 from dsd_env.schedulers import make_scheduler
+from tests.scenarios import tiny
 from tests.views import make_request, make_view
 
 
@@ -33,7 +34,7 @@ class Log:
 
 @pytest.mark.parametrize("engine", ["reference", "compiled"])
 def test_it_is_what_happened(engine):
-    scenario = measuring(load_scenario("flaky"), 6)
+    scenario = tiny()
     result, history = recorded(scenario, "random", 3, engine=engine)
     plain = dsd_env.simulate(scenario, log := Log("random"), 3, engine=engine)
     assert result.metrics == plain.metrics

@@ -22,7 +22,7 @@ from dsd_env.cli.arguments import (
 )
 from dsd_env.cli.output import print_json
 from dsd_env.files import write_atomically
-from dsd_env.sim.timeline.picture import HEIGHT_PX, WIDTH_PX, WINDOW_S
+from dsd_env.sim.timeline.picture import HEIGHT_PX, WIDTH_PX, WINDOW_S, palette
 from dsd_env.simulate import simulate
 
 _EXAMPLES = """
@@ -36,7 +36,6 @@ above its drafts, those to it below. Needs matplotlib (pip install
 
 _FRAME_S = 0.1
 """Time for which an animation shows each picture."""
-_GIF_COLOURS = 64
 
 
 def add(commands: Commands) -> None:
@@ -132,9 +131,10 @@ def write_pictures(path: Path, pictures: Iterable[NDArray[np.uint8]], width: int
     if path.suffix.lower() == ".png":
         write_atomically(path, lambda temporary: images[0].save(temporary, format="PNG", optimize=True))
         return
-    # One palette for all, that of the last, which shows most: or colours would change from frame to frame.
-    palette = images[-1].quantize(_GIF_COLOURS)
-    first, *others = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    # One palette for all, and none that is made of the pictures: rare colours would be lost, others change.
+    colours = Image.new("P", (1, 1))
+    colours.putpalette([part for colour in palette() for part in colour])
+    first, *others = [image.quantize(palette=colours, dither=Image.Dither.NONE) for image in images]
 
     def write(temporary: Path) -> None:
         milliseconds = round(1e3 * _FRAME_S)

@@ -65,7 +65,7 @@ def report_html(sources: Sequence[Source], title: str | None = None) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     return Template(_asset("page.html")).substitute(
-        policy=html.escape(policy, quote=False).replace('"', "&quot;"),
+        policy=html.escape(policy),
         title=html.escape(title),
         style=style,
         script=script,

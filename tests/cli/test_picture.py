@@ -31,7 +31,7 @@ def test_a_picture_is_that_of_the_timeline(dsd_env_command, tmp_path, image):
     with image.open(out) as found:
         assert np.array_equal(np.asarray(found), expected)
     # Drafts, verification and messages are in it: their colours.
-    colours = {tuple(colour) for colour in expected.reshape(-1, 3)}
+    colours = {tuple(colour) for colour in expected.reshape(-1, 3).tolist()}
     assert {(0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73), (0x56, 0xB4, 0xE9)} <= colours
 
 
@@ -47,6 +47,9 @@ def test_an_animation_moves(dsd_env_command, tmp_path, image):
             found.seek(number)
             frames.append(np.asarray(found.convert("RGB")))
     assert len({frame.tobytes() for frame in frames}) == 3
+    # The legend's colours are all there, also those that no bar has.
+    colours = {tuple(colour) for colour in frames[0].reshape(-1, 3).tolist()}
+    assert {(0xCC, 0x79, 0xA7), (0xE6, 0x9F, 0x00), (0x56, 0xB4, 0xE9)} <= colours
 
 
 @pytest.mark.parametrize(

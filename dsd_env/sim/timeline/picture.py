@@ -44,6 +44,8 @@ _COLOURS = {
     "plain": "#8C8C8C",
     "message": "#56B4E9",
 }
+_BAND = "#F4F5F7"
+"""Ground of every other row."""
 _LABELS = {
     "draft": "draft",
     "prefill": "prefill",
@@ -68,6 +70,18 @@ _STRIPS = {
 }
 _BESIDE = {ITERATIONS: (-0.40, 0.12), DRAFTERS: (0.18, 0.40)}
 """The strips of a target that has a drafter with hardware of its own."""
+
+
+def palette() -> list[tuple[int, int, int]]:
+    """Return the colours of pictures, for formats of few: those of the marks, softer ones of edges, greys."""
+    marks = [tuple(bytes.fromhex(colour[1:])) for colour in (*_COLOURS.values(), _BAND)]
+    soft = [
+        tuple(round(255 - share * (255 - part)) for part in colour)
+        for colour in marks
+        for share in (0.75, 0.5, 0.25)
+    ]
+    greys = [(level, level, level) for level in range(0, 256, 15)]
+    return [(red, green, blue) for red, green, blue in (*marks, *soft, *greys)]
 
 
 def draw_picture(
@@ -189,7 +203,7 @@ def _draw(
             )
         )
     for at in range(0, len(rows), 2):
-        axes.axhspan(at - 0.5, at + 0.5, color="#F4F5F7", zorder=0)
+        axes.axhspan(at - 0.5, at + 0.5, color=_BAND, zorder=0)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [_label(places, site) for site in rows], fontsize=10)
     axes.tick_params(axis="y", length=0)
