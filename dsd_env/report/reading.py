@@ -21,6 +21,8 @@ from dsd_env.text import TextError, read_text
 MAX_FILE_BYTES = 100_000_000
 MAX_SHOWN = 500
 """Scenarios, schedulers or metrics beyond this are no result that anybody could look at."""
+MAX_PLACE = 300
+"""Letters of a place in a file that a message shows."""
 VALIDATION_FILE, RUN_FILE, BEST_FILE = "validation.jsonl", "run.json", "best.json"
 """What of a training run's folder is read."""
 
@@ -365,6 +367,8 @@ def _checked(model: type[_M], data: Any, where: object) -> _M:
         return model.model_validate(data)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
+        # Keys are a stranger's, and this is for a terminal.
+        place = "".join(sign if sign.isprintable() else "?" for sign in ".".join(map(str, problem["loc"])))
+        place = place if len(place) <= MAX_PLACE else f"{place[:MAX_PLACE]} …"
         said = explain_type(problem) or expected_type(problem) or problem["msg"].removeprefix("Value error, ")
         raise ReportError(f"{where}: {place}: {said}" if place else f"{where}: {said}") from None

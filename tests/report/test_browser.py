@@ -159,6 +159,36 @@ def test_the_numbers_are_those_of_the_results(ask, tmp_path):
     assert [row[1] for row in found["Mean request time (s) by place and window"]] == [3, 1.75, 1.5]
 
 
+def test_marks_lie_where_the_axis_says(ask, tmp_path):
+    given = samples.evaluation()
+    write(tmp_path, given)
+    (ticks, rows), complaints = ask("""
+        const plot = page.querySelector("#scoreboard-figures .plot");
+        const ticks = [...plot.querySelectorAll("svg > text[text-anchor=middle]")].slice(0, -1);
+        const place = (node, name) => Number(node.getAttribute(name));
+        const ends = (line) => line.getAttribute("d").match(/M(.*),.*H(.*)/).slice(1).map(Number);
+        return [
+          ticks.map((tick) => [Number(tick.textContent), place(tick, "x")]),
+          [...plot.querySelectorAll(".row")].map((row) => ({
+            mean: place(row.querySelector("circle:not(.seed)"), "cx"),
+            interval: ends(row.querySelector(".interval")),
+            seeds: [...row.querySelectorAll(".seed")].map((seed) => place(seed, "cx")),
+          })),
+        ];
+    """)
+    assert not complaints and len(ticks) >= 2
+    (value, at), (other, further) = ticks[0], ticks[-1]
+
+    def pixel(number: float) -> float:
+        return at + (number - value) * (further - at) / (other - value)
+
+    for row, entry in zip(rows, given["scenarios"]["single_lan"]["schedulers"].values(), strict=True):
+        metric = entry["metrics"]["e2e_s_mean"]
+        assert row["mean"] == pytest.approx(pixel(metric["mean"]), abs=0.5)
+        assert row["interval"] == pytest.approx([pixel(end) for end in metric["ci95"]], abs=0.5)
+        assert row["seeds"] == pytest.approx([pixel(one) for one in metric["per_seed"]], abs=0.5)
+
+
 def test_scenario_and_metric_can_be_chosen(ask, tmp_path):
     write(tmp_path, samples.evaluation(), samples.evaluation(label="other", second="hf_heuristic"))
     found, complaints = ask("""

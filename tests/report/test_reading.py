@@ -99,6 +99,8 @@ MEAN = "scenarios.single_lan.schedulers.edge_sd:4.metrics.e2e_s_mean.mean"
             "at most 500 items",
         ),
         (damaged(lambda one, data: data["metadata"].update(seeds=[])), "metadata.seeds: "),
+        (damaged(lambda one, data: data.update(scenarios={"a\n\x1b[31mb": 1})), "scenarios.a??[31mb: "),
+        (damaged(lambda one, data: data.update(scenarios={"x" * 400: 1})), "xxx …: "),
         (damaged(lambda one, data: data.update(scenarios={"x" * 501: 1})), "at most 500 characters"),
     ],
 )
@@ -108,7 +110,7 @@ def test_damage_is_told_in_one_line(tmp_path, text, message):
     with pytest.raises(ReportError) as raised:
         read_results(path)
     said = str(raised.value)
-    assert said.startswith(str(path)) and message in said and "\n" not in said and len(said) < 1000
+    assert said.startswith(str(path)) and message in said and said.isprintable() and len(said) < 1000
 
 
 def test_what_is_no_file_of_text_or_too_large_is_refused(tmp_path, monkeypatch):
