@@ -174,7 +174,7 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
                 result["best_per_class"]: " (best per class)",
                 result["best_for_all"]: " (best for all)",  # where no class has another choice, both
             }.get(name, "")
-            shown = name if len(name) < 40 else "per class"
+            shown = "per class" if name.startswith("static_map:") else name
             error = "" if name == result["best_for_all"] else f" ± {row['against_best_percent_se']:.1f}"
             slo = ", ".join(f"{key} {100 * value:.0f} %" for key, value in row["slo_by_class"].items())
             tpot_ms = 1e3 * row["tpot_s_mean"]
