@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from dsd_env.sim.compiled import Layout
 
 
+HEAP_EVENTS = 1 << 16
+"""Room for scheduled events. Plans that move everybody about leave the ends of many given-up draft jobs behind:
+a slow device that takes in a long context is interrupted by every result."""
+
+
 class FleetWorld(Protocol):
     """Episodes of one scenario, each run from plan to plan.
 
@@ -116,5 +121,6 @@ def make_fleet_world(
         EngineImportError: ``compiled`` without Numba.
     """
     if layout is None:
-        layout = compiled_layout(engine, space.scenario, options=options)
+        room = {"heap_events": max(HEAP_EVENTS, 64 * space.scenario.n_devices)}
+        layout = compiled_layout(engine, space.scenario, options=room | dict(options or {}))
     return ReferenceFleetWorld(space) if layout is None else CompiledFleetWorld(space, layout)
