@@ -109,7 +109,7 @@ class ScenarioEnv:
 
 
 class FleetEnv:
-    """Makes environments of the fleet view for one scenario, which share what is compiled of it (picklable)."""
+    """Makes environments of the fleet view, which share what is compiled of the scenario (picklable)."""
 
     def __init__(self, scenario: Scenario, engine: str, settings: Mapping[str, Any]) -> None:
         """Remember scenario, engine and settings."""

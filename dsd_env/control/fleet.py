@@ -1,8 +1,8 @@
 """The fleet view's plan: for every group of requests a speculation length, a batch size and a place to draft.
 
 A *group* is a class of devices, a class of objectives (SLO), or one of each. A *place* is a site with a
-drafter, as static rules name it: ``edge``, ``colocated``, ``own``. One decision of the fleet view sets a choice
-per group; until the next one, every request is decided by its group's choice, as the rule `static_map` does.
+drafter, as static rules name it: ``edge``, ``colocated``, ``own``. One decision of the fleet view sets a
+choice per group; until the next one, every request is decided by its group's choice, as by `static_map`.
 :mod:`dsd_env.control.fleet_view` has what the controller knows when it makes a plan.
 """
 

@@ -191,8 +191,7 @@ def fleet_view(space: FleetSpace, told: FleetTelemetry, plan: Plan) -> FleetView
     """Return the view of what an engine tells, with the plan in force."""
     seats = space.scenario.max_num_seqs
     targets = tuple(
-        TargetState(*values, seat_fraction=values[1] / seats[number])
-        for number, values in enumerate(told.targets)
+        TargetState(*(*values, values[1] / seats[number])) for number, values in enumerate(told.targets)
     )
     jobs, waits_s, up = zip(*told.edges, strict=True) if told.edges else ((), (), ())
     n = max(1, len(told.edges))
@@ -292,7 +291,9 @@ _GROUP = (
     _squash("group.rtt_s", "s", 0.03, "mean round-trip time of its devices (EMA)"),
     _squash("group.rtt_deviation_s", "s", 0.005, "mean of its mean deviations"),
     _share("group.attainment", "share that met its SLO (EMA), the least of its classes"),
-    Feature("group.ttft_slack", "1", "signed", 0.5, "mean of 1 - age / bound on TTFT, of those without a token"),
+    Feature(
+        "group.ttft_slack", "1", "signed", 0.5, "mean of 1 - age / bound on TTFT, of those without a token"
+    ),
     Feature("group.tpot_slack", "1", "signed", 0.5, "mean of 1 - TPOT so far / bound"),
     _share("group.late_share", "share whose TPOT so far is above its bound"),
     _squash("group.gamma", "tokens", 4.0, "speculation length of the plan in force"),
@@ -335,7 +336,8 @@ _system_values = attrgetter(*(feature.name.partition(".")[2] for feature in _SYS
 
 def _numbered(features: Sequence[Feature], what: str, number: int) -> list[Feature]:
     return [
-        feature._replace(name=feature.name.replace(f"{what}.", f"{what}_{number}.", 1)) for feature in features
+        feature._replace(name=feature.name.replace(f"{what}.", f"{what}_{number}.", 1))
+        for feature in features
     ]
 
 
@@ -387,5 +389,5 @@ class FleetEncoder:
         raw += view.acceptances
         raw += _system_values(view.system)
         values = np.array(raw)
-        scaled = values / (np.abs(values) * self._squashes + self._half)
+        scaled: NDArray[np.float64] = values / (np.abs(values) * self._squashes + self._half)
         return scaled.astype(np.float32)

@@ -21,7 +21,7 @@ from dsd_env.envs.edge_cloud import (
     checked_generator_seed,
     draw_episode_seed,
 )
-from dsd_env.envs.fleet_worlds import CompiledFleetWorld, make_fleet_world
+from dsd_env.envs.fleet_worlds import CompiledFleetWorld, FleetWorld, make_fleet_world
 from dsd_env.envs.limits import checked_max_episode_steps, surrounding_time_limit
 from dsd_env.scenario import Scenario, load_scenario
 
@@ -84,6 +84,42 @@ class EdgeCloudFleetEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     | Observation of the fleet | Unit | Scaling | Range | Meaning |
     |---|---|---|---|---|
+    | `group_i.active_requests` | requests | x / (x + 16) | [0, 1] | its requests that a target knows, not finished |
+    | `group_i.first_token_due` | requests | x / (x + 8) | [0, 1] | those of them that have no token yet |
+    | `group_i.context_tokens` | tokens | x / (x + 1024) | [0, 1] | mean length of their contexts |
+    | `group_i.acceptance_mean` | 1 | x | [0, 1] | mean of their acceptance rates (EMA); 0.6 before any draft |
+    | `group_i.acceptance_spread` | 1 | x | [0, 1] | standard deviation of these |
+    | `group_i.rtt_s` | s | x / (x + 0.03) | [0, 1] | mean round-trip time of its devices (EMA) |
+    | `group_i.rtt_deviation_s` | s | x / (x + 0.005) | [0, 1] | mean of its mean deviations |
+    | `group_i.attainment` | 1 | x | [0, 1] | share that met its SLO (EMA), the least of its classes |
+    | `group_i.ttft_slack` | 1 | x / (abs(x) + 0.5) | [-1, 1] | mean of 1 - age / bound on TTFT, of those without a token |
+    | `group_i.tpot_slack` | 1 | x / (abs(x) + 0.5) | [-1, 1] | mean of 1 - TPOT so far / bound |
+    | `group_i.late_share` | 1 | x | [0, 1] | share whose TPOT so far is above its bound |
+    | `group_i.gamma` | tokens | x / (x + 4) | [0, 1] | speculation length of the plan in force |
+    | `group_i.batch_size` | requests | x / (x + 4) | [0, 1] | B of the plan in force |
+    | `group_i.place_j` | 0/1 | x | [0, 1] | the plan in force drafts at place j |
+    | `target_i.up` | 0/1 | x | [0, 1] | up, by its newest report; so are the following |
+    | `target_i.resident` | requests | x / (x + 64) | [0, 1] | admitted there: they hold a seat and KV |
+    | `target_i.waiting` | requests | x / (x + 16) | [0, 1] | requests that wait for admission |
+    | `target_i.queued` | sequences | x / (x + 16) | [0, 1] | waiting for admission or for an iteration |
+    | `target_i.running` | sequences | x / (x + 32) | [0, 1] | sequences in the iteration under way |
+    | `target_i.iteration_s` | s | x / (x + 0.04) | [0, 1] | iteration time (EMA) |
+    | `target_i.token_s` | s | x / (x + 0.0001) | [0, 1] | marginal time of a new token |
+    | `target_i.kv_fraction` | 1 | x | [0, 1] | share of the KV pool reserved |
+    | `target_i.prefill_tokens` | tokens | x / (x + 1024) | [0, 1] | context tokens still to be prefilled |
+    | `target_i.plain` | requests | x / (x + 32) | [0, 1] | its requests that decode plainly |
+    | `target_i.colocated` | requests | x / (x + 32) | [0, 1] | its requests that draft on its GPUs |
+    | `target_i.remote` | requests | x / (x + 32) | [0, 1] | its requests that draft elsewhere |
+    | `target_i.gamma_mean` | tokens | x / (x + 4) | [0, 1] | mean drafts in force of those that draft |
+    | `target_i.seat_fraction` | 1 | x | [0, 1] | share of its seats (`max_num_seqs`) that are taken |
+    | `model_i.pooled_acceptance` | 1 | x | [0, 1] | chance that a draft by it is right, over all requests |
+    | `system.active_requests` | requests | x / (x + 64) | [0, 1] | requests resident at all targets |
+    | `system.arrivals_per_s` | 1/s | x / (x + 8) | [0, 1] | arrival rate (EMA) |
+    | `system.tokens_per_s` | tokens/s | x / (x + 2000) | [0, 1] | rate of committed tokens (EMA) |
+    | `system.edge_up` | 1 | x | [0, 1] | share of the edge servers that are up |
+    | `system.edge_jobs` | jobs | x / (x + 4) | [0, 1] | mean number of draft jobs at an edge server |
+    | `system.edge_wait_s` | s | x / (x + 0.02) | [0, 1] | mean expected wait for an edge server |
+    | `system.edge_wait_most_s` | s | x / (x + 0.02) | [0, 1] | longest expected wait for one |
 
     ## Rewards
 
@@ -171,7 +207,7 @@ class EdgeCloudFleetEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         *,
         like: EdgeCloudFleetEnv | None = None,
     ) -> None:
-        # `like` is an environment with the same arguments: what is compiled of the scenario is shared with it.
+        # `like` is an environment with the same arguments, with which to share what is compiled.
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode = {render_mode!r} is not one of {self.metadata['render_modes']}")
         check_discount(discount_rate_per_s)
@@ -181,8 +217,9 @@ class EdgeCloudFleetEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             self.space = FleetSpace(self.scenario, control_period_s, grouping, name_targets)
         else:
             self.scenario, self.space = like.scenario, like.space
-        layout = like._world.layout if like and isinstance(like._world, CompiledFleetWorld) else None
-        self._world = make_fleet_world(engine, self.space, engine_options, layout)
+        twin: FleetWorld | None = None if like is None else like._world
+        layout = twin.layout if isinstance(twin, CompiledFleetWorld) else None
+        self._world: FleetWorld = make_fleet_world(engine, self.space, engine_options, layout)
         self.encoder = FleetEncoder.of(self.space)
         self.action_space = gym.spaces.MultiDiscrete(list(self.space.nvec))
         self.observation_space = gym.spaces.Box(self.encoder.low, self.encoder.high, dtype=np.float32)

@@ -24,7 +24,9 @@ class FleetVecEnv(DummyVecEnv):
     and threads there are. ``env_method("action_masks")`` gives the masks, as ``MaskablePPO`` asks for them.
     """
 
-    def __init__(self, n_envs: int = 8, seed: int | None = None, *, threads: int = 1, **arguments: Any) -> None:
+    def __init__(
+        self, n_envs: int = 8, seed: int | None = None, *, threads: int = 1, **arguments: Any
+    ) -> None:
         """Make the environments.
 
         Args:

@@ -19,8 +19,9 @@ def many(n: int, threads: int, arguments: dict[str, Any]) -> list[EdgeCloudFleet
     Raises:
         ValueError: ``n`` or ``threads`` is no whole number of at least 1, or another argument is wrong.
     """
-    for name, value in (("num_envs", n), ("threads", threads)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+    numbers: tuple[tuple[str, object], ...] = (("num_envs", n), ("threads", threads))
+    for name, value in numbers:
+        if not isinstance(value, (int, np.integer)) or value is True or value < 1:
             raise ValueError(f"{name} = {value!r} must be a whole number of at least 1")
     first = EdgeCloudFleetEnv(**arguments)
     return [first] + [EdgeCloudFleetEnv(**arguments, like=first) for _ in range(n - 1)]
@@ -69,13 +70,13 @@ class EdgeCloudFleetVectorEnv(SyncVectorEnv):
     worlds and threads there are. Observations, infos and what happens where an episode ends
     (`autoreset_mode`) are those of ``SyncVectorEnv``.
 
-    | Parameter        | Type                        | Default      | Description                                   |
-    |------------------|-----------------------------|--------------|-----------------------------------------------|
-    | `num_envs`       | **int**                     | `1`          | Number of worlds                              |
-    | `threads`        | **int**                     | `1`          | Threads that simulate (compiled engine)       |
-    | `copy`           | **bool**                    | `True`       | Return copies of observations                 |
-    | `autoreset_mode` | **str** or `AutoresetMode`  | `"NextStep"` | `"NextStep"`, `"SameStep"` or `"Disabled"`    |
-    | others           |                             |              | Those of the scalar environment               |
+    | Parameter        | Type                       | Default      | Description                             |
+    |------------------|----------------------------|--------------|-----------------------------------------|
+    | `num_envs`       | **int**                    | `1`          | Number of worlds                        |
+    | `threads`        | **int**                    | `1`          | Threads that simulate (compiled engine) |
+    | `copy`           | **bool**                   | `True`       | Return copies of observations           |
+    | `autoreset_mode` | **str** or `AutoresetMode` | `"NextStep"` | As of ``SyncVectorEnv``                 |
+    | others           |                            |              | Those of the scalar environment         |
     """
 
     def __init__(

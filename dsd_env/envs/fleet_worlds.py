@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 HEAP_EVENTS = 1 << 16
-"""Room for scheduled events. Plans that move everybody about leave the ends of many given-up draft jobs behind:
-a slow device that takes in a long context is interrupted by every result."""
+"""Room for scheduled events. Plans that move everybody about leave the ends of many given-up draft jobs
+behind: a slow device that takes in a long context is interrupted by every result."""
 
 
 class FleetWorld(Protocol):

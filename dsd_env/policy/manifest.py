@@ -26,7 +26,7 @@ from dsd_env.strict_model import StrictNumbers
 
 FORMAT = "dsd_env.policy"
 FORMAT_VERSION = 3
-"""Raised when a bundle of this format can no longer be read by older code. Bundles that it can read say 1 or 2:
+"""Raised when a bundle of this format can no longer be read by older code. Bundles that it can read say less:
 2 adds flat actions, logits that are not normalised, and trainings without a seed; 3 adds the fleet view."""
 
 NPZ_FILE = "policy.npz"
@@ -73,7 +73,7 @@ class Fleet(_Model):
         """Return the manifest's form of a space of plans."""
         return cls(
             control_period_s=space.control_period_s,
-            grouping=space.grouping,  # type: ignore[arg-type]
+            grouping=space.grouping,
             name_targets=space.name_targets,
             groups=space.group_names,
             places=tuple(place.word for place in space.places),
@@ -236,8 +236,8 @@ class Manifest(_Model):
         version = data.get("format_version")
         if isinstance(version, bool) or version not in range(1, FORMAT_VERSION + 1):
             raise PolicyError(
-                f"{where}: format_version {version!r} is not one of 1 to {FORMAT_VERSION}, which this dsd_env "
-                "reads; export the policy again, or install the version that wrote it"
+                f"{where}: format_version {version!r} is not one of 1 to {FORMAT_VERSION}, which this "
+                "dsd_env reads; export the policy again, or install the version that wrote it"
             )
         try:
             return cls.model_validate(data)
@@ -260,8 +260,8 @@ def explain_mismatch(manifest: Manifest, encoder: ObservationEncoder, actions: A
     """Return in words how a scenario's observation or actions differ from the policy's; None: not at all."""
     if manifest.action.fleet is not None:
         return (
-            "it is of the fleet view (dsd_env/EdgeCloudFleet-v0) and makes plans for groups, not decisions on "
-            "single requests"
+            "it is of the fleet view (dsd_env/EdgeCloudFleet-v0) and makes plans for groups, not decisions "
+            "on single requests"
         )
     problem = _explain_features(manifest, encoder.features)
     if problem:

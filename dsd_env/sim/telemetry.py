@@ -27,7 +27,6 @@ from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.entities import Device, Report, Request, SiteDrafter, TargetServer
 from dsd_env.sim.world import World
 
-
 _COLUMNS: Mapping[str, Callable[[Any], float]] = {
     "device": attrgetter("device.number"),
     "slo_class": attrgetter("spec.slo_class"),
@@ -146,17 +145,15 @@ class Telemetry:
             now_s: Simulated time.
         """
         known = [request for request in requests if request.target >= 0 and not request.finished]
-        columns = {name: [read(request) for request in known] for name, read in _COLUMNS.items()}
+        columns: dict[str, Any] = {
+            name: np.array(list(map(read, known)), dtype=np.int64 if name in _WHOLE else np.float64)
+            for name, read in _COLUMNS.items()
+        }
         targets, edges = self._world.targets, self._world.edges
         rates, attainments, acceptances = self._system.known(now_s)
         return FleetTelemetry(
             now_s,
-            RequestColumns(
-                **{
-                    name: np.array(values, dtype=np.int64 if name in _WHOLE else np.float64)
-                    for name, values in columns.items()
-                }
-            ),
+            RequestColumns(**columns),
             np.array([device.rtt_s for device in self._world.devices]),
             np.array([device.rtt_deviation_s for device in self._world.devices]),
             tuple(tuple(map(float, _reported(newest_report(each, now_s)))) for each in targets),

@@ -26,8 +26,8 @@ from dsd_env.control.view import (
 from dsd_env.laws.resolve import REASONS
 from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
-from dsd_env.sim.compiled import records as rec
 from dsd_env.sim.compiled import plan, status
+from dsd_env.sim.compiled import records as rec
 from dsd_env.sim.compiled.kernel import loop
 from dsd_env.sim.compiled.tables import Bytes, Layout, compile_scenario
 from dsd_env.sim.events import Event, EventKind, Span
@@ -314,7 +314,7 @@ class WorldReader:
         return self.rows("requests", slot + 1)[slot]
 
     def fleet_telemetry(self) -> FleetTelemetry:
-        """Return what the controller of the whole fleet is told now; see :mod:`dsd_env.control.fleet_view`."""
+        """Return what the fleet's controller is told now; see :mod:`dsd_env.control.fleet_view`."""
         sizes, header = self._sizes, self.header
         n_targets, n_edges, ring = int(sizes["n_targets"]), int(sizes["n_edges"]), int(sizes["ring"])
         # The newest of what is published; every publication has come to the targets at once.
@@ -330,7 +330,9 @@ class WorldReader:
             devices["rtt_s"],
             devices["rtt_deviation_s"],
             tuple(zip(*(reports[name].astype(float).tolist() for name in TARGET_FIELDS), strict=True)),
-            tuple(zip(*(edges[name].astype(float).tolist() for name in ("jobs", "wait_s", "up")), strict=True)),
+            tuple(
+                zip(*(edges[name].astype(float).tolist() for name in ("jobs", "wait_s", "up")), strict=True)
+            ),
             float(rates["arrivals_per_s"]),
             float(rates["tokens_per_s"]),
             self._numbers("attainments", latest * n_classes, n_classes),
@@ -523,7 +525,7 @@ class CompiledSimulation:
         return reached == status.DUE
 
     def fleet_telemetry(self) -> FleetTelemetry:
-        """Return what the controller of the whole fleet is told now; see :mod:`dsd_env.control.fleet_view`."""
+        """Return what the fleet's controller is told now; see :mod:`dsd_env.control.fleet_view`."""
         return self._reader.fleet_telemetry()
 
     def decide(self, decision: Decision) -> Resolution:

@@ -243,7 +243,7 @@ class ReferenceSimulation:
         return None if self._requests.pending is None else self._requests.pending[0]
 
     def fleet_telemetry(self) -> FleetTelemetry:
-        """Return what the controller of the whole fleet is told now; see :mod:`dsd_env.control.fleet_view`."""
+        """Return what the fleet's controller is told now; see :mod:`dsd_env.control.fleet_view`."""
         return self._episode.telemetry.fleet(self._episode.active.values(), self.now_s)
 
     @property
