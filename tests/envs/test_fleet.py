@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -429,14 +430,18 @@ def test_rendering_shows_groups_plan_and_targets() -> None:
         assert word in text
 
 
-def test_the_docstring_holds_the_table_of_features() -> None:
-    text = inspect.getdoc(EdgeCloudFleetEnv)
-    assert text is not None
-    assert with_tables(text, FLEET_TABLES) == text
-    names = {
-        name.replace("_0.", "_i.").replace("place_0", "place_j") for name in FleetEncoder(1, 1, 1, 1).names
-    }
-    assert all(f"`{name}`" in text for name in names)
+def test_the_documentation_holds_the_table_of_features(checkout: Path) -> None:
+    text, page = inspect.cleandoc(EdgeCloudFleetEnv.__doc__ or ""), checkout / "docs" / "environment.md"
+    for holder in (text, page.read_text(encoding="utf-8")):
+        assert with_tables(holder, FLEET_TABLES) == holder
+    for name in FleetEncoder(1, 1, 1, 1).names:
+        assert f"`{name.replace('_0.', '_i.').replace('place_0', 'place_j')}`" in text
+
+
+def test_every_key_of_an_info_is_documented() -> None:
+    text = EdgeCloudFleetEnv.__doc__ or ""
+    steps = play(EdgeCloudFleetEnv(tiny(), discount_rate_per_s=1.0), 0)
+    assert all(f"`{key}`" in text for step in steps for key in step[4])
 
 
 # --- wrong input ---------------------------------------------------------------------------------

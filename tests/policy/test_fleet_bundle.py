@@ -90,6 +90,26 @@ def test_evaluations_run_it_beside_rules_with_the_same_figures(bundle: Path) -> 
         assert repr(metrics) == repr(dsd_env.simulate(scenario, name, task.seed).metrics)
 
 
+def test_a_model_of_stable_baselines_exports_with_the_settings_of_its_environment(tmp_path: Path) -> None:
+    ppo = pytest.importorskip("stable_baselines3").PPO
+    scenario = scenario_of()
+    envs = dsd_env.make_sb3_fleet_vec_env(scenario, 1, control_period_s=0.4, grouping="slo")
+    model = ppo("MlpPolicy", envs, n_steps=8, batch_size=8, device="cpu", seed=1)
+    manifest = policy.export_sb3(model, scenario, tmp_path / "a")
+    fleet = manifest.action.fleet
+    assert fleet is not None and (fleet.control_period_s, fleet.grouping) == (0.4, "slo")
+    assert dsd_env.simulate(scenario, f"policy:{tmp_path / 'a'}", 1).decisions > 0
+    model.save(tmp_path / "model.zip")
+    settings = {"control_period_s": 0.4, "grouping": "slo"}
+    again = policy.export_sb3(tmp_path / "model.zip", scenario, tmp_path / "b", fleet=settings)
+    assert again.files["policy.npz"] == manifest.files["policy.npz"]
+    with pytest.raises(PolicyError, match="reads 52 features"):
+        policy.export_sb3(tmp_path / "model.zip", scenario, tmp_path / "c")
+    with pytest.raises(PolicyError, match="reads 52 features"):
+        policy.export_sb3(tmp_path / "model.zip", scenario, tmp_path / "d", fleet={"grouping": "device"})
+    envs.close()
+
+
 def test_it_is_refused_where_it_does_not_fit(bundle: Path) -> None:
     for other, message in (
         (scenario_of(actions__gammas=[0, 2, 4]), r"gammas are \(0, 2, 4\), the policy was trained with"),
