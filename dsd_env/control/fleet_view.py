@@ -127,7 +127,12 @@ class GroupView:
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """A target, as it reported last; the fields are those of :class:`dsd_env.control.TargetView`."""
+    """A target, as it reported last; the fields are those of :class:`dsd_env.control.TargetView`.
+
+    Attributes:
+        iteration_tokens: New tokens of an iteration in which all its requests take part, by their newest
+            jobs: one of each, and the drafts of those that draft.
+    """
 
     up: float
     resident: float
@@ -143,6 +148,7 @@ class TargetState:
     remote: float
     gamma_mean: float
     seat_fraction: float
+    iteration_tokens: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +196,7 @@ class FleetView:
 def fleet_view(space: FleetSpace, told: FleetTelemetry, plan: Plan) -> FleetView:
     """Return the view of what an engine tells, with the plan in force."""
     seats = space.scenario.max_num_seqs
-    targets = tuple(
-        TargetState(*(*values, values[1] / seats[number])) for number, values in enumerate(told.targets)
-    )
+    targets = tuple(_target(values, seats[number]) for number, values in enumerate(told.targets))
     jobs, waits_s, up = zip(*told.edges, strict=True) if told.edges else ((), (), ())
     n = max(1, len(told.edges))
     system = FleetSystem(
@@ -205,6 +209,13 @@ def fleet_view(space: FleetSpace, told: FleetTelemetry, plan: Plan) -> FleetView
         max(waits_s, default=0.0),
     )
     return FleetView(told.now_s, _groups(space, told, plan), targets, told.acceptances, system)
+
+
+def _target(values: tuple[float, ...], seats: int) -> TargetState:
+    told = dict(zip(TARGET_FIELDS, values, strict=True))
+    drafting = told["colocated"] + told["remote"]
+    tokens = told["plain"] + drafting * (1.0 + told["gamma_mean"])
+    return TargetState(**told, seat_fraction=told["resident"] / seats, iteration_tokens=tokens)
 
 
 def _groups(space: FleetSpace, told: FleetTelemetry, plan: Plan) -> tuple[GroupView, ...]:
@@ -316,6 +327,7 @@ _TARGET = (
     _squash("target.remote", "requests", 32.0, "its requests that draft elsewhere"),
     _squash("target.gamma_mean", "tokens", 4.0, "mean drafts in force of those that draft"),
     _share("target.seat_fraction", "share of its seats (`max_num_seqs`) that are taken"),
+    _squash("target.iteration_tokens", "tokens", 128.0, "new tokens of an iteration of all its requests"),
 )
 _MODEL = _share("model.pooled_acceptance", "chance that a draft by it is right, over all requests")
 

@@ -112,6 +112,7 @@ class EdgeCloudFleetEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     | `target_i.remote` | requests | x / (x + 32) | [0, 1] | its requests that draft elsewhere |
     | `target_i.gamma_mean` | tokens | x / (x + 4) | [0, 1] | mean drafts in force of those that draft |
     | `target_i.seat_fraction` | 1 | x | [0, 1] | share of its seats (`max_num_seqs`) that are taken |
+    | `target_i.iteration_tokens` | tokens | x / (x + 128) | [0, 1] | new tokens of an iteration of all its requests |
     | `model_i.pooled_acceptance` | 1 | x | [0, 1] | chance that a draft by it is right, over all requests |
     | `system.active_requests` | requests | x / (x + 64) | [0, 1] | requests resident at all targets |
     | `system.arrivals_per_s` | 1/s | x / (x + 8) | [0, 1] | arrival rate (EMA) |

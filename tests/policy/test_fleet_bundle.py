@@ -103,9 +103,9 @@ def test_a_model_of_stable_baselines_exports_with_the_settings_of_its_environmen
     settings = {"control_period_s": 0.4, "grouping": "slo"}
     again = policy.export_sb3(tmp_path / "model.zip", scenario, tmp_path / "b", fleet=settings)
     assert again.files["policy.npz"] == manifest.files["policy.npz"]
-    with pytest.raises(PolicyError, match="reads 52 features"):
+    with pytest.raises(PolicyError, match="reads 54 features"):
         policy.export_sb3(tmp_path / "model.zip", scenario, tmp_path / "c")
-    with pytest.raises(PolicyError, match="reads 52 features"):
+    with pytest.raises(PolicyError, match="reads 54 features"):
         policy.export_sb3(tmp_path / "model.zip", scenario, tmp_path / "d", fleet={"grouping": "device"})
     envs.close()
 
