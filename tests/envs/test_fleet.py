@@ -75,6 +75,12 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "streaming": {"protocol__kind": "streaming", **CLASSES},
     "pipelined": {"protocol__kind": "pipelined"},
     "faults": {"protocol__kind": "streaming", **CLASSES, **CRASHES},
+    "cabinets": {
+        "protocol__kind": "streaming",
+        "edge_servers__box__count": 3,
+        "actions__edge_servers_offered": 2,
+        **CRASHES,
+    },
     "branches": {
         "protocol": {"kind": "streaming", "branches": {"fanout": 2, "depth": 3}},
         "acceptance__draft__hits": [0.4, 0.6],
@@ -149,6 +155,11 @@ MAPS = {
     ],
     ("streaming", "slo"): [("chat", 6, 1, "edge"), ("batch", 1, 2, "edge")],
     ("faults", "device"): [("phone", 4, 1, "edge"), ("laptop", 2, 1, "own"), ("workstation", 0, 2, "plain")],
+    ("cabinets", "device"): [
+        ("phone", 6, 1, "edge"),
+        ("laptop", 2, 1, "edge"),
+        ("workstation", 4, 2, "edge"),
+    ],
     ("branches", "device"): [
         ("phone", 4, 1, "edge+branches"),
         ("laptop", 2, 1, "own"),
