@@ -7,6 +7,7 @@ import inspect
 import math
 import warnings
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +16,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import dsd_env
-from dsd_env.control.fleet import FleetError, FleetSpace, Place
+from dsd_env.control.fleet import GROUPINGS, FleetError, FleetSpace, Place
 from dsd_env.control.fleet_view import FleetEncoder, fleet_view
 from dsd_env.control.rewards import reward_factors, reward_weights, running_totals
 from dsd_env.control.view import Site
@@ -25,6 +26,7 @@ from dsd_env.envs.tables import FLEET_TABLES, with_tables
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.fleet import PlanScheduler
 from dsd_env.sim import ReferenceSimulation
+from dsd_env.sim.fuzz.scenarios import draw_case
 from dsd_env.sim.telemetry import Telemetry
 from tests.envs.test_no_peek import CHANGES, Change, Trace, divergence_s
 from tests.scenarios import TINY, tiny
@@ -576,3 +578,31 @@ def test_a_leak_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Telemetry, "fleet", leaky)
     assert compare(CHANGES["output_lengths"][0], 1)[1] > 0
+
+
+# --- random scenarios ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_plans_mean_the_same_to_both_engines_in_random_scenarios(number: int) -> None:
+    assert fuzz(number) > 0
+
+
+def fuzz(number: int) -> int:
+    """Play one of the fuzzer's scenarios by random plans on both engines; return the steps compared."""
+    random = Random(number)
+    with draw_case(random).built() as (scenario, _):
+        settings = {"grouping": random.choice(GROUPINGS), "name_targets": random.random() < 0.5}
+        period_s = 10.0 ** random.uniform(-2.0, 0.5)
+        one, other = (
+            EdgeCloudFleetEnv(scenario, period_s, **settings, engine=engine, max_episode_steps=25)
+            for engine in ENGINES
+        )
+        try:
+            steps = play(one, number)
+        except RuntimeError as error:
+            assert "ends before its first decision" in str(error)
+            return 1
+        assert_same_steps(steps, play(other, number))
+        assert one.simulation.totals == other.simulation.totals
+        return len(steps)
