@@ -96,7 +96,7 @@ class CompiledFleetWorld:
 
     def follow(self, plan: Plan, until_s: float) -> bool:
         """Answer decisions by a plan; see :meth:`FleetWorld.follow`."""
-        from dsd_env.sim.compiled.plan import plan_rows
+        from dsd_env.sim.compiled.table_plan import plan_rows
 
         rows = plan_rows(self._space.scenario, self._space.choices(plan))
         return self.simulation.follow(self._space.group_of, rows, until_s)

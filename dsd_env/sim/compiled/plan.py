@@ -6,39 +6,18 @@ The rule is that of :func:`dsd_env.schedulers.static.apply_static`, for one site
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control.fleet import GroupChoice
-from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.compiled.kernel.jit import entry, jit
 from dsd_env.sim.compiled.kernel.links import COLOCATED
 from dsd_env.sim.compiled.kernel.loop import RUN, answer, as_scenario, as_world, call_run, pointer
 from dsd_env.sim.compiled.status import DUE
 
 GAMMA, BATCH, SITE, MODEL, BRANCHES, TARGET = range(6)
-"""Columns of a group's choice."""
+"""Columns of a group's choice; :mod:`dsd_env.sim.compiled.table_plan` writes them."""
 ANY = -1
 """Stands for the site's first drafter, and for the least loaded target."""
-
-
-def plan_rows(scenario: Scenario, choices: Iterable[GroupChoice]) -> NDArray[np.int64]:
-    """Return choices as :func:`follow_plan` reads them: int64, shape (groups, 6)."""
-    models = list(scenario.acceptance)
-    rows = [
-        (
-            gamma,
-            batch_size,
-            int(place.site),
-            ANY if place.drafter is None else models.index(place.drafter),
-            place.branches,
-            ANY if place.target is None else place.target,
-        )
-        for gamma, batch_size, place in choices
-    ]
-    return np.array(rows, dtype=np.int64)
 
 
 def follow_plan(
@@ -48,7 +27,15 @@ def follow_plan(
     choices: NDArray[np.int64],
     until_s: float,
 ) -> int:
-    """Answer the due decision and those after it, until one is due at or after a time; return the status."""
+    """Answer the due decision and those after it, until one is due at or after a time; return the status.
+
+    Args:
+        constants: The scenario's constants.
+        world: The world.
+        groups: Number of each request's group by device and class of objectives.
+        choices: What each group does, in the columns above.
+        until_s: Simulated time.
+    """
     return int(_follow(RUN, constants, world, groups, choices, until_s))
 
 

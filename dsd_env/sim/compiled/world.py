@@ -504,7 +504,7 @@ class CompiledSimulation:
 
         Args:
             groups: Number of each request's group by device and class of objectives; int64, contiguous.
-            choices: For every group what :func:`dsd_env.sim.compiled.plan.plan_rows` makes of its choice.
+            choices: What :func:`dsd_env.sim.compiled.table_plan.plan_rows` makes of the groups' choices.
             until_s: Simulated time.
 
         Returns:
