@@ -23,8 +23,8 @@ from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.serving import telemetry as events
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import Guard, GuardConfig
-from dsd_env.serving.state import Carried, State
-from dsd_env.serving.world import ServedRequest, Told
+from dsd_env.serving.state import State
+from dsd_env.serving.world import Carried, ServedRequest, Told
 
 if TYPE_CHECKING:
     from dsd_env.serving.mirror import Mirror
@@ -195,6 +195,7 @@ class Controller:
             max_requests=max_requests,
             max_clients=max_clients,
             forget_s=forget_s,
+            origin_s=self._origin_s,
             counts=self.counts,
         )
         self._scheduler: Scheduler | None = None

@@ -213,10 +213,10 @@ class Mirror:
         self._attainments = rows("attainments", len(scenario.slo))
         self._acceptances = rows("acceptances", len(self._models))
         rows("drafters", self._n_ranks * self._n_sites)["speed"] = 1.0
-        first = 4 * self._n_devices
-        backhauls = [channel for edge in self._served.world.backhauls for pair in edge for channel in pair]
-        channels = rows("channels", first + len(backhauls))
-        channels["one_way_s"][first:] = [channel.one_way_s for channel in backhauls]
+        n_backhauls = 2 * scenario.n_edge_servers * scenario.n_targets
+        channels = rows("channels", 4 * self._n_devices + n_backhauls)
+        self._backhaul_delays_s = channels["one_way_s"][4 * self._n_devices :]
+        self.write_backhauls()
 
     # ------------------------------------------------------------------ what decides
 
@@ -227,7 +227,7 @@ class Mirror:
         self._heads, self._n_mask = np.array(heads, dtype=np.int64), sum(heads)
         call = self._call
         call["n_mask"], call["n_heads"], call["flat"] = self._n_mask, len(heads), policy.flat
-        call["normalisations"], call["longest"] = policy.manifest.network.normalisations, self._served.longest
+        call["normalisations"] = policy.manifest.network.normalisations
         call["asked_words"], call["client_words"] = self._asked.row_bytes // 8, self._clients.row_bytes // 8
         self._make_room(1)
 
@@ -278,6 +278,13 @@ class Mirror:
             self.write_client(request.device)
             self.write_request(request)
         self._all_newest = False
+
+    def write_backhauls(self) -> None:
+        """Write the delays between edge servers and targets."""
+        backhauls = self._served.world.backhauls
+        self._backhaul_delays_s[:] = [
+            channel.one_way_s for edge in backhauls for pair in edge for channel in pair
+        ]
 
     def write_client(self, client: ServedDevice) -> None:
         """Write what is known of a client."""

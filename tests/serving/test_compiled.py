@@ -17,9 +17,11 @@ from dsd_env.control import ActionSpace, ObservationEncoder
 from dsd_env.policy import Policy, load
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.serving import (
+    BackhaulState,
     ClientJoined,
     Controller,
     ControlMoved,
+    DecisionDropped,
     DrafterState,
     DraftKv,
     DraftState,
@@ -29,9 +31,11 @@ from dsd_env.serving import (
     LinkState,
     RequestArrived,
     RequestFinished,
+    RequestInterrupted,
     RequestQueued,
     RoundVerified,
     RttSample,
+    StreamResult,
     TargetState,
     TokensCommitted,
 )
@@ -138,7 +142,7 @@ class Engine:
         request = self.pick(self.alive)
         site = self.pick(["colocated", "own_device", *(["edge_server"] if self.edges else [])])
         edge = self.whole(self.edges) if site == "edge_server" else None
-        kind = self.whole(14)
+        kind = self.whole(16)
         if kind == 0:
             number = None
             if self.rng.random() < 0.3:
@@ -157,7 +161,8 @@ class Engine:
             return RequestQueued(request, self.maybe(self.pick(self.targets)))
         if kind == 2:
             tokens = self.maybe(self.whole(6))
-            return TokensCommitted(request, tokens, target=self.maybe(self.pick(self.targets)))
+            target = self.maybe(self.pick(self.targets))
+            return TokensCommitted(request, tokens, target=target, heard=self.maybe(False, 0.2))
         if kind in (3, 4, 5):
             drafted = self.whole(9)
             return RoundVerified(
@@ -167,6 +172,7 @@ class Engine:
                 confidence=self.maybe(self.seconds(1.0)),
                 model=self.maybe(self.pick(self.models)),
                 target=self.maybe(self.pick(self.targets), 0.2),
+                heard=self.maybe(False, 0.2),
             )
         if kind == 6:
             return ControlMoved(request, site, self.maybe(self.pick(self.targets)), edge)
@@ -203,9 +209,29 @@ class Engine:
                 prefill_tokens=self.maybe(self.whole(3000)),
                 request=self.maybe(request, 0.2),
                 periodic=self.rng.random() < 0.5,
+                kv_lost=self.maybe(True, 0.1),
             )
         if kind == 12:
             return self.drafter(site, edge, request)
+        if kind == 13:
+            drafted = self.whole(5)
+            return StreamResult(
+                request,
+                self.whole(200),
+                committed=self.maybe(self.whole(6)),
+                drafted=self.maybe(drafted),
+                accepted=self.maybe(self.whole(drafted + 1)),
+                confidence=self.maybe(self.seconds(1.0)),
+                model=self.maybe(self.pick(self.models)),
+            )
+        if kind == 14:
+            return self.pick([RequestInterrupted, DecisionDropped])(request)
+        return self.link()
+
+    def link(self) -> Event:
+        if self.edges and self.rng.random() < 0.3:
+            target, delay_s = self.maybe(self.pick(self.targets)), self.maybe(self.seconds(0.05))
+            return BackhaulState(self.whole(self.edges), target, delay_s, self.maybe(self.seconds(0.05)))
         if self.rng.random() < 0.5:
             return RttSample(self.client(), self.seconds(0.2))
         return LinkState(
@@ -214,6 +240,8 @@ class Engine:
             self.maybe(1e6 + self.seconds(1e8)),
             self.maybe(1e6 + self.seconds(1e8)),
             self.maybe(self.rng.random() < 0.1),
+            uplink_sample_bits_per_s=self.maybe(1e6 + self.seconds(1e8)),
+            downlink_sample_bits_per_s=self.maybe(1e6 + self.seconds(1e8)),
         )
 
     def drafter(self, site: str, edge: int | None, request: str) -> Event:
@@ -223,6 +251,7 @@ class Engine:
             "wait_s": self.maybe(self.seconds(0.1), 0.2),
             "job_s": self.maybe(self.seconds(0.1)),
             "periodic": self.rng.random() < 0.7,
+            "kv_lost": self.maybe(True, 0.1),
         }
         if site == "edge_server":
             return DrafterState(edge_server=edge, drafter=self.maybe(0), **told)

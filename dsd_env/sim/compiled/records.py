@@ -507,7 +507,7 @@ CARRIED = Record(
 is no key."""
 SERVED_CALL = Record(
     "ServedCall", now_s="f8", stale_s="f8", doubt="f8", n="i8", chooses="i8", n_mask="i8", n_heads="i8",
-    flat="i8", normalisations="i8", at_devices="i8", longest="i8", asked_words="i8", client_words="i8",
+    flat="i8", normalisations="i8", at_devices="i8", asked_words="i8", client_words="i8",
     scenario=Ref(SCENARIO), world=Ref(WORLD), asked=Block("f8"), clients=Block("f8"), order=Block("i8"),
     heads=Block("i8"), observations=Block("f4"), masks=Block("?"), logits=Block("f4"), chosen=Block("i8"),
     options=Block(OPTION), carried=Block(CARRIED),

@@ -82,8 +82,8 @@ def _put_request(c, k, w, asked, known, device):
     stream.known_commit_s = asked.known_commit_s
     context = request.prompt_tokens + request.committed
     for i in range(k.n_valid):
-        # What is told may not fit what is known; a drafter lags by one token at least.
-        w.valid_tokens[i] = context - min(max(1, context - int(known[i])), c.longest)
+        # What is told may not fit what is known.
+        w.valid_tokens[i] = min(int(known[i]), context)
     for model in range(k.n_models):
         learned, at = w.learned[model], k.n_valid + 3 * model
         learned.acceptance_rate, learned.tokens_per_round = known[at], known[at + 1]
