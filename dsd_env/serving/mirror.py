@@ -182,6 +182,8 @@ class Mirror:
         self._ring = int(sizes_of["ring"])
         self._models = tuple(scenario.acceptance)
         self._n_features, self._n_placements = layout.n_features, scenario.n_placements
+        self._n_offered = int(sizes_of["n_offered"])
+        self._n_edges_offered = max(1, int(sizes_of["n_edges_offered"]))
         self._lay_out()
         # Behind the record of a request: a place per drafter, three numbers per draft model.
         self._asked = Table(serve.ASKED_WORDS + self._n_valid + 3 * len(self._models))
@@ -239,7 +241,9 @@ class Mirror:
         self.masks: NDArray[np.bool_] = np.zeros((n, self._n_mask), dtype=np.bool_)
         self._logits = np.zeros((n, self._n_mask), dtype=np.float32)
         self._chosen = np.zeros((n, len(self._heads)), dtype=np.int64)
-        self._options: NDArray[Any] = np.zeros((n, self._n_placements), dtype=rec.OPTION.dtype)
+        self._offers: NDArray[Any] = np.zeros((n, self._n_offered), dtype=rec.SERVED_OFFER.dtype)
+        self._edges: NDArray[np.int32] = np.zeros((n, self._n_edges_offered), dtype=np.int32)
+        self._valid_places: NDArray[np.bool_] = np.zeros((n, self._n_placements), dtype=np.bool_)
         self._carried: NDArray[Any] = np.zeros(n, dtype=rec.CARRIED.dtype)
         self._keys = self._carried["key"]
         self._first_key = _memory(self._keys)
@@ -262,7 +266,9 @@ class Mirror:
             ("masks", self.masks),
             ("logits", self._logits),
             ("chosen", self._chosen),
-            ("options", self._options),
+            ("offers", self._offers),
+            ("edges", self._edges),
+            ("valid", self._valid_places),
             ("carried", self._carried),
         ):
             self._call[name] = memory.ctypes.data - self._call_at

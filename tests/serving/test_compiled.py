@@ -40,6 +40,7 @@ from dsd_env.serving import (
     TokensCommitted,
 )
 from tests.scenarios import TINY, tiny
+from tests.serving.endurance import controller_of, decide
 from tests.serving.samples import make_bundle
 
 pytest.importorskip("numba")
@@ -476,21 +477,11 @@ except ImportError as error:
 
 @pytest.mark.slow
 def test_memory_over_a_million_decisions(tmp_path: Path) -> None:
-    controller = Controller(
-        make_bundle(tmp_path / "policy"), compiled=True, max_requests=200, max_clients=200, guard=TRUST
-    )
+    controller = controller_of(tmp_path)
     sizes = []
     tracemalloc.start()
     for half in range(2):
-        for life in range(500):
-            names = [f"{half}-{life}-{i}" for i in range(50)]
-            for name in names:
-                controller.observe(RequestArrived(name, 100, client=name, target="target"))
-            for round_number in range(20):
-                controller.decide_many(names)
-                if round_number < 4:
-                    for name in names:
-                        controller.observe(RoundVerified(name, 4, life % 5))
+        decide(controller, 500_000, 500_000 * half)
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert controller.counts["decisions"] == 1_000_000

@@ -189,9 +189,9 @@ CASES = {
 SLOW_CASES = {
     "metro_sync": Case(shipped("metro_sync"), "random", 3, 500),
     "dsd_paper": Case(shipped("dsd_paper"), "jsq_goodput", 4, 400),
-    "metro": Case(shipped("metro"), "random", 1, 800, STREAMS),
+    "metro": Case(shipped("metro"), "random", 1, 800, STREAMS - {EventKind.LATE_DRAFTS}),
     "metro_branches": Case(shipped("metro_branches"), "random", 2, 800, BRANCHES),
-    "flaky": Case(shipped("flaky"), "random", 1, 800, FAILURES),
+    "flaky": Case(shipped("flaky"), "random", 1, 800, FAILURES - {EventKind.LATE}),
     "flaky_stream": Case(shipped("flaky_stream"), "random", 2, 800, {*STREAMS, EventKind.FAULT}),
     "mobile": Case(shipped("mobile"), "random", 1, 500),
     "mobile_stream": Case(shipped("mobile_stream"), "random", 2, 800, STREAMS),
