@@ -514,6 +514,11 @@ class Mirror:
         """
         return [self._first_key[0]] if n == 1 else self._keys[:n].tolist()
 
+    @staticmethod
+    def parted(key: int) -> tuple[int, int]:
+        """Return what a key says of how a decision is carried out, and its number within the request."""
+        return key >> serve.COUNTER_BITS, key & (serve.MOST_COUNTED - 1)
+
     @property
     def some_at_devices(self) -> bool:
         """Whether any decision of the last call is taken on a client's device."""

@@ -618,6 +618,7 @@ class State:
         if event.job_s is not None:
             host.mean_job_s = reports.moved(host.mean_job_s, event.job_s, self._weight)
         if event.client is not None:
+            client.count_jobs()
             self._tell_mirror_of_client(client)
             if event.jobs is not None:
                 for name in client.requests if event.request is None else (event.request,):

@@ -195,6 +195,7 @@ class ServedDevice:
     Attributes:
         name: Its name.
         hosts: What its drafters run on, each once.
+        jobs: Draft jobs under way and waiting on it.
         requests: Its requests under way.
         seen_s: When it was last heard of.
         as_listed: It is of the class that the deployment lists under its number.
@@ -213,6 +214,7 @@ class ServedDevice:
     rtt_deviation_s: float = 0.0
     rtt_sample_s: float = -1.0
     loss: float = 0.0
+    jobs: int = 0
     requests: set[str] = field(default_factory=set)
     seen_s: float = 0.0
     as_listed: bool = True
@@ -223,10 +225,9 @@ class ServedDevice:
         """The first of its drafters; None if it has none."""
         return self.drafters[0] if self.drafters else None
 
-    @property
-    def jobs(self) -> int:
-        """Draft jobs under way and waiting on it."""
-        return sum(host.jobs for host in self.hosts)
+    def count_jobs(self) -> None:
+        """Count its jobs anew, after those of a host have changed."""
+        self.jobs = sum(host.jobs for host in self.hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +270,7 @@ class Carried(NamedTuple):
     fanout: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Told:
+class Told(NamedTuple):
     """A decision as it was answered and is carried out.
 
     Attributes:
