@@ -18,13 +18,16 @@ import numpy as np
 
 import dsd_env
 from agents.environments import engine_for
+from agents.fleet_runs import run_fleet
 from agents.rollouts import BySchedulers, play
 from agents.static_runs import StaticPlayer, run_statics
+from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.fleet import FleetPolicyScheduler
 
 SIDE_BY_SIDE = 4
 """Episodes that one process simulates at a time."""
@@ -162,7 +165,11 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
     by_seed = {task.seed: task for task in tasks}
     try:
         kind, decide = engine_for(scenario), BySchedulers(scheduler)
-        if kind == "compiled" and isinstance(make_scheduler(scheduler), StaticPlayer):
+        player = make_scheduler(scheduler)
+        if isinstance(player, FleetPolicyScheduler):
+            yield from run_fleet(tasks, player.policy)
+            return
+        if kind == "compiled" and isinstance(player, StaticPlayer):
             yield from run_statics(tasks)
             return
         for episode in play(scenario, list(by_seed), decide, kind=kind, side_by_side=SIDE_BY_SIDE):
@@ -276,8 +283,31 @@ class PartialResults:
             self.path.unlink(missing_ok=True)
 
 
+def histories_of(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Simulate the first episode of every scenario and scheduler, and yield its history.
+
+    Load, decisions and latencies over time, as :mod:`dsd_env.history` makes them; the scheduler is asked for
+    every decision, so that this takes longer than the metrics of a static rule do.
+
+    Raises:
+        EvaluationError: One failed.
+    """
+    for first, *_ in groups_of(tasks, len(tasks)):
+        try:
+            _, history = recorded(first.scenario, first.scheduler, first.seed)
+        except Exception as error:
+            raise EvaluationError(
+                f"history of scenario {first.label!r}, scheduler {first.scheduler!r}, seed {first.seed}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        yield first, history
+
+
 def summarise(
-    tasks: Sequence[Task], results: Mapping[str, Mapping[str, float]], metadata: Mapping[str, Any]
+    tasks: Sequence[Task],
+    results: Mapping[str, Mapping[str, float]],
+    metadata: Mapping[str, Any],
+    histories: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Any:
     """Return the content of the JSON file: per scenario and scheduler every metric, mean and interval.
 
@@ -285,6 +315,7 @@ def summarise(
         tasks: The evaluation's tasks.
         results: Metrics by task key, complete.
         metadata: What else to record.
+        histories: Histories of episodes by task key, for some of them or none.
 
     Returns:
         A JSON-ready dict; NaN has become null.
@@ -295,6 +326,7 @@ def summarise(
         contents[task.label] = task.scenario
         values.setdefault(task.label, {}).setdefault(task.scheduler, []).append(results[task.key])
     seeds = list(dict.fromkeys(task.seed for task in tasks))
+    kept = {(task.label, task.scheduler): (histories or {}).get(task.key) for task in reversed(tasks)}
     summary: dict[str, Any] = {"metadata": {**metadata, "seeds": seeds, "ci95": CI_METHOD}, "scenarios": {}}
     for label, by_scheduler in values.items():
         first = next(iter(by_scheduler))
@@ -317,6 +349,8 @@ def summarise(
             schedulers[scheduler] = {"metrics": metrics}
             if scheduler != first:
                 schedulers[scheduler]["versus"] = {"scheduler": first, "metrics": versus}
+            if history := kept[label, scheduler]:
+                schedulers[scheduler]["history"] = history
         reference = scenario_ref(contents[label])
         summary["scenarios"][label] = {
             "scenario": reference.model_dump(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from dsd_env.control import Decision, DecisionView
+from dsd_env.control.fleet_view import FleetTelemetry
 from dsd_env.scenario import Scenario
 
 
@@ -18,7 +20,9 @@ class Scheduler(Protocol):
 
     `decide` depends on nothing but its view, the scenario and seed given to `reset`, and draws of its
     own addressed by ``(seed, Stream.SCHEDULER, request_id, counter)``. Two simulations that share a
-    scheduler therefore cannot influence each other, and a run can be repeated bit for bit.
+    scheduler therefore cannot influence each other, and a run can be repeated bit for bit. Rules that learn
+    as they go (``adaptive`` with a bandit or a running mean) depend on the views since `reset` as well: they
+    serve one simulation at a time.
 
     Attributes:
         name: Canonical specification; ``make_scheduler(name)`` builds the same scheduler.
@@ -32,4 +36,13 @@ class Scheduler(Protocol):
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the decision, with gamma and batch size from the view's lists."""
+        ...
+
+
+@runtime_checkable
+class FleetWatcher(Protocol):
+    """A scheduler that also needs what a controller of the whole fleet knows."""
+
+    def watch(self, telemetry: Callable[[], FleetTelemetry]) -> None:
+        """Take what tells of the fleet during the episode; called after `reset`."""
         ...

@@ -15,7 +15,7 @@ import pytest
 import dsd_env
 from dsd_env.cli import main as whole
 
-COMMANDS = ("list", "show", "schedulers", "simulate", "evaluate", "worth-it", "timeline")
+COMMANDS = ("list", "show", "schedulers", "simulate", "evaluate", "worth-it", "timeline", "picture", "report")
 QUICK = ("--engine", "reference", "--requests", "2")
 
 
