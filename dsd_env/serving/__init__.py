@@ -8,8 +8,10 @@ from dsd_env.serving.controller import Controller, ServedDecision
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import GuardConfig
 from dsd_env.serving.telemetry import (
+    BackhaulState,
     ClientJoined,
     ControlMoved,
+    DecisionDropped,
     DrafterState,
     DraftKv,
     DraftState,
@@ -18,18 +20,22 @@ from dsd_env.serving.telemetry import (
     LinkState,
     RequestArrived,
     RequestFinished,
+    RequestInterrupted,
     RequestQueued,
     RoundVerified,
     RttSample,
+    StreamResult,
     TargetState,
     TelemetryError,
     TokensCommitted,
 )
 
 __all__ = [
+    "BackhaulState",
     "ClientJoined",
     "ControlMoved",
     "Controller",
+    "DecisionDropped",
     "Deployment",
     "DeploymentError",
     "DraftKv",
@@ -41,10 +47,12 @@ __all__ = [
     "LinkState",
     "RequestArrived",
     "RequestFinished",
+    "RequestInterrupted",
     "RequestQueued",
     "RoundVerified",
     "RttSample",
     "ServedDecision",
+    "StreamResult",
     "TargetState",
     "TelemetryError",
     "TokensCommitted",

@@ -151,6 +151,12 @@ def create_app(service: Service, *, limits: Limits | None = None, token: str | N
     async def unknown(request: Request, _: Exception) -> Response:
         return answer({"error": f"there is no {request.url.path[:200]}"}, 404)
 
+    async def not_so(request: Request, error: Exception) -> Response:
+        allowed = (getattr(error, "headers", None) or {}).get("Allow", "")
+        told = {"Allow": allowed} if allowed else {}
+        text = json.dumps({"error": f"{request.url.path[:200]} takes {allowed or 'another method'}"})
+        return Response(text, 405, told, media_type="application/json")
+
     async def live(_: Request) -> Response:
         return answer({"live": True})
 
@@ -201,6 +207,7 @@ def create_app(service: Service, *, limits: Limits | None = None, token: str | N
     app.add_exception_handler(ServiceError, refused)
     app.add_exception_handler(TooLongError, too_long)
     app.add_exception_handler(404, unknown)
+    app.add_exception_handler(405, not_so)
     app.add_route("/v2/health/live", live, methods=["GET"])
     app.add_route("/v2/health/ready", ready, methods=["GET"])
     app.add_route("/v2", server, methods=["GET"])

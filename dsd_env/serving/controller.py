@@ -23,18 +23,18 @@ from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.serving import telemetry as events
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import Guard, GuardConfig
-from dsd_env.serving.state import Carried, State
-from dsd_env.serving.world import ServedRequest, Told
+from dsd_env.serving.state import State
+from dsd_env.serving.world import Carried, ServedRequest, Told
 
 if TYPE_CHECKING:
-    from dsd_env.serving.mirror import Mirror
+    from dsd_env.serving.mirror import Found, Mirror
 
 logger = logging.getLogger("dsd_env.serving")
 
 SITES = {Site.COLOCATED: "colocated", Site.OWN_DEVICE: "own_device", Site.EDGE_SERVER: "edge_server"}
 """Names of the sites where drafts are made."""
 _MAX_KNOWN = 1 << 15
-"""Answers kept at a time to be given again."""
+"""Answers kept at a time to be given again, and likewise what they are made of."""
 AHEAD_S = 1.0
 """How far ahead of the controller's clock an observation may be; one further ahead counts as made now."""
 
@@ -72,6 +72,19 @@ class ServedDecision(NamedTuple):
     def decision(self) -> Decision:
         """The three numbers."""
         return Decision(self.gamma, self.batch_size, self.placement)
+
+
+class _Alike(NamedTuple):
+    """Decisions that differ in nothing but their number: the answer before it, and the rest."""
+
+    before: tuple[int, int, int, str, str, str, str, str, str]
+    fanout: int
+    carried: Carried
+    rank: int
+
+    def numbered(self, counter: int) -> Told:
+        """Return one of them."""
+        return Told(ServedDecision(*self.before, counter, self.fanout), self.carried, self.rank)
 
 
 class Controller:
@@ -172,8 +185,9 @@ class Controller:
         self.guard = Guard(self._config, clock)
         self._compiled = compiled
         self._mirror: Mirror | None = None
-        # Decisions by their key, to make an answer only once.
+        # Decisions by their key, to make an answer only once; and by the key without their number.
         self._answers: dict[int, Told] = {}
+        self._kinds: dict[int, _Alike] = {}
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "observations",
@@ -195,6 +209,7 @@ class Controller:
             max_requests=max_requests,
             max_clients=max_clients,
             forget_s=forget_s,
+            origin_s=self._origin_s,
             counts=self.counts,
         )
         self._scheduler: Scheduler | None = None
@@ -263,13 +278,22 @@ class Controller:
                 which may have been lost on its way, the answer is repeated and nothing is counted.
         """
         with self.lock:
-            if counter is not None and (known := self._state.requests.get(request)) is not None:
-                last = known.answer
-                if last is not None and last.counter == counter:
-                    return cast(ServedDecision, last)
-            return self._decide(request, self._seconds(now_s))
+            return self._repeated(request, counter) or self._decide(request, self._seconds(now_s))
 
-    def decide_many(self, requests: Sequence[str], now_s: float | None = None) -> list[ServedDecision]:
+    def _repeated(self, request: str, counter: int | None) -> ServedDecision | None:
+        """Return the last answer for a request, if that has such a number."""
+        if counter is None or (known := self._state.requests.get(request)) is None:
+            return None
+        last = known.answer
+        return cast(ServedDecision, last) if last is not None and last.counter == counter else None
+
+    def decide_many(
+        self,
+        requests: Sequence[str],
+        now_s: float | None = None,
+        *,
+        counters: Sequence[int | None] | None = None,
+    ) -> list[ServedDecision]:
         """Decide for several requests at one moment, on what is known at that moment.
 
         The answers are those of :meth:`decide` for one after the other at that time: what a decision changes
@@ -280,19 +304,33 @@ class Controller:
         Args:
             requests: Their names.
             now_s: Time on the clock; default: now.
+            counters: Number of each decision within its request, as for :meth:`decide`.
         """
         with self.lock:
             seconds = self._seconds(now_s)
             self._state.pass_time(seconds)
-            if self._mirror is not None and self._mirror.at_once and len(set(requests)) == len(requests) > 1:
-                known = self._state.requests
-                found: list[ServedRequest] = []
-                with suppress(KeyError):  # then one is not known
-                    found = [known[name] for name in requests]
-                if found and (answers := self._decide_compiled(found, seconds)):
-                    self.counts["decisions"] += len(answers)
+            if counters is None or not any(map(self._repeated, requests, counters)):
+                if answers := self._decide_at_once(requests, seconds):
                     return answers
-            return [self._decide(request, seconds) for request in requests]
+                counters = counters or [None] * len(requests)
+            return [
+                self._repeated(request, counter) or self._decide(request, seconds)
+                for request, counter in zip(requests, counters, strict=True)
+            ]
+
+    def _decide_at_once(self, requests: Sequence[str], now_s: float) -> list[ServedDecision] | None:
+        """Decide for several known requests, each named once, by one call of compiled code; None: not so."""
+        if self._mirror is None or not self._mirror.at_once or not len(set(requests)) == len(requests) > 1:
+            return None
+        known = self._state.requests
+        try:
+            found = [known[name] for name in requests]
+        except KeyError:  # one is not known
+            return None
+        answers = self._decide_compiled(found, now_s)
+        if answers is not None:
+            self.counts["decisions"] += len(answers)
+        return answers
 
     def view(self, request: str, now_s: float | None = None) -> DecisionView:
         """Return what is known for a decision on a request, as every scheduler sees it.
@@ -386,8 +424,9 @@ class Controller:
             return self._decided_late(requests, told, now_s)
         guard.note("")
         if mirror.some_at_devices:
+            own_device = Site.OWN_DEVICE
             for request in requests:
-                if request.control[0] == Site.OWN_DEVICE:
+                if request.control[0] is own_device:
                     request.own_jobs = request.device.jobs
         to_end = self._state.requests.move_to_end
         for request, each in zip(requests, told, strict=True):
@@ -416,7 +455,22 @@ class Controller:
     def _told(self, key: int, row: int) -> Told:
         """Return the decision with a key, of which the last call has one in a row."""
         assert self._mirror is not None
-        found = self._mirror.found(row)
+        if key < 0:
+            found = self._mirror.found(row)
+            return self._alike(found).numbered(found.counter)
+        kind, counter = self._mirror.parted(key)
+        alike = self._kinds.get(kind)
+        if alike is None:
+            if len(self._kinds) >= _MAX_KNOWN:
+                self._kinds.clear()
+            alike = self._kinds[kind] = self._alike(self._mirror.found(row))
+        if len(self._answers) >= _MAX_KNOWN:
+            self._answers.clear()
+        told = self._answers[key] = alike.numbered(counter)
+        return told
+
+    def _alike(self, found: Found) -> _Alike:
+        """Return what all decisions have in common that differ from one in nothing but their number."""
         drafts = found.gamma > 0
         site = Site(found.site)
         model = self._models[found.model] if drafts else ""
@@ -425,7 +479,7 @@ class Controller:
         if drafts and site == Site.OWN_DEVICE:
             # The number of the client's device is the one thing that a key leaves out.
             drafter, rank = -1, drafter - drafter % self._n_sites
-        answer = ServedDecision(
+        answer = (
             found.gamma,
             found.batch_size,
             found.placement,
@@ -435,16 +489,9 @@ class Controller:
             model,
             "policy",
             REASONS[found.reason] or "",
-            found.counter,
-            fanout,
         )
         carried = Carried(site, found.edge_server, found.target, drafter, model, found.gamma, fanout)
-        told = Told(answer, carried, rank)
-        if key >= 0:
-            if len(self._answers) >= _MAX_KNOWN:
-                self._answers.clear()
-            self._answers[key] = told
-        return told
+        return _Alike(answer, fanout, carried, rank)
 
     def _by_safe_rule(self, request: ServedRequest, now_s: float) -> ServedDecision:
         """Return the safe rule's decision for a request whose policy has just lost the trust."""

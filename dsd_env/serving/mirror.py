@@ -182,6 +182,8 @@ class Mirror:
         self._ring = int(sizes_of["ring"])
         self._models = tuple(scenario.acceptance)
         self._n_features, self._n_placements = layout.n_features, scenario.n_placements
+        self._n_offered = int(sizes_of["n_offered"])
+        self._n_edges_offered = max(1, int(sizes_of["n_edges_offered"]))
         self._lay_out()
         # Behind the record of a request: a place per drafter, three numbers per draft model.
         self._asked = Table(serve.ASKED_WORDS + self._n_valid + 3 * len(self._models))
@@ -213,10 +215,10 @@ class Mirror:
         self._attainments = rows("attainments", len(scenario.slo))
         self._acceptances = rows("acceptances", len(self._models))
         rows("drafters", self._n_ranks * self._n_sites)["speed"] = 1.0
-        first = 4 * self._n_devices
-        backhauls = [channel for edge in self._served.world.backhauls for pair in edge for channel in pair]
-        channels = rows("channels", first + len(backhauls))
-        channels["one_way_s"][first:] = [channel.one_way_s for channel in backhauls]
+        n_backhauls = 2 * scenario.n_edge_servers * scenario.n_targets
+        channels = rows("channels", 4 * self._n_devices + n_backhauls)
+        self._backhaul_delays_s = channels["one_way_s"][4 * self._n_devices :]
+        self.write_backhauls()
 
     # ------------------------------------------------------------------ what decides
 
@@ -227,7 +229,7 @@ class Mirror:
         self._heads, self._n_mask = np.array(heads, dtype=np.int64), sum(heads)
         call = self._call
         call["n_mask"], call["n_heads"], call["flat"] = self._n_mask, len(heads), policy.flat
-        call["normalisations"], call["longest"] = policy.manifest.network.normalisations, self._served.longest
+        call["normalisations"] = policy.manifest.network.normalisations
         call["asked_words"], call["client_words"] = self._asked.row_bytes // 8, self._clients.row_bytes // 8
         self._make_room(1)
 
@@ -239,7 +241,9 @@ class Mirror:
         self.masks: NDArray[np.bool_] = np.zeros((n, self._n_mask), dtype=np.bool_)
         self._logits = np.zeros((n, self._n_mask), dtype=np.float32)
         self._chosen = np.zeros((n, len(self._heads)), dtype=np.int64)
-        self._options: NDArray[Any] = np.zeros((n, self._n_placements), dtype=rec.OPTION.dtype)
+        self._offers: NDArray[Any] = np.zeros((n, self._n_offered), dtype=rec.SERVED_OFFER.dtype)
+        self._edges: NDArray[np.int32] = np.zeros((n, self._n_edges_offered), dtype=np.int32)
+        self._valid_places: NDArray[np.bool_] = np.zeros((n, self._n_placements), dtype=np.bool_)
         self._carried: NDArray[Any] = np.zeros(n, dtype=rec.CARRIED.dtype)
         self._keys = self._carried["key"]
         self._first_key = _memory(self._keys)
@@ -262,7 +266,9 @@ class Mirror:
             ("masks", self.masks),
             ("logits", self._logits),
             ("chosen", self._chosen),
-            ("options", self._options),
+            ("offers", self._offers),
+            ("edges", self._edges),
+            ("valid", self._valid_places),
             ("carried", self._carried),
         ):
             self._call[name] = memory.ctypes.data - self._call_at
@@ -278,6 +284,13 @@ class Mirror:
             self.write_client(request.device)
             self.write_request(request)
         self._all_newest = False
+
+    def write_backhauls(self) -> None:
+        """Write the delays between edge servers and targets."""
+        backhauls = self._served.world.backhauls
+        self._backhaul_delays_s[:] = [
+            channel.one_way_s for edge in backhauls for pair in edge for channel in pair
+        ]
 
     def write_client(self, client: ServedDevice) -> None:
         """Write what is known of a client."""
@@ -500,6 +513,11 @@ class Mirror:
         the number of the client's device.
         """
         return [self._first_key[0]] if n == 1 else self._keys[:n].tolist()
+
+    @staticmethod
+    def parted(key: int) -> tuple[int, int]:
+        """Return what a key says of how a decision is carried out, and its number within the request."""
+        return key >> serve.COUNTER_BITS, key & (serve.MOST_COUNTED - 1)
 
     @property
     def some_at_devices(self) -> bool:

@@ -184,11 +184,10 @@ class Service:
                 controller.observe_many(events)
             except TelemetryError as error:
                 raise ServiceError(str(error)) from error
-            answer = {
-                "decisions": [
-                    controller.decide(name, now_s, counter=counter)._asdict() for name, counter in wanted
-                ]
-            }
+            decisions = controller.decide_many(
+                [name for name, _ in wanted], now_s, counters=[counter for _, counter in wanted]
+            )
+            answer = {"decisions": [decision._asdict() for decision in decisions]}
             if call is not None:
                 self._answers[call] = answer
                 if len(self._answers) > ANSWERS_KEPT:

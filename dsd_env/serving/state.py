@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dsd_env.control.actions import Resolved
 from dsd_env.control.estimators import note_lengths, note_round
@@ -16,6 +16,7 @@ from dsd_env.serving.deployment import Deployment
 from dsd_env.serving.telemetry import TelemetryError
 from dsd_env.serving.world import (
     Ahead,
+    Carried,
     OpenStream,
     ServedDevice,
     ServedDrafter,
@@ -39,28 +40,6 @@ _MAX_PERIODS = 1024
 _REPORT_FIELDS = tuple(field.name for field in dataclasses.fields(Report) if field.name != "time_s")
 
 
-class Carried(NamedTuple):
-    """How a decision is carried out.
-
-    Attributes:
-        site: Where drafts are made.
-        edge_server: Number of the edge server, or -1.
-        target: Number of the target.
-        drafter: Number of the drafter; -1 for plain decoding.
-        model: Draft model; "" for plain decoding.
-        gamma: Drafts.
-        fanout: Branches that its stream opens at each draft; 0: none.
-    """
-
-    site: Site
-    edge_server: int
-    target: int
-    drafter: int
-    model: str
-    gamma: int
-    fanout: int = 0
-
-
 class State:
     """The estimators of a deployment.
 
@@ -78,9 +57,13 @@ class State:
         max_requests: int,
         max_clients: int,
         forget_s: float,
+        origin_s: float,
         counts: dict[str, int],
     ) -> None:
-        """Begin with nothing seen; see :class:`dsd_env.serving.Controller` for the arguments."""
+        """Begin with nothing seen; see :class:`dsd_env.serving.Controller` for the arguments.
+
+        All times are seconds since `origin_s` but those within observations.
+        """
         if min(max_requests, max_clients) < 1:
             raise ValueError("max_requests and max_clients must be at least 1")
         scenario = deployment.scenario
@@ -97,9 +80,8 @@ class State:
         self._target_numbers = {name: number for number, name in enumerate(deployment.targets)}
         self._slos = [(name, slo.bounds()) for name, slo in scenario.slo.items()]
         self._slo_numbers = {name: number for number, (name, _) in enumerate(self._slos)}
-        self._longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
         self._max_requests, self._max_clients, self._forget_s = max_requests, max_clients, forget_s
-        self._counts = counts
+        self._origin_s, self._counts = origin_s, counts
         self.requests: OrderedDict[str, ServedRequest] = OrderedDict()
         self.clients: OrderedDict[str, ServedDevice] = OrderedDict()
         self.mirror: Mirror | None = None
@@ -115,6 +97,9 @@ class State:
             events.RequestQueued: self._queued,
             events.TokensCommitted: self._committed,
             events.RoundVerified: self._verified,
+            events.StreamResult: self._result,
+            events.RequestInterrupted: self._interrupted,
+            events.DecisionDropped: self._dropped,
             events.ControlMoved: self._moved,
             events.DraftState: self._draft_state,
             events.DraftKv: self._draft_kv,
@@ -124,6 +109,7 @@ class State:
             events.DrafterState: self._drafter_state,
             events.RttSample: self._rtt,
             events.LinkState: self._link,
+            events.BackhaulState: self._backhaul,
         }
 
     # ------------------------------------------------------------------ time
@@ -153,7 +139,7 @@ class State:
                 raise TelemetryError(
                     f"device number {event.number} is not below the deployment's {n_devices}"
                 )
-        if kind is events.RoundVerified:
+        if kind is events.RoundVerified or kind is events.StreamResult:
             models = self._system.models
             if not models or (event.model is not None and event.model not in models):
                 raise TelemetryError(
@@ -255,6 +241,10 @@ class State:
         if request.target >= 0:
             self.targets[request.target].forget(request.number)
 
+    def _told_s(self, time_s: float, now_s: float) -> float:
+        """Return a time that an observation names, which is past, since the origin."""
+        return min(max(0.0, time_s - self._origin_s), now_s)
+
     # ------------------------------------------------------------------ who is meant
 
     def _target(self, name: str | None, default: int = 0) -> ServedTarget:
@@ -332,6 +322,12 @@ class State:
             client.up.bits_per_s = event.uplink_bits_per_s
         if event.downlink_bits_per_s is not None:
             client.down.bits_per_s = event.downlink_bits_per_s
+        for channel, sample_bits_per_s in (
+            (client.up, event.uplink_sample_bits_per_s),
+            (client.down, event.downlink_sample_bits_per_s),
+        ):
+            if sample_bits_per_s is not None:
+                channel.bits_per_s = reports.moved(channel.bits_per_s, sample_bits_per_s, self._weight)
         if event.lost is not None:
             client.loss = reports.moved(client.loss, 1.0 if event.lost else 0.0, self._weight)
         self._tell_mirror_of_client(client)
@@ -359,7 +355,6 @@ class State:
         )
         control = (Site.OWN_DEVICE, client.number)
         request = ServedRequest(event.request, self._number, spec, client, now_s, control)
-        request.longest_lag = self._longest
         self._number += 1
         self.requests[event.request] = request
         client.requests.add(event.request)
@@ -395,34 +390,88 @@ class State:
         self._system.count_tokens(tokens)
         if event.round_over or (event.round_over is None and not first):
             note_lengths(request, 0, 0)
-        if not first:
+        heard = event.heard is not False
+        if heard and not first:
             target.note_mode(request.number, "plain", 0)
-        request.commit(tokens, now_s)
-        self._take_control(
-            request, target, drafts=first and request.last is not None and request.last.gamma > 0
-        )
+        request.commit(tokens, now_s, heard)
+        if heard:
+            self._take_control(
+                request, target, drafts=first and request.last is not None and request.last.gamma > 0
+            )
         return request
 
     def _verified(self, event: events.RoundVerified, now_s: float) -> ServedRequest:
         request, last = self.requests[event.request], self.requests[event.request].last
         target = self._target_of(request, event.target)
-        model = event.model or (last.model if last is not None else "") or next(iter(self._system.models))
+        model = self._model_of(request, event.model)
         accepted = min(event.accepted, event.drafted)
         committed = accepted + 1 if event.committed is None else event.committed
+        heard = event.heard is not False
         self._enter(request, target, now_s)
-        if last is not None and last.drafter >= 0:
+        if heard and last is not None and last.drafter >= 0:
             request.note_drafted(last.drafter, event.drafted, accepted)
             request.drafted_branches = last.fanout > 0
             colocated = last.drafter in target.shared
             target.note_mode(request.number, "colocated" if colocated else "remote", event.drafted)
-        confidence = 0.0 if event.confidence is None else event.confidence
-        note_round(request, model, event.drafted, accepted, committed, confidence, self._weight)
+        if heard:
+            confidence = 0.0 if event.confidence is None else event.confidence
+            note_round(request, model, event.drafted, accepted, committed, confidence, self._weight)
         if event.drafted:
             self._system.count_verified(model, event.drafted, accepted)
         self._system.count_tokens(committed)
-        request.commit(committed, now_s)
-        self._take_control(request, target, drafts=True)
+        request.commit(committed, now_s, heard)
+        if heard:
+            self._take_control(request, target, drafts=True)
         return request
+
+    def _result(self, event: events.StreamResult, now_s: float) -> ServedRequest:
+        request = self.requests[event.request]
+        drafted, committed = event.drafted or 0, event.committed or 0
+        if committed:
+            idle = 0.0 if drafted else 1.0
+            request.idle_share = reports.moved(request.idle_share, idle, self._weight)
+        if drafted:
+            accepted = min(event.accepted or 0, drafted)
+            model = self._model_of(request, event.model)
+            confidence = 0.0 if event.confidence is None else event.confidence
+            note_round(request, model, drafted, accepted, committed, confidence, self._weight)
+        request.known_tokens = event.known_tokens
+        request.known_commit_s = request.last_commit_s
+        if event.known_commit_s is not None:
+            request.known_commit_s = self._told_s(event.known_commit_s, now_s)
+        self._take_control(request, self.targets[max(0, request.target)], drafts=True)
+        return request
+
+    def _model_of(self, request: ServedRequest, model: str | None) -> str:
+        """Return a draft model by name, else that of a request's last decision, else any."""
+        last = request.last
+        return model or (last.model if last is not None else "") or next(iter(self._system.models))
+
+    def _interrupted(self, event: events.RequestInterrupted, now_s: float) -> ServedRequest:
+        request = self.requests[event.request]
+        self._interrupt(request)
+        return request
+
+    def _dropped(self, event: events.DecisionDropped, now_s: float) -> ServedRequest:
+        request = self.requests[event.request]
+        request.early = min(request.early + 1, request.decisions)
+        return request
+
+    def _interrupt(self, request: ServedRequest) -> None:
+        if request.target >= 0:
+            self.targets[request.target].forget(request.number)
+        request.interrupt()
+
+    def _lose_kv(self, lost: set[int]) -> None:
+        """Note that drafters hold nothing of any request, nor what was drafted ahead there."""
+        for request in self.requests.values():
+            held = lost & request.drafter_valid.keys()
+            for number in held:
+                del request.drafter_valid[number]
+            if request.drafted_at in lost:
+                request.head_start = None
+            if held or request.drafted_at in lost:
+                self._tell_mirror(request)
 
     @staticmethod
     def _take_control(request: ServedRequest, target: ServedTarget, *, drafts: bool) -> None:
@@ -448,23 +497,31 @@ class State:
         return request
 
     def _draft_state(self, event: events.DraftState, now_s: float) -> ServedRequest:
-        request = self.requests[event.request]
+        request, last = self.requests[event.request], self.requests[event.request].last
         request.head_start = Ahead(event.head_start_tokens) if event.head_start_tokens else None
+        if not event.window_tokens:
+            request.close_stream()
+        elif last is not None and last.drafter >= 0:
+            request.drafted_at, request.drafted_branches = last.drafter, last.fanout > 0
         request.stream = None
         if event.known_tokens is not None:
             request.known_tokens = event.known_tokens
         if event.known_commit_s is not None:
-            request.known_commit_s = event.known_commit_s
+            request.known_commit_s = self._told_s(event.known_commit_s, now_s)
         if event.window_tokens:
             known = request.known_tokens
-            began_s = now_s if event.generation_started_s is None else event.generation_started_s
+            began_s = now_s
+            if event.generation_started_s is not None:
+                began_s = self._told_s(event.generation_started_s, now_s)
             request.stream = OpenStream(
                 event.window_tokens,
                 known + (event.lead_tokens or 0),
                 known,
                 event.generations or 0,
-                min(began_s, now_s),
+                began_s,
             )
+            if request.target >= 0:
+                self.targets[request.target].note_mode(request.number, "remote", event.window_tokens)
         if event.idle_share is not None:
             request.idle_share = event.idle_share
         return request
@@ -511,6 +568,12 @@ class State:
         target.changed = True
         if event.token_s is None:
             state.token_s = target.marginal_token_s()
+        if event.kv_lost:
+            self._lose_kv({drafter.number for drafter in target.drafters})
+            for request in self.requests.values():
+                if request.target == target.number:
+                    self._interrupt(request)
+                    self._tell_mirror(request)
         if self._by_nominal_delay:
             if event.periodic:
                 target.reports.append(dataclasses.replace(state))
@@ -541,6 +604,8 @@ class State:
         if not own:
             # A client without a drafter; what it says of one concerns nobody.
             return
+        if event.kv_lost:
+            self._lose_kv({drafter.number for drafter in own})
         host = own[0].own_server
         if event.up is not None:
             host.up = event.up
@@ -553,6 +618,7 @@ class State:
         if event.job_s is not None:
             host.mean_job_s = reports.moved(host.mean_job_s, event.job_s, self._weight)
         if event.client is not None:
+            client.count_jobs()
             self._tell_mirror_of_client(client)
             if event.jobs is not None:
                 for name in client.requests if event.request is None else (event.request,):
@@ -566,6 +632,18 @@ class State:
             for drafter in own:
                 if drafter.server is host:
                     drafter.reports.append(drafter.report(now_s))
+
+    def _backhaul(self, event: events.BackhaulState, now_s: float) -> None:
+        targets = self.targets if event.target is None else [self._target(event.target)]
+        self._edge(event.edge_server)
+        for target in targets:
+            up, down = self._served.world.backhauls[event.edge_server][target.number]
+            if event.uplink_one_way_s is not None:
+                up.one_way_s = event.uplink_one_way_s
+            if event.downlink_one_way_s is not None:
+                down.one_way_s = event.downlink_one_way_s
+        if self._kept_mirror is not None:
+            self._kept_mirror.write_backhauls()
 
     # ------------------------------------------------------------------ decisions
 

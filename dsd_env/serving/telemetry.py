@@ -11,7 +11,7 @@ caller, :class:`TelemetryError`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, cast
 
 
@@ -94,6 +94,9 @@ class TokensCommitted:
         round_over: They end a round of plain decoding, which stands among the recent rounds with no drafts.
             Default: true, but for the first token.
         target: The target; default: that of its last decision.
+        heard: Whether they are known where the request's decisions are taken; default: they are. In a stream,
+            whose target goes on meanwhile, they may be on their way: :class:`StreamResult` tells of their
+            arrival.
         time_s: When.
     """
 
@@ -101,6 +104,7 @@ class TokensCommitted:
     tokens: int | None = None
     round_over: bool | None = None
     target: str | None = None
+    heard: bool | None = field(default=None, kw_only=True)
     time_s: float | None = None
 
 
@@ -117,6 +121,8 @@ class RoundVerified:
             default: unknown (0).
         target: The target; default: that of its last decision.
         model: Draft model; default: that of its last decision.
+        heard: Whether this is known where the request's decisions are taken, as for
+            :class:`TokensCommitted`.
         time_s: When.
     """
 
@@ -127,6 +133,70 @@ class RoundVerified:
     confidence: float | None = None
     target: str | None = None
     model: str | None = None
+    heard: bool | None = field(default=None, kw_only=True)
+    time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResult:
+    """A result of a stream has come to its drafter, where the next decision is taken.
+
+    An engine that tells of iterations when they end, at the target (``heard=False``), tells of their results
+    by this. One that hears of them at the drafter alone has no need of it: then the iteration and its result
+    are one observation.
+
+    Attributes:
+        request: The request.
+        known_tokens: Output tokens of which the result tells that they are committed.
+        known_commit_s: When the newest of them was; default: when the target last committed any.
+        committed: Tokens that the iteration behind it committed; default 0: it tells but that the stream is
+            open.
+        drafted: Drafts that the iteration verified; default 0: none had come.
+        accepted: Those that were right; default 0.
+        confidence: As for :class:`RoundVerified`. The following likewise.
+        model: Draft model.
+        time_s: When it came.
+    """
+
+    request: str
+    known_tokens: int
+    known_commit_s: float | None = None
+    committed: int | None = None
+    drafted: int | None = None
+    accepted: int | None = None
+    confidence: float | None = None
+    model: str | None = None
+    time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestInterrupted:
+    """A target has lost a request, or refused it because it is down; it is at no target now.
+
+    Its stream and what was drafted ahead for it are void. Its client decides next. Where a whole target was
+    lost, :class:`TargetState` with ``kv_lost`` says so of all its requests.
+
+    Attributes:
+        request: The request.
+        time_s: When.
+    """
+
+    request: str
+    time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionDropped:
+    """The last decision on a request came too late to be carried out, as where a target has gone on alone.
+
+    It counts as no round.
+
+    Attributes:
+        request: The request.
+        time_s: When.
+    """
+
+    request: str
     time_s: float | None = None
 
 
@@ -162,9 +232,9 @@ class DraftState:
         lead_tokens: Its drafts in flight, not yet known to be right or wrong; default 0.
         generations: Generations of drafts that its stream has begun; default 0.
         generation_started_s: When the present one began; default: now.
-        known_tokens: Output tokens that its controller knows of, where a target is ahead of that; default:
-            all.
-        known_commit_s: When the newest of those was committed.
+        known_tokens: Output tokens that its controller knows of, where a target is ahead of that; default: as
+            its results have told (:class:`StreamResult`), and without a stream all.
+        known_commit_s: When the newest of those was committed; likewise.
         idle_share: Running share of its iterations for which no draft had come; default: unchanged.
         time_s: When.
     """
@@ -243,6 +313,8 @@ class TargetState:
         remote: Residents that draft elsewhere.
         gamma_mean: Mean number of drafts in force of those that draft.
         prefill_tokens: Context tokens still to be prefilled.
+        kv_lost: Its KV is gone, as after a crash: its requests are at no target now, their streams are void,
+            and the drafters at it hold nothing. Default: it is not.
         request: The state came with the newest result of this request. Only matters where reports travel
             (see ``reports`` of the controller).
         periodic: It is a periodic report, which others see too; likewise.
@@ -264,6 +336,7 @@ class TargetState:
     remote: int | None = None
     gamma_mean: float | None = None
     prefill_tokens: int | None = None
+    kv_lost: bool | None = field(default=None, kw_only=True)
     request: str | None = None
     periodic: bool = True
     time_s: float | None = None
@@ -303,6 +376,7 @@ class DrafterState:
         wait_s: Expected wait; default: from jobs and their mean time.
         job_s: How long the draft job took that has just ended; goes into the mean.
         mean_job_s: That mean itself, where the engine keeps it.
+        kv_lost: Its KV is gone, as after a crash, and so is what was drafted ahead there; default: it is not.
         request: The request whose controller sees it (clients); default: all of the client's.
         periodic: As for :class:`TargetState`.
         time_s: When.
@@ -317,6 +391,7 @@ class DrafterState:
     wait_s: float | None = None
     job_s: float | None = None
     mean_job_s: float | None = None
+    kv_lost: bool | None = field(default=None, kw_only=True)
     request: str | None = None
     periodic: bool = True
     time_s: float | None = None
@@ -346,6 +421,8 @@ class LinkState:
         up: Whether the link is believed up; default: unchanged. The following likewise.
         uplink_bits_per_s: Bandwidth as measured.
         downlink_bits_per_s: Bandwidth back.
+        uplink_sample_bits_per_s: Bandwidth that one message has shown; goes into the running mean.
+        downlink_sample_bits_per_s: Bandwidth back that one message has shown; likewise.
         lost: Whether the newest message needed a retransmission; goes into the running share.
         time_s: When.
     """
@@ -354,7 +431,28 @@ class LinkState:
     up: bool | None = None
     uplink_bits_per_s: float | None = None
     downlink_bits_per_s: float | None = None
+    uplink_sample_bits_per_s: float | None = field(default=None, kw_only=True)
+    downlink_sample_bits_per_s: float | None = field(default=None, kw_only=True)
     lost: bool | None = None
+    time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackhaulState:
+    """The delay of the link between an edge server and a target; the deployment gives that of a whole class.
+
+    Attributes:
+        edge_server: Number of the edge server.
+        target: The target; default: all.
+        uplink_one_way_s: Delay towards the target; default: unchanged.
+        downlink_one_way_s: Delay back; likewise.
+        time_s: When.
+    """
+
+    edge_server: int
+    target: str | None = None
+    uplink_one_way_s: float | None = None
+    downlink_one_way_s: float | None = None
     time_s: float | None = None
 
 
@@ -364,6 +462,9 @@ Event = (
     | RequestQueued
     | TokensCommitted
     | RoundVerified
+    | StreamResult
+    | RequestInterrupted
+    | DecisionDropped
     | ControlMoved
     | DraftState
     | DraftKv
@@ -373,6 +474,7 @@ Event = (
     | DrafterState
     | RttSample
     | LinkState
+    | BackhaulState
 )
 """Every kind of observation."""
 
@@ -441,14 +543,16 @@ RANGES: dict[str, Range] = {
     "draft_time_factor": Range(1e-3, 1e3, "1"),
     "uplink_bits_per_s": Range(1.0, 1e13, "bit/s"),
     "downlink_bits_per_s": Range(1.0, 1e13, "bit/s"),
+    "uplink_sample_bits_per_s": Range(1.0, 1e13, "bit/s"),
+    "downlink_sample_bits_per_s": Range(1.0, 1e13, "bit/s"),
 }
 """Range of every number with one; times on the clock are checked against the clock."""
 
 _WHOLE = frozenset(
-    field.name for kind in EVENTS.values() for field in fields(kind) if str(field.type).startswith("int")
+    each.name for kind in EVENTS.values() for each in fields(kind) if str(each.type).startswith("int")
 )
 _TEXTS = ("client", "device_class", "request", "slo", "target", "site", "model")
-_FLAGS = ("up", "met_slo", "round_over", "periodic", "lost")
+_FLAGS = ("up", "met_slo", "round_over", "periodic", "lost", "heard", "kv_lost")
 _TIMES = ("time_s", "known_commit_s", "generation_started_s")
 _INDICES = ("number", "edge_server", "drafter")
 MAX_NAME = 200
@@ -460,8 +564,8 @@ _PLAN: dict[type[Any], tuple[tuple[str, str, float, float, bool], ...]] = {}
 def _plan(kind: type[Any]) -> tuple[tuple[str, str, float, float, bool], ...]:
     """Return name, sort, bounds and optionality of each field of a kind of observation."""
     rows = []
-    for field in fields(kind):
-        name = field.name
+    for each in fields(kind):
+        name = each.name
         sort, low, high = "text", 0.0, 0.0
         if name in RANGES:
             sort, (low, high, _) = "number", RANGES[name]
@@ -471,7 +575,7 @@ def _plan(kind: type[Any]) -> tuple[tuple[str, str, float, float, bool], ...]:
             sort = "time"
         elif name in _INDICES:
             sort, high = "index", 1 << 20
-        rows.append((name, sort, low, high, "None" in str(field.type)))
+        rows.append((name, sort, low, high, "None" in str(each.type)))
     return tuple(rows)
 
 
@@ -531,8 +635,8 @@ def checked(event: Event) -> tuple[Event, tuple[str, ...]]:
     return _changed(event, moved), tuple(moved)
 
 
-def _changed(event: Event, fields: dict[str, Any]) -> Event:
-    changed: Event = replace(cast(Any, event), **fields)
+def _changed(event: Event, values: dict[str, Any]) -> Event:
+    changed: Event = replace(cast(Any, event), **values)
     return changed
 
 

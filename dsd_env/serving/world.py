@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from dsd_env.control.estimators import Learned
 from dsd_env.control.view import RECENT_ROUNDS, DrafterKind, Site
@@ -195,6 +195,7 @@ class ServedDevice:
     Attributes:
         name: Its name.
         hosts: What its drafters run on, each once.
+        jobs: Draft jobs under way and waiting on it.
         requests: Its requests under way.
         seen_s: When it was last heard of.
         as_listed: It is of the class that the deployment lists under its number.
@@ -213,6 +214,7 @@ class ServedDevice:
     rtt_deviation_s: float = 0.0
     rtt_sample_s: float = -1.0
     loss: float = 0.0
+    jobs: int = 0
     requests: set[str] = field(default_factory=set)
     seen_s: float = 0.0
     as_listed: bool = True
@@ -223,10 +225,9 @@ class ServedDevice:
         """The first of its drafters; None if it has none."""
         return self.drafters[0] if self.drafters else None
 
-    @property
-    def jobs(self) -> int:
-        """Draft jobs under way and waiting on it."""
-        return sum(host.jobs for host in self.hosts)
+    def count_jobs(self) -> None:
+        """Count its jobs anew, after those of a host have changed."""
+        self.jobs = sum(host.jobs for host in self.hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +248,29 @@ class OpenStream:
     started_s: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Told:
+class Carried(NamedTuple):
+    """How a decision is carried out.
+
+    Attributes:
+        site: Where drafts are made.
+        edge_server: Number of the edge server, or -1.
+        target: Number of the target.
+        drafter: Number of the drafter; -1 for plain decoding.
+        model: Draft model; "" for plain decoding.
+        gamma: Drafts.
+        fanout: Branches that its stream opens at each draft; 0: none.
+    """
+
+    site: Site
+    edge_server: int
+    target: int
+    drafter: int
+    model: str
+    gamma: int
+    fanout: int = 0
+
+
+class Told(NamedTuple):
     """A decision as it was answered and is carried out.
 
     Attributes:
@@ -273,7 +295,6 @@ class ServedRequest:
         early: Decisions before its first token was committed.
         seen_s: When it was last heard of.
         doubts: Observations since its last decision with values that were moved or left out.
-        longest_lag: Longest KV lag for which drafters have step times.
         place: Where it is mirrored; None: nowhere.
     """
 
@@ -307,7 +328,6 @@ class ServedRequest:
     last_confidence: float = 0.0
     seen_s: float = 0.0
     doubts: int = 0
-    longest_lag: int = 1 << 30
     place: Any = None
 
     @property
@@ -341,18 +361,41 @@ class ServedRequest:
         return self.spec.prompt_tokens + self.known_tokens
 
     def drafter_lag(self, drafter_number: int) -> int:
-        """Return how many known tokens a drafter has not processed: at least 1, the newest."""
-        lag = self.known_context_tokens - self.drafter_valid.get(drafter_number, 0)
-        return min(max(1, lag), self.longest_lag)
+        """Return how many known tokens a drafter has not processed.
 
-    def commit(self, tokens: int, now_s: float) -> None:
-        """Note that its target has committed tokens."""
+        That is at least the newest, but in a stream, whose drafter has taken its own draft for that.
+        """
+        # What is told may not fit what is known.
+        return max(0, self.known_context_tokens - self.drafter_valid.get(drafter_number, 0))
+
+    def commit(self, tokens: int, now_s: float, heard: bool) -> None:
+        """Note that its target has committed tokens, which is known where it is decided on if it is heard."""
         if self.committed == 0:
             self.first_commit_s = now_s
             self.early = self.decisions
         self.committed += tokens
         self.last_commit_s = now_s
-        self.known_tokens, self.known_commit_s = self.committed, now_s
+        if heard:
+            self.know_all()
+
+    def know_all(self) -> None:
+        """Note that all that is committed is known where it is decided on."""
+        self.known_tokens, self.known_commit_s = self.committed, self.last_commit_s
+
+    def interrupt(self) -> None:
+        """Note that its target has lost it: it is at none, and its client decides next."""
+        self.close_stream()
+        self.target, self.head_start = -1, None
+        self.control = (Site.OWN_DEVICE, self.device.number)
+
+    def close_stream(self) -> None:
+        """Note that no stream is open, and all that is committed is known."""
+        last = self.last
+        if self.stream is not None and last is not None and last.drafter == self.drafted_at:
+            # It was in force, not what closed the stream.
+            self.drafted_branches = last.fanout > 0
+        self.stream = None
+        self.know_all()
 
     def note_drafted(self, drafter_number: int, drafted: int, accepted: int) -> None:
         """Note what a drafter's KV holds after a verification, before its tokens are committed."""
@@ -369,7 +412,6 @@ class ServedWorld:
         targets: The targets by number.
         edges: Drafters of each edge server, by number.
         away_drafters: The drafters on hardware of their own that is no client's.
-        longest: Longest context, in tokens.
         changed: Whether anything has been heard since the servers were mirrored.
     """
 
@@ -377,11 +419,12 @@ class ServedWorld:
         """Set up a deployment in which nothing has happened yet."""
         scenario = deployment.scenario
         self.scenario = scenario
-        self.longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
         self._n_sites = scenario.n_devices + scenario.n_edge_servers + scenario.n_targets
         branches = scenario.protocol.branches
-        # One step can process the branches of all that a drafter serves.
-        self._draft_tokens = self.longest + 256 + 256 * branches.fanout * branches.depth
+        # A decision asks for the steps of one request, of which a simulation's tables hold the same; beyond
+        # its table a timer goes on by itself. One step can process the branches of all that a drafter serves.
+        longest = scenario.workload.max_prompt_tokens + scenario.workload.max_output_tokens
+        self._draft_tokens = longest + 256 + 256 * branches.fanout * branches.depth
         # First number and timers of each class of devices.
         self._classes: dict[str, tuple[int, DeviceClass, tuple[StepTimer, ...]]] = {}
         drafters: dict[int, ServedDrafter] = {}
@@ -428,7 +471,6 @@ class ServedWorld:
         for config in scenario.targets.values():
             most = max(config.max_num_batched_tokens, *config.graph_batch_tokens, 0)
             timer = StepTimer(latency_profile(config.profile), most, target_overhead(config))
-            # A decision asks for the steps of one request alone.
             timers = [draft_timer(each, self._draft_tokens) for each in config.menu]
             for _ in range(config.count):
                 menu = []

@@ -162,6 +162,9 @@ def test_health_and_metadata(app: Any, service: Service, bundle: Path) -> None:
     assert call(app, "GET", f"/v2/models/scheduler/versions/{version}/ready").status == 200
     assert call(app, "GET", "/v2/models/scheduler/versions/9/ready").status == 404
     assert call(app, "GET", "/v2/models/other").status == 404
+    reply = call(app, "GET", "/v1/decide")
+    assert reply.status == 405 and reply.json["error"] == "/v1/decide takes POST"
+    assert reply.headers["allow"] == "POST"
     assert call(app, "GET", "/nothing").json == {"error": "there is no /nothing"}
     service.ready = False
     assert call(app, "GET", "/v2/health/ready").status == 503

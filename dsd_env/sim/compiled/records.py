@@ -494,11 +494,8 @@ CLIENT = Record(
     loss="f8", jobs="f8", speed="f8",
 )  # fmt: skip
 """What it knows of a client, likewise; behind it stands the mean time of a job at each of its drafters."""
-OPTION = Record(
-    "Option", placement="i4", moved="?", valid="?", target="i4", site="i4", edge_server="i4", drafter="i4",
-    model="i4", fanout="i4",
-)  # fmt: skip
-"""What becomes of a decision for a candidate: it, or the same place at a target that is up."""
+SERVED_OFFER = Record("ServedOffer", target="i4", up="?")
+"""A target on offer."""
 CARRIED = Record(
     "Carried", key="i8", gamma="i8", batch_size="i8", placement="i8", target="i8", site="i8",
     edge_server="i8", drafter="i8", model="i8", fanout="i8", reason="i8", counter="i8",
@@ -507,12 +504,13 @@ CARRIED = Record(
 is no key."""
 SERVED_CALL = Record(
     "ServedCall", now_s="f8", stale_s="f8", doubt="f8", n="i8", chooses="i8", n_mask="i8", n_heads="i8",
-    flat="i8", normalisations="i8", at_devices="i8", longest="i8", asked_words="i8", client_words="i8",
+    flat="i8", normalisations="i8", at_devices="i8", asked_words="i8", client_words="i8",
     scenario=Ref(SCENARIO), world=Ref(WORLD), asked=Block("f8"), clients=Block("f8"), order=Block("i8"),
     heads=Block("i8"), observations=Block("f4"), masks=Block("?"), logits=Block("f4"), chosen=Block("i8"),
-    options=Block(OPTION), carried=Block(CARRIED),
+    offers=Block(SERVED_OFFER), edges=Block("i4"), valid=Block("?"), carried=Block(CARRIED),
 )  # fmt: skip
 """What a call of the compiled part of a controller is about: `n` requests, by their rows in `order`.
 
-`at_devices` counts those that are decided on clients' devices.
+`at_devices` counts those that are decided on clients' devices. For each request there are the targets and the
+edge servers on offer, and which candidates are valid: with a choice, they say how it is carried out.
 """

@@ -257,6 +257,17 @@ def _shared_step_s(k, w, request, n, jobs, step_tokens):
 
 
 @jit
+def drafter_at(k, place, device, edge, target):
+    """Return the number of a place's drafter, which is on the device, the edge server or at the target."""
+    drafter = k.n_devices + k.n_edges + target
+    if place.site == OWN_DEVICE:
+        drafter = device
+    elif place.site == EDGE_SERVER:
+        drafter = k.n_devices + edge
+    return drafter + place.rank * k.n_sites
+
+
+@jit
 def _candidates(k, w, request, i, latest):
     """Write the candidates at one offered target: at it, on the own device, on each edge server."""
     at_target = w.target_views[i]
@@ -271,12 +282,12 @@ def _candidates(k, w, request, i, latest):
         site, edge = place.site, place.edge_server
         if k.edges_ordered and site == EDGE_SERVER:
             edge = w.edges_offered[edge].edge_server
-        drafter, number = k.n_devices + k.n_edges + target, target
+        number = target
         if site == OWN_DEVICE:
-            drafter, number = request.device, request.device
+            number = request.device
         elif site == EDGE_SERVER:
-            drafter, number = k.n_devices + edge, edge
-        drafter += place.rank * k.n_sites
+            number = edge
+        drafter = drafter_at(k, place, request.device, edge, target)
         lag = _lag_tokens(k, w, request, drafter)
         fanout, streams = place.fanout, can_stream(k, drafter)
         step_tokens = 1 + (fanout * k.depth if streams else 0)

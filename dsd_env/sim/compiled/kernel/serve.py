@@ -14,9 +14,10 @@ from numba import types
 
 from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.laws import resolve
+from dsd_env.sim.compiled.codes import NO_DRAFTER
 from dsd_env.sim.compiled.kernel.jit import jit, native
-from dsd_env.sim.compiled.kernel.links import DOWN, EDGE_DOWN, EDGE_UP, OWN_DEVICE, UP
-from dsd_env.sim.compiled.kernel.observe import encode, flat_mask, observe, taken, write_mask
+from dsd_env.sim.compiled.kernel.links import DOWN, EDGE_DOWN, EDGE_SERVER, EDGE_UP, OWN_DEVICE, UP
+from dsd_env.sim.compiled.kernel.observe import drafter_at, encode, flat_mask, observe, write_mask
 from dsd_env.sim.compiled.kernel.rows import cast, tail
 from dsd_env.sim.compiled.records import ASKED, CLIENT, SERVED_CALL
 
@@ -82,8 +83,8 @@ def _put_request(c, k, w, asked, known, device):
     stream.known_commit_s = asked.known_commit_s
     context = request.prompt_tokens + request.committed
     for i in range(k.n_valid):
-        # What is told may not fit what is known; a drafter lags by one token at least.
-        w.valid_tokens[i] = context - min(max(1, context - int(known[i])), c.longest)
+        # What is told may not fit what is known.
+        w.valid_tokens[i] = min(int(known[i]), context)
     for model in range(k.n_models):
         learned, at = w.learned[model], k.n_valid + 3 * model
         learned.acceptance_rate, learned.tokens_per_round = known[at], known[at + 1]
@@ -92,8 +93,18 @@ def _put_request(c, k, w, asked, known, device):
 
 
 @jit
+def _all_finite(numbers, n):
+    """Return whether all of some numbers are finite."""
+    # Counted, since a sum waits at each number for the one before.
+    odd = 0
+    for i in range(n):
+        odd += 0 if numbers[i] - numbers[i] == 0.0 else 1
+    return odd == 0
+
+
+@jit
 def _look(c, k, w, row):
-    """Write observation, mask and options of one decision."""
+    """Write observation and mask of one decision, and what is on offer."""
     first = c.order[row] * c.asked_words
     asked = as_asked(tail(c.asked, first))
     if asked.seen == 0.0 or asked.known_tokens > MOST_TOKENS:
@@ -112,30 +123,30 @@ def _look(c, k, w, row):
             stale = stale or i == 0
     observation = tail(c.observations, row * k.n_features)
     encode(k, w, observation)
-    total = 0.0
-    for i in range(k.n_features):
-        total += observation[i]
-    if not math.isfinite(total):
+    if not _all_finite(observation, k.n_features):
         return NOT_SEEN
     mask = tail(c.masks, row * c.n_mask)
     if c.flat != 0:
         flat_mask(k, w, 0, mask)
     else:
         write_mask(k, w, mask)
-    for placement in range(k.n_places):
-        _write_option(k, w, placement, c.options[row * k.n_places + placement])
+    _keep_offers(c, k, w, row)
     return STALE if stale else FINE
 
 
 @jit
-def _write_option(k, w, placement, option):
-    place = taken(k, w, placement)
-    candidate = w.candidates[place]
-    option.placement, option.moved, option.valid = place, place != placement, candidate.valid != 0.0
-    option.target = int(w.target_views[int(candidate.offered)].index)
-    option.site, option.edge_server = int(candidate.site), int(candidate.edge_server)
-    option.drafter, option.model = int(candidate.drafter_number), int(candidate.model)
-    option.fanout = int(candidate.fanout)
+def _keep_offers(c, k, w, row):
+    """Keep of the view what says how any decision would be carried out; the next one's is written over it."""
+    for i in range(k.n_offered):
+        offers = c.offers[row * k.n_offered + i]
+        offers.target, offers.up = int(w.target_views[i].index), w.target_views[i].up != 0.0
+    if k.edges_ordered:
+        edges = tail(c.edges, row * k.n_edges_offered)
+        for i in range(k.n_edges_offered):
+            edges[i] = w.edges_offered[i].edge_server
+    valid = tail(c.valid, row * k.n_places)
+    for i in range(k.n_places):
+        valid[i] = w.candidates[i].valid != 0.0
 
 
 # ---------------------------------------------------------------------- choosing
@@ -175,6 +186,17 @@ def _choose(c, row):
 
 
 @jit
+def _taken(c, k, row, placement):
+    """Return the candidate that is taken; see :func:`dsd_env.sim.compiled.kernel.observe.taken`."""
+    places, first = k.n_places // k.n_offered, row * k.n_offered
+    if not c.offers[first + placement // places].up:
+        for i in range(k.n_offered):
+            if c.offers[first + i].up:
+                return i * places + placement % places
+    return placement
+
+
+@jit
 def _carry(c, k, row):
     """Write how a decision is carried out, and count it."""
     chosen = tail(c.chosen, row * c.n_heads)
@@ -183,22 +205,32 @@ def _carry(c, k, row):
         of_gammas = chosen[0] // (k.n_places * k.n_batches)
     else:
         of_gammas, batch, placement = chosen[0], chosen[1], chosen[2]
-    option = c.options[row * k.n_places + placement]
-    limit = k.targets[option.target].max_num_seqs
+    asked = as_asked(tail(c.asked, c.order[row] * c.asked_words))
+    taken = _taken(c, k, row, placement)
+    places = k.n_places // k.n_offered
+    place, target = k.places[taken % places], c.offers[row * k.n_offered + taken // places].target
+    edge = place.edge_server
+    if k.edges_ordered and place.site == EDGE_SERVER:
+        edge = c.edges[row * k.n_edges_offered + edge]
+    device = int(as_client(tail(c.clients, int(asked.client) * c.client_words)).device)
+    drafter = drafter_at(k, place, device, edge, target)
     gamma, batch_size, reason = resolve.resolved(
-        k.gammas[of_gammas], k.batch_sizes[batch], option.moved, option.valid, limit
+        k.gammas[of_gammas],
+        k.batch_sizes[batch],
+        taken != placement,
+        c.valid[row * k.n_places + taken],
+        k.targets[target].max_num_seqs,
     )
     carried = c.carried[row]
     carried.gamma, carried.batch_size, carried.reason = gamma, batch_size, reason
-    carried.placement, carried.target, carried.site = option.placement, option.target, option.site
-    carried.edge_server, carried.drafter, carried.model = option.edge_server, option.drafter, option.model
-    carried.fanout = option.fanout
-    asked = as_asked(tail(c.asked, c.order[row] * c.asked_words))
+    carried.placement, carried.target, carried.site = taken, target, place.site
+    carried.edge_server, carried.drafter, carried.fanout = edge, drafter, place.fanout
+    carried.model = -1 if k.drafters[drafter].mode == NO_DRAFTER else k.drafters[drafter].model
     counter = int(asked.decisions)
     carried.counter = counter
     # What is carried out follows from the indices chosen, from what the candidate was, and from the reason.
-    key = ((reason << 6 | (of_gammas if gamma > 0 else 0)) << 6 | batch) << 10 | option.placement
-    key = (key << 10 | option.target) << 10 | (option.edge_server + 1)
+    key = ((reason << 6 | (of_gammas if gamma > 0 else 0)) << 6 | batch) << 10 | taken
+    key = (key << 10 | target) << 10 | (edge + 1)
     carried.key = key << COUNTER_BITS | counter if counter < MOST_COUNTED else -1
     asked.decisions += 1.0
     if asked.committed > 0.0:
@@ -239,6 +271,7 @@ def _native_decide(call):
 LOOK, DECIDE = int(_native_look.address), int(_native_decide.address)
 """Addresses of functions of one call record (:data:`dsd_env.sim.compiled.records.SERVED_CALL`) at an address.
 
-``LOOK`` writes observations, masks and options, and returns the worst that it finds. ``DECIDE`` chooses, if
-the call says so, and says how many choices it leaves open (first index -1); if none, how all are carried out.
+``LOOK`` writes observations, masks and what is on offer, and returns the worst that it finds. ``DECIDE``
+chooses, if the call says so, and says how many choices it leaves open (first index -1); if none, how all are
+carried out.
 """
