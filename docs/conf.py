@@ -27,6 +27,7 @@ extensions = [
     "sphinx_design",
     "gallery",
     "markdown_docstrings",
+    "scenario_fields",
 ]
 root_doc = "docs/index"
 include_patterns = [
@@ -53,7 +54,7 @@ default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_class_signature = "separated"
+autodoc_default_options = {"exclude-members": "model_config, model_post_init"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

@@ -180,7 +180,7 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
 def _prose(text: str) -> str:
     """Return a card's text as Markdown that shows it as it is: names with underscores are code."""
     plain = " ".join(text.split())
-    return re.sub(r"(?<![\w`(.-])([\w./-]*\w_\w[\w.:/-]*\w)(?![\w`(])", r"`\1`", plain)
+    return re.sub(r"(?<![\w`/.-])([\w./-]*\w_\w[\w.:/-]*\w)(?![\w`(])", r"`\1`", plain)
 
 
 def _facts(scenario: Scenario) -> str:
