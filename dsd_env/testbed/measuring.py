@@ -23,7 +23,7 @@ import numpy as np
 from dsd_env.acceptance.traceset import DrafterTrace, TraceSet
 from dsd_env.testbed.bench import CloudSpec, cloud_process, run_setting
 from dsd_env.testbed.bench import Setting as BenchSetting
-from dsd_env.testbed.client import ClientConfig
+from dsd_env.testbed.client import ClientConfig, Output
 from dsd_env.testbed.control import static
 from dsd_env.testbed.drafters import LineMaker, Question
 from dsd_env.testbed.link import LinkConfig
@@ -290,20 +290,36 @@ def live_of(
 async def live_at(
     port: int, questions: Sequence[Question], make_line: LineMaker, config: ClientConfig | None = None
 ) -> Live:
-    """Do it with a server that is there. The first question only opens the way and does not count."""
+    """Do it with a server that is there: one question after the other, then all of them at a time.
+
+    The first question only opens the way and does not count.
+    """
     plain = (config or ClientConfig(silence_s=120.0, give_up_s=300.0)).model_copy(
         update={"protocol": "synchronous"}
     )
     setting = BenchSetting("plain", plain, lambda: static(0))
     with ThreadPoolExecutor(1) as pool:
         outputs = await run_setting(setting, port, LinkConfig(), questions, make_line, pool=pool)
+        at_once = await run_setting(
+            setting, port, LinkConfig(), questions, make_line, clients=len(questions), pool=pool
+        )
     if len(outputs) < 2:
         raise MeasuringError("two questions are needed to measure the way")
-    gaps = [b - a for o in outputs[1:] for a, b in zip(o.times_s, o.times_s[1:], strict=False)]
     trips = [s for o in outputs[1:] for s in o.rtt_s]
     return Live(
         round_trip_s=statistics.median(trips) if trips else 0.0,
-        token_s=statistics.median(gaps),
+        token_s=_between_tokens_s(outputs[1:]),
         ttft_s=tuple(o.ttft_s for o in outputs[1:]),
         prompt_tokens=tuple(len(q.prompt_ids) for q in questions[1:]),
+        sequences=len(questions),
+        together_s=_between_tokens_s(at_once),
+    )
+
+
+def _between_tokens_s(outputs: Sequence[Output]) -> float:
+    """Return the median time from a token to the next."""
+    return statistics.median(
+        later - earlier
+        for output in outputs
+        for earlier, later in zip(output.times_s, output.times_s[1:], strict=False)
     )

@@ -38,6 +38,8 @@ class Live(StrictNumbers, BaseModel):
         token_s: Time from one token to the next at the client.
         ttft_s: Times to first token.
         prompt_tokens: Of those requests.
+        sequences: Requests answered at a time, for the next; 1 where that was not measured.
+        together_s: Time from one token to the next while so many are answered.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +48,8 @@ class Live(StrictNumbers, BaseModel):
     token_s: float = Field(gt=0)
     ttft_s: tuple[float, ...] = Field(min_length=1)
     prompt_tokens: tuple[int, ...] = Field(min_length=1)
+    sequences: int = Field(1, ge=1)
+    together_s: float | None = Field(None, gt=0)
 
 
 class Parts(StrictNumbers, BaseModel):
@@ -130,8 +134,19 @@ class Calibration(StrictNumbers, BaseModel):
         return self.apart if apart else self.together
 
     def overhead_s(self) -> float:
-        """Return what an iteration takes beside the target's pass."""
+        """Return what an iteration of one sequence takes beside the target's pass."""
         return 0.0 if self.live is None else max(0.0, self.live.token_s - self.apart.pass_s(1))
+
+    def per_sequence_s(self) -> float:
+        """Return what each further sequence adds to an iteration beside the longer pass.
+
+        Decoding several requests at a time shows it, held against decoding one just before, so that a machine
+        that has become slower since the passes were timed does not count.
+        """
+        if self.live is None or self.live.together_s is None or self.live.sequences < 2:
+            return 0.0
+        longer_s = self.apart.pass_s(self.live.sequences) - self.apart.pass_s(1)
+        return max(0.0, self.live.together_s - self.live.token_s - longer_s) / (self.live.sequences - 1)
 
     def front_end_s(self) -> float:
         """Return what a prompt takes beside its way and its pass: opening its RPC, above all."""
@@ -299,7 +314,10 @@ def scenario_of(
                 "kv_capacity_tokens": 16 * longest,
                 "max_num_seqs": 16,
                 "max_num_batched_tokens": 512,
-                "engine_overhead": {"per_iteration_s": round(found.overhead_s(), 7)},
+                "engine_overhead": {
+                    "per_iteration_s": round(max(0.0, found.overhead_s() - found.per_sequence_s()), 7),
+                    "per_sequence_s": round(found.per_sequence_s(), 7),
+                },
                 "power": nothing,
             }
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -324,6 +325,42 @@ def test_an_edge_server_streams_over_its_backhaul(engine: Simulation) -> None:
     )
     simulation = run(engine, scenario, always(64, EDGE))
     assert rate_of(simulation) == pytest.approx(1 / 0.0041, rel=0.01)
+
+
+@pytest.mark.parametrize("clients", [4, 6])
+def test_a_result_does_not_cost_a_request_its_turn_at_a_drafter(engine: Simulation, clients: int) -> None:
+    """Streams that share a drafter draft in turns, although results make drafts useless that wait for theirs.
+
+    Between two drafts of a request nobody else has two, but for drafts that were broken off.
+    """
+    scenario = stream_lab(
+        **with_edge(draft_s=0.004, concurrency=1),
+        clients=clients,
+        targets=2,
+        alpha=0.7,
+        verify={"t0_s": 0.02},
+        output={"distribution": "constant", "value": 130},
+        requests=2 * clients,
+        episode__total_requests=2 * clients,
+        actions__gammas=[0, 64],
+    )
+    simulation = run(engine, scenario, always(64, EDGE))
+    drafts = [e for e in simulation.events if e.kind in (EventKind.DRAFT_START, EventKind.DRAFT_END)]
+    assert simulation.totals.generations > 100
+    others: dict[int, Counter[int]] = {}
+    shared = 0
+    for event, end in pairwise(drafts):
+        if event.kind != EventKind.DRAFT_START or event.value == 0:
+            continue
+        for counts in others.values():
+            counts[event.request] += 1
+        waited = others.pop(event.request, Counter())
+        assert max(waited.values(), default=0) <= 1
+        shared += len(waited) >= 2
+        if end.value > 0:
+            # Complete: the next draft is queued at once, as the last.
+            others[event.request] = Counter()
+    assert shared > 30
 
 
 def test_a_drafter_on_the_targets_own_chips_keeps_to_rounds(engine: Simulation) -> None:

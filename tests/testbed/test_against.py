@@ -242,6 +242,16 @@ def test_what_plain_decoding_shows_beside_the_passes():
     assert calibration().overhead_s() == calibration().front_end_s() == 0.0
 
 
+def test_what_several_sequences_show_beside_the_passes():
+    """A pass of four tokens takes 0.025 s more than one of one, decoding four sequences 0.037 s more."""
+    live = Live(
+        round_trip_s=0.01, token_s=0.305, ttft_s=(0.4,), prompt_tokens=(10,), sequences=4, together_s=0.342
+    )
+    assert calibration(live).per_sequence_s() == pytest.approx((0.037 - 0.025) / 3)
+    assert calibration(live.model_copy(update={"together_s": None})).per_sequence_s() == 0.0
+    assert calibration().per_sequence_s() == 0.0
+
+
 def test_passes_of_one_token_may_take_longer_and_others_do_not_fall():
     found = parts([(1, 0.34), (2, 0.32), (3, 0.30), (5, 0.35)])
     assert found.pass_knots() == [(n, pytest.approx(0.31)) for n in (1, 2, 3)] + [(5, 0.35)]

@@ -131,10 +131,16 @@ class Drafters(Part):
             self._leave(job, tokens)
         return tokens
 
-    def queue_job(self, job: DraftJob) -> simpy.Event:
-        """Queue a job at its drafter; return the event of its end."""
+    def turn_of(self, job: DraftJob | None) -> int | None:
+        """Return how many jobs are before one that waits; None if it does not wait."""
+        if job is None or job.state != JobState.QUEUED:
+            return None
+        return job.drafter.own_server.queue.index(job)
+
+    def queue_job(self, job: DraftJob, turn: int | None = None) -> simpy.Event:
+        """Queue a job at its drafter, last or behind ``turn`` others; return the event of its end."""
         server = job.drafter.own_server
-        server.queue.append(job)
+        server.queue.insert(len(server.queue) if turn is None else turn, job)
         self._start_drafts(server)
         return job.done
 

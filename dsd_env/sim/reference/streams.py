@@ -153,8 +153,11 @@ class Streams(Part):
 
     # ------------------------------------------------------------------ the drafter's side
 
-    def go_on(self, request: Request) -> None:
-        """Draft the next tokens of a request's stream, if there is one and it has reason to."""
+    def go_on(self, request: Request, turn: int | None = None) -> None:
+        """Draft the next tokens of a request's stream, if there is one and it has reason to.
+
+        Its job takes the ``turn`` of one that a result has made useless before it began.
+        """
         stream = request.stream
         if stream is None or stream.suspended or stream.closing is not None or request.draft is not None:
             return
@@ -193,7 +196,7 @@ class Streams(Part):
             opens=opens,
             branch_tokens=branches,
         )
-        self._drafters.queue_job(request.draft)
+        self._drafters.queue_job(request.draft, turn)
 
     def _open_branches(self, stream: Stream) -> int:
         """Return how many tokens the next step makes for branches; these grow though the window is full."""
@@ -238,8 +241,9 @@ class Streams(Part):
         before, stream.known = stream.known, result.committed
         stream.known_commit_s = result.commit_s
         if not stream.suspended:
+            turn = self._drafters.turn_of(request.draft)
             self._take_in(request, stream, before)
-            self.go_on(request)
+            self.go_on(request, turn)
         if stream.renewal is None:
             stream.renewal = self._env.process(self._renew(request, stream))
 

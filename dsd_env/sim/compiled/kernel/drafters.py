@@ -25,6 +25,9 @@ from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
 
 compile_laws(step_times, drafting)
 
+LAST = -1
+"""The turn of a job that goes to the end of its drafter's queue."""
+
 
 @jit
 def at_target(k, target, rank):
@@ -134,17 +137,41 @@ def _job_s(k, w, host, job):
 
 
 @jit
-def queue_job(k, w, job, drafter_number, gamma, lag, context, branch_tokens, opens):
-    """Queue a job at a drafter; it `opens` a round or a stream's generation, or it does not."""
+def turn_of(k, w, job):
+    """Return how many jobs are before one that waits; LAST if it does not wait."""
+    if job.state != drafting.QUEUED:
+        return LAST
+    number, turn = host_of(k, w, job.drafter).head, 0
+    while number != job.number:
+        number, turn = w.jobs[number].next, turn + 1
+    return turn
+
+
+@jit
+def queue_job(k, w, job, drafter_number, gamma, lag, context, branch_tokens, opens, turn):
+    """Queue a job at a drafter, LAST or behind `turn` others.
+
+    It `opens` a round or a stream's generation, or it does not.
+    """
     job.gamma, job.lag_tokens, job.context_tokens = gamma, lag, context
-    job.drafter, job.next, job.state = drafter_number, -1, drafting.QUEUED
+    job.drafter, job.state = drafter_number, drafting.QUEUED
     job.branch_tokens, job.opens = branch_tokens, opens
     host = host_of(k, w, drafter_number)
+    # Links that lead out of the queue are left as they are: how many jobs it has says where it ends.
     if host.queued == 0:
+        host.head = host.tail = job.number
+    elif turn < 0 or turn >= host.queued:
+        w.jobs[host.tail].next = job.number
+        host.tail = job.number
+    elif turn == 0:
+        job.next = host.head
         host.head = job.number
     else:
-        w.jobs[host.tail].next = job.number
-    host.tail = job.number
+        before = w.jobs[host.head]
+        for _ in range(turn - 1):
+            before = w.jobs[before.next]
+        job.next = before.next
+        before.next = job.number
     host.queued += 1
     start_drafts(k, w, host)
 
@@ -164,7 +191,7 @@ def draft_window(k, w, request, drafter, drafted):
         request.head_drafter = -1
     request.drafts = drafted
     lag, context = lag_tokens(k, w, request, drafter), context_tokens(request)
-    queue_job(k, w, job, drafter, drafted, lag, context, 0, drafted > 0)
+    queue_job(k, w, job, drafter, drafted, lag, context, 0, drafted > 0, LAST)
 
 
 @jit
@@ -178,7 +205,7 @@ def draft_ahead(k, w, request, drafter, drafted):
     job = w.jobs[JOBS * request.slot + AHEAD_JOB]
     job.head_context_tokens = 0
     request.drafts_ahead = True
-    queue_job(k, w, job, drafter, drafted + 1, 1, context, 0, False)
+    queue_job(k, w, job, drafter, drafted + 1, 1, context, 0, False, LAST)
 
 
 @jit

@@ -18,6 +18,7 @@ from dsd_env.sim.compiled.kernel.batching import (
     JOB_VERIFY,
 )
 from dsd_env.sim.compiled.kernel.drafters import (
+    LAST,
     context_tokens,
     discard_head_start,
     draft_ahead,
@@ -176,7 +177,7 @@ def _renew(k, w, request):
     if same and request.to_target == stream.target:
         stream.window, stream.batch_size = request.gamma, request.batch_size
         stream.branches = request.drafted_branches = request.branches
-        go_on(k, w, request)
+        go_on(k, w, request, LAST)
     else:
         request.waits_for = FOR_SEAT
         close_stream(k, w, request)
@@ -197,7 +198,7 @@ def _drafts_arrive(k, w, request):
         return
     note_drafts(k, w, request)
     if was_full:
-        go_on(k, w, request)
+        go_on(k, w, request, LAST)
 
 
 @jit
@@ -237,7 +238,9 @@ def _warm_up(k, w, request):
 @jit
 def _queue_warm_up(k, w, request):
     prompt = request.prompt_tokens
-    queue_job(k, w, w.jobs[JOBS * request.slot + WARM_JOB], request.warming, 0, prompt, prompt, 0, False)
+    queue_job(
+        k, w, w.jobs[JOBS * request.slot + WARM_JOB], request.warming, 0, prompt, prompt, 0, False, LAST
+    )
 
 
 @jit
@@ -248,7 +251,7 @@ def _warmed(k, w, request):
     if request.waits_warm:
         request.waits_warm = False
         _edge_draft(k, w, request)
-    go_on(k, w, request)
+    go_on(k, w, request, LAST)
     free(w, request)
 
 

@@ -12,9 +12,11 @@ from dsd_env.laws import drafting, streams
 from dsd_env.sim.compiled.codes import JOBS, RING, ROUND_JOB
 from dsd_env.sim.compiled.kernel.acceptance import guess_right, is_near, top1_prob
 from dsd_env.sim.compiled.kernel.drafters import (
+    LAST,
     can_stream,
     queue_job,
     set_valid_tokens,
+    turn_of,
     valid_tokens,
     withdraw,
 )
@@ -153,8 +155,12 @@ def close_stream(k, w, request):
 
 
 @jit
-def go_on(k, w, request):
-    """Draft the next tokens of a request's stream, if there is one and it has reason to."""
+def go_on(k, w, request, turn):
+    """Draft the next tokens of a request's stream, if there is one and it has reason to.
+
+    Its job is the LAST in the queue, or takes the `turn` of one that a result has made useless before it
+    began.
+    """
     stream = stream_of(w, request)
     if not request.streams or stream.suspended or stream.closing:
         return
@@ -174,7 +180,7 @@ def go_on(k, w, request):
     if opens:
         lag = max(1, context - valid_tokens(k, w, request, drafter))
     job.head_context_tokens = 0
-    queue_job(k, w, job, drafter, tokens, lag, context, branches, opens)
+    queue_job(k, w, job, drafter, tokens, lag, context, branches, opens, turn)
 
 
 @jit
@@ -218,7 +224,7 @@ def chunk_drafted(k, w, request, tokens, branches):
             stream.opened[position % STEPS_KEPT] = stream.steps
     _send_drafts(k, w, request, stream, tokens, branches + opening, False)
     stream.drafted += tokens
-    go_on(k, w, request)
+    go_on(k, w, request, LAST)
 
 
 @jit
@@ -236,8 +242,9 @@ def take_result(k, w, request):
     before = stream.known
     stream.known, stream.known_commit_s = result.committed, result.commit_s
     if not stream.suspended:
+        turn = turn_of(k, w, w.jobs[JOBS * request.slot + ROUND_JOB])
         _take_in(k, w, request, stream, before)
-        go_on(k, w, request)
+        go_on(k, w, request, turn)
     if stream.deciding:
         return False
     stream.deciding = True
@@ -409,7 +416,7 @@ def resume_streams(k, w, host):
                 # The target may have gone on with a branch, as the generation after the last.
                 stream.generation += 1
                 _begin(w, stream)
-                go_on(k, w, request)
+                go_on(k, w, request, LAST)
 
 
 # ---------------------------------------------------------------------- messages to the target
