@@ -10,7 +10,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -225,11 +224,12 @@ def _index(names: Sequence[str], known: Mapping[str, Scores]) -> str:
     )
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}{'s' * (number != 1)}"
 
 
-_WIDTH, _BOX, _GAP, _HIGH, _PER_ROW = 400, 92, 8, 74, 4
+_WIDTH, _BOX, _HIGH, _PER_ROW = 400, 92, 74, 4
+_GAP, _BETWEEN, _MARGIN = 8, 34, 8
 
 
 def picture(scenario: Scenario) -> str:
@@ -238,66 +238,68 @@ def picture(scenario: Scenario) -> str:
     Targets stand above, edge servers in the middle, classes of devices below. It takes the page's colours, so
     that it can be read in light and dark, and says in words what it shows to those who cannot see it.
     """
-    rows = [
-        [
-            _box(f"{one.count} × {name}", [_gpus(one.gpus), _menu(one)], "target")
-            for name, one in scenario.targets.items()
-        ]
-    ]
-    if scenario.edge_servers:
-        rows.append(
-            [
-                _box(f"{one.count} × {name}", [_menu(one), _rtt(scenario, one.backhaul, "target")], "edge")
-                for name, one in scenario.edge_servers.items()
-            ]
-        )
-    devices = [
-        _box(
-            f"{one.count} × {name}",
-            [
-                _menu(one),
-                _rtt(scenario, one.link, "target"),
-                *([_rtt(scenario, one.edge_link, "edge")] if one.edge_link else []),
-            ],
-            "device",
-        )
-        for name, one in scenario.devices.items()
-    ]
-    for at in range(0, len(devices), _PER_ROW):
-        rows.append(devices[at : at + _PER_ROW])
-    y, drawn, centres = 8, [], []
-    for row in rows:
-        left = (_WIDTH - len(row) * _BOX - (len(row) - 1) * _GAP) / 2
-        places = [left + at * (_BOX + _GAP) for at in range(len(row))]
-        drawn += [_draw(box, x, y) for box, x in zip(row, places, strict=True)]
-        centres.append((y, [x + _BOX / 2 for x in places]))
-        y += _HIGH + 34
-    lines = []
-    for (upper_y, uppers), (lower_y, lowers) in pairwise(centres):
-        for low in lowers:
-            high = min(uppers, key=lambda centre, low=low: abs(centre - low))  # type: ignore[misc]
-            lines.append(f'<path d="M{low:g} {lower_y} L{high:g} {upper_y + _HIGH}"/>')
-    said = "; ".join(f"{box.title}: {', '.join(box.lines)}" for row in rows for box in row)
+    placed, y = [], _MARGIN
+    for boxes in _levels(scenario):
+        for at in range(0, len(boxes), _PER_ROW):
+            row = boxes[at : at + _PER_ROW]
+            left = (_WIDTH - len(row) * _BOX - (len(row) - 1) * _GAP) / 2
+            placed += [_Placed(box, left + i * (_BOX + _GAP), y) for i, box in enumerate(row)]
+            y += _HIGH + _BETWEEN
+    wires = "".join(_wire(one, placed) for one in placed if one.box.above)
+    said = "; ".join(f"{box.title}: {', '.join(box.lines)}" for box, _, _ in placed)
     title = html.escape(f"Topology of {scenario.name}")
     return (
-        f'<svg class="topology" viewBox="0 0 {_WIDTH} {y - 26}" role="img" '
-        f'aria-label="{title}: {html.escape(said)}">'
-        f"<title>{title}</title>"
-        f'<g class="wires">{"".join(lines)}</g>{"".join(drawn)}</svg>'
+        f'<svg class="topology" viewBox="0 0 {_WIDTH} {y - _BETWEEN + _MARGIN}" role="img" '
+        f'aria-label="{title}: {html.escape(said)}"><title>{title}</title>'
+        f'<g class="wires">{wires}</g>{"".join(map(_draw, placed))}</svg>'
     )
 
 
 class _Box(NamedTuple):
+    """What is drawn for a class: its head, lines below it, its kind, and the kind that it is wired to."""
+
     title: str
     lines: list[str]
     kind: str
+    above: str = ""
 
 
-def _box(title: str, lines: list[str], kind: str) -> _Box:
-    return _Box(title, [line for line in lines if line], kind)
+class _Placed(NamedTuple):
+    box: _Box
+    x: float
+    y: int
 
 
-def _draw(box: _Box, x: float, y: float) -> str:
+def _levels(scenario: Scenario) -> Iterator[list[_Box]]:
+    """Yield the boxes from the targets down to the devices."""
+    yield [
+        _Box(f"{one.count} × {name}", [*_gpus(one.gpus), _menu(one)], "target")
+        for name, one in scenario.targets.items()
+    ]
+    yield [
+        _Box(f"{one.count} × {name}", [_menu(one), _rtt(scenario, one.backhaul, "target")], "edge", "target")
+        for name, one in scenario.edge_servers.items()
+    ]
+    boxes = []
+    for name, one in scenario.devices.items():
+        lines = [_menu(one), _rtt(scenario, one.link, "target")]
+        edge_link = one.edge_link if scenario.edge_servers else None
+        if edge_link is not None:
+            lines.append(_rtt(scenario, edge_link, "edge"))
+        boxes.append(_Box(f"{one.count} × {name}", lines, "device", "edge" if edge_link else "target"))
+    yield boxes
+
+
+def _wire(low: _Placed, placed: Sequence[_Placed]) -> str:
+    """Return the line from a box to the nearest of those that it is wired to."""
+    high = min(
+        (one for one in placed if one.box.kind == low.box.above), key=lambda one: (abs(one.x - low.x), -one.y)
+    )
+    return f'<path d="M{low.x + _BOX / 2:g} {low.y} L{high.x + _BOX / 2:g} {high.y + _HIGH}"/>'
+
+
+def _draw(placed: _Placed) -> str:
+    box, x, y = placed
     lines = [_short(line) for line in (box.title, *box.lines)]
     text = "".join(_line(line, x + _BOX / 2, y + 18 + 15 * at, at == 0) for at, line in enumerate(lines))
     return f'<rect class="{box.kind}" x="{x:g}" y="{y}" width="{_BOX}" height="{_HIGH}" rx="6"/>{text}'
@@ -312,8 +314,8 @@ def _short(text: str, most: int = 17) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _gpus(gpus: float) -> str:
-    return f"{gpus:g} GPU{'s' * (gpus != 1)} each" if gpus else ""
+def _gpus(gpus: float) -> list[str]:
+    return [f"{_count(gpus, 'GPU')} each"] if gpus else []
 
 
 def _menu(site: Any) -> str:
@@ -325,7 +327,7 @@ def _menu(site: Any) -> str:
 
 
 def _rtt(scenario: Scenario, link: str, to: str) -> str:
-    return f"{2e3 * scenario.links[link].one_way_s:g} ms to {to}"
+    return f"{2e3 * scenario.links[link].one_way_s:.3g} ms to {to}"
 
 
 def write(root: Path) -> None:

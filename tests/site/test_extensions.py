@@ -98,8 +98,16 @@ def test_a_picture_names_every_class_and_keeps_within_its_frame(name: str) -> No
             if x < float(t.get("x", 0)) < x + w and y < float(t.get("y", 0)) < y + h
         ]
         assert len(inside) >= 2, "a box without its lines"
-    wires = len(list(picture.iter("path")))
-    assert wires >= len(classes) - len(scenario.targets)
+    assert len(list(picture.iter("path"))) == len(classes) - len(scenario.targets)
+
+
+def test_clients_without_an_edge_server_are_wired_to_the_target() -> None:
+    picture = gallery.picture(load_scenario("mobile"))
+    wires = [tuple(map(float, wire)) for wire in re.findall(r"M(\S+) (\S+) L(\S+) (\S+)\"", picture)]
+    lengths = sorted(low_y - high_y for _, low_y, _, high_y in wires)
+    assert len(wires) == 5 and lengths[:-1] == [lengths[0]] * 4 and lengths[-1] > 2 * lengths[0], (
+        "only the cabins"
+    )
 
 
 def test_hostile_names_are_escaped() -> None:
