@@ -105,7 +105,7 @@ constraints: $(STAMP_test) ## Write the installed versions into constraints.txt
 	@mv constraints.txt.tmp constraints.txt
 
 clean: ## Remove caches and builds (not .venv, not your runs)
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/gallery .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . \( -path ./$(VENV) -o -path ./$(CLIENTS_VENV) -o -path ./$(VLLM_VENV) \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv, .venv-clients and .venv-vllm as well
