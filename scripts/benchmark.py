@@ -196,11 +196,11 @@ class Worlds:
         sizes = [len(scenario.actions.gammas), len(scenario.actions.batch_sizes), scenario.n_placements]
         usual = np.tile(np.array([*usual_action(scenario)[:2], placement]), (n_worlds, 1))
         self._actions = [
-            np.column_stack([generator.integers(size, size=n_worlds) for size in sizes]) for _ in range(16)
+            np.column_stack([generator.integers(size, size=n_worlds) for size in sizes]) for _ in range(256)
         ]
         if not random:
             self._actions = [usual]
-        self._seed = self._events_of_ended = 0
+        self._seed = self._steps = self._events_of_ended = 0
         self._begin(np.arange(n_worlds))
         for _ in range(max(100, min(1500, 100_000 // n_worlds))):
             self.step()
@@ -212,7 +212,8 @@ class Worlds:
     def step(self) -> int:
         """Step all worlds; return how many decisions that was."""
         worlds = self.worlds
-        worlds.step(self._actions[self._seed % len(self._actions)])
+        worlds.step(self._actions[self._steps % len(self._actions)])
+        self._steps += 1
         if worlds.statuses.any():
             ended = np.flatnonzero(worlds.statuses)
             self._events_of_ended += sum(map(self._events, ended.tolist()))

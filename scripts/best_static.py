@@ -121,7 +121,8 @@ def study_scenario(
         # The choice that it starts from stays open to every class.
         options = [best.split(":", 1)[1].replace(":", "/", 2), *class_options(best, places, lengths)]
         options = list(dict.fromkeys(options))
-        mapped, _ = descend(study.scenario, best, options, partial(study.best_of, search))
+        per_class, choice = descend(study.scenario, best, options, partial(study.best_of, search))
+        mapped = per_class if set(choice.values()) != {options[0]} else best
     rules = [name for name in compared if not name.startswith("colocated") or "colocated" in places]
     shown = list(dict.fromkeys([best, mapped, second, *rules]))
     study.run(shown, confirm)
@@ -148,6 +149,7 @@ def study_scenario(
     return {
         "best_for_all": best,
         "best_per_class": mapped,
+        "n_classes": len(study.scenario.devices),
         "uniform_e2e_s": {name: study.mean(name, search) for name in uniform},
         "table": table,
     }
@@ -157,8 +159,10 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
     """Return the tables of all scenarios."""
     lines = ["", f"    {command}", ""]
     for label, result in found.items():
+        first = result["table"][0]
+        capacity = first["throughput_tokens_per_s"] / first["load"]
         lines += [
-            f"**{label}**",
+            f"**{label}**: plain decoding could serve {capacity:,.0f} tokens/s at most (load 1)",
             "",
             "| scheduler | mean request time (s) | against the best for all | p95 (s) | TTFT (s) | TPOT (ms) "
             "| SLO met, by class | load | $ per 1M tokens |",
@@ -168,7 +172,7 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
             name = row["scheduler"]
             note = {
                 result["best_per_class"]: " (best per class)",
-                result["best_for_all"]: " (best for all)",
+                result["best_for_all"]: " (best for all)",  # where no class has another choice, both
             }.get(name, "")
             shown = name if len(name) < 40 else "per class"
             error = "" if name == result["best_for_all"] else f" ± {row['against_best_percent_se']:.1f}"
@@ -181,6 +185,8 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
             )
         if "+" in result["best_per_class"]:
             lines += ["", f"Per class: `{result['best_per_class'].partition(':')[2].replace('+', ', ')}`"]
+        elif result["n_classes"] > 1:
+            lines += ["", "No class of devices gains by another choice than that for all."]
         lines.append("")
     return "\n".join(lines)
 

@@ -18,7 +18,9 @@ class Scheduler(Protocol):
 
     `decide` depends on nothing but its view, the scenario and seed given to `reset`, and draws of its
     own addressed by ``(seed, Stream.SCHEDULER, request_id, counter)``. Two simulations that share a
-    scheduler therefore cannot influence each other, and a run can be repeated bit for bit.
+    scheduler therefore cannot influence each other, and a run can be repeated bit for bit. Rules that learn
+    as they go (``adaptive`` with a bandit or a running mean) depend on the views since `reset` as well: they
+    serve one simulation at a time.
 
     Attributes:
         name: Canonical specification; ``make_scheduler(name)`` builds the same scheduler.

@@ -11,11 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dsd_env.control import Site
+from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.base import Scheduler, SchedulerError
 from dsd_env.schedulers.goodput import GoodputParameters, GoodputScheduler
 from dsd_env.schedulers.hf import HfHeuristicScheduler
+from dsd_env.schedulers.lengths import LENGTHS, length_rule
 from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.schedulers.random_choice import RandomScheduler
+from dsd_env.schedulers.routing import ROUTES
 from dsd_env.schedulers.rules import SITES
 from dsd_env.schedulers.static import (
     EDGE_FIRST,
@@ -157,10 +160,35 @@ def _site(name: str, text: str) -> Site:
 def _build_hf(arguments: str) -> Scheduler:
     parts = _split("hf_heuristic", arguments, 2)
     word = parts[0] if parts else "colocated"
-    site = _site("hf_heuristic", word)
     batch = _batch("hf_heuristic", parts[1]) if len(parts) > 1 else 1
-    sites = (site,) if site == Site.COLOCATED else (site, *(s for s in EDGE_FIRST if s != site))
-    return HfHeuristicScheduler(f"hf_heuristic:{word}{format_batch(batch)}", sites, batch)
+    return HfHeuristicScheduler(
+        f"hf_heuristic:{word}{format_batch(batch)}", _preferred("hf_heuristic", word), batch
+    )
+
+
+def _preferred(name: str, word: str) -> tuple[Site, ...]:
+    """Return the draft sites for a word, in order: away from the target, the other ones stand in."""
+    site = _site(name, word)
+    return (site,) if site == Site.COLOCATED else (site, *(s for s in EDGE_FIRST if s != site))
+
+
+def _build_adaptive(arguments: str) -> Scheduler:
+    parts = _split("adaptive", arguments, 4)
+    if not parts:
+        raise SchedulerError(
+            f"adaptive: needs a rule for the length: a whole number, table+N=G+..., {', '.join(LENGTHS)}"
+        )
+    try:
+        rule = length_rule(parts[0], MAX_GAMMA)
+    except SchedulerError as error:
+        raise SchedulerError(f"adaptive: {error}") from None
+    word = parts[1] if len(parts) > 1 else "colocated"
+    route = parts[2] if len(parts) > 2 else "jsq"
+    if route not in ROUTES:
+        raise SchedulerError(f"adaptive: route {route!r} is not one of {', '.join(ROUTES)}")
+    batch = _batch("adaptive", parts[3]) if len(parts) > 3 else 1
+    name = f"adaptive:{parts[0]}:{word}:{route}{format_batch(batch)}"
+    return AdaptiveScheduler(name, rule, _preferred("adaptive", word), route, batch)
 
 
 def _build_goodput(arguments: str) -> Scheduler:
@@ -257,6 +285,12 @@ _ENTRIES: dict[str, SchedulerEntry] = {
     ),
     "hf_heuristic": SchedulerEntry(
         "hf_heuristic[:SITE[:B]]", "all accepted: k += 2, else k = max(1, k - 1)", _build_hf
+    ),
+    "adaptive": SchedulerEntry(
+        "adaptive:LENGTH[:SITE[:ROUTE[:B]]]",
+        f"LENGTH is a number, table+N=G+... (G drafts from N requests at the target on), "
+        f"{', '.join(LENGTHS)}, with parameters as +KEY=VALUE; ROUTE is {', '.join(ROUTES)}",
+        _build_adaptive,
     ),
     "jsq_goodput": SchedulerEntry(
         "jsq_goodput[:W][+KEY=VALUE...]",

@@ -1,0 +1,77 @@
+"""One mechanism that joins a rule for the speculation length with a place, a route and a batch size."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dsd_env.control import Decision, DecisionView, Site
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers.lengths import REMEMBERED, LengthRule, Outcome
+from dsd_env.schedulers.routing import ROUTES
+from dsd_env.schedulers.rules import batch_size_for, placement_of, plain_placement
+
+
+class _Last(NamedTuple):
+    """A request's last decision."""
+
+    now_s: float
+    committed_tokens: int
+    gamma: int
+
+
+class AdaptiveScheduler:
+    """Drafts as far ahead as a rule says, at the first of some places that can, for the target of a route.
+
+    A round lasts from a decision to the request's next, and its tokens are those committed between. At
+    admission the length is asked for like any other and only says whether the drafter prefills.
+
+    Attributes:
+        name: Canonical specification.
+        rule: The rule for the length.
+        sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
+        route: Name of the route.
+        batch_size: Batch size B; 1 waits nowhere.
+    """
+
+    def __init__(
+        self, name: str, rule: LengthRule, sites: tuple[Site, ...], route: str = "jsq", batch_size: int = 1
+    ) -> None:
+        """Join the parts."""
+        self.name = name
+        self.rule = rule
+        self.sites = sites
+        self.route = route
+        self.batch_size = batch_size
+        self._seed = 0
+        self._last: dict[int, _Last] = {}
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        """Forget the last episode."""
+        self._seed = seed
+        self._last.clear()
+        self.rule.reset(seed)
+
+    def decide(self, view: DecisionView) -> Decision:
+        """Tell the rule how the last round went, and return the next decision."""
+        last = self._last.pop(view.request_id, None)
+        if last is not None:
+            tokens = view.request.committed_tokens - last.committed_tokens
+            self.rule.learn(view, Outcome(last.gamma, max(view.now_s - last.now_s, 1e-9), tokens))
+        decision = self._decision(view, self.rule.length(view))
+        if not view.request.is_admission:
+            self._last[view.request_id] = _Last(view.now_s, view.request.committed_tokens, decision.gamma)
+            if len(self._last) > REMEMBERED:
+                del self._last[next(iter(self._last))]
+        return decision
+
+    def _decision(self, view: DecisionView, gamma: int) -> Decision:
+        target = ROUTES[self.route](view, self._seed) if view.request.is_admission else view.target.index
+        batch = batch_size_for(view, self.batch_size)
+        if view.request.is_admission:
+            # What the first round will be is not known yet: the drafter is made ready if there is any.
+            gamma = max(gamma, view.gammas[min(1, len(view.gammas) - 1)])
+        for site in self.sites if gamma > 0 else ():
+            placement = placement_of(view, site, target)
+            if placement is not None:
+                return Decision(gamma, batch, placement)
+        return Decision(0, batch, plain_placement(view, target))
