@@ -37,6 +37,7 @@ include_patterns = [
     "docs/**.md",
     "notebooks/**.ipynb",
     "configs/policies/**.md",
+    "validation/README.md",
 ]
 exclude_patterns = [".*", "build", "dist", "runs", "out", "demo_out"]
 

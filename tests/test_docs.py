@@ -10,7 +10,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     page
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/*.md")]
+    for page in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("configs/**/*.md"),
+        *ROOT.glob("validation/*.md"),
+    ]
     if page.parent.name != "gallery"  # made when the site is built, which looks after its links
 )
 _FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
