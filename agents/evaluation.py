@@ -20,6 +20,7 @@ import dsd_env
 from agents.environments import engine_for
 from agents.rollouts import BySchedulers, play
 from agents.static_runs import StaticPlayer, run_statics
+from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
@@ -276,8 +277,31 @@ class PartialResults:
             self.path.unlink(missing_ok=True)
 
 
+def histories_of(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Simulate the first episode of every scenario and scheduler, and yield its history.
+
+    Load, decisions and latencies over time, as :mod:`dsd_env.history` makes them; the scheduler is asked for
+    every decision, so that this takes longer than the metrics of a static rule do.
+
+    Raises:
+        EvaluationError: One failed.
+    """
+    for first, *_ in groups_of(tasks, len(tasks)):
+        try:
+            _, history = recorded(first.scenario, first.scheduler, first.seed)
+        except Exception as error:
+            raise EvaluationError(
+                f"history of scenario {first.label!r}, scheduler {first.scheduler!r}, seed {first.seed}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        yield first, history
+
+
 def summarise(
-    tasks: Sequence[Task], results: Mapping[str, Mapping[str, float]], metadata: Mapping[str, Any]
+    tasks: Sequence[Task],
+    results: Mapping[str, Mapping[str, float]],
+    metadata: Mapping[str, Any],
+    histories: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Any:
     """Return the content of the JSON file: per scenario and scheduler every metric, mean and interval.
 
@@ -285,6 +309,7 @@ def summarise(
         tasks: The evaluation's tasks.
         results: Metrics by task key, complete.
         metadata: What else to record.
+        histories: Histories of episodes by task key, for some of them or none.
 
     Returns:
         A JSON-ready dict; NaN has become null.
@@ -295,6 +320,7 @@ def summarise(
         contents[task.label] = task.scenario
         values.setdefault(task.label, {}).setdefault(task.scheduler, []).append(results[task.key])
     seeds = list(dict.fromkeys(task.seed for task in tasks))
+    kept = {(task.label, task.scheduler): (histories or {}).get(task.key) for task in reversed(tasks)}
     summary: dict[str, Any] = {"metadata": {**metadata, "seeds": seeds, "ci95": CI_METHOD}, "scenarios": {}}
     for label, by_scheduler in values.items():
         first = next(iter(by_scheduler))
@@ -317,6 +343,8 @@ def summarise(
             schedulers[scheduler] = {"metrics": metrics}
             if scheduler != first:
                 schedulers[scheduler]["versus"] = {"scheduler": first, "metrics": versus}
+            if history := kept[label, scheduler]:
+                schedulers[scheduler]["history"] = history
         reference = scenario_ref(contents[label])
         summary["scenarios"][label] = {
             "scenario": reference.model_dump(),

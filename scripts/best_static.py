@@ -132,7 +132,8 @@ def study_scenario(
         rows = study.rows(name, confirm)
         reference = [row[OBJECTIVE] for row in study.rows(best, confirm)]
         ratios = [100.0 * (row[OBJECTIVE] / other - 1.0) for row, other in zip(rows, reference, strict=True)]
-        spread = float(np.std(ratios, ddof=1) / np.sqrt(len(ratios))) if len(ratios) > 1 else float("nan")
+        # A single episode tells no error; JSON has no NaN.
+        spread = float(np.std(ratios, ddof=1) / np.sqrt(len(ratios))) if len(ratios) > 1 else None
         table.append(
             {
                 "scheduler": name,
@@ -174,8 +175,10 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
                 result["best_per_class"]: " (best per class)",
                 result["best_for_all"]: " (best for all)",  # where no class has another choice, both
             }.get(name, "")
-            shown = name if len(name) < 40 else "per class"
-            error = "" if name == result["best_for_all"] else f" ± {row['against_best_percent_se']:.1f}"
+            shown = "per class" if name.startswith("static_map:") else name
+            error = ""
+            if name != result["best_for_all"] and row["against_best_percent_se"] is not None:
+                error = f" ± {row['against_best_percent_se']:.1f}"
             slo = ", ".join(f"{key} {100 * value:.0f} %" for key, value in row["slo_by_class"].items())
             tpot_ms = 1e3 * row["tpot_s_mean"]
             lines.append(

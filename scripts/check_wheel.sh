@@ -103,5 +103,9 @@ status=0
 env -u PYTHONPATH "$command" show nowhere >/dev/null 2>error.txt || status=$?
 [[ $status == 1 && $(wc -l <error.txt) == 1 ]] || { echo "dsd-env show nowhere: status $status" >&2; exit 1; }
 env -u PYTHONPATH "$command" list | head -1 >/dev/null
-echo "  $version: $(wc -l <list.txt) scenarios listed, one simulated, one timeline"
+env -u PYTHONPATH "$command" evaluate single_lan --schedulers cloud_ar,edge_sd:4 --seeds 1 --requests 1 --engine reference \
+  --json --history >results.json
+env -u PYTHONPATH "$command" report results.json --out report.html >/dev/null
+grep -q '<title>Results: single_lan</title>' report.html || { echo "dsd-env report wrote no page" >&2; exit 1; }
+echo "  $version: $(wc -l <list.txt) scenarios listed, one simulated, one timeline, one report"
 echo "The wheel is sound"

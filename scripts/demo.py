@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import _checkout  # noqa: F401
+import _checkout
 import _cli
 import numpy as np
 
@@ -116,6 +116,12 @@ def main() -> int:
     plot(schedulers, LEARNED, config.scenario, figure)
     print(f"figure: {figure}")
 
+    from dsd_env.report import write_report
+
+    page = arguments.out / "report.html"
+    write_report([arguments.out / "evaluation.json", run], page, f"Demonstration on {config.scenario}")
+    print(f"all of it, for a browser: {page}")
+
     console.rule("4. Load it as a serving system would, and ask")
     print(ask(bundle, config.scenario))
     print(f"\nall of it took {(time.monotonic() - started) / 60:.1f} minutes")
@@ -141,6 +147,7 @@ def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace
     """Return the summary of a paired evaluation, also written to ``evaluation.json``."""
     from tqdm import tqdm
 
+    from agents import provenance
     from agents.evaluation import PartialResults, plan, run_all, summarise
     from dsd_env.files import write_json
 
@@ -155,7 +162,13 @@ def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace
             bar.update()
 
         run_all(tasks, arguments.jobs, keep)
-    summary: dict[str, Any] = summarise(tasks, partial.results, {"made_by": "scripts/demo.py"})
+    metadata = {
+        "made_by": "scripts/demo.py",
+        "created": provenance.now_utc(),
+        "versions": provenance.versions(),
+        "git_commit": provenance.git_commit(_checkout.ROOT),
+    }
+    summary: dict[str, Any] = summarise(tasks, partial.results, metadata)
     write_json(arguments.out / "evaluation.json", summary)
     return summary
 

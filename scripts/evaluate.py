@@ -40,11 +40,20 @@ def main() -> int:
         help="measure so many cycles of the load after a warm-up, in simulated time, not the scenario's own",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every metric here")
+    parser.add_argument(
+        "--history",
+        action="store_true",
+        help="write load and decisions over time of each scheduler's first episode into FILE, too",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page of it, too")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default 1)")
     parser.add_argument("--metrics", metavar="M,N", help="metrics to print (default: a selection)")
     arguments = parser.parse_args()
     if arguments.requests is not None and arguments.cycles is not None:
         parser.error("--requests and --cycles: measure a number of requests or cycles of the load")
+    for option in ("history", "report"):
+        if getattr(arguments, option) and arguments.json is None:
+            parser.error(f"--{option}: give --json FILE, too, where its numbers stand")
     _cli.at_least_one(parser, arguments, ("seeds", "requests", "cycles", "jobs"))
     return _cli.alone("evaluate", arguments.json, lambda: _evaluate(arguments))
 
@@ -57,6 +66,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         from agents import evaluation, provenance
         from agents.report import print_tables
         from dsd_env.files import write_json
+        from dsd_env.report import write_report
     except ModuleNotFoundError as error:
         print(
             f"evaluate: {error.name} is not installed; run `make demo`, or pip install -e '.[train]'",
@@ -90,6 +100,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 bar.update(1)
 
             evaluation.run_all(open_tasks, arguments.jobs, done)
+        histories = {}
+        if arguments.history:
+            pairs = len(evaluation.groups_of(tasks, len(tasks)))
+            found = tqdm(evaluation.histories_of(tasks), total=pairs, desc="histories", unit=" episodes")
+            histories = {task.key: history for task, history in found}
     except KeyboardInterrupt:
         hint = "the same command continues" if sidecar else "give --json FILE to be able to continue"
         print(f"\ninterrupted; {hint}", file=sys.stderr)
@@ -106,13 +121,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "cycles": arguments.cycles,
         "command": ["scripts/evaluate.py", *sys.argv[1:]],
     }
-    summary = evaluation.summarise(tasks, partial.results, metadata)
+    summary = evaluation.summarise(tasks, partial.results, metadata, histories)
     if arguments.json:
         write_json(arguments.json, summary)
         partial.discard()
     print_tables(summary, shown, Console())
     if arguments.json:
         print(f"wrote {arguments.json}")
+    if arguments.report:
+        write_report([arguments.json], arguments.report)
+        print(f"wrote {arguments.report}")
     return 0
 
 

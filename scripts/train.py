@@ -16,6 +16,8 @@ from pathlib import Path
 import _checkout  # noqa: F401
 import _cli
 
+REPORT_FILE = "report.html"
+
 
 def main() -> int:
     """Run the command line; return the exit status."""
@@ -33,6 +35,9 @@ def main() -> int:
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in DIR from its newest checkpoint"
     )
+    parser.add_argument(
+        "--report", action="store_true", help="write the learning curves as DIR/report.html at the end"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     arguments = parser.parse_args()
 
@@ -40,6 +45,7 @@ def main() -> int:
         from agents.checkpoints import BEST, CheckpointError
         from agents.config import ConfigError, load_config
         from agents.training import CONFIG_FILE, RunError, train
+        from dsd_env.report import write_report
     except ModuleNotFoundError as error:
         print(
             f"train: {error.name} is not installed; run `make demo`, or pip install -e '.[train]'",
@@ -56,7 +62,13 @@ def main() -> int:
         return 1
     try:
         config = load_config(source, timesteps=arguments.timesteps, seed=arguments.seed)
+        if arguments.report and config.validation is None:
+            parser.error(
+                "--report: the configuration asks for no validation, of which learning curves are made"
+            )
         final = train(config, arguments.out, resume=arguments.resume, progress=not arguments.quiet)
+        if arguments.report:
+            write_report([arguments.out], arguments.out / REPORT_FILE)
     except KeyboardInterrupt:
         print(
             f"\ninterrupted; continue with: scripts/train.py --out {arguments.out} --resume", file=sys.stderr
@@ -71,6 +83,7 @@ def main() -> int:
         f"trained {final.num_timesteps} decisions; last state {final.path}"
         + (f", best {best}" * best.is_file()),
         f"export it:  python scripts/export.py --run {arguments.out} --out POLICY_DIR",
+        *([f"learning curves:  {arguments.out / REPORT_FILE}"] * arguments.report),
         sep="\n",
     )
     return 0

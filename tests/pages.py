@@ -5,6 +5,7 @@ docs/site.md says what the comments before a block mean.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -121,6 +122,4 @@ def _commands(text: str) -> Iterator[list[str]]:
         if bare.startswith(tuple(f"{program} " for program in PROGRAMS)):
             # What a usage line has in brackets is tried as well.
             words = shlex.split(re.sub(r"(?<= )\[(-[^\]]*)\]", r"\1", bare), comments=True)
-            for end in ("|", ">", "2>&1"):
-                words = words[: words.index(end)] if end in words else words
-            yield words
+            yield list(itertools.takewhile(lambda word: not word.startswith(("|", ">", "2>")), words))

@@ -13,6 +13,7 @@ ROOT = Path(dsd_env.__file__).parent
 FLOOR = -1
 ORDER = {
     "laws": 0,
+    "report": 0,
     "latency": 1,
     "scenario": 2,
     "acceptance": 3,
@@ -25,8 +26,9 @@ ORDER = {
     "simulate": 8,
     "envs": 8,
     "serving": 8,
-    "cli": 9,
-    "__main__": 10,
+    "history": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 # The workshop, and the testbed, which loads models with the recorder; nothing else imports them.
 WORKSHOP = {"calibration", "testbed"}

@@ -24,6 +24,9 @@ SCORES = "docs/scenarios.md"
 MEAN = "mean request time (s)"
 """The column that schedulers are ranked by."""
 
+PER_CLASS = "per class"
+"""A row of several choices, one for each class, which is no scheduler's name."""
+
 MORE: Mapping[str, Sequence[tuple[str, str]]] = {
     "metro": (
         ("Who should draft, by load", "../scenarios.md#who-should-draft-on-metro-by-load"),
@@ -74,9 +77,9 @@ class Scores(NamedTuple):
     @property
     def best(self) -> str:
         """The scheduler with the least mean request time, as the command line writes it."""
-        found = re.match(r"`([^`]+)`", self.ranked().rows[0][self.head.index("scheduler")])
-        assert found is not None
-        return found[1]
+        at = self.head.index("scheduler")
+        names = [row[at].split("`")[1] for row in self.ranked().rows]
+        return next(name for name in names if name != PER_CLASS)
 
 
 def scores(page: str) -> dict[str, Scores]:
@@ -110,7 +113,7 @@ def _tables(page: str) -> Iterator[tuple[str, list[str], list[list[str]]]]:
             yield caption, lines[0], lines[2:]
             caption = ""
         lines = []
-        if bold := re.fullmatch(r"\*\*(\w+)\*\*", line):
+        if bold := re.fullmatch(r"\*\*(\w+)\*\*(?:: .*)?", line):
             caption = bold[1]
         elif line.startswith("#"):
             caption = ""
@@ -164,7 +167,8 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
     rule = known.best if known is not None else "jsq_goodput"
     parts.append(
         f"```sh\ndsd-env show {scenario.name}\n"
-        f"dsd-env simulate {scenario.name} --scheduler {rule} --seed 1\n```"
+        f"dsd-env simulate {scenario.name} --scheduler {rule} --seed 1\n"
+        f"dsd-env picture {scenario.name} --scheduler {rule} --at-s 12 --out {scenario.name}.png\n```"
     )
     parts.append(
         "```python\nimport dsd_env\nimport gymnasium\n\n"

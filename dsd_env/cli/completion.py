@@ -73,7 +73,7 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
             what, files = _ARGUMENTS[action.dest]
             # shtab's way to say how an argument is completed; argparse knows no such attribute.
             setattr(action, "complete", _completes(what, named[what], files))  # noqa: B010
-        elif action.dest == "out":
+        elif action.dest in ("out", "results"):
             setattr(action, "complete", shtab.FILE)  # noqa: B010
     script: str = shtab.complete(parser, shell)
     return script

@@ -27,6 +27,7 @@ from dsd_env.cli.arguments import (
 )
 from dsd_env.cli.output import number, paragraph, print_json, table
 from dsd_env.cli.simulate import add_metrics, chosen
+from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import measuring, steady
@@ -36,7 +37,8 @@ from dsd_env.simulate import simulate
 
 _EXAMPLES = """
 dsd-env evaluate single_lan --schedulers cloud_ar,edge_sd:4 --seeds 10
-dsd-env evaluate metro --schedulers jsq_goodput,policy:mine --cycles 1"""
+dsd-env evaluate metro --schedulers jsq_goodput,policy:mine --cycles 1
+dsd-env evaluate wan --schedulers cloud_ar,jsq_goodput --json --history"""
 
 _NOTES = """
 The episodes are ones that no training ever saw. For each metric: means, and
@@ -85,6 +87,12 @@ def add(commands: Commands) -> None:
         help="measure so many cycles of the load after a warm-up, in simulated time",
     )
     add_metrics(parser)
+    parser.add_argument(
+        "--history",
+        action="store_true",
+        help="with --json: of each scheduler's first episode also load and decisions over time, for "
+        "`dsd-env report`",
+    )
     add_json(parser, "print JSON with every metric of every seed, NaN as null")
 
 
@@ -92,6 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Simulate all pairs and print the comparison."""
     if arguments.requests is not None and arguments.cycles is not None:
         raise ValueError("--requests and --cycles: measure a number of requests or cycles of the load")
+    if arguments.history and not arguments.json:
+        raise ValueError("--history: only --json prints histories")
     scenario = scenario_of(arguments)
     if arguments.requests is not None:
         scenario = measuring(scenario, arguments.requests)
@@ -101,8 +111,12 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.schedulers:  # a wrong name shows now, not after an hour
         make_scheduler(name).reset(scenario, 0)
     seeds = evaluation_seeds(arguments.seeds)
-    rows = _simulated(scenario, arguments.schedulers, seeds, arguments.engine)
+    rows, histories = _simulated(
+        scenario, arguments.schedulers, seeds, arguments.engine, histories=arguments.history
+    )
     summary = summarise(rows)
+    for name, history in histories.items():
+        summary[name]["history"] = history
     if arguments.json:
         head = {
             "scenario": scenario.name,
@@ -122,20 +136,30 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _simulated(scenario: Scenario, schedulers: list[str], seeds: list[int], engine: str) -> Rows:
-    """Simulate every scheduler on every seed; say on a terminal how far it is."""
+def _simulated(
+    scenario: Scenario, schedulers: list[str], seeds: list[int], engine: str, *, histories: bool
+) -> tuple[Rows, dict[str, Any]]:
+    """Simulate every scheduler on every seed; say on a terminal how far it is.
+
+    Returns:
+        The metrics, and if asked for the history of each scheduler's first episode.
+    """
     builder = WorldBuilder(scenario)
     rows: Rows = {name: [] for name in schedulers}
+    kept: dict[str, Any] = {}
     whole, done = len(schedulers) * len(seeds), 0
     for name in schedulers:
         for seed in seeds:
-            result = simulate(scenario, name, seed, builder=builder, engine=engine)
+            if histories and name not in kept:
+                result, kept[name] = recorded(scenario, name, seed, builder=builder, engine=engine)
+            else:
+                result = simulate(scenario, name, seed, builder=builder, engine=engine)
             rows[name].append(result.metrics)
             done += 1
             if sys.stderr.isatty():
                 end = "\n" if done == whole else "\r"
                 print(f"simulated {done} of {whole} episodes", end=end, file=sys.stderr, flush=True)
-    return rows
+    return rows, kept
 
 
 def summarise(rows: Rows) -> dict[str, Any]:

@@ -328,13 +328,11 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             self.scenario,
             self.encoder,
             self.actions,
-            spans=render_mode == "rgb_array",
+            record=render_mode == "rgb_array",
             price_delays=price_delays,
             options=engine_options,
         )
-        if engine == "compiled":
-            # An environment made again from this metadata must not offer timelines, which need the reference.
-            self.metadata = self.metadata | {"render_modes": ["ansi"]}
+        self._film = rendering.Film(self.scenario)
         self._discount_rate_per_s = discount_rate_per_s
         self._infos = check_infos(infos)
         self._numeric = NumericInfos(price_delays, discount_rate_per_s)
@@ -541,10 +539,10 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
                 f'Say gym.make(..., render_mode="{self.metadata["render_modes"][0]}").'
             )
             return None
-        simulation, view = self.simulation, self.view
+        now_s, view = self.simulation.now_s, self.view
         if self.render_mode == "ansi":
-            return rendering.render_text(self.scenario, view, simulation.now_s)
-        return rendering.render_timeline(self.scenario, view, simulation.spans, simulation.now_s)
+            return rendering.render_text(self.scenario, view, now_s)
+        return self._film.picture(view, self._episodes.events(), now_s)
 
 
 def _one_scenario(scenario: Any) -> Scenario:

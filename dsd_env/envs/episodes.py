@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,13 +16,16 @@ from dsd_env.control.rewards import reward_factors, reward_weights, running_tota
 from dsd_env.laws.resolve import NO_DRAFTER, REASONS, TARGET_DOWN
 from dsd_env.rng import as_int64
 from dsd_env.scenario import Scenario
-from dsd_env.sim import ReferenceSimulation
+from dsd_env.sim import Event, ReferenceSimulation
 from dsd_env.sim.engines import compiled_layout
 from dsd_env.sim.world import WorldBuilder
 
 if TYPE_CHECKING:
-    from dsd_env.sim.compiled import Layout
+    from dsd_env.sim.compiled import CompiledSimulation, Layout
     from dsd_env.sim.compiled.vector import SavedWorld
+
+_LOG_EVENTS = 1 << 18
+"""Room for recorded events between two decisions."""
 
 Completed = tuple[int, float, float, int]
 """A request that completed: its number, the time in s, the delay it caused to others in s, its tokens."""
@@ -38,7 +41,7 @@ class EnvState:
         episode_seed: Seed of the episode.
         generator: State of the generator that later episodes' seeds are drawn from.
         world: The world (compiled engine).
-        actions: The actions until then (reference engine, which repeats them).
+        actions: The actions until then (reference engine, which repeats them, and where pictures are drawn).
         steps: Steps taken in the episode.
     """
 
@@ -102,6 +105,9 @@ class Episodes(Protocol):
     def simulation(self) -> Any:
         """Return the simulation."""
 
+    def events(self) -> Sequence[Event]:
+        """Return the event log of the episode so far, where it is recorded."""
+
     def save(self) -> dict[str, Any]:
         """Return what :class:`EnvState` holds of the world."""
 
@@ -115,16 +121,26 @@ def make_episodes(
     encoder: ObservationEncoder,
     actions: ActionSpace,
     *,
-    spans: bool,
+    record: bool,
     price_delays: bool,
     options: Mapping[str, int] | None,
 ) -> Episodes:
-    """Return the episodes of a scenario on the engine asked for; see :func:`compiled_layout` for errors."""
+    """Return the episodes of a scenario on the engine asked for; see :func:`compiled_layout` for errors.
+
+    Args:
+        engine: The engine.
+        scenario: The scenario.
+        encoder: Makes observations.
+        actions: Decodes actions.
+        record: Their event logs are wanted.
+        price_delays: Account to each request how long it makes others wait.
+        options: Bounds of the compiled engine.
+    """
     builder = WorldBuilder(scenario)
-    layout = compiled_layout(engine, scenario, builder, spans=spans, options=options)
+    layout = compiled_layout(engine, scenario, builder, options=options)
     if layout is not None:
-        return CompiledEpisodes(layout, actions, price_delays=price_delays)
-    return ReferenceEpisodes(scenario, builder, encoder, actions, spans=spans, price_delays=price_delays)
+        return CompiledEpisodes(layout, actions, record=record, price_delays=price_delays)
+    return ReferenceEpisodes(scenario, builder, encoder, actions, record=record, price_delays=price_delays)
 
 
 def ended_before_it_began(scenario: Scenario) -> RuntimeError:
@@ -133,6 +149,18 @@ def ended_before_it_began(scenario: Scenario) -> RuntimeError:
         f"scenario {scenario.name!r} ends before its first decision; "
         f"is episode.horizon_s = {scenario.episode.horizon_s:g} too short?"
     )
+
+
+def _decoded(
+    actions: ActionSpace, scenario: Scenario, action: Sequence[int] | NDArray[np.int64]
+) -> tuple[Decision, bool]:
+    """Return the decision that an action stands for, and whether its candidate only fills the list up.
+
+    Such a one means plain decoding at the current target.
+    """
+    decision = actions.decode(action)
+    absent = decision.placement >= scenario.n_placements
+    return (Decision(0, decision.batch_size, 0) if absent else decision), absent
 
 
 class ReferenceEpisodes:
@@ -147,14 +175,14 @@ class ReferenceEpisodes:
         encoder: ObservationEncoder,
         actions: ActionSpace,
         *,
-        spans: bool,
+        record: bool,
         price_delays: bool,
     ) -> None:
         """Prepare the episodes; what does not depend on their seeds is in the builder."""
         self._scenario, self._encoder, self._actions = scenario, encoder, actions
         self._price_delays = price_delays
         self._new_simulation = functools.partial(
-            ReferenceSimulation, scenario, builder=builder, record_spans=spans, price_delays=price_delays
+            ReferenceSimulation, scenario, builder=builder, record_events=record, price_delays=price_delays
         )
         self._factors, weights = reward_factors(scenario), reward_weights(scenario)
         self._weighted = [(index, weight) for index, weight in enumerate(weights) if weight]
@@ -193,11 +221,7 @@ class ReferenceEpisodes:
             ValueError: The action is not in the action space.
         """
         simulation = self._simulation
-        decision = self._actions.decode(action)
-        # A candidate that only fills the list up: plain decoding at the current target.
-        absent = decision.placement >= self._scenario.n_placements
-        if absent:
-            decision = Decision(0, decision.batch_size, 0)
+        decision, absent = _decoded(self._actions, self._scenario, action)
         reason = simulation.decide(decision).reason
         self.reason = REASONS[NO_DRAFTER] if absent and reason != REASONS[TARGET_DOWN] else reason
         if self.reason is not None:
@@ -253,6 +277,10 @@ class ReferenceEpisodes:
         """Return the simulation of this episode."""
         return self._simulation
 
+    def events(self) -> Sequence[Event]:
+        """Return the event log of the episode so far, where it is recorded."""
+        return self._simulation.events
+
     def save(self) -> dict[str, Any]:
         """Return the episode's seed and the actions so far."""
         return {"episode_seed": self._seed, "actions": tuple(self._answers)}
@@ -269,7 +297,7 @@ class CompiledEpisodes:
 
     engine = "compiled"
 
-    def __init__(self, layout: Layout, actions: ActionSpace, *, price_delays: bool) -> None:
+    def __init__(self, layout: Layout, actions: ActionSpace, *, record: bool, price_delays: bool) -> None:
         """Allocate the one world."""
         from dsd_env.sim.compiled.status import DUE, TERMINATED
         from dsd_env.sim.compiled.vector import WorldVector
@@ -277,6 +305,8 @@ class CompiledEpisodes:
         scenario = layout.scenario
         self._due, self._terminated = DUE, TERMINATED
         self._price_delays = price_delays
+        self._actions = actions
+        self._log = _ReplayedLog(scenario, actions) if record else None
         self._worlds = WorldVector(
             [layout],
             1,
@@ -308,6 +338,8 @@ class CompiledEpisodes:
         self.over = True
         self._worlds.begin(self._world, np.array([as_int64(seed)], dtype=np.int64))
         self._seed = seed
+        if self._log is not None:
+            self._log.begin(seed)
         self._look()
 
     def step(self, action: NDArray[np.int64]) -> bool:
@@ -319,6 +351,8 @@ class CompiledEpisodes:
         """
         self._action[0] = action
         self._worlds.step(self._action)
+        if self._log is not None:
+            self._log.answers.append(tuple(int(index) for index in action))
         self._look()
         return self.over
 
@@ -368,9 +402,14 @@ class CompiledEpisodes:
         """Return the simulation, to look at; after a reset it shows the new episode."""
         return self._worlds.simulation(0)
 
+    def events(self) -> Sequence[Event]:
+        """Return the event log of the episode so far, where it is recorded."""
+        return [] if self._log is None else self._log.events()
+
     def save(self) -> dict[str, Any]:
-        """Return the episode's seed and a copy of the world."""
-        return {"episode_seed": self._seed, "world": self._worlds.save(0)}
+        """Return the episode's seed and a copy of the world; the actions so far where a log is recorded."""
+        answers = {} if self._log is None else {"actions": tuple(self._log.answers)}
+        return {"episode_seed": self._seed, "world": self._worlds.save(0), **answers}
 
     def restore(self, state: EnvState) -> None:
         """Go back to a state."""
@@ -378,4 +417,48 @@ class CompiledEpisodes:
             raise ValueError("the state holds no world")
         self._worlds.restore(0, state.world)
         self._seed = state.episode_seed
+        if self._log is not None:
+            self._log.begin(state.episode_seed, state.actions)
         self._look()
+
+
+class _ReplayedLog:
+    """The event log of an episode on the compiled engine, made by simulating it a second time when asked for.
+
+    Vectors of worlds keep no logs, and need none but for pictures: so what draws none pays nothing.
+
+    Attributes:
+        answers: The actions of the episode so far.
+    """
+
+    def __init__(self, scenario: Scenario, actions: ActionSpace) -> None:
+        """Remember what all episodes have in common."""
+        self._scenario, self._actions = scenario, actions
+        self._layout: Layout | None = None
+        self.begin(0)
+
+    def begin(self, seed: int, answers: Sequence[tuple[int, ...]] = ()) -> None:
+        """Go to an episode, and a number of actions into it."""
+        self._seed, self.answers = seed, list(answers)
+        self._simulation: CompiledSimulation | None = None
+        self._answered = 0
+
+    def events(self) -> Sequence[Event]:
+        """Return the log until the decision now due; the same list, longer, as long as the episode lasts."""
+        from dsd_env.sim.compiled import CompiledSimulation, compile_scenario
+
+        if self._simulation is None:
+            self._layout = self._layout or compile_scenario(self._scenario, log_events=_LOG_EVENTS)
+            self._simulation = CompiledSimulation(
+                self._scenario, self._seed, record_events=True, layout=self._layout
+            )
+            self._simulation.advance()
+            self._answered = 0
+        for answer in self.answers[self._answered :]:
+            self._simulation.decide(_decoded(self._actions, self._scenario, answer)[0])
+            self._simulation.advance()
+        self._answered = len(self.answers)
+        return self._simulation.events
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_simulation": None, "_layout": None}

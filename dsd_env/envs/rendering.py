@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import gymnasium as gym
 import numpy as np
@@ -12,35 +11,11 @@ from numpy.typing import NDArray
 from dsd_env.control import CandidateView, DecisionView, DrafterKind, Site
 from dsd_env.laws.constants import NO_BOUND_S
 from dsd_env.scenario import Scenario
-from dsd_env.sim import Span
+from dsd_env.sim import Event
+from dsd_env.sim.timeline.picture import draw_picture
+from dsd_env.sim.timeline.places import Places
+from dsd_env.sim.timeline.reading import Reader
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-WINDOW_S = 1.5
-"""Simulated time that the timeline shows."""
-MAX_DEVICES = 9
-"""Devices that the timeline shows: the busiest of the window."""
-_WIDTH_PX, _HEIGHT_PX, _DPI = 1280, 800, 100
-
-# Okabe & Ito's palette, readable with every common form of colour blindness.
-_COLOURS = {
-    "draft": "#0072B2",
-    "prefill": "#E69F00",
-    "verify": "#009E73",
-    "colocated": "#CC79A7",
-    "plain": "#8C8C8C",
-    "message": "#56B4E9",
-}
-_LABELS = {
-    "draft": "draft",
-    "prefill": "prefill",
-    "verify": "verify",
-    "colocated": "draft and verify at the target",
-    "plain": "plain decoding",
-    "message": "message",
-}
-_OTHER = "#D55E00"
 _SITE_NAMES = {Site.COLOCATED: "co-located", Site.OWN_DEVICE: "own device", Site.EDGE_SERVER: "edge server"}
 
 
@@ -99,152 +74,47 @@ def _candidate_line(index: int, candidate: CandidateView) -> str:
     )
 
 
-def render_timeline(
-    scenario: Scenario, view: DecisionView, spans: Sequence[Span], now_s: float, window_s: float = WINDOW_S
-) -> NDArray[np.uint8]:
-    """Return a timeline of targets, edge servers, and the busiest devices with their links.
+class Film:
+    """Pictures of one episode after the other, made of their event logs, each event read once."""
 
-    Args:
-        scenario: The scenario.
-        view: The decision now due; its request is drawn with a dark edge.
-        spans: What happened so far.
-        now_s: Simulated time, the right end of the axis.
-        window_s: Simulated time shown.
+    def __init__(self, scenario: Scenario) -> None:
+        """Take what all episodes have in common."""
+        self._scenario, self._places = scenario, Places(scenario)
+        self._events: Sequence[Event] = ()
+        self._reader, self._read = Reader(scenario), 0
 
-    Returns:
-        An image, uint8, shape (800, 1280, 3).
+    def picture(self, view: DecisionView, events: Sequence[Event], now_s: float) -> NDArray[np.uint8]:
+        """Return a timeline of targets, edge servers, and the busiest devices with their links.
 
-    Raises:
-        gymnasium.error.DependencyNotInstalled: matplotlib is missing.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise gym.error.DependencyNotInstalled(
-            'matplotlib is not installed; run `pip install "dsd-env[plot]"`'
-        ) from error
-    start_s = max(0.0, now_s - window_s)
-    shown = [span for span in spans if span.end_s > start_s and span.start_s < now_s]
-    figure = Figure(figsize=(_WIDTH_PX / _DPI, _HEIGHT_PX / _DPI), dpi=_DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.105, 0.075, 0.88, 0.80))
-    _draw(axes, scenario, _rows(scenario, view, shown), shown, view.request_id)
-    axes.set_xlim(start_s, start_s + window_s)
-    axes.axvline(now_s, color="#333333", linewidth=1.0)
-    axes.set_xlabel("simulated time in s")
-    title = (
-        f"{scenario.name}: t = {now_s:.2f} s, request {view.request_id} of device {view.device} to be decided"
-    )
-    figure.text(0.105, 0.955, title, fontsize=13, fontweight="bold", color="#222222")
-    system = view.system
-    figure.text(
-        0.985,
-        0.955,
-        f"{system.active_requests} active requests   {system.tokens_per_s:.0f} tokens/s",
-        fontsize=11,
-        ha="right",
-        color="#444444",
-    )
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+        Args:
+            view: The decision now due; its request is drawn with a dark edge.
+            events: The episode's event log so far, from time 0: the same list as before, longer, or that of
+                another episode.
+            now_s: Simulated time, the right end of the axis.
 
+        Returns:
+            An image, uint8, shape (800, 1280, 3).
 
-def _rows(scenario: Scenario, view: DecisionView, shown: Sequence[Span]) -> list[str]:
-    """Return the servers' lanes and those of the busiest devices, the deciding one always among them.
-
-    The classes take turns, because otherwise the slowest devices, always busy, would crowd out the rest.
-    """
-    busy: dict[int, float] = {}
-    for span in shown:
-        prefix, _, number = span.lane.partition(":")
-        if prefix in ("device", "up", "down", "lan"):
-            busy[int(number)] = busy.get(int(number), 0.0) + span.end_s - span.start_s
-    ranks: dict[str, int] = {}
-    turns: list[tuple[int, int]] = []
-    for device in sorted(busy, key=lambda device: (-busy[device], device)):
-        name = _class_name(scenario, device)
-        ranks[name] = ranks.get(name, 0) + 1
-        turns.append((ranks[name], device))
-    devices = [device for _, device in sorted(turns)][:MAX_DEVICES]
-    if view.device not in devices:
-        devices = [*devices[: MAX_DEVICES - 1], view.device]
-    rows = [f"target:{number}" for number in range(scenario.n_targets)]
-    rows += [f"edge:{number}" for number in range(scenario.n_edge_servers)]
-    rows += [f"device:{number}" for number in sorted(devices)]
-    return rows
-
-
-def _class_name(scenario: Scenario, device: int) -> str:
-    last = 0
-    for name, device_class in scenario.devices.items():
-        last += device_class.count
-        if device < last:
-            return name
-    return "device"
-
-
-def _label(scenario: Scenario, lane: str) -> str:
-    prefix, _, number = lane.partition(":")
-    return f"{_class_name(scenario, int(number)) if prefix == 'device' else prefix} {number}"
-
-
-def _draw(
-    axes: Axes, scenario: Scenario, rows: Sequence[str], shown: Sequence[Span], request_id: int
-) -> None:
-    from matplotlib.collections import PolyCollection
-    from matplotlib.patches import Patch
-
-    # A device's row has three parts: drafting in the middle, messages from it above, to it below.
-    places: dict[str, tuple[float, float]] = {}
-    for position, lane in enumerate(rows):
-        prefix, _, number = lane.partition(":")
-        if prefix == "device":
-            places[lane] = (position - 0.14, position + 0.14)
-            places[f"up:{number}"] = places[f"lan:{number}"] = (position - 0.40, position - 0.20)
-            places[f"down:{number}"] = (position + 0.20, position + 0.40)
-        elif prefix == "edge":
-            places[lane] = (position - 0.18, position + 0.40)
-            places[f"backhaul:{number}"] = (position - 0.40, position - 0.24)
-        else:
-            places[lane] = (position - 0.40, position + 0.40)
-    boxes: dict[tuple[str, bool], list[list[tuple[float, float]]]] = {}
-    for span in shown:
-        place = places.get(span.lane)
-        if place is None:
-            continue
-        low, high = place
-        left, right = span.start_s, span.end_s
-        corners = [(left, low), (left, high), (right, high), (right, low)]
-        boxes.setdefault((span.kind, span.request == request_id), []).append(corners)
-    for (kind, own), corners_of in boxes.items():
-        axes.add_collection(
-            PolyCollection(
-                corners_of,
-                facecolors=_COLOURS.get(kind, _OTHER),
-                edgecolors="#111111" if own else "white",
-                linewidths=1.3 if own else 0.3,
-                zorder=3 if own else 2,
+        Raises:
+            gymnasium.error.DependencyNotInstalled: matplotlib is missing.
+        """
+        if events is not self._events:
+            self._events, self._reader, self._read = events, Reader(self._scenario), 0
+        for event in events[self._read :]:
+            self._reader.take(event)
+        self._read = len(events)
+        due = f"request {view.request_id} of device {view.device} to be decided"
+        try:
+            return draw_picture(
+                self._places,
+                self._reader.slices,
+                now_s,
+                f"{self._scenario.name}: t = {now_s:.2f} s, {due}",
+                f"{view.system.active_requests} active requests   {view.system.tokens_per_s:.0f} tokens/s",
+                request=view.request_id,
+                device=view.device,
             )
-        )
-    for position in range(len(rows)):
-        if position % 2 == 0:
-            axes.axhspan(position - 0.5, position + 0.5, color="#F4F5F7", zorder=0)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [_label(scenario, lane) for lane in rows], fontsize=10)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6, zorder=1)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.legend(
-        handles=[Patch(color=_COLOURS[kind], label=_LABELS[kind]) for kind in _COLOURS],
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.005),
-        ncols=len(_COLOURS),
-        frameon=False,
-        fontsize=10,
-        handlelength=1.2,
-        columnspacing=1.4,
-        borderaxespad=0.0,
-    )
+        except ImportError as error:
+            raise gym.error.DependencyNotInstalled(
+                'matplotlib is not installed; run `pip install "dsd-env[plot]"`'
+            ) from error

@@ -35,7 +35,6 @@ def compiled_layout(
     scenario: Scenario,
     builder: WorldBuilder | None = None,
     *,
-    spans: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Layout | None:
     """Return the scenario as compiled for the compiled engine, or None where the reference is to run.
@@ -44,24 +43,16 @@ def compiled_layout(
         engine: One of :data:`ENGINES`.
         scenario: The scenario.
         builder: Builder of its worlds, to load profiles and traces only once.
-        spans: Timelines are wanted, which only the reference records.
         options: Bounds of the compiled engine; see :func:`dsd_env.sim.compiled.compile_scenario`.
 
     Raises:
-        ValueError: An unknown engine or option, or ``compiled`` with timelines.
+        ValueError: An unknown engine or option.
         EngineImportError: ``compiled`` without Numba, or it can be neither loaded nor compiled.
         NotImplementedError: ``compiled`` with a scenario that only the reference simulates.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine = {engine!r} is unknown; known are {list(ENGINES)}")
     if engine == "reference":
-        return None
-    if spans:
-        if engine == "compiled":
-            raise ValueError(
-                "render_mode='rgb_array' draws timelines, which only the reference engine records; "
-                "leave engine at 'auto', or say engine='reference'"
-            )
         return None
     try:
         # Numba is imported only by those who use it. The event loop is compiled at this import.

@@ -16,7 +16,18 @@ import dsd_env
 from dsd_env.cli import main as whole
 from dsd_env.cli.output import table
 
-COMMANDS = ("list", "show", "schedulers", "simulate", "evaluate", "worth-it", "timeline", "completion")
+COMMANDS = (
+    "list",
+    "show",
+    "schedulers",
+    "simulate",
+    "evaluate",
+    "worth-it",
+    "timeline",
+    "picture",
+    "report",
+    "completion",
+)
 QUICK = ("--engine", "reference", "--requests", "2")
 
 

@@ -182,10 +182,8 @@ def test_the_compiled_engine_is_the_default() -> None:
     assert dsd_env.simulate(tiny(), "cloud_ar").engine == "compiled"
 
 
-def test_timelines_take_the_engine_that_records_them() -> None:
-    assert EdgeCloudEnv(tiny(), render_mode="rgb_array").engine == "reference"
-    with pytest.raises(ValueError, match="leave engine at 'auto'"):
-        EdgeCloudEnv(tiny(), render_mode="rgb_array", engine="compiled")
+def test_pictures_need_no_other_engine() -> None:
+    assert EdgeCloudEnv(tiny(), render_mode="rgb_array").engine == "compiled"
 
 
 def test_without_numba_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -809,13 +807,44 @@ def test_rendering_without_a_mode_warns() -> None:
         assert env.render() is None
 
 
-def test_spans_are_recorded_for_pictures_only() -> None:
+def test_logs_are_recorded_for_pictures_only() -> None:
     for mode, recorded in ((None, False), ("ansi", False), ("rgb_array", True)):
-        env = EdgeCloudEnv(tiny(), render_mode=mode, engine="reference")
-        env.reset(seed=0)
-        for _ in range(20):
-            env.step(np.array([3, 2, 0]))
-        assert bool(env.simulation.spans) == recorded
+        for engine in ("reference", "compiled"):
+            env = EdgeCloudEnv(tiny(), render_mode=mode, engine=engine)
+            env.reset(seed=0)
+            for _ in range(20):
+                env.step(np.array([3, 2, 0]))
+            assert bool(env._episodes.events()) == recorded
+
+
+@pytest.mark.parametrize("protocol", ["synchronous", "pipelined", "streaming"])
+def test_both_engines_draw_the_same_pictures(protocol: str) -> None:
+    pytest.importorskip("matplotlib")
+    scenario = tiny(protocol={"kind": protocol})
+    envs = [EdgeCloudEnv(scenario, "rgb_array", engine=engine) for engine in ("reference", "compiled")]
+    for env in envs:
+        env.reset(seed=3)
+    rng = np.random.default_rng(0)
+    pictures = []
+    for step in range(61):
+        if step % 20 == 0:
+            one, other = (env.render() for env in envs)
+            assert np.array_equal(one, other)
+            pictures.append(one)
+        action = rng.integers(envs[0].action_space.nvec)
+        for env in envs:
+            env.step(action)
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+    # A state taken before is drawn as it was, and a new episode begins with an empty picture.
+    state, drawn = envs[1].clone_state(), envs[1].render()
+    for _ in range(5):
+        envs[1].step(np.array([0, 0, 0]))
+    assert not np.array_equal(envs[1].render(), drawn)
+    envs[1].restore_state(state)
+    assert np.array_equal(envs[1].render(), drawn)
+    for env in envs:
+        env.reset(seed=4)
+    assert np.array_equal(envs[0].render(), envs[1].render())
 
 
 # --- speed ---------------------------------------------------------------------------------------

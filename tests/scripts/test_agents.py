@@ -65,10 +65,11 @@ def steps_saved(run_dir: Path) -> list[int]:
 def test_train_export_evaluate(checkout: Path, tmp_path: Path, call, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     (tmp_path / "tiny.yaml").write_text(CONFIG)
-    trained = run(checkout, "train", "--config", "tiny.yaml", "--out", "run", cwd=tmp_path)
+    trained = run(checkout, "train", "--config", "tiny.yaml", "--out", "run", "--report", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "trained 128 decisions" in trained.stdout
     assert "training: 100%" in trained.stderr, "a progress bar"
+    assert "Results: run" in (tmp_path / "run" / "report.html").read_text()
 
     code, _, errors = call("train", "--config", "tiny.yaml", "--out", "run")
     assert code == 1
@@ -83,13 +84,21 @@ def test_train_export_evaluate(checkout: Path, tmp_path: Path, call, monkeypatch
     ]
 
     arguments = ("--scenarios", "single_lan", "--schedulers", "cloud_ar,policy:policy", "--requests", "2")
-    code, output, errors = call("evaluate", *arguments, "--seeds", "2", "--json", "out/e.json")
+    more = ("--seeds", "2", "--json", "out/e.json", "--history", "--report", "report.html")
+    code, output, errors = call("evaluate", *arguments, *more)
     assert code == 0, errors
     assert "vs cloud_ar, paired" in output
     schedulers = json.loads((tmp_path / "out" / "e.json").read_text())["scenarios"]["single_lan"][
         "schedulers"
     ]
-    assert schedulers["policy:policy"]["metrics"]["e2e_s_mean"]["mean"] > 0
+    learned = schedulers["policy:policy"]
+    assert learned["metrics"]["e2e_s_mean"]["mean"] > 0
+    # The history is that of the first episode.
+    assert learned["history"]["requests_measured"] == 2
+    assert learned["history"]["quantiles"]["e2e_s"][50] == pytest.approx(
+        learned["metrics"]["e2e_s_p50"]["per_seed"][0]
+    )
+    assert "policy:policy" in (tmp_path / "report.html").read_text()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["e.json"], "the sidecar is gone"
 
 

@@ -36,3 +36,5 @@ def test_the_whole_way_on_the_smallest_scenario(tmp_path: Path) -> None:
     marked = next(line for line in verdict.splitlines() if "the best baseline" in line)
     assert marked.split()[0] == best
     assert "one decision takes" in done.stdout
+    page = (out / "report.html").read_text()
+    assert "Demonstration on single_lan" in page and learned in page and "training run" in page

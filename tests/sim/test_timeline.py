@@ -14,10 +14,13 @@ import pytest
 
 from dsd_env.control import ActionSpace
 from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.schedulers import make_scheduler
 from dsd_env.sim.events import EventKind
 from dsd_env.sim.fuzz import draw_case
 from dsd_env.sim.reference import ReferenceSimulation
 from dsd_env.sim.timeline import Timeline
+from dsd_env.sim.timeline.places import ITERATIONS
+from dsd_env.sim.timeline.reading import Reader
 from dsd_env.sim.timeline.residence import Residence
 from dsd_env.simulate import Result, simulate
 from tests.scenarios import TINY, tiny
@@ -578,3 +581,25 @@ def test_the_log_tells_the_directions_of_messages() -> None:
             down[event.entity] = True
     assert first and down.any()
     assert all(channel == 4 * device[request] for request, channel in first.items())
+
+
+@pytest.mark.parametrize("protocol", ["synchronous", "pipelined", "streaming"])
+@pytest.mark.parametrize("scheduler", ["random", "colocated_sd:3", "edge_sd:4"])
+def test_iterations_are_named_by_what_they_do(protocol, scheduler):
+    """The reference engine knows what an iteration does; of the log the same can be read, but for streams."""
+    scenario = tiny(protocol={"kind": protocol})
+    simulation = ReferenceSimulation(scenario, 3, record_events=True, record_spans=True)
+    decider = make_scheduler(scheduler)
+    decider.reset(scenario, 3)
+    while (view := simulation.next_decision()) is not None:
+        simulation.decide(decider.decide(view))
+    reader = Reader(scenario)
+    for event in simulation.events:
+        reader.take(event)
+    iterations = [one for one in reader.slices if one.track.rank == ITERATIONS and not math.isnan(one.end_s)]
+    read = {(f"target:{one.track.site.number}", one.start_s): one.work or "prefill" for one in iterations}
+    known = {(span.lane, span.start_s): span.kind for span in simulation.spans if span.lane[:6] == "target"}
+    assert read.keys() == known.keys() and len(set(known.values())) > 1
+    wrong = {(known[key], read[key]) for key in known if known[key] != read[key]}
+    # What streams have brought, and whether the last job of one has been done, the log has no word for.
+    assert {kind for kind, _ in wrong} <= ({"plain", "verify"} if protocol == "streaming" else set())

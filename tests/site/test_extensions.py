@@ -15,12 +15,13 @@ from dsd_env.scenario.schema import Actions, Link
 from tests.conftest import ROOT
 
 PAGE = """
-**lan**
+**lan**: could serve 1 token/s
 
 | scheduler | mean request time (s) | load |
 |---|---|---|
 | `a:1` (best for all) | 1.50 | 0.1 |
 | `b` | 1.25 ± 0.02 | 0.2 |
+| `per class` | 1.20 ± 0.02 | 0.2 |
 
 Prose.
 
@@ -43,6 +44,7 @@ def test_scores_are_read_by_scenario_and_ranked() -> None:
     assert set(found) == {"lan", "wan", "far"}
     assert {name: table.best for name, table in found.items()} == {"lan": "b", "wan": "b", "far": "b"}
     assert found["lan"].ranked().rows == [
+        ["`per class`", "1.20 ± 0.02", "0.2"],
         ["`b`", "1.25 ± 0.02", "0.2"],
         ["`a:1` (best for all)", "1.50", "0.1"],
     ]
@@ -67,7 +69,7 @@ def test_every_scenario_has_a_page_with_its_card_and_commands_that_are_understoo
             assert re.sub(r"[`\s]", "", text) in plain
         assert f":link: {name}\n" in pages["index"]
         lines = re.findall(r"^dsd-env (.*)$", pages[name], re.MULTILINE)
-        assert len(lines) == 2
+        assert len(lines) == 3
         for line in lines:
             cli.parser().parse_args(line.split())
 

@@ -2,7 +2,8 @@
 
 A timeline is made of the event log, which both engines keep, so that it does not depend on the engine.
 :mod:`~dsd_env.sim.timeline.reading` turns the log into slices, instants and counts,
-:mod:`~dsd_env.sim.timeline.trace` writes them as trace events.
+:mod:`~dsd_env.sim.timeline.trace` writes them as trace events, :mod:`~dsd_env.sim.timeline.picture` draws
+them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dsd_env.files import write_atomically
 from dsd_env.scenario import Scenario
 from dsd_env.sim.events import Event
+from dsd_env.sim.timeline.picture import WINDOW_S, draw_picture
 from dsd_env.sim.timeline.places import Places
 from dsd_env.sim.timeline.reading import Reading, read
 from dsd_env.sim.timeline.trace import TraceEvent, trace_events
@@ -113,6 +118,24 @@ class Timeline:
 
         write_atomically(Path(path), write)
         return len(events)
+
+    def pictures(self, times_s: Sequence[float], window_s: float = WINDOW_S) -> Iterator[NDArray[np.uint8]]:
+        """Yield pictures of what has happened by some times, as an environment draws them.
+
+        Args:
+            times_s: Where the pictures' axes end, in simulated seconds.
+            window_s: Simulated time that a picture shows.
+
+        Yields:
+            Images, uint8, shape (800, 1280, 3).
+
+        Raises:
+            ModuleNotFoundError: matplotlib is missing.
+        """
+        places = Places(self.scenario)
+        for now_s in times_s:
+            title = f"{self.scenario.name}, {self.scheduler}, seed {self.seed}: t = {now_s:.2f} s"
+            yield draw_picture(places, self.reading.slices, now_s, title, window_s=window_s)
 
     def _events(self, from_s: float, to_s: float, only: Collection[int] | None) -> list[TraceEvent]:
         if not 0.0 <= from_s < to_s:

@@ -75,7 +75,11 @@ class Places:
         """Return a site's number among all, targets first, and its name with that of its class."""
         first = {TARGET: 0, EDGE: self.n_targets, DEVICE: self.n_targets + self.n_edges}[site.kind]
         word = "edge server" if site.kind == EDGE else site.kind
-        return first + site.number, f"{word} {site.number} ({self._names[site.kind][site.number]})"
+        return first + site.number, f"{word} {site.number} ({self.class_of(site)})"
+
+    def class_of(self, site: Site) -> str:
+        """Return the class that a site belongs to, as the scenario names it."""
+        return self._names[site.kind][site.number]
 
     def site_of_drafter(self, number: int) -> Site:
         """Return where a drafter is."""

@@ -22,6 +22,9 @@ from dsd_env.sim.timeline.places import (
 from dsd_env.sim.timeline.residence import Residence
 
 NO_REQUEST = -1
+WORK = ("prefill", "plain", "verify", "colocated")
+"""What an iteration may do for a request: make its first token, decode, verify drafts made elsewhere, or
+draft and verify. Of several the last one names the iteration."""
 
 
 @dataclass(slots=True)
@@ -37,6 +40,8 @@ class Slice:
         facts: Numbers and words about it.
         requests: Requests that an iteration committed tokens for.
         parts: Parts of it, each within it.
+        work: What an iteration did, by what most defines its length: one of :data:`WORK`, or "" as long as
+            nothing has been committed in it.
     """
 
     track: Track
@@ -47,6 +52,7 @@ class Slice:
     facts: dict[str, Any] = field(default_factory=dict)
     requests: list[int] = field(default_factory=list)
     parts: list[Slice] = field(default_factory=list)
+    work: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ class Reading:
 
 def read(scenario: Scenario, events: Sequence[Event]) -> Reading:
     """Read a whole event log, which begins at time 0."""
-    reader = _Reader(scenario)
+    reader = Reader(scenario)
     for event in events:
         reader.take(event)
     return reader.result(events[-1].time_s if events else 0.0)
@@ -129,15 +135,20 @@ _OF_TARGETS = {
 """Instants: what they are called, and what their value says."""
 
 
-class _Reader:
-    """Takes events one by one."""
+class Reader:
+    """Takes events one by one.
+
+    Attributes:
+        slices: What has begun so far; the end of what goes on is NaN.
+    """
 
     def __init__(self, scenario: Scenario) -> None:
+        """Begin at time 0."""
         self._places = Places(scenario)
         self._members = fault_members(scenario)
         targets = [target for target in scenario.targets.values() for _ in range(target.count)]
         self._residence = Residence([target.front_end_s for target in targets])
-        self._slices: list[Slice] = []
+        self.slices: list[Slice] = []
         self._instants: list[Instant] = []
         self._sequences: list[Count] = []
         self._requests: dict[int, Slice] = {}
@@ -154,6 +165,10 @@ class _Reader:
         self._stream_of: dict[int, int] = {}
         self._has_drafted: set[tuple[int, int]] = set()
         self._closing: set[int] = set()
+        self._gamma_of: dict[int, int] = {}
+        self._decided_s: dict[int, tuple[float, float]] = {}
+        self._drafted_s: dict[int, float] = {}
+        self._protocol = scenario.protocol.kind
 
     def take(self, event: Event) -> None:
         """Take in the next event."""
@@ -166,6 +181,8 @@ class _Reader:
                 self._tokens_of[request] = 0
             case EventKind.DECISION:
                 self._residence.decided(request, event.entity)
+                _, before_s = self._decided_s.get(request, (-math.inf, -math.inf))
+                self._decided_s[request] = before_s, event.time_s
                 self._mark_request(event, "decision", {"gamma": int(event.value), "target": event.entity})
             case EventKind.DRAFT_START:
                 self._draft_starts(event)
@@ -209,6 +226,10 @@ class _Reader:
                 self._stream_of.pop(request, None)
                 if self._places.site_of_drafter(event.entity).kind != TARGET:
                     self._closing.add(request)
+            case EventKind.ENQUEUE:
+                self._gamma_of[request] = int(event.value) - 1
+            case EventKind.ROLLBACK:
+                self._drafted_s.pop(request, None)
             case EventKind.DRAFT_SENT:
                 self._draft_sent(event)
             case _:
@@ -243,6 +264,7 @@ class _Reader:
         draft.end_s = event.time_s
         if draft.name == "draft":
             draft.facts["tokens"] = int(event.value)
+            self._drafted_s[event.request] = event.time_s
         self._lost_s.pop(key, None)
         site = self._places.site_of_drafter(event.entity)
         if site.kind == TARGET and draft.name == "draft":
@@ -300,11 +322,33 @@ class _Reader:
         iteration = self._ended[event.entity]
         iteration.facts["committed_tokens"] += tokens
         iteration.requests.append(event.request)
+        iteration.work = max(iteration.work or WORK[0], self._work(event.request), key=WORK.index)
         self._mark(iterations_of(event.entity), "commit", event, {"tokens": tokens})
         first_s, _ = self._commits_s.get(event.request, (event.time_s, event.time_s))
         self._commits_s[event.request] = first_s, event.time_s
         self._tokens_of[event.request] += tokens
         self._residence.commits(event.request, tokens, event.time_s)
+
+    def _work(self, request: int) -> str:
+        """Return what an iteration has done for a request that it commits tokens of.
+
+        Of a stream the log does not tell whether drafts that were still right had come: its iterations count
+        as verification.
+        """
+        if self._tokens_of[request] == 0:
+            return "prefill"
+        if request in self._stream_of:
+            return "verify"
+        if self._gamma_of.get(request, 0) == 0:
+            return "plain"
+        # Drafts that no drafter has made since the decision are made by the target itself. A pipelined
+        # drafter may have made them ahead, since the decision before. Where drafts are streamed, what is no
+        # stream is drafted at the target.
+        if self._protocol == "streaming":
+            return "colocated"
+        before_s, decided_s = self._decided_s[request]
+        since_s = before_s if self._protocol == "pipelined" else decided_s
+        return "verify" if self._drafted_s.get(request, -math.inf) >= since_s else "colocated"
 
     def _sequence_count(self, event: Event, sequences: int) -> None:
         site = Site(TARGET, event.entity)
@@ -350,7 +394,7 @@ class _Reader:
         for key in list(self._lost_s):
             self._close_lost(key)
         self._residence.ends(end_s)
-        for one in self._slices:
+        for one in self.slices:
             if math.isnan(one.end_s):
                 one.end_s = end_s
                 one.facts["unfinished"] = True
@@ -362,7 +406,7 @@ class _Reader:
             Count(Site(TARGET, target), "requests", time_s, {"resident": resident, "waiting": waiting})
             for time_s, target, resident, waiting in self._residence.counts()
         ]
-        return Reading(self._slices, self._instants, [*self._sequences, *counts], end_s)
+        return Reading(self.slices, self._instants, [*self._sequences, *counts], end_s)
 
     def _parts(self, number: int, whole: Slice) -> None:
         """Divide a request's time: waiting for admission, prefill, decoding."""
@@ -384,7 +428,7 @@ class _Reader:
     ) -> Slice:
         number = event.request if request is None else request
         one = Slice(track, name, event.time_s, request=number, facts=facts)
-        self._slices.append(one)
+        self.slices.append(one)
         return one
 
     def _mark(self, track: Track, name: str, event: Event, facts: dict[str, Any]) -> None:
