@@ -19,7 +19,6 @@ from agents.config import CheckpointConfig, Validation
 from agents.environments import EnvFactory
 from agents.rollouts import ByActor, mean_metrics, play
 from agents.seeds import validation_seeds
-from dsd_env.control import ActionSpace
 from dsd_env.scenario import Scenario
 
 
@@ -105,7 +104,7 @@ class ValidationCallback(BaseCallback):
         if self._last_step == self.model.num_timesteps:
             return
         self._last_step = self.model.num_timesteps
-        actor = actor_of(self.model, ActionSpace.of(self._scenario).nvec)  # type: ignore[arg-type]
+        actor = actor_of(self.model, self.model.action_space.nvec)  # type: ignore[arg-type, attr-defined]
         seeds = validation_seeds(self._config.episodes)
         episodes = play(
             self._scenario, seeds, ByActor(actor), kind=self._kind, make=self._make, side_by_side=len(seeds)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agents.credit import CreditWeights
 from dsd_env import strict_yaml
+from dsd_env.control import ActionSpace
+from dsd_env.control.fleet import CONTROL_PERIOD_S, FleetSpace
 from dsd_env.paths import config_dir
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.scenario import Scenario, load_scenario
@@ -160,6 +162,16 @@ class WarmStart(_Model):
     )
 
 
+class FleetConfig(_Model):
+    """The fleet view: one plan for all requests per step, instead of a decision on each."""
+
+    control_period_s: Positive = Field(default=CONTROL_PERIOD_S, description="Time between two plans.")
+    grouping: Literal["device", "slo", "device_slo"] = Field(
+        default="device_slo", description="What a group is: class of devices, of objectives, or one of each."
+    )
+    name_targets: bool = Field(default=False, description="Places name targets.")
+
+
 class TrainConfig(_Model):
     """One training run."""
 
@@ -170,6 +182,11 @@ class TrainConfig(_Model):
     )
     timesteps: Steps = 500_000
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
+    fleet: FleetConfig | None = Field(
+        default=None,
+        description="Train on the fleet view with these settings. vec_env then is compiled: environments of "
+        "the compiled engine in this process; subproc: in one process each; dummy: of the reference engine.",
+    )
     n_envs: Annotated[int, Field(ge=1, le=4096)] = 8
     vec_env: Literal["compiled", "dummy", "subproc"] = Field(
         default="compiled",
@@ -199,6 +216,14 @@ class TrainConfig(_Model):
     validation: Validation | None = Validation()
     credit: Credit = Credit()
     warm_start: WarmStart | None = None
+
+    @model_validator(mode="after")
+    def _of_one_view(self) -> TrainConfig:
+        if self.fleet is not None and self.warm_start is not None:
+            raise ValueError("warm_start imitates decisions on single requests, which fleet has none of")
+        if self.fleet is not None and self.credit.kind == "request":
+            raise ValueError("credit.kind = 'request' credits decisions on single requests; fleet has none")
+        return self
 
     @model_validator(mode="after")
     def _batches(self) -> TrainConfig:
@@ -231,6 +256,15 @@ class TrainConfig(_Model):
         return load_scenario(
             self.scenario, **{key.replace(".", "__"): v for key, v in self.overrides.items()}
         )
+
+    def fleet_space(self, scenario: Scenario) -> FleetSpace | None:
+        """Return the plans of the fleet view, if that is what is trained on."""
+        return None if self.fleet is None else FleetSpace(scenario, **self.fleet.model_dump())
+
+    def action_sizes(self, scenario: Scenario) -> tuple[int, ...]:
+        """Return the sizes of the action's dimensions."""
+        space = self.fleet_space(scenario)
+        return ActionSpace.of(scenario).nvec if space is None else space.nvec
 
     def sha256(self) -> str:
         """Return the digest of the configuration; equal configurations have equal digests."""

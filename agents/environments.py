@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
 from agents.seeds import training_seed
+from dsd_env.envs import EdgeCloudFleetEnv
 from dsd_env.scenario import Scenario
 from dsd_env.sim.engines import EngineImportError, compiled_layout
 
@@ -105,6 +106,24 @@ class ScenarioEnv:
             engine="reference",
             disable_env_checker=True,
         )
+
+
+class FleetEnv:
+    """Makes environments of the fleet view, which share what is compiled of the scenario (picklable)."""
+
+    def __init__(self, scenario: Scenario, engine: str, settings: Mapping[str, Any]) -> None:
+        """Remember scenario, engine and settings."""
+        self.scenario, self.engine, self.settings = scenario, engine, dict(settings)
+        self._first: EdgeCloudFleetEnv | None = None
+
+    def __call__(self) -> gym.Env[Any, Any]:
+        """Return a new environment."""
+        env = EdgeCloudFleetEnv(self.scenario, engine=self.engine, like=self._first, **self.settings)
+        self._first = self._first or env
+        return env
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_first": None}
 
 
 def make_vec_env(

@@ -18,6 +18,7 @@ import numpy as np
 
 import dsd_env
 from agents.environments import engine_for
+from agents.fleet_runs import run_fleet
 from agents.rollouts import BySchedulers, play
 from agents.static_runs import StaticPlayer, run_statics
 from dsd_env.history import recorded
@@ -26,6 +27,7 @@ from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.fleet import FleetPolicyScheduler
 
 SIDE_BY_SIDE = 4
 """Episodes that one process simulates at a time."""
@@ -163,7 +165,11 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
     by_seed = {task.seed: task for task in tasks}
     try:
         kind, decide = engine_for(scenario), BySchedulers(scheduler)
-        if kind == "compiled" and isinstance(make_scheduler(scheduler), StaticPlayer):
+        player = make_scheduler(scheduler)
+        if isinstance(player, FleetPolicyScheduler):
+            yield from run_fleet(tasks, player.policy)
+            return
+        if kind == "compiled" and isinstance(player, StaticPlayer):
             yield from run_statics(tasks)
             return
         for episode in play(scenario, list(by_seed), decide, kind=kind, side_by_side=SIDE_BY_SIDE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import cast
@@ -14,7 +15,6 @@ from agents import checkpoints
 from agents.actors import actor_layers, normalisations_of
 from agents.config import TrainConfig, load_config
 from agents.training import CONFIG_FILE, RECORD_FILE, SCENARIO_FILE, RunError
-from dsd_env.control import ActionSpace
 from dsd_env.policy.export import export_actor
 from dsd_env.policy.graph import onnx_bytes
 from dsd_env.policy.manifest import Manifest, Training
@@ -56,7 +56,7 @@ def export_run(
     config = load_config(run / CONFIG_FILE)
     scenario = load_scenario(json.loads((run / SCENARIO_FILE).read_text(encoding="utf-8")))
     chosen = find_checkpoint(run, checkpoint)
-    actor = actor_from_zip(chosen.path, config, ActionSpace.of(scenario))
+    actor = actor_from_zip(chosen.path, config, config.action_sizes(scenario))
     record = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))
     start = record["starts"][-1]
     warm = record.get("warm_start")
@@ -70,7 +70,9 @@ def export_run(
         versions=start["versions"],
         git_commit=start["git_commit"],
     )
-    return export_actor(actor, scenario, training, out, overwrite=overwrite)
+    return export_actor(
+        actor, scenario, training, out, overwrite=overwrite, fleet=config.fleet_space(scenario)
+    )
 
 
 def find_checkpoint(run: Path, which: str) -> checkpoints.Checkpoint:
@@ -88,8 +90,8 @@ def find_checkpoint(run: Path, which: str) -> checkpoints.Checkpoint:
     return newest
 
 
-def actor_from_zip(path: Path, config: TrainConfig, actions: ActionSpace) -> MlpActor:
-    """Return the actor of a saved learner; only tensors are read.
+def actor_from_zip(path: Path, config: TrainConfig, nvec: Sequence[int]) -> MlpActor:
+    """Return the actor of a saved learner, with action dimensions of such sizes; only tensors are read.
 
     Raises:
         agents.checkpoints.CheckpointError: The file holds no such actor.
@@ -97,7 +99,7 @@ def actor_from_zip(path: Path, config: TrainConfig, actions: ActionSpace) -> Mlp
     try:
         _, parameters, _ = load_from_zip_file(str(path), device="cpu", load_data=False)
         layers = actor_layers(cast("dict[str, torch.Tensor]", parameters["policy"]))
-        return MlpActor(layers, config.network.activation, actions.nvec, normalisations_of(config.algorithm))
+        return MlpActor(layers, config.network.activation, nvec, normalisations_of(config.algorithm))
     except (ValueError, KeyError, RuntimeError, OSError, UnpicklingError) as error:
         raise checkpoints.CheckpointError(
             f"{path}: no actor of this run's configuration in it ({error})"

@@ -82,7 +82,10 @@ def rollout_shape(config: TrainConfig, scenario: Scenario) -> Shape | None:
     """
     if config.rollout_s is None:
         return None
-    rate = decisions_per_s(scenario, config.warm_start.scheduler if config.warm_start else PILOT)
+    if config.fleet is not None:
+        rate = 1.0 / config.fleet.control_period_s
+    else:
+        rate = decisions_per_s(scenario, config.warm_start.scheduler if config.warm_start else PILOT)
     most, batch = config.rollout_decisions, config.ppo.batch_size
     n_steps = max(2, math.ceil(config.rollout_s * rate))
     n_envs = max(1, min(config.n_envs, most // n_steps))

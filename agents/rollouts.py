@@ -75,7 +75,7 @@ class Stage:
 
 
 Decide = Callable[[Stage, Sequence[int]], NDArray[np.int64]]
-"""(stage, numbers of k environments) -> their actions, shape (k, 3)."""
+"""(stage, numbers of k environments) -> their actions, shape (k, 3); of the fleet view (k, 3 · groups)."""
 
 
 class BySchedulers:
@@ -170,7 +170,7 @@ def play(
     env = make_vec_env(scenario, n, queue, kind, make=make)
     try:
         stage = Stage(scenario, env, queue.current)
-        actions = np.zeros((n, 3), dtype=np.int64)
+        actions = np.zeros((n, *env.action_space.shape), dtype=np.int64)  # type: ignore[misc]
         playing, left = list(queue.busy), len(seeds)
         while left:
             which = [world for world in range(n) if playing[world]]

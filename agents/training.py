@@ -22,7 +22,7 @@ from agents import checkpoints, provenance
 from agents.callbacks import CheckpointCallback, ProgressCallback, ValidationCallback
 from agents.config import ConfigError, TrainConfig, load_config
 from agents.credit import MaskableRequestRolloutBuffer, RequestCreditCallback, RequestRolloutBuffer
-from agents.environments import EnvFactory, TrainingEpisodes, make_vec_env
+from agents.environments import EnvFactory, FleetEnv, TrainingEpisodes, make_vec_env
 from agents.horizons import SpanCallback, rollout_shape, with_shape
 from agents.policies import FastMaskablePolicy, FastPolicy
 from agents.stagger import StaggerCallback
@@ -174,6 +174,9 @@ def train(
     priced = config.credit.price_weight > 0
     # One engine in all parts of a run; only collection may be spread over processes.
     engine = "compiled" if config.vec_env == "compiled" else "dummy"
+    if config.fleet is not None and make_env is None:
+        simulates = "reference" if config.vec_env == "dummy" else "compiled"
+        make_env, engine = FleetEnv(scenario, simulates, config.fleet.model_dump()), "dummy"
     make_envs = partial(make_vec_env, scenario, price_delays=priced, make=make_env)
     th.set_num_threads(config.torch_threads)
     # Whatever is missing is missed before the directory is made.
@@ -203,7 +206,8 @@ def _train(
         record["starts"][-1]["rollout"] = shape._asdict()
         write_json(run / RECORD_FILE, record)
     config = with_shape(config, shape)
-    vec_env = make_envs(config.n_envs, TrainingEpisodes(config.seed, step), config.vec_env)
+    kind = "dummy" if config.fleet is not None and config.vec_env == "compiled" else config.vec_env
+    vec_env = make_envs(config.n_envs, TrainingEpisodes(config.seed, step), kind)
     validation = (
         ValidationCallback(
             run,
@@ -232,7 +236,7 @@ def _train(
             write_json(run / RECORD_FILE, record)
         saver = CheckpointCallback(run, config.checkpoint)
         callbacks: list[BaseCallback] = [saver]
-        if config.stagger and config.vec_env == "compiled" and (start or config.warm_start):
+        if config.stagger and kind == "compiled" and (start or config.warm_start):
             episodes = TrainingEpisodes(config.seed, step)
             callbacks.append(StaggerCallback(partial(make_envs, kind=engine), scenario, episodes))
         callbacks += [validation] if validation else []

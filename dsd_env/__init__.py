@@ -21,6 +21,7 @@ from dsd_env.sim import ReferenceSimulation
 from dsd_env.simulate import Result, simulate
 
 if TYPE_CHECKING:
+    from dsd_env.envs.fleet_sb3 import FleetVecEnv
     from dsd_env.envs.sb3 import CompiledVecEnv
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "list_scenarios",
     "load_scenario",
+    "make_sb3_fleet_vec_env",
     "make_sb3_vec_env",
     "make_scheduler",
     "policy",
@@ -63,6 +65,28 @@ def make_sb3_vec_env(
     from dsd_env.envs.sb3 import CompiledVecEnv
 
     return CompiledVecEnv(scenario, n_envs, seed, **options)
+
+
+def make_sb3_fleet_vec_env(
+    scenario: Any = "metro", n_envs: int = 8, seed: int | None = None, *, threads: int = 1, **options: Any
+) -> "FleetVecEnv":
+    """Return many environments of the fleet view as one Stable-Baselines3 ``VecEnv``.
+
+    Args:
+        scenario: Name, file or content of a scenario.
+        n_envs: Number of worlds.
+        seed: World ``i`` is the environment seeded with ``seed + i``.
+        threads: Threads that simulate.
+        **options: Arguments of :class:`dsd_env.envs.EdgeCloudFleetEnv`.
+
+    Raises:
+        ImportError: Stable-Baselines3 is not installed; the message says what to install.
+        ScenarioError: The scenario is not valid.
+        ValueError: An argument is wrong.
+    """
+    from dsd_env.envs.fleet_sb3 import FleetVecEnv
+
+    return FleetVecEnv(n_envs, seed, threads=threads, scenario=scenario, **options)
 
 
 register_envs()

@@ -16,6 +16,7 @@ from dsd_env.rng import checked_seed
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import measuring
 from dsd_env.schedulers import Scheduler, make_scheduler
+from dsd_env.schedulers.base import FleetWatcher
 from dsd_env.sim import Event, ReferenceSimulation
 from dsd_env.sim.engines import compiled_layout
 from dsd_env.sim.timeline import Timeline
@@ -122,6 +123,8 @@ def _run(
     """Simulate from the first decision on."""
     view: DecisionView | None = simulation.next_decision()
     policy.reset(simulation.scenario, seed)
+    if isinstance(policy, FleetWatcher):
+        policy.watch(simulation.fleet_telemetry)
     decisions = 0
     while view is not None and view.now_s <= until_s:
         simulation.decide(policy.decide(view))

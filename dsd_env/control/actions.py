@@ -149,13 +149,8 @@ class ActionSpace:
             ValueError: They are no integers (numbers such as 1.0, truth values and digits in a text are
                 not), or have another shape.
         """
-        try:
-            found = np.asarray(given)
-        except (TypeError, ValueError):
-            found = np.empty((), dtype=object)
-        # NumPy turns truth values in a list of numbers into integers.
-        mixed = not isinstance(given, np.ndarray) and _holds_bool(given)
-        if found.dtype.kind in "iu" and found.shape == shape and not mixed:
+        found = integers(given, shape)
+        if found is not None:
             return found
         raise refused_action(given, shape, (self.n_flat,) if flat else self.nvec)
 
@@ -294,6 +289,17 @@ def _batch_matters(candidate: CandidateView, drafts: bool) -> bool:
     """Return whether a batch size has an effect at a candidate."""
     enters = candidate.target.up and not candidate.same_target
     return laws.batch_matters(enters, drafts, candidate.coalesces)
+
+
+def integers(given: object, shape: tuple[int, ...]) -> NDArray[np.integer] | None:
+    """Return what was given as an array of integers, or None if it is no integers or has another shape."""
+    try:
+        found = np.asarray(given)
+    except (TypeError, ValueError):
+        return None
+    # NumPy turns truth values in a list of numbers into integers.
+    mixed = not isinstance(given, np.ndarray) and _holds_bool(given)
+    return found if found.dtype.kind in "iu" and found.shape == shape and not mixed else None
 
 
 def refused_action(

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 from dsd_env.control.rewards import REWARD_TERMS
 from dsd_env.envs.edge_cloud import EdgeCloudEnv
 from dsd_env.envs.episodes import EnvState
+from dsd_env.envs.fleet import EdgeCloudFleetEnv
 from dsd_env.envs.infos import INFOS, RESOLVED_CODES
-from dsd_env.envs.registration import ENV_ID, register_envs
+from dsd_env.envs.registration import ENV_ID, FLEET_ENV_ID, register_envs
 from dsd_env.envs.wrappers import DictObservationVectorWrapper, DictObservationWrapper, FlatActionWrapper
 from dsd_env.sim.metrics import METRICS
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENV_ID",
+    "FLEET_ENV_ID",
     "INFOS",
     "METRICS",
     "RESOLVED_CODES",
@@ -23,6 +25,7 @@ __all__ = [
     "DictObservationVectorWrapper",
     "DictObservationWrapper",
     "EdgeCloudEnv",
+    "EdgeCloudFleetEnv",
     "EdgeCloudVectorEnv",
     "EnvState",
     "FlatActionWrapper",

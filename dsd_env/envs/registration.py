@@ -6,6 +6,8 @@ import gymnasium
 
 ENV_ID = "dsd_env/EdgeCloud-v0"
 """Name of the environment for ``gymnasium.make`` and ``gymnasium.make_vec``."""
+FLEET_ENV_ID = "dsd_env/EdgeCloudFleet-v0"
+"""Name of the fleet view: one plan for all requests per step."""
 
 
 def register_envs() -> None:
@@ -15,4 +17,10 @@ def register_envs() -> None:
             id=ENV_ID,
             entry_point="dsd_env.envs.edge_cloud:EdgeCloudEnv",
             vector_entry_point="dsd_env.envs.vector:EdgeCloudVectorEnv",
+        )
+    if FLEET_ENV_ID not in gymnasium.registry:
+        gymnasium.register(
+            id=FLEET_ENV_ID,
+            entry_point="dsd_env.envs.fleet:EdgeCloudFleetEnv",
+            vector_entry_point="dsd_env.envs.fleet_vector:EdgeCloudFleetVectorEnv",
         )

@@ -1,15 +1,18 @@
 """The tables of the environment's documentation, made from the code that they describe.
 
-``python -m dsd_env.envs.tables`` prints them, and with ``--write`` puts them into the docstring of
-``EdgeCloudEnv`` and ``docs/environment.md`` of a checkout; tests compare them, so that neither can go stale.
+``python -m dsd_env.envs.tables`` prints them, and with ``--write`` puts them into the docstrings of
+``EdgeCloudEnv`` and ``EdgeCloudFleetEnv`` and into ``docs/environment.md`` of a checkout; tests compare them,
+so that none can go stale.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dsd_env.control import Feature, ObservationEncoder
+from dsd_env.control.fleet_view import FleetEncoder
 from dsd_env.control.rewards import TERMS
 
 
@@ -60,6 +63,18 @@ def _besides(subject: str, encoder: ObservationEncoder) -> str:
     return "\n".join(lines)
 
 
+def fleet_table() -> str:
+    """Return the table of the features of the fleet view, each kind of thing once; i and j count from 0."""
+    encoder = FleetEncoder(n_groups=1, n_places=1, n_targets=1, n_models=1)
+    lines = ["| Observation of the fleet | Unit | Scaling | Range | Meaning |", "|---|---|---|---|---|"]
+    for feature in encoder.features:
+        name = feature.name.replace("place_0", "place_j").replace("_0.", "_i.")
+        lines.append(
+            f"| `{name}` | {feature.unit} | {_scaling(feature)} | {_range(feature)} | {feature.meaning} |"
+        )
+    return "\n".join(lines)
+
+
 def _scaling(feature: Feature) -> str:
     if feature.scale == "fraction":
         return "x"
@@ -81,13 +96,15 @@ def reward_table() -> str:
 
 
 TABLES = (observation_table, menu_table, branches_table, reward_table)
-"""The tables, each recognised in a text by its first line."""
+"""The tables of the per-request view, each recognised in a text by its first line."""
+FLEET_TABLES = (fleet_table,)
+"""Those of the fleet view."""
 
 
-def with_tables(text: str) -> str:
-    """Return a text with each of the tables, wherever it stands, as it is now."""
+def with_tables(text: str, tables: Sequence[Callable[[], str]] = TABLES) -> str:
+    """Return a text with each of some tables, wherever it stands, as it is now."""
     lines = text.split("\n")
-    for table in TABLES:
+    for table in tables:
         new = table().split("\n")
         begin = next(n for n, line in enumerate(lines) if line.strip() == new[0])
         end = next(n for n in range(begin, len(lines)) if not lines[n].lstrip().startswith("|"))
@@ -99,11 +116,16 @@ def with_tables(text: str) -> str:
 def main(arguments: list[str]) -> None:
     """Print the tables, or write them into the files that hold them."""
     if arguments != ["--write"]:
-        print("\n\n".join(table() for table in TABLES))
+        print("\n\n".join(table() for table in (*TABLES, *FLEET_TABLES)))
         return
     here = Path(__file__)
-    for file in (here.with_name("edge_cloud.py"), here.parents[2] / "docs" / "environment.md"):
-        file.write_text(with_tables(file.read_text(encoding="utf-8")), encoding="utf-8")
+    holders = {
+        here.with_name("edge_cloud.py"): TABLES,
+        here.with_name("fleet.py"): FLEET_TABLES,
+        here.parents[2] / "docs" / "environment.md": (*TABLES, *FLEET_TABLES),
+    }
+    for file, tables in holders.items():
+        file.write_text(with_tables(file.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

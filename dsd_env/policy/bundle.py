@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, Decision, ObservationEncoder
+from dsd_env.control.fleet import FleetSpace
 from dsd_env.policy.manifest import (
     MANIFEST_FILE,
     MAX_FILE_BYTES,
@@ -39,6 +40,7 @@ from dsd_env.policy.manifest import (
     FileEntry,
     Manifest,
     PolicyError,
+    explain_fleet_mismatch,
     explain_mismatch,
 )
 from dsd_env.policy.network import Float32, MlpActor, Real
@@ -94,8 +96,30 @@ class Policy:
         """Whether it chooses one flat action, of all combinations, instead of three indices."""
         return self._flat
 
+    @property
+    def fleet(self) -> bool:
+        """Whether it is of the fleet view: :meth:`choose` then gives a plan, three indices for each group."""
+        return self.manifest.action.fleet is not None
+
+    def fleet_space(self, scenario: Scenario) -> FleetSpace:
+        """Return the plans that a policy of the fleet view makes for a scenario.
+
+        Raises:
+            PolicyError: It decides on single requests, or its groups, lists or features are others.
+        """
+        fleet = self.manifest.action.fleet
+        settings = () if fleet is None else (fleet.control_period_s, fleet.grouping, fleet.name_targets)
+        space = FleetSpace(scenario, *settings)
+        problem = explain_fleet_mismatch(self.manifest, space)
+        if problem:
+            raise PolicyError(
+                f"the policy (trained on {self.manifest.scenario.name!r}) does not fit scenario "
+                f"{scenario.name!r}: {problem}"
+            )
+        return space
+
     def decide(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> Decision:
-        """Return the deterministic decision for one observation.
+        """Return the deterministic decision for one observation; not of a policy of the fleet view.
 
         Args:
             observation: float32, shape (n_features,), as :class:`~dsd_env.control.ObservationEncoder` makes
@@ -106,6 +130,8 @@ class Policy:
         Raises:
             ValueError: Wrong shapes, values that are not finite, or a dimension with nothing to select.
         """
+        if self.fleet:
+            raise ValueError("a policy of the fleet view makes plans: ask choose(observation, mask)")
         gamma, batch, placement = self.action(observation, mask)
         return Decision(self.actions.gammas[gamma], self.actions.batch_sizes[batch], placement)
 
@@ -157,6 +183,9 @@ class Policy:
         Raises:
             PolicyError: They differ; the message says in what.
         """
+        if self.fleet:
+            self.fleet_space(scenario)
+            return
         self.check_schema(
             ObservationEncoder.of(scenario), ActionSpace.of(scenario), f"scenario {scenario.name!r}"
         )

@@ -6,15 +6,23 @@ from pathlib import Path
 
 from dsd_env import provenance
 from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.control.fleet import FleetSpace
+from dsd_env.control.fleet_view import FleetEncoder
 from dsd_env.policy.bundle import write_bundle
 from dsd_env.policy.graph import onnx_bytes
-from dsd_env.policy.manifest import Actions, Manifest, Network, Training, feature_specs, scenario_ref
+from dsd_env.policy.manifest import Actions, Fleet, Manifest, Network, Training, feature_specs, scenario_ref
 from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
 
 
 def export_actor(
-    actor: MlpActor, scenario: Scenario, training: Training, out: str | Path, *, overwrite: bool = False
+    actor: MlpActor,
+    scenario: Scenario,
+    training: Training,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    fleet: FleetSpace | None = None,
 ) -> Manifest:
     """Write an actor as a bundle.
 
@@ -24,6 +32,7 @@ def export_actor(
         training: Provenance.
         out: Directory of the bundle.
         overwrite: Replace an existing bundle.
+        fleet: The space of plans that it was trained on, if it is of the fleet view.
 
     Returns:
         The manifest.
@@ -33,19 +42,22 @@ def export_actor(
             scenario.
     """
     actions = ActionSpace.of(scenario)
-    flat = actor.nvec == (actions.n_flat,)
+    flat = fleet is None and actor.nvec == (actions.n_flat,)
     # Bundles that older code cannot read get the next format version; all others keep the old one.
     newer = flat or training.seed is None or actor.normalisations == 0
+    version = 3 if fleet is not None else 2 if newer else 1
+    encoder = ObservationEncoder.of(scenario) if fleet is None else FleetEncoder.of(fleet)
     widths = [actor.n_inputs] + [weight.shape[0] for weight, _ in actor.layers]
     manifest = Manifest(
-        format_version=2 if newer else 1,
+        format_version=version,
         created=provenance.now_utc(),
-        observation=feature_specs(ObservationEncoder.of(scenario).features),
+        observation=feature_specs(encoder.features),
         action=Actions(
             gammas=actions.gammas,
             batch_sizes=actions.batch_sizes,
-            n_placements=actions.n_placements,
+            n_placements=actions.n_placements if fleet is None else len(fleet.places),
             flat=flat,
+            fleet=None if fleet is None else Fleet.of(fleet),
         ),
         network=Network(
             layers=tuple(widths), activation=actor.activation, normalisations=actor.normalisations

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 from dsd_env import provenance
 from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.control.fleet import FleetSpace
+from dsd_env.control.fleet_view import FleetEncoder
 from dsd_env.policy.export import export_actor
 from dsd_env.policy.manifest import Manifest, PolicyError, Training
 from dsd_env.policy.network import Float32, MlpActor
@@ -85,6 +87,7 @@ def export_sb3(
     *,
     overwrite: bool = False,
     notes: str = "",
+    fleet: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write a model that was trained with Stable-Baselines3 or sb3-contrib as a policy bundle.
 
@@ -98,6 +101,9 @@ def export_sb3(
         out: Directory of the bundle to make.
         overwrite: Replace an existing bundle.
         notes: Whatever else is to be on record.
+        fleet: For a model of the fleet view its settings: `control_period_s`, `grouping`, `name_targets`, as
+            far as they are not the defaults. Needed for files alone: a model that still has its environment
+            knows.
 
     Returns:
         The bundle's manifest.
@@ -112,8 +118,10 @@ def export_sb3(
         learner, where = _from_file(Path(model)), str(model)
     else:
         learner, where = _from_model(model), "the model"
-    _check_observation(learner, scenario, where)
-    heads = _check_actions(learner, scenario, where)
+    space = _fleet_space(None if isinstance(model, (str, Path)) else model, scenario, fleet)
+    encoder = ObservationEncoder.of(scenario) if space is None else FleetEncoder.of(space)
+    _check_observation(learner, scenario, encoder, where)
+    heads = _check_actions(learner, scenario, space, where)
     if not isinstance(model, (str, Path)):
         _check_environment(model, scenario)
     try:
@@ -125,10 +133,10 @@ def export_sb3(
         )
     except ValueError as error:
         raise PolicyError(f"{where}: cannot be exported: {error}; supported are {_SUPPORTED}") from error
-    if actor.n_inputs != len(ObservationEncoder.of(scenario).features):
+    if actor.n_inputs != len(encoder.features):
         raise PolicyError(f"{where}: its network reads {actor.n_inputs} numbers, its observation has others")
     if not isinstance(model, (str, Path)):
-        _check_decisions(model, actor, scenario)
+        _check_decisions(model, actor, encoder)
     training = Training(
         algorithm=learner.algorithm,
         seed=learner.seed,
@@ -137,7 +145,26 @@ def export_sb3(
         versions=learner.versions,
         notes=notes,
     )
-    return export_actor(actor, scenario, training, out, overwrite=overwrite)
+    return export_actor(actor, scenario, training, out, overwrite=overwrite, fleet=space)
+
+
+def _fleet_space(
+    model: Any | None, scenario: Scenario, settings: Mapping[str, Any] | None
+) -> FleetSpace | None:
+    """Return the space of plans of a model of the fleet view; None for one that decides otherwise."""
+    env = None if model is None or settings is not None else model.get_env()
+    if env is not None:
+        try:
+            trained = env.get_attr("space")[0]
+        except (AttributeError, IndexError):
+            trained = None
+        if isinstance(trained, FleetSpace):
+            settings = {
+                "control_period_s": trained.control_period_s,
+                "grouping": trained.grouping,
+                "name_targets": trained.name_targets,
+            }
+    return None if settings is None else FleetSpace(scenario, **settings)
 
 
 # ---------------------------------------------------------------------- networks
@@ -255,13 +282,12 @@ def _check_environment(model: Any, scenario: Scenario) -> None:
             )
 
 
-def _check_decisions(model: Any, actor: MlpActor, scenario: Scenario) -> None:
+def _check_decisions(model: Any, actor: MlpActor, encoder: ObservationEncoder | FleetEncoder) -> None:
     """Compare decisions on random observations, which finds policies that compute something else.
 
     Raises:
         PolicyError: Many differ. Single ones may, where two actions are equally good but for rounding.
     """
-    encoder = ObservationEncoder.of(scenario)
     shape = (_N_PROBES, len(encoder.low))
     probes = np.random.default_rng(0).uniform(encoder.low, encoder.high, shape).astype(np.float32)
     wanted = np.asarray(model.predict(probes, deterministic=True)[0]).reshape(_N_PROBES, -1)
@@ -379,8 +405,9 @@ def _numbers(text: str, shape: list[int]) -> NDArray[np.float64]:
 # ---------------------------------------------------------------------- does it fit?
 
 
-def _check_observation(learner: _Learner, scenario: Scenario, where: str) -> None:
-    encoder = ObservationEncoder.of(scenario)
+def _check_observation(
+    learner: _Learner, scenario: Scenario, encoder: ObservationEncoder | FleetEncoder, where: str
+) -> None:
     if learner.low is None or learner.high is None:
         raise PolicyError(f"{where}: its observation is no vector of numbers (Box of one dimension)")
     if len(learner.low) != len(encoder.features):
@@ -401,8 +428,17 @@ def _check_observation(learner: _Learner, scenario: Scenario, where: str) -> Non
             )
 
 
-def _check_actions(learner: _Learner, scenario: Scenario, where: str) -> tuple[int, ...]:
+def _check_actions(
+    learner: _Learner, scenario: Scenario, space: FleetSpace | None, where: str
+) -> tuple[int, ...]:
     """Return the sizes of the groups of logits."""
+    if space is not None:
+        if learner.sizes == space.nvec:
+            return learner.sizes
+        raise PolicyError(
+            f"{where}: acts in dimensions {list(learner.sizes)}, the plans of scenario {scenario.name!r} for "
+            f"{len(space.groups)} groups have {list(space.nvec)}"
+        )
     actions = ActionSpace.of(scenario)
     if learner.sizes in (actions.nvec, (actions.n_flat,)):
         return learner.sizes

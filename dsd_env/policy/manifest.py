@@ -18,14 +18,16 @@ from pydantic import (
 )
 
 from dsd_env.control import ActionSpace, Feature, ObservationEncoder
+from dsd_env.control.fleet import FleetSpace
+from dsd_env.control.fleet_view import FleetEncoder
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.loader import explain_validation_error
 from dsd_env.strict_model import StrictNumbers
 
 FORMAT = "dsd_env.policy"
-FORMAT_VERSION = 2
-"""Raised when a bundle of this format can no longer be read by older code. Bundles that it can read say 1: 2
-adds flat actions, logits that are not normalised, and trainings without a seed."""
+FORMAT_VERSION = 3
+"""Raised when a bundle of this format can no longer be read by older code. Bundles that it can read say less:
+2 adds flat actions, logits that are not normalised, and trainings without a seed; 3 adds the fleet view."""
 
 NPZ_FILE = "policy.npz"
 ONNX_FILE = "policy.onnx"
@@ -57,8 +59,29 @@ class FeatureSpec(_Model):
     half: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+class Fleet(_Model):
+    """The fleet view of a policy that makes plans; see :class:`dsd_env.control.fleet.FleetSpace`."""
+
+    control_period_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    grouping: Literal["device", "slo", "device_slo"]
+    name_targets: bool = False
+    groups: tuple[_Word, ...] = Field(min_length=1, max_length=4096)
+    places: tuple[_Word, ...] = Field(min_length=1, max_length=4096)
+
+    @classmethod
+    def of(cls, space: FleetSpace) -> Fleet:
+        """Return the manifest's form of a space of plans."""
+        return cls(
+            control_period_s=space.control_period_s,
+            grouping=space.grouping,
+            name_targets=space.name_targets,
+            groups=space.group_names,
+            places=tuple(place.word for place in space.places),
+        )
+
+
 class Actions(_Model):
-    """What the indices of the three action dimensions stand for."""
+    """What the indices of the three action dimensions stand for, of each group in the fleet view."""
 
     gammas: tuple[Annotated[int, Field(ge=0, le=4096)], ...] = Field(min_length=1, max_length=4096)
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = Field(min_length=1, max_length=4096)
@@ -67,12 +90,15 @@ class Actions(_Model):
         default=False,
         description="One logit per combination of the three indices, in the order of `numpy.unravel_index`.",
     )
+    fleet: Fleet | None = Field(default=None, description="Set for policies of the fleet view.")
 
     @model_validator(mode="after")
     def _increasing(self) -> Actions:
         for key, values in (("gammas", self.gammas), ("batch_sizes", self.batch_sizes)):
             if any(b <= a for a, b in pairwise(values)):
                 raise ValueError(f"{key} {values} must be strictly increasing")
+        if self.fleet is not None and (self.flat or len(self.fleet.places) != self.n_placements):
+            raise ValueError("fleet: its actions are not flat, and there are n_placements places")
         return self
 
     def space(self) -> ActionSpace:
@@ -82,13 +108,16 @@ class Actions(_Model):
     def heads(self) -> tuple[int, ...]:
         """Return the sizes of the groups of logits of which one each is chosen."""
         space = self.space()
+        if self.fleet is not None:
+            return space.nvec * len(self.fleet.groups)
         return (space.n_flat,) if self.flat else space.nvec
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The ONNX file carries the manifest's text: that of a bundle without flat actions stays what it was.
+        # The ONNX file carries the manifest's text: that of a bundle without what is new stays what it was.
         data: dict[str, Any] = serialise(self)
-        return data if self.flat else {key: value for key, value in data.items() if key != "flat"}
+        absent = {"flat": not self.flat, "fleet": self.fleet is None}
+        return {key: value for key, value in data.items() if not absent.get(key, False)}
 
 
 class Network(_Model):
@@ -141,7 +170,7 @@ class Manifest(_Model):
     """Everything about a bundle except the weights."""
 
     format: Literal["dsd_env.policy"] = "dsd_env.policy"
-    format_version: Literal[1, 2] = 1
+    format_version: Literal[1, 2, 3] = 1
     created: _Text
     observation: tuple[FeatureSpec, ...] = Field(min_length=1, max_length=4096)
     action: Actions
@@ -169,6 +198,8 @@ class Manifest(_Model):
             raise ValueError(
                 "flat actions, logits that are not normalised, and no seed need format_version 2"
             )
+        if self.action.fleet is not None and self.format_version < 3:
+            raise ValueError("policies of the fleet view need format_version 3")
         return self
 
     def array_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -203,10 +234,10 @@ class Manifest(_Model):
                 f"{where}: not the manifest of a policy bundle (key 'format' must be {FORMAT!r})"
             )
         version = data.get("format_version")
-        if isinstance(version, bool) or version not in (1, FORMAT_VERSION):
+        if isinstance(version, bool) or version not in range(1, FORMAT_VERSION + 1):
             raise PolicyError(
-                f"{where}: format_version {version!r} is not 1 or {FORMAT_VERSION}, which this dsd_env "
-                "reads; export the policy again, or install the version that wrote it"
+                f"{where}: format_version {version!r} is not one of 1 to {FORMAT_VERSION}, which this "
+                "dsd_env reads; export the policy again, or install the version that wrote it"
             )
         try:
             return cls.model_validate(data)
@@ -227,7 +258,40 @@ def scenario_ref(scenario: Scenario) -> ScenarioRef:
 
 def explain_mismatch(manifest: Manifest, encoder: ObservationEncoder, actions: ActionSpace) -> str | None:
     """Return in words how a scenario's observation or actions differ from the policy's; None: not at all."""
-    wanted, got = manifest.observation, feature_specs(encoder.features)
+    if manifest.action.fleet is not None:
+        return (
+            "it is of the fleet view (dsd_env/EdgeCloudFleet-v0) and makes plans for groups, not decisions "
+            "on single requests"
+        )
+    problem = _explain_features(manifest, encoder.features)
+    if problem:
+        return problem
+    space = manifest.action.space()
+    for key in ("gammas", "batch_sizes", "n_placements"):
+        if getattr(space, key) != getattr(actions, key):
+            return f"{key} are {getattr(actions, key)}, the policy was trained with {getattr(space, key)}"
+    return None
+
+
+def explain_fleet_mismatch(manifest: Manifest, space: FleetSpace) -> str | None:
+    """Return in words how a scenario's plans or what is known for them differ from a policy's, or None."""
+    fleet, own = manifest.action.fleet, Fleet.of(space)
+    if fleet is None:
+        return "it decides on single requests (dsd_env/EdgeCloud-v0), and makes no plans"
+    for key in ("groups", "places"):
+        if getattr(fleet, key) != getattr(own, key):
+            return (
+                f"its {key} are {list(getattr(fleet, key))}, those of the scenario {list(getattr(own, key))}"
+            )
+    for key in ("gammas", "batch_sizes"):
+        was, now = getattr(manifest.action, key), getattr(space, key)
+        if was != now:
+            return f"{key} are {now}, the policy was trained with {was}"
+    return _explain_features(manifest, FleetEncoder.of(space).features)
+
+
+def _explain_features(manifest: Manifest, features: tuple[Feature, ...]) -> str | None:
+    wanted, got = manifest.observation, feature_specs(features)
     if len(wanted) != len(got):
         return (
             f"the policy reads {len(wanted)} features, the scenario gives {len(got)} "
@@ -236,10 +300,6 @@ def explain_mismatch(manifest: Manifest, encoder: ObservationEncoder, actions: A
     for index, (want, have) in enumerate(zip(wanted, got, strict=True)):
         if want != have:
             return f"feature {index} is {_describe(have)}, the policy reads {_describe(want)}"
-    space = manifest.action.space()
-    for key in ("gammas", "batch_sizes", "n_placements"):
-        if getattr(space, key) != getattr(actions, key):
-            return f"{key} are {getattr(actions, key)}, the policy was trained with {getattr(space, key)}"
     return None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from dsd_env.control import Decision, DecisionView
+from dsd_env.control.fleet_view import FleetTelemetry
 from dsd_env.scenario import Scenario
 
 
@@ -34,4 +36,13 @@ class Scheduler(Protocol):
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the decision, with gamma and batch size from the view's lists."""
+        ...
+
+
+@runtime_checkable
+class FleetWatcher(Protocol):
+    """A scheduler that also needs what a controller of the whole fleet knows."""
+
+    def watch(self, telemetry: Callable[[], FleetTelemetry]) -> None:
+        """Take what tells of the fleet during the episode; called after `reset`."""
         ...

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dsd_env.control import Site
 from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.base import Scheduler, SchedulerError
+from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.schedulers.goodput import GoodputParameters, GoodputScheduler
 from dsd_env.schedulers.hf import HfHeuristicScheduler
 from dsd_env.schedulers.lengths import LENGTHS, length_rule
@@ -265,7 +266,10 @@ def _build_static_map(arguments: str) -> Scheduler:
 def _build_policy(arguments: str) -> Scheduler:
     if not arguments:
         raise SchedulerError("policy: needs the folder of an exported policy; write policy:PATH")
-    return PolicyScheduler(arguments)
+    scheduler = PolicyScheduler(arguments)
+    if scheduler.policy.fleet:
+        return FleetPolicyScheduler(scheduler.name, scheduler.policy)
+    return scheduler
 
 
 def _build_table(arguments: str) -> Scheduler:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from dsd_env.control import CandidateView, DecisionView, Site
 from dsd_env.control.actions import snap_up
-from dsd_env.scenario import Scenario
-from dsd_env.scenario.schema import ColocatedDrafter, Drafter
-
-SITES: dict[str, Site] = {"colocated": Site.COLOCATED, "own": Site.OWN_DEVICE, "edge": Site.EDGE_SERVER}
-"""Words for draft sites in scheduler specifications."""
+from dsd_env.control.fleet import SITES, drafters_at
 
 
 def batch_size_for(view: DecisionView, wanted: int) -> int:
@@ -95,13 +89,13 @@ def plain_placement(view: DecisionView, target: int) -> int:
     return fallback or 0
 
 
-def drafters_at(scenario: Scenario, site: Site) -> list[str]:
-    """Return the draft models that a scenario has at a site anywhere, in order, each once."""
-    menus: list[Sequence[Drafter | ColocatedDrafter]]
-    if site == Site.COLOCATED:
-        menus = [target.menu for target in scenario.targets.values()]
-    elif site == Site.OWN_DEVICE:
-        menus = [device.menu for device in scenario.devices.values()]
-    else:
-        menus = [edge.menu for edge in scenario.edge_servers.values()]
-    return list(dict.fromkeys(drafter.model for menu in menus for drafter in menu))
+__all__ = [
+    "SITES",
+    "batch_size_for",
+    "drafters_at",
+    "least_loaded_target",
+    "placement_of",
+    "plain_placement",
+    "stay_or_route",
+    "stays_open",
+]

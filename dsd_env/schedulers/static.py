@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dsd_env.control import Decision, DecisionView, Site
 from dsd_env.control.actions import snap
+from dsd_env.control.fleet import BOUNDS
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
 from dsd_env.schedulers.rules import (
@@ -18,9 +19,7 @@ from dsd_env.schedulers.rules import (
     stay_or_route,
 )
 
-_BOUNDS = ("slo_ttft_s", "slo_tpot_s", "slo_itl_p99_s", "slo_first_s", "slo_per_token_s")
-"""The bounds of a request's objectives that a view tells."""
-_bounds_of = attrgetter(*_BOUNDS)
+_bounds_of = attrgetter(*BOUNDS)
 
 
 class StaticChoice(NamedTuple):
@@ -141,7 +140,7 @@ class StaticMapScheduler:
                 self._by_device += [self.choices[name]] * device.count
             return
         for name, slo in scenario.slo.items():
-            bounds = tuple(slo.bounds()[name] for name in _BOUNDS)
+            bounds = tuple(slo.bounds()[name] for name in BOUNDS)
             if self._by_slo.setdefault(bounds, self.choices[name]) != self.choices[name]:
                 raise SchedulerError(
                     f"static_map: the objectives of slo.{name} are those of another class, which is to be "

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
 
 from dsd_env.control.estimators import Learned, SystemEstimates, newest
+from dsd_env.control.fleet_view import TARGET_FIELDS, FleetTelemetry, RequestColumns
 from dsd_env.control.view import (
     CandidateView,
     DecisionView,
@@ -21,6 +26,21 @@ from dsd_env.laws.view import fits, handover_s, time_per_token_s
 from dsd_env.scenario.schema import Scenario
 from dsd_env.sim.entities import Device, Report, Request, SiteDrafter, TargetServer
 from dsd_env.sim.world import World
+
+_COLUMNS: Mapping[str, Callable[[Any], float]] = {
+    "device": attrgetter("device.number"),
+    "slo_class": attrgetter("spec.slo_class"),
+    "acceptance_rate": attrgetter("acceptance_rate"),
+    "verifies": attrgetter("verifies"),
+    "prompt_tokens": attrgetter("spec.prompt_tokens"),
+    "committed": attrgetter("committed"),
+    "arrival_s": attrgetter("arrival_s"),
+    "first_commit_s": attrgetter("first_commit_s"),
+    "last_commit_s": attrgetter("last_commit_s"),
+}
+"""Where the columns of the fleet's requests come from."""
+_WHOLE = ("device", "slo_class", "verifies", "prompt_tokens", "committed")
+_reported = attrgetter(*TARGET_FIELDS)
 
 
 class Telemetry:
@@ -115,6 +135,32 @@ class Telemetry:
             SystemView(active, arrivals_per_s, tokens_per_s, own, others),
             self._actions.gammas,
             self._actions.batch_sizes,
+        )
+
+    def fleet(self, requests: Iterable[Request], now_s: float) -> FleetTelemetry:
+        """Return what the fleet's controller is told now, which sits with the targets.
+
+        Args:
+            requests: The requests in the system, in order of arrival.
+            now_s: Simulated time.
+        """
+        known = [request for request in requests if request.target >= 0 and not request.finished]
+        columns: dict[str, Any] = {
+            name: np.array(list(map(read, known)), dtype=np.int64 if name in _WHOLE else np.float64)
+            for name, read in _COLUMNS.items()
+        }
+        targets, edges = self._world.targets, self._world.edges
+        rates, attainments, acceptances = self._system.known(now_s)
+        return FleetTelemetry(
+            now_s,
+            RequestColumns(**columns),
+            np.array([device.rtt_s for device in self._world.devices]),
+            np.array([device.rtt_deviation_s for device in self._world.devices]),
+            tuple(tuple(map(float, _reported(newest_report(each, now_s)))) for each in targets),
+            tuple(tuple(map(float, newest(first.reports, now_s)[1:])) for first, *_ in edges),  # type: ignore[misc]
+            *rates[1:],
+            attainments[1:],
+            acceptances[1:],
         )
 
     def _delay_s(self, request: Request) -> float:

@@ -47,6 +47,7 @@ HARMLESS = (
     "table_links.py",
     "table_arrivals.py",
     "table_acceptance.py",
+    "table_plan.py",
     "table_served.py",
     "buffer.py",
     "world.py",

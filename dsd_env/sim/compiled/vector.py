@@ -470,6 +470,14 @@ class WorldSimulation(CompiledSimulation):
         """
         return self.advance()
 
+    def follow(self, *arguments: object) -> bool:
+        """Refuse, as :meth:`advance`.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        return self.advance()
+
     def restore(self, state: object) -> None:
         """Refuse, as :meth:`advance`.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace
 from dsd_env.control.actions import Decision, check_decision
+from dsd_env.control.fleet_view import TARGET_FIELDS, FleetTelemetry, RequestColumns
 from dsd_env.control.view import (
     CandidateView,
     DecisionView,
@@ -25,8 +26,8 @@ from dsd_env.control.view import (
 from dsd_env.laws.resolve import REASONS
 from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
+from dsd_env.sim.compiled import plan, status
 from dsd_env.sim.compiled import records as rec
-from dsd_env.sim.compiled import status
 from dsd_env.sim.compiled.kernel import loop
 from dsd_env.sim.compiled.tables import Bytes, Layout, compile_scenario
 from dsd_env.sim.events import Event, EventKind, Span
@@ -312,6 +313,61 @@ class WorldReader:
         """Return the record of a request in the system."""
         return self.rows("requests", slot + 1)[slot]
 
+    def fleet_telemetry(self) -> FleetTelemetry:
+        """Return what the fleet's controller is told now; see :mod:`dsd_env.control.fleet_view`."""
+        sizes, header = self._sizes, self.header
+        n_targets, n_edges, ring = int(sizes["n_targets"]), int(sizes["n_edges"]), int(sizes["ring"])
+        # The newest of what is published; every publication has come to the targets at once.
+        latest = (int(header["ticks"]) - 1) % ring
+        reports = self.rows("reports", n_targets * ring)[latest::ring]
+        rates = self.rows("rates", latest + 1)[latest]
+        edges = self.rows("drafter_reports", n_edges * ring)[latest::ring]
+        n_classes, n_models = int(sizes["n_classes"]), int(sizes["n_models"])
+        devices = self.rows("devices", int(sizes["n_devices"]))
+        return FleetTelemetry(
+            self.now_s,
+            self._fleet_requests(),
+            devices["rtt_s"],
+            devices["rtt_deviation_s"],
+            tuple(zip(*(reports[name].astype(float).tolist() for name in TARGET_FIELDS), strict=True)),
+            tuple(
+                zip(*(edges[name].astype(float).tolist() for name in ("jobs", "wait_s", "up")), strict=True)
+            ),
+            float(rates["arrivals_per_s"]),
+            float(rates["tokens_per_s"]),
+            self._numbers("attainments", latest * n_classes, n_classes),
+            self._numbers("acceptances", latest * n_models, n_models),
+        )
+
+    def _numbers(self, block: str, first: int, n: int) -> tuple[float, ...]:
+        """Return some numbers of a block of float64."""
+        at = int(self.header[block]) + 8 * first
+        return tuple(self.world[at : at + 8 * n].view(np.float64).tolist())
+
+    def _fleet_requests(self) -> RequestColumns:
+        rows = self.rows("requests", int(self._sizes["n_slots"]))
+        known = (rows["number"] >= 0) & ~rows["done"] & (rows["target"] >= 0)
+        known &= rows["committed"] < rows["output_tokens"]
+        slots = np.flatnonzero(known)
+        slots = slots[np.argsort(rows["number"][slots])]
+        classes = np.array(self._slo_classes)
+        columns = {
+            "device": rows["device"][slots],
+            "slo_class": classes[rows["kind"][slots]],
+            **{name: rows[name][slots] for name in ("verifies", "prompt_tokens", "committed")},
+        }
+        times = ("acceptance_rate", "arrival_s", "first_commit_s", "last_commit_s")
+        return RequestColumns(
+            **{name: column.astype(np.int64) for name, column in columns.items()},
+            **{name: rows[name][slots] for name in times},
+        )
+
+    @property
+    def _slo_classes(self) -> list[int]:
+        """Number of the class of objectives of each kind of request."""
+        classes = list(self.scenario.slo)
+        return [classes.index(kind.slo) for kind in self.scenario.workload.kinds.values()]
+
     def newly_completed(self) -> Iterator[NewlyCompleted]:
         """Yield the requests that completed since the last decision was answered."""
         at, n = int(self.header["newly"]), int(self.header["newly_n"])
@@ -442,6 +498,35 @@ class CompiledSimulation:
             self.events += self._reader.drain_events()
         self.terminated, self.truncated = reached == status.TERMINATED, reached == status.TRUNCATED
         return reached == status.DUE
+
+    def follow(self, groups: NDArray[np.int64], choices: NDArray[np.int64], until_s: float) -> bool:
+        """Answer the pending decision and all after it by a plan, until one is due at or after a time.
+
+        Args:
+            groups: Number of each request's group by device and class of objectives; int64, contiguous.
+            choices: What :func:`dsd_env.sim.compiled.table_plan.plan_rows` makes of the groups' choices.
+            until_s: Simulated time.
+
+        Returns:
+            Whether a decision is due; False at the end of the episode.
+
+        Raises:
+            RuntimeError: No decision is pending.
+            EngineError: A bounded resource ran out.
+        """
+        if self._header["pending"] < 0:
+            raise RuntimeError("no decision is pending: call next_decision() or advance() first")
+        self._view = None
+        reached = plan.follow_plan(self._layout.constants, self.world, groups, choices, until_s)
+        self._reader.check()
+        if self._record_events:
+            self.events += self._reader.drain_events()
+        self.terminated, self.truncated = reached == status.TERMINATED, reached == status.TRUNCATED
+        return reached == status.DUE
+
+    def fleet_telemetry(self) -> FleetTelemetry:
+        """Return what the fleet's controller is told now; see :mod:`dsd_env.control.fleet_view`."""
+        return self._reader.fleet_telemetry()
 
     def decide(self, decision: Decision) -> Resolution:
         """Answer the pending decision; see :meth:`ReferenceSimulation.decide`.

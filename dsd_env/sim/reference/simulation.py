@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control.actions import Decision, check_decision, resolve
+from dsd_env.control.fleet_view import FleetTelemetry
 from dsd_env.control.view import DecisionView
 from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
@@ -240,6 +241,10 @@ class ReferenceSimulation:
     def due_request(self) -> Request | None:
         """The request that waits for a decision; None if none does."""
         return None if self._requests.pending is None else self._requests.pending[0]
+
+    def fleet_telemetry(self) -> FleetTelemetry:
+        """Return what the fleet's controller is told now; see :mod:`dsd_env.control.fleet_view`."""
+        return self._episode.telemetry.fleet(self._episode.active.values(), self.now_s)
 
     @property
     def totals(self) -> Totals:

@@ -1,0 +1,126 @@
+"""The simulated world behind the fleet view, with one interface to both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dsd_env.control.fleet import FleetSpace, Plan
+from dsd_env.schedulers.fleet import PlanScheduler
+from dsd_env.sim import ReferenceSimulation
+from dsd_env.sim.engines import compiled_layout
+from dsd_env.sim.world import WorldBuilder
+
+if TYPE_CHECKING:
+    from dsd_env.sim.compiled import Layout
+
+
+HEAP_EVENTS = 1 << 16
+"""Room for scheduled events. Plans that move everybody about leave the ends of many given-up draft jobs
+behind: a slow device that takes in a long context is interrupted by every result."""
+
+
+class FleetWorld(Protocol):
+    """Episodes of one scenario, each run from plan to plan.
+
+    Attributes:
+        engine: Name of the engine.
+        simulation: The simulation of the present episode.
+    """
+
+    engine: str
+    simulation: Any
+
+    def begin(self, seed: int) -> bool:
+        """Start the episode of a seed and run to its first decision; return whether there is one."""
+
+    def follow(self, plan: Plan, until_s: float) -> bool:
+        """Answer the due decision and all after it by a plan.
+
+        Args:
+            plan: The plan.
+            until_s: Simulated time; the first decision due at or after it is left.
+
+        Returns:
+            Whether a decision is due; False at the end of the episode.
+        """
+
+
+class ReferenceFleetWorld:
+    """A world on the reference engine; see :class:`FleetWorld`."""
+
+    engine = "reference"
+
+    def __init__(self, space: FleetSpace) -> None:
+        """Prepare the episodes of a scenario."""
+        self._space, self._builder = space, WorldBuilder(space.scenario)
+        self.simulation: ReferenceSimulation
+
+    def begin(self, seed: int) -> bool:
+        """Start the episode of a seed and run to its first decision; return whether there is one."""
+        self.simulation = ReferenceSimulation(self._space.scenario, seed, builder=self._builder)
+        self._view = self.simulation.next_decision()
+        return self._view is not None
+
+    def follow(self, plan: Plan, until_s: float) -> bool:
+        """Answer decisions by a plan; see :meth:`FleetWorld.follow`."""
+        player, view = PlanScheduler(self._space, plan), self._view
+        assert view is not None
+        while view is not None:
+            self.simulation.decide(player.decide(view))
+            view = self.simulation.next_decision()
+            if view is not None and view.now_s >= until_s:
+                break
+        self._view = view
+        return view is not None
+
+
+class CompiledFleetWorld:
+    """A world on the compiled engine, which follows a plan without leaving compiled code."""
+
+    engine = "compiled"
+
+    def __init__(self, space: FleetSpace, layout: Layout) -> None:
+        """Prepare the episodes of a scenario; worlds of one scenario can share its layout."""
+        from dsd_env.sim.compiled import CompiledSimulation
+
+        self._space, self.layout = space, layout
+        self.simulation: CompiledSimulation
+
+    def begin(self, seed: int) -> bool:
+        """Start the episode of a seed and run to its first decision; return whether there is one."""
+        from dsd_env.sim.compiled import CompiledSimulation
+
+        self.simulation = CompiledSimulation(self._space.scenario, seed, layout=self.layout)
+        return self.simulation.advance()
+
+    def follow(self, plan: Plan, until_s: float) -> bool:
+        """Answer decisions by a plan; see :meth:`FleetWorld.follow`."""
+        from dsd_env.sim.compiled.table_plan import plan_rows
+
+        rows = plan_rows(self._space.scenario, self._space.choices(plan))
+        return self.simulation.follow(self._space.group_of, rows, until_s)
+
+
+def make_fleet_world(
+    engine: str,
+    space: FleetSpace,
+    options: Mapping[str, int] | None = None,
+    layout: Layout | None = None,
+) -> FleetWorld:
+    """Return a world on an engine.
+
+    Args:
+        engine: ``compiled``, ``reference``, or ``auto``: the compiled one where it can.
+        space: The plans of the scenario.
+        options: Bounds of the compiled engine.
+        layout: The scenario as compiled for another world.
+
+    Raises:
+        ValueError: The engine is unknown.
+        EngineImportError: ``compiled`` without Numba.
+    """
+    if layout is None:
+        room = {"heap_events": max(HEAP_EVENTS, 64 * space.scenario.n_devices)}
+        layout = compiled_layout(engine, space.scenario, options=room | dict(options or {}))
+    return ReferenceFleetWorld(space) if layout is None else CompiledFleetWorld(space, layout)
