@@ -74,6 +74,19 @@ def tokens_after(job: DraftJob, spent_s: float) -> int:
     return min(gamma, 1 + int(later))
 
 
+def caught_up_tokens(job: DraftJob, now_s: float) -> int:
+    """Return how many tokens of its lag a job that is broken off now has processed in its first step.
+
+    They are committed, and stay right whatever becomes of its drafts.
+    """
+    if job.state != ACTIVE or job.lag_tokens == 0:
+        return 0
+    spent_s = now_s - job.start_s
+    if spent_s >= job.first_s:
+        return int(job.lag_tokens)
+    return int(job.lag_tokens * (spent_s / job.first_s))
+
+
 def accepted_tokens(drafted: int, run: int, left: int) -> int:
     """Return how many of the drafts a verification accepts.
 

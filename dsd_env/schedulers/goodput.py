@@ -46,6 +46,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "shared_trials": (0.0, 1e6),
     "busy_phase": (0.0, 1.0),
     "batch_size": (1.0, 4096.0),
+    "slo_margin": (0.0, 1.0),
 }
 
 
@@ -65,6 +66,8 @@ class GoodputParameters:
             request in it, so a single request's luck counts little.
         busy_phase: Share of an iteration that a message from outside waits at a busy target.
         batch_size: Batch size B to choose; 1 waits nowhere.
+        slo_margin: Who keeps this share of the bound on its time per token by plain decoding decodes plainly,
+            and leaves drafts, which take time from all, to those who need them; 0: everybody drafts.
     """
 
     load_weight: float = 1.0
@@ -75,6 +78,7 @@ class GoodputParameters:
     shared_trials: float = 400.0
     busy_phase: float = 0.5
     batch_size: int = 1
+    slo_margin: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -177,6 +181,8 @@ class GoodputScheduler:
         all_stream = node is not None and self._streams_suit_all(node, view, [each for _, each in candidates])
         best_cost_s = float("inf")
         best_gamma, best_placement = 0, plain_placement(view, number)
+        if self._can_wait(view, node):
+            return Decision(0, batch_size_for(view, parameters.batch_size), best_placement)
         for index, candidate in candidates:
             if candidate.site == Site.COLOCATED and candidate.drafter == 0 and not warm_up:
                 # Plain decoding runs at the target, so its first co-located candidate stands for it.
@@ -223,6 +229,19 @@ class GoodputScheduler:
             costs_s = node.stream_token_s(best, view, own, self._hits.get(best.model, 0.0))
             best_gamma = view.gammas[min(range(len(costs_s)), key=costs_s.__getitem__)]
         return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
+
+    def _can_wait(self, view: DecisionView, node: BusyNode | None) -> bool:
+        """Return whether a request meets its objective without drafts, and so far has met it.
+
+        A request that drafts goes on, so that nobody changes from one to the other all the time.
+        """
+        request, share = view.request, self.parameters.slo_margin
+        if share == 0.0:
+            return False
+        drafts = request.window_tokens > 0 or (request.rounds > 0 and request.recent_gammas[0] > 0)
+        token_s = view.target.iteration_s if node is None else node.plain_token_s()
+        bound_s = share * request.slo_tpot_s
+        return not drafts and token_s <= bound_s and request.tpot_s <= bound_s
 
     def _streams_suit_all(
         self, node: BusyNode, view: DecisionView, candidates: Sequence[CandidateView]

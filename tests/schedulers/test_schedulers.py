@@ -422,6 +422,26 @@ def test_goodput_takes_the_best_of_all_options(view: DecisionView) -> None:
         assert cost_s(decision.gamma, decision.placement) == pytest.approx(min(options), rel=1e-9)
 
 
+def test_goodput_leaves_drafts_to_those_who_need_them() -> None:
+    """A request that plain decoding serves well enough decodes plainly, unless it drafts already."""
+    scheduler = goodput("jsq_goodput:slo_margin=0.8")
+    plain_s = make_target().iteration_s
+
+    def gamma(**changes: object) -> int:
+        fresh = {"recent_gammas": (0, 0, 0, 0), "recent_accepted": (0, 0, 0, 0), "tpot_s": 0.01, **changes}
+        return scheduler.decide(make_view(request=make_request(**fresh))).gamma
+
+    loose_s, tight_s = plain_s / 0.8 * 1.01, plain_s / 0.8 * 0.99
+    assert gamma(slo_tpot_s=loose_s) == 0
+    assert gamma(slo_tpot_s=tight_s) > 0
+    assert gamma(slo_tpot_s=loose_s, tpot_s=0.81 * loose_s) > 0
+    assert gamma(slo_tpot_s=loose_s, recent_gammas=(4, 0, 0, 0), recent_accepted=(4, 0, 0, 0)) > 0
+    # At admission that spares the drafter the prompt.
+    assert gamma(slo_tpot_s=loose_s, is_admission=True) == 0
+    always = goodput("jsq_goodput")
+    assert always.decide(make_view(request=make_request(slo_tpot_s=loose_s))).gamma > 0
+
+
 def test_goodput_keeps_a_running_request_where_it_is() -> None:
     targets = (make_target(0, iteration_s=0.3, queued=50, resident=60), make_target(1, iteration_s=0.02))
     candidates = tuple(make_candidate(Site.COLOCATED, target) for target in targets)

@@ -198,9 +198,22 @@ class Model:
                 right = min([*wrong, known])
                 if self._own:  # all but the newest of them are in its KV
                     self._kv = PROMPT + min(reached - 1, right)
+                elif self._busy:
+                    self._break_off(right)
                 self.rollbacks.append(self.now_s)
                 self._begin()
         self._draft()
+
+    def _break_off(self, right: int) -> None:
+        """Keep what the first step of a generation has read, and what the next ones have drafted."""
+        began_s, first_s, took_s, lag, tokens = self._under_way
+        spent_s = self.now_s - began_s
+        if spent_s < first_s:
+            self._kv += int(lag * (spent_s / first_s))
+            return
+        later_s = took_s - first_s
+        made = 1 + int((tokens - 1) * (spent_s - first_s) / later_s) if later_s else tokens
+        self._kv = PROMPT + min(self._start + made - 1, right)
 
     def _begin(self) -> None:
         self._generation += 1
@@ -216,6 +229,7 @@ class Model:
         lag = 1 if self._own else PROMPT + self._known - self._kv
         self._busy = True
         took_s = tokens * self.draft_s + (lag + tokens - 1) * self.lag_s
+        self._under_way = (self.now_s, self.draft_s + lag * self.lag_s, took_s, lag, tokens)
         self._at(self.now_s + took_s, self._drafted, self._step, tokens)
 
     def _drafted(self, step: int, tokens: int) -> None:

@@ -283,6 +283,17 @@ def test_an_outage_leaves_plain_decoding_and_the_drafter_resumes(
     assert back and back_s <= back[0].time_s <= back_s + 0.011
 
 
+def drafting_s(events: list[Any], after_s: float, until_s: float) -> tuple[float, int]:
+    """Return how long the steps between two times took, and how many of them were broken off."""
+    begun_s, total_s, steps = 0.0, 0.0, 0
+    for event in events:
+        if event.kind == EventKind.DRAFT_START:
+            begun_s = event.time_s
+        elif event.kind == EventKind.DRAFT_END and begun_s >= after_s and event.time_s <= until_s:
+            total_s, steps = total_s + event.time_s - begun_s, steps + 1
+    return total_s, steps - 1
+
+
 def test_after_an_outage_the_drafter_processes_what_it_has_missed(engine: Simulation) -> None:
     """Each token that a step processes takes a millisecond more, and the window is two.
 
@@ -313,8 +324,10 @@ def test_after_an_outage_the_drafter_processes_what_it_has_missed(engine: Simula
     assert told_s >= 1.1 and resumed.value == c
     lag = c - newest
     assert lag > 15
-    begun = next(e for e in of_kind(events, EventKind.DRAFT_START) if e.time_s == told_s)
-    assert resumed.time_s - begun.time_s == pytest.approx(0.004 + 0.001 * lag)
+    # Results that were held up come one after the other, and each breaks off the step under way, which keeps
+    # what it has read, in whole tokens.
+    spent_s, breaks = drafting_s(events, 1.1, resumed.time_s)
+    assert 0.0 <= spent_s - (0.004 + 0.001 * lag) <= 0.005 * breaks + 1e-9
 
 
 def test_a_drafter_whose_messages_do_not_leave_waits_as_at_a_full_socket(engine: Simulation) -> None:
@@ -380,10 +393,10 @@ def test_a_crashed_device_is_silent_and_comes_back_without_its_memory(engine: Si
     sent = of_kind(events, EventKind.DRAFT_SENT)
     assert not [e for e in sent if 0.5 < e.time_s < 1.2]
     resumed = next(e for e in sent if e.time_s > 1.2)
-    # Results come every 30 ms, the newest takes its place; the first whose context fits between is drafted.
+    # Results come every 30 ms and break off the step that reads the context; what it has read stays read.
     context = PROMPT + int(resumed.value)
-    begun = max(e.time_s for e in of_kind(events, EventKind.DRAFT_START) if e.time_s < resumed.time_s)
-    assert resumed.time_s - begun == pytest.approx(0.004 + 0.0001 * context)
+    spent_s, breaks = drafting_s(events, 1.2, resumed.time_s)
+    assert 0.0 <= spent_s - (0.004 + 0.0001 * context) <= 0.0041 * breaks + 1e-9
     rows = commits(events)
     np.testing.assert_allclose(np.diff([s for s, _ in rows]), 0.03, rtol=1e-9)
     assert {n for s, n in rows if 0.57 < s < 1.2} == {1}

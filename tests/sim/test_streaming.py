@@ -327,6 +327,34 @@ def test_an_edge_server_streams_over_its_backhaul(engine: Simulation) -> None:
     assert rate_of(simulation) == pytest.approx(1 / 0.0041, rel=0.01)
 
 
+def test_a_drafter_that_lags_catches_up_although_results_come_faster(engine: Simulation) -> None:
+    """What it has read of committed text stays read when a result breaks its step off.
+
+    A drafter that reads a token in r seconds, while the target commits one each t, has read a lag of n tokens
+    after n r / (1 - r / t) seconds. It must not begin anew with each result.
+    """
+    read_s, iteration_s, late = 0.0019, 0.02, 48
+    scenario = stream_lab(
+        draft_s=0.001,
+        verify={"t0_s": iteration_s},
+        output={"distribution": "constant", "value": 200},
+        devices__client__drafter__profile__c_s_per_token=read_s,
+        protocol__plain_chunk_tokens=8,
+    )
+
+    def choose(view: DecisionView) -> Decision:
+        plain = not view.request.is_admission and view.request.committed_tokens < late
+        return Decision(0 if plain else 8, 1, OWN)
+
+    events = run(engine, scenario, choose).events
+    opened = of_kind(events, EventKind.STREAM_OPEN)[-1]
+    first = next(e for e in of_kind(events, EventKind.DRAFT_SENT) if e.time_s > opened.time_s)
+    lag = sum(tokens for time_s, tokens in commits(events) if time_s <= opened.time_s)
+    expected_s = lag * read_s / (1 - read_s / iteration_s)
+    assert lag >= late
+    assert expected_s - iteration_s < first.time_s - opened.time_s < 1.2 * expected_s + iteration_s
+
+
 @pytest.mark.parametrize("clients", [4, 6])
 def test_a_result_does_not_cost_a_request_its_turn_at_a_drafter(engine: Simulation, clients: int) -> None:
     """Streams that share a drafter draft in turns, although results make drafts useless that wait for theirs.

@@ -34,6 +34,7 @@ from __future__ import annotations
 import simpy
 
 from dsd_env.control.view import Site
+from dsd_env.laws.drafting import caught_up_tokens
 from dsd_env.laws.streams import (
     NOWHERE,
     STEPS_KEPT,
@@ -328,7 +329,13 @@ class Streams(Part):
         """Withdraw the draft under way; return the position after the newest token, those in it included."""
         if request.draft is None:
             return stream.drafted
-        tokens = self._drafters.withdraw(request.draft)
+        job = request.draft
+        if job.opens:
+            # What it has read of committed text it need not read again.
+            read = job.context_tokens - job.lag_tokens + caught_up_tokens(job, self._now_s)
+            valid = request.drafter_valid.get(stream.drafter.number, 0)
+            request.drafter_valid[stream.drafter.number] = max(valid, read)
+        tokens = self._drafters.withdraw(job)
         request.draft = None
         self._totals.discarded += tokens
         return stream.drafted + tokens
@@ -381,6 +388,7 @@ class Streams(Part):
             if stream is not None and stream.drafter.server is server:
                 stream.suspended = True
                 self._stop_drafting(request, stream)
+                request.drafter_valid.pop(stream.drafter.number, None)
                 stream.start = stream.drafted  # its KV holds nothing any more
 
     def _resume(self, server: DrafterServer) -> None:

@@ -341,6 +341,11 @@ def _withdraw_draft(k, w, request):
 @jit
 def _stop_drafting(k, w, request, stream):
     """Withdraw the draft under way; return the position after the newest token, those in it included."""
+    job, drafter = w.jobs[JOBS * request.slot + ROUND_JOB], stream.drafter
+    if job.state != drafting.ENDED and job.opens:
+        # What it has read of committed text it need not read again.
+        read = job.context_tokens - job.lag_tokens + drafting.caught_up_tokens(job, w.now_s)
+        set_valid_tokens(k, w, request, drafter, max(valid_tokens(k, w, request, drafter), read))
     tokens = _withdraw_draft(k, w, request)
     w.totals.discarded += tokens
     return stream.drafted + tokens
@@ -397,6 +402,7 @@ def suspend_streams(k, w, host):
         number = request.number
         stream.suspended = True
         _stop_drafting(k, w, request, stream)
+        set_valid_tokens(k, w, request, stream.drafter, 0)
         stream.start = stream.drafted
 
 
