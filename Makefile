@@ -22,7 +22,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
 EXTRAS_demo := train,export
-EXTRAS_test := train,export,record,calibrate,serve,testbed,dev
+EXTRAS_test := train,export,record,calibrate,serve,testbed,completion,docs,dev
 EXTRAS_testbed := testbed
 
 # An installation is current while neither the project's requirements nor the exact versions have changed in content.
@@ -47,7 +47,7 @@ VLLM_VENV := .venv-vllm
 VLLM_UNUSED := torchvision torchaudio torchcodec triton
 STAMP_vllm := $(VLLM_VENV)/.installed-$(shell cat pyproject.toml constraints-vllm.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help demo test test-core test-slow test-browser test-clients test-vllm benchmark lint format wheel-check constraints clean \
+.PHONY: help demo test test-core test-slow test-browser test-clients test-vllm benchmark lint format wheel-check constraints docs clean \
 	distclean testbed-demo testbed-proto vllm-demo
 
 help: ## List the commands
@@ -83,6 +83,10 @@ test-vllm: $(STAMP_vllm) ## Run the slow tests inside vLLM, with the packaged pa
 benchmark: $(STAMP_test) ## Run the tests that measure speed (on an idle machine)
 	$(BIN)/python -m pytest -m benchmark $(PYTEST_ARGS)
 
+docs: $(STAMP_test) ## Build the documentation site into build/docs; a warning is an error
+	$(BIN)/python -m sphinx -b html -c docs -d build/doctrees --jobs $(JOBS) --quiet --fail-on-warning . build/docs
+	@echo "The site is in build/docs: open build/docs/index.html"
+
 lint: $(STAMP_test) ## Check style, formatting and types
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
@@ -104,7 +108,7 @@ constraints: $(STAMP_test) ## Write the installed versions into constraints.txt
 	@mv constraints.txt.tmp constraints.txt
 
 clean: ## Remove caches and builds (not .venv, not your runs)
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/gallery .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . \( -path ./$(VENV) -o -path ./$(CLIENTS_VENV) -o -path ./$(VLLM_VENV) \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv, .venv-clients and .venv-vllm as well

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import dsd_env
-from dsd_env.cli import evaluate, picture, report, scenarios, schedulers, simulate, timeline, worth
+from dsd_env.cli import (
+    completion,
+    evaluate,
+    picture,
+    report,
+    scenarios,
+    schedulers,
+    simulate,
+    timeline,
+    worth,
+)
 from dsd_env.cli.arguments import Parser
 from dsd_env.cli.pipes import run_to_the_end
 
@@ -50,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     timeline.add(commands)
     picture.add(commands)
     report.add(commands)
+    completion.add(commands, parser)
     return whole
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -11,6 +12,10 @@ from typing import Any
 
 MOST_COLUMNS = 110
 """Lines get no longer than this, however wide the terminal is."""
+
+
+LEAST_COLUMNS = 16
+"""A column of text that is broken keeps so many."""
 
 
 def width() -> int:
@@ -25,21 +30,32 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
-def table(rows: Sequence[Sequence[str]], right: str = "") -> str:
-    """Return rows as columns, two spaces apart.
+def table(rows: Sequence[Sequence[str]], right: str = "", indent: str = "") -> str:
+    """Return rows as columns, two spaces apart; where they are too wide, the widest column of text is broken.
 
     Args:
         rows: The cells, the head's first.
         right: A letter for each column: ``r`` for those that are aligned at the right; the rest at the left.
+        indent: What each line begins with.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    texts = [at for at in range(len(widths)) if right[at : at + 1] != "r"]
+    excess = len(indent) + sum(widths) + 2 * (len(widths) - 1) - width()
+    if excess > 0 and texts:
+        widest = max(texts, key=lambda at: widths[at])
+        widths[widest] = max(LEAST_COLUMNS, widths[widest] - excess)
     lines = []
     for row in rows:
-        cells = [
-            cell.rjust(size) if right[at : at + 1] == "r" else cell.ljust(size)
-            for at, (cell, size) in enumerate(zip(row, widths, strict=True))
+        broken = [
+            textwrap.wrap(cell, size, break_on_hyphens=False) or [""]
+            for cell, size in zip(row, widths, strict=True)
         ]
-        lines.append("  ".join(cells).rstrip())
+        for parts in itertools.zip_longest(*broken, fillvalue=""):
+            cells = [
+                part.rjust(size) if right[at : at + 1] == "r" else part.ljust(size)
+                for at, (part, size) in enumerate(zip(parts, widths, strict=True))
+            ]
+            lines.append(f"{indent}{'  '.join(cells)}".rstrip())
     return "\n".join(lines)
 
 

@@ -124,8 +124,7 @@ def _sections(scenario: Scenario) -> Iterator[str]:
 
 
 def _table(title: str, head: list[str], rows: list[list[str]]) -> str:
-    lines = table([head, *rows], " rrr" if "GPUs" in head else " r").splitlines()
-    return "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
+    return f"{title}:\n{table([head, *rows], ' rrr' if 'GPUs' in head else ' r', indent='  ')}"
 
 
 def _menu(drafters: Sequence[Drafter | ColocatedDrafter]) -> str:

@@ -2,7 +2,7 @@
 
 Every open-ended quantity x ≥ 0 becomes x / (x + half), where `half` is the value that maps to 0.5:
 bounded in [0, 1), monotone, never saturated, and made of two IEEE operations, so that every engine
-computes the same float. Signed quantities use x / (|x| + half). Fractions and flags pass through.
+computes the same float. Signed quantities use ``x / (|x| + half)``. Fractions and flags pass through.
 No running statistics: what a policy saw in training is what it sees when deployed.
 """
 

@@ -14,8 +14,20 @@ import pytest
 
 import dsd_env
 from dsd_env.cli import main as whole
+from dsd_env.cli.output import table
 
-COMMANDS = ("list", "show", "schedulers", "simulate", "evaluate", "worth-it", "timeline", "picture", "report")
+COMMANDS = (
+    "list",
+    "show",
+    "schedulers",
+    "simulate",
+    "evaluate",
+    "worth-it",
+    "timeline",
+    "picture",
+    "report",
+    "completion",
+)
 QUICK = ("--engine", "reference", "--requests", "2")
 
 
@@ -51,7 +63,39 @@ def test_every_command_of_an_example_is_understood(dsd_env_command):
         examples = [line.split() for line in text.splitlines() if line.startswith("  dsd-env ")]
         assert examples
         for _, *arguments in examples:
+            if ">" in arguments:
+                arguments = arguments[: arguments.index(">")]
             assert parser.parse_args(arguments).run is not None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list"],
+        ["show", "stream_node_branches"],
+        ["show", "mobile"],
+        ["schedulers"],
+        ["simulate", "single_lan", "--scheduler", "random", *QUICK, "--metrics", "all"],
+        ["evaluate", "single_lan", "--schedulers", "cloud_ar,static:8:1:own", "--seeds", "2", *QUICK],
+        ["worth-it", "--rtt-ms", "15", "--alpha", "0.8", "--active", "64", "--per-card", "8"],
+        ["timeline", "single_lan", "--scheduler", "edge_sd:4", *QUICK, "--out", "trace.json"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_output_fits_80_columns(dsd_env_command, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = dsd_env_command(*arguments)
+    assert said.status == 0 and said.out
+    assert max(map(len, said.out.splitlines())) <= 80
+
+
+def test_a_table_that_is_too_wide_breaks_its_widest_text(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [["name", "n", "what"], ["one", "10", "a word " * 6 + "x" * 30], ["two", "2", ""]]
+    lines = table(rows, " r").splitlines()
+    assert max(map(len, lines)) <= 40
+    assert lines[0] == "name   n  what" and lines[-1] == "two    2"
+    assert "".join("".join(line[10:].split()) for line in lines[1:-1]) == "aword" * 6 + "x" * 30
 
 
 def test_the_version_is_the_packages(dsd_env_command):

@@ -1,0 +1,160 @@
+"""What the documentation site makes by itself: the gallery, docstrings in Markdown, the keys of scenarios."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+from xml.etree import ElementTree
+
+import pytest
+
+from docs._ext import gallery, markdown_docstrings, scenario_fields
+from dsd_env.cli import main as cli
+from dsd_env.scenario import list_scenarios, load_scenario
+from dsd_env.scenario.schema import Actions, Link
+from tests.conftest import ROOT
+
+PAGE = """
+**lan**: could serve 1 token/s
+
+| scheduler | mean request time (s) | load |
+|---|---|---|
+| `a:1` (best for all) | 1.50 | 0.1 |
+| `b` | 1.25 ± 0.02 | 0.2 |
+| `per class` | 1.20 ± 0.02 | 0.2 |
+
+Prose.
+
+| what | else |
+|---|---|
+| `c` | 1 |
+
+## Others
+
+| scenario | scheduler | mean request time (s) | load |
+|---|---|---|---|
+| wan | `a:1` | 11.0 | 0.1 |
+| wan | `b` | 9.5 | 0.1 |
+| far | `b` | 7.0 | 0.1 |
+"""
+
+
+def test_scores_are_read_by_scenario_and_ranked() -> None:
+    found = gallery.scores(PAGE)
+    assert set(found) == {"lan", "wan", "far"}
+    assert {name: table.best for name, table in found.items()} == {"lan": "b", "wan": "b", "far": "b"}
+    assert found["lan"].ranked().rows == [
+        ["`per class`", "1.20 ± 0.02", "0.2"],
+        ["`b`", "1.25 ± 0.02", "0.2"],
+        ["`a:1` (best for all)", "1.50", "0.1"],
+    ]
+    assert found["wan"].head == ["scheduler", "mean request time (s)", "load"]
+
+
+def test_the_scores_of_the_page_are_of_scenarios_and_schedulers_that_exist() -> None:
+    found = gallery.scores((ROOT / gallery.SCORES).read_text(encoding="utf-8"))
+    assert {"metro", "single_lan", "mobile", "wan"} <= set(found) <= set(list_scenarios())
+    for name, table in found.items():
+        cli.parser().parse_args(["simulate", name, "--scheduler", table.best])
+        assert len(table.rows) >= 3
+
+
+def test_every_scenario_has_a_page_with_its_card_and_commands_that_are_understood() -> None:
+    pages = gallery.pages(ROOT)
+    assert set(pages) == {"index", *list_scenarios()}
+    for name in list_scenarios():
+        card = load_scenario(name).card
+        plain = re.sub(r"[`\s]", "", pages[name])
+        for text in (card.models, card.regime, card.utilisation, card.limits):
+            assert re.sub(r"[`\s]", "", text) in plain
+        assert f":link: {name}\n" in pages["index"]
+        lines = re.findall(r"^dsd-env (.*)$", pages[name], re.MULTILINE)
+        assert len(lines) == 3
+        for line in lines:
+            cli.parser().parse_args(line.split())
+
+
+def test_links_of_the_gallery_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", "".join(gallery.pages(ROOT).values()))
+    assert len(links) > 20
+    folder = ROOT / gallery.FOLDER
+    assert not [link for link in links if not (folder / link).resolve().is_file()]
+
+
+@pytest.mark.parametrize("name", list_scenarios())
+def test_a_picture_names_every_class_and_keeps_within_its_frame(name: str) -> None:
+    scenario = load_scenario(name)
+    picture = ElementTree.fromstring(gallery.picture(scenario))
+    heads = [text.text or "" for text in picture.iter("text") if text.get("class") == "head"]
+    classes = {**scenario.targets, **scenario.edge_servers, **scenario.devices}
+    assert len(heads) == len(classes)
+    assert [head.split(" × ")[0] for head in heads] == [str(one.count) for one in classes.values()]
+    assert all(one in picture.get("aria-label", "") for one in classes)
+    _, _, width, height = map(float, picture.get("viewBox", "").split())
+    for box in picture.iter("rect"):
+        x, y, w, h = (float(box.get(key, "nan")) for key in ("x", "y", "width", "height"))
+        assert x >= 0.0 and y >= 0.0 and x + w <= width and y + h <= height
+        inside = [
+            t
+            for t in picture.iter("text")
+            if x < float(t.get("x", 0)) < x + w and y < float(t.get("y", 0)) < y + h
+        ]
+        assert len(inside) >= 2, "a box without its lines"
+    assert len(list(picture.iter("path"))) == len(classes) - len(scenario.targets)
+
+
+def test_clients_without_an_edge_server_are_wired_to_the_target() -> None:
+    picture = gallery.picture(load_scenario("mobile"))
+    wires = [tuple(map(float, wire)) for wire in re.findall(r"M(\S+) (\S+) L(\S+) (\S+)\"", picture)]
+    lengths = sorted(low_y - high_y for _, low_y, _, high_y in wires)
+    assert len(wires) == 5 and lengths[:-1] == [lengths[0]] * 4 and lengths[-1] > 2 * lengths[0], (
+        "only the cabins"
+    )
+
+
+def test_hostile_names_are_escaped() -> None:
+    scenario = load_scenario("single_lan")
+    hostile = scenario.model_copy(update={"devices": {"<b>&": scenario.devices["workstation"]}})
+    assert "<b>" not in gallery.picture(hostile) and "&lt;b&gt;&amp;" in gallery.picture(hostile)
+
+
+def test_markdown_in_docstrings_becomes_restructured_text() -> None:
+    lines = """One line.
+
+## Part
+
+See [a page](https://example.org/x) and `code`.
+
+| a | b |
+|---|---|
+| 1 | x \\| y |
+
+```python
+>>> f()
+```
+End.""".splitlines()
+    assert [line for line in markdown_docstrings.translated(lines) if line] == [
+        "One line.",
+        ".. rubric:: Part",
+        "See `a page <https://example.org/x>`__ and `code`.",
+        ".. list-table::",
+        "   :header-rows: 1",
+        "   * - a",
+        "     - b",
+        "   * - 1",
+        "     - x | y",
+        ".. code-block:: python",
+        "   >>> f()",
+        "End.",
+    ]
+
+
+def test_keys_are_listed_with_what_they_take() -> None:
+    text = "\n".join(scenario_fields.table(Link))
+    for name in Link.model_fields:
+        assert f"``{name}``" in text
+    assert "≥ 0, ≤ 0.5" in text and "must be given" in text
+    assert "``[1, 2, 4, 8, 16, 32, 64, 128]``" in "\n".join(scenario_fields.table(Actions))
+    assert scenario_fields.shown(Annotated[int, "x"] | None) == "int or nothing"
+    assert scenario_fields.shown(Literal["a", "b"]) == "``a`` or ``b``"
+    assert scenario_fields.shown(dict[str, tuple[float, ...]]) == "dict of str, list of float"
