@@ -1,6 +1,6 @@
 """Compile a policy or rule into a table, say what that costs in the simulator, and export it for engines.
 
-    python scripts/compile_policy.py --policy runs/metro/policy --scenario metro --out table.json
+    python scripts/compile_policy.py --policy policies/metro --scenario metro --out table.json
 
 The policy decides in simulations; the table keeps, for every cell over batch size, context, acceptance and
 RTT, its commonest decision. Further passes let the table decide and ask the policy what it would have done,

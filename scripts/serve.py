@@ -1,6 +1,6 @@
 """Serve a policy or a rule over HTTP: the Open Inference Protocol, decisions from telemetry, metrics.
 
-    python scripts/serve.py --policy runs/metro/policy
+    python scripts/serve.py --policy policies/metro
     python scripts/serve.py --policy hf_heuristic --deployment single_lan --port 8400
 
 It listens on this machine only, unless --host says otherwise; then give a token. SIGHUP reads the bundle's

@@ -63,7 +63,7 @@ class EngineOverhead(StrictNumbers, BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
     per_iteration_s: Annotated[float, Field(ge=0, le=0.1)] = 0.0
-    per_sequence_s: Annotated[float, Field(ge=0, le=0.1)] = 0.0
+    per_sequence_s: Annotated[float, Field(ge=0, le=0.01)] = 0.0
     per_token_s: Annotated[float, Field(ge=0, le=0.001)] = 0.0
     per_verifying_iteration_s: Annotated[float, Field(ge=0, le=0.1)] = 0.0
     per_draft_pass_s: Annotated[float, Field(ge=0, le=0.1)] = 0.0

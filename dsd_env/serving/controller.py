@@ -652,6 +652,7 @@ def _chosen(policy: str | Path | Policy | Scheduler) -> tuple[Scheduler | str, P
         return f"policy:{policy}", load_bundle(policy)
     if isinstance(policy, str):
         name = policy.removeprefix("policy:")
-        if name != policy or Path(policy).is_dir():
+        # No rule's name has a stroke before its colon: then it is a folder, there or not.
+        if name != policy or Path(policy).is_dir() or "/" in policy.partition(":")[0]:
             return f"policy:{name}", load_bundle(name)
     return make_scheduler(policy), None

@@ -13,7 +13,7 @@ import time
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -332,11 +332,19 @@ def parsed(event: object) -> telemetry.Event:
     for key in values:
         if key not in known:
             raise ServiceError(f"{name}.{key:.80} is unknown; known are {', '.join(sorted(known))}")
-    try:
-        made: telemetry.Event = telemetry.EVENTS[str(name)](**values)
-    except TypeError as error:
-        raise ServiceError(str(error).replace("__init__()", str(name))) from error
+    kind = telemetry.EVENTS[str(name)]
+    lacking = [field for field in _required(kind) if field not in values]
+    if lacking:
+        raise ServiceError(f"{name} lacks {', '.join(lacking)}")
+    made: telemetry.Event = kind(**values)
     return made
+
+
+def _required(kind: type[Any]) -> list[str]:
+    """Return the fields of an event that have no default."""
+    return [
+        field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING
+    ]
 
 
 def loads(body: bytes) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_a_repeated_call_is_answered_again_and_taken_in_once(app: Any, service: 
         (b'{"events": [{"type": "Nothing"}]}', "type = 'Nothing' is no event"),
         (
             b'{"events": [{"type": "RttSample", "client": "a"}]}',
-            "missing 1 required positional argument",
+            "RttSample lacks rtt_s",
         ),
         (
             b'{"events": [{"type": "RttSample", "client": "a", "rtt": 1}]}',
