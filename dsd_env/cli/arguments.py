@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from dsd_env import strict_yaml
 from dsd_env.rng import MAX_SEED, checked_seed
 from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.sim.engines import ENGINES
 
 
@@ -106,6 +107,16 @@ def add_requests(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cycles(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cycles``."""
+    parser.add_argument(
+        "--cycles",
+        type=at_least_one,
+        metavar="C",
+        help="measure the steady state: so many cycles of the load after a warm-up, in simulated time",
+    )
+
+
 def scenario_of(arguments: argparse.Namespace) -> Scenario:
     """Return the scenario of a command line, with its changes.
 
@@ -113,6 +124,23 @@ def scenario_of(arguments: argparse.Namespace) -> Scenario:
         ScenarioError: It is unknown or not valid.
     """
     return load_scenario(arguments.scenario, **dict(arguments.changes))
+
+
+def measured_scenario_of(arguments: argparse.Namespace) -> Scenario:
+    """Return the scenario of a command line, measuring what its ``--requests`` or ``--cycles`` says.
+
+    Raises:
+        ScenarioError: It is unknown or not valid.
+        ValueError: Both are given.
+    """
+    if arguments.requests is not None and arguments.cycles is not None:
+        raise ValueError("--requests and --cycles: measure a number of requests or cycles of the load")
+    scenario = scenario_of(arguments)
+    if arguments.requests is not None:
+        return measuring(scenario, arguments.requests)
+    if arguments.cycles is not None:
+        return steady(scenario, arguments.cycles)
+    return scenario
 
 
 def change(text: str) -> tuple[str, Any]:

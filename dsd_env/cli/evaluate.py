@@ -16,21 +16,22 @@ from numpy.typing import NDArray
 
 from dsd_env.cli.arguments import (
     Commands,
+    add_cycles,
     add_engine,
     add_json,
     add_requests,
     add_scenario,
     at_least_one,
     command,
+    measured_scenario_of,
     names,
-    scenario_of,
 )
+from dsd_env.cli.notes import start_up, tell_absent_sites
 from dsd_env.cli.output import number, paragraph, print_json, table
 from dsd_env.cli.simulate import add_metrics, chosen
 from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.scenario import Scenario
-from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
 from dsd_env.sim.world import WorldBuilder
 from dsd_env.simulate import simulate
@@ -42,7 +43,9 @@ dsd-env evaluate wan --schedulers cloud_ar,jsq_goodput --json --history"""
 
 _NOTES = """
 The episodes are ones that no training ever saw. For each metric: means, and
-the differences to the first scheduler, paired by seed, with 95 % intervals."""
+the differences to the first scheduler, paired by seed, with 95 % intervals.
+An episode begins with an empty system: without --cycles (or a window of the
+scenario's own) it is the start-up that is measured."""
 
 SELECTION = (
     "e2e_s_mean",
@@ -80,12 +83,7 @@ def add(commands: Commands) -> None:
     )
     add_engine(parser)
     add_requests(parser)
-    parser.add_argument(
-        "--cycles",
-        type=at_least_one,
-        metavar="C",
-        help="measure so many cycles of the load after a warm-up, in simulated time",
-    )
+    add_cycles(parser)
     add_metrics(parser)
     parser.add_argument(
         "--history",
@@ -98,18 +96,14 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Simulate all pairs and print the comparison."""
-    if arguments.requests is not None and arguments.cycles is not None:
-        raise ValueError("--requests and --cycles: measure a number of requests or cycles of the load")
     if arguments.history and not arguments.json:
         raise ValueError("--history: only --json prints histories")
-    scenario = scenario_of(arguments)
-    if arguments.requests is not None:
-        scenario = measuring(scenario, arguments.requests)
-    elif arguments.cycles is not None:
-        scenario = steady(scenario, arguments.cycles)
+    scenario = measured_scenario_of(arguments)
     shown = chosen(arguments.metrics, scenario, SELECTION)
     for name in arguments.schedulers:  # a wrong name shows now, not after an hour
-        make_scheduler(name).reset(scenario, 0)
+        scheduler = make_scheduler(name)
+        scheduler.reset(scenario, 0)
+        tell_absent_sites(scheduler, scenario)
     seeds = evaluation_seeds(arguments.seeds)
     rows, histories = _simulated(
         scenario, arguments.schedulers, seeds, arguments.engine, histories=arguments.history
@@ -130,9 +124,11 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({**head, "schedulers": summary})
         return 0
     print("\n\n".join(_text(summary, name, len(seeds)) for name in shown))
-    if 1 < len(seeds) < FEW_SEEDS:
+    few = f"Of {len(seeds)} seeds these intervals are too narrow; take {FEW_SEEDS} or more."
+    notes = [start_up(scenario), few if 1 < len(seeds) < FEW_SEEDS else ""]
+    if any(notes):
         print()
-        print(paragraph(f"Of {len(seeds)} seeds these intervals are too narrow; take {FEW_SEEDS} or more."))
+        print("\n".join(paragraph(note) for note in notes if note))
     return 0
 
 

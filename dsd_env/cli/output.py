@@ -8,6 +8,7 @@ import math
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 MOST_COLUMNS = 110
@@ -67,6 +68,17 @@ def paragraph(text: str, indent: str = "") -> str:
 def shortened(text: str, most: int) -> str:
     """Return the beginning of a text, whole words, at most so long."""
     return textwrap.shorten(text, max(8, most), placeholder=" ...")
+
+
+def check_folder(out: Path) -> None:
+    """Check that the folder of a file that is to be written exists: a mistyped one is not to be made.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not out.parent.is_dir():
+        what = "is no folder" if out.parent.exists() else "does not exist; make it first"
+        raise ValueError(f"--out {out}: folder {str(out.parent)!r} {what}")
 
 
 def print_json(data: Any) -> None:

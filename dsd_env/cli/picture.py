@@ -20,7 +20,7 @@ from dsd_env.cli.arguments import (
     command,
     scenario_of,
 )
-from dsd_env.cli.output import print_json
+from dsd_env.cli.output import check_folder, print_json
 from dsd_env.files import write_atomically
 from dsd_env.sim.timeline.picture import HEIGHT_PX, WIDTH_PX, WINDOW_S, palette
 from dsd_env.simulate import simulate
@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out {out}: the name must end in .png, or in .gif for an animation")
     if kind == ".png" and arguments.to_s is not None:
         raise ValueError("--to-s: only an animation has a last moment; let --out end in .gif")
+    check_folder(out)
     to_s = arguments.at_s if kind == ".png" else arguments.to_s
     to_s = arguments.at_s + 2.0 if to_s is None else to_s
     if to_s < arguments.at_s:

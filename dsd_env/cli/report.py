@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from dsd_env.cli.arguments import Commands, add_json, command
-from dsd_env.cli.output import print_json
+from dsd_env.cli.output import check_folder, print_json
 from dsd_env.report import write_report
 
 _EXAMPLES = """
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the results, write the page, say what was written."""
+    check_folder(arguments.out)
     size_bytes = write_report(arguments.results, arguments.out, arguments.title)
     if arguments.json:
         results = [str(path) for path in arguments.results]

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 
 from dsd_env.cli.arguments import (
     Commands,
+    add_cycles,
     add_json,
     add_scenario,
     add_simulation,
     command,
+    measured_scenario_of,
     names,
-    scenario_of,
 )
+from dsd_env.cli.notes import start_up, tell_absent_sites
 from dsd_env.cli.output import number, paragraph, print_json, table
 from dsd_env.scenario import Scenario
+from dsd_env.schedulers import make_scheduler
 from dsd_env.sim.metrics import METRICS, class_metrics
 from dsd_env.simulate import simulate
 
 _EXAMPLES = """
 dsd-env simulate single_lan --scheduler edge_sd:4 --seed 1
+dsd-env simulate metro --scheduler jsq_goodput --cycles 1
 dsd-env simulate metro --scheduler jsq_goodput --requests 50 --json
 dsd-env simulate flaky --scheduler random --set protocol__patience_s=0.2"""
 
 _NOTES = """
 A metric's name ends in its unit: _s are seconds. docs/simulator.md defines
-every one. `dsd-env schedulers` lists the schedulers."""
+every one. `dsd-env schedulers` lists the schedulers. An episode begins with an
+empty system: without --cycles (or a window of the scenario's own) it is the
+start-up that is measured."""
 
 SELECTION = (
     "e2e_s_mean",
@@ -65,6 +72,7 @@ def add(commands: Commands) -> None:
     parser = command(commands, "simulate", does, _EXAMPLES, run, notes=_NOTES)
     add_scenario(parser)
     add_simulation(parser)
+    add_cycles(parser)
     add_metrics(parser)
     add_json(parser, "print JSON with every metric, NaN as null")
 
@@ -96,27 +104,34 @@ def chosen(asked: Sequence[str] | None, scenario: Scenario, default: Sequence[st
     if list(asked) == [ALL]:
         return list(known)
     if unknown := [name for name in asked if name not in known]:
-        raise ValueError(f"no metric {', '.join(unknown)}; --metrics all prints those that there are")
+        close = dict.fromkeys(like for name in unknown for like in _close(name, known))
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
+        raise ValueError(f"no metric {', '.join(unknown)}{hint} --metrics all prints those that there are")
     return list(asked)
+
+
+def _close(name: str, known: Sequence[str]) -> list[str]:
+    """Return the names most like one that does not exist; errors and drifts only for one of their kind."""
+    kinds = ("_se", "_drift")
+    alike = [each for each in known if name.endswith(kinds) or not each.endswith(kinds)]
+    return difflib.get_close_matches(name, alike, n=2)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Simulate and print."""
-    scenario = scenario_of(arguments)
+    scenario = measured_scenario_of(arguments)
     shown = chosen(arguments.metrics, scenario, SELECTION)
-    result = simulate(
-        scenario,
-        arguments.scheduler,
-        arguments.seed,
-        requests=arguments.requests,
-        engine=arguments.engine,
-    )
+    scheduler = make_scheduler(arguments.scheduler)
+    scheduler.reset(scenario, arguments.seed)  # what does not fit shows before the engine is compiled
+    tell_absent_sites(scheduler, scenario)
+    result = simulate(scenario, scheduler, arguments.seed, engine=arguments.engine)
     if arguments.json:
         print_json(
             {
                 "scenario": scenario.name,
                 "changes": dict(arguments.changes),
                 "requests": arguments.requests,
+                "cycles": arguments.cycles,
                 "scheduler": result.scheduler,
                 "seed": result.seed,
                 "engine": result.engine,
@@ -131,4 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
     for reason, count in result.resolved.items():
         print(f"  {count} of them executed otherwise than asked: {reason}")
     print(table([["metric", "value"], *([name, number(result.metrics[name])] for name in shown)], " r"))
+    if note := start_up(scenario):
+        print()
+        print(paragraph(note))
     return 0

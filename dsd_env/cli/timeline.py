@@ -18,7 +18,7 @@ from dsd_env.cli.arguments import (
     command,
     scenario_of,
 )
-from dsd_env.cli.output import print_json
+from dsd_env.cli.output import check_folder, print_json
 from dsd_env.simulate import simulate
 
 _EXAMPLES = """
@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Simulate, write the trace, say what was written."""
+    check_folder(arguments.out)
     if not arguments.from_s < arguments.to_s:
         raise ValueError(f"--from-s {arguments.from_s:g} must be below --to-s {arguments.to_s:g}")
     scenario = scenario_of(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,10 @@ def _resolve(scenario: str | Path, beside: Path | None = None) -> Path:
     for folder in (beside, scenario_dir()):
         if folder is not None and (folder / f"{text}.yaml").is_file():
             return folder / f"{text}.yaml"
-    raise ScenarioError(
-        f"unknown scenario {text!r}; shipped are {list_scenarios()}, or give the path of a YAML file"
-    )
+    shipped = list_scenarios()
+    close = difflib.get_close_matches(text, shipped, n=1)
+    hint = f"; did you mean {close[0]!r}? Shipped" if close else "; shipped"
+    raise ScenarioError(f"unknown scenario {text!r}{hint} are {shipped}, or give the path of a YAML file")
 
 
 def _read(path: Path, depth: int = 0, read: list[Path] | None = None) -> dict[str, Any]:

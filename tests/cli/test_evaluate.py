@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import dsd_env
 from dsd_env.cli.evaluate import SELECTION, summarise
+from dsd_env.cli.notes import START_UP
 from dsd_env.paired import bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.sim.metrics import METRICS
 
@@ -79,6 +81,7 @@ def test_the_tables_fit_80_columns_and_warn_of_few_seeds(dsd_env_command):
     assert max(map(len, out.splitlines())) <= 80
     assert [line.split(",")[0] for line in out.splitlines() if ", 3 seeds" in line] == list(SELECTION)
     assert set(SELECTION) <= set(METRICS)
+    assert out.splitlines()[-3:-1] == ["", START_UP]
     assert out.endswith("Of 3 seeds these intervals are too narrow; take 10 or more.\n")
     chosen = dsd_env_command(*ARGUMENTS, *PAIR, "--metrics", "itl_s_p99").out
     assert chosen.startswith("itl_s_p99, 3 seeds")
@@ -90,6 +93,17 @@ def test_cycles_measure_a_window(dsd_env_command):
     window_s = found["schedulers"]["cloud_ar"]["metrics"]["window_s"]["mean"]
     assert window_s == dsd_env.load_scenario("single_lan").workload.load.period_s
     assert not math.isnan(window_s)
+    assert START_UP not in dsd_env_command(*arguments, "--cycles", 1).out
+
+
+def test_a_place_where_nothing_drafts_is_told_once(dsd_env_command):
+    said = dsd_env_command(*ARGUMENTS, "--schedulers", "static:8:1:edge,cloud_ar", "--json")
+    schedulers = json.loads(said.out)["schedulers"]
+    assert (
+        schedulers["static:8:1:edge"]["metrics"]["e2e_s_mean"]
+        == (schedulers["cloud_ar"]["metrics"]["e2e_s_mean"])
+    )
+    assert said.err.count("\n") == 1 and "has no drafter at 'edge'" in said.err
 
 
 def test_a_wrong_scheduler_shows_before_anything_is_simulated(dsd_env_command, monkeypatch):

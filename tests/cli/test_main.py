@@ -145,6 +145,7 @@ def test_a_wrong_command_line_is_told_in_one_line(dsd_env_command, arguments, me
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["simulate", "metroo", "--scheduler", "random"], "'metroo'; did you mean 'metro'? Shipped are"),
         (["show", "nowhere"], "unknown scenario 'nowhere'"),
         (["show", "./nowhere.yaml"], "scenario file 'nowhere.yaml' does not exist"),
         (["show", "single_lan", "--set", "episode__requests=-1"], "episode.requests = -1"),

@@ -32,6 +32,9 @@ def test_the_page_is_written_and_damage_leaves_no_file(dsd_env_command, tmp_path
     assert said == {"file": str(out), "bytes": out.stat().st_size, "results": [str(result)]}
     assert "<title>Mine</title>" in out.read_text()
     result.write_text("{")
+    said = dsd_env_command("report", result, "--out", tmp_path / "nodir" / "other.html")
+    assert said.status == 1 and "does not exist; make it first" in said.err
+    assert not (tmp_path / "nodir").exists()
     said = dsd_env_command("report", result, "--out", tmp_path / "other.html")
     assert said.status == 1 and said.err.startswith(f"dsd-env: {result}: is not JSON")
     assert not (tmp_path / "other.html").exists()

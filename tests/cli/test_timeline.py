@@ -60,6 +60,16 @@ def test_what_cannot_be_shown_is_an_error_and_leaves_no_file(dsd_env_command, tm
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_does_not_exist_is_not_made(dsd_env_command, tmp_path):
+    for name in ("timeline", "picture"):
+        out = tmp_path / "nodir" / ("trace.json" if name == "timeline" else "lan.png")
+        said = dsd_env_command(name, *ARGUMENTS, "--out", out)
+        assert said.status == 1 and said.out == ""
+        folder = str(out.parent)
+        assert said.err == f"dsd-env: --out {out}: folder {folder!r} does not exist; make it first\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_script_writes_the_same_file(dsd_env_command, checkout, tmp_path):
     dsd_env_command("timeline", *ARGUMENTS, "--out", tmp_path / "command.json")
     subprocess.run(

@@ -1,0 +1,45 @@
+"""What commands say about numbers that are right, but may not be those that were meant."""
+
+from __future__ import annotations
+
+import sys
+
+from dsd_env.control.fleet import SITES, drafters_at
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers import Scheduler
+from dsd_env.schedulers.static import StaticMapScheduler, StaticScheduler
+
+START_UP = "A start-up, from an empty system on; --cycles 2 measures the steady state."
+
+
+def start_up(scenario: Scenario) -> str:
+    """Return the line that says that metrics are those of a start-up; "" if a window of time is measured."""
+    return START_UP if scenario.episode.window_s is None else ""
+
+
+def absent_sites(scheduler: Scheduler, scenario: Scenario) -> list[str]:
+    """Return a line for each site that a static choice names and where the scenario has no drafter at all.
+
+    Such a choice decodes plainly, as rules do wherever nothing can draft, which looks like a result of
+    drafting there. Choices with several sites have one to fall back on, and a named drafter that is missing
+    is an error already.
+    """
+    choices = []
+    if isinstance(scheduler, StaticScheduler):
+        choices = [scheduler.choice]
+    elif isinstance(scheduler, StaticMapScheduler):
+        choices = list(scheduler.choices.values())
+    named = {choice.sites[0] for choice in choices if choice.gamma > 0 and len(choice.sites) == 1}
+    there = [word for word, site in SITES.items() if drafters_at(scenario, site)]
+    return [
+        f"{scheduler.name}: scenario {scenario.name!r} has no drafter at {word!r}, so what is to draft there "
+        f"decodes plainly; it has drafters at {', '.join(map(repr, there)) or 'no site'}"
+        for word, site in SITES.items()
+        if site in named and word not in there
+    ]
+
+
+def tell_absent_sites(scheduler: Scheduler, scenario: Scenario) -> None:
+    """Print the lines of `absent_sites` on stderr, where they are in nobody's JSON."""
+    for line in absent_sites(scheduler, scenario):
+        print(f"dsd-env: note: {line}", file=sys.stderr)
