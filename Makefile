@@ -65,7 +65,7 @@ vllm-demo: $(STAMP_vllm) ## Let a trained policy steer a real pair inside a real
 test: $(STAMP_test) ## Run the tests, without the slow ones
 	$(BIN)/python -m pytest -n $(JOBS) $(DURATIONS) $(PYTEST_ARGS)
 
-test-core: $(STAMP_test) ## Run the tests of laws, engines and environments alone (under 4 minutes)
+test-core: $(STAMP_test) ## Run the tests of laws, engines and environments alone (about 4 minutes)
 	$(BIN)/python -m pytest -n $(JOBS) $(DURATIONS) $(CORE) $(PYTEST_ARGS)
 
 test-slow: $(STAMP_test) ## Run the slow tests too (real models, minutes)
