@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 def run(main: Callable[[], int]) -> NoReturn:
@@ -25,6 +25,25 @@ def run(main: Callable[[], int]) -> NoReturn:
     from dsd_env.cli.pipes import run_to_the_end
 
     run_to_the_end(main)
+
+
+def command(name: str, describes: str | None, module: Any) -> int:
+    """Run a command of `dsd-env` as the script of that name; return its exit status.
+
+    Args:
+        name: What errors begin with.
+        describes: The script's docstring.
+        module: The command's module, with ``add_arguments`` and ``run``.
+    """
+    parser = argparse.ArgumentParser(
+        description=describes, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_arguments(parser)
+    try:
+        return int(module.run(parser.parse_args()))
+    except (ValueError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
 
 
 def at_least_one(

@@ -8,27 +8,12 @@ The same as `dsd-env report`; docs/report.md says what the page shows.
 
 from __future__ import annotations
 
-import argparse
-import sys
+from functools import partial
 
 import _checkout  # noqa: F401
 import _cli
 
 from dsd_env.cli import report
 
-
-def main() -> int:
-    """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    report.add_arguments(parser)
-    try:
-        return report.run(parser.parse_args())
-    except (ValueError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 1
-
-
 if __name__ == "__main__":
-    _cli.run(main)
+    _cli.run(partial(_cli.command, "report", __doc__, report))

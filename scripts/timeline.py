@@ -8,27 +8,12 @@ The same as `dsd-env timeline`; docs/command_line.md says what the tracks show.
 
 from __future__ import annotations
 
-import argparse
-import sys
+from functools import partial
 
 import _checkout  # noqa: F401
 import _cli
 
 from dsd_env.cli import timeline
 
-
-def main() -> int:
-    """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    timeline.add_arguments(parser)
-    try:
-        return timeline.run(parser.parse_args())
-    except (ValueError, OSError) as error:
-        print(f"timeline: {error}", file=sys.stderr)
-        return 1
-
-
 if __name__ == "__main__":
-    _cli.run(main)
+    _cli.run(partial(_cli.command, "timeline", __doc__, timeline))

@@ -21,9 +21,9 @@ from dsd_env.cli.arguments import (
     scenario_of,
 )
 from dsd_env.cli.output import check_folder, print_json
+from dsd_env.cli.timeline import recorded
 from dsd_env.files import write_atomically
 from dsd_env.sim.timeline.picture import HEIGHT_PX, WIDTH_PX, WINDOW_S, palette
-from dsd_env.simulate import simulate
 
 _EXAMPLES = """
 dsd-env picture metro --scheduler static:16:1:edge --at-s 12 --out metro.png
@@ -87,23 +87,13 @@ def run(arguments: argparse.Namespace) -> int:
     to_s = arguments.at_s + 2.0 if to_s is None else to_s
     if to_s < arguments.at_s:
         raise ValueError(f"--to-s {to_s:g} must not be before --at-s {arguments.at_s:g}")
-    scenario = scenario_of(arguments)
-    result = simulate(
-        scenario,
-        arguments.scheduler,
-        arguments.seed,
-        requests=arguments.requests,
-        engine=arguments.engine,
-        timeline=True,
-        until_s=to_s,
-    )
-    assert result.timeline is not None
+    result, timeline = recorded(arguments, scenario_of(arguments), to_s)
     if result.metrics["duration_s"] < to_s:
         end_s = result.metrics["duration_s"]
         raise ValueError(f"the episode is over at {end_s:.2f} s, before the last moment, {to_s:g} s")
     frames = arguments.frames if kind == ".gif" else 1
     times_s = np.linspace(arguments.at_s, to_s, frames).tolist()
-    write_pictures(out, result.timeline.pictures(times_s, arguments.window_s), arguments.width)
+    write_pictures(out, timeline.pictures(times_s, arguments.window_s), arguments.width)
     size_bytes = out.stat().st_size
     if arguments.json:
         print_json({"file": str(out), "bytes": size_bytes, "frames": frames, "engine": result.engine})

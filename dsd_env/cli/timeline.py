@@ -19,7 +19,9 @@ from dsd_env.cli.arguments import (
     scenario_of,
 )
 from dsd_env.cli.output import check_folder, print_json
-from dsd_env.simulate import simulate
+from dsd_env.scenario import Scenario
+from dsd_env.sim.timeline import Timeline
+from dsd_env.simulate import Result, simulate
 
 _EXAMPLES = """
 dsd-env timeline single_lan --scheduler edge_sd:4 --out trace.json
@@ -70,17 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.from_s < arguments.to_s:
         raise ValueError(f"--from-s {arguments.from_s:g} must be below --to-s {arguments.to_s:g}")
     scenario = scenario_of(arguments)
-    result = simulate(
-        scenario,
-        arguments.scheduler,
-        arguments.seed,
-        requests=arguments.requests,
-        engine=arguments.engine,
-        timeline=True,
-        until_s=arguments.to_s,
-    )
-    assert result.timeline is not None
-    events = result.timeline.write(arguments.out, arguments.from_s, arguments.to_s, arguments.only)
+    result, timeline = recorded(arguments, scenario, arguments.to_s)
+    events = timeline.write(arguments.out, arguments.from_s, arguments.to_s, arguments.only)
     size_bytes = arguments.out.stat().st_size
     if arguments.json:
         print_json(
@@ -99,6 +92,21 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"wrote {arguments.out}: {events:,} events, {1e-6 * size_bytes:.1f} MB")
         print("open it at ui.perfetto.dev or chrome://tracing")
     return 0
+
+
+def recorded(arguments: argparse.Namespace, scenario: Scenario, until_s: float) -> tuple[Result, Timeline]:
+    """Simulate what a command line says until a time; return the result and its timeline."""
+    result = simulate(
+        scenario,
+        arguments.scheduler,
+        arguments.seed,
+        requests=arguments.requests,
+        engine=arguments.engine,
+        timeline=True,
+        until_s=until_s,
+    )
+    assert result.timeline is not None
+    return result, result.timeline
 
 
 def _numbers(text: str) -> frozenset[int]:

@@ -65,15 +65,18 @@ class Feature(NamedTuple):
         return -1.0 if self.scale == "signed" else 0.0
 
 
-def _flag(name: str, meaning: str) -> Feature:
+def flag(name: str, meaning: str) -> Feature:
+    """Return a feature that is 0 or 1."""
     return Feature(name, "0/1", "fraction", 1.0, meaning)
 
 
-def _share(name: str, meaning: str) -> Feature:
+def share(name: str, meaning: str) -> Feature:
+    """Return a feature in [0, 1] that passes through."""
     return Feature(name, "1", "fraction", 1.0, meaning)
 
 
-def _squash(name: str, unit: str, half: float, meaning: str) -> Feature:
+def squash(name: str, unit: str, half: float, meaning: str) -> Feature:
+    """Return a feature of at least 0 that becomes x / (x + half)."""
     return Feature(name, unit, "squash", half, meaning)
 
 
@@ -86,78 +89,78 @@ def _recent(name: str, field: str, what: str) -> tuple[Feature, ...]:
 
 
 _REQUEST = (
-    _flag("request.is_admission", "first decision: places the prompt"),
-    _flag("request.control_at_target", "the decision is taken at the target"),
-    _flag("request.control_at_device", "the decision is taken on the client device"),
-    _flag("request.control_at_edge_server", "the decision is taken on an edge server"),
-    _squash("request.prompt_tokens", "tokens", 512.0, "prompt length"),
-    _squash("request.committed_tokens", "tokens", 64.0, "output tokens committed"),
-    _squash("request.context_tokens", "tokens", 1024.0, "prompt and committed output"),
-    _squash("request.age_s", "s", 4.0, "time since arrival"),
-    _squash("request.slo_ttft_s", "s", 1.0, "bound on TTFT"),
-    _squash("request.slo_tpot_s", "s", 0.05, "bound on TPOT"),
-    _squash("request.slo_itl_p99_s", "s", 0.1, "bound on the 99th percentile of gaps between tokens"),
-    _squash("request.slo_per_token_s", "s", 0.05, "time between token deadlines"),
+    flag("request.is_admission", "first decision: places the prompt"),
+    flag("request.control_at_target", "the decision is taken at the target"),
+    flag("request.control_at_device", "the decision is taken on the client device"),
+    flag("request.control_at_edge_server", "the decision is taken on an edge server"),
+    squash("request.prompt_tokens", "tokens", 512.0, "prompt length"),
+    squash("request.committed_tokens", "tokens", 64.0, "output tokens committed"),
+    squash("request.context_tokens", "tokens", 1024.0, "prompt and committed output"),
+    squash("request.age_s", "s", 4.0, "time since arrival"),
+    squash("request.slo_ttft_s", "s", 1.0, "bound on TTFT"),
+    squash("request.slo_tpot_s", "s", 0.05, "bound on TPOT"),
+    squash("request.slo_itl_p99_s", "s", 0.1, "bound on the 99th percentile of gaps between tokens"),
+    squash("request.slo_per_token_s", "s", 0.05, "time between token deadlines"),
     Feature("request.ttft_slack", "1", "signed", 0.5, "1 - (TTFT or age before it) / bound"),
     Feature("request.tpot_slack", "1", "signed", 0.5, "1 - TPOT so far / bound"),
     Feature("request.deadline_slack_s", "s", "signed", 0.5, "time until the next token is due"),
-    _squash("request.rounds", "rounds", 16.0, "rounds executed"),
-    _share("request.acceptance_rate", "acceptance rate (EMA)"),
-    _squash("request.tokens_per_round", "tokens", 3.0, "committed tokens per draft round (EMA)"),
+    squash("request.rounds", "rounds", 16.0, "rounds executed"),
+    share("request.acceptance_rate", "acceptance rate (EMA)"),
+    squash("request.tokens_per_round", "tokens", 3.0, "committed tokens per draft round (EMA)"),
     *_recent("recent_gamma", "recent_gammas", "drafted"),
     *_recent("recent_accepted", "recent_accepted", "accepted"),
-    _share("request.last_confidence", "top-1 draft probability at the last token drafted on the true path"),
-    _squash("request.head_start_tokens", "tokens", 4.0, "drafts of the next window made ahead"),
-    _squash("request.window_tokens", "tokens", 8.0, "gamma in force of its stream; 0: none is open"),
-    _squash("request.lead_tokens", "tokens", 8.0, "its drafts in flight: not yet known to be right or wrong"),
-    _squash("request.generations", "generations", 16.0, "generations of drafts that its stream has begun"),
-    _squash("request.generation_age_s", "s", 0.1, "time since the present one began"),
-    _share("request.idle_share", "share of its iterations for which no draft had come (EMA)"),
+    share("request.last_confidence", "top-1 draft probability at the last token drafted on the true path"),
+    squash("request.head_start_tokens", "tokens", 4.0, "drafts of the next window made ahead"),
+    squash("request.window_tokens", "tokens", 8.0, "gamma in force of its stream; 0: none is open"),
+    squash("request.lead_tokens", "tokens", 8.0, "its drafts in flight: not yet known to be right or wrong"),
+    squash("request.generations", "generations", 16.0, "generations of drafts that its stream has begun"),
+    squash("request.generation_age_s", "s", 0.1, "time since the present one began"),
+    share("request.idle_share", "share of its iterations for which no draft had come (EMA)"),
 )
 
-_TARGET = (
-    _squash("target.queued", "sequences", 16.0, "waiting for admission or for an iteration"),
-    _squash("target.running", "sequences", 32.0, "sequences in the iteration under way"),
-    _squash("target.resident", "requests", 64.0, "admitted there: they hold a seat and KV"),
-    _squash("target.remaining_s", "s", 0.02, "expected rest of the iteration under way"),
-    _squash("target.iteration_s", "s", 0.04, "iteration time (EMA)"),
-    _share("target.kv_fraction", "share of the KV pool reserved"),
-    _squash("target.plain", "requests", 32.0, "its requests that decode plainly"),
-    _squash("target.colocated", "requests", 32.0, "its requests that draft on its GPUs"),
-    _squash("target.remote", "requests", 32.0, "its requests that draft elsewhere"),
-    _squash("target.gamma_mean", "tokens", 4.0, "mean drafts in force of those that draft"),
-    _squash("target.prefill_tokens", "tokens", 1024.0, "context tokens still to be prefilled"),
-    _squash("target.token_s", "s", 1.0e-4, "marginal time of a new token"),
-    _squash("target.prefill_token_s", "s", 1.0e-4, "time per prompt token"),
-    _squash("target.waiting", "requests", 16.0, "requests that wait for admission"),
-    _share("target.seat_fraction", "share of its seats (`max_num_seqs`) that are taken"),
-    _squash("target.age_s", "s", 0.05, "age of this report"),
+TARGET_FEATURES = (
+    squash("target.queued", "sequences", 16.0, "waiting for admission or for an iteration"),
+    squash("target.running", "sequences", 32.0, "sequences in the iteration under way"),
+    squash("target.resident", "requests", 64.0, "admitted there: they hold a seat and KV"),
+    squash("target.remaining_s", "s", 0.02, "expected rest of the iteration under way"),
+    squash("target.iteration_s", "s", 0.04, "iteration time (EMA)"),
+    share("target.kv_fraction", "share of the KV pool reserved"),
+    squash("target.plain", "requests", 32.0, "its requests that decode plainly"),
+    squash("target.colocated", "requests", 32.0, "its requests that draft on its GPUs"),
+    squash("target.remote", "requests", 32.0, "its requests that draft elsewhere"),
+    squash("target.gamma_mean", "tokens", 4.0, "mean drafts in force of those that draft"),
+    squash("target.prefill_tokens", "tokens", 1024.0, "context tokens still to be prefilled"),
+    squash("target.token_s", "s", 1.0e-4, "marginal time of a new token"),
+    squash("target.prefill_token_s", "s", 1.0e-4, "time per prompt token"),
+    squash("target.waiting", "requests", 16.0, "requests that wait for admission"),
+    share("target.seat_fraction", "share of its seats (`max_num_seqs`) that are taken"),
+    squash("target.age_s", "s", 0.05, "age of this report"),
 )
 
 _OWN = (
-    _flag("link.up", "own link believed up"),
-    _squash("link.rtt_s", "s", 0.03, "round-trip time (EMA)"),
-    _squash("link.rtt_deviation_s", "s", 0.005, "mean deviation of the round-trip time"),
-    _squash(
+    flag("link.up", "own link believed up"),
+    squash("link.rtt_s", "s", 0.03, "round-trip time (EMA)"),
+    squash("link.rtt_deviation_s", "s", 0.005, "mean deviation of the round-trip time"),
+    squash(
         "link.uplink_bits_per_s", "bit/s", 2.0e7, "uplink: nominal, or as measured where it changes (EMA)"
     ),
-    _squash(
+    squash(
         "link.downlink_bits_per_s", "bit/s", 1.0e8, "downlink: nominal, or as measured where it changes (EMA)"
     ),
-    _share("link.loss", "share of messages retransmitted"),
-    _squash("link.age_s", "s", 0.5, "age of the estimate"),
-    _flag("drafter.available", "own device can draft"),
-    _squash("drafter.step_s", "s", 0.01, "own draft step time"),
-    _squash("drafter.kv_lag_tokens", "tokens", 16.0, "own drafter's KV lag"),
-    _squash("drafter.jobs", "jobs", 1.0, "draft jobs on the own device"),
+    share("link.loss", "share of messages retransmitted"),
+    squash("link.age_s", "s", 0.5, "age of the estimate"),
+    flag("drafter.available", "own device can draft"),
+    squash("drafter.step_s", "s", 0.01, "own draft step time"),
+    squash("drafter.kv_lag_tokens", "tokens", 16.0, "own drafter's KV lag"),
+    squash("drafter.jobs", "jobs", 1.0, "draft jobs on the own device"),
 )
 
 _SYSTEM = (
-    _squash("system.active_requests", "requests", 64.0, "requests at all targets"),
-    _squash("system.arrivals_per_s", "1/s", 8.0, "arrival rate (EMA)"),
-    _squash("system.tokens_per_s", "tokens/s", 2000.0, "rate of committed tokens (EMA)"),
-    _share("system.own_attainment", "share of its class of SLO that met it (EMA)"),
-    _share("system.others_attainment", "the least such share of other classes"),
+    squash("system.active_requests", "requests", 64.0, "requests at all targets"),
+    squash("system.arrivals_per_s", "1/s", 8.0, "arrival rate (EMA)"),
+    squash("system.tokens_per_s", "tokens/s", 2000.0, "rate of committed tokens (EMA)"),
+    share("system.own_attainment", "share of its class of SLO that met it (EMA)"),
+    share("system.others_attainment", "the least such share of other classes"),
 )
 
 
@@ -171,37 +174,37 @@ def _candidate_features(index: int, has_menu: bool, offers_branches: bool) -> tu
     """
     group = f"candidate_{index}"
     of_drafter = (
-        _flag(f"{group}.is_head", "its drafter is a draft head"),
-        _flag(f"{group}.is_lookup", "its drafter is a look-up"),
-        _share(f"{group}.acceptance_rate", "acceptance rate of its draft model (EMA)"),
-        _squash(f"{group}.tokens_per_round", "tokens", 3.0, "tokens per round of its draft model (EMA)"),
-        _squash(f"{group}.model_rounds", "rounds", 4.0, "rounds with its draft model"),
+        flag(f"{group}.is_head", "its drafter is a draft head"),
+        flag(f"{group}.is_lookup", "its drafter is a look-up"),
+        share(f"{group}.acceptance_rate", "acceptance rate of its draft model (EMA)"),
+        squash(f"{group}.tokens_per_round", "tokens", 3.0, "tokens per round of its draft model (EMA)"),
+        squash(f"{group}.model_rounds", "rounds", 4.0, "rounds with its draft model"),
     )
     of_branches = (
-        _squash(f"{group}.fanout", "branches", 2.0, "branches that its stream opens at each draft"),
-        _squash(f"{group}.depth", "tokens", 4.0, "tokens of such a branch"),
+        squash(f"{group}.fanout", "branches", 2.0, "branches that its stream opens at each draft"),
+        squash(f"{group}.depth", "tokens", 4.0, "tokens of such a branch"),
     )
     return (
-        _flag(f"{group}.valid", "drafting there is possible now"),
-        _flag(f"{group}.is_current", "same site and target as the last round"),
-        _flag(f"{group}.same_target", "the request's KV is at its target"),
-        _flag(f"{group}.colocated", "drafts on the target's server"),
-        _flag(f"{group}.own_device", "drafts on the own device"),
-        _squash(f"{group}.draft_step_s", "s", 0.01, "draft step time"),
-        _squash(f"{group}.catch_up_s", "s", 0.02, "first draft step, with the KV lag"),
-        _squash(f"{group}.draft_wait_s", "s", 0.02, "expected wait for the drafter"),
-        _squash(f"{group}.rtt_s", "s", 0.03, "round trip between draft site and target"),
-        _squash(f"{group}.handover_s", "s", 0.02, "one-way delay to move control there"),
-        _squash(f"{group}.move_s", "s", 0.2, "time to prefill the context at another target"),
-        _squash(f"{group}.target_queued", "sequences", 16.0, "`queued` of its target"),
-        _squash(f"{group}.target_resident", "requests", 64.0, "`resident` of its target"),
-        _squash(f"{group}.target_colocated", "requests", 32.0, "`colocated` of its target"),
-        _squash(f"{group}.target_remote", "requests", 32.0, "`remote` of its target"),
-        _squash(f"{group}.target_prefill_tokens", "tokens", 1024.0, "prefill queued at its target"),
-        _squash(f"{group}.target_iteration_s", "s", 0.04, "iteration time of its target (EMA)"),
-        _flag(f"{group}.streams", "its drafts are streamed to the target"),
-        _flag(f"{group}.coalesces", "its verifications wait for the batch size asked for"),
-        _share(f"{group}.pooled_acceptance", "chance that a draft by its model is right, over all requests"),
+        flag(f"{group}.valid", "drafting there is possible now"),
+        flag(f"{group}.is_current", "same site and target as the last round"),
+        flag(f"{group}.same_target", "the request's KV is at its target"),
+        flag(f"{group}.colocated", "drafts on the target's server"),
+        flag(f"{group}.own_device", "drafts on the own device"),
+        squash(f"{group}.draft_step_s", "s", 0.01, "draft step time"),
+        squash(f"{group}.catch_up_s", "s", 0.02, "first draft step, with the KV lag"),
+        squash(f"{group}.draft_wait_s", "s", 0.02, "expected wait for the drafter"),
+        squash(f"{group}.rtt_s", "s", 0.03, "round trip between draft site and target"),
+        squash(f"{group}.handover_s", "s", 0.02, "one-way delay to move control there"),
+        squash(f"{group}.move_s", "s", 0.2, "time to prefill the context at another target"),
+        squash(f"{group}.target_queued", "sequences", 16.0, "`queued` of its target"),
+        squash(f"{group}.target_resident", "requests", 64.0, "`resident` of its target"),
+        squash(f"{group}.target_colocated", "requests", 32.0, "`colocated` of its target"),
+        squash(f"{group}.target_remote", "requests", 32.0, "`remote` of its target"),
+        squash(f"{group}.target_prefill_tokens", "tokens", 1024.0, "prefill queued at its target"),
+        squash(f"{group}.target_iteration_s", "s", 0.04, "iteration time of its target (EMA)"),
+        flag(f"{group}.streams", "its drafts are streamed to the target"),
+        flag(f"{group}.coalesces", "its verifications wait for the batch size asked for"),
+        share(f"{group}.pooled_acceptance", "chance that a draft by its model is right, over all requests"),
         *(of_drafter if has_menu else ()),
         *(of_branches if offers_branches else ()),
     )
@@ -354,14 +357,14 @@ class ObservationEncoder:
         ]
         self.features: tuple[Feature, ...] = (
             *_REQUEST,
-            *_TARGET,
+            *TARGET_FEATURES,
             *_OWN,
             *(feature for features in of_candidates for feature in features),
             *_SYSTEM,
         )
         self.low = np.array([feature.low for feature in self.features], dtype=np.float32)
         self.high = np.ones(len(self.features), dtype=np.float32)
-        self._first, self._last = _readers((*_REQUEST, *_TARGET, *_OWN)), _readers(_SYSTEM)
+        self._first, self._last = _readers((*_REQUEST, *TARGET_FEATURES, *_OWN)), _readers(_SYSTEM)
         self._candidate = _Reader(of_candidates[0])
         # The features in the order in which they are read, and where each of them then is.
         readers = [reader for _, reader in self._first]

@@ -16,7 +16,7 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control.encoding import Feature
+from dsd_env.control.encoding import TARGET_FEATURES, Feature, flag, share, squash
 from dsd_env.control.fleet import FleetSpace, Plan
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR
 
@@ -285,60 +285,59 @@ def _mean(values: Floats, which: Sequence[int]) -> float:
     return float(values[first : first + len(which)].sum()) / len(which)
 
 
-def _squash(name: str, unit: str, half: float, meaning: str) -> Feature:
-    return Feature(name, unit, "squash", half, meaning)
-
-
-def _share(name: str, meaning: str) -> Feature:
-    return Feature(name, "1", "fraction", 1.0, meaning)
-
-
 _GROUP = (
-    _squash("group.active_requests", "requests", 16.0, "its requests that a target knows, not finished"),
-    _squash("group.first_token_due", "requests", 8.0, "those of them that have no token yet"),
-    _squash("group.context_tokens", "tokens", 1024.0, "mean length of their contexts"),
-    _share("group.acceptance_mean", "mean of their acceptance rates (EMA); 0.6 before any draft"),
-    _share("group.acceptance_spread", "standard deviation of these"),
-    _squash("group.rtt_s", "s", 0.03, "mean round-trip time of its devices (EMA)"),
-    _squash("group.rtt_deviation_s", "s", 0.005, "mean of its mean deviations"),
-    _share("group.attainment", "share that met its SLO (EMA), the least of its classes"),
+    squash("group.active_requests", "requests", 16.0, "its requests that a target knows, not finished"),
+    squash("group.first_token_due", "requests", 8.0, "those of them that have no token yet"),
+    squash("group.context_tokens", "tokens", 1024.0, "mean length of their contexts"),
+    share("group.acceptance_mean", "mean of their acceptance rates (EMA); 0.6 before any draft"),
+    share("group.acceptance_spread", "standard deviation of these"),
+    squash("group.rtt_s", "s", 0.03, "mean round-trip time of its devices (EMA)"),
+    squash("group.rtt_deviation_s", "s", 0.005, "mean of its mean deviations"),
+    share("group.attainment", "share that met its SLO (EMA), the least of its classes"),
     Feature(
         "group.ttft_slack", "1", "signed", 0.5, "mean of 1 - age / bound on TTFT, of those without a token"
     ),
     Feature("group.tpot_slack", "1", "signed", 0.5, "mean of 1 - TPOT so far / bound"),
-    _share("group.late_share", "share whose TPOT so far is above its bound"),
-    _squash("group.gamma", "tokens", 4.0, "speculation length of the plan in force"),
-    _squash("group.batch_size", "requests", 4.0, "B of the plan in force"),
+    share("group.late_share", "share whose TPOT so far is above its bound"),
+    squash("group.gamma", "tokens", 4.0, "speculation length of the plan in force"),
+    squash("group.batch_size", "requests", 4.0, "B of the plan in force"),
 )
 _PLACE = Feature("group.place", "0/1", "fraction", 1.0, "the plan in force drafts at place j")
 
+_OF_TARGETS = {feature.name: feature for feature in TARGET_FEATURES}
 _TARGET = (
-    Feature("target.up", "0/1", "fraction", 1.0, "up, by its newest report; so are the following"),
-    _squash("target.resident", "requests", 64.0, "admitted there: they hold a seat and KV"),
-    _squash("target.waiting", "requests", 16.0, "requests that wait for admission"),
-    _squash("target.queued", "sequences", 16.0, "waiting for admission or for an iteration"),
-    _squash("target.running", "sequences", 32.0, "sequences in the iteration under way"),
-    _squash("target.iteration_s", "s", 0.04, "iteration time (EMA)"),
-    _squash("target.token_s", "s", 1.0e-4, "marginal time of a new token"),
-    _share("target.kv_fraction", "share of the KV pool reserved"),
-    _squash("target.prefill_tokens", "tokens", 1024.0, "context tokens still to be prefilled"),
-    _squash("target.plain", "requests", 32.0, "its requests that decode plainly"),
-    _squash("target.colocated", "requests", 32.0, "its requests that draft on its GPUs"),
-    _squash("target.remote", "requests", 32.0, "its requests that draft elsewhere"),
-    _squash("target.gamma_mean", "tokens", 4.0, "mean drafts in force of those that draft"),
-    _share("target.seat_fraction", "share of its seats (`max_num_seqs`) that are taken"),
-    _squash("target.iteration_tokens", "tokens", 128.0, "new tokens of an iteration of all its requests"),
+    flag("target.up", "up, by its newest report; so are the following"),
+    *(
+        _OF_TARGETS[f"target.{name}"]
+        for name in (
+            "resident",
+            "waiting",
+            "queued",
+            "running",
+            "iteration_s",
+            "token_s",
+            "kv_fraction",
+            "prefill_tokens",
+            "plain",
+            "colocated",
+            "remote",
+            "gamma_mean",
+            "seat_fraction",
+        )
+    ),
+    squash("target.iteration_tokens", "tokens", 128.0, "new tokens of an iteration of all its requests"),
 )
-_MODEL = _share("model.pooled_acceptance", "chance that a draft by it is right, over all requests")
+"""What single requests see of a target, in the same words and scaling, and what only the fleet sees."""
+_MODEL = share("model.pooled_acceptance", "chance that a draft by it is right, over all requests")
 
 _SYSTEM = (
-    _squash("system.active_requests", "requests", 64.0, "requests resident at all targets"),
-    _squash("system.arrivals_per_s", "1/s", 8.0, "arrival rate (EMA)"),
-    _squash("system.tokens_per_s", "tokens/s", 2000.0, "rate of committed tokens (EMA)"),
-    _share("system.edge_up", "share of the edge servers that are up"),
-    _squash("system.edge_jobs", "jobs", 4.0, "mean number of draft jobs at an edge server"),
-    _squash("system.edge_wait_s", "s", 0.02, "mean expected wait for an edge server"),
-    _squash("system.edge_wait_most_s", "s", 0.02, "longest expected wait for one"),
+    squash("system.active_requests", "requests", 64.0, "requests resident at all targets"),
+    squash("system.arrivals_per_s", "1/s", 8.0, "arrival rate (EMA)"),
+    squash("system.tokens_per_s", "tokens/s", 2000.0, "rate of committed tokens (EMA)"),
+    share("system.edge_up", "share of the edge servers that are up"),
+    squash("system.edge_jobs", "jobs", 4.0, "mean number of draft jobs at an edge server"),
+    squash("system.edge_wait_s", "s", 0.02, "mean expected wait for an edge server"),
+    squash("system.edge_wait_most_s", "s", 0.02, "longest expected wait for one"),
 )
 
 _group_values = attrgetter(*(feature.name.partition(".")[2] for feature in _GROUP))

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from dsd_env.control import ActionSpace, DecisionView, ObservationEncoder
 from dsd_env.control.rewards import REWARD_TERMS
 from dsd_env.envs import rendering
+from dsd_env.envs.base import EpisodicEnv
+from dsd_env.envs.checks import check_discount
 from dsd_env.envs.episodes import EnvState, make_episodes
 from dsd_env.envs.infos import NumericInfos, check_infos
 from dsd_env.envs.limits import checked_max_episode_steps, surrounding_time_limit
-from dsd_env.rng import MAX_SEED, checked_seed
 from dsd_env.scenario import Scenario, load_scenario
 
 
-class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
+class EdgeCloudEnv(EpisodicEnv):
     """Scheduling edge-cloud speculative decoding, one decision per step.
 
     ## Description
@@ -314,8 +315,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         max_episode_steps: int | None = None,
         infos: str = "full",
     ) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(f"render_mode = {render_mode!r} is not one of {self.metadata['render_modes']}")
+        self._check_render_mode(render_mode)
         check_discount(discount_rate_per_s)
         self.render_mode = render_mode
         self.scenario = _one_scenario(scenario)
@@ -338,8 +338,6 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._numeric = NumericInfos(price_delays, discount_rate_per_s)
         self._max_steps = checked_max_episode_steps(max_episode_steps)
         self._time_limit: int | None = None
-        self._steps = 0
-        self._episode_seed: int | None = None
 
     @property
     def engine(self) -> str:
@@ -366,10 +364,6 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._need_episode("looking at the simulation")
         return self._episodes.simulation()
 
-    def _need_episode(self, purpose: str) -> None:
-        if self._episode_seed is None:
-            raise gym.error.ResetNeeded(f"call reset() before {purpose}")
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -387,12 +381,7 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
                 episode must be below 2^63.
             RuntimeError: The scenario's horizon ends before the first request.
         """
-        options = options or {}
-        check_options(options, ("episode_seed",))
-        episode_seed = checked_episode_seed(options.get("episode_seed"))
-        super().reset(seed=checked_generator_seed(seed))
-        if episode_seed is None:
-            episode_seed = draw_episode_seed(self.np_random)
+        episode_seed = self._seed_of_reset(seed, options)
         episodes = self._episodes
         self._episode_seed = None
         episodes.begin(episode_seed)
@@ -451,9 +440,6 @@ class EdgeCloudEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             info["scenario"] = self.scenario.name
         # When the episode is over no decision is due any more: the last observation stands in for the next.
         return episodes.observation, episodes.reward, terminated, truncated, self._told(info)
-
-    def _reached(self, limit: int | None) -> bool:
-        return limit is not None and self._steps >= limit
 
     def _told(self, info: dict[str, Any]) -> dict[str, Any]:
         """Return an info in the form that the argument `infos` asks for."""
@@ -552,51 +538,6 @@ def _one_scenario(scenario: Any) -> Scenario:
             "dsd_env.make_sb3_vec_env"
         )
     return load_scenario(scenario)
-
-
-def check_discount(discount_rate_per_s: float | None) -> None:
-    """Check the rate of a discount in simulated time.
-
-    Raises:
-        ValueError: It is negative or not finite.
-    """
-    if discount_rate_per_s is not None and not 0.0 <= discount_rate_per_s < math.inf:
-        raise ValueError(f"discount_rate_per_s = {discount_rate_per_s} must be at least 0 and finite")
-
-
-def check_options(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Check the names of reset options.
-
-    Raises:
-        ValueError: One is unknown.
-    """
-    if unknown := set(options) - set(known):
-        raise ValueError(f"unknown reset options {sorted(unknown)}; known are {list(known)}")
-
-
-def checked_episode_seed(seed: object) -> int | None:
-    """Return the seed of an episode as given by a user; None stays None.
-
-    Raises:
-        ValueError: It is no whole number, or out of range; see :func:`dsd_env.rng.checked_seed`.
-    """
-    return None if seed is None else checked_seed(seed, "episode_seed")
-
-
-def checked_generator_seed(seed: object) -> int | None:
-    """Return the seed of a generator of episode seeds as given to ``reset(seed=)``; None stays None.
-
-    It has no upper bound: `np_random_seed`, which repeats a reset without a seed, has 128 bits.
-
-    Raises:
-        ValueError: It is no whole number of at least 0.
-    """
-    return None if seed is None else checked_seed(seed, "seed", most=None)
-
-
-def draw_episode_seed(generator: np.random.Generator) -> int:
-    """Return the seed of the next episode."""
-    return int(generator.integers(MAX_SEED))
 
 
 def check_state(state: EnvState, scenarios: list[Scenario], n_features: int) -> int:

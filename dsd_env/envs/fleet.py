@@ -14,19 +14,15 @@ from numpy.typing import NDArray
 from dsd_env.control.fleet import CONTROL_PERIOD_S, FleetSpace, Plan
 from dsd_env.control.fleet_view import FleetEncoder, FleetView, fleet_view
 from dsd_env.control.rewards import REWARD_TERMS, reward_factors, reward_weights, running_totals
-from dsd_env.envs.edge_cloud import (
-    check_discount,
-    check_options,
-    checked_episode_seed,
-    checked_generator_seed,
-    draw_episode_seed,
-)
+from dsd_env.envs.base import EpisodicEnv
+from dsd_env.envs.checks import check_discount
+from dsd_env.envs.episodes import ended_before_it_began
 from dsd_env.envs.fleet_worlds import CompiledFleetWorld, FleetWorld, make_fleet_world
 from dsd_env.envs.limits import checked_max_episode_steps, surrounding_time_limit
 from dsd_env.scenario import Scenario, load_scenario
 
 
-class EdgeCloudFleetEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
+class EdgeCloudFleetEnv(EpisodicEnv):
     """Scheduling edge-cloud speculative decoding, one plan for the whole fleet per step.
 
     ## Description
@@ -209,8 +205,7 @@ class EdgeCloudFleetEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         like: EdgeCloudFleetEnv | None = None,
     ) -> None:
         # `like` is an environment with the same arguments, with which to share what is compiled.
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(f"render_mode = {render_mode!r} is not one of {self.metadata['render_modes']}")
+        self._check_render_mode(render_mode)
         check_discount(discount_rate_per_s)
         self.render_mode = render_mode
         if like is None:
@@ -230,7 +225,6 @@ class EdgeCloudFleetEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._discount_rate_per_s = discount_rate_per_s
         self._max_steps = checked_max_episode_steps(max_episode_steps)
         self._time_limit: int | None = None
-        self._episode_seed: int | None = None
         self._over = True
         self._ahead: tuple[Plan, bool] | None = None
 
@@ -265,10 +259,6 @@ class EdgeCloudFleetEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._need_episode("looking at the simulation")
         return self._world.simulation
 
-    def _need_episode(self, purpose: str) -> None:
-        if self._episode_seed is None:
-            raise gym.error.ResetNeeded(f"call reset() before {purpose}")
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -286,18 +276,10 @@ class EdgeCloudFleetEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
                 episode must be below 2^63.
             RuntimeError: The scenario's horizon ends before the first request.
         """
-        options = options or {}
-        check_options(options, ("episode_seed",))
-        episode_seed = checked_episode_seed(options.get("episode_seed"))
-        super().reset(seed=checked_generator_seed(seed))
-        if episode_seed is None:
-            episode_seed = draw_episode_seed(self.np_random)
+        episode_seed = self._seed_of_reset(seed, options)
         self._episode_seed, self._over, self._ahead = None, True, None
         if not self._world.begin(episode_seed):
-            raise RuntimeError(
-                f"scenario {self.scenario.name!r} ends before its first decision; "
-                f"is episode.horizon_s = {self.scenario.episode.horizon_s:g} too short?"
-            )
+            raise ended_before_it_began(self.scenario)
         self._episode_seed, self._over = episode_seed, False
         self._plan = self.space.first_plan
         self._totals: tuple[float, ...] = (0.0,) * len(self._factors)
@@ -385,9 +367,6 @@ class EdgeCloudFleetEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             info["episode_seed"] = self._episode_seed
             info["scenario"] = self.scenario.name
         return self._look(), reward, terminated, truncated, info
-
-    def _reached(self, limit: int | None) -> bool:
-        return limit is not None and self._steps >= limit
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which choices can be executed, by dimension (bool, shape (sum(nvec),)); always the same."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, ObservationEncoder
-from dsd_env.envs.edge_cloud import check_options, checked_episode_seed, checked_generator_seed
+from dsd_env.envs.checks import check_options, checked_episode_seed, checked_generator_seed
 from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.worlds import EpisodeSeeds, EpisodeWorlds, ScenarioLike, WorldMember
 from dsd_env.extras import needs

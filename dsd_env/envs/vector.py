@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from dsd_env.envs.edge_cloud import check_options, checked_episode_seed, checked_generator_seed
+from dsd_env.envs.checks import check_options, checked_episode_seed, checked_generator_seed
 from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.limits import checked_max_episode_steps
 from dsd_env.envs.worlds import RENDER_MODES, EpisodeWorlds, ScenarioLike

@@ -17,11 +17,8 @@ from dsd_env.control import ActionSpace, DecisionView, ObservationEncoder
 from dsd_env.control.due import DUE_FIELDS, due_of_row
 from dsd_env.control.rewards import REWARD_TERMS, reward_factors, reward_weights
 from dsd_env.envs import rendering
-from dsd_env.envs.edge_cloud import (
-    check_discount,
-    check_state,
-    draw_episode_seed,
-)
+from dsd_env.envs.checks import check_discount, draw_episode_seed
+from dsd_env.envs.edge_cloud import check_state
 from dsd_env.envs.episodes import EnvState
 from dsd_env.envs.infos import NOT_DUE, NumericInfos, check_infos
 from dsd_env.envs.limits import checked_max_episode_steps

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from dsd_env.control import Decision, DecisionView, Site
 from dsd_env.scenario import Scenario
-from dsd_env.schedulers.lengths import REMEMBERED, LengthRule, Outcome
+from dsd_env.schedulers.lengths import LengthRule, Outcome, remember
 from dsd_env.schedulers.routing import ROUTES
-from dsd_env.schedulers.rules import batch_size_for, placement_of, plain_placement
+from dsd_env.schedulers.rules import decision_at
 
 
 class _Last(NamedTuple):
@@ -59,19 +59,13 @@ class AdaptiveScheduler:
             self.rule.learn(view, Outcome(last.gamma, max(view.now_s - last.now_s, 1e-9), tokens))
         decision = self._decision(view, self.rule.length(view))
         if not view.request.is_admission:
-            self._last[view.request_id] = _Last(view.now_s, view.request.committed_tokens, decision.gamma)
-            if len(self._last) > REMEMBERED:
-                del self._last[next(iter(self._last))]
+            last = _Last(view.now_s, view.request.committed_tokens, decision.gamma)
+            remember(self._last, view.request_id, last)
         return decision
 
     def _decision(self, view: DecisionView, gamma: int) -> Decision:
         target = ROUTES[self.route](view, self._seed) if view.request.is_admission else view.target.index
-        batch = batch_size_for(view, self.batch_size)
         if view.request.is_admission:
             # What the first round will be is not known yet: the drafter is made ready if there is any.
             gamma = max(gamma, view.gammas[min(1, len(view.gammas) - 1)])
-        for site in self.sites if gamma > 0 else ():
-            placement = placement_of(view, site, target)
-            if placement is not None:
-                return Decision(gamma, batch, placement)
-        return Decision(0, batch, plain_placement(view, target))
+        return decision_at(view, self.sites, target, gamma, self.batch_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dsd_env.control import Decision, DecisionView, Site
 from dsd_env.control.actions import snap, snap_up
 from dsd_env.scenario import Scenario
-from dsd_env.schedulers.rules import batch_size_for, placement_of, plain_placement, stay_or_route
+from dsd_env.schedulers.rules import decision_at, stay_or_route
 
 INITIAL_TOKENS = 5
 """`num_assistant_tokens` with which the heuristic starts."""
@@ -37,16 +37,7 @@ class HfHeuristicScheduler:
     def decide(self, view: DecisionView) -> Decision:
         """Return the next speculation length at the preferred site."""
         target = stay_or_route(view)
-        gamma = next_length(view)
-        if gamma > 0:
-            for site in self.sites:
-                placement = placement_of(view, site, target)
-                if placement is not None:
-                    batch = batch_size_for(view, self.batch_size)
-                    return Decision(gamma, batch, placement)
-        placement = plain_placement(view, target)
-        batch = batch_size_for(view, self.batch_size)
-        return Decision(0, batch, placement)
+        return decision_at(view, self.sites, target, next_length(view), self.batch_size)
 
 
 def next_length(view: DecisionView) -> int:

@@ -19,6 +19,7 @@ from dsd_env.control.actions import snap
 from dsd_env.rng import Stream, key, uniform_from_key
 from dsd_env.schedulers.base import SchedulerError
 from dsd_env.schedulers.hf import next_length
+from dsd_env.schedulers.rules import pick
 
 EXPLORATION_DRAW = 7
 """Offset of a rule's draws among those of a decision, behind the three of random choices."""
@@ -170,7 +171,7 @@ class TimeOut:
         at = view.gammas.index(snap(view.gammas, outcome.gamma))
         step = -1 if outcome.seconds > self.limit_s else 1
         least = min(1, len(view.gammas) - 1)
-        _remember(self._lengths, view.request_id, view.gammas[_clamp(at + step, least, len(view.gammas) - 1)])
+        remember(self._lengths, view.request_id, view.gammas[_clamp(at + step, least, len(view.gammas) - 1)])
 
     def length(self, view: DecisionView) -> int:
         """Return the request's k."""
@@ -406,7 +407,7 @@ class ContextualBandit(_Bandit):
         stream = key(self._seed, Stream.SCHEDULER, view.request_id)
         first = DRAWS * view.counter + EXPLORATION_DRAW
         if uniform_from_key(stream, first) < self.explore * len(arms) / math.sqrt(rounds):
-            return arms[min(int(uniform_from_key(stream, first + 1) * len(arms)), len(arms) - 1)][0]
+            return pick(arms, uniform_from_key(stream, first + 1))[0]
         return max(arms, key=lambda each: each[1].tokens / each[1].seconds)[0]
 
 
@@ -416,7 +417,7 @@ REMEMBERED = 8192
 """Requests whose last round is remembered; a request's end is not told, so the oldest are forgotten."""
 
 
-def _remember(kept: dict[int, Any], request: int, value: Any) -> None:
+def remember(kept: dict[int, Any], request: int, value: Any) -> None:
     """Keep a value for a request, the newest last, and forget the oldest when they are too many."""
     kept.pop(request, None)
     kept[request] = value

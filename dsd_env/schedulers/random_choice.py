@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from dsd_env.control import ActionSpace, Decision, DecisionView
 from dsd_env.rng import Stream, key, uniform_from_key
 from dsd_env.scenario import Scenario
+from dsd_env.schedulers.rules import pick
 
 
 class RandomScheduler:
@@ -35,10 +34,6 @@ class RandomScheduler:
         start = 0
         for dimension, size in enumerate(space.nvec):
             allowed = [index for index in range(size) if mask[start + index]]
-            indices.append(_pick(allowed, uniform_from_key(stream, 3 * view.counter + dimension)))
+            indices.append(pick(allowed, uniform_from_key(stream, 3 * view.counter + dimension)))
             start += size
         return Decision(view.gammas[indices[0]], view.batch_sizes[indices[1]], indices[2])
-
-
-def _pick(values: Sequence[int], u: float) -> int:
-    return values[min(int(u * len(values)), len(values) - 1)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dsd_env.control import DecisionView, TargetView
 from dsd_env.rng import Stream, key, uniform_from_key
-from dsd_env.schedulers.rules import least_loaded_target
+from dsd_env.schedulers.rules import least_loaded_target, pick
 
 ROUTING_DRAW = 9
 """Offset of the draw among those of a decision (:mod:`dsd_env.schedulers.lengths`)."""
@@ -31,7 +31,7 @@ def _round_robin(view: DecisionView, seed: int) -> int:
 def _random(view: DecisionView, seed: int) -> int:
     targets = _offered(view)
     u = uniform_from_key(key(seed, Stream.SCHEDULER, view.request_id), ROUTING_DRAW)
-    return targets[min(int(u * len(targets)), len(targets) - 1)].index
+    return pick(targets, u).index
 
 
 def _least_time(view: DecisionView, seed: int) -> int:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from dsd_env.control import CandidateView, DecisionView, Site
+from collections.abc import Sequence
+from typing import TypeVar
+
+from dsd_env.control import CandidateView, Decision, DecisionView, Site
 from dsd_env.control.actions import snap_up
 from dsd_env.control.fleet import SITES, drafters_at
+
+Item = TypeVar("Item")
+
+
+def pick(values: Sequence[Item], u: float) -> Item:
+    """Return the value that a uniform draw of [0, 1) falls on."""
+    return values[min(int(u * len(values)), len(values) - 1)]
 
 
 def batch_size_for(view: DecisionView, wanted: int) -> int:
@@ -89,11 +99,41 @@ def plain_placement(view: DecisionView, target: int) -> int:
     return fallback or 0
 
 
+def decision_at(
+    view: DecisionView,
+    sites: Sequence[Site],
+    target: int,
+    gamma: int,
+    batch_size: int,
+    drafter: str | None = None,
+    branches: bool = False,
+) -> Decision:
+    """Return the decision to draft at the first of some sites that can, or to decode plainly.
+
+    Args:
+        view: The decision.
+        sites: Draft sites in order of preference.
+        target: Number of the target.
+        gamma: A listed speculation length; 0 decodes plainly.
+        batch_size: Batch size wanted.
+        drafter: As for :func:`placement_of`.
+        branches: As for :func:`placement_of`.
+    """
+    batch = batch_size_for(view, batch_size)
+    for site in sites if gamma > 0 else ():
+        placement = placement_of(view, site, target, drafter, branches)
+        if placement is not None:
+            return Decision(gamma, batch, placement)
+    return Decision(0, batch, plain_placement(view, target))
+
+
 __all__ = [
     "SITES",
     "batch_size_for",
+    "decision_at",
     "drafters_at",
     "least_loaded_target",
+    "pick",
     "placement_of",
     "plain_placement",
     "stay_or_route",

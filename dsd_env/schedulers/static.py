@@ -11,13 +11,7 @@ from dsd_env.control.actions import snap
 from dsd_env.control.fleet import BOUNDS
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
-from dsd_env.schedulers.rules import (
-    batch_size_for,
-    drafters_at,
-    placement_of,
-    plain_placement,
-    stay_or_route,
-)
+from dsd_env.schedulers.rules import decision_at, drafters_at, stay_or_route
 
 _bounds_of = attrgetter(*BOUNDS)
 
@@ -167,14 +161,7 @@ def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
     if view.request.is_admission and choice.target in [each.target.index for each in view.candidates]:
         target = choice.target
     gamma = snap(view.gammas, choice.gamma)
-    if gamma > 0:
-        for site in choice.sites:
-            placement = placement_of(view, site, target, choice.drafter, choice.branches)
-            if placement is not None:
-                batch = batch_size_for(view, choice.batch_size)
-                return Decision(gamma, batch, placement)
-    placement = plain_placement(view, target)
-    return Decision(0, batch_size_for(view, choice.batch_size), placement)
+    return decision_at(view, choice.sites, target, gamma, choice.batch_size, choice.drafter, choice.branches)
 
 
 def choice_holds(view: DecisionView, decision: Decision, choice: StaticChoice) -> bool:

@@ -282,7 +282,9 @@ def live_of(
 
     async def ask() -> Live:
         async with cloud_process(spec) as port:
-            return await live_at(port, questions, make_line, config)
+            live = await live_at(port, questions, make_line, config)
+            together_s = await together_at(port, questions, make_line, config)
+            return live.model_copy(update={"sequences": len(questions), "together_s": together_s})
 
     return asyncio.run(ask())
 
@@ -290,19 +292,8 @@ def live_of(
 async def live_at(
     port: int, questions: Sequence[Question], make_line: LineMaker, config: ClientConfig | None = None
 ) -> Live:
-    """Do it with a server that is there: one question after the other, then all of them at a time.
-
-    The first question only opens the way and does not count.
-    """
-    plain = (config or ClientConfig(silence_s=120.0, give_up_s=300.0)).model_copy(
-        update={"protocol": "synchronous"}
-    )
-    setting = BenchSetting("plain", plain, lambda: static(0))
-    with ThreadPoolExecutor(1) as pool:
-        outputs = await run_setting(setting, port, LinkConfig(), questions, make_line, pool=pool)
-        at_once = await run_setting(
-            setting, port, LinkConfig(), questions, make_line, clients=len(questions), pool=pool
-        )
+    """Do it with a server that is there. The first question only opens the way and does not count."""
+    outputs = await _decode_plainly(port, questions, make_line, config, clients=1)
     if len(outputs) < 2:
         raise MeasuringError("two questions are needed to measure the way")
     trips = [s for o in outputs[1:] for s in o.rtt_s]
@@ -311,9 +302,35 @@ async def live_at(
         token_s=_between_tokens_s(outputs[1:]),
         ttft_s=tuple(o.ttft_s for o in outputs[1:]),
         prompt_tokens=tuple(len(q.prompt_ids) for q in questions[1:]),
-        sequences=len(questions),
-        together_s=_between_tokens_s(at_once),
     )
+
+
+async def together_at(
+    port: int, questions: Sequence[Question], make_line: LineMaker, config: ClientConfig | None = None
+) -> float:
+    """Return the time from a token to the next while all questions are answered at a time, in seconds."""
+    return _between_tokens_s(
+        await _decode_plainly(port, questions, make_line, config, clients=len(questions))
+    )
+
+
+async def _decode_plainly(
+    port: int,
+    questions: Sequence[Question],
+    make_line: LineMaker,
+    config: ClientConfig | None,
+    *,
+    clients: int,
+) -> list[Output]:
+    """Let clients ask their questions across an undelayed link, and decode plainly."""
+    plain = (config or ClientConfig(silence_s=120.0, give_up_s=300.0)).model_copy(
+        update={"protocol": "synchronous"}
+    )
+    setting = BenchSetting("plain", plain, lambda: static(0))
+    with ThreadPoolExecutor(1) as pool:
+        return await run_setting(
+            setting, port, LinkConfig(), questions, make_line, clients=clients, pool=pool
+        )
 
 
 def _between_tokens_s(outputs: Sequence[Output]) -> float:

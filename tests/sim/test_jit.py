@@ -29,5 +29,5 @@ def test_what_is_only_called_gets_no_machine_code_of_its_own() -> None:
 
     assert program.ctypes(2.0) == 91.0
     (compiled,) = called.overloads.values()
-    engine = compiled.library._codegen._engine
+    engine = compiled.target_context.codegen()._engine
     assert not engine.is_symbol_defined(compiled.fndesc.mangled_name)

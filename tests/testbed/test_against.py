@@ -35,7 +35,15 @@ from dsd_env.testbed.against import (
 )
 from dsd_env.testbed.client import ClientConfig
 from dsd_env.testbed.engine import EngineConfig
-from dsd_env.testbed.measuring import MeasuringError, live_at, outputs_of, parts_of, runs_of, trace_of
+from dsd_env.testbed.measuring import (
+    MeasuringError,
+    live_at,
+    outputs_of,
+    parts_of,
+    runs_of,
+    together_at,
+    trace_of,
+)
 from dsd_env.testbed.reporting import gains, markdown, plot
 from dsd_env.testbed.server import CloudServer
 from dsd_env.testbed.target import PackedTarget
@@ -90,7 +98,9 @@ def twin(tmp_path_factory):
     async def live() -> Live:
         server = CloudServer(PAIR.target, STOP, engine=EngineConfig(end_after_tokens=TOKENS))
         async with server.serving() as port:
-            return await live_at(port, list(QUESTIONS.values()), PAIR.line, ClientConfig(**QUICK))
+            asked = (port, list(QUESTIONS.values()), PAIR.line, ClientConfig(**QUICK))
+            together = {"sequences": len(QUESTIONS), "together_s": await together_at(*asked)}
+            return (await live_at(*asked)).model_copy(update=together)
 
     found = Calibration(
         target="tiny", draft="draft", dtype="float64", target_bytes=1, draft_bytes=1, processor="any",

@@ -147,7 +147,7 @@ class Streams(Part):
         """Stop drafting, and send word to the target."""
         stream.closing = resolution
         self._log(EventKind.STREAM_CLOSE, stream.drafter.number, request, stream.generation)
-        drafted = self._stop_drafting(request, stream)
+        drafted = self._give_up_draft(request, stream)
         if stream.generation:
             self._note_processed(request, stream, drafted, stream.known)
         self._send(request, stream, 0, closes=True)
@@ -257,7 +257,7 @@ class Streams(Part):
         if wrong == NOWHERE and stream.drafted >= stream.known:
             self._note_processed(request, stream, stream.drafted, stream.known)
             return
-        drafted = self._stop_drafting(request, stream)
+        drafted = self._give_up_draft(request, stream)
         if wrong < NOWHERE and self._is_in_branch(request, stream, wrong, stream.branch_start):
             self._totals.branch_hits += 1
             self._adopt(request, stream, wrong)
@@ -325,17 +325,20 @@ class Streams(Part):
         stream.started_s = self._now_s
         self._totals.generations += 1
 
+    def _give_up_draft(self, request: Request, stream: Stream) -> int:
+        """Stop drafting, and note what of the committed text the drafter need not read again."""
+        job = request.draft
+        if job is not None and job.opens:
+            read = job.context_tokens - job.lag_tokens + caught_up_tokens(job, self._now_s)
+            valid = request.drafter_valid.get(stream.drafter.number, 0)
+            request.drafter_valid[stream.drafter.number] = max(valid, read)
+        return self._stop_drafting(request, stream)
+
     def _stop_drafting(self, request: Request, stream: Stream) -> int:
         """Withdraw the draft under way; return the position after the newest token, those in it included."""
         if request.draft is None:
             return stream.drafted
-        job = request.draft
-        if job.opens:
-            # What it has read of committed text it need not read again.
-            read = job.context_tokens - job.lag_tokens + caught_up_tokens(job, self._now_s)
-            valid = request.drafter_valid.get(stream.drafter.number, 0)
-            request.drafter_valid[stream.drafter.number] = max(valid, read)
-        tokens = self._drafters.withdraw(job)
+        tokens = self._drafters.withdraw(request.draft)
         request.draft = None
         self._totals.discarded += tokens
         return stream.drafted + tokens
@@ -388,7 +391,6 @@ class Streams(Part):
             if stream is not None and stream.drafter.server is server:
                 stream.suspended = True
                 self._stop_drafting(request, stream)
-                request.drafter_valid.pop(stream.drafter.number, None)
                 stream.start = stream.drafted  # its KV holds nothing any more
 
     def _resume(self, server: DrafterServer) -> None:

@@ -145,7 +145,7 @@ def close_stream(k, w, request):
     stream = stream_of(w, request)
     stream.closing = True
     log(k, w, LOG_STREAM_CLOSE, stream.drafter, request.number, stream.generation)
-    drafted = _stop_drafting(k, w, request, stream)
+    drafted = _give_up_draft(k, w, request, stream)
     if stream.generation > 0:
         _note_processed(k, w, request, stream, drafted, stream.known)
     _send_drafts(k, w, request, stream, 0, 0, True)
@@ -261,7 +261,7 @@ def _take_in(k, w, request, stream, before):
     if wrong == NOWHERE and stream.drafted >= stream.known:
         _note_processed(k, w, request, stream, stream.drafted, stream.known)
         return
-    drafted = _stop_drafting(k, w, request, stream)
+    drafted = _give_up_draft(k, w, request, stream)
     if wrong < NOWHERE and _is_in_branch(k, w, request, stream, wrong, stream.branch_start):
         w.totals.branch_hits += 1
         _adopt(k, w, request, stream, wrong)
@@ -339,13 +339,18 @@ def _withdraw_draft(k, w, request):
 
 
 @jit
-def _stop_drafting(k, w, request, stream):
-    """Withdraw the draft under way; return the position after the newest token, those in it included."""
+def _give_up_draft(k, w, request, stream):
+    """Stop drafting, and note what of the committed text the drafter need not read again."""
     job, drafter = w.jobs[JOBS * request.slot + ROUND_JOB], stream.drafter
     if job.state != drafting.ENDED and job.opens:
-        # What it has read of committed text it need not read again.
         read = job.context_tokens - job.lag_tokens + drafting.caught_up_tokens(job, w.now_s)
         set_valid_tokens(k, w, request, drafter, max(valid_tokens(k, w, request, drafter), read))
+    return _stop_drafting(k, w, request, stream)
+
+
+@jit
+def _stop_drafting(k, w, request, stream):
+    """Withdraw the draft under way; return the position after the newest token, those in it included."""
     tokens = _withdraw_draft(k, w, request)
     w.totals.discarded += tokens
     return stream.drafted + tokens
@@ -402,7 +407,6 @@ def suspend_streams(k, w, host):
         number = request.number
         stream.suspended = True
         _stop_drafting(k, w, request, stream)
-        set_valid_tokens(k, w, request, stream.drafter, 0)
         stream.start = stream.drafted
 
 
