@@ -15,5 +15,7 @@ import _cli
 
 from dsd_env.cli import report
 
+main = partial(_cli.command, "report", __doc__, report)
+
 if __name__ == "__main__":
-    _cli.run(partial(_cli.command, "report", __doc__, report))
+    _cli.run(main)

@@ -15,5 +15,7 @@ import _cli
 
 from dsd_env.cli import timeline
 
+main = partial(_cli.command, "timeline", __doc__, timeline)
+
 if __name__ == "__main__":
-    _cli.run(partial(_cli.command, "timeline", __doc__, timeline))
+    _cli.run(main)
