@@ -164,15 +164,19 @@ def _rising(knots: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def noise_of(groups: Sequence[Times]) -> dict[str, Any]:
-    """Return how repeats of equal work scatter: a log-normal's sigma, and stragglers apart."""
+    """Return how repeats of equal work scatter: a log-normal's sigma, and stragglers apart.
+
+    Where the machine does other work at the same time, tiny passes scatter beyond what a profile can say; its
+    bounds are taken then.
+    """
     ratios = np.array([s / times.median_s for times in groups for s in times.seconds])
     slow = ratios > STRAGGLER
     usual = np.log(ratios[~slow])
     share = float(slow.mean())
     return {
-        "sigma": round(float(np.sqrt((usual**2).mean())), 5),
+        "sigma": round(min(1.0, float(np.sqrt((usual**2).mean()))), 5),
         "straggler_share": round(min(0.5, share), 5),
-        "straggler_factor": round(float(ratios[slow].mean()) if share else 1.0, 4),
+        "straggler_factor": round(min(100.0, float(ratios[slow].mean())) if share else 1.0, 4),
         "source": f"{len(ratios)} repeats of {len(groups)} kinds of work",
     }
 

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("grpc", reason="needs the extra `testbed`")
 pytest.importorskip("transformers", reason="needs the extra `testbed`")
 
+from dsd_env.latency.profile import Noise
 from dsd_env.scenario import load_scenario
 from dsd_env.testbed.against import (
     GOALS_PCT,
@@ -295,6 +296,12 @@ def test_noise_tells_stragglers_apart():
     noise = noise_of([Times(work=1, seconds=(1.0, 1.1, 1 / 1.1, 1.0, 3.0))])
     assert noise["straggler_share"] == 0.2 and noise["straggler_factor"] == pytest.approx(3.0)
     assert noise["sigma"] == pytest.approx(math.log(1.1) / math.sqrt(2), abs=1e-5)
+
+
+def test_noise_of_a_busy_machine_stays_within_what_a_profile_can_say():
+    noise = noise_of([Times(work=1, seconds=(0.001, 0.001, 1.0, 1.0, 1.0, 900.0))])
+    Noise.model_validate(noise)
+    assert noise["sigma"] == 1.0 and noise["straggler_factor"] == 100.0
 
 
 def served(
