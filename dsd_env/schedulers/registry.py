@@ -242,6 +242,18 @@ def _build_static(arguments: str) -> Scheduler:
     return StaticScheduler(f"static:{arguments}", _place("static", gamma, batch, ":".join(parts[2:])))
 
 
+def _build_pack(arguments: str) -> Scheduler:
+    most, _, rest = arguments.partition(":")
+    if not most.isdecimal() or int(most) < 1:
+        raise SchedulerError(f"pack: N = {most!r} must be a whole number of at least 1")
+    parts = rest.split(":", 2)
+    if len(parts) < 3:
+        raise SchedulerError(f"pack: {arguments!r} is incomplete; write {_ENTRIES['pack'].usage}")
+    gamma, batch = _gamma("pack", parts[0], 0), _batch("pack", parts[1])
+    choice = _place("pack", gamma, batch, parts[2])
+    return StaticScheduler(f"pack:{arguments}", choice._replace(pack=int(most)))
+
+
 def _build_static_map(arguments: str) -> Scheduler:
     choices: dict[str, StaticChoice] = {}
     for part in filter(None, re.split(rf"\+(?!{_BRANCHES[1:]}(?:[+@]|$))", arguments)):
@@ -306,6 +318,11 @@ _ENTRIES: dict[str, SchedulerEntry] = {
         "the same everywhere; PLACE is colocated, own, edge or plain; SITE:MODEL names one of its drafters, "
         "and +branches behind a place asks for streams with branches",
         _build_static,
+    ),
+    "pack": SchedulerEntry(
+        "pack:N:G:B:PLACE",
+        "as static, and requests go to the first target that has fewer than N, not to the least loaded",
+        _build_pack,
     ),
     "static_map": SchedulerEntry(
         "static_map:CLASS=G/B/PLACE[@T]+...",

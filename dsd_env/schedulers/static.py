@@ -11,7 +11,7 @@ from dsd_env.control.actions import snap
 from dsd_env.control.fleet import BOUNDS
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
-from dsd_env.schedulers.rules import decision_at, drafters_at, stay_or_route
+from dsd_env.schedulers.rules import decision_at, drafters_at, packed_target, stay_or_route
 
 _bounds_of = attrgetter(*BOUNDS)
 
@@ -26,6 +26,7 @@ class StaticChoice(NamedTuple):
         drafter: Draft model of the drafter wanted at the site; None: the site's first.
         target: Number of the target that requests go to while it is on offer; None: the least loaded.
         branches: Streams with branches are wanted.
+        pack: Requests go to the first target, by number, that has fewer than so many; 0: no.
     """
 
     gamma: int
@@ -34,6 +35,7 @@ class StaticChoice(NamedTuple):
     drafter: str | None = None
     target: int | None = None
     branches: bool = False
+    pack: int = 0
 
     def check(self, scenario: Scenario, scheduler: str) -> None:
         """Check that a scenario has the drafter, and the branches.
@@ -160,6 +162,8 @@ def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
     target = stay_or_route(view)
     if view.request.is_admission and choice.target in [each.target.index for each in view.candidates]:
         target = choice.target
+    elif view.request.is_admission and choice.pack > 0:
+        target = packed_target(view, choice.pack)
     gamma = snap(view.gammas, choice.gamma)
     return decision_at(view, choice.sites, target, gamma, choice.batch_size, choice.drafter, choice.branches)
 

@@ -124,6 +124,9 @@ def test_every_name_is_explained() -> None:
         ("jsq_goodput:batch_size=2.5", ["batch_size = 2.5", "whole number"]),
         ("static:4:8", ["incomplete", "static:G:B:PLACE"]),
         ("static:4:8:here", ["'here'", "plain"]),
+        ("pack:4:1:colocated", ["incomplete", "pack:N:G:B:PLACE"]),
+        ("pack:0:4:1:colocated", ["N = '0'", "at least 1"]),
+        ("pack:8:4:1:moon", ["placement 'moon'"]),
         ("static_map:", ["names no class"]),
         ("static_map:phone=4/8", ["CLASS=G/B/PLACE"]),
         ("static_map:phone=4/8/own+phone=4/8/own", ["given twice"]),
@@ -518,6 +521,28 @@ def test_static_map_sends_a_class_to_its_target() -> None:
     assert scheduler.decide(view).placement == 0
     assert scheduler.decide(replace(view, device=7)).placement == 1
     assert scheduler.decide(replace(view, device=0)).placement == 1
+
+
+@pytest.mark.parametrize(
+    ("residents", "target"),
+    [((0, 0), 0), ((3, 0), 0), ((4, 0), 1), ((4, 3), 1), ((4, 4), 0), ((9, 4), 1)],
+)
+def test_pack_fills_one_target_after_the_other(residents: tuple[int, int], target: int) -> None:
+    scheduler = make_scheduler("pack:4:2:1:own")
+    scheduler.reset(tiny(), 0)
+    targets = [make_target(number, resident=count) for number, count in enumerate(residents)]
+    candidates = tuple(make_candidate(Site.OWN_DEVICE, each) for each in targets)
+    asked = make_view(candidates, request=make_request(is_admission=True))
+    assert scheduler.decide(asked).placement == target
+
+
+def test_pack_counts_who_waits_and_passes_by_a_target_that_is_down() -> None:
+    scheduler = make_scheduler("pack:4:2:1:own")
+    scheduler.reset(tiny(), 0)
+    for first in (make_target(0, resident=2, waiting=2), make_target(0, up=False)):
+        candidates = tuple(make_candidate(Site.OWN_DEVICE, each) for each in (first, make_target(1)))
+        asked = make_view(candidates, request=make_request(is_admission=True))
+        assert scheduler.decide(asked).placement == 1
 
 
 def test_a_stream_keeps_its_edge_server_and_others_take_the_fastest() -> None:
