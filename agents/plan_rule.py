@@ -27,7 +27,7 @@ NEVER = -1e4
 """Logit of what the rule may not choose; no line comes near it."""
 STRETCH = 4.0
 """What features are multiplied by, so that one unit of a parameter means about as much for all."""
-RELUCTANCE = 1.0
+RELUCTANCE = 0.5
 """How far below the place that a search begins with the others begin."""
 
 Floats = NDArray[np.float64]
