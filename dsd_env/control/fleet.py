@@ -247,6 +247,26 @@ class FleetSpace:
                 action.append(known.index(value))
         return np.array(action, dtype=np.int64)
 
+    def uniform(self, words: str) -> Plan:
+        """Return the plan that has one choice for all groups.
+
+        Args:
+            words: ``G/B/PLACE``, e.g. ``4/1/edge``, or ``plain``: plain decoding that waits nowhere.
+
+        Raises:
+            FleetError: It is neither, or something is not on its list.
+        """
+        if words == "plain":
+            return self.first_plan
+        gamma, _, rest = words.partition("/")
+        batch, _, place = rest.partition("/")
+        if not (gamma.isdecimal() and batch.isdecimal() and place):
+            raise FleetError(f"plan {words!r} must be 'plain' or G/B/PLACE, such as '4/1/edge'")
+        try:
+            return self.plan(self.action([(int(gamma), int(batch), place)] * len(self.groups)))
+        except ValueError as error:
+            raise FleetError(f"plan {words!r}: {error}") from error
+
     def group_of_view(self, view: DecisionView) -> int:
         """Return the number of the group of the request that a view is about.
 

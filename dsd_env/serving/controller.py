@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder, Site
 from dsd_env.control.actions import Resolved, resolve
+from dsd_env.control.fleet_view import FleetTelemetry, FleetView
 from dsd_env.laws.resolve import REASONS
 from dsd_env.policy import Policy
 from dsd_env.policy import load as load_bundle
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
+from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.serving import telemetry as events
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import Guard, GuardConfig
+from dsd_env.serving.planner import Planner, ServedPlan
 from dsd_env.serving.state import State
 from dsd_env.serving.world import Carried, ServedRequest, Told
 
@@ -39,6 +42,10 @@ AHEAD_S = 1.0
 """How far ahead of the controller's clock an observation may be; one further ahead counts as made now."""
 
 
+class NoPlanError(RuntimeError):
+    """A plan is asked for where no policy of the fleet view decides."""
+
+
 class ServedDecision(NamedTuple):
     """A decision as an engine carries it out.
 
@@ -50,7 +57,8 @@ class ServedDecision(NamedTuple):
         edge_server: Name of the edge server; "" elsewhere.
         target: Name of the target.
         model: Draft model; "" if nobody drafts.
-        source: What decided: ``policy``, ``rule`` (a scheduler of the registry) or ``safe_rule``.
+        source: What decided: ``policy``, ``rule`` (a scheduler of the registry) or ``safe_rule``; with
+            a policy of the fleet view what made the plan in force, ``policy`` or ``safe_plan``.
         reason: Why the decision was changed to what can be done, or why the safe rule decided; "" otherwise.
         counter: Number of the decision within the request.
         fanout: Branches that its stream should open at each draft; 0: none.
@@ -97,6 +105,9 @@ class Controller:
 
     :meth:`decide` never fails because of telemetry: a request that is not known, or whose view cannot be
     made, gets plain decoding with a reason.
+
+    A policy of the fleet view is asked for a plan instead, for the first decision at or after each multiple
+    of its `control_period_s`; that plan then answers, by the rules of the simulator. :meth:`plan` tells it.
 
     Example:
         >>> controller = Controller("hf_heuristic", Deployment.of_engine(
@@ -185,6 +196,7 @@ class Controller:
         self.guard = Guard(self._config, clock)
         self._compiled = compiled
         self._mirror: Mirror | None = None
+        self._planner: Planner | None = None
         # Decisions by their key, to make an answer only once; and by the key without their number.
         self._answers: dict[int, Told] = {}
         self._kinds: dict[int, _Alike] = {}
@@ -198,6 +210,8 @@ class Controller:
                 "ahead",
                 "forgotten",
                 "safe",
+                "plans",
+                "safe_plans",
             ),
             0,
         )
@@ -349,6 +363,50 @@ class Controller:
         """
         return self._encoder.encode(self.view(request, now_s))
 
+    def plan(self, now_s: float | None = None) -> ServedPlan:
+        """Return the plan in force, a new one if it is due, for engines that carry out plans themselves.
+
+        Args:
+            now_s: Time on the clock; default: now.
+
+        Raises:
+            NoPlanError: What decides here decides on single requests.
+        """
+        with self.lock:
+            return self._planned(self._seconds(now_s)).served
+
+    def fleet_view(self, now_s: float | None = None) -> FleetView:
+        """Return what is known for a plan, typed.
+
+        Raises:
+            NoPlanError: What decides here decides on single requests.
+        """
+        with self.lock:
+            planner, seconds = self._need_planner(), self._seconds(now_s)
+            self._state.pass_time(seconds)
+            return planner.view(self._state.fleet(planner.space.group_of, seconds))
+
+    def _need_planner(self) -> Planner:
+        if self._planner is None:
+            raise NoPlanError(f"{self.scheduler} decides on single requests; it makes no plans")
+        return self._planner
+
+    def _planned(self, now_s: float) -> Planner:
+        """Return the planner, with the plan that is in force now."""
+        planner = self._need_planner()
+        if planner.due(now_s):
+            self._state.pass_time(now_s)
+            planner.renew(lambda: self._look_at_fleet(now_s), now_s, self.guard)
+            self.counts["plans"] += 1
+            self.counts["safe_plans"] += planner.source == "safe_plan"
+        return planner
+
+    def _look_at_fleet(self, now_s: float) -> tuple[FleetTelemetry, str]:
+        """Return what is known for a plan, and what makes it doubtful."""
+        group_of = self._need_planner().space.group_of
+        doubt = self._state.doubt_of_fleet(group_of, now_s, self._config.stale_s)
+        return self._state.fleet(group_of, now_s), doubt
+
     @property
     def is_compiled(self) -> bool:
         """Whether a policy's decisions are made by compiled code; never those of a rule."""
@@ -362,6 +420,8 @@ class Controller:
         if request is None:
             self.counts["unknown_request"] += 1
             return self._plain("unknown_request")
+        if self._planner is not None:
+            return self._decide_by_plan(self._planned(now_s), request, now_s)
         if self._mirror is not None and (answers := self._decide_compiled([request], now_s)):
             return answers[0]
         begin_s = time.perf_counter()
@@ -378,6 +438,20 @@ class Controller:
             doubt = doubt or "stale"
         decision, source, reason = self._ask(view, doubt, begin_s)
         return self._carry_out(request, view, now_s, decision, source, reason)
+
+    def _decide_by_plan(self, planner: Planner, request: ServedRequest, now_s: float) -> ServedDecision:
+        if planner.source == "safe_plan":
+            self.counts["safe"] += 1
+        try:
+            view = self._state.view(request, now_s)
+        except (ArithmeticError, LookupError, ValueError) as error:
+            logger.debug("no view", exc_info=error)
+            return self._plain("error", request)
+        try:
+            decision = planner.decide(view)
+        except LookupError:
+            return self._carry_out(request, view, now_s, self._safe.decide(view), "safe_rule", "no_group")
+        return self._carry_out(request, view, now_s, decision, planner.source, planner.reason)
 
     def _carry_out(
         self,
@@ -514,19 +588,8 @@ class Controller:
         guard = self.guard
         if not guard.asks_policy():
             return self._safe_decision(view, guard.reason)
-        trouble, decision = doubt, None
-        try:
-            decision = self._choose(view)
-        except FloatingPointError:
-            trouble = "not_finite"
-        except Exception as error:
-            # Whatever goes wrong in a scheduler, the engine gets an answer.
-            trouble = "error"
-            logger.debug("scheduler failed", exc_info=error)
-        if decision is not None and not trouble and time.perf_counter() - begin_s > self._config.budget_s:
-            trouble = "time_out"
-        guard.note(trouble)
-        if decision is None or not guard.trusted:
+        decision, trouble = guard.ask(lambda: self._choose(view), doubt, begin_s)
+        if decision is None:
             return self._safe_decision(view, trouble)
         return decision, "rule" if self.policy is None else "policy", ""
 
@@ -605,12 +668,20 @@ class Controller:
         if policy is not None:
             self.deployment.check(policy)
             policy = policy.copy()
-            self._use_compiled(policy)
+            planner = None
+            if policy.fleet:
+                scenario, safe_plan = self.deployment.scenario, self._config.safe_plan
+                planner = Planner(policy, scenario, safe_plan, self._planner)
+                self._mirror = self._state.mirror = None
+            else:
+                self._use_compiled(policy)
+            self._planner = planner
             self._scheduler, self.policy, self.scheduler = None, policy, str(scheduler)
             return
         rule = cast(Scheduler, scheduler)
         rule.reset(self.deployment.scenario, self._seed)
         self._scheduler, self.policy, self.scheduler = rule, None, rule.name
+        self._planner = None
         self._mirror = self._state.mirror = None
 
     def _use_compiled(self, policy: Policy) -> None:
@@ -648,6 +719,8 @@ def _chosen(policy: str | Path | Policy | Scheduler) -> tuple[Scheduler | str, P
     """Return what decides, and the bundle if it is one."""
     if isinstance(policy, Policy):
         return f"policy:{policy.manifest.scenario.name}", policy
+    if isinstance(policy, FleetPolicyScheduler):
+        return policy.name, policy.policy
     if isinstance(policy, Path):
         return f"policy:{policy}", load_bundle(policy)
     if isinstance(policy, str):
