@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder, Site
 from dsd_env.control.actions import Resolved, resolve
+from dsd_env.control.fleet import FleetSpace
 from dsd_env.control.fleet_view import FleetTelemetry, FleetView
 from dsd_env.laws.resolve import REASONS
 from dsd_env.policy import Policy
@@ -386,6 +387,11 @@ class Controller:
             self._state.pass_time(seconds)
             return planner.view(self._state.fleet(planner.space.group_of, seconds))
 
+    @property
+    def fleet_space(self) -> FleetSpace | None:
+        """Groups and choices of the plans that are made here; None if decisions are on single requests."""
+        return None if self._planner is None else self._planner.space
+
     def _need_planner(self) -> Planner:
         if self._planner is None:
             raise NoPlanError(f"{self.scheduler} decides on single requests; it makes no plans")
@@ -697,7 +703,7 @@ class Controller:
             logger.info("decisions are not compiled", extra={"reason": str(error)})
 
     def stats(self) -> dict[str, Any]:
-        """Return counts and sizes: plain numbers by name, for logs and metrics."""
+        """Return counts and sizes: plain numbers by name, for logs and metrics; and the plan in force."""
         with self.lock:
             return {
                 **self.counts,
@@ -707,6 +713,7 @@ class Controller:
                 "reason": self.guard.reason,
                 "trips": dict(self.guard.trips),
                 "moved_fields": dict(self.moved),
+                "plan": None if self._planner is None else self._planner.served,
             }
 
     @property

@@ -177,9 +177,7 @@ class Recorder:
             elif learnt is not None:
                 model, drafted, accepted, of_round, confidence, _ = learnt
                 assert of_round == tokens
-                me.tell(
-                    RoundVerified(name, drafted, accepted, tokens, confidence, target, model, **when)
-                )
+                me.tell(RoundVerified(name, drafted, accepted, tokens, confidence, target, model, **when))
                 # The controller knows by itself what the drafter's KV holds then.
                 me.valid.setdefault(request.number, {})[request.drafted_at] = request.drafter_valid[
                     request.drafted_at

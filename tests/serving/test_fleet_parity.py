@@ -112,7 +112,12 @@ CASES: dict[str, tuple[Callable[[], Scenario], dict[str, Any], int, set[EventKin
         250,
         set(),
     ),
-    "streams": (lambda: restless("streaming"), {"control_period_s": 0.1}, 400, STREAMS - {EventKind.LATE_DRAFTS}),
+    "streams": (
+        lambda: restless("streaming"),
+        {"control_period_s": 0.1},
+        400,
+        STREAMS - {EventKind.LATE_DRAFTS},
+    ),
     "branches": (
         lambda: restless("streaming", branches={"fanout": 2, "depth": 4}),
         {"control_period_s": 0.1, "grouping": "device"},
@@ -130,7 +135,7 @@ CASES: dict[str, tuple[Callable[[], Scenario], dict[str, Any], int, set[EventKin
     "preemption": (
         lambda: restless("synchronous", "preemption"),
         {"control_period_s": 0.1},
-        300,
+        500,
         {EventKind.PREEMPT},
     ),
 }
