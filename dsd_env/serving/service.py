@@ -345,8 +345,8 @@ def _check_tensors(before: Policy, policy: Policy) -> None:
     kinds = {True: "the fleet view, with plans for groups", False: "decisions on single requests"}
     if before.fleet != policy.fleet:
         raise PolicyError(
-            f"the new bundle is one of {kinds[policy.fleet]}, the one that is served of {kinds[before.fleet]}: "
-            "its tensors are others; start another service for it"
+            f"the new bundle is one of {kinds[policy.fleet]}, the one that is served of "
+            f"{kinds[before.fleet]}: its tensors are others; start another service for it"
         )
     old, new = before.manifest.action.fleet, policy.manifest.action.fleet
     if old is not None and new is not None and (old.groups, old.places) != (new.groups, new.places):

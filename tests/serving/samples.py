@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,14 @@ def make_bundle(
 
 
 def make_fleet_bundle(
-    path: Path, space: FleetSpace, seed: int = 0, *, scale: float = 1.0, overwrite: bool = False
+    path: Path,
+    space: FleetSpace,
+    seed: int = 0,
+    *,
+    wanted: Sequence[tuple[int, int, str]] | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Write a bundle of the fleet view whose weights are drawn from a seed; the larger, the more plans."""
+    """Write a bundle of the fleet view with weights drawn from a seed, or one that always plans the same."""
     features = FleetEncoder.of(space).features
     actions = {"gammas": space.gammas, "batch_sizes": space.batch_sizes, "n_placements": len(space.places)}
     manifest = Manifest(
@@ -76,9 +82,12 @@ def make_fleet_bundle(
     )
     rng = np.random.default_rng(seed)
     arrays = {
-        name: (scale * rng.normal(size=shape)).astype(np.float32)
-        for name, shape in manifest.array_shapes().items()
+        name: rng.normal(size=shape).astype(np.float32) for name, shape in manifest.array_shapes().items()
     }
+    if wanted is not None:
+        arrays = {name: np.zeros_like(array) for name, array in arrays.items()}
+        firsts = np.cumsum((0, *space.nvec[:-1]))
+        arrays["bias_1"][firsts + space.action(wanted)] = 1.0
     write_bundle(path, manifest, arrays, b"not looked at by the numpy backend", overwrite=overwrite)
     return path
 

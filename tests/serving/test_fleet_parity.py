@@ -18,7 +18,6 @@ import pytest
 from dsd_env.control.fleet import FleetSpace
 from dsd_env.control.fleet_view import FleetTelemetry
 from dsd_env.envs import EdgeCloudFleetEnv
-from dsd_env.policy import load as load_bundle
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
