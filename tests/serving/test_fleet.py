@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import tracemalloc
@@ -328,6 +329,7 @@ def test_nothing_grows(bundle: Path, clock: Clock) -> None:
             clock.now_s += 0.3
             started(controller, f"{stage}.{number}", client=f"c{stage}.{number}")
             controller.decide(f"{stage}.{number}")
+        gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert sizes[3] - sizes[2] < 20_000, sizes
