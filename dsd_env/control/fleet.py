@@ -397,4 +397,8 @@ def _groups(
             group_of[np.ix_(devices, slo_classes)] = len(groups)
             name = "/".join(filter(None, (of_device, of_slo)))
             groups.append(Group(name, devices, slo_classes, can))
+    # A class that the workload does not use is that of one with the same objectives, if there is one.
+    for number, slo in enumerate(scenario.slo.values()):
+        alike = classes.get(tuple(slo.bounds()[bound] for bound in BOUNDS), [number])
+        group_of[:, number] = group_of[:, alike[0]]
     return tuple(groups), group_of

@@ -201,6 +201,8 @@ class Controller:
         # Decisions by their key, to make an answer only once; and by the key without their number.
         self._answers: dict[int, Told] = {}
         self._kinds: dict[int, _Alike] = {}
+        # What makes the decisions of compiled code, and why.
+        self._decides = ("policy", "")
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "observations",
@@ -342,6 +344,8 @@ class Controller:
             found = [known[name] for name in requests]
         except KeyError:  # one is not known
             return None
+        if self._planner is not None:
+            self._planned(now_s)
         answers = self._decide_compiled(found, now_s)
         if answers is not None:
             self.counts["decisions"] += len(answers)
@@ -405,7 +409,21 @@ class Controller:
             planner.renew(lambda: self._look_at_fleet(now_s), now_s, self.guard)
             self.counts["plans"] += 1
             self.counts["safe_plans"] += planner.source == "safe_plan"
+            self._follow(planner)
         return planner
+
+    def _follow(self, planner: Planner) -> None:
+        """Let compiled code follow the plan in force, if there is any."""
+        if self._mirror is not None:
+            self._mirror.use_plan(planner.space.choices(planner.plan))
+        if self._decides != (planner.source, planner.reason):
+            # Answers that are kept say what has decided.
+            self._decides = planner.source, planner.reason
+            self._forget_answers()
+
+    def _forget_answers(self) -> None:
+        self._answers.clear()
+        self._kinds.clear()
 
     def _look_at_fleet(self, now_s: float) -> tuple[FleetTelemetry, str]:
         """Return what is known for a plan, and what makes it doubtful."""
@@ -426,10 +444,11 @@ class Controller:
         if request is None:
             self.counts["unknown_request"] += 1
             return self._plain("unknown_request")
-        if self._planner is not None:
-            return self._decide_by_plan(self._planned(now_s), request, now_s)
+        planner = None if self._planner is None else self._planned(now_s)
         if self._mirror is not None and (answers := self._decide_compiled([request], now_s)):
             return answers[0]
+        if planner is not None:
+            return self._decide_by_plan(planner, request, now_s)
         begin_s = time.perf_counter()
         try:
             view = self._state.view(request, now_s)
@@ -446,8 +465,7 @@ class Controller:
         return self._carry_out(request, view, now_s, decision, source, reason)
 
     def _decide_by_plan(self, planner: Planner, request: ServedRequest, now_s: float) -> ServedDecision:
-        if planner.source == "safe_plan":
-            self.counts["safe"] += 1
+        self.counts["safe"] += planner.source == "safe_plan"
         try:
             view = self._state.view(request, now_s)
         except (ArithmeticError, LookupError, ValueError) as error:
@@ -481,10 +499,11 @@ class Controller:
         What is unusual: the policy is not trusted, telemetry is old or was out of range, the observation is
         not finite, there is nothing to select, or the policy fails. Nothing has changed then.
         """
-        mirror, guard = self._mirror, self.guard
-        if not guard.trusted:
-            return None
+        mirror, guard, planner = self._mirror, self.guard, self._planner
         assert mirror is not None
+        # A plan can be followed whatever made it.
+        if planner is None and not guard.trusted:
+            return None
         begin_s = time.perf_counter()
         if not mirror.look(requests, now_s):
             return None
@@ -500,9 +519,12 @@ class Controller:
             told = [known[key] for key in keys]
         except KeyError:
             told = [known.get(key) or self._told(key, row) for row, key in enumerate(keys)]
-        if time.perf_counter() - begin_s > n * self._config.budget_s:
+        if planner is not None:
+            self.counts["safe"] += n * (planner.source == "safe_plan")
+        elif time.perf_counter() - begin_s > n * self._config.budget_s:
             return self._decided_late(requests, told, now_s)
-        guard.note("")
+        else:
+            guard.note("")
         if mirror.some_at_devices:
             own_device = Site.OWN_DEVICE
             for request in requests:
@@ -551,6 +573,7 @@ class Controller:
 
     def _alike(self, found: Found) -> _Alike:
         """Return what all decisions have in common that differ from one in nothing but their number."""
+        source, reason = self._decides
         drafts = found.gamma > 0
         site = Site(found.site)
         model = self._models[found.model] if drafts else ""
@@ -567,8 +590,8 @@ class Controller:
             self._edges[found.edge_server] if found.edge_server >= 0 else "",
             self._targets[found.target],
             model,
-            "policy",
-            REASONS[found.reason] or "",
+            source,
+            reason or REASONS[found.reason] or "",
         )
         carried = Carried(site, found.edge_server, found.target, drafter, model, found.gamma, fanout)
         return _Alike(answer, fanout, carried, rank)
@@ -678,10 +701,9 @@ class Controller:
             if policy.fleet:
                 scenario, safe_plan = self.deployment.scenario, self._config.safe_plan
                 planner = Planner(policy, scenario, safe_plan, self._planner)
-                self._mirror = self._state.mirror = None
-            else:
-                self._use_compiled(policy)
-            self._planner = planner
+            self._planner, self._decides = planner, ("policy", "")
+            self._forget_answers()
+            self._use_compiled(policy)
             self._scheduler, self.policy, self.scheduler = None, policy, str(scheduler)
             return
         rule = cast(Scheduler, scheduler)
@@ -696,7 +718,11 @@ class Controller:
             return
         try:
             self._mirror = self._state.mirrored(self._config.stale_s)
-            self._mirror.use(policy)
+            if self._planner is None:
+                self._mirror.use(policy)
+            else:
+                self._mirror.follow(self._planner.space)
+                self._follow(self._planner)
         except (ImportError, NotImplementedError) as error:
             if self._compiled:
                 raise
