@@ -155,6 +155,11 @@ class FleetSpace:
         self.mask = self._mask()
         self._class_of = _classes_by_bounds(scenario)
 
+    def is_like(self, other: FleetSpace) -> bool:
+        """Return whether another space is of the same scenario, with the same settings."""
+        settings = ("control_period_s", "grouping", "name_targets", "scenario")
+        return all(getattr(self, name) == getattr(other, name) for name in settings)
+
     @property
     def nvec(self) -> tuple[int, ...]:
         """Sizes of the action's dimensions: three for each group."""
