@@ -389,7 +389,7 @@ class Controller:
         with self.lock:
             planner, seconds = self._need_planner(), self._seconds(now_s)
             self._state.pass_time(seconds)
-            return planner.view(self._state.fleet(planner.space.group_of, seconds))
+            return planner.view(self._look_at_fleet(seconds)[0])
 
     @property
     def fleet_space(self) -> FleetSpace | None:
@@ -427,9 +427,7 @@ class Controller:
 
     def _look_at_fleet(self, now_s: float) -> tuple[FleetTelemetry, str]:
         """Return what is known for a plan, and what makes it doubtful."""
-        group_of = self._need_planner().space.group_of
-        doubt = self._state.doubt_of_fleet(group_of, now_s, self._config.stale_s)
-        return self._state.fleet(group_of, now_s), doubt
+        return self._state.fleet(self._need_planner().group_of, now_s, self._config.stale_s)
 
     @property
     def is_compiled(self) -> bool:

@@ -127,5 +127,10 @@ class Guard:
             self._retry_at_s = self._clock() + self.config.retry_s
             logger.warning(
                 "policy left for the safe rule",
-                extra={"reason": trouble, "rule": self.config.safe_rule, "retry_s": self.config.retry_s},
+                extra={
+                    "reason": trouble,
+                    "rule": self.config.safe_rule,
+                    "plan": self.config.safe_plan,
+                    "retry_s": self.config.retry_s,
+                },
             )

@@ -71,6 +71,7 @@ class Planner:
     Attributes:
         policy: The bundle.
         space: Groups and choices.
+        group_of: The space's, as lists, in which single numbers are found faster.
         observation: What the newest plan was made of (float32); None before the first, or if there was none.
         source: What made the plan in force.
         reason: Why it is the safe plan; "" otherwise.
@@ -91,6 +92,7 @@ class Planner:
             dsd_env.control.fleet.FleetError: The safe plan cannot be made here.
         """
         self.policy, self.space = policy, policy.fleet_space(scenario)
+        self.group_of: list[list[int]] = self.space.group_of.tolist()
         self._encoder = FleetEncoder.of(self.space)
         self._safe_plan = self.space.uniform(safe_plan)
         self._player = PlanScheduler(self.space)

@@ -33,8 +33,6 @@ from dsd_env.sim.telemetry import newest_report
 from dsd_env.workload import RequestSpec
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from dsd_env.serving.mirror import Mirror
 
 SITE_NAMES = {"colocated": Site.COLOCATED, "own_device": Site.OWN_DEVICE, "edge_server": Site.EDGE_SERVER}
@@ -657,37 +655,36 @@ class State:
 
     # ------------------------------------------------------------------ decisions
 
-    def _of_groups(self, group_of: NDArray[Any]) -> list[ServedRequest]:
-        """Return the requests that are of a group, in order of arrival, as the simulator sums them up."""
-        known = self.requests.values()
-        of_group = (each for each in known if group_of[each.device.number, each.spec.slo_class] >= 0)
-        return sorted(of_group, key=attrgetter("number"))
+    def fleet(self, group_of: list[list[int]], now_s: float, stale_s: float) -> tuple[FleetTelemetry, str]:
+        """Return what is known for a plan, and what makes it doubtful; "" if nothing does.
 
-    def fleet(self, group_of: NDArray[Any], now_s: float) -> FleetTelemetry:
-        """Return what is known for a plan.
+        ``stale``: nothing has been heard of a target with requests under way for longer than `stale_s`.
+        ``out_of_range``: numbers of at least half of the requests were moved since this was asked before.
 
         Args:
             group_of: Number of a request's group by device and class of objectives; those of none (-1) are
                 left out.
             now_s: When.
+            stale_s: How long is too long.
         """
-        return self._telemetry.fleet(cast(Any, self._of_groups(group_of)), now_s)
-
-    def doubt_of_fleet(self, group_of: NDArray[Any], now_s: float, stale_s: float) -> str:
-        """Return what makes that doubtful; "" if nothing does.
-
-        ``stale``: nothing has been heard of a target with requests under way for longer than `stale_s`.
-        ``out_of_range``: numbers of at least half of the requests were moved since this was asked before.
-        """
-        known = self._of_groups(group_of)
+        # In order of arrival, as the simulator sums them up.
+        known = sorted(
+            (
+                each
+                for each in self.requests.values()
+                if group_of[each.device.number][each.spec.slo_class] >= 0
+            ),
+            key=attrgetter("number"),
+        )
+        told = self._telemetry.fleet(cast(Any, known), now_s)
         doubtful = [each for each in known if each.doubts]
         for each in doubtful:
             each.doubts = 0
             self._tell_mirror(each)
         busy = {each.target for each in known if each.target >= 0 and not each.finished}
         if any(now_s - newest_report(cast(Any, self.targets[n]), now_s).time_s > stale_s for n in busy):
-            return "stale"
-        return "out_of_range" if 0 < len(known) <= 2 * len(doubtful) else ""
+            return told, "stale"
+        return told, "out_of_range" if 0 < len(known) <= 2 * len(doubtful) else ""
 
     def view(self, request: ServedRequest, now_s: float) -> DecisionView:
         """Return what is known for a decision on a request."""

@@ -78,7 +78,7 @@ def follow(
         for _ in range(controller.requests[name].rounds - request.rounds):
             recorder.drop_decision(request)
         controller.observe_many(recorder.taken())
-        mine = controller._state.fleet(space.group_of, now_s)
+        mine, _ = controller._look_at_fleet(now_s)
         assert_alike(mine, recorder.simulation.fleet_telemetry(), f"decision {taken} at {now_s}")
         decision = scheduler.decide(view)
         resolution = recorder.simulation.decide(decision)
