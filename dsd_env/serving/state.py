@@ -366,13 +366,15 @@ class State:
         if target is not None:
             request.control = (Site.COLOCATED, target.number)
             self._system.count_arrival()
+            request.counted = True
         return request
 
     def _queued(self, event: events.RequestQueued, now_s: float) -> ServedRequest:
         request = self.requests[event.request]
         target = self._target_of(request, event.target)
-        if request.committed == 0:
+        if request.committed == 0 and not request.counted:
             self._system.count_arrival()
+        request.counted = False
         self._enter(request, target, now_s)
         request.control = (Site.COLOCATED, target.number)
         return request

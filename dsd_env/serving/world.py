@@ -295,6 +295,7 @@ class ServedRequest:
         early: Decisions before its first token was committed.
         verifies: Verifications of its drafts.
         finished: Its last token is committed at its target.
+        counted: That it has come to a target is counted already.
         seen_s: When it was last heard of.
         doubts: Observations since its last decision with values that were moved or left out.
         place: Where it is mirrored; None: nowhere.
@@ -320,6 +321,7 @@ class ServedRequest:
     early: int = 0
     verifies: int = 0
     finished: bool = False
+    counted: bool = False
     first_commit_s: float = 0.0
     last_commit_s: float = 0.0
     known_tokens: int = 0

@@ -167,6 +167,19 @@ def test_what_is_seen_of_the_fleet(bundle: Path, clock: Clock) -> None:
     assert controller.fleet_view().groups[space.group_names.index(name)].active_requests == 0.0
 
 
+def test_a_request_that_waits_at_an_engine_is_seen_and_counted_once(bundle: Path, clock: Clock) -> None:
+    controller = controller_of(bundle, clock)
+    controller.observe(RequestArrived("a", 100, target="big"))
+    controller.decide("a")
+    assert sum(group.first_token_due for group in controller.fleet_view().groups) == 0.0
+    controller.observe(RequestQueued("a"))
+    assert sum(group.first_token_due for group in controller.fleet_view().groups) == 1.0
+    other = controller_of(bundle, clock)
+    other.observe_many([RequestArrived("a", 100), RequestQueued("a", "big")])
+    clock.now_s = 1.0
+    assert controller.fleet_view().system.arrivals_per_s == other.fleet_view().system.arrivals_per_s > 0.0
+
+
 def test_requests_of_no_group_decode_plainly(tmp_path: Path, clock: Clock) -> None:
     slos = {"slo": {**CLASSES["slo"], "unused": {"ttft_s": 9.0, "tpot_s": 0.9}}}
     made = scenario(**slos)
