@@ -4,7 +4,8 @@
 neither torch nor a web framework. The HTTP service around it is :mod:`dsd_env.serving.app` (extra ``serve``).
 """
 
-from dsd_env.serving.controller import Controller, NoPlanError, ServedDecision
+from dsd_env.serving.answers import ServedDecision
+from dsd_env.serving.controller import Controller, NoPlanError
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import GuardConfig
 from dsd_env.serving.planner import GroupPlan, ServedPlan

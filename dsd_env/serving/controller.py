@@ -11,89 +11,36 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder, Site
 from dsd_env.control.actions import Resolved, resolve
 from dsd_env.control.fleet import FleetSpace
 from dsd_env.control.fleet_view import FleetTelemetry, FleetView
-from dsd_env.laws.resolve import REASONS
 from dsd_env.policy import Policy
 from dsd_env.policy import load as load_bundle
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.serving import telemetry as events
+from dsd_env.serving.answers import SITES, Answers, ServedDecision
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import Guard, GuardConfig
 from dsd_env.serving.planner import Planner, ServedPlan
 from dsd_env.serving.state import State
-from dsd_env.serving.world import Carried, ServedRequest, Told
+from dsd_env.serving.world import ServedRequest, Told
 
 if TYPE_CHECKING:
-    from dsd_env.serving.mirror import Found, Mirror
+    from dsd_env.serving.mirror import Mirror
 
 logger = logging.getLogger("dsd_env.serving")
 
-SITES = {Site.COLOCATED: "colocated", Site.OWN_DEVICE: "own_device", Site.EDGE_SERVER: "edge_server"}
-"""Names of the sites where drafts are made."""
-_MAX_KNOWN = 1 << 15
-"""Answers kept at a time to be given again, and likewise what they are made of."""
 AHEAD_S = 1.0
 """How far ahead of the controller's clock an observation may be; one further ahead counts as made now."""
 
 
 class NoPlanError(RuntimeError):
     """A plan is asked for where no policy of the fleet view decides."""
-
-
-class ServedDecision(NamedTuple):
-    """A decision as an engine carries it out.
-
-    Attributes:
-        gamma: Drafts to make in the next round; 0 is plain decoding.
-        batch_size: Smallest batch that the verification should wait for; 1: it does not wait.
-        placement: Index into the list of candidates.
-        site: Where to draft: ``colocated``, ``own_device`` or ``edge_server``.
-        edge_server: Name of the edge server; "" elsewhere.
-        target: Name of the target.
-        model: Draft model; "" if nobody drafts.
-        source: What decided: ``policy``, ``rule`` (a scheduler of the registry) or ``safe_rule``; with
-            a policy of the fleet view what made the plan in force, ``policy`` or ``safe_plan``.
-        reason: Why the decision was changed to what can be done, or why the safe rule decided; "" otherwise.
-        counter: Number of the decision within the request.
-        fanout: Branches that its stream should open at each draft; 0: none.
-    """
-
-    gamma: int
-    batch_size: int
-    placement: int
-    site: str
-    edge_server: str
-    target: str
-    model: str
-    source: str
-    reason: str
-    counter: int
-    fanout: int = 0
-
-    @property
-    def decision(self) -> Decision:
-        """The three numbers."""
-        return Decision(self.gamma, self.batch_size, self.placement)
-
-
-class _Alike(NamedTuple):
-    """Decisions that differ in nothing but their number: the answer before it, and the rest."""
-
-    before: tuple[int, int, int, str, str, str, str, str, str]
-    fanout: int
-    carried: Carried
-    rank: int
-
-    def numbered(self, counter: int) -> Told:
-        """Return one of them."""
-        return Told(ServedDecision(*self.before, counter, self.fanout), self.carried, self.rank)
 
 
 class Controller:
@@ -188,8 +135,6 @@ class Controller:
         self._encoder = ObservationEncoder.of(scenario)
         self._space = ActionSpace.of(scenario)
         self._max_num_seqs = scenario.max_num_seqs
-        self._models = tuple(scenario.acceptance)
-        self._n_sites = scenario.n_devices + scenario.n_edge_servers + scenario.n_targets
         self._targets, self._edges = deployment.targets, deployment.edge_servers
         self._config = guard or GuardConfig()
         self._safe = make_scheduler(self._config.safe_rule)
@@ -198,11 +143,7 @@ class Controller:
         self._compiled = compiled
         self._mirror: Mirror | None = None
         self._planner: Planner | None = None
-        # Decisions by their key, to make an answer only once; and by the key without their number.
-        self._answers: dict[int, Told] = {}
-        self._kinds: dict[int, _Alike] = {}
-        # What makes the decisions of compiled code, and why.
-        self._decides = ("policy", "")
+        self._answers = Answers(deployment)
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "observations",
@@ -416,14 +357,7 @@ class Controller:
         """Let compiled code follow the plan in force, if there is any."""
         if self._mirror is not None:
             self._mirror.use_plan(planner.space.choices(planner.plan))
-        if self._decides != (planner.source, planner.reason):
-            # Answers that are kept say what has decided.
-            self._decides = planner.source, planner.reason
-            self._forget_answers()
-
-    def _forget_answers(self) -> None:
-        self._answers.clear()
-        self._kinds.clear()
+        self._answers.made_by(planner.source, planner.reason)
 
     def _look_at_fleet(self, now_s: float) -> tuple[FleetTelemetry, str]:
         """Return what is known for a plan, and what makes it doubtful."""
@@ -512,11 +446,7 @@ class Controller:
             # In Python it will fail again, and be answered for.
             logger.debug("compiled decision failed", exc_info=error)
             return None
-        known, keys = self._answers, mirror.keys(n)
-        try:
-            told = [known[key] for key in keys]
-        except KeyError:
-            told = [known.get(key) or self._told(key, row) for row, key in enumerate(keys)]
+        told = self._answers.of(mirror, n)
         if planner is not None:
             self.counts["safe"] += n * (planner.source == "safe_plan")
         elif time.perf_counter() - begin_s > n * self._config.budget_s:
@@ -551,48 +481,6 @@ class Controller:
             self._state.requests.move_to_end(request.name)
             answers.append(each.answer)
         return answers
-
-    def _told(self, key: int, row: int) -> Told:
-        """Return the decision with a key, of which the last call has one in a row."""
-        assert self._mirror is not None
-        if key < 0:
-            found = self._mirror.found(row)
-            return self._alike(found).numbered(found.counter)
-        kind, counter = self._mirror.parted(key)
-        alike = self._kinds.get(kind)
-        if alike is None:
-            if len(self._kinds) >= _MAX_KNOWN:
-                self._kinds.clear()
-            alike = self._kinds[kind] = self._alike(self._mirror.found(row))
-        if len(self._answers) >= _MAX_KNOWN:
-            self._answers.clear()
-        told = self._answers[key] = alike.numbered(counter)
-        return told
-
-    def _alike(self, found: Found) -> _Alike:
-        """Return what all decisions have in common that differ from one in nothing but their number."""
-        source, reason = self._decides
-        drafts = found.gamma > 0
-        site = Site(found.site)
-        model = self._models[found.model] if drafts else ""
-        fanout = found.fanout if drafts else 0
-        drafter, rank = found.drafter if drafts else -1, -1
-        if drafts and site == Site.OWN_DEVICE:
-            # The number of the client's device is the one thing that a key leaves out.
-            drafter, rank = -1, drafter - drafter % self._n_sites
-        answer = (
-            found.gamma,
-            found.batch_size,
-            found.placement,
-            SITES[site],
-            self._edges[found.edge_server] if found.edge_server >= 0 else "",
-            self._targets[found.target],
-            model,
-            source,
-            reason or REASONS[found.reason] or "",
-        )
-        carried = Carried(site, found.edge_server, found.target, drafter, model, found.gamma, fanout)
-        return _Alike(answer, fanout, carried, rank)
 
     def _by_safe_rule(self, request: ServedRequest, now_s: float) -> ServedDecision:
         """Return the safe rule's decision for a request whose policy has just lost the trust."""
@@ -699,8 +587,8 @@ class Controller:
             if policy.fleet:
                 scenario, safe_plan = self.deployment.scenario, self._config.safe_plan
                 planner = Planner(policy, scenario, safe_plan, self._planner)
-            self._planner, self._decides = planner, ("policy", "")
-            self._forget_answers()
+            self._planner = planner
+            self._answers.made_by("policy", "")
             self._use_compiled(policy)
             self._scheduler, self.policy, self.scheduler = None, policy, str(scheduler)
             return

@@ -32,7 +32,7 @@ from dsd_env.serving import (
     TargetState,
     TokensCommitted,
 )
-from dsd_env.serving.controller import SITES
+from dsd_env.serving.answers import SITES
 from dsd_env.sim import ReferenceSimulation
 from dsd_env.sim.entities import Device, Report, Request, TargetServer, TargetTask
 from dsd_env.sim.metrics import meets_slo
