@@ -40,6 +40,7 @@ from dsd_env.schedulers.table import Axes, GroupTableScheduler, Table, TableBuil
 from dsd_env.serving.engines.tables import (
     TableExportError,
     sglang_config,
+    steps_by_batch,
     tensorrt_llm_schedule,
     vllm_schedule,
 )
@@ -220,8 +221,8 @@ def main() -> int:
     most = arguments.max_batch_size or max(scenario.max_num_seqs)
     by_batch = table.by_batch()
     for group, each in by_group.items():
-        lengths = ", ".join(f"{gamma} from {low}" for low, gamma in each.lengths_by_batch())
-        print(f"{group}: lengths by batch size {lengths}")
+        lengths = ", ".join(f"{low}-{high}: {gamma}" for low, high, gamma in steps_by_batch(each, most))
+        print(f"{group}: speculation length by batch size {lengths}")
     told = table if arguments.group is None else by_group[arguments.group]
     for file, exported in (
         (arguments.vllm, lambda: vllm_schedule(told, most)),

@@ -99,8 +99,9 @@ def test_a_policy_of_the_fleet_view_is_compiled_by_group_too(tmp_path, monkeypat
     report = ["--report", str(tmp_path / "report.json")]
     assert compile_policy(monkeypatch, tmp_path, str(bundle), *options, "--group", "chat", *report) == 0
     told = capsys.readouterr().out
-    assert "chat: lengths by batch size 4 from 1, 4 from 3" in told
-    assert "batch: lengths by batch size 2 from 1, 2 from 3" in told
+    most = max(scenario.max_num_seqs)
+    assert f"chat: speculation length by batch size 1-{most}: 4\n" in told
+    assert f"batch: speculation length by batch size 1-{most}: 2\n" in told
     assert {length for _, _, length in json.loads((tmp_path / "vllm.json").read_text())} == {4}
     metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert set(metrics) == {"policy", "table", "by batch size", "by group and batch size"}

@@ -19,6 +19,7 @@ from dsd_env.schedulers import make_scheduler
 from dsd_env.serving import (
     ClientJoined,
     Controller,
+    Deployment,
     GuardConfig,
     NoPlanError,
     RequestArrived,
@@ -29,6 +30,7 @@ from dsd_env.serving import (
     TargetState,
     TokensCommitted,
 )
+from dsd_env.serving.engines.session import EngineSession
 from dsd_env.serving.service import Service
 from tests.scenarios import tiny
 from tests.serving.samples import call, make_bundle, make_fleet_bundle
@@ -210,6 +212,22 @@ def test_a_bundle_that_does_not_fit_is_refused(bundle: Path, clock: Clock) -> No
         controller_of(bundle, clock, guard=GuardConfig(safe_plan="4"))
     with pytest.raises(FleetError, match="speculation length 5 is not one of"):
         controller_of(bundle, clock, guard=GuardConfig(safe_plan="5/1/edge"))
+
+
+def test_an_engine_with_an_adapter_follows_the_plan(tmp_path: Path, clock: Clock) -> None:
+    deployment = Deployment.of_engine(step_s=0.02, token_s=1e-4, draft_step_s=0.002, max_num_seqs=8)
+    space = FleetSpace(deployment.scenario, 0.5)
+    bundle = make_fleet_bundle(tmp_path / "engine", space, wanted=[(3, 1, "colocated")])
+    controller = Controller(bundle, deployment, clock=clock)
+    session = EngineSession(controller, "a", prompt_tokens=100)
+    session.begin()
+    for _ in range(3):
+        clock.now_s += 0.3
+        assert session.ask() == 3
+        session.report(3, 2)
+    assert controller.fleet_view().groups[0].active_requests == 1.0
+    session.close(met_slo=True)
+    assert controller.counts["plans"] == 2 and session.elsewhere == 0
 
 
 # ---------------------------------------------------------------------- guard rails
