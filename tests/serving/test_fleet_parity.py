@@ -65,8 +65,7 @@ def follow(
     scheduler.reset(scenario, seed)
     scheduler.watch(recorder.simulation.fleet_telemetry)
     env = EdgeCloudFleetEnv(scenario, space.control_period_s, space.grouping, space.name_targets)
-    expected, _ = env.reset(options={"episode_seed": seed})
-    over, taken, plans = False, 0, 0
+    expected, over, taken, plans = None, False, 0, 0
     while taken < decisions and (view := recorder.simulation.next_decision()) is not None:
         request, now_s = recorder.simulation.due_request, recorder.now_s
         assert request is not None
@@ -90,6 +89,8 @@ def follow(
         assert planner is not None
         if planner.number > plans:
             plans += 1
+            if expected is None:
+                expected, _ = env.reset(options={"episode_seed": seed})
             assert not over and planner.number == plans
             np.testing.assert_array_equal(planner.observation, expected)
             expected, _, terminated, truncated, info = env.step(planner.plan.ravel())
