@@ -494,20 +494,32 @@ BATCH_SERVED = 256
 """Requests that are decided on at one moment."""
 
 
-def random_policy(scenario: Any) -> Any:
-    """Return a policy of the usual size for a scenario, with random weights."""
+def random_policy(scenario: Any, *, fleet: bool = False) -> Any:
+    """Return a policy of the usual size for a scenario, with random weights; `fleet`: of the fleet view."""
     from dsd_env.control import ActionSpace, ObservationEncoder
+    from dsd_env.control.fleet import FleetSpace
+    from dsd_env.control.fleet_view import FleetEncoder
     from dsd_env.policy import Manifest, MlpActor, Policy
-    from dsd_env.policy.manifest import Actions, Network, Training, feature_specs, scenario_ref
+    from dsd_env.policy.manifest import Actions, Fleet, Network, Training, feature_specs, scenario_ref
 
-    features, space = ObservationEncoder.of(scenario).features, ActionSpace.of(scenario)
+    features, lists = ObservationEncoder.of(scenario).features, ActionSpace.of(scenario)
+    plans, n_placements = FleetSpace(scenario), lists.n_placements
+    if fleet:
+        features, n_placements = FleetEncoder.of(plans).features, len(plans.places)
+    space = plans if fleet else lists
     widths = (len(features), 64, 64, sum(space.nvec))
     generator = np.random.default_rng(0)
     layers = [(generator.normal(size=(n, m)) * m**-0.5, np.zeros(n)) for m, n in pairwise(widths)]
     manifest = Manifest(
+        format_version=3 if fleet else 1,
         created=now_utc(),
         observation=feature_specs(features),
-        action=Actions(gammas=space.gammas, batch_sizes=space.batch_sizes, n_placements=space.n_placements),
+        action=Actions(
+            gammas=space.gammas,
+            batch_sizes=space.batch_sizes,
+            n_placements=n_placements,
+            fleet=Fleet.of(plans) if fleet else None,
+        ),
         network=Network(layers=widths, activation="tanh", normalisations=2),
         scenario=scenario_ref(scenario),
         training=Training(algorithm="MaskablePPO", seed=0, steps=0),
@@ -518,7 +530,8 @@ def random_policy(scenario: Any) -> Any:
 def serving(bench: Bench) -> None:
     """Decisions in a serving process, by one and by the batch, beside SB3's `predict`.
 
-    By compiled code, and in Python, which decides where Numba is not installed.
+    By compiled code, and in Python, which decides where Numba is not installed; and with a policy of the
+    fleet view, the plan itself and decisions by it.
     """
     import dsd_env
 
@@ -527,13 +540,15 @@ def serving(bench: Bench) -> None:
         policy = random_policy(scenario)
         for compiled in (True, False):
             _serve(scenario, policy, compiled, bench)
+        _serve(scenario, random_policy(scenario, fleet=True), True, bench)
         _note_times("sb3_predict", name, _sb3_predictions(scenario, bench), bench)
 
 
 def _serve(scenario: Any, policy: Any, compiled: bool, bench: Bench) -> None:
     from dsd_env.serving import Controller, RequestArrived, RoundVerified, TargetState, TokensCommitted
 
-    controller = Controller(policy, scenario, compiled=compiled)
+    now_s = [0.0]
+    controller = Controller(policy, scenario, compiled=compiled, clock=lambda: now_s[0])
     targets = controller.deployment.targets
     names = [str(number) for number in range(BATCH_SERVED)]
     for i, each in enumerate(names):
@@ -544,31 +559,37 @@ def _serve(scenario: Any, policy: Any, compiled: bool, bench: Bench) -> None:
         "serve_decide": [],
         "serve_observe": [],
         "serve_batch": [],
-        "policy_alone": [],
+        **({"serve_plan": []} if policy.fleet else {"policy_alone": []}),
     }
 
-    def timed(what: str, work: Callable[[Any], object], argument: Any) -> None:
+    def timed(what: str, work: Callable[..., object], *arguments: Any) -> None:
         begin = time.perf_counter()
-        work(argument)
+        work(*arguments)
         times_s[what].append(time.perf_counter() - begin)
 
     begin = time.perf_counter()
     n = 0
     while time.perf_counter() - begin < bench.repeats * bench.seconds or n < 5:
         n += 1
+        now_s[0] += 1.0
         for target in targets:
             controller.observe(TargetState(target, resident=BATCH_SERVED, remaining_s=0.01))
+        if policy.fleet:
+            # It is due, as a second has passed.
+            timed("serve_plan", controller.plan)
         for each in names:
             timed("serve_decide", controller.decide, each)
             timed("serve_observe", controller.observe, RoundVerified(each, 4, n % 5))
-        observation = controller.observation(names[0])
-        for _ in names:
-            timed("policy_alone", policy.action, observation)
+        if not policy.fleet:
+            observation = controller.observation(names[0])
+            for _ in names:
+                timed("policy_alone", policy.action, observation)
         timed("serve_batch", controller.decide_many, names)
+    how = ("" if compiled else "_in_python") + "_by_plan" * policy.fleet
     for what, measured in times_s.items():
-        _note_times(what + ("" if compiled else "_in_python"), scenario.name, measured, bench)
+        _note_times(what + how, scenario.name, measured, bench)
     safe = controller.counts["safe"] / controller.counts["decisions"]
-    bench.note(f"safe_rule_share{'' if compiled else '_in_python'}/{scenario.name}", safe)
+    bench.note(f"safe_rule_share{how}/{scenario.name}", safe)
 
 
 def _note_times(what: str, name: str, times_s: list[float], bench: Bench) -> None:

@@ -7,12 +7,17 @@ RTT, its commonest decision. Further passes let the table decide and ask the pol
 so that the table also knows where it leads to. Then both, and the table by batch size alone that engines
 take, run on seeds that the table was not made from, paired.
 
+What a policy of the fleet view plans is recorded in the same way. A table knows no groups, so beside the one
+for all there is one by batch size for each group, for engines that serve one class each: --group NAME exports
+that one. The comparison has both.
+
 Exports: --vllm FILE, --sglang FILE, --tensorrt-llm FILE with --tensorrt-llm-version.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +28,19 @@ from tqdm import tqdm
 
 from dsd_env import simulate
 from dsd_env.control import Decision, DecisionView
+from dsd_env.control.fleet_view import FleetTelemetry
 from dsd_env.files import write_json
 from dsd_env.paired import bootstrap_ratio
 from dsd_env.scenario import Scenario, ScenarioError, load_scenario
 from dsd_env.scenario.measuring import measuring
 from dsd_env.schedulers import Scheduler, SchedulerError, make_scheduler
-from dsd_env.schedulers.table import Axes, Table, TableBuilder, TableScheduler
+from dsd_env.schedulers.base import FleetWatcher
+from dsd_env.schedulers.fleet import FleetPolicyScheduler
+from dsd_env.schedulers.table import Axes, GroupTableScheduler, Table, TableBuilder, TableScheduler
 from dsd_env.serving.engines.tables import (
     TableExportError,
     sglang_config,
+    steps_by_batch,
     tensorrt_llm_schedule,
     vllm_schedule,
 )
@@ -43,31 +52,53 @@ FIRST_TEST_SEED = 1000
 
 
 class Teacher:
-    """Lets one scheduler decide and shows the views, with what another would decide, to a builder.
+    """Lets one scheduler decide and shows the views, with what another would decide, to builders.
 
     Attributes:
         name: Name of the pair.
     """
 
-    def __init__(self, teacher: Scheduler, actor: Scheduler, builder: TableBuilder) -> None:
-        """Take the scheduler to be compiled, the one that acts (it may be the same), and the builder."""
+    def __init__(
+        self, teacher: Scheduler, actor: Scheduler, builder: TableBuilder, of_groups: Sequence[TableBuilder]
+    ) -> None:
+        """Take the scheduler to be compiled, the one that acts (it may be the same), and the builders.
+
+        Args:
+            teacher: What is compiled.
+            actor: What acts.
+            builder: Sees all decisions.
+            of_groups: See those of each group, if the teacher is a policy of the fleet view.
+        """
         self.name = f"{teacher.name} by {actor.name}"
-        self._teacher, self._actor, self._builder = teacher, actor, builder
+        self._teacher, self._actor = teacher, actor
+        self._builder, self._of_groups = builder, of_groups
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Prepare both."""
         self._teacher.reset(scenario, seed)
         self._actor.reset(scenario, seed)
 
+    def watch(self, telemetry: Callable[[], FleetTelemetry]) -> None:
+        """Hand the fleet's telemetry to the teacher, if it is of the fleet view."""
+        for each in {id(each): each for each in (self._teacher, self._actor)}.values():
+            if isinstance(each, FleetWatcher):
+                each.watch(telemetry)
+
     def decide(self, view: DecisionView) -> Decision:
         """Return the actor's decision, and count the teacher's."""
         wanted = self._teacher.decide(view)
         self._builder.see(view, wanted)
+        if isinstance(self._teacher, FleetPolicyScheduler) and self._teacher.space is not None:
+            self._of_groups[self._teacher.space.group_of_view(view)].see(view, wanted)
         return wanted if self._actor is self._teacher else self._actor.decide(view)
 
 
-def compile_table(scenario: Scenario, policy: Scheduler, axes: Axes, *, seeds: int, passes: int) -> Table:
-    """Return the table of a policy.
+def compile_table(
+    scenario: Scenario, policy: Scheduler, axes: Axes, *, seeds: int, passes: int
+) -> tuple[Table, dict[str, Table]]:
+    """Return the table of a policy; of one of the fleet view also those by batch size of its groups.
+
+    A group whose requests never came has the table of all.
 
     Args:
         scenario: Where it decides.
@@ -77,14 +108,22 @@ def compile_table(scenario: Scenario, policy: Scheduler, axes: Axes, *, seeds: i
         passes: In the first the policy acts, in the others the table made so far.
     """
     builder, actor = TableBuilder(axes), policy
+    names: tuple[str, ...] = ()
+    if isinstance(policy, FleetPolicyScheduler):
+        names = policy.policy.fleet_space(scenario).group_names
+    of_groups = [TableBuilder(axes) for _ in names]
     table: Table | None = None
     for number in range(passes):
         for seed in tqdm(range(seeds), desc=f"pass {number + 1}", leave=False):
-            simulate(scenario, Teacher(policy, actor, builder), seed=seed + number * seeds)
+            simulate(scenario, Teacher(policy, actor, builder, of_groups), seed=seed + number * seeds)
         table = builder.build(policy.name, scenario.name)
         actor = TableScheduler("table", table)
     assert table is not None
-    return table
+    by_group = {
+        name: (each.build(f"{policy.name}, {name}", scenario.name) if each.seen else table).by_batch()
+        for name, each in zip(names, of_groups, strict=True)
+    }
+    return table, by_group
 
 
 def compare(scenario: Scenario, schedulers: dict[str, Scheduler], *, seeds: int) -> dict[str, Any]:
@@ -136,6 +175,9 @@ def _parser() -> argparse.ArgumentParser:
             type=_edges,
             help=f'edges of the cells; "" for one cell (default {told})',
         )
+    parser.add_argument(
+        "--group", help="export the table of this group, with a policy of the fleet view; default: of all"
+    )
     parser.add_argument("--report", type=Path, help="file for the comparison (JSON)")
     parser.add_argument("--vllm", type=Path, help="write vLLM's num_speculative_tokens_per_batch_size")
     parser.add_argument("--sglang", type=Path, help="write SGLang's --speculative-adaptive-config")
@@ -168,35 +210,45 @@ def main() -> int:
             scenario = measuring(scenario, arguments.requests)
         name = arguments.policy
         policy = make_scheduler(f"policy:{name}" if Path(name).is_dir() else name)
+        policy.reset(scenario, 0)
+        _check_group(policy, arguments.group)
     except (ScenarioError, SchedulerError, ValueError) as error:
         parser.error(str(error))
-    table = compile_table(scenario, policy, axes, seeds=arguments.seeds, passes=arguments.passes)
+    table, by_group = compile_table(scenario, policy, axes, seeds=arguments.seeds, passes=arguments.passes)
     table.save(arguments.out)
     seen = sum(1 for each in table.visits if each)
     print(f"{arguments.out}: {axes.cells} cells, {seen} of them visited")
     most = arguments.max_batch_size or max(scenario.max_num_seqs)
     by_batch = table.by_batch()
+    for group, each in by_group.items():
+        lengths = ", ".join(f"{low}-{high}: {gamma}" for low, high, gamma in steps_by_batch(each, most))
+        print(f"{group}: speculation length by batch size {lengths}")
+    told = table if arguments.group is None else by_group[arguments.group]
     for file, exported in (
-        (arguments.vllm, lambda: vllm_schedule(table, most)),
-        (arguments.sglang, lambda: sglang_config(table)),
-        (arguments.tensorrt_llm, lambda: tensorrt_llm_schedule(table, arguments.tensorrt_llm_version, most)),
+        (arguments.vllm, lambda: vllm_schedule(told, most)),
+        (arguments.sglang, lambda: sglang_config(told)),
+        (arguments.tensorrt_llm, lambda: tensorrt_llm_schedule(told, arguments.tensorrt_llm_version, most)),
     ):
         if file is not None:
             try:
                 write_json(file, exported())
             except TableExportError as error:
                 parser.error(str(error))
-            print(f"{file}: by batch size")
+            print(f"{file}: by batch size" + (f", {arguments.group}" if arguments.group else ""))
     if arguments.test_seeds > 0:
-        found = compare(
-            scenario,
-            {
-                "policy": policy,
-                "table": TableScheduler("table", table),
-                "by batch size": TableScheduler("by batch size", by_batch),
-            },
-            seeds=arguments.test_seeds,
-        )
+        compared: dict[str, Scheduler] = {
+            "policy": policy,
+            "table": TableScheduler("table", table),
+            "by batch size": TableScheduler("by batch size", by_batch),
+        }
+        if isinstance(policy, FleetPolicyScheduler):
+            fleet = policy.policy.manifest.action.fleet
+            assert fleet is not None
+            settings = fleet.model_dump(include={"control_period_s", "grouping", "name_targets"})
+            compared["by group and batch size"] = GroupTableScheduler(
+                "by group and batch size", list(by_group.values()), settings
+            )
+        found = compare(scenario, compared, seeds=arguments.test_seeds)
         _print(found)
         if arguments.report:
             write_json(
@@ -209,6 +261,20 @@ def main() -> int:
                 },
             )
     return 0
+
+
+def _check_group(policy: Scheduler, group: str | None) -> None:
+    """Make sure that there is the group whose table is to be exported.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if group is None:
+        return
+    if not isinstance(policy, FleetPolicyScheduler) or policy.space is None:
+        raise ValueError("--group: only policies of the fleet view plan for groups")
+    if group not in policy.space.group_names:
+        raise ValueError(f"--group {group!r} is not one of {', '.join(policy.space.group_names)}")
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -63,6 +63,12 @@ def main() -> int:
         "--token-file", type=Path, help="file with the bearer token that calls need (or DSD_SERVE_TOKEN)"
     )
     parser.add_argument("--safe-rule", default="cloud_ar", help="rule that decides in trouble (%(default)s)")
+    parser.add_argument(
+        "--safe-plan",
+        default="plain",
+        metavar="G/B/PLACE",
+        help="plan in force in trouble, with a policy of the fleet view (%(default)s)",
+    )
     parser.add_argument("--max-body-bytes", type=int, default=1 << 20, help="longest body (%(default)s)")
     parser.add_argument("--max-calls-per-s", type=float, default=0.0, help="calls per second; 0: no limit")
     parser.add_argument("--burst", type=int, default=1000, help="calls that may come at once (%(default)s)")
@@ -85,7 +91,7 @@ def main() -> int:
     try:
         token = _token(arguments.token_file)
         limits = Limits(arguments.max_body_bytes, arguments.max_calls_per_s, arguments.burst)
-        guard = GuardConfig(safe_rule=arguments.safe_rule)
+        guard = GuardConfig(safe_rule=arguments.safe_rule, safe_plan=arguments.safe_plan)
         controller = Controller(arguments.policy, arguments.deployment, guard=guard)
     except (ValueError, OSError) as error:
         print(f"serve: {error}", file=sys.stderr)

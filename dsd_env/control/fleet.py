@@ -155,6 +155,11 @@ class FleetSpace:
         self.mask = self._mask()
         self._class_of = _classes_by_bounds(scenario)
 
+    def is_like(self, other: FleetSpace) -> bool:
+        """Return whether another space is of the same scenario, with the same settings."""
+        settings = ("control_period_s", "grouping", "name_targets", "scenario")
+        return all(getattr(self, name) == getattr(other, name) for name in settings)
+
     @property
     def nvec(self) -> tuple[int, ...]:
         """Sizes of the action's dimensions: three for each group."""
@@ -246,6 +251,26 @@ class FleetSpace:
                     raise ValueError(f"group {group.name!r}: {what} {value!r} is not one of {list(known)}")
                 action.append(known.index(value))
         return np.array(action, dtype=np.int64)
+
+    def uniform(self, words: str) -> Plan:
+        """Return the plan that has one choice for all groups.
+
+        Args:
+            words: ``G/B/PLACE``, e.g. ``4/1/edge``, or ``plain``: plain decoding that waits nowhere.
+
+        Raises:
+            FleetError: It is neither, or something is not on its list.
+        """
+        if words == "plain":
+            return self.first_plan
+        gamma, _, rest = words.partition("/")
+        batch, _, place = rest.partition("/")
+        if not (gamma.isdecimal() and batch.isdecimal() and place):
+            raise FleetError(f"plan {words!r} must be 'plain' or G/B/PLACE, such as '4/1/edge'")
+        try:
+            return self.plan(self.action([(int(gamma), int(batch), place)] * len(self.groups)))
+        except ValueError as error:
+            raise FleetError(f"plan {words!r}: {error}") from error
 
     def group_of_view(self, view: DecisionView) -> int:
         """Return the number of the group of the request that a view is about.
@@ -377,4 +402,8 @@ def _groups(
             group_of[np.ix_(devices, slo_classes)] = len(groups)
             name = "/".join(filter(None, (of_device, of_slo)))
             groups.append(Group(name, devices, slo_classes, can))
+    # A class that the workload does not use is that of one with the same objectives, if there is one.
+    for number, slo in enumerate(scenario.slo.values()):
+        alike = classes.get(tuple(slo.bounds()[bound] for bound in BOUNDS), [number])
+        group_of[:, number] = group_of[:, alike[0]]
     return tuple(groups), group_of

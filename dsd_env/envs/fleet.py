@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,43 @@ from dsd_env.control.rewards import REWARD_TERMS, reward_factors, reward_weights
 from dsd_env.envs.base import EpisodicEnv
 from dsd_env.envs.checks import check_discount
 from dsd_env.envs.episodes import ended_before_it_began
-from dsd_env.envs.fleet_worlds import CompiledFleetWorld, FleetWorld, make_fleet_world
+from dsd_env.envs.fleet_worlds import CompiledFleetWorld, FleetWorld, SavedFleet, make_fleet_world
+from dsd_env.envs.infos import NumericFleetInfos, check_infos
 from dsd_env.envs.limits import checked_max_episode_steps, surrounding_time_limit
 from dsd_env.scenario import Scenario, load_scenario
+
+_OF_EPISODE = (
+    "_over",
+    "_plan",
+    "_totals",
+    "_completed",
+    "_steps",
+    "_invalid",
+    "_now_s",
+    "_time_limit",
+)
+"""What an environment knows of its episode beside the world."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """A saved state of an environment of the fleet view; see :meth:`EdgeCloudFleetEnv.clone_state`.
+
+    Attributes:
+        engine: Engine that it was made on.
+        space: The plans of the scenario.
+        episode_seed: Seed of the episode.
+        generator: State of the generator that later episodes' seeds are drawn from.
+        world: The world.
+        of_episode: What else is known of the episode.
+    """
+
+    engine: str
+    space: FleetSpace
+    episode_seed: int
+    generator: Mapping[str, Any]
+    world: SavedFleet
+    of_episode: Mapping[str, Any]
 
 
 class EdgeCloudFleetEnv(EpisodicEnv):
@@ -154,6 +189,11 @@ class EdgeCloudFleetEnv(EpisodicEnv):
     | `discount`           | step      | exp(−`discount_rate_per_s` · dt), if that argument is given.                |
     | `episode_metrics`    | last step | Every metric by name (docs/simulator.md).                                   |
 
+    These are the infos with `infos="full"`. With `infos="numeric"` every info, of resets too, has the same keys with
+    arrays of the same shapes: `plan` as indices, `resolved` as a count per reason, `reward_terms` and
+    `episode_metrics` as arrays in the order of `dsd_env.envs.REWARD_TERMS` and `METRICS` (NaN before the last step,
+    for which `has_episode_metrics` stands). With `infos="none"` they are empty.
+
     ## Arguments
 
     ```python
@@ -178,6 +218,9 @@ class EdgeCloudFleetEnv(EpisodicEnv):
     | `discount_rate_per_s` | **float** or None                    | `None`         | Adds `info["discount"]`           |
     | `engine_options`      | mapping or None                      | `None`         | Bounds of the compiled engine     |
     | `max_episode_steps`   | **int** or None                      | `None`         | Truncates the episode             |
+    | `infos`               | **str**                              | `"full"`       | `"numeric"` or `"none"`           |
+
+    `clone_state()` and `restore_state(state)` go back to an earlier plan, for planning by look-ahead.
 
     Many environments at once: `gym.make_vec("dsd_env/EdgeCloudFleet-v0", num_envs=8, threads=2)`, and
     `dsd_env.make_sb3_fleet_vec_env` for Stable-Baselines3. On reset, `options={"episode_seed": int}` sets the
@@ -201,6 +244,7 @@ class EdgeCloudFleetEnv(EpisodicEnv):
         discount_rate_per_s: float | None = None,
         engine_options: Mapping[str, int] | None = None,
         max_episode_steps: int | None = None,
+        infos: str = "full",
         *,
         like: EdgeCloudFleetEnv | None = None,
     ) -> None:
@@ -224,6 +268,7 @@ class EdgeCloudFleetEnv(EpisodicEnv):
         self._weighted = [(index, weight) for index, weight in enumerate(weights) if weight]
         self._discount_rate_per_s = discount_rate_per_s
         self._max_steps = checked_max_episode_steps(max_episode_steps)
+        self._infos, self._numeric = check_infos(infos), NumericFleetInfos(discount_rate_per_s)
         self._time_limit: int | None = None
         self._over = True
         self._ahead: tuple[Plan, bool] | None = None
@@ -293,7 +338,14 @@ class EdgeCloudFleetEnv(EpisodicEnv):
             "episode_seed": episode_seed,
             "scenario": self.scenario.name,
         }
-        return self._look(), info
+        return self._look(), self._told(info)
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return an info in the form that the argument `infos` asks for."""
+        if self._infos == "full":
+            return info
+        assert self._episode_seed is not None
+        return {} if self._infos == "none" else self._numeric.of(info, self._episode_seed, self._plan)
 
     def _look(self) -> NDArray[np.float32]:
         self._view = fleet_view(self.space, self._world.simulation.fleet_telemetry(), self._plan)
@@ -366,7 +418,52 @@ class EdgeCloudFleetEnv(EpisodicEnv):
             info["episode_metrics"] = simulation.metrics()
             info["episode_seed"] = self._episode_seed
             info["scenario"] = self.scenario.name
-        return self._look(), reward, terminated, truncated, info
+        return self._look(), reward, terminated, truncated, self._told(info)
+
+    def clone_state(self) -> FleetState:
+        """Return the environment's state, for :meth:`restore_state`, as often as wanted.
+
+        It holds the world, the episode, and the generator of later episodes' seeds, so that everything goes
+        on as if what came in between had never been. Wrappers are no part of it. On the compiled engine it is
+        a copy of the world; the reference engine keeps the plans, and repeats the episode to go back.
+
+        Raises:
+            gymnasium.error.ResetNeeded: The environment was never reset.
+        """
+        self._need_episode("cloning the state")
+        assert self._episode_seed is not None
+        return FleetState(
+            self.engine,
+            self.space,
+            self._episode_seed,
+            self.np_random.bit_generator.state,
+            self._world.save(),
+            {name: getattr(self, name) for name in _OF_EPISODE},
+        )
+
+    def restore_state(self, state: FleetState) -> NDArray[np.float32]:
+        """Go back to a state of this environment, or of another with the same arguments.
+
+        Returns:
+            The observation of the plan that is then due.
+
+        Raises:
+            ValueError: The state is of another engine, scenario, period or grouping.
+        """
+        if state.engine != self.engine:
+            raise ValueError(f"the state was made on engine {state.engine!r}, this is {self.engine!r}")
+        if state.space is not self.space and not state.space.is_like(self.space):
+            raise ValueError(
+                f"the state is of scenario {state.space.scenario.name!r} with control_period_s = "
+                f"{state.space.control_period_s:g}, grouping = {state.space.grouping!r}, name_targets = "
+                f"{state.space.name_targets}; this is another one"
+            )
+        self._world.restore(state.episode_seed, state.world)
+        self._episode_seed, self._ahead = state.episode_seed, None
+        for name, value in state.of_episode.items():
+            setattr(self, name, value)
+        self.np_random.bit_generator.state = dict(state.generator)
+        return self._look()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which choices can be executed, by dimension (bool, shape (sum(nvec),)); always the same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dsd_env.control.fleet import FleetSpace, Plan
@@ -13,11 +14,25 @@ from dsd_env.sim.world import WorldBuilder
 
 if TYPE_CHECKING:
     from dsd_env.sim.compiled import Layout
+    from dsd_env.sim.compiled.tables import Bytes
 
 
 HEAP_EVENTS = 1 << 16
 """Room for scheduled events. Plans that move everybody about leave the ends of many given-up draft jobs
 behind: a slow device that takes in a long context is interrupted by every result."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFleet:
+    """A world as it was between two plans.
+
+    Attributes:
+        world: Its bytes (compiled engine).
+        followed: The plans so far, and until when each was followed (reference engine, which repeats them).
+    """
+
+    world: Bytes | None = None
+    followed: tuple[tuple[Plan, float], ...] = ()
 
 
 class FleetWorld(Protocol):
@@ -45,6 +60,12 @@ class FleetWorld(Protocol):
             Whether a decision is due; False at the end of the episode.
         """
 
+    def save(self) -> SavedFleet:
+        """Return the world as it is, for :meth:`restore`."""
+
+    def restore(self, seed: int, saved: SavedFleet) -> None:
+        """Go back to a world as it was in the episode of a seed."""
+
 
 class ReferenceFleetWorld:
     """A world on the reference engine; see :class:`FleetWorld`."""
@@ -60,12 +81,14 @@ class ReferenceFleetWorld:
         """Start the episode of a seed and run to its first decision; return whether there is one."""
         self.simulation = ReferenceSimulation(self._space.scenario, seed, builder=self._builder)
         self._view = self.simulation.next_decision()
+        self._followed: list[tuple[Plan, float]] = []
         return self._view is not None
 
     def follow(self, plan: Plan, until_s: float) -> bool:
         """Answer decisions by a plan; see :meth:`FleetWorld.follow`."""
         player, view = PlanScheduler(self._space, plan), self._view
         assert view is not None
+        self._followed.append((plan, until_s))
         while view is not None:
             self.simulation.decide(player.decide(view))
             view = self.simulation.next_decision()
@@ -73,6 +96,16 @@ class ReferenceFleetWorld:
                 break
         self._view = view
         return view is not None
+
+    def save(self) -> SavedFleet:
+        """Return what repeats the episode until now."""
+        return SavedFleet(followed=tuple(self._followed))
+
+    def restore(self, seed: int, saved: SavedFleet) -> None:
+        """Repeat an episode until then, since SimPy's processes cannot be copied."""
+        self.begin(seed)
+        for plan, until_s in saved.followed:
+            self.follow(plan, until_s)
 
 
 class CompiledFleetWorld:
@@ -100,6 +133,16 @@ class CompiledFleetWorld:
 
         rows = plan_rows(self._space.scenario, self._space.choices(plan))
         return self.simulation.follow(self._space.group_of, rows, until_s)
+
+    def save(self) -> SavedFleet:
+        """Return a copy of the world."""
+        return SavedFleet(self.simulation.save())
+
+    def restore(self, seed: int, saved: SavedFleet) -> None:
+        """Go back to a copy of the world."""
+        assert saved.world is not None
+        self.begin(seed)
+        self.simulation.restore(saved.world)
 
 
 def make_fleet_world(

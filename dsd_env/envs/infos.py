@@ -87,3 +87,42 @@ class NumericInfos:
         if self.discount_rate_per_s is not None:
             values["discount"] = math.exp(-self.discount_rate_per_s * info["dt_s"])
         return {name: np.asarray(value) for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class NumericFleetInfos:
+    """The same of the fleet view.
+
+    Attributes:
+        discount_rate_per_s: With ``discount``.
+    """
+
+    discount_rate_per_s: float | None
+
+    def of(
+        self, info: Mapping[str, Any], episode_seed: int, plan: NDArray[np.int64]
+    ) -> dict[str, NDArray[Any]]:
+        """Return an info of a reset or a step as arrays of fixed shape.
+
+        Args:
+            info: The full info.
+            episode_seed: Seed of the episode.
+            plan: The plan in force, int64, shape (groups, 3).
+        """
+        metrics = info.get("episode_metrics")
+        terms, resolved = info.get("reward_terms", {}), info.get("resolved", {})
+        values: dict[str, Any] = {
+            "now_s": info["now_s"],
+            "dt_s": info["dt_s"],
+            "plan": plan.ravel().copy(),
+            "episode_seed": as_int64(episode_seed),
+            "reward_terms": [terms.get(name, 0.0) for name in REWARD_TERMS],
+            "resolved": [resolved.get(reason, 0) for reason in REASONS if reason is not None],
+            "invalid_actions": info.get("invalid_actions", 0),
+            "completed_requests": info.get("completed_requests", 0),
+            "has_episode_metrics": metrics is not None,
+            "episode_metrics": [(metrics or {}).get(name, math.nan) for name in METRICS],
+        }
+        if self.discount_rate_per_s is not None:
+            values["discount"] = math.exp(-self.discount_rate_per_s * info["dt_s"])
+        return {name: np.asarray(value) for name, value in values.items()}

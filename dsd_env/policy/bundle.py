@@ -101,8 +101,12 @@ class Policy:
         """Whether it is of the fleet view: :meth:`choose` then gives a plan, three indices for each group."""
         return self.manifest.action.fleet is not None
 
-    def fleet_space(self, scenario: Scenario) -> FleetSpace:
+    def fleet_space(self, scenario: Scenario, where: str = "") -> FleetSpace:
         """Return the plans that a policy of the fleet view makes for a scenario.
+
+        Args:
+            scenario: The scenario.
+            where: What messages call it; default: the scenario by its name.
 
         Raises:
             PolicyError: It decides on single requests, or its groups, lists or features are others.
@@ -113,8 +117,8 @@ class Policy:
         problem = explain_fleet_mismatch(self.manifest, space)
         if problem:
             raise PolicyError(
-                f"the policy (trained on {self.manifest.scenario.name!r}) does not fit scenario "
-                f"{scenario.name!r}: {problem}"
+                f"the policy (trained on {self.manifest.scenario.name!r}) does not fit "
+                f"{where or f'scenario {scenario.name!r}'}: {problem}"
             )
         return space
 

@@ -88,6 +88,8 @@ class MlpActor:
         self.n_logits = widths[-1]
         self._bounds = tuple(pairwise(accumulate(self.nvec, initial=0)))
         self._doubts: dict[float, float] = {}
+        # Products with several observations go through the weights by input, so they lie like that.
+        self._by_input = [np.ascontiguousarray(weight.T) for weight, _ in self.layers]
         self._many = [np.empty((0, n), dtype=np.float32) for n in widths[1:]]
         self._buffers = [np.empty(n, dtype=np.float32) for n in widths[1:]]
         self._hidden = [(w, b, out) for (w, b), out in zip(self.layers[:-1], self._buffers[:-1], strict=True)]
@@ -149,9 +151,9 @@ class MlpActor:
             self._many = [np.empty((n, weight.shape[0]), dtype=np.float32) for weight, _ in self.layers]
         x = observations
         largest = max(float(x.max(initial=1.0)), -float(x.min(initial=-1.0)))
-        for index, ((weight, bias), room) in enumerate(zip(self.layers, self._many, strict=True)):
-            out = room[:n]
-            np.dot(x, weight.T, out=out)
+        for index, (weight, room) in enumerate(zip(self._by_input, self._many, strict=True)):
+            out, bias = room[:n], self.layers[index][1]
+            np.dot(x, weight, out=out)
             x = np.add(out, bias, out=out)
             if index == len(self.layers) - 1:
                 break

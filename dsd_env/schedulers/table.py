@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dsd_env.control import Decision, DecisionView, Site
+from dsd_env.control.fleet import FleetSpace
 from dsd_env.files import write_json
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
@@ -228,6 +230,43 @@ class TableScheduler:
         return apply_static(view, self._choices[self.table.axes.index_of(view)])
 
 
+class GroupTableScheduler:
+    """Decides by a table for each group of the fleet view: what is left of its plans without a controller.
+
+    Attributes:
+        name: What it is called.
+        tables: The tables, in the order of the groups.
+    """
+
+    def __init__(self, name: str, tables: Sequence[Table], settings: Mapping[str, Any]) -> None:
+        """Build the scheduler.
+
+        Args:
+            name: What it is called.
+            tables: One table for each group.
+            settings: Arguments of :class:`dsd_env.control.fleet.FleetSpace`, which say what the groups are.
+        """
+        self.name, self.tables = name, tuple(tables)
+        self._settings = dict(settings)
+        self._of_group = [TableScheduler(name, table) for table in self.tables]
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        """Find the scenario's groups.
+
+        Raises:
+            SchedulerError: There is another number of them.
+        """
+        self._space = FleetSpace(scenario, **self._settings)
+        if len(self._space.groups) != len(self.tables):
+            raise SchedulerError(
+                f"{self.name}: {len(self.tables)} tables for the groups {list(self._space.group_names)}"
+            )
+
+    def decide(self, view: DecisionView) -> Decision:
+        """Return the decision of the view's cell in the table of its group."""
+        return self._of_group[self._space.group_of_view(view)].decide(view)
+
+
 class TableBuilder:
     """Counts the decisions seen in every cell.
 
@@ -239,6 +278,11 @@ class TableBuilder:
         """Begin with nothing seen."""
         self.axes = axes
         self._seen: dict[int, Counter[Cell]] = {}
+
+    @property
+    def seen(self) -> bool:
+        """Whether any decision has been seen."""
+        return bool(self._seen)
 
     def see(self, view: DecisionView, decision: Decision) -> None:
         """Count a decision; those at admissions, which draft nothing, are left out."""

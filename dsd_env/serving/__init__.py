@@ -4,9 +4,11 @@
 neither torch nor a web framework. The HTTP service around it is :mod:`dsd_env.serving.app` (extra ``serve``).
 """
 
-from dsd_env.serving.controller import Controller, ServedDecision
+from dsd_env.serving.answers import ServedDecision
+from dsd_env.serving.controller import Controller, NoPlanError
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import GuardConfig
+from dsd_env.serving.planner import GroupPlan, ServedPlan
 from dsd_env.serving.telemetry import (
     BackhaulState,
     ClientJoined,
@@ -42,9 +44,11 @@ __all__ = [
     "DraftState",
     "DrafterState",
     "Event",
+    "GroupPlan",
     "GuardConfig",
     "IterationDone",
     "LinkState",
+    "NoPlanError",
     "RequestArrived",
     "RequestFinished",
     "RequestInterrupted",
@@ -52,6 +56,7 @@ __all__ = [
     "RoundVerified",
     "RttSample",
     "ServedDecision",
+    "ServedPlan",
     "StreamResult",
     "TargetState",
     "TelemetryError",

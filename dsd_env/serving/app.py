@@ -5,6 +5,7 @@
 ``GET /v2``, ``/v2/models/NAME[/ready]``      what the server and the model are
 ``POST /v2/models/NAME/infer``                observation in, decision out, without estimators
 ``POST /v1/decide``                           telemetry in, decisions out
+``GET /v1/plan``                              the plan in force, with a policy of the fleet view
 ``POST /v1/reload``, ``/v1/rollback``         read the bundle again; return to the one before
 ``GET /metrics``                              figures in Prometheus' text format
 ============================================ ============================================================
@@ -39,6 +40,7 @@ _PATHS = frozenset(
         "/v2/health/ready",
         "/v2",
         "/v1/decide",
+        "/v1/plan",
         "/v1/reload",
         "/v1/rollback",
         "/metrics",
@@ -199,6 +201,7 @@ def create_app(service: Service, *, limits: Limits | None = None, token: str | N
             tensors.version_of(service.digest),
             await request.body(),
             None if length is None else int(length),
+            service.mask,
         )
         if head is None:
             return Response(body, media_type="application/json")
@@ -219,6 +222,9 @@ def create_app(service: Service, *, limits: Limits | None = None, token: str | N
     async def decide(request: Request) -> Response:
         return answer(service.decide(loads(await request.body())))
 
+    async def plan(_: Request) -> Response:
+        return answer(service.plan())
+
     async def reload(request: Request) -> Response:
         body = await request.body()
         wanted = loads(body) if body else {}
@@ -234,6 +240,7 @@ def create_app(service: Service, *, limits: Limits | None = None, token: str | N
         return Response(service.metrics(), media_type="text/plain; version=0.0.4")
 
     app.add_route("/v1/decide", decide, methods=["POST"])
+    app.add_route("/v1/plan", plan, methods=["GET"])
     app.add_route("/v1/reload", reload, methods=["POST"])
     app.add_route("/v1/rollback", rollback, methods=["POST"])
     app.add_route("/metrics", metrics, methods=["GET"])

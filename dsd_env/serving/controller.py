@@ -11,80 +11,36 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder, Site
 from dsd_env.control.actions import Resolved, resolve
-from dsd_env.laws.resolve import REASONS
+from dsd_env.control.fleet import FleetSpace
+from dsd_env.control.fleet_view import FleetTelemetry, FleetView
 from dsd_env.policy import Policy
 from dsd_env.policy import load as load_bundle
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
+from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.serving import telemetry as events
+from dsd_env.serving.answers import SITES, Answers, ServedDecision
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.guard import Guard, GuardConfig
+from dsd_env.serving.planner import Planner, ServedPlan
 from dsd_env.serving.state import State
-from dsd_env.serving.world import Carried, ServedRequest, Told
+from dsd_env.serving.world import ServedRequest, Told
 
 if TYPE_CHECKING:
-    from dsd_env.serving.mirror import Found, Mirror
+    from dsd_env.serving.mirror import Mirror
 
 logger = logging.getLogger("dsd_env.serving")
 
-SITES = {Site.COLOCATED: "colocated", Site.OWN_DEVICE: "own_device", Site.EDGE_SERVER: "edge_server"}
-"""Names of the sites where drafts are made."""
-_MAX_KNOWN = 1 << 15
-"""Answers kept at a time to be given again, and likewise what they are made of."""
 AHEAD_S = 1.0
 """How far ahead of the controller's clock an observation may be; one further ahead counts as made now."""
 
 
-class ServedDecision(NamedTuple):
-    """A decision as an engine carries it out.
-
-    Attributes:
-        gamma: Drafts to make in the next round; 0 is plain decoding.
-        batch_size: Smallest batch that the verification should wait for; 1: it does not wait.
-        placement: Index into the list of candidates.
-        site: Where to draft: ``colocated``, ``own_device`` or ``edge_server``.
-        edge_server: Name of the edge server; "" elsewhere.
-        target: Name of the target.
-        model: Draft model; "" if nobody drafts.
-        source: What decided: ``policy``, ``rule`` (a scheduler of the registry) or ``safe_rule``.
-        reason: Why the decision was changed to what can be done, or why the safe rule decided; "" otherwise.
-        counter: Number of the decision within the request.
-        fanout: Branches that its stream should open at each draft; 0: none.
-    """
-
-    gamma: int
-    batch_size: int
-    placement: int
-    site: str
-    edge_server: str
-    target: str
-    model: str
-    source: str
-    reason: str
-    counter: int
-    fanout: int = 0
-
-    @property
-    def decision(self) -> Decision:
-        """The three numbers."""
-        return Decision(self.gamma, self.batch_size, self.placement)
-
-
-class _Alike(NamedTuple):
-    """Decisions that differ in nothing but their number: the answer before it, and the rest."""
-
-    before: tuple[int, int, int, str, str, str, str, str, str]
-    fanout: int
-    carried: Carried
-    rank: int
-
-    def numbered(self, counter: int) -> Told:
-        """Return one of them."""
-        return Told(ServedDecision(*self.before, counter, self.fanout), self.carried, self.rank)
+class NoPlanError(RuntimeError):
+    """A plan is asked for where no policy of the fleet view decides."""
 
 
 class Controller:
@@ -97,6 +53,9 @@ class Controller:
 
     :meth:`decide` never fails because of telemetry: a request that is not known, or whose view cannot be
     made, gets plain decoding with a reason.
+
+    A policy of the fleet view is asked for a plan instead, for the first decision at or after each multiple
+    of its `control_period_s`; that plan then answers, by the rules of the simulator. :meth:`plan` tells it.
 
     Example:
         >>> controller = Controller("hf_heuristic", Deployment.of_engine(
@@ -176,8 +135,6 @@ class Controller:
         self._encoder = ObservationEncoder.of(scenario)
         self._space = ActionSpace.of(scenario)
         self._max_num_seqs = scenario.max_num_seqs
-        self._models = tuple(scenario.acceptance)
-        self._n_sites = scenario.n_devices + scenario.n_edge_servers + scenario.n_targets
         self._targets, self._edges = deployment.targets, deployment.edge_servers
         self._config = guard or GuardConfig()
         self._safe = make_scheduler(self._config.safe_rule)
@@ -185,9 +142,8 @@ class Controller:
         self.guard = Guard(self._config, clock)
         self._compiled = compiled
         self._mirror: Mirror | None = None
-        # Decisions by their key, to make an answer only once; and by the key without their number.
-        self._answers: dict[int, Told] = {}
-        self._kinds: dict[int, _Alike] = {}
+        self._planner: Planner | None = None
+        self._answers = Answers(deployment)
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "observations",
@@ -198,6 +154,8 @@ class Controller:
                 "ahead",
                 "forgotten",
                 "safe",
+                "plans",
+                "safe_plans",
             ),
             0,
         )
@@ -327,6 +285,8 @@ class Controller:
             found = [known[name] for name in requests]
         except KeyError:  # one is not known
             return None
+        if self._planner is not None:
+            self._planned(now_s)
         answers = self._decide_compiled(found, now_s)
         if answers is not None:
             self.counts["decisions"] += len(answers)
@@ -349,6 +309,60 @@ class Controller:
         """
         return self._encoder.encode(self.view(request, now_s))
 
+    def plan(self, now_s: float | None = None) -> ServedPlan:
+        """Return the plan in force, a new one if it is due, for engines that carry out plans themselves.
+
+        Args:
+            now_s: Time on the clock; default: now.
+
+        Raises:
+            NoPlanError: What decides here decides on single requests.
+        """
+        with self.lock:
+            return self._planned(self._seconds(now_s)).served
+
+    def fleet_view(self, now_s: float | None = None) -> FleetView:
+        """Return what is known for a plan, typed.
+
+        Raises:
+            NoPlanError: What decides here decides on single requests.
+        """
+        with self.lock:
+            planner, seconds = self._need_planner(), self._seconds(now_s)
+            self._state.pass_time(seconds)
+            return planner.view(self._look_at_fleet(seconds)[0])
+
+    @property
+    def fleet_space(self) -> FleetSpace | None:
+        """Groups and choices of the plans that are made here; None if decisions are on single requests."""
+        return None if self._planner is None else self._planner.space
+
+    def _need_planner(self) -> Planner:
+        if self._planner is None:
+            raise NoPlanError(f"{self.scheduler} decides on single requests; it makes no plans")
+        return self._planner
+
+    def _planned(self, now_s: float) -> Planner:
+        """Return the planner, with the plan that is in force now."""
+        planner = self._need_planner()
+        if planner.due(now_s):
+            self._state.pass_time(now_s)
+            planner.renew(lambda: self._look_at_fleet(now_s), now_s, self.guard)
+            self.counts["plans"] += 1
+            self.counts["safe_plans"] += planner.source == "safe_plan"
+            self._follow(planner)
+        return planner
+
+    def _follow(self, planner: Planner) -> None:
+        """Let compiled code follow the plan in force, if there is any."""
+        if self._mirror is not None:
+            self._mirror.use_plan(planner.space.choices(planner.plan))
+        self._answers.made_by(planner.source, planner.reason)
+
+    def _look_at_fleet(self, now_s: float) -> tuple[FleetTelemetry, str]:
+        """Return what is known for a plan, and what makes it doubtful."""
+        return self._state.fleet(self._need_planner().group_of, now_s, self._config.stale_s)
+
     @property
     def is_compiled(self) -> bool:
         """Whether a policy's decisions are made by compiled code; never those of a rule."""
@@ -362,8 +376,11 @@ class Controller:
         if request is None:
             self.counts["unknown_request"] += 1
             return self._plain("unknown_request")
+        planner = None if self._planner is None else self._planned(now_s)
         if self._mirror is not None and (answers := self._decide_compiled([request], now_s)):
             return answers[0]
+        if planner is not None:
+            return self._decide_by_plan(planner, request, now_s)
         begin_s = time.perf_counter()
         try:
             view = self._state.view(request, now_s)
@@ -378,6 +395,19 @@ class Controller:
             doubt = doubt or "stale"
         decision, source, reason = self._ask(view, doubt, begin_s)
         return self._carry_out(request, view, now_s, decision, source, reason)
+
+    def _decide_by_plan(self, planner: Planner, request: ServedRequest, now_s: float) -> ServedDecision:
+        self.counts["safe"] += planner.source == "safe_plan"
+        try:
+            view = self._state.view(request, now_s)
+        except (ArithmeticError, LookupError, ValueError) as error:
+            logger.debug("no view", exc_info=error)
+            return self._plain("error", request)
+        try:
+            decision = planner.decide(view)
+        except LookupError:
+            return self._carry_out(request, view, now_s, self._safe.decide(view), "safe_rule", "no_group")
+        return self._carry_out(request, view, now_s, decision, planner.source, planner.reason)
 
     def _carry_out(
         self,
@@ -401,10 +431,11 @@ class Controller:
         What is unusual: the policy is not trusted, telemetry is old or was out of range, the observation is
         not finite, there is nothing to select, or the policy fails. Nothing has changed then.
         """
-        mirror, guard = self._mirror, self.guard
-        if not guard.trusted:
-            return None
+        mirror, guard, planner = self._mirror, self.guard, self._planner
         assert mirror is not None
+        # A plan can be followed whatever made it.
+        if planner is None and not guard.trusted:
+            return None
         begin_s = time.perf_counter()
         if not mirror.look(requests, now_s):
             return None
@@ -415,14 +446,13 @@ class Controller:
             # In Python it will fail again, and be answered for.
             logger.debug("compiled decision failed", exc_info=error)
             return None
-        known, keys = self._answers, mirror.keys(n)
-        try:
-            told = [known[key] for key in keys]
-        except KeyError:
-            told = [known.get(key) or self._told(key, row) for row, key in enumerate(keys)]
-        if time.perf_counter() - begin_s > n * self._config.budget_s:
+        told = self._answers.of(mirror, n)
+        if planner is not None:
+            self.counts["safe"] += n * (planner.source == "safe_plan")
+        elif time.perf_counter() - begin_s > n * self._config.budget_s:
             return self._decided_late(requests, told, now_s)
-        guard.note("")
+        else:
+            guard.note("")
         if mirror.some_at_devices:
             own_device = Site.OWN_DEVICE
             for request in requests:
@@ -452,47 +482,6 @@ class Controller:
             answers.append(each.answer)
         return answers
 
-    def _told(self, key: int, row: int) -> Told:
-        """Return the decision with a key, of which the last call has one in a row."""
-        assert self._mirror is not None
-        if key < 0:
-            found = self._mirror.found(row)
-            return self._alike(found).numbered(found.counter)
-        kind, counter = self._mirror.parted(key)
-        alike = self._kinds.get(kind)
-        if alike is None:
-            if len(self._kinds) >= _MAX_KNOWN:
-                self._kinds.clear()
-            alike = self._kinds[kind] = self._alike(self._mirror.found(row))
-        if len(self._answers) >= _MAX_KNOWN:
-            self._answers.clear()
-        told = self._answers[key] = alike.numbered(counter)
-        return told
-
-    def _alike(self, found: Found) -> _Alike:
-        """Return what all decisions have in common that differ from one in nothing but their number."""
-        drafts = found.gamma > 0
-        site = Site(found.site)
-        model = self._models[found.model] if drafts else ""
-        fanout = found.fanout if drafts else 0
-        drafter, rank = found.drafter if drafts else -1, -1
-        if drafts and site == Site.OWN_DEVICE:
-            # The number of the client's device is the one thing that a key leaves out.
-            drafter, rank = -1, drafter - drafter % self._n_sites
-        answer = (
-            found.gamma,
-            found.batch_size,
-            found.placement,
-            SITES[site],
-            self._edges[found.edge_server] if found.edge_server >= 0 else "",
-            self._targets[found.target],
-            model,
-            "policy",
-            REASONS[found.reason] or "",
-        )
-        carried = Carried(site, found.edge_server, found.target, drafter, model, found.gamma, fanout)
-        return _Alike(answer, fanout, carried, rank)
-
     def _by_safe_rule(self, request: ServedRequest, now_s: float) -> ServedDecision:
         """Return the safe rule's decision for a request whose policy has just lost the trust."""
         view = self._state.view(request, now_s)
@@ -514,19 +503,8 @@ class Controller:
         guard = self.guard
         if not guard.asks_policy():
             return self._safe_decision(view, guard.reason)
-        trouble, decision = doubt, None
-        try:
-            decision = self._choose(view)
-        except FloatingPointError:
-            trouble = "not_finite"
-        except Exception as error:
-            # Whatever goes wrong in a scheduler, the engine gets an answer.
-            trouble = "error"
-            logger.debug("scheduler failed", exc_info=error)
-        if decision is not None and not trouble and time.perf_counter() - begin_s > self._config.budget_s:
-            trouble = "time_out"
-        guard.note(trouble)
-        if decision is None or not guard.trusted:
+        decision, trouble = guard.ask(lambda: self._choose(view), doubt, begin_s)
+        if decision is None:
             return self._safe_decision(view, trouble)
         return decision, "rule" if self.policy is None else "policy", ""
 
@@ -605,12 +583,19 @@ class Controller:
         if policy is not None:
             self.deployment.check(policy)
             policy = policy.copy()
+            planner = None
+            if policy.fleet:
+                scenario, safe_plan = self.deployment.scenario, self._config.safe_plan
+                planner = Planner(policy, scenario, safe_plan, self._planner)
+            self._planner = planner
+            self._answers.made_by("policy", "")
             self._use_compiled(policy)
             self._scheduler, self.policy, self.scheduler = None, policy, str(scheduler)
             return
         rule = cast(Scheduler, scheduler)
         rule.reset(self.deployment.scenario, self._seed)
         self._scheduler, self.policy, self.scheduler = rule, None, rule.name
+        self._planner = None
         self._mirror = self._state.mirror = None
 
     def _use_compiled(self, policy: Policy) -> None:
@@ -619,14 +604,18 @@ class Controller:
             return
         try:
             self._mirror = self._state.mirrored(self._config.stale_s)
-            self._mirror.use(policy)
+            if self._planner is None:
+                self._mirror.use(policy)
+            else:
+                self._mirror.follow(self._planner.space)
+                self._follow(self._planner)
         except (ImportError, NotImplementedError) as error:
             if self._compiled:
                 raise
             logger.info("decisions are not compiled", extra={"reason": str(error)})
 
     def stats(self) -> dict[str, Any]:
-        """Return counts and sizes: plain numbers by name, for logs and metrics."""
+        """Return counts and sizes: plain numbers by name, for logs and metrics; and the plan in force."""
         with self.lock:
             return {
                 **self.counts,
@@ -636,6 +625,7 @@ class Controller:
                 "reason": self.guard.reason,
                 "trips": dict(self.guard.trips),
                 "moved_fields": dict(self.moved),
+                "plan": None if self._planner is None else self._planner.served,
             }
 
     @property
@@ -648,6 +638,8 @@ def _chosen(policy: str | Path | Policy | Scheduler) -> tuple[Scheduler | str, P
     """Return what decides, and the bundle if it is one."""
     if isinstance(policy, Policy):
         return f"policy:{policy.manifest.scenario.name}", policy
+    if isinstance(policy, FleetPolicyScheduler):
+        return policy.name, policy.policy
     if isinstance(policy, Path):
         return f"policy:{policy}", load_bundle(policy)
     if isinstance(policy, str):

@@ -173,11 +173,11 @@ class Deployment:
         Raises:
             dsd_env.policy.PolicyError: It does not; the message says in what they differ.
         """
-        policy.check_schema(
-            ObservationEncoder.of(self.scenario),
-            ActionSpace.of(self.scenario),
-            f"the deployment ({self.source})",
-        )
+        where = f"the deployment ({self.source})"
+        if policy.fleet:
+            policy.fleet_space(self.scenario, where)
+            return
+        policy.check_schema(ObservationEncoder.of(self.scenario), ActionSpace.of(self.scenario), where)
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
+
+Choice = TypeVar("Choice")
 
 logger = logging.getLogger("dsd_env.serving")
 
@@ -19,6 +23,8 @@ class GuardConfig:
 
     Attributes:
         safe_rule: Scheduler that decides meanwhile, by its name in the registry.
+        safe_plan: What is in force meanwhile where a policy of the fleet view makes plans: ``plain``, or
+            ``G/B/PLACE`` for all groups; see :meth:`dsd_env.control.fleet.FleetSpace.uniform`.
         budget_s: A decision that takes longer counts as a time-out.
         streak: So many decisions in a row of one kind of trouble end the trust; `not_finite` and `error`
             replace the decision itself at once.
@@ -27,6 +33,7 @@ class GuardConfig:
     """
 
     safe_rule: str = "cloud_ar"
+    safe_plan: str = "plain"
     budget_s: float = 0.05
     streak: int = 8
     stale_s: float = 5.0
@@ -68,6 +75,33 @@ class Guard:
         """Return whether to ask the policy now: it is trusted, or it is time to try again."""
         return self.trusted or self._clock() >= self._retry_at_s
 
+    def ask(self, choose: Callable[[], Choice], doubt: str, begin_s: float) -> tuple[Choice | None, str]:
+        """Ask the policy, and note how that went.
+
+        Args:
+            choose: Asks it; `FloatingPointError` says that what it reads is not finite.
+            doubt: What makes its input doubtful, one of :data:`REASONS`; "" for nothing.
+            begin_s: When the decision began, by `time.perf_counter`.
+
+        Returns:
+            What it has chosen, and ""; or None and what the trouble was, if the safe rule is to decide.
+        """
+        trouble, chosen = doubt, None
+        try:
+            chosen = choose()
+        except FloatingPointError:
+            trouble = "not_finite"
+        except Exception as error:
+            # Whatever goes wrong in a scheduler, the engine gets an answer.
+            trouble = "error"
+            logger.debug("scheduler failed", exc_info=error)
+        if chosen is not None and not trouble and time.perf_counter() - begin_s > self.config.budget_s:
+            trouble = "time_out"
+        self.note(trouble)
+        if chosen is None or not self.trusted:
+            return None, trouble
+        return chosen, ""
+
     def note(self, trouble: str) -> None:
         """Note how a decision of the policy went.
 
@@ -93,5 +127,10 @@ class Guard:
             self._retry_at_s = self._clock() + self.config.retry_s
             logger.warning(
                 "policy left for the safe rule",
-                extra={"reason": trouble, "rule": self.config.safe_rule, "retry_s": self.config.retry_s},
+                extra={
+                    "reason": trouble,
+                    "rule": self.config.safe_rule,
+                    "plan": self.config.safe_plan,
+                    "retry_s": self.config.retry_s,
+                },
             )

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control.estimators import Learned, newest
+from dsd_env.control.fleet import FleetSpace, GroupChoice
 from dsd_env.policy import Policy
 from dsd_env.serving.world import (
     ServedDevice,
@@ -34,6 +35,7 @@ from dsd_env.serving.world import (
 from dsd_env.sim.compiled import records as rec
 from dsd_env.sim.compiled.kernel import serve
 from dsd_env.sim.compiled.kernel.telemetry import TOLD
+from dsd_env.sim.compiled.table_plan import plan_rows
 from dsd_env.sim.compiled.table_served import ServedTimers, compile_served
 from dsd_env.sim.entities import Report
 from dsd_env.sim.telemetry import newest_report
@@ -190,12 +192,16 @@ class Mirror:
         self._clients = Table(serve.CLIENT_WORDS + self._n_ranks)
         self._call: NDArray[Any] = np.zeros(1, dtype=rec.SERVED_CALL.dtype)
         self._call_at = int(self._call.ctypes.data)
+        self._call["asked_words"] = self._asked.row_bytes // 8
+        self._call["client_words"] = self._clients.row_bytes // 8
         self._call_bytes = _memory(self._call.view(np.uint8))
         self._at_devices = _memory(self._call["at_devices"])
         self._latest_s = -math.inf
         self._all_newest = False
         self._policy: Policy | None = None
         self._heads: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
+        self._groups: NDArray[np.int64] = np.zeros((1, 1), dtype=np.int64)
+        self._choices: NDArray[np.int64] = np.zeros((1, 1), dtype=np.int64)
         self._n_mask = self._room = 0
 
     def _lay_out(self) -> None:
@@ -229,9 +235,23 @@ class Mirror:
         self._heads, self._n_mask = np.array(heads, dtype=np.int64), sum(heads)
         call = self._call
         call["n_mask"], call["n_heads"], call["flat"] = self._n_mask, len(heads), policy.flat
+        call["planned"] = 0
         call["normalisations"] = policy.manifest.network.normalisations
-        call["asked_words"], call["client_words"] = self._asked.row_bytes // 8, self._clients.row_bytes // 8
         self._make_room(1)
+
+    def follow(self, space: FleetSpace) -> None:
+        """Let plans decide from now on; :meth:`use_plan` gives the first."""
+        self._policy = None
+        self._heads, self._n_mask = np.ones(3, dtype=np.int64), 1
+        self._groups = np.ascontiguousarray(space.group_of)
+        call = self._call
+        call["n_mask"], call["n_heads"], call["flat"], call["planned"] = 1, 3, 0, 1
+        self._make_room(1)
+
+    def use_plan(self, choices: Iterable[GroupChoice]) -> None:
+        """Let a plan decide from now on; `choices` are those of its groups."""
+        self._choices = plan_rows(self._served.scenario, choices)
+        self._point()
 
     def _make_room(self, n: int) -> None:
         """Make room for so many decisions at a time."""
@@ -270,6 +290,8 @@ class Mirror:
             ("edges", self._edges),
             ("valid", self._valid_places),
             ("carried", self._carried),
+            ("groups", self._groups),
+            ("choices", self._choices),
         ):
             self._call[name] = memory.ctypes.data - self._call_at
 
@@ -482,14 +504,17 @@ class Mirror:
         return bool(_LOOK(self._call_at) == serve.FINE)
 
     def decide(self, n: int) -> None:
-        """Let the policy decide on what the last look has seen, and resolve its decisions.
+        """Let policy or plan decide on what the last look has seen, and resolve the decisions.
 
         Raises:
             Exception: What the policy raises, such as ValueError where there is nothing to select; nothing
                 has been counted then.
         """
         policy = self._policy
-        assert policy is not None
+        if policy is None:
+            _pack_flag(self._call_bytes, _CHOOSES_AT, 0)
+            _DECIDE(self._call_at)
+            return
         actor, left = policy.actor, n
         if actor is None:
             self._chosen[:n, 0] = -1

@@ -17,11 +17,14 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dsd_env.policy import Policy, PolicyError
 from dsd_env.policy import load as load_bundle
 from dsd_env.policy.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES
 from dsd_env.serving import telemetry
-from dsd_env.serving.controller import Controller
+from dsd_env.serving.controller import Controller, NoPlanError
 from dsd_env.serving.telemetry import TelemetryError
 
 logger = logging.getLogger("dsd_env.serving")
@@ -194,6 +197,17 @@ class Service:
                     self._answers.popitem(last=False)
             return answer
 
+    def plan(self) -> dict[str, Any]:
+        """Return the plan in force, made anew if it is due: the call ``/v1/plan``.
+
+        Raises:
+            ServiceError: What decides here makes no plans.
+        """
+        try:
+            return self.controller.plan().as_json()
+        except NoPlanError as error:
+            raise ServiceError(str(error), 409) from error
+
     # ------------------------------------------------------------------ the bundle
 
     @property
@@ -207,6 +221,12 @@ class Service:
         if policy is None:
             raise ServiceError("a rule decides here, which reads no tensors; call /v1/decide", 400)
         return policy.copy()
+
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """What a policy of the fleet view can choose among, which is always the same; None for others."""
+        space = self.controller.fleet_space
+        return None if space is None else space.mask
 
     def reload(self, sha256: str | None = None) -> str:
         """Read the bundle's directory again and let what is there decide, without losing a call.
@@ -232,6 +252,7 @@ class Service:
                 if manifest_digest(self.path) != digest:
                     raise PolicyError(f"{self.path}: changed while it was read; try again")
                 before = self.controller.policy
+                _check_tensors(before, policy)
                 self.controller.swap(policy)
             except PolicyError as error:
                 self.reloads["refused"] += 1
@@ -291,13 +312,48 @@ class Service:
             "ahead",
             "forgotten",
             "safe",
+            "plans",
+            "safe_plans",
         ):
             lines += [f"# TYPE dsd_{key}_total counter", f"dsd_{key}_total {stats[key]}"]
         for key in ("requests", "clients", "trusted"):
             lines += [f"# TYPE dsd_{key} gauge", f"dsd_{key} {int(stats[key])}"]
         lines.append("# TYPE dsd_guard_trips_total counter")
         lines += [f'dsd_guard_trips_total{{reason="{key}"}} {n}' for key, n in stats["trips"].items()]
+        if (plan := stats["plan"]) is not None:
+            for key in ("gamma", "batch_size"):
+                lines.append(f"# TYPE dsd_plan_{key} gauge")
+                lines += [
+                    f'dsd_plan_{key}{{group="{_label(group.group)}",place="{_label(group.place)}"}} '
+                    f"{getattr(group, key)}"
+                    for group in plan.groups
+                ]
         return "\n".join(lines) + "\n"
+
+
+def _label(text: str) -> str:
+    """Return a text as the value of a label in Prometheus' format."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _check_tensors(before: Policy, policy: Policy) -> None:
+    """Make sure that a bundle is the same model to clients of the Open Inference Protocol.
+
+    Raises:
+        dsd_env.policy.PolicyError: It is not.
+    """
+    kinds = {True: "the fleet view, with plans for groups", False: "decisions on single requests"}
+    if before.fleet != policy.fleet:
+        raise PolicyError(
+            f"the new bundle is one of {kinds[policy.fleet]}, the one that is served of "
+            f"{kinds[before.fleet]}: its tensors are others; start another service for it"
+        )
+    old, new = before.manifest.action.fleet, policy.manifest.action.fleet
+    if old is not None and new is not None and (old.groups, old.places) != (new.groups, new.places):
+        raise PolicyError(
+            f"the new bundle plans for the groups {list(new.groups)} and places {list(new.places)}, the one "
+            f"that is served for {list(old.groups)} and {list(old.places)}; start another service for it"
+        )
 
 
 def manifest_digest(path: Path) -> str:

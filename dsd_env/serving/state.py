@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, cast
 
 from dsd_env.control.actions import Resolved
 from dsd_env.control.estimators import note_lengths, note_round
+from dsd_env.control.fleet_view import FleetTelemetry
 from dsd_env.control.view import DecisionView, Site
 from dsd_env.laws import reports
 from dsd_env.serving import telemetry as events
@@ -27,6 +29,7 @@ from dsd_env.serving.world import (
     Told,
 )
 from dsd_env.sim.entities import Report
+from dsd_env.sim.telemetry import newest_report
 from dsd_env.workload import RequestSpec
 
 if TYPE_CHECKING:
@@ -298,6 +301,7 @@ class State:
                 channel.one_way_s = delay_s
         client.rtt_s = client.up.one_way_s + client.down.one_way_s
         client.seen_s = now_s
+        self._served.devices[client.number] = client
         if known is not None:
             client.requests = known.requests
             for name in known.requests:
@@ -312,6 +316,7 @@ class State:
     def _rtt(self, event: events.RttSample, now_s: float) -> None:
         client = self._client(event.client, now_s)
         reports.measure_round_trip(client, now_s, event.rtt_s, self._weight)
+        self._served.devices[client.number] = client
         self._tell_mirror_of_client(client)
 
     def _link(self, event: events.LinkState, now_s: float) -> None:
@@ -361,13 +366,15 @@ class State:
         if target is not None:
             request.control = (Site.COLOCATED, target.number)
             self._system.count_arrival()
+            request.counted = True
         return request
 
     def _queued(self, event: events.RequestQueued, now_s: float) -> ServedRequest:
         request = self.requests[event.request]
         target = self._target_of(request, event.target)
-        if request.committed == 0:
+        if request.committed == 0 and not request.counted:
             self._system.count_arrival()
+        request.counted = False
         self._enter(request, target, now_s)
         request.control = (Site.COLOCATED, target.number)
         return request
@@ -394,6 +401,7 @@ class State:
         if heard and not first:
             target.note_mode(request.number, "plain", 0)
         request.commit(tokens, now_s, heard)
+        request.finished = request.finished or event.last is True
         if heard:
             self._take_control(
                 request, target, drafts=first and request.last is not None and request.last.gamma > 0
@@ -419,7 +427,9 @@ class State:
         if event.drafted:
             self._system.count_verified(model, event.drafted, accepted)
         self._system.count_tokens(committed)
+        request.verifies += 1
         request.commit(committed, now_s, heard)
+        request.finished = request.finished or event.last is True
         if heard:
             self._take_control(request, target, drafts=True)
         return request
@@ -646,6 +656,37 @@ class State:
             self._kept_mirror.write_backhauls()
 
     # ------------------------------------------------------------------ decisions
+
+    def fleet(self, group_of: list[list[int]], now_s: float, stale_s: float) -> tuple[FleetTelemetry, str]:
+        """Return what is known for a plan, and what makes it doubtful; "" if nothing does.
+
+        ``stale``: nothing has been heard of a target with requests under way for longer than `stale_s`.
+        ``out_of_range``: numbers of at least half of the requests were moved since this was asked before.
+
+        Args:
+            group_of: Number of a request's group by device and class of objectives; those of none (-1) are
+                left out.
+            now_s: When.
+            stale_s: How long is too long.
+        """
+        # In order of arrival, as the simulator sums them up.
+        known = sorted(
+            (
+                each
+                for each in self.requests.values()
+                if group_of[each.device.number][each.spec.slo_class] >= 0
+            ),
+            key=attrgetter("number"),
+        )
+        told = self._telemetry.fleet(cast(Any, known), now_s)
+        doubtful = [each for each in known if each.doubts]
+        for each in doubtful:
+            each.doubts = 0
+            self._tell_mirror(each)
+        busy = {each.target for each in known if each.target >= 0 and not each.finished}
+        if any(now_s - newest_report(cast(Any, self.targets[n]), now_s).time_s > stale_s for n in busy):
+            return told, "stale"
+        return told, "out_of_range" if 0 < len(known) <= 2 * len(doubtful) else ""
 
     def view(self, request: ServedRequest, now_s: float) -> DecisionView:
         """Return what is known for a decision on a request."""

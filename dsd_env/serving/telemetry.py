@@ -97,6 +97,9 @@ class TokensCommitted:
         heard: Whether they are known where the request's decisions are taken; default: they are. In a stream,
             whose target goes on meanwhile, they may be on their way: :class:`StreamResult` tells of their
             arrival.
+        last: Whether the request's last token is among them: its target has no more to do for it, though its
+            client may still wait for the answer. Default: it is not, and the request is under way until
+            :class:`RequestFinished`.
         time_s: When.
     """
 
@@ -105,6 +108,7 @@ class TokensCommitted:
     round_over: bool | None = None
     target: str | None = None
     heard: bool | None = field(default=None, kw_only=True)
+    last: bool | None = field(default=None, kw_only=True)
     time_s: float | None = None
 
 
@@ -123,6 +127,7 @@ class RoundVerified:
         model: Draft model; default: that of its last decision.
         heard: Whether this is known where the request's decisions are taken, as for
             :class:`TokensCommitted`.
+        last: Whether the request's last token is among them, likewise.
         time_s: When.
     """
 
@@ -134,6 +139,7 @@ class RoundVerified:
     target: str | None = None
     model: str | None = None
     heard: bool | None = field(default=None, kw_only=True)
+    last: bool | None = field(default=None, kw_only=True)
     time_s: float | None = None
 
 
@@ -552,7 +558,7 @@ _WHOLE = frozenset(
     each.name for kind in EVENTS.values() for each in fields(kind) if str(each.type).startswith("int")
 )
 _TEXTS = ("client", "device_class", "request", "slo", "target", "site", "model")
-_FLAGS = ("up", "met_slo", "round_over", "periodic", "lost", "heard", "kv_lost")
+_FLAGS = ("up", "met_slo", "round_over", "periodic", "lost", "heard", "last", "kv_lost")
 _TIMES = ("time_s", "known_commit_s", "generation_started_s")
 _INDICES = ("number", "edge_server", "drafter")
 MAX_NAME = 200

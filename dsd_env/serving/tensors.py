@@ -3,6 +3,10 @@
 A bundle is a model with the inputs ``observation`` (FP32) and ``mask`` (BOOL, optional) and the outputs
 ``actions`` (INT64, three indices) and ``decisions`` (INT64: speculation length, batch size, placement), one
 row for each decision.
+
+One of the fleet view has a row for each plan: ``actions`` are three indices for each group, and ``plans`` (in
+the place of ``decisions``) the same in speculation lengths and batch sizes, with the place as its number in
+the parameters' list of places. Without ``mask`` it has that of the environment, which never changes.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control import Decision
 from dsd_env.policy import Policy
 from dsd_env.serving.service import ServiceError, loads
 
@@ -22,8 +25,12 @@ MAX_ROWS = 4096
 """Most decisions in one call."""
 DATATYPES = {"observation": ("FP32", np.dtype("<f4")), "mask": ("BOOL", np.dtype(np.bool_))}
 """Data type of each input, by its name in the protocol and in NumPy."""
-OUTPUTS = ("actions", "decisions")
-"""Names of the outputs."""
+
+
+def outputs_of(policy: Policy) -> dict[str, int]:
+    """Return the names of a bundle's outputs, and the width of each."""
+    n = len(policy.manifest.action.heads()) if policy.fleet else 3
+    return {"actions": n, "plans" if policy.fleet else "decisions": n}
 
 
 def metadata(name: str, policy: Policy | None, digest: str, rule: str) -> dict[str, Any]:
@@ -31,19 +38,26 @@ def metadata(name: str, policy: Policy | None, digest: str, rule: str) -> dict[s
     told: dict[str, Any] = {"name": name, "versions": [version_of(digest)], "platform": "dsd_env"}
     if policy is None:
         return {**told, "inputs": [], "outputs": [], "parameters": {"scheduler": rule}}
-    space, manifest = policy.actions, policy.manifest
+    manifest, fleet = policy.manifest, policy.manifest.action.fleet
+    parameters: dict[str, Any] = {
+        "sha256": digest,
+        "scenario": manifest.scenario.name,
+        "algorithm": manifest.training.algorithm,
+    }
+    if fleet is not None:
+        parameters |= fleet.model_dump(mode="json")
+    n_mask = sum(manifest.action.heads() if policy.fleet else policy.actions.nvec)
     return {
         **told,
         "inputs": [
             {"name": "observation", "datatype": "FP32", "shape": [-1, len(manifest.observation)]},
-            {"name": "mask", "datatype": "BOOL", "shape": [-1, sum(space.nvec)], "optional": True},
+            {"name": "mask", "datatype": "BOOL", "shape": [-1, n_mask], "optional": True},
         ],
-        "outputs": [{"name": output, "datatype": "INT64", "shape": [-1, 3]} for output in OUTPUTS],
-        "parameters": {
-            "sha256": digest,
-            "scenario": manifest.scenario.name,
-            "algorithm": manifest.training.algorithm,
-        },
+        "outputs": [
+            {"name": output, "datatype": "INT64", "shape": [-1, width]}
+            for output, width in outputs_of(policy).items()
+        ],
+        "parameters": parameters,
     }
 
 
@@ -53,7 +67,12 @@ def version_of(digest: str) -> str:
 
 
 def infer(
-    policy: Policy, name: str, version: str, body: bytes, json_bytes: int | None
+    policy: Policy,
+    name: str,
+    version: str,
+    body: bytes,
+    json_bytes: int | None,
+    mask: NDArray[np.bool_] | None = None,
 ) -> tuple[bytes, int | None]:
     """Answer a call of the protocol's ``infer``.
 
@@ -63,6 +82,7 @@ def infer(
         version: Its version.
         body: Body of the call.
         json_bytes: Length of the JSON at its beginning, if tensors follow as bytes; None: all is JSON.
+        mask: What a call without a mask can choose among; None: all.
 
     Returns:
         The body of the answer, and the length of the JSON at its beginning if tensors follow.
@@ -74,16 +94,19 @@ def infer(
         raise ServiceError(f"Inference-Header-Content-Length {json_bytes} is not within the body")
     call = loads(body if json_bytes is None else body[:json_bytes])
     inputs = _inputs(call, b"" if json_bytes is None else body[json_bytes:])
-    actions = _decide(policy, inputs)
-    space = policy.actions
-    decisions = [Decision(space.gammas[g], space.batch_sizes[b], p) for g, b, p in actions]
-    results = {"actions": np.array(actions, dtype="<i8"), "decisions": np.array(decisions, dtype="<i8")}
+    actions = np.array(_decide(policy, inputs, mask), dtype="<i8")
+    space, known = policy.actions, outputs_of(policy)
+    lists = (np.array(space.gammas), np.array(space.batch_sizes), np.arange(space.n_placements))
+    meant = actions.copy()
+    for i, values in enumerate(lists):
+        meant[:, i::3] = values[actions[:, i::3]]
+    results = dict(zip(known, (actions, meant), strict=True))
     answer: dict[str, Any] = {"model_name": name, "model_version": version}
     if isinstance(call.get("id"), str):
         answer["id"] = call["id"]
     outputs, tail = [], b""
-    for output, binary in _wanted(call):
-        told: dict[str, Any] = {"name": output, "datatype": "INT64", "shape": [len(actions), 3]}
+    for output, binary in _wanted(call, tuple(known)):
+        told: dict[str, Any] = {"name": output, "datatype": "INT64", "shape": list(actions.shape)}
         if binary:
             raw = results[output].tobytes()
             told["parameters"] = {"binary_data_size": len(raw)}
@@ -154,33 +177,36 @@ def _of_json(name: str, data: object, size: int, dtype: np.dtype[Any]) -> NDArra
     return values.astype(dtype)
 
 
-def _decide(policy: Policy, inputs: Mapping[str, NDArray[Any]]) -> list[list[int]]:
+def _decide(
+    policy: Policy, inputs: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_] | None
+) -> list[list[int]]:
     observations, masks = inputs["observation"], inputs.get("mask")
     if masks is not None and len(masks) != len(observations):
         raise ServiceError(f"{len(observations)} observations have {len(masks)} masks")
+    choose = policy.choose if policy.fleet else policy.action
     try:
         return [
-            policy.action(observation, None if masks is None else masks[row])
+            choose(observation, mask if masks is None else masks[row])
             for row, observation in enumerate(observations)
         ]
     except ValueError as error:
         raise ServiceError(str(error)) from error
 
 
-def _wanted(call: Mapping[str, Any]) -> list[tuple[str, bool]]:
+def _wanted(call: Mapping[str, Any], known: tuple[str, ...]) -> list[tuple[str, bool]]:
     """Return the outputs asked for, and whether each is wanted as bytes."""
     parameters = call.get("parameters")
     binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
     outputs = call.get("outputs")
     if outputs is None:
-        return [(name, binary) for name in OUTPUTS]
-    if not isinstance(outputs, list) or len(outputs) > len(OUTPUTS):
-        raise ServiceError(f"outputs must be a list of some of {', '.join(OUTPUTS)}")
+        return [(name, binary) for name in known]
+    if not isinstance(outputs, list) or len(outputs) > len(known):
+        raise ServiceError(f"outputs must be a list of some of {', '.join(known)}")
     wanted = []
     for each in outputs:
         name = each.get("name") if isinstance(each, dict) else None
-        if name not in OUTPUTS:
-            raise ServiceError(f"output {name!r:.80} is unknown; known are {', '.join(OUTPUTS)}")
+        if name not in known:
+            raise ServiceError(f"output {name!r:.80} is unknown; known are {', '.join(known)}")
         own = each.get("parameters")
         as_bytes = own.get("binary_data", binary) if isinstance(own, dict) else binary
         wanted.append((name, as_bytes is True))

@@ -293,6 +293,9 @@ class ServedRequest:
         name: Its name.
         told: Its last decision; None before the first.
         early: Decisions before its first token was committed.
+        verifies: Verifications of its drafts.
+        finished: Its last token is committed at its target.
+        counted: That it has come to a target is counted already.
         seen_s: When it was last heard of.
         doubts: Observations since its last decision with values that were moved or left out.
         place: Where it is mirrored; None: nowhere.
@@ -316,6 +319,9 @@ class ServedRequest:
     own_jobs: int = 0
     told: Told | None = None
     early: int = 0
+    verifies: int = 0
+    finished: bool = False
+    counted: bool = False
     first_commit_s: float = 0.0
     last_commit_s: float = 0.0
     known_tokens: int = 0
@@ -411,6 +417,7 @@ class ServedWorld:
         world: The same, as the assembly of views reads it.
         targets: The targets by number.
         edges: Drafters of each edge server, by number.
+        devices: By number the client heard of last that has this number, or what is known of one beforehand.
         away_drafters: The drafters on hardware of their own that is no client's.
         changed: Whether anything has been heard since the servers were mirrored.
     """
@@ -427,13 +434,15 @@ class ServedWorld:
         self._draft_tokens = longest + 256 + 256 * branches.fanout * branches.depth
         # First number and timers of each class of devices.
         self._classes: dict[str, tuple[int, DeviceClass, tuple[StepTimer, ...]]] = {}
+        self.devices: list[ServedDevice] = []
         drafters: dict[int, ServedDrafter] = {}
         number = 0
         for name, config in scenario.devices.items():
             timers = tuple(draft_timer(each, self._draft_tokens) for each in config.menu)
             self._classes[name] = (number, config, timers)
             for _ in range(config.count):
-                drafters.update({each.number: each for each in self._menu(number, config.menu, timers)})
+                self.devices.append(self.join("", name, number))
+                drafters.update({each.number: each for each in self.devices[-1].drafters})
                 number += 1
         self._joined = dict.fromkeys(self._classes, 0)
         self.edges: list[tuple[ServedDrafter, ...]] = []
@@ -457,7 +466,7 @@ class ServedWorld:
             for _ in range(edge.count)
         ]
         self.world = World(
-            devices=cast(Any, range(scenario.n_devices)),
+            devices=cast(Any, self.devices),
             edges=cast(Any, self.edges),
             targets=cast(Any, self.targets),
             backhauls=cast(Any, backhauls),

@@ -606,3 +606,69 @@ def fuzz(number: int) -> int:
         assert_same_steps(steps, play(other, number))
         assert one.simulation.totals == other.simulation.totals
         return len(steps)
+
+
+# --- going back, and how much infos hold ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_cloned_state_goes_on_as_before(engine: str) -> None:
+    scenario = scenario_of("faults")
+    env, other = (EdgeCloudFleetEnv(scenario, 0.2, engine=engine) for _ in range(2))
+    with pytest.raises(gym.error.ResetNeeded):
+        env.clone_state()
+    env.reset(seed=4)
+    rng = np.random.default_rng(0)
+    plans = [rng.integers(env.space.nvec) for _ in range(300)]
+    for plan in plans[:5]:
+        observation, *_ = env.step(plan)
+    state = env.clone_state()
+
+    def rest(each: EdgeCloudFleetEnv, first: int) -> list[tuple[Any, ...]]:
+        steps = [each.step(plans[first])]
+        while not (steps[-1][2] or steps[-1][3]):
+            steps.append(each.step(plans[(first + len(steps)) % len(plans)]))
+        return [*steps, (*each.reset()[:1], 0.0, False, False, {})]
+
+    before = rest(env, 5)
+    assert len(before) > 8 and "episode_metrics" in before[-2][4]
+    for each in (env, other, env):
+        np.testing.assert_array_equal(each.restore_state(state), observation)
+        assert_same_steps(rest(each, 5), before)
+    env.restore_state(state)
+    assert repr(rest(env, 9)) != repr(before)
+    with pytest.raises(ValueError, match=r"control_period_s = 0.2"):
+        EdgeCloudFleetEnv(scenario, 0.4, engine=engine).restore_state(state)
+    with pytest.raises(ValueError, match="the state was made on engine"):
+        elsewhere = next(name for name in ENGINES if name != engine)
+        EdgeCloudFleetEnv(scenario, 0.2, engine=elsewhere).restore_state(state)
+
+
+def test_numeric_infos_have_one_form_and_say_what_full_ones_do() -> None:
+    def env(infos: str) -> EdgeCloudFleetEnv:
+        return EdgeCloudFleetEnv(scenario_of("faults"), 0.2, infos=infos, discount_rate_per_s=0.5)
+
+    full, numeric, none = (play(env(infos), 2) for infos in ("full", "numeric", "none"))
+    assert len(full) == len(numeric) == len(none)
+    assert all(step[4] == {} for step in none)
+    forms = {
+        tuple((key, value.dtype, value.shape) for key, value in sorted(step[4].items())) for step in numeric
+    }
+    assert len(forms) == 1
+    space = env("full").space
+    for (*_, said), (*_, told) in zip(full, numeric, strict=True):
+        assert said["plan"] == space.describe(told["plan"].reshape(-1, 3))
+        assert (said["now_s"], said["dt_s"]) == (told["now_s"], told["dt_s"])
+        assert sum(said.get("resolved", {}).values()) == told["resolved"].sum()
+        assert list(said.get("reward_terms", {}).values()) in ([], told["reward_terms"].tolist())
+        assert said.get("completed_requests", 0) == told["completed_requests"]
+        assert ("episode_metrics" in said) == told["has_episode_metrics"]
+    expected = [full[-1][4]["episode_metrics"][name] for name in METRICS]
+    np.testing.assert_array_equal(numeric[-1][4]["episode_metrics"], expected)
+    assert np.isnan(numeric[0][4]["episode_metrics"]).all()
+    envs = EdgeCloudFleetVectorEnv(2, scenario=scenario_of("faults"), infos="numeric")
+    envs.reset(seed=0)
+    assert envs.step(envs.action_space.sample())[4]["plan"].shape == (2, len(space.nvec))
+    envs.close()
+    with pytest.raises(ValueError, match="infos = 'some'"):
+        env("some")

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from dsd_env import simulate
+from dsd_env.control.fleet import FleetSpace
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import measuring
 from dsd_env.schedulers import make_scheduler
+from tests.scenarios import TINY, tiny
+from tests.serving.samples import make_fleet_bundle
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +80,37 @@ def test_what_cannot_be_is_told(tmp_path, monkeypatch, capsys, policy, more, tol
         compile_policy(monkeypatch, tmp_path, policy, *more)
     assert told in capsys.readouterr().err
     assert not (tmp_path / "table.json").exists()
+
+
+def test_a_policy_of_the_fleet_view_is_compiled_by_group_too(tmp_path, monkeypatch, capsys) -> None:
+    # A policy without weights but a bias plans the same for ever, so its tables say what it plans.
+    scenario = tiny(
+        slo={"chat": {"ttft_s": 0.5, "tpot_s": 0.04}, "batch": {"ttft_s": 5.0, "tpot_s": 0.1}},
+        workload__kinds={
+            "question": TINY["workload"]["kinds"]["question"],
+            "essay": {**TINY["workload"]["kinds"]["question"], "slo": "batch"},
+        },
+    )
+    space = FleetSpace(scenario, 0.3, "slo")
+    bundle = make_fleet_bundle(tmp_path / "bundle", space, wanted=[(4, 1, "colocated"), (2, 1, "colocated")])
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(scenario.model_dump(mode="json")), encoding="utf-8")
+    options = ["--scenario", str(file), "--vllm", str(tmp_path / "vllm.json"), "--batch", "3"]
+    report = ["--report", str(tmp_path / "report.json")]
+    assert compile_policy(monkeypatch, tmp_path, str(bundle), *options, "--group", "chat", *report) == 0
+    told = capsys.readouterr().out
+    most = max(scenario.max_num_seqs)
+    assert f"chat: speculation length by batch size 1-{most}: 4\n" in told
+    assert f"batch: speculation length by batch size 1-{most}: 2\n" in told
+    assert {length for _, _, length in json.loads((tmp_path / "vllm.json").read_text())} == {4}
+    metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
+    assert set(metrics) == {"policy", "table", "by batch size", "by group and batch size"}
+    # By group the plan is told without loss; one length for both is another thing.
+    assert metrics["by group and batch size"]["e2e_s_mean"]["change"] == [0.0, 0.0, 0.0]
+    assert metrics["by batch size"]["e2e_s_mean"]["change"] != [0.0, 0.0, 0.0]
+    with pytest.raises(SystemExit):
+        compile_policy(monkeypatch, tmp_path, str(bundle), *options, "--group", "nobody")
+    assert "--group 'nobody' is not one of chat, batch" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        compile_policy(monkeypatch, tmp_path, "colocated_sd:3", "--group", "chat")
+    assert "only policies of the fleet view" in capsys.readouterr().err

@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dsd_env.control.fleet import FleetSpace
+from dsd_env.scenario import load_scenario
 from dsd_env.serving import (
     Controller,
     GuardConfig,
@@ -20,7 +22,7 @@ from dsd_env.serving import (
     RoundVerified,
     TokensCommitted,
 )
-from tests.serving.samples import make_bundle
+from tests.serving.samples import make_bundle, make_fleet_bundle
 
 AT_ONCE = 50
 """Requests that are decided on at one moment."""
@@ -28,11 +30,22 @@ ROUNDS = 20
 """Decisions of a request."""
 
 
-def controller_of(folder: Path, **options: Any) -> Controller:
-    """Return a controller with a policy of random weights, few requests and unlimited trust."""
+def controller_of(folder: Path, *, fleet: bool = False, **options: Any) -> Controller:
+    """Return a controller with a policy of random weights, few requests and unlimited trust.
+
+    Args:
+        folder: Where to put its bundle.
+        fleet: It is one of the fleet view, with a plan every 10 ms.
+        **options: For the controller.
+    """
     guard = GuardConfig(streak=1 << 30, budget_s=1e3)
+    bundle = folder / "policy"
+    if fleet:
+        make_fleet_bundle(bundle, FleetSpace(load_scenario("single_lan"), 0.01))
+    else:
+        make_bundle(bundle)
     return Controller(
-        make_bundle(folder / "policy"),
+        bundle,
         compiled=True,
         max_requests=200,
         max_clients=200,
@@ -79,9 +92,11 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--decisions", type=int, default=1_000_000, help="how many (%(default)s)")
-    decisions = parser.parse_args().decisions
+    parser.add_argument("--fleet", action="store_true", help="by the plans of a policy of the fleet view")
+    arguments = parser.parse_args()
+    decisions = arguments.decisions
     with tempfile.TemporaryDirectory() as folder:
-        controller = controller_of(Path(folder))
+        controller = controller_of(Path(folder), fleet=arguments.fleet)
         tenth = decisions // 10
         for part in range(10):
             decide(controller, tenth, part * tenth)

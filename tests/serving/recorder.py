@@ -32,7 +32,7 @@ from dsd_env.serving import (
     TargetState,
     TokensCommitted,
 )
-from dsd_env.serving.controller import SITES
+from dsd_env.serving.answers import SITES
 from dsd_env.sim import ReferenceSimulation
 from dsd_env.sim.entities import Device, Report, Request, TargetServer, TargetTask
 from dsd_env.sim.metrics import meets_slo
@@ -165,8 +165,10 @@ class Recorder:
             name, target = str(request.number), me.targets[request.target]
             learnt, me.learnt = me.learnt, None
             verified, me.verified = me.verified, None
+            last = request.committed + tokens >= request.spec.output_tokens or None
+            when: dict[str, Any] = {"last": last, "time_s": me.now_s}
             if request.stream is not None:
-                of_stream: dict[str, Any] = {"target": target, "heard": False, "time_s": me.now_s}
+                of_stream: dict[str, Any] = {"target": target, "heard": False, **when}
                 if verified is None:
                     me.tell(TokensCommitted(name, tokens, False, **of_stream))
                 else:
@@ -175,15 +177,13 @@ class Recorder:
             elif learnt is not None:
                 model, drafted, accepted, of_round, confidence, _ = learnt
                 assert of_round == tokens
-                me.tell(
-                    RoundVerified(name, drafted, accepted, tokens, confidence, target, model, time_s=me.now_s)
-                )
+                me.tell(RoundVerified(name, drafted, accepted, tokens, confidence, target, model, **when))
                 # The controller knows by itself what the drafter's KV holds then.
                 me.valid.setdefault(request.number, {})[request.drafted_at] = request.drafter_valid[
                     request.drafted_at
                 ]
             else:
-                me.tell(TokensCommitted(name, tokens, False, target, time_s=me.now_s))
+                me.tell(TokensCommitted(name, tokens, False, target, **when))
 
         hook(Targets, "_commit", before=committed)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.control.fleet import FleetSpace
+from dsd_env.control.fleet_view import FleetEncoder
 from dsd_env.policy import Manifest, MlpActor, write_bundle
 from dsd_env.policy.graph import onnx_bytes
-from dsd_env.policy.manifest import Actions, Network, Training, feature_specs, scenario_ref
+from dsd_env.policy.manifest import Actions, Fleet, Network, Training, feature_specs, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 
 
@@ -54,6 +57,38 @@ def make_bundle(
         actor = MlpActor(weights, "tanh", manifest.action.heads(), manifest.network.normalisations)
         graph = onnx_bytes(actor, manifest.identity_json())
     write_bundle(path, manifest, arrays, graph, overwrite=overwrite)
+    return path
+
+
+def make_fleet_bundle(
+    path: Path,
+    space: FleetSpace,
+    seed: int = 0,
+    *,
+    wanted: Sequence[tuple[int, int, str]] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a bundle of the fleet view with weights drawn from a seed, or one that always plans the same."""
+    features = FleetEncoder.of(space).features
+    actions = {"gammas": space.gammas, "batch_sizes": space.batch_sizes, "n_placements": len(space.places)}
+    manifest = Manifest(
+        format_version=3,
+        created="2026-01-01T00:00:00+00:00",
+        observation=feature_specs(features),
+        action=Actions(**actions, fleet=Fleet.of(space)),
+        network=Network(layers=(len(features), 32, sum(space.nvec)), activation="tanh", normalisations=2),
+        scenario=scenario_ref(space.scenario),
+        training=Training(algorithm="MaskablePPO", seed=seed, steps=0),
+    )
+    rng = np.random.default_rng(seed)
+    arrays = {
+        name: rng.normal(size=shape).astype(np.float32) for name, shape in manifest.array_shapes().items()
+    }
+    if wanted is not None:
+        arrays = {name: np.zeros_like(array) for name, array in arrays.items()}
+        firsts = np.cumsum((0, *space.nvec[:-1]))
+        arrays["bias_1"][firsts + space.action(wanted)] = 1.0
+    write_bundle(path, manifest, arrays, b"not looked at by the numpy backend", overwrite=overwrite)
     return path
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.control.fleet import FleetSpace
 from dsd_env.policy import Policy, load
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.serving import (
@@ -41,7 +42,7 @@ from dsd_env.serving import (
 )
 from tests.scenarios import TINY, tiny
 from tests.serving.endurance import controller_of, decide
-from tests.serving.samples import make_bundle
+from tests.serving.samples import make_bundle, make_fleet_bundle
 
 pytest.importorskip("numba")
 
@@ -350,6 +351,64 @@ def test_observations_masks_and_decisions_are_those_made_in_python(
     assert compiled > 100
     assert list(fast.requests) == list(slow.requests)
     assert fast.stats() == slow.stats()
+
+
+@pytest.mark.parametrize(
+    ("name", "reports", "guard"),
+    [
+        *((name, "as_received", TRUST) for name in SCENARIOS if name != "flat"),
+        ("menu", "by_nominal_delay", TRUST),
+        ("metro", "by_nominal_delay", TRUST),
+        ("tiny", "as_received", replace(DOUBTFUL, safe_plan="2/1/own")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_plans_are_followed_as_in_python(
+    name: str, reports: str, guard: GuardConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = SCENARIOS[name]()
+    now = [0.0]
+    space = FleetSpace(scenario, 0.2, name_targets=name in ("tiny", "menu"))
+    bundle = make_fleet_bundle(tmp_path / "policy", space)
+    fast, slow = both(scenario, bundle, reports, now, guard=guard)
+    assert fast._mirror is not None and slow._mirror is None
+    engine, sources, drafts, calls = Engine(scenario, fast, 7), set(), 0, []
+    follow = fast._mirror.decide
+
+    def counted(n: int) -> None:
+        calls.append(n)
+        follow(n)
+
+    monkeypatch.setattr(fast._mirror, "decide", counted)
+    rng = np.random.default_rng(1)
+    plans = [[int(rng.integers(n)) for n in space.nvec] for _ in range(50)]
+    for planner in (fast._planner, slow._planner):
+        assert planner is not None
+        # What telemetry at random brings about hardly changes a plan.
+        monkeypatch.setattr(planner.policy, "choose", lambda *_, p=planner: plans[p.number % len(plans)])
+    for step in range(1500):
+        now[0] += engine.seconds(0.05)
+        event = engine.event()
+        for controller in (fast, slow):
+            controller.observe(event)
+        if not engine.alive or step % 2:
+            continue
+        names = engine.alive[: engine.whole(8)] if step % 10 == 0 else [engine.pick(engine.alive)]
+        names += ["nobody"] * (step % 50 == 0)
+        answers = fast.decide_many(names)
+        assert answers == slow.decide_many(names)
+        sources |= {answer.source for answer in answers}
+        drafts += sum(answer.gamma > 0 for answer in answers)
+        assert fast.plan() == slow.plan()
+        for request in engine.alive:
+            mine, theirs = fast.requests[request], slow.requests[request]
+            for field in ("last", "decisions", "rounds", "own_jobs", "seen_s", "answer"):
+                assert getattr(mine, field) == getattr(theirs, field), field
+    assert list(fast.requests) == list(slow.requests)
+    assert fast.stats() == slow.stats() and fast.counts["plans"] > 50
+    assert sum(calls) > 200
+    assert drafts > 20 and {"policy", "safe_rule"} <= sources  # the latter for nobody
+    assert ("safe_plan" in sources) == (guard is not TRUST)
 
 
 def test_many_requests_and_clients(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsd_env.control.fleet import FleetSpace
 from dsd_env.policy import load
+from dsd_env.scenario import load_scenario
 from dsd_env.serving.service import manifest_digest
-from tests.serving.samples import make_bundle
+from tests.serving.samples import make_bundle, make_fleet_bundle
 
 pytest.importorskip("uvicorn")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -95,6 +97,26 @@ def test_it_serves_logs_and_ends_when_told(checkout: Path, tmp_path: Path) -> No
     lines = [json.loads(line) for line in log.decode().splitlines()]
     assert {"serving", "reloaded", "call"} <= {line["message"] for line in lines}
     assert all({"time", "level", "logger"} <= line.keys() for line in lines)
+
+
+@pytest.mark.slow
+def test_a_policy_of_the_fleet_view_is_served_under_load(checkout: Path, tmp_path: Path) -> None:
+    space = FleetSpace(load_scenario("single_lan"), 0.1)
+    bundle, port = make_fleet_bundle(tmp_path / "policy", space), free_port()
+    with serving(checkout, bundle, port, "--safe-plan", "2/1/colocated", "--log-level", "error"):
+        under_load = load_test(checkout, port, 3.0)
+        time.sleep(1.0)
+        make_fleet_bundle(bundle, space, seed=1, overwrite=True)
+        assert get(port, "/v1/reload", "POST")[0] == 200
+        make_bundle(bundle, overwrite=True)
+        status, body = get(port, "/v1/reload", "POST")
+        assert status == 409 and b"one of decisions on single requests" in body
+        figures = json.loads(under_load.communicate(timeout=60)[0])
+        assert (figures["lost"], figures["refused"], set(figures["decisions"])) == (0, 0, {"policy"})
+        plan = json.loads(get(port, "/v1/plan")[1])
+        assert plan["source"] == "policy" and plan["number"] > 10
+    with serving(checkout, bundle, port, "--log-level", "error"):
+        assert get(port, "/v1/plan")[0] == 409
 
 
 @pytest.mark.parametrize(

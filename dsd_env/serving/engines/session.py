@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dsd_env.scenario import ScenarioError
-from dsd_env.serving.controller import Controller, ServedDecision
+from dsd_env.serving.answers import ServedDecision
+from dsd_env.serving.controller import Controller
 from dsd_env.serving.deployment import Deployment, DeploymentError
 from dsd_env.serving.telemetry import RequestArrived, RequestFinished, RoundVerified, TokensCommitted
 

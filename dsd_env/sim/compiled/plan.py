@@ -1,7 +1,4 @@
-"""A plan executed inside the compiled loop: each group's choice answers the decisions of its requests.
-
-The rule is that of :func:`dsd_env.schedulers.static.apply_static`, for one site and by the view's rows.
-"""
+"""A plan executed inside the compiled loop: each group's choice answers the decisions of its requests."""
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
@@ -9,15 +6,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.sim.compiled.kernel.jit import entry, jit
-from dsd_env.sim.compiled.kernel.links import COLOCATED
+from dsd_env.sim.compiled.kernel.jit import entry
 from dsd_env.sim.compiled.kernel.loop import RUN, answer, as_scenario, as_world, call_run, pointer
+from dsd_env.sim.compiled.kernel.planned import BATCH, planned
 from dsd_env.sim.compiled.status import DUE
-
-GAMMA, BATCH, SITE, MODEL, BRANCHES, TARGET = range(6)
-"""Columns of a group's choice; :mod:`dsd_env.sim.compiled.table_plan` writes them."""
-ANY = -1
-"""Stands for the site's first drafter, and for the least loaded target."""
 
 
 def follow_plan(
@@ -33,7 +25,7 @@ def follow_plan(
         constants: The scenario's constants.
         world: The world.
         groups: Number of each request's group by device and class of objectives.
-        choices: What each group does, in the columns above.
+        choices: What each group does, in the columns of :mod:`dsd_env.sim.compiled.kernel.planned`.
         until_s: Simulated time.
     """
     return int(_follow(RUN, constants, world, groups, choices, until_s))
@@ -45,97 +37,8 @@ def _follow(run, constants, world, groups, choices, until_s):
     while True:
         request = w.requests[w.pending]
         group = groups[request.device, k.kinds[request.kind].slo_class]
-        gamma, placement = _decision(k, w, choices[group])
+        gamma, placement = planned(k, w, choices[group])
         answer(k, w, gamma, choices[group, BATCH], placement)
         status = call_run(run, (pointer(constants), pointer(world)))
         if status != DUE or w.now_s >= until_s:
             return status
-
-
-@jit
-def _decision(k, w, choice):
-    """Return speculation length and placement: the place that is wanted, or plain decoding without it."""
-    target = _target(k, w, choice[TARGET])
-    if choice[GAMMA] > 0:
-        placement = _placement(k, w, choice, target)
-        if placement >= 0:
-            return choice[GAMMA], placement
-    return 0, _plain_placement(k, w, target)
-
-
-@jit
-def _target(k, w, wanted):
-    """Return the number of the request's target; at its admission the one wanted, or the least loaded."""
-    if w.due_view.request.is_admission == 0.0:
-        return int(w.target_views[0].index)
-    best = 0
-    for i in range(k.n_offered):
-        if int(w.target_views[i].index) == wanted:
-            return wanted
-        if i > 0 and _goes_before(w.target_views[i], w.target_views[best]):
-            best = i
-    return int(w.target_views[best].index)
-
-
-@jit
-def _goes_before(one, other):
-    """Return whether a target is taken rather than another: up, fewer requests, faster, lower number."""
-    if one.up != other.up:
-        return one.up > other.up
-    load, other_load = one.resident + one.waiting, other.resident + other.waiting
-    if load != other_load:
-        return load < other_load
-    if one.iteration_s != other.iteration_s:
-        return one.iteration_s < other.iteration_s
-    return one.index < other.index
-
-
-@jit
-def _placement(k, w, choice, target):
-    """Return the placement that drafts at a place for a target, or -1.
-
-    Of several the open stream's comes first, then the shortest wait, then the shortest draft step.
-    """
-    best, best_fanout, best_open, best_wait_s, best_step_s = -1, 0.0, False, 0.0, 0.0
-    in_stream = w.due_view.request.window_tokens > 0.0
-    for i in range(k.n_places):
-        c = w.candidates[i]
-        if c.valid == 0.0 or int(c.site) != choice[SITE]:
-            continue
-        if int(w.target_views[int(c.offered)].index) != target:
-            continue
-        if choice[MODEL] == ANY:
-            if c.drafter != 0.0:
-                continue
-        elif int(c.model) != choice[MODEL]:
-            continue
-        if choice[BRANCHES] != 0 and c.fanout == 0.0:
-            continue
-        fanout = 0.0 if choice[BRANCHES] != 0 else c.fanout
-        is_open = in_stream and c.is_current != 0.0 and c.streams != 0.0
-        better = best < 0 or fanout < best_fanout
-        if not better and fanout == best_fanout:
-            if is_open != best_open:
-                better = is_open
-            elif c.draft_wait_s != best_wait_s:
-                better = c.draft_wait_s < best_wait_s
-            else:
-                better = c.draft_step_s < best_step_s
-        if better:
-            best, best_fanout, best_open = i, fanout, is_open
-            best_wait_s, best_step_s = c.draft_wait_s, c.draft_step_s
-    return best
-
-
-@jit
-def _plain_placement(k, w, target):
-    """Return a placement at a target: the first co-located one, or else the first there."""
-    fallback = -1
-    for i in range(k.n_places):
-        c = w.candidates[i]
-        if int(w.target_views[int(c.offered)].index) == target:
-            if int(c.site) == COLOCATED:
-                return i
-            if fallback < 0:
-                fallback = i
-    return max(fallback, 0)

@@ -508,9 +508,13 @@ SERVED_CALL = Record(
     scenario=Ref(SCENARIO), world=Ref(WORLD), asked=Block("f8"), clients=Block("f8"), order=Block("i8"),
     heads=Block("i8"), observations=Block("f4"), masks=Block("?"), logits=Block("f4"), chosen=Block("i8"),
     offers=Block(SERVED_OFFER), edges=Block("i4"), valid=Block("?"), carried=Block(CARRIED),
+    planned="i8", groups=Block("i8"), choices=Block("i8"),
 )  # fmt: skip
 """What a call of the compiled part of a controller is about: `n` requests, by their rows in `order`.
 
 `at_devices` counts those that are decided on clients' devices. For each request there are the targets and the
 edge servers on offer, and which candidates are valid: with a choice, they say how it is carried out.
+
+If it is `planned`, decisions follow a plan, with neither observations nor masks: `groups` has the number of a
+request's group by device and class of objectives, `choices` the choice of each group.
 """

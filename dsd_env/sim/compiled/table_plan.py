@@ -1,4 +1,4 @@
-"""Turns a plan into the rows that compiled code follows; see :mod:`dsd_env.sim.compiled.plan`."""
+"""Turns a plan into the rows that compiled code follows; see :mod:`dsd_env.sim.compiled.kernel.planned`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from dsd_env.control.fleet import GroupChoice
 from dsd_env.scenario.schema import Scenario
-from dsd_env.sim.compiled.plan import ANY
+from dsd_env.sim.compiled.kernel.planned import ANY
 
 
 def plan_rows(scenario: Scenario, choices: Iterable[GroupChoice]) -> NDArray[np.int64]:
-    """Return choices as :func:`follow_plan` reads them: int64, shape (groups, 6)."""
-    models = list(scenario.acceptance)
+    """Return choices as compiled code reads them: int64, shape (groups, 8)."""
+    models, actions = list(scenario.acceptance), scenario.actions
     rows = [
         (
             gamma,
@@ -23,6 +23,8 @@ def plan_rows(scenario: Scenario, choices: Iterable[GroupChoice]) -> NDArray[np.
             ANY if place.drafter is None else models.index(place.drafter),
             place.branches,
             ANY if place.target is None else place.target,
+            actions.gammas.index(gamma),
+            actions.batch_sizes.index(batch_size),
         )
         for gamma, batch_size, place in choices
     ]

@@ -18,6 +18,7 @@ from dsd_env.sim.compiled.codes import NO_DRAFTER
 from dsd_env.sim.compiled.kernel.jit import jit, native
 from dsd_env.sim.compiled.kernel.links import DOWN, EDGE_DOWN, EDGE_SERVER, EDGE_UP, OWN_DEVICE, UP
 from dsd_env.sim.compiled.kernel.observe import drafter_at, encode, flat_mask, observe, write_mask
+from dsd_env.sim.compiled.kernel.planned import BATCH_INDEX, CHOICE_WORDS, GAMMA_INDEX, planned
 from dsd_env.sim.compiled.kernel.rows import cast, tail
 from dsd_env.sim.compiled.records import ASKED, CLIENT, SERVED_CALL
 
@@ -116,6 +117,8 @@ def _look(c, k, w, row):
     if request.site == OWN_DEVICE:
         asked.own_jobs = request.own_jobs
         c.at_devices += 1
+    if c.planned != 0:
+        return _follow_plan(c, k, w, row, request)
     stale = False
     for i in range(k.n_offered):
         if w.target_views[i].age_s > c.stale_s:
@@ -132,6 +135,22 @@ def _look(c, k, w, row):
         write_mask(k, w, mask)
     _keep_offers(c, k, w, row)
     return STALE if stale else FINE
+
+
+@jit
+def _follow_plan(c, k, w, row, request):
+    """Write the indices that a decision has by the plan of its request's group, and what is on offer."""
+    group = tail(c.groups, request.device * k.n_classes)[k.kinds[request.kind].slo_class]
+    if group < 0:
+        return NOT_SEEN
+    choice = tail(c.choices, group * CHOICE_WORDS)
+    gamma, placement = planned(k, w, choice)
+    chosen = tail(c.chosen, row * c.n_heads)
+    # The first length is 0.
+    chosen[0] = choice[GAMMA_INDEX] if gamma > 0 else 0
+    chosen[1], chosen[2] = choice[BATCH_INDEX], placement
+    _keep_offers(c, k, w, row)
+    return FINE
 
 
 @jit
@@ -271,7 +290,7 @@ def _native_decide(call):
 LOOK, DECIDE = int(_native_look.address), int(_native_decide.address)
 """Addresses of functions of one call record (:data:`dsd_env.sim.compiled.records.SERVED_CALL`) at an address.
 
-``LOOK`` writes observations, masks and what is on offer, and returns the worst that it finds. ``DECIDE``
-chooses, if the call says so, and says how many choices it leaves open (first index -1); if none, how all are
-carried out.
+``LOOK`` writes observations and masks, or with a plan the choices, and what is on offer; it returns the worst
+that it finds. ``DECIDE`` chooses, if the call says so, and says how many choices it leaves open (first index
+-1); if none, how all are carried out.
 """
