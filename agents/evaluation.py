@@ -18,16 +18,14 @@ import numpy as np
 
 import dsd_env
 from agents.environments import engine_for
-from agents.fleet_runs import run_fleet
+from agents.fast_runs import fast_runs
 from agents.rollouts import BySchedulers, play
-from agents.static_runs import StaticPlayer, run_statics
 from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
-from dsd_env.schedulers.fleet import FleetPolicyScheduler
 
 SIDE_BY_SIDE = 4
 """Episodes that one process simulates at a time."""
@@ -165,12 +163,9 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
     by_seed = {task.seed: task for task in tasks}
     try:
         kind, decide = engine_for(scenario), BySchedulers(scheduler)
-        player = make_scheduler(scheduler)
-        if isinstance(player, FleetPolicyScheduler):
-            yield from run_fleet(tasks, player.policy)
-            return
-        if kind == "compiled" and isinstance(player, StaticPlayer):
-            yield from run_statics(tasks)
+        fast = fast_runs(tasks, compiled=kind == "compiled")
+        if fast is not None:
+            yield from fast
             return
         for episode in play(scenario, list(by_seed), decide, kind=kind, side_by_side=SIDE_BY_SIDE):
             yield by_seed[episode.seed], episode.metrics

@@ -6,17 +6,14 @@ The result is that of :func:`dsd_env.simulate`, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from agents.fast_runs import R
 from dsd_env.envs import EdgeCloudFleetEnv
 from dsd_env.policy import Policy
 from dsd_env.policy.manifest import Fleet
 
-if TYPE_CHECKING:
-    from agents.evaluation import Task
 
-
-def run_fleet(tasks: Sequence[Task], policy: Policy) -> Iterator[tuple[Task, dict[str, float]]]:
+def run_fleet(tasks: Sequence[R], policy: Policy) -> Iterator[tuple[R, dict[str, float]]]:
     """Simulate tasks of one scenario under a policy of the fleet view; yield each with its metrics."""
     settings = policy.manifest.action.fleet
     assert isinstance(settings, Fleet)

@@ -8,17 +8,15 @@ and after that the engine repeats it by itself for as long as the placement can 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.fast_runs import R, Run
 from dsd_env.control import Decision, DecisionView
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim.engines import compiled_layout
-
-if TYPE_CHECKING:
-    from agents.evaluation import Task
 
 
 @runtime_checkable
@@ -31,8 +29,8 @@ class StaticPlayer(Scheduler, Protocol):
 
 
 def run_statics(
-    tasks: Sequence[Task], make: Callable[[str], Scheduler] = make_scheduler
-) -> Iterator[tuple[Task, dict[str, float]]]:
+    tasks: Sequence[R], make: Callable[[str], Scheduler] = make_scheduler
+) -> Iterator[tuple[R, dict[str, float]]]:
     """Simulate tasks whose schedulers are static, in this process; yield each with its metrics.
 
     Args:
@@ -51,7 +49,7 @@ def run_statics(
         yield task, _simulate(task, player)
 
 
-def _simulate(task: Task, player: StaticPlayer) -> dict[str, float]:
+def _simulate(task: Run, player: StaticPlayer) -> dict[str, float]:
     from agents.static_kernel import go_on
     from dsd_env.sim.compiled import CompiledSimulation
     from dsd_env.sim.compiled.kernel.loop import RUN

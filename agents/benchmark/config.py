@@ -1,0 +1,273 @@
+"""What a benchmark compares: scenarios, schedulers, seeds, window, objectives; typed, frozen, validated."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dsd_env import strict_yaml
+from dsd_env.paths import config_dir
+from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.scenario.loader import explain_validation_error
+from dsd_env.scenario.measuring import steady
+from dsd_env.sim.metrics import METRICS, class_metrics
+from dsd_env.strict_model import StrictNumbers
+from dsd_env.strict_yaml import StrictYamlError
+
+Role = Literal["static", "rules", "learned", "references"]
+ROLES: tuple[Role, ...] = ("static", "rules", "learned", "references")
+"""What schedulers are: choices that never change, rules that adapt, policies that were trained, and upper
+references, which use what no scheduler can know and are not ranked."""
+
+KEPT = (
+    *(f"{name}_{how}" for name in ("e2e_s", "ttft_s", "tpot_s") for how in ("mean", "p95")),
+    "e2e_s_mean_drift",
+    "throughput_tokens_per_s",
+    "goodput_requests_per_s",
+    "slo_attainment",
+    "cloud_usd_per_1m_tokens",
+    "energy_j_per_1k_tokens",
+    "load",
+    "acceptance_rate",
+    "tokens_per_iteration",
+    "stream_share",
+    "requests_measured",
+    "requests_unfinished",
+)
+"""Metrics that records keep, beside those of objectives and the attainment by class; the digest of a record
+vouches for all the others."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$", max_length=80)]
+Label = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^|,`\n]+$")]
+Spec = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^,`\n]+$")]
+
+
+class BenchmarkError(ValueError):
+    """A benchmark, its records or a submission are wrong; the message says what, and what to do."""
+
+
+class _Model(StrictNumbers, BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Constraint(_Model):
+    """What the mean of a metric over all seeds has to keep to; a scheduler that does not is not ranked."""
+
+    metric: str = Field(min_length=1)
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Constraint:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("give at_least or at_most, one of them")
+        return self
+
+    def holds(self, mean: float) -> bool:
+        """Return whether a mean keeps to it; NaN does not."""
+        return mean >= self.at_least if self.at_least is not None else mean <= (self.at_most or 0.0)
+
+
+class Objective(_Model):
+    """What schedulers are compared by in a scenario."""
+
+    metric: str = Field(min_length=1)
+    better: Literal["lower", "higher"]
+    subject_to: Constraint | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that it needs."""
+        return (self.metric,) if self.subject_to is None else (self.metric, self.subject_to.metric)
+
+
+class Schedulers(_Model):
+    """Schedulers by role and name, as `evaluate.py` takes them; a list names each by itself."""
+
+    static: dict[Label, Spec] = {}
+    rules: dict[Label, Spec] = {}
+    learned: dict[Label, Spec] = {}
+    references: dict[Label, Spec] = {}
+
+    @field_validator(*ROLES, mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return value
+        if twice := sorted({str(each) for each in value if value.count(each) > 1}):
+            raise ValueError(f"names {', '.join(twice)} twice")
+        return {each: each for each in value}
+
+    @model_validator(mode="after")
+    def _once(self) -> Schedulers:
+        names = [name for role in ROLES for name in getattr(self, role)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(map(repr, twice))}: has two roles")
+        return self
+
+    def by_name(self) -> dict[str, tuple[Role, str]]:
+        """Return role and specification by name."""
+        return {name: (role, spec) for role in ROLES for name, spec in getattr(self, role).items()}
+
+
+class Entry(_Model):
+    """One scenario of a benchmark, or a variant of another one on which nothing was trained or tuned."""
+
+    scenario: str | None = Field(default=None, min_length=1, description="Name or path; default: the key.")
+    of: Name | None = Field(
+        default=None,
+        description="Generalisation: the entry whose scenario this is a variant of, with its objective, window "
+        "and schedulers where none are given here. Its results are no part of the main scores.",
+    )
+    set: dict[str, Any] = Field(
+        default={}, description="Changes of the scenario by dotted key, e.g. {devices.phone.count: 40}."
+    )
+    cycles: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Cycles of the load that are measured after the warm-up."
+    )
+    objective: Objective | None = None
+    schedulers: Schedulers = Schedulers()
+    without: tuple[Label, ...] = Field(default=(), description="Schedulers of `schedulers` above left out.")
+    note: str = Field(default="", max_length=500)
+
+
+class Contest(_Model):
+    """An entry with all that it takes from the benchmark and from the entry that it is a variant of.
+
+    Attributes:
+        name: Its name.
+        of: The entry that it is a variant of.
+        source: Name or path of the scenario.
+        changes: Changes of the scenario, by dotted key.
+        cycles: Cycles of the load that are measured.
+        objective: What schedulers are compared by.
+        schedulers: Role and specification by name.
+        note: What to know about it.
+    """
+
+    name: Name
+    of: Name | None
+    source: str
+    changes: dict[str, Any]
+    cycles: int
+    objective: Objective
+    schedulers: dict[str, tuple[Role, str]]
+    note: str
+
+    def load(self) -> Scenario:
+        """Return the scenario as it is measured: as ``evaluate.py --set … --cycles …`` does.
+
+        Raises:
+            dsd_env.scenario.ScenarioError: It does not exist or is not valid.
+        """
+        changes = {key.replace(".", "__"): value for key, value in self.changes.items()}
+        return steady(load_scenario(self.source, **changes), self.cycles)
+
+    def metrics(self, scenario: Scenario) -> tuple[str, ...]:
+        """Return the metrics that its records keep.
+
+        Raises:
+            BenchmarkError: The objective is by a metric that there is not.
+        """
+        by_class = class_metrics(scenario)
+        known = {*METRICS, *by_class}
+        for metric in self.objective.metrics:
+            if metric not in known:
+                close = difflib.get_close_matches(metric, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise BenchmarkError(f"scenarios.{self.name}: no metric {metric!r}{hint}")
+        attainment = [name for name in by_class if name.startswith("slo_attainment.")]
+        return tuple(dict.fromkeys([*KEPT, *self.objective.metrics, *attainment]))
+
+
+class Suite(_Model):
+    """A benchmark."""
+
+    title: str = Field(min_length=1, max_length=200)
+    seeds: Annotated[int, Field(ge=2, le=1000)] = Field(
+        default=20, description="Episodes per scenario and scheduler: the first so many evaluation seeds."
+    )
+    cycles: Annotated[int, Field(ge=1, le=1000)] = 1
+    objective: Objective = Objective(metric="e2e_s_mean", better="lower")
+    baseline: Label | None = Field(
+        default=None, description="Name of a scheduler that all are compared with besides."
+    )
+    schedulers: Schedulers = Field(default=Schedulers(), description="Those of every scenario.")
+    scenarios: dict[Name, Entry] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Suite:
+        for name, entry in self.scenarios.items():
+            parent = None if entry.of is None else self.scenarios.get(entry.of)
+            if entry.of is not None and (parent is None or parent.of is not None):
+                raise ValueError(f"scenarios.{name}.of = {entry.of!r} must name an entry that is no variant")
+            known = self._offered(entry)
+            for left_out in entry.without:
+                if left_out not in known:
+                    raise ValueError(f"scenarios.{name}.without: no scheduler {left_out!r} is given for it")
+            contest = self.contest(name)
+            if not any(role == "static" for role, _ in contest.schedulers.values()):
+                raise ValueError(
+                    f"scenarios.{name}: names no static scheduler, by the best of which scores are normalised"
+                )
+            if self.baseline is not None and self.baseline not in contest.schedulers:
+                raise ValueError(f"baseline = {self.baseline!r} is no scheduler of scenarios.{name}")
+        return self
+
+    def _offered(self, entry: Entry) -> dict[str, tuple[Role, str]]:
+        offered = self.schedulers.by_name()
+        if entry.of is not None:
+            parent = self.scenarios[entry.of]
+            offered = {k: v for k, v in self._offered(parent).items() if k not in parent.without}
+        return {**offered, **entry.schedulers.by_name()}
+
+    def contest(self, name: str) -> Contest:
+        """Return an entry with all that it takes from elsewhere."""
+        entry = self.scenarios[name]
+        parent = Entry() if entry.of is None else self.scenarios[entry.of]
+        order = {role: number for number, role in enumerate(ROLES)}
+        schedulers = {k: v for k, v in self._offered(entry).items() if k not in entry.without}
+        return Contest(
+            name=name,
+            of=entry.of,
+            source=entry.scenario or parent.scenario or entry.of or name,
+            changes={**parent.set, **entry.set},
+            cycles=entry.cycles or parent.cycles or self.cycles,
+            objective=entry.objective or parent.objective or self.objective,
+            schedulers=dict(sorted(schedulers.items(), key=lambda each: order[each[1][0]])),
+            note=entry.note,
+        )
+
+    def contests(self) -> list[Contest]:
+        """Return all entries, in order."""
+        return [self.contest(name) for name in self.scenarios]
+
+
+def load_suite(suite: str | Path) -> Suite:
+    """Load a benchmark.
+
+    Args:
+        suite: Path of a YAML file, or the name of a shipped one (``"core"``).
+
+    Raises:
+        BenchmarkError: Not found, not YAML, unknown key, or impossible value.
+    """
+    path, shipped = Path(suite), config_dir() / "benchmark"
+    if not path.is_file():
+        path = shipped / f"{suite}.yaml"
+    if not path.is_file():
+        names = sorted(each.stem for each in shipped.glob("*.yaml"))
+        raise BenchmarkError(f"no benchmark {str(suite)!r}; shipped are {names}, or give a YAML file's path")
+    try:
+        data = strict_yaml.load(path)
+    except StrictYamlError as error:
+        raise BenchmarkError(str(error)) from error
+    if not isinstance(data, dict):
+        raise BenchmarkError(f"{path}: a benchmark is a mapping of keys, this is {type(data).__name__}")
+    try:
+        return Suite.model_validate(data)
+    except ValidationError as error:
+        raise BenchmarkError(explain_validation_error(error, str(path))) from error

@@ -1,0 +1,176 @@
+"""Digests of what a simulation's result depends on besides its scenario and seed.
+
+A change of the engine, of a profile that the scenario names, or of the scheduler's own code makes another
+digest, and a record of before counts as missing. A comment, a docstring, a new rule beside the others or a
+profile that the scenario does not name make none.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import io
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dsd_env
+from dsd_env.paths import config_dir
+from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers import make_scheduler
+
+PACKAGE = Path(dsd_env.__file__).parent
+ENGINE = ("laws", "latency", "scenario", "acceptance", "network", "workload", "control", "sim", "rng.py")
+"""What of the package simulates, files and folders."""
+ASIDE = ("sim/fuzz", "sim/timeline", "acceptance/data")
+"""Folders among them that do not."""
+TRACES = PACKAGE / "acceptance" / "data"
+NAMED = ("latency", "network", "workload")
+"""Folders of configurations of which a scenario names files."""
+ALWAYS = ("acceptance", "engines")
+"""Folders of configurations that are looked up without being named."""
+
+
+def bare_source(text: str) -> str:
+    """Return a module's source without comments, docstrings and blank lines.
+
+    Raises:
+        SyntaxError: It is no Python.
+    """
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            bodies = [node.body]
+        else:
+            continue
+        for body in bodies:
+            # Strings that stand alone: docstrings, and those of constants and attributes.
+            for statement in body:
+                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                    if isinstance(statement.value.value, str):
+                        for row in range(statement.lineno, (statement.end_lineno or statement.lineno) + 1):
+                            lines[row - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+@functools.cache
+def _bare_file(path: Path) -> str:
+    return bare_source(path.read_text(encoding="utf-8"))
+
+
+def _sources(parts: Iterable[str]) -> Iterator[Path]:
+    aside = [PACKAGE / each for each in ASIDE]
+    for part in parts:
+        path = PACKAGE / part
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            if not any(file.is_relative_to(each) for each in aside):
+                yield file
+
+
+def _digest_of(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\n{_bare_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def engine_digest() -> str:
+    """Return the digest of the code that simulates."""
+    return _digest_of(_sources(ENGINE))
+
+
+def _words(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _words(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _words(each)
+
+
+def data_files(scenario: Scenario) -> list[Path]:
+    """Return the files of profiles, links, workloads and traces that a scenario names, sorted."""
+    configs, found = config_dir(), set[Path]()
+    for folder in ALWAYS:
+        found |= set((configs / folder).glob("*.yaml"))
+    for word in set(_words(_content(scenario))):
+        if any(letter.isspace() for letter in word) or len(word) > 200:
+            continue
+        found |= {path for folder in NAMED if (path := configs / folder / f"{word}.yaml").is_file()}
+        found |= {path for end in ("json", "npz") if (path := TRACES / f"{word}.{end}").is_file()}
+        if word.endswith((".yaml", ".yml", ".npz", ".json", ".csv", ".jsonl")) and Path(word).is_file():
+            found.add(Path(word))
+    return sorted(found)
+
+
+def _content(scenario: Scenario) -> Any:
+    return scenario.model_dump(mode="json", exclude={"card"})
+
+
+def scenario_digest(scenario: Scenario) -> str:
+    """Return the digest of a scenario, without its card."""
+    return hashlib.sha256(canonical_json(_content(scenario)).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _bytes_digest(path: Path, _stamp: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def data_digest(scenario: Scenario) -> str:
+    """Return the digest of the files that a scenario names."""
+    return hashlib.sha256(
+        canonical_json(
+            [[path.name, _bytes_digest(path, path.stat().st_mtime_ns)] for path in data_files(scenario)]
+        ).encode()
+    ).hexdigest()
+
+
+def scheduler_digest(spec: str) -> str:
+    """Return the digest of a scheduler: its specification, files and code.
+
+    Of a bundle or a table what is in it counts, not where it lies.
+    """
+    name, _, argument = spec.partition(":")
+    if name == "policy":
+        shown = _file_digest(Path(argument) / MANIFEST_FILE)  # which vouches for the other files
+    elif name == "table":
+        shown = _file_digest(Path(argument))
+    else:
+        shown = spec
+    return hashlib.sha256(canonical_json([name, shown, _code_digest(spec)]).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _code_digest(spec: str) -> str:
+    """Return the digest of a scheduler's modules: its own, and those of the room that they import."""
+    start = type(make_scheduler(spec)).__module__
+    found: dict[str, Path] = {}
+    waiting = [start]
+    while waiting:
+        module = waiting.pop()
+        path = PACKAGE.parent / f"{module.replace('.', '/')}.py"
+        if module in found or not module.startswith(("dsd_env.schedulers.", "dsd_env.policy.")):
+            continue
+        if module == "dsd_env.schedulers.registry" or not path.is_file():
+            continue
+        found[module] = path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    if "policy" in spec.partition(":")[0]:
+        found["dsd_env.policy.network"] = PACKAGE / "policy" / "network.py"
+    return _digest_of(found[module] for module in sorted(found))

@@ -1,0 +1,185 @@
+"""Simulating cells: one, or all of them in processes of this machine, each with one thread."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dsd_env
+from agents.benchmark.cells import Cell
+from agents.benchmark.config import BenchmarkError
+from agents.fast_runs import fast_runs
+from dsd_env.policy.manifest import canonical_json
+from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.policy import PolicyScheduler
+from dsd_env.sim.engines import compiled_layout
+
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
+"""Environment of a process that computes beside others: thread pools would fight over the cores."""
+ATTEMPTS = 3
+"""How often a cell is tried whose process dies."""
+
+
+class LostWorkerError(BenchmarkError):
+    """The process that simulated a cell died, again and again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell.
+
+    Attributes:
+        cell: The cell.
+        metrics: Those that its record keeps; NaN where nothing was observed.
+        digest: SHA-256 of all metrics of the episode.
+        wall_s: Time that the simulation took.
+        failure: Why there are no metrics; "" if there are.
+    """
+
+    cell: Cell
+    metrics: Mapping[str, float]
+    digest: str
+    wall_s: float
+    failure: str = ""
+
+
+def metrics_of(cell: Cell) -> dict[str, float]:
+    """Simulate a cell; return all metrics, bit for bit those of :func:`dsd_env.simulate`.
+
+    Whoever the engine can follow by itself runs inside its loop; a policy reads the engine's own observations;
+    every other scheduler is asked for each decision.
+    """
+    compiled = compiled_layout("auto", cell.scenario) is not None
+    fast = fast_runs([cell], compiled=compiled)
+    if fast is not None:
+        return next(iter(fast))[1]
+    player = make_scheduler(cell.scheduler)
+    if isinstance(player, PolicyScheduler) and not player.policy.flat:
+        return _by_policy(cell, player)
+    return dsd_env.simulate(cell.scenario, player, cell.seed).metrics
+
+
+def _by_policy(cell: Cell, player: PolicyScheduler) -> dict[str, float]:
+    """Let a policy decide on observations: to assemble the typed view takes longer than all the rest."""
+    from dsd_env.envs import EdgeCloudEnv
+
+    player.policy.check_scenario(cell.scenario)
+    env = EdgeCloudEnv(cell.scenario)
+    observation, info = env.reset(options={"episode_seed": cell.seed})
+    over = False
+    while not over:
+        action = player.policy.action(observation, env.action_masks())
+        observation, _, terminated, truncated, info = env.step(action)  # type: ignore[arg-type]
+        over = terminated or truncated
+    metrics: dict[str, float] = info["episode_metrics"]
+    return metrics
+
+
+def metrics_digest(metrics: Mapping[str, float]) -> str:
+    """Return the SHA-256 of metrics, NaN as null."""
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return hashlib.sha256(canonical_json(finite).encode()).hexdigest()
+
+
+def simulate_cell(cell: Cell) -> Outcome:
+    """Simulate a cell; one that fails gives an outcome that says why."""
+    start = time.perf_counter()
+    try:
+        metrics = metrics_of(cell)
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+        return Outcome(cell, {}, "", time.perf_counter() - start, failure)
+    wall_s = time.perf_counter() - start
+    return Outcome(cell, {name: metrics[name] for name in cell.metrics}, metrics_digest(metrics), wall_s)
+
+
+def run_here(cells: Sequence[Cell], jobs: int, on_outcome: Callable[[Outcome], None]) -> None:
+    """Simulate cells in order, in this process or several, and hand over each outcome as it comes.
+
+    A process that dies, for want of memory say, is replaced, and its cells are tried again.
+
+    Args:
+        cells: What to simulate.
+        jobs: Number of processes; 1 is this one.
+        on_outcome: Called in this process.
+
+    Raises:
+        LostWorkerError: Processes died :data:`ATTEMPTS` times without a result between.
+    """
+    if jobs <= 1:
+        for cell in cells:
+            on_outcome(simulate_cell(cell))
+        return
+    left = {id(cell): cell for cell in cells}
+    deaths = 0
+    while left:
+        before = len(left)
+        try:
+            with _one_thread():
+                for outcome in _pooled(list(left.values()), jobs):
+                    del left[outcome[0]]
+                    on_outcome(outcome[1])
+        except BrokenProcessPool as error:
+            deaths = 1 if len(left) < before else deaths + 1
+            if deaths >= ATTEMPTS:
+                first = next(iter(left.values()))
+                raise LostWorkerError(
+                    f"worker processes died {deaths} times, the last time around {first.entry!r}, "
+                    f"{first.name!r}: is memory short? Try fewer --jobs; the same command continues"
+                ) from error
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _quiet() -> None:
+    # Ctrl-C goes to the whole process group; only the parent is to react.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _pooled(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[int, Outcome]]:
+    """Yield the identity of each cell with its outcome, simulated in processes."""
+    waiting = iter(cells)
+    running: dict[Future[Outcome], int] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_quiet) as pool:
+        try:
+            while True:
+                # Few at a time, so that an interrupt does not leave a queue to work off.
+                for cell in itertools.islice(waiting, jobs + 1 - len(running)):
+                    running[pool.submit(simulate_cell, cell)] = id(cell)
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    outcome = future.result()
+                    yield running.pop(future), outcome
+        except BaseException:
+            processes: dict[int, Any] = pool._processes or {}
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(processes.values()):
+                process.terminate()
+            raise

@@ -1,0 +1,53 @@
+"""Simulations under schedulers that the compiled engine can follow by itself, whole episodes in its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.fleet import FleetPolicyScheduler
+
+
+class Run(Protocol):
+    """One simulation that is asked for."""
+
+    @property
+    def scenario(self) -> Scenario:
+        """What is simulated."""
+        ...
+
+    @property
+    def scheduler(self) -> str:
+        """Specification of the scheduler."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Episode seed."""
+        ...
+
+
+R = TypeVar("R", bound=Run)
+
+
+def fast_runs(runs: Sequence[R], *, compiled: bool = True) -> Iterator[tuple[R, dict[str, float]]] | None:
+    """Return the results of simulations of one scenario and scheduler as they come, bit for bit `simulate`'s.
+
+    Args:
+        runs: What to simulate.
+        compiled: The compiled engine simulates this scenario.
+
+    Returns:
+        Each run with its metrics; None if the scheduler has to be asked for every decision.
+    """
+    from agents.fleet_runs import run_fleet
+    from agents.static_runs import StaticPlayer, run_statics
+
+    player = make_scheduler(runs[0].scheduler)
+    if isinstance(player, FleetPolicyScheduler):
+        return run_fleet(runs, player.policy)
+    if compiled and isinstance(player, StaticPlayer):
+        return run_statics(runs)
+    return None
