@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from agents.fast_runs import fast_runs
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.policy import PolicyScheduler
-from dsd_env.sim.engines import compiled_layout
+from dsd_env.sim.engines import compiled_layout, load_kernel
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -94,8 +95,17 @@ def metrics_digest(metrics: Mapping[str, float]) -> str:
     return hashlib.sha256(canonical_json(finite).encode()).hexdigest()
 
 
+@functools.cache
+def _ready() -> None:
+    """Load the compiled engine, where there is one: that is no part of a cell's time."""
+    with suppress(ImportError):
+        load_kernel()
+        import agents.static_kernel  # noqa: F401
+
+
 def simulate_cell(cell: Cell) -> Outcome:
     """Simulate a cell; one that fails gives an outcome that says why."""
+    _ready()
     start = time.perf_counter()
     try:
         metrics = metrics_of(cell)
@@ -106,7 +116,12 @@ def simulate_cell(cell: Cell) -> Outcome:
     return Outcome(cell, {name: metrics[name] for name in cell.metrics}, metrics_digest(metrics), wall_s)
 
 
-def run_here(cells: Sequence[Cell], jobs: int, on_outcome: Callable[[Outcome], None]) -> None:
+def run_here(
+    cells: Sequence[Cell],
+    jobs: int,
+    on_outcome: Callable[[Outcome], None],
+    work: Callable[[Cell], Outcome] = simulate_cell,
+) -> None:
     """Simulate cells in order, in this process or several, and hand over each outcome as it comes.
 
     A process that dies, for want of memory say, is replaced, and its cells are tried again.
@@ -115,13 +130,14 @@ def run_here(cells: Sequence[Cell], jobs: int, on_outcome: Callable[[Outcome], N
         cells: What to simulate.
         jobs: Number of processes; 1 is this one.
         on_outcome: Called in this process.
+        work: What simulates a cell.
 
     Raises:
         LostWorkerError: Processes died :data:`ATTEMPTS` times without a result between.
     """
     if jobs <= 1:
         for cell in cells:
-            on_outcome(simulate_cell(cell))
+            on_outcome(work(cell))
         return
     left = {id(cell): cell for cell in cells}
     deaths = 0
@@ -129,7 +145,7 @@ def run_here(cells: Sequence[Cell], jobs: int, on_outcome: Callable[[Outcome], N
         before = len(left)
         try:
             with _one_thread():
-                for outcome in _pooled(list(left.values()), jobs):
+                for outcome in _pooled(list(left.values()), jobs, work):
                     del left[outcome[0]]
                     on_outcome(outcome[1])
         except BrokenProcessPool as error:
@@ -161,7 +177,9 @@ def _quiet() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _pooled(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[int, Outcome]]:
+def _pooled(
+    cells: Sequence[Cell], jobs: int, work: Callable[[Cell], Outcome]
+) -> Iterator[tuple[int, Outcome]]:
     """Yield the identity of each cell with its outcome, simulated in processes."""
     waiting = iter(cells)
     running: dict[Future[Outcome], int] = {}
@@ -171,7 +189,7 @@ def _pooled(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[int, Outcome]]:
             while True:
                 # Few at a time, so that an interrupt does not leave a queue to work off.
                 for cell in itertools.islice(waiting, jobs + 1 - len(running)):
-                    running[pool.submit(simulate_cell, cell)] = id(cell)
+                    running[pool.submit(work, cell)] = id(cell)
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:

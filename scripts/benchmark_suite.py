@@ -1,0 +1,252 @@
+"""Run the benchmark: scenarios x schedulers x held-out episodes, and write its tables.
+
+    python scripts/benchmark_suite.py --jobs 2
+    python scripts/benchmark_suite.py --summary
+
+What is finished is kept: the same command continues after an interrupt, and simulates anew what other code,
+scenarios or schedulers have made stale. With --ray the cells run on a cluster, with the same numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _checkout
+import _cli
+
+if TYPE_CHECKING:
+    from agents.benchmark.cells import Cell
+    from agents.benchmark.config import Suite
+    from agents.benchmark.records import Store
+    from agents.benchmark.running import Outcome
+    from agents.benchmark.workflow import Report
+
+DRIFT = 4.0
+"""Standard errors between a window's halves from which on it is told."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    whole = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    whole.add_argument(
+        "--suite", default="core", metavar="S", help="name or YAML file of a benchmark (default core)"
+    )
+    whole.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of records and summary (default: benchmark/ of the checkout)"
+    )
+    whole.add_argument("--jobs", type=int, default=1, metavar="J", help="processes, one thread each (default 1)")
+    whole.add_argument(
+        "--ray", metavar="ADDRESS", help="run on a Ray cluster: its head's address, auto, or local (extra cluster)"
+    )
+    whole.add_argument("--scenarios", metavar="A,B", help="only these of the benchmark")
+    whole.add_argument("--schedulers", metavar="X,Y", help="only these, by their names in the benchmark")
+    whole.add_argument("--seeds", type=int, metavar="N", help="only the first N episodes of each")
+    whole.add_argument(
+        "--sample", type=int, default=12, metavar="K", help="with --verify: cells to simulate anew (default 12)"
+    )
+    modes = whole.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--summary", action="store_true", help="simulate nothing; write summary, tables and pages from the records"
+    )
+    modes.add_argument(
+        "--check", action="store_true", help="simulate nothing; fail if summary or pages are not of the records"
+    )
+    modes.add_argument("--status", action="store_true", help="say which cells are done, stale and missing")
+    modes.add_argument(
+        "--prune", action="store_true", help="forget records of schedulers that the benchmark has no more"
+    )
+    modes.add_argument("--submit", type=Path, metavar="FILE", help="simulate what a submission enters")
+    modes.add_argument("--verify", type=Path, metavar="FILE", help="check a submission, and replay a sample of it")
+    return whole
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    whole = parser()
+    arguments = whole.parse_args()
+    _cli.at_least_one(whole, arguments, ("jobs", "seeds", "sample"))
+    if arguments.ray is not None and arguments.jobs != 1:
+        whole.error("--jobs and --ray: processes of this machine, or a cluster")
+    from agents.benchmark.config import BenchmarkError
+    from dsd_env.scenario import ScenarioError
+
+    try:
+        if arguments.verify:
+            return _verify(arguments)
+        folder = arguments.submit.parent if arguments.submit else arguments.out or _checkout.ROOT / "benchmark"
+        if arguments.check or arguments.status:
+            return _work(arguments, folder)
+        return _cli.alone("benchmark_suite", folder / "results", lambda: _work(arguments, folder))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues", file=sys.stderr)
+        return 130
+    except (BenchmarkError, ScenarioError, OSError) as error:
+        print(f"benchmark_suite: {error}", file=sys.stderr)
+        return 1
+
+
+def _work(arguments: argparse.Namespace, folder: Path) -> int:
+    from agents.benchmark import workflow
+    from agents.benchmark.cells import plan
+    from agents.benchmark.config import load_suite
+    from agents.benchmark.records import Store
+
+    if arguments.submit:
+        return _submit(arguments)
+    suite = load_suite(arguments.suite)
+    store = Store(folder / "results")
+    if arguments.check:
+        return _check(suite, store, folder)
+    if arguments.prune:
+        keep = workflow.wanted(suite, store)
+        dropped = sum(store.drop(name, keep.get(name, set())) for name in suite.scenarios)
+        store.tidy({name: store.about(name) for name in suite.scenarios if store.about(name)})
+        print(f"{dropped} records dropped")
+    elif not arguments.summary:
+        cells = plan(
+            suite,
+            seeds=arguments.seeds,
+            entries=_names(arguments.scenarios),
+            schedulers=_names(arguments.schedulers),
+        )
+        if arguments.status:
+            return _status(cells, store)
+        contests = {contest.name: contest for contest in suite.contests()}
+        on_outcome = _bar(cells, store, _workers(arguments))
+        simulate = workflow.backend(arguments.jobs, arguments.ray)
+        report = workflow.run(cells, contests, store, simulate, on_outcome)
+        if _told(report):
+            return 1
+    return _summarise(suite, store, folder)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _workers(arguments: argparse.Namespace) -> int:
+    if arguments.ray is None:
+        return int(arguments.jobs)
+    import os
+
+    return os.cpu_count() or 1  # of a cluster it becomes known by how fast it goes
+
+
+def _bar(cells: Sequence[Cell], store: Store, workers: int) -> Callable[[Outcome], None]:
+    """Return what moves a bar of progress that says how long the rest will take."""
+    from tqdm import tqdm
+
+    from agents.benchmark.progress import RestTime, in_words
+
+    waiting = [cell for cell in cells if store.find(cell) is None]
+    if len(waiting) < len(cells):
+        print(f"{len(cells) - len(waiting)} of {len(cells)} cells were finished before")
+    rest = RestTime(list(store), waiting, workers)
+    form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} cells [{elapsed}{postfix}]"
+    bar: Any = tqdm(total=len(cells), initial=len(cells) - len(waiting), desc="benchmark", bar_format=form)
+
+    def on_outcome(outcome: Outcome) -> None:
+        rest.done(outcome.cell, outcome.wall_s)
+        bar.set_postfix_str(f"about {in_words(rest.rest_s())} left", refresh=False)
+        bar.update(1)
+        if outcome.failure:
+            cell = outcome.cell
+            bar.write(f"{cell.entry}, {cell.name}, seed {cell.seed}: {outcome.failure}", file=sys.stderr)
+        if bar.n >= bar.total:
+            bar.close()
+
+    return on_outcome
+
+
+def _told(report: Report) -> bool:
+    """Say which cells failed; return whether any did."""
+    for cell, why in report.failures:
+        print(f"benchmark_suite: {cell.entry}, {cell.name}, seed {cell.seed}: {why}", file=sys.stderr)
+    return bool(report.failures)
+
+
+def _pages(folder: Path) -> list[Path]:
+    from agents.benchmark import workflow
+
+    return list(workflow.PAGES) if folder.resolve() == workflow.FOLDER else []
+
+
+def _summarise(suite: Suite, store: Store, folder: Path) -> int:
+    from agents.benchmark import pages, workflow
+    from agents.benchmark.scoring import standings
+
+    files = workflow.texts(suite, store, folder, _pages(folder))
+    workflow.write(files)
+    for note in pages.drifting(standings(suite, store), DRIFT):
+        print(note)
+    for path in files:
+        print(path)
+    return 0
+
+
+def _check(suite: Suite, store: Store, folder: Path) -> int:
+    from agents.benchmark import workflow
+
+    wrong = workflow.differing(workflow.texts(suite, store, folder, _pages(folder)))
+    for path in wrong:
+        print(
+            f"benchmark_suite: {path} is not what the records say: run benchmark_suite.py --summary",
+            file=sys.stderr,
+        )
+    return 1 if wrong else 0
+
+
+def _status(cells: Sequence[Cell], store: Store) -> int:
+    from agents.benchmark import workflow
+    from agents.benchmark.progress import RestTime, in_words
+
+    for name, counts in workflow.states(cells, store).items():
+        print(f"{name}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
+    waiting = [cell for cell in cells if store.find(cell) is None]
+    if waiting:
+        rest = RestTime(list(store), waiting, 1)
+        print(f"about {in_words(rest.rest_s())} of simulation to do")
+    return 0
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from agents.benchmark import workflow
+    from agents.benchmark.submissions import submit
+
+    simulate = workflow.backend(arguments.jobs, arguments.ray)
+    workers = _workers(arguments)
+    report, digests = submit(
+        arguments.submit, simulate, lambda cells, store: _bar(cells, store, workers)
+    )
+    if _told(report):
+        return 1
+    print(f"write this into {arguments.submit}:\nrecords:")
+    for name, digest in digests.items():
+        print(f"  {name}: {digest}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from agents.benchmark import workflow
+    from agents.benchmark.submissions import verify
+
+    simulate = workflow.backend(arguments.jobs, arguments.ray)
+    with tqdm(desc="replaying", unit=" cells") as bar:
+        wrong = verify(arguments.verify, arguments.sample, simulate, lambda outcome: bar.update(1) and None)
+    for each in wrong:
+        print(f"benchmark_suite: {each}", file=sys.stderr)
+    if not wrong:
+        print(f"{arguments.verify}: digests are right, and every cell of the sample gives the same numbers")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    _cli.run(main)
