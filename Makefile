@@ -47,7 +47,7 @@ VLLM_VENV := .venv-vllm
 VLLM_UNUSED := torchvision torchaudio torchcodec triton
 STAMP_vllm := $(VLLM_VENV)/.installed-$(shell cat pyproject.toml constraints-vllm.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help demo test test-core test-slow test-browser test-clients test-vllm benchmark lint format wheel-check constraints docs clean \
+.PHONY: help demo test test-core test-slow test-browser test-clients test-cluster test-vllm benchmark lint format wheel-check constraints docs clean \
 	distclean testbed-demo testbed-proto vllm-demo
 
 help: ## List the commands
@@ -69,13 +69,16 @@ test-core: $(STAMP_test) ## Run the tests of laws, engines and environments alon
 	$(BIN)/python -m pytest -n $(JOBS) $(DURATIONS) $(CORE) $(PYTEST_ARGS)
 
 test-slow: $(STAMP_test) ## Run the slow tests too (real models, minutes)
-	$(BIN)/python -m pytest -m "not benchmark and not clients and not browser" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not benchmark and not clients and not cluster and not browser" $(PYTEST_ARGS)
 
 test-browser: $(STAMP_test) ## Run the tests of reports in a browser (Chromium or Chrome must be there)
 	$(BIN)/python -m pytest -m browser tests/report $(PYTEST_ARGS)
 
 test-clients: $(STAMP_clients) ## Run the recipes with the libraries of others (a large installation of its own)
 	$(CLIENTS_VENV)/bin/python -m pytest -m clients tests/test_recipes.py $(PYTEST_ARGS)
+
+test-cluster: $(STAMP_clients) ## Run the tests of the benchmark on a local Ray cluster (with the clients' installation)
+	$(CLIENTS_VENV)/bin/python -m pytest -m cluster tests/agents/benchmark $(PYTEST_ARGS)
 
 test-vllm: $(STAMP_vllm) ## Run the slow tests inside vLLM, with the packaged pair (minutes)
 	$(VLLM_VENV)/bin/python -m pytest -m slow tests/serving/engines/test_vllm.py $(PYTEST_ARGS)

@@ -79,6 +79,7 @@ def plan(
     requests: int | None = None,
     *,
     cycles: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> list[Task]:
     """Return every simulation of an evaluation, seeds innermost.
 
@@ -89,6 +90,7 @@ def plan(
         requests: Measured requests per episode, instead of the scenario's own or its window.
         cycles: Measure so many cycles of the load, after a warm-up, instead; see
             :func:`dsd_env.scenario.measuring.steady`.
+        changes: Other values for keys of the scenarios, with ``__`` between levels.
 
     Raises:
         dsd_env.scenario.ScenarioError: A scenario is not valid.
@@ -102,7 +104,7 @@ def plan(
             raise ValueError(f"{what} named twice: {', '.join(twice)}")
     tasks = []
     for label in scenarios:
-        scenario = load_scenario(label)
+        scenario = load_scenario(label, **(changes or {}))
         if requests is not None:
             scenario = measuring(scenario, requests)
         elif cycles is not None:

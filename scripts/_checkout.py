@@ -26,6 +26,7 @@ _EXTRAS = {
     **dict.fromkeys(("grpc", "google"), "testbed"),
     **dict.fromkeys(("fastapi", "uvicorn"), "serve"),
     "matplotlib": "plot",
+    "ray": "cluster",
     "scipy": "calibrate",
 }
 """Which extra brings a package that a script may lack."""

@@ -25,11 +25,12 @@ from dsd_env.schedulers import make_scheduler
 PACKAGE = Path(dsd_env.__file__).parent
 ENGINE = ("laws", "latency", "scenario", "acceptance", "network", "workload", "control", "sim", "rng.py")
 """What of the package simulates, files and folders."""
-ASIDE = ("sim/fuzz", "sim/timeline", "acceptance/data")
+ASIDE = ("sim/fuzz", "sim/timeline")
 """Folders among them that do not."""
-TRACES = PACKAGE / "acceptance" / "data"
 NAMED = ("latency", "network", "workload")
 """Folders of configurations of which a scenario names files."""
+MEASURED = (PACKAGE / "acceptance" / "data", PACKAGE / "acceptance" / "models")
+"""Folders of recordings and of models fitted to them, named likewise."""
 ALWAYS = ("acceptance", "engines")
 """Folders of configurations that are looked up without being named."""
 
@@ -107,9 +108,11 @@ def data_files(scenario: Scenario) -> list[Path]:
         if any(letter.isspace() for letter in word) or len(word) > 200:
             continue
         found |= {path for folder in NAMED if (path := configs / folder / f"{word}.yaml").is_file()}
-        found |= {path for end in ("json", "npz") if (path := TRACES / f"{word}.{end}").is_file()}
-        if word.endswith((".yaml", ".yml", ".npz", ".json", ".csv", ".jsonl")) and Path(word).is_file():
-            found.add(Path(word))
+        # By name, or by path with or without its ending.
+        elsewhere = [Path(word)] if "/" in word or "." in word else []
+        for stem in [*(folder / word for folder in MEASURED), *elsewhere]:
+            beside = [stem, *(stem.with_name(f"{stem.name}.{end}") for end in ("json", "npz"))]
+            found |= {path for path in beside if path.is_file()}
     return sorted(found)
 
 

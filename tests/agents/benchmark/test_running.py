@@ -107,11 +107,14 @@ def test_the_code_of_a_scheduler_is_its_own_modules(monkeypatch) -> None:
 def test_data_files_are_those_that_the_scenario_names() -> None:
     named = [path.stem for path in identity.data_files(load_scenario("fleet_24"))]
     assert "llama-3-8b_a100-sxm_tp1" in named and "llama-3-70b_h100-sxm_tp4" not in named
-    traced = load_scenario(
-        "single_lan", acceptance__draft={"source": "trace", "trace": "smollm2-135m_smollm2-4l_t1"}
-    )
-    found = {path.name for path in identity.data_files(traced)}
-    assert {"smollm2-135m_smollm2-4l_t1.json", "smollm2-135m_smollm2-4l_t1.npz"} <= found
+    for source, key, name, ends in (
+        ("trace", "trace", "smollm2-135m_smollm2-4l_t1", {"json", "npz"}),
+        ("fitted", "model", "llama-3-8b_published", {"json"}),
+    ):
+        acceptance = {"source": source, key: name, "drafter": "any"}
+        scenario = load_scenario("single_lan", acceptance__draft=acceptance)
+        found = {path.name for path in identity.data_files(scenario)}
+        assert {f"{name}.{end}" for end in ends} <= found
 
 
 @pytest.mark.parametrize("scheduler", ["cloud_ar", "colocated_sd:4", "jsq_goodput"])

@@ -1,0 +1,155 @@
+"""Standings, scores and tables of records whose answer is known."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from agents.benchmark import pages
+from agents.benchmark.scoring import analysis, bootstrap_means, standings, summary
+from dsd_env.paired import bootstrap_mean
+from tests.agents.benchmark.samples import records, suite
+
+SPECS = {
+    "plain": "cloud_ar",
+    "node": "colocated_sd:4",
+    "hf_heuristic": "hf_heuristic",
+    "mine": "edge_sd:2",
+    "oracle": "edge_sd:1",
+}
+TIMES = {
+    "plain": [4.0, 6.0],
+    "node": [2.0, 4.0],
+    "hf_heuristic": [3.0, 3.0],
+    "mine": [1.0, 2.0],
+    "oracle": [0.5, 2.0],
+}
+
+
+def whole(**changes):
+    schedulers = {
+        "static": {name: SPECS[name] for name in ("plain", "node")},
+        "rules": ["hf_heuristic"],
+        "learned": {"mine": SPECS["mine"]},
+        "references": {"oracle": SPECS["oracle"]},
+    }
+    return suite(schedulers=schedulers, **changes)
+
+
+def both_entries(values=TIMES):
+    return records("single_lan", values, SPECS) + records("far", values, SPECS)
+
+
+def test_the_best_of_each_role_and_gains_by_pairs_of_seeds() -> None:
+    first, second = standings(whole(), both_entries())
+    assert (first.contest.name, second.contest.name) == ("single_lan", "far")
+    # node and the heuristic have the same mean, 3 s: the earlier one is named.
+    assert first.best == {"static": "node", "rule": "node", "learned": "mine", "reference": "oracle"}
+    assert first.gain("mine", "node") == pytest.approx((0.5, 0.5, 0.5))
+    assert first.gain("plain", "node")[0] == pytest.approx(1 - 5 / 3)
+    assert all(map(math.isnan, first.gain("node", "node")))
+    np.testing.assert_allclose(first.scores("mine"), [2.0, 2.0])
+    np.testing.assert_allclose(first.scores("hf_heuristic"), [2 / 3, 4 / 3])
+    # Of the 1.75 s between rule and reference, 1.5 are gained.
+    assert first.share_of_gap("mine") == pytest.approx(1.5 / 1.75)
+
+
+def test_more_can_be_better() -> None:
+    changed = whole(objective={"metric": "e2e_s_mean", "better": "higher"})
+    first, _ = standings(changed, both_entries())
+    assert first.best["static"] == "plain"
+    assert first.gain("plain", "node")[0] == pytest.approx(5 / 3 - 1)
+    np.testing.assert_allclose(first.scores("node"), [0.5, 2 / 3])
+    assert math.isnan(first.share_of_gap("mine")), "the reference is worse than the rule"
+
+
+def test_who_misses_the_constraint_is_not_ranked() -> None:
+    limit = {"metric": "slo_attainment", "at_least": 0.9}
+    changed = whole(objective={"metric": "e2e_s_mean", "better": "lower", "subject_to": limit})
+    found = both_entries()
+    for record in found:
+        if record.name in ("node", "mine"):
+            record.metrics["slo_attainment"] = 0.5  # type: ignore[index]
+    first, _ = standings(changed, found)
+    assert first.best["static"] == "plain" and not first.rows["node"].feasible
+    np.testing.assert_array_equal(first.scores("mine"), [0.0, 0.0])
+    over = analysis(changed, [first])["main"]["schedulers"]
+    assert over["mine"]["probability_of_improvement_over_best_static"]["value"] == 0.0
+    assert "(misses the constraint)" in pages.scenarios(changed, [first])
+
+
+def test_summary_has_the_promised_form() -> None:
+    found = json.loads(json.dumps(summary(standings(whole(), both_entries())), allow_nan=False))
+    assert set(found) == {"single_lan", "far"} and set(found["far"]) == set(SPECS)
+    entry = found["single_lan"]["node"]["e2e_s_mean"]
+    assert entry == {"mean": 3.0, "ci95": [2.0, 4.0], "seeds": 2}
+
+
+def test_intervals_of_all_metrics_at_once_are_those_of_each() -> None:
+    values = np.random.default_rng(0).normal(size=(3, 7))
+    values[1, 2] = math.nan
+    for own, row in zip(bootstrap_means(values), values, strict=True):
+        assert own == pytest.approx(bootstrap_mean(row))
+    (single,) = bootstrap_means(np.array([[2.0]]))
+    assert single[0] == 2.0 and math.isnan(single[1])
+
+
+def test_scores_over_scenarios_keep_variants_apart() -> None:
+    found = analysis(whole(), standings(whole(), both_entries()))
+    assert found["main"]["scenarios"] == ["single_lan"] and found["generalisation"]["scenarios"] == ["far"]
+    scores = found["main"]["schedulers"]
+    assert scores["mine"]["interquartile_mean"]["value"] == pytest.approx(2.0)
+    assert scores["best learned"] == scores["mine"] and scores["best static"]["mean"] == 1.0
+    # mine: 1 and 2 s against 2 and 4 s of the best static choice: three pairs won, one tied.
+    better = scores["mine"]["probability_of_improvement_over_best_static"]
+    assert better["value"] == pytest.approx(0.875)
+    profile = dict(zip(found["main"]["thresholds"], scores["hf_heuristic"]["profile"], strict=True))
+    assert (profile[0.5], profile[1.0], profile[1.5]) == (1.0, 0.5, 0.0)
+
+
+def test_a_scheduler_that_a_scenario_lacks_has_no_score_over_all() -> None:
+    two = whole(scenarios={"single_lan": {}, "flaky": {}})
+    some = {name: values for name, values in TIMES.items() if name != "mine"}
+    found = standings(two, records("single_lan", TIMES, SPECS) + records("flaky", some, SPECS))
+    assert "mine" not in analysis(two, found)["main"]["schedulers"]
+    assert "Not run: `mine`" in pages.scenarios(two, found)
+
+
+def test_unfinished_schedulers_are_not_the_best_and_are_named() -> None:
+    found = records("single_lan", {**TIMES, "node": [0.1]}, SPECS)
+    (first,) = standings(whole(), found)
+    assert first.best["static"] == "plain"
+    assert "Fewer than 2 seeds so far: `node` 1." in pages.scenarios(whole(), [first])
+
+
+def test_records_of_another_specification_are_left_out() -> None:
+    found = records("single_lan", TIMES, {**SPECS, "node": "colocated_sd:6"})
+    assert "node" not in standings(whole(), found)[0].rows
+
+
+def test_the_scoreboard_has_a_line_per_scenario() -> None:
+    text = pages.scoreboard(whole(), standings(whole(), both_entries()))
+    (line,) = [line for line in text.splitlines() if line.startswith("| `single_lan`")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == [
+        "`single_lan`",
+        "mean request time, s",
+        "`node` 3",
+        "`node` 3",
+        "`mine` 1.5",
+        "+50.0 % (+50.0 … +50.0)",
+        "`mine` +50.0 % (+50.0 … +50.0)",
+    ]
+    assert pages.scoreboard(whole(), []) == pages.scenarios(whole(), []) == pages.NO_RECORDS
+
+
+def test_drift_is_told_in_standard_errors_over_all_seeds() -> None:
+    found = records("single_lan", TIMES, SPECS)
+    for record in found:
+        if record.name == "plain":
+            record.metrics["e2e_s_mean_drift"] = 3.0  # type: ignore[index]
+    (note,) = pages.drifting(standings(whole(), found), 4.0)
+    assert "single_lan, plain: requests take longer" in note and "4.2 standard errors" in note
