@@ -236,8 +236,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from agents.benchmark import workflow
-    from agents.benchmark.submissions import verify
+    from agents.benchmark.submissions import load_submission, verify
 
+    load_submission(arguments.verify)  # what is wrong with it shows before a bar does
     simulate = workflow.backend(arguments.jobs, arguments.ray)
     with tqdm(desc="replaying", unit=" cells") as bar:
         wrong = verify(arguments.verify, arguments.sample, simulate, lambda outcome: bar.update(1) and None)

@@ -115,8 +115,11 @@ def _run(
     on_outcome: Callable[[Outcome], None],
     work: Callable[[Cell, str], Outcome],
 ) -> None:
+    def simulate(cell: Cell, spec: str) -> Outcome:
+        return work(cell, spec)  # Ray takes functions, and no other callables
+
     # Ray itself gives a task whose worker died to another one; when it gives up, so many times more are tried.
-    task = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=False)(work)
+    task = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=False)(simulate)
     waiting = iter(cells)
     deaths: Counter[int] = Counter()
     running: dict[Any, tuple[Cell, str]] = {}
