@@ -31,38 +31,23 @@ DRIFT = 4.0
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    whole = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    whole.add_argument(
-        "--suite", default="core", metavar="S", help="name or YAML file of a benchmark (default core)"
-    )
-    whole.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of records and summary (default: benchmark/ of the checkout)"
-    )
-    whole.add_argument("--jobs", type=int, default=1, metavar="J", help="processes, one thread each (default 1)")
-    whole.add_argument(
-        "--ray", metavar="ADDRESS", help="run on a Ray cluster: its head's address, auto, or local (extra cluster)"
-    )
-    whole.add_argument("--scenarios", metavar="A,B", help="only these of the benchmark")
-    whole.add_argument("--schedulers", metavar="X,Y", help="only these, by their names in the benchmark")
-    whole.add_argument("--seeds", type=int, metavar="N", help="only the first N episodes of each")
-    whole.add_argument(
-        "--sample", type=int, default=12, metavar="K", help="with --verify: cells to simulate anew (default 12)"
-    )
-    modes = whole.add_mutually_exclusive_group()
-    modes.add_argument(
-        "--summary", action="store_true", help="simulate nothing; write summary, tables and pages from the records"
-    )
-    modes.add_argument(
-        "--check", action="store_true", help="simulate nothing; fail if summary or pages are not of the records"
-    )
-    modes.add_argument("--status", action="store_true", help="say which cells are done, stale and missing")
-    modes.add_argument(
-        "--prune", action="store_true", help="forget records of schedulers that the benchmark has no more"
-    )
-    modes.add_argument("--submit", type=Path, metavar="FILE", help="simulate what a submission enters")
-    modes.add_argument("--verify", type=Path, metavar="FILE", help="check a submission, and replay a sample of it")
+    whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = whole.add_argument
+    add("--suite", default="core", metavar="S", help="name or YAML file of a benchmark (default core)")
+    add("--out", type=Path, metavar="DIR", help="folder of records (default: benchmark/ of the checkout)")
+    add("--jobs", type=int, default=1, metavar="J", help="processes, one thread each (default 1)")
+    add("--ray", metavar="ADDRESS", help="a Ray cluster: its head's address, auto, or local (extra cluster)")
+    add("--scenarios", metavar="A,B", help="only these of the benchmark")
+    add("--schedulers", metavar="X,Y", help="only these, by their names in the benchmark")
+    add("--seeds", type=int, metavar="N", help="only the first N episodes of each")
+    add("--sample", type=int, default=12, metavar="K", help="cells that --verify simulates (default 12)")
+    add = whole.add_mutually_exclusive_group().add_argument
+    add("--summary", action="store_true", help="simulate nothing; write summary and tables of the records")
+    add("--check", action="store_true", help="simulate nothing; fail if these are not what the records say")
+    add("--status", action="store_true", help="say how many cells are done, stale and missing")
+    add("--prune", action="store_true", help="forget records of schedulers that the benchmark has no more")
+    add("--submit", type=Path, metavar="FILE", help="simulate what a submission enters")
+    add("--verify", type=Path, metavar="FILE", help="check a submission, and replay a sample of it")
     return whole
 
 
@@ -79,7 +64,9 @@ def main() -> int:
     try:
         if arguments.verify:
             return _verify(arguments)
-        folder = arguments.submit.parent if arguments.submit else arguments.out or _checkout.ROOT / "benchmark"
+        folder = arguments.out or _checkout.ROOT / "benchmark"
+        if arguments.submit:
+            folder = arguments.submit.parent
         if arguments.check or arguments.status:
             return _work(arguments, folder)
         return _cli.alone("benchmark_suite", folder / "results", lambda: _work(arguments, folder))
@@ -221,9 +208,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
     simulate = workflow.backend(arguments.jobs, arguments.ray)
     workers = _workers(arguments)
-    report, digests = submit(
-        arguments.submit, simulate, lambda cells, store: _bar(cells, store, workers)
-    )
+    report, digests = submit(arguments.submit, simulate, lambda cells, store: _bar(cells, store, workers))
     if _told(report):
         return 1
     print(f"write this into {arguments.submit}:\nrecords:")
@@ -241,7 +226,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     load_submission(arguments.verify)  # what is wrong with it shows before a bar does
     simulate = workflow.backend(arguments.jobs, arguments.ray)
     with tqdm(desc="replaying", unit=" cells") as bar:
-        wrong = verify(arguments.verify, arguments.sample, simulate, lambda outcome: bar.update(1) and None)
+
+        def replayed(outcome: Outcome) -> None:
+            bar.update(1)
+
+        wrong = verify(arguments.verify, arguments.sample, simulate, replayed)
     for each in wrong:
         print(f"benchmark_suite: {each}", file=sys.stderr)
     if not wrong:

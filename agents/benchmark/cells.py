@@ -60,7 +60,7 @@ def cells_of(contest: Contest, scenario: Scenario, name: str, seeds: Sequence[in
     role, given = contest.schedulers[name]
     spec = located(given)
     if foreign := [seed for seed in seeds if seed not in EVALUATION_SEEDS]:
-        raise BenchmarkError(f"seeds {foreign} are no evaluation seeds: those begin at {EVALUATION_SEEDS.start}")
+        raise BenchmarkError(f"seeds {foreign}: evaluation seeds begin at {EVALUATION_SEEDS.start}")
     try:
         # A wrong name or an unfit policy shows now, not after an hour.
         make_scheduler(spec).reset(scenario, 0)
@@ -119,9 +119,8 @@ def plan(
         ("scheduler", schedulers, known),
     ):
         if unknown := [name for name in named if name not in all_names]:
-            raise BenchmarkError(
-                f"no {what} {', '.join(map(repr, unknown))} in the benchmark; it has {', '.join(sorted(all_names))}"
-            )
+            has = ", ".join(sorted(all_names))
+            raise BenchmarkError(f"no {what} {', '.join(map(repr, unknown))} in the benchmark; it has {has}")
     chosen = evaluation_seeds(min(seeds or suite.seeds, suite.seeds))
     cells: list[Cell] = []
     for contest in contests:

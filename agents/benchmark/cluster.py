@@ -118,7 +118,7 @@ def _run(
     def simulate(cell: Cell, spec: str) -> Outcome:
         return work(cell, spec)  # Ray takes functions, and no other callables
 
-    # Ray itself gives a task whose worker died to another one; when it gives up, so many times more are tried.
+    # Ray itself gives a task whose worker died to another one; when it gives up, it is asked again.
     task = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=False)(simulate)
     waiting = iter(cells)
     deaths: Counter[int] = Counter()

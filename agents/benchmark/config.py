@@ -119,8 +119,8 @@ class Entry(_Model):
     scenario: str | None = Field(default=None, min_length=1, description="Name or path; default: the key.")
     of: Name | None = Field(
         default=None,
-        description="Generalisation: the entry whose scenario this is a variant of, with its objective, window "
-        "and schedulers where none are given here. Its results are no part of the main scores.",
+        description="Generalisation: the entry of whose scenario this is a variant, with its objective, "
+        "window and schedulers where none are given here. Its results are no part of the main scores.",
     )
     set: dict[str, Any] = Field(
         default={}, description="Changes of the scenario by dotted key, e.g. {devices.phone.count: 40}."

@@ -47,17 +47,17 @@ def bare_source(text: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            bodies = [node.body]
-        else:
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
-        for body in bodies:
-            # Strings that stand alone: docstrings, and those of constants and attributes.
-            for statement in body:
-                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                    if isinstance(statement.value.value, str):
-                        for row in range(statement.lineno, (statement.end_lineno or statement.lineno) + 1):
-                            lines[row - 1] = ""
+        # Strings that stand alone: docstrings, and those of constants and attributes.
+        for statement in node.body:
+            if (
+                isinstance(statement, ast.Expr)
+                and isinstance(statement.value, ast.Constant)
+                and isinstance(statement.value.value, str)
+            ):
+                for row in range(statement.lineno, (statement.end_lineno or statement.lineno) + 1):
+                    lines[row - 1] = ""
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
@@ -151,15 +151,17 @@ def scheduler_digest(spec: str) -> str:
         shown = _file_digest(Path(argument))
     else:
         shown = spec
-    return hashlib.sha256(canonical_json([name, shown, _code_digest(spec)]).encode()).hexdigest()
+    return hashlib.sha256(
+        canonical_json([name, shown, _digest_of(scheduler_sources(spec))]).encode()
+    ).hexdigest()
 
 
 def _file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _code_digest(spec: str) -> str:
-    """Return the digest of a scheduler's modules: its own, and those of the room that they import."""
+def scheduler_sources(spec: str) -> list[Path]:
+    """Return the files of a scheduler's code: its own module, and those of the room that it imports."""
     start = type(make_scheduler(spec)).__module__
     found: dict[str, Path] = {}
     waiting = [start]
@@ -176,4 +178,4 @@ def _code_digest(spec: str) -> str:
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     if "policy" in spec.partition(":")[0]:
         found["dsd_env.policy.network"] = PACKAGE / "policy" / "network.py"
-    return _digest_of(found[module] for module in sorted(found))
+    return [found[module] for module in sorted(found)]

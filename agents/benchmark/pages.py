@@ -25,7 +25,12 @@ UNITS = {
     "energy_j_per_1k_tokens": ("energy", "J per 1k tokens"),
 }
 """Names of metrics in words, and their units."""
-BEST = {"static": "best static", "rule": "best rule", "learned": "best learned", "reference": "upper reference"}
+BEST = {
+    "static": "best static",
+    "rule": "best rule",
+    "learned": "best learned",
+    "reference": "upper reference",
+}
 SHOWN_THRESHOLDS = (0.9, 1.0, 1.1, 1.25, 1.5)
 NO_RECORDS = "No records yet: `python scripts/benchmark_suite.py` makes them."
 
@@ -142,7 +147,9 @@ def scenarios(suite: Suite, found: Sequence[Standing]) -> str:
         variant = f" (a variant of `{contest.of}`: {changes})" if contest.of else ""
         cycles = f"{contest.cycles} cycle{'s' * (contest.cycles != 1)} of the load"
         parts += ["", f"### {contest.name}", ""]
-        parts += [f"By {in_words(contest.objective)}; {contest.objective.better} is better{variant}. {cycles}."]
+        parts += [
+            f"By {in_words(contest.objective)}; {contest.objective.better} is better{variant}. {cycles}."
+        ]
         parts += [contest.note] * bool(contest.note)
         parts += ["", *_scenario(each, suite), ""]
         parts += _specs(each)
@@ -195,8 +202,7 @@ def drifting(found: Sequence[Standing], limit: float) -> list[str]:
             if abs(drift) >= limit:
                 word = "longer" if drift > 0 else "shorter"
                 notes.append(
-                    f"{each.contest.name}, {row.name}: requests take {word} in the second half of the window, "
-                    f"by {abs(drift):.1f} standard errors: not steady"
+                    f"{each.contest.name}, {row.name}: requests take {word} in the second half of the "
+                    f"window, by {abs(drift):.1f} standard errors: not steady"
                 )
     return notes
-

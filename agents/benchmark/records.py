@@ -98,8 +98,8 @@ class Store:
     """The records of a benchmark in a folder: ``SCENARIO.json``, and ``SCENARIO.json.partial`` while it runs.
 
     Each record is a line of the partial file, flushed to disk before anything else happens; :meth:`tidy`
-    merges them into the scenario's file, which is replaced as a whole. A record has its place by scheduler and
-    seed: a newer one takes it.
+    merges them into the scenario's file, which is replaced as a whole. A record has its place by scheduler
+    and seed: a newer one takes it.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -15,7 +15,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import dsd_env
 from agents.benchmark.cells import Cell
@@ -60,8 +59,8 @@ class Outcome:
 def metrics_of(cell: Cell) -> dict[str, float]:
     """Simulate a cell; return all metrics, bit for bit those of :func:`dsd_env.simulate`.
 
-    Whoever the engine can follow by itself runs inside its loop; a policy reads the engine's own observations;
-    every other scheduler is asked for each decision.
+    Whoever the engine can follow by itself runs inside its loop; a policy reads the engine's own
+    observations; every other scheduler is asked for each decision.
     """
     compiled = compiled_layout("auto", cell.scenario) is not None
     fast = fast_runs([cell], compiled=compiled)
@@ -196,8 +195,8 @@ def _pooled(
                     outcome = future.result()
                     yield running.pop(future), outcome
         except BaseException:
-            processes: dict[int, Any] = pool._processes or {}
+            processes = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(processes.values()):
+            for process in processes:
                 process.terminate()
             raise

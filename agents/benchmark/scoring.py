@@ -1,7 +1,7 @@
 """From records to what they say: means with intervals, standings per scenario, scores over all scenarios.
 
-Pure functions of a benchmark and its records. Numbers are rounded to six digits, so that the same records give
-the same text on every machine.
+Pure functions of a benchmark and its records. Numbers are rounded to six digits, so that the same records
+give the same text on every machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ from dsd_env.paired import BOOTSTRAP_SEED, RESAMPLES, bootstrap_mean
 NOTHING: Interval = (math.nan, math.nan, math.nan)
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(31))
 """Of performance profiles: scores of 0.5 to 2."""
-BEST = {"static": ("static",), "rule": ("static", "rules"), "learned": ("learned",), "reference": ("references",)}
+BEST = {
+    "static": ("static",),
+    "rule": ("static", "rules"),
+    "learned": ("learned",),
+    "reference": ("references",),
+}
 """Among which roles the best one of a scenario is looked for."""
 
 
@@ -80,7 +85,7 @@ class Standing:
     best: Mapping[str, str]
 
     def gain(self, name: str, over: str | None) -> Interval:
-        """Return by how much one is better than another, relatively, on the seeds that both have; else NaN."""
+        """Return by how much one is better than another, relatively, on the seeds of both; else NaN."""
         if over is None or over == name or name not in self.rows or over not in self.rows:
             return NOTHING
         mine, other = self._pairs(self.rows[name], self.rows[over])
@@ -106,7 +111,7 @@ class Standing:
         return x[seen], y[seen]
 
     def share_of_gap(self, name: str) -> float:
-        """Return which share of what lies between best rule and upper reference a scheduler gains; else NaN."""
+        """Return the share of what lies between best rule and upper reference that one gains; else NaN."""
         if "reference" not in self.best or "rule" not in self.best:
             return math.nan
         rule, top, mine = (
@@ -170,8 +175,12 @@ def bootstrap_means(values: NDArray[np.float64]) -> list[Interval]:
     Args:
         values: One row per metric, one column per seed.
     """
-    whole, n = np.isfinite(values).all(axis=1), values.shape[1]
-    found = [NOTHING if full and n > 1 else bootstrap_mean(row) for full, row in zip(whole, values, strict=True)]
+    n = values.shape[1]
+    whole = np.logical_and.reduce(np.isfinite(values), axis=1)
+    found = [
+        NOTHING if full and n > 1 else bootstrap_mean(row)
+        for full, row in zip(whole.tolist(), values, strict=True)
+    ]
     if n > 1 and whole.any():
         bounds = np.quantile(values[whole] @ _counts(n).T / n, (0.025, 0.975), axis=1).T
         for number, mean, (low, high) in zip(

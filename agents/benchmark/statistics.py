@@ -1,9 +1,9 @@
 """Statistics of benchmarks over several scenarios, with the definitions of rliable, in NumPy alone.
 
-Agarwal et al., *Deep Reinforcement Learning at the Edge of the Statistical Precipice*, NeurIPS 2021, and their
-library rliable. Scores come as one array per scenario, one number per seed; seeds are resampled within each
-scenario (stratified). Seeds mean the same world for every scheduler here: comparisons resample them as pairs,
-so that what two schedulers have in common on a seed cancels. rliable resamples both sides apart.
+Agarwal et al., *Deep Reinforcement Learning at the Edge of the Statistical Precipice*, NeurIPS 2021, and
+their library rliable. Scores come as one array per scenario, one number per seed; seeds are resampled within
+each scenario (stratified). Seeds mean the same world for every scheduler here: comparisons resample them as
+pairs, so that what two schedulers have in common on a seed cancels. rliable resamples both sides apart.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def probability_of_improvement(x: Scores, y: Scores) -> float:
 
 def _wins(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return for each pair 1 if x is greater, ½ if they tie, else 0."""
-    greater = x[:, None] > y[None, :]
-    return greater + 0.5 * (x[:, None] == y[None, :])
+    wins: NDArray[np.float64] = (x[:, None] > y[None, :]) + 0.5 * (x[:, None] == y[None, :])
+    return wins
 
 
 def performance_profile(scores: Scores, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:

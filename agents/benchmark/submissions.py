@@ -81,9 +81,8 @@ def contests_of(submission: Submission, suite: Suite) -> dict[str, Contest]:
         BenchmarkError: It names a scenario that the benchmark has not.
     """
     if unknown := sorted(set(submission.schedulers) - set(suite.scenarios) - {EVERYWHERE}):
-        raise BenchmarkError(
-            f"schedulers: no scenario {', '.join(unknown)} in the benchmark; it has {', '.join(suite.scenarios)}"
-        )
+        has = ", ".join(suite.scenarios)
+        raise BenchmarkError(f"schedulers: no scenario {', '.join(unknown)} in the benchmark; it has {has}")
     found = {}
     for contest in suite.contests():
         spec = submission.schedulers.get(contest.name, submission.schedulers.get(EVERYWHERE))
@@ -190,9 +189,7 @@ def sampled(cells: Sequence[Cell], count: int) -> list[Cell]:
     for entry, members in by_entry.items():
         random.Random(f"{entry} {members[0].inputs}").shuffle(members)
     turns = max((len(members) for members in by_entry.values()), default=0)
-    drawn = [
-        members[turn] for turn in range(turns) for members in by_entry.values() if turn < len(members)
-    ]
+    drawn = [members[turn] for turn in range(turns) for members in by_entry.values() if turn < len(members)]
     return drawn[:count]
 
 

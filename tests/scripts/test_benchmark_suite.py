@@ -68,7 +68,7 @@ def test_run_status_summary_and_check(call, tmp_path: Path) -> None:
     assert code == 1 and "tables.md is not what the records say" in errors
     assert call("--summary")[0] == 0 and (tmp_path / "out" / "tables.md").read_text() == tables
 
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("node: \"colocated_sd:4\"", "node: \"colocated_sd:2\""))
+    (tmp_path / "tiny.yaml").write_text(TINY.replace('node: "colocated_sd:4"', 'node: "colocated_sd:2"'))
     assert "single_lan: 4 done, 2 stale, 0 missing" in call("--status")[1]
     code, output, _ = call("--prune")
     assert code == 0 and "4 records dropped" in output

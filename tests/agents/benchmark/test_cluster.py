@@ -1,4 +1,4 @@
-"""The benchmark on a local Ray cluster of two workers, one of which is killed: the same numbers, none lost."""
+"""The benchmark on a local Ray cluster of two workers, one of which is killed: same numbers, none lost."""
 
 from __future__ import annotations
 
@@ -37,4 +37,3 @@ def test_a_killed_worker_loses_nothing_and_the_numbers_are_those_of_one_process(
     digests = {outcome.cell.inputs: outcome.digest for outcome in outcomes}
     assert len(outcomes) == len(cells)
     assert digests == {cell.inputs: simulate_cell(cell).digest for cell in cells}
-

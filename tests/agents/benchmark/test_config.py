@@ -69,7 +69,11 @@ def test_own_schedulers_take_the_place_of_those_of_the_same_name() -> None:
         ("of: single_lan", "of: far", "must name an entry that is no variant"),
         ("rules: [hf_heuristic]", "rules: [plain]", "'plain': has two roles"),
         ("rules: [hf_heuristic]", "rules: [a, a]", "names a twice"),
-        ("  static: {plain: cloud_ar, node", "  learned: {plain: cloud_ar, node", "names no static scheduler"),
+        (
+            "  static: {plain: cloud_ar, node",
+            "  learned: {plain: cloud_ar, node",
+            "names no static scheduler",
+        ),
         ("of: single_lan", "of: single_lan\n    without: [nope]", "no scheduler 'nope' is given for it"),
         ("of: single_lan", "of: single_lan\n    objective: {metric: a, better: more}", "better = 'more'"),
         ("cloud_ar", '"cloud_ar,random"', "String should match pattern"),
@@ -79,7 +83,7 @@ def test_mistakes_name_file_and_key(old: str, new: str, message: str, tmp_path: 
     path = tmp_path / "wrong.yaml"
     assert old in TINY
     path.write_text(TINY.replace(old, new))
-    with pytest.raises(BenchmarkError, match="wrong.yaml") as error:
+    with pytest.raises(BenchmarkError, match=r"wrong\.yaml") as error:
         load_suite(path)
     assert message in str(error.value)
 

@@ -109,7 +109,7 @@ def test_records_that_are_missing_or_of_other_inputs_are_counted(entry: Path) ->
 def test_mistakes_name_file_and_key(change: dict, message: str, template: dict, tmp_path: Path) -> None:
     path = tmp_path / "submission.yaml"
     path.write_text(strict_yaml.dumps({**template, **change}))
-    with pytest.raises(BenchmarkError, match="submission.yaml") as error:
+    with pytest.raises(BenchmarkError, match=r"submission\.yaml") as error:
         load_submission(path)
     assert message in str(error.value)
 
