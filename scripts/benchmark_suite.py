@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import _cli
 
 if TYPE_CHECKING:
     from agents.benchmark.cells import Cell
-    from agents.benchmark.config import Suite
+    from agents.benchmark.config import Contest, Suite
     from agents.benchmark.records import Store
     from agents.benchmark.running import Outcome
     from agents.benchmark.workflow import Report
@@ -46,6 +46,11 @@ def parser() -> argparse.ArgumentParser:
     add("--check", action="store_true", help="simulate nothing; fail if these are not what the records say")
     add("--status", action="store_true", help="say how many cells are done, stale and missing")
     add("--prune", action="store_true", help="forget records of schedulers that the benchmark has no more")
+    add(
+        "--adopt",
+        action="store_true",
+        help="replay one stale record of each; keep the rest if it is the same",
+    )
     add("--submit", type=Path, metavar="FILE", help="simulate what a submission enters")
     add("--verify", type=Path, metavar="FILE", help="check a submission, and replay a sample of it")
     return whole
@@ -105,6 +110,8 @@ def _work(arguments: argparse.Namespace, folder: Path) -> int:
         if arguments.status:
             return _status(cells, store)
         contests = {contest.name: contest for contest in suite.contests()}
+        if arguments.adopt:
+            return _adopt(arguments, cells, contests, store)
         on_outcome = _bar(cells, store, _workers(arguments))
         simulate = workflow.backend(arguments.jobs, arguments.ray)
         report = workflow.run(cells, contests, store, simulate, on_outcome)
@@ -199,6 +206,17 @@ def _status(cells: Sequence[Cell], store: Store) -> int:
     if waiting:
         rest = RestTime(list(store), waiting, 1)
         print(f"about {in_words(rest.rest_s())} of simulation to do")
+    return 0
+
+
+def _adopt(
+    arguments: argparse.Namespace, cells: Sequence[Cell], contests: Mapping[str, Contest], store: Store
+) -> int:
+    from agents.benchmark import workflow
+
+    simulate = workflow.backend(arguments.jobs, arguments.ray)
+    for (entry, name), count in workflow.adopt(cells, contests, store, simulate).items():
+        print(f"{entry}, {name}: {f'{count} records kept' if count else 'nothing kept'}")
     return 0
 
 

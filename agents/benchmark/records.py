@@ -33,6 +33,7 @@ class Record:
         metrics: Metrics by name; NaN where nothing was observed.
         digest: SHA-256 of all metrics of the episode.
         wall_s: Time that the simulation took, on whatever machine that was.
+        adopted: It was made of other inputs, and kept because another seed's replay was the same.
     """
 
     entry: str
@@ -43,6 +44,7 @@ class Record:
     metrics: Mapping[str, float]
     digest: str
     wall_s: float
+    adopted: bool = False
 
     @classmethod
     def of(cls, outcome: Outcome, spec: str) -> Record:
@@ -56,6 +58,7 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Return it ready for JSON, NaN as null."""
         metrics = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
+        mark = {"adopted": True} if self.adopted else {}
         return {
             "scheduler": self.name,
             "spec": self.scheduler,
@@ -64,6 +67,7 @@ class Record:
             "metrics": metrics,
             "metrics_sha256": self.digest,
             "wall_s": self.wall_s,
+            **mark,
         }
 
     @classmethod
@@ -85,6 +89,7 @@ class Record:
             metrics,
             str(data["metrics_sha256"]),
             float(data["wall_s"]),
+            bool(data.get("adopted", False)),
         )
 
 
@@ -154,11 +159,16 @@ class Store:
             return None
         return record
 
+    def stale(self, cell: Cell) -> Record | None:
+        """Return the record of a cell that was made of other inputs by the same name."""
+        record = self._records.get(cell.entry, {}).get((cell.name, cell.seed))
+        return None if record is None or self.find(cell) is not None else record
+
     def state(self, cell: Cell) -> str:
         """Return ``done``, ``stale`` (there is a record of other inputs) or ``missing``."""
         if self.find(cell) is not None:
             return "done"
-        return "stale" if (cell.name, cell.seed) in self._records.get(cell.entry, {}) else "missing"
+        return "missing" if self.stale(cell) is None else "stale"
 
     def add(self, record: Record) -> None:
         """Keep a record, on disk before this returns."""
