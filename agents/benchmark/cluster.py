@@ -19,7 +19,17 @@ from agents.benchmark.running import ONE_THREAD, LostWorkerError, Outcome, simul
 
 RETRIES = 5
 """How often a cell is given to another worker."""
-LEFT_AT_HOME = ("benchmark", "build", "docs", "notebooks", "out", "runs", "scripts", "tests", "validation")
+LEFT_AT_HOME = (
+    "benchmark/results",
+    "build",
+    "docs",
+    "notebooks",
+    "out",
+    "runs",
+    "scripts",
+    "tests",
+    "validation",
+)
 """Folders of the checkout that workers do without."""
 HIDDEN = (".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "*.pyc")
 """Files that do not go to workers: caches, virtual environments, version control."""
@@ -101,10 +111,10 @@ def _portable(spec: str) -> str:
     if name not in ("policy", "table"):
         return spec
     path = Path(argument).resolve()
-    if not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] in LEFT_AT_HOME:
+    if not path.is_relative_to(ROOT) or any(path.is_relative_to(ROOT / each) for each in LEFT_AT_HOME):
         raise BenchmarkError(
-            f"{spec}: workers of a cluster get the folders of the checkout with code and configurations; put "
-            "the bundle below configs/"
+            f"{spec}: workers of a cluster get the checkout without {', '.join(LEFT_AT_HOME)}; put what the "
+            "scheduler reads below configs/ or benchmark/submissions/"
         )
     return f"{name}{colon}{path.relative_to(ROOT)}"
 

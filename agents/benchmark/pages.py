@@ -11,6 +11,7 @@ from agents.benchmark.scoring import NOTHING, Row, Standing
 from agents.benchmark.statistics import Interval
 
 SCOREBOARD, OVER_ALL, SCENARIOS = "benchmark scoreboard", "benchmark scores", "benchmark scenarios"
+CAPACITY = "benchmark capacity"
 """Names of the blocks."""
 
 UNITS = {
@@ -190,6 +191,31 @@ def _scenario(standing: Standing, suite: Suite) -> list[str]:
 def _specs(standing: Standing) -> list[str]:
     named = [row for row in standing.rows.values() if row.name != row.spec]
     return [", ".join(f"`{row.name}` = `{row.spec}`" for row in named) + "."] if named else []
+
+
+def capacity(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return one table of capacities at SLO.
+
+    Args:
+        found: What ``scripts/capacity.py --json`` wrote, by file.
+    """
+    rows = []
+    for each in found:
+        for scheduler, one in each["schedulers"].items():
+            best, above = one["best"], one["above"]
+            rows.append(
+                [
+                    f"`{each['scenario']}`",
+                    f"`{scheduler}`",
+                    f"{100 * each['share']:g} %",
+                    "none tried" if best is None else f"{number(best['offered'])} {each['scaled']}",
+                    "–" if best is None else number(best["arrivals_per_s"]),
+                    "not found" if above is None else number(above["offered"]),
+                    str(each["seeds"]),
+                ]
+            )
+    head = ["scenario", "scheduler", "objectives met", "capacity", "arrivals/s", "too much", "seeds"]
+    return "\n".join(table(head, rows)) if rows else "No capacities yet."
 
 
 def drifting(found: Sequence[Standing], limit: float) -> list[str]:

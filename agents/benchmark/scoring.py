@@ -83,13 +83,16 @@ class Standing:
     contest: Contest
     rows: Mapping[str, Row]
     best: Mapping[str, str]
+    _gains: dict[tuple[str, str], Interval] = field(default_factory=dict, repr=False)
 
     def gain(self, name: str, over: str | None) -> Interval:
         """Return by how much one is better than another, relatively, on the seeds of both; else NaN."""
         if over is None or over == name or name not in self.rows or over not in self.rows:
             return NOTHING
-        mine, other = self._pairs(self.rows[name], self.rows[over])
-        return gain(mine, other, lower_is_better=self._lower)
+        if (name, over) not in self._gains:
+            mine, other = self._pairs(self.rows[name], self.rows[over])
+            self._gains[name, over] = gain(mine, other, lower_is_better=self._lower)
+        return self._gains[name, over]
 
     def scores(self, name: str) -> NDArray[np.float64]:
         """Return one score per seed: 1 is the best static choice, more is better, 0 who may not compete."""

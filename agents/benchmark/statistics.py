@@ -14,7 +14,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.paired import BOOTSTRAP_SEED, RESAMPLES, bootstrap_ratio
+from dsd_env.paired import BOOTSTRAP_SEED, bootstrap_ratio
+
+RESAMPLES = 2_000
+"""Of intervals over several scenarios."""
 
 Scores = Sequence[NDArray[np.float64]]
 """Per scenario, one score per seed."""

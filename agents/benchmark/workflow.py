@@ -17,6 +17,7 @@ from agents.benchmark.identity import engine_digest
 from agents.benchmark.records import Record, Store
 from agents.benchmark.running import Outcome, run_here
 from agents.benchmark.scoring import Standing, analysis, standings, summary
+from dsd_env import strict_json
 from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_text
 from dsd_env.policy.manifest import scenario_ref
@@ -198,7 +199,11 @@ def texts(suite: Suite, records: Iterable[Record], folder: Path, to: Sequence[Pa
         folder / "summary.json": json.dumps(summary(found), indent=1, allow_nan=False) + "\n",
         folder / "analysis.json": json.dumps(whole, indent=1, allow_nan=False) + "\n",
     }
-    blocks = blocks_of(suite, found, whole)
+    capacities = [
+        strict_json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((folder / "capacity").glob("*.json"))
+    ]
+    blocks = blocks_of(suite, found, whole, capacities)
     for page in to:
         files[page] = replace_blocks(page.read_text(encoding="utf-8"), blocks)
     if not to:
@@ -206,11 +211,17 @@ def texts(suite: Suite, records: Iterable[Record], folder: Path, to: Sequence[Pa
     return files
 
 
-def blocks_of(suite: Suite, found: Sequence[Standing], whole: Mapping[str, Any]) -> dict[str, str]:
+def blocks_of(
+    suite: Suite,
+    found: Sequence[Standing],
+    whole: Mapping[str, Any],
+    capacities: Sequence[Mapping[str, Any]],
+) -> dict[str, str]:
     """Return the blocks of the pages by name."""
     made = {
         pages.SCOREBOARD: pages.scoreboard(suite, found),
         pages.OVER_ALL: pages.over_all(whole),
+        pages.CAPACITY: pages.capacity(capacities),
         pages.SCENARIOS: pages.scenarios(suite, found),
     }
     return {name: f"\n{text}\n" for name, text in made.items()}

@@ -133,7 +133,7 @@ def test_the_pages_have_the_blocks() -> None:
     for page in workflow.PAGES:
         assert f"<!-- begin: {pages.SCOREBOARD} -->" in page.read_text(encoding="utf-8")
     text = workflow.PAGES[0].read_text(encoding="utf-8")
-    for name in (pages.OVER_ALL, pages.SCENARIOS):
+    for name in (pages.OVER_ALL, pages.CAPACITY, pages.SCENARIOS):
         assert f"<!-- begin: {name} -->" in text and f"<!-- end: {name} -->" in text
 
 

@@ -153,3 +153,22 @@ def test_drift_is_told_in_standard_errors_over_all_seeds() -> None:
             record.metrics["e2e_s_mean_drift"] = 3.0  # type: ignore[index]
     (note,) = pages.drifting(standings(whole(), found), 4.0)
     assert "single_lan, plain: requests take longer" in note and "4.2 standard errors" in note
+
+
+def test_capacities_as_their_script_writes_them() -> None:
+    probe = {"scale": 2.0, "offered": 48.0, "arrivals_per_s": 9.5, "attainment": 0.96, "requests": 900}
+    result = {
+        "scenario": "fleet_24",
+        "scaled": "clients",
+        "share": 0.95,
+        "seeds": 3,
+        "schedulers": {
+            "cloud_ar": {"best": probe, "above": {**probe, "offered": 50.0}},
+            "edge_sd:4": {"best": None, "above": probe},
+            "edge_sd:6": {"best": probe, "above": None},
+        },
+    }
+    first, second, third = pages.capacity([result]).splitlines()[2:]
+    assert first == "| `fleet_24` | `cloud_ar` | 95 % | 48 clients | 9.5 | 50 | 3 |"
+    assert "none tried" in second and "not found" in third
+    assert pages.capacity([]) == "No capacities yet."
