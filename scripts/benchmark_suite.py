@@ -115,8 +115,8 @@ def _work(arguments: argparse.Namespace, folder: Path) -> int:
         on_outcome = _bar(cells, store, _workers(arguments))
         simulate = workflow.backend(arguments.jobs, arguments.ray)
         report = workflow.run(cells, contests, store, simulate, on_outcome)
-        if _told(report):
-            return 1
+        _summarise(suite, store, folder)
+        return 1 if _told(report) else 0
     return _summarise(suite, store, folder)
 
 
