@@ -30,6 +30,7 @@ from dsd_env import strict_yaml
 from dsd_env.control.fleet import FleetSpace
 from dsd_env.envs import EdgeCloudFleetEnv
 from dsd_env.envs.fleet_vector import many
+from dsd_env.extras import needs
 from dsd_env.files import write_text
 from dsd_env.paths import config_dir
 from dsd_env.policy.export import export_actor
@@ -214,7 +215,8 @@ def search(
     Raises:
         ConfigError: The configuration is wrong, or the folder holds another search.
     """
-    from cmaes import CMA
+    with needs("train", "searching plan rules"):
+        from cmaes import CMA
 
     scenario = config.load_scenario()
     rule = config.rule(scenario)

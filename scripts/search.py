@@ -53,7 +53,7 @@ def _search(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues", file=sys.stderr)
         return 130
-    except (ConfigError, ScenarioError, PolicyError, ValueError, OSError) as error:
+    except (ConfigError, ScenarioError, PolicyError, ValueError, OSError, ModuleNotFoundError) as error:
         print(f"search: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,0 +1,203 @@
+"""Tuning of rules: the parameters of a scheduler's specification, searched on training episodes with Optuna.
+
+A *template* is a specification with ranges in braces, in the words of the registry:
+
+    jsq_goodput:prior_acceptance={0.4..0.9}+load_weight={0..2}
+    pack:{4..48 whole}:{1|2|4|8}:1:colocated
+
+``{low..high}`` is a number, ``{low..high whole}`` a whole number, ``{a|b|c}`` one of some words. Every candidate
+meets the same training episodes. The study lives in a database file and is continued by the same command.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from agents.evaluation import Task, run_group
+from agents.seeds import training_seed
+from dsd_env.extras import needs
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers import SchedulerError, make_scheduler
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?[0-9.e+-]+)\.\.(-?[0-9.e+-]+)( whole)?")
+
+
+class TemplateError(ValueError):
+    """A template cannot be read; the message shows the part and what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers between two bounds, both included."""
+
+    low: float
+    high: float
+    whole: bool
+
+    def suggest(self, trial: Trial, name: str) -> str:
+        """Return a value as it stands in a specification."""
+        if self.whole:
+            return str(trial.suggest_int(name, int(self.low), int(self.high)))
+        return f"{trial.suggest_float(name, self.low, self.high):.4g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+    def suggest(self, trial: Trial, name: str) -> str:
+        """Return one of them."""
+        return str(trial.suggest_categorical(name, self.words))
+
+
+class Template:
+    """A scheduler's specification with ranges in it.
+
+    Attributes:
+        text: As it was given.
+        holes: What stands in the braces, in order.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Read a template.
+
+        Raises:
+            TemplateError: There are no braces, or one cannot be read.
+        """
+        self.text = text
+        self._between = _BRACES.split(text)[::2]
+        self.holes = tuple(_hole(part) for part in _BRACES.findall(text))
+        if not self.holes:
+            raise TemplateError(
+                f"{text!r}: nothing to tune; put a range in braces, as in pack:{{4..48 whole}}:4:1:colocated"
+            )
+
+    def fill(self, values: Sequence[str]) -> str:
+        """Return the specification with these values in the place of the braces."""
+        filled = [part for pair in zip(self._between, [*values, ""], strict=True) for part in pair]
+        return "".join(filled)
+
+    def suggest(self, trial: Trial) -> str:
+        """Return a specification that a trial suggests."""
+        return self.fill([hole.suggest(trial, f"hole_{n}") for n, hole in enumerate(self.holes)])
+
+
+def _hole(text: str) -> Range | Words:
+    if "|" in text:
+        words = tuple(text.split("|"))
+        if "" in words or len(set(words)) != len(words):
+            raise TemplateError(f"{{{text}}}: an empty word, or one that stands there twice")
+        return Words(words)
+    match = _RANGE.fullmatch(text)
+    try:
+        low, high = (float(bound) for bound in match.group(1, 2)) if match else (math.nan, math.nan)
+    except ValueError:
+        low = high = math.nan
+    if match is None or not low < high or not math.isfinite(high - low):
+        raise TemplateError(f"{{{text}}} is neither LOW..HIGH, with LOW below HIGH, nor A|B|C")
+    whole = match.group(3) is not None
+    if whole and not (low.is_integer() and high.is_integer()):
+        raise TemplateError(f"{{{text}}}: the bounds of whole numbers must be whole")
+    return Range(low, high, whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a study has found.
+
+    Attributes:
+        scheduler: The best specification.
+        value: Its mean objective on the training episodes.
+        trials: Specifications tried.
+    """
+
+    scheduler: str
+    value: float
+    trials: int
+
+
+def tune(
+    scenario: Scenario,
+    template: Template,
+    *,
+    metric: str,
+    direction: Literal["min", "max"],
+    trials: int,
+    episodes: int,
+    study: Path | None = None,
+    seed: int = 0,
+    report: Callable[[str, float], None] = lambda scheduler, value: None,
+) -> Tuned:
+    """Search the parameters of a rule for one scenario.
+
+    Args:
+        scenario: The scenario, with the window that is to be measured.
+        template: The rule.
+        metric: Episode metric.
+        direction: Whether less or more of it is better.
+        trials: Specifications to try in all, those of an earlier run of the study included.
+        episodes: Training episodes of each.
+        study: SQLite file to keep the study in, under a name that says what is tuned.
+        seed: Of the search, and of the choice of episodes.
+        report: Called after every trial.
+
+    Returns:
+        The best of them.
+
+    Raises:
+        TemplateError: No value of the template is a scheduler of the scenario.
+        ValueError: The metric is not one of the scenario's.
+    """
+    with needs("tune", "tuning rules"):
+        import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    seeds = [training_seed(seed, worker, 0, 0) for worker in range(episodes)]
+    tried: dict[str, float] = {}
+
+    def value_of(trial: Trial) -> float:
+        scheduler = template.suggest(trial)
+        trial.set_user_attr("scheduler", scheduler)
+        if scheduler not in tried:
+            try:
+                make_scheduler(scheduler).reset(scenario, 0)
+            except SchedulerError as error:
+                raise TemplateError(f"{template.text!r} gives {scheduler!r}: {error}") from error
+            tasks = [Task(scenario.name, scenario, scheduler, each, "") for each in seeds]
+            rows = [metrics for _, metrics in run_group(tasks)]
+            if metric not in rows[0]:
+                raise ValueError(f"metric {metric!r} is not one of scenario {scenario.name!r}")
+            tried[scheduler] = float(np.mean([row[metric] for row in rows]))
+        value = tried[scheduler]
+        report(scheduler, value)
+        return value if math.isfinite(value) else (math.inf if direction == "min" else -math.inf)
+
+    name = f"{scenario.name} {template.text} {metric} {direction} episodes={episodes} seed={seed}"
+    made = optuna.create_study(
+        study_name=name,
+        storage=None if study is None else f"sqlite:///{study}",
+        direction="minimize" if direction == "min" else "maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        load_if_exists=True,
+    )
+    for old in made.trials:
+        if old.value is not None:
+            tried[old.user_attrs["scheduler"]] = old.value
+    done = [trial for trial in made.trials if trial.state.is_finished()]
+    if len(done) < trials:
+        made.optimize(value_of, n_trials=trials - len(done))
+    best: Any = made.best_trial
+    return Tuned(best.user_attrs["scheduler"], float(best.value), len(made.trials))

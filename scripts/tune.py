@@ -1,0 +1,81 @@
+"""Tune a rule for a scenario with Optuna, on training episodes.
+
+    python scripts/tune.py --scenario slow_cloud --scheduler "jsq_goodput:prior_acceptance={0.4..0.9}"
+    python scripts/tune.py --scenario cost --scheduler "pack:{4..48 whole}:{2|4|8}:1:colocated"
+        --metric cloud_usd_per_1m_tokens --study runs/tuning.db
+
+Braces hold what is tuned: {LOW..HIGH} a number, {LOW..HIGH whole} a whole one, {A|B|C} one of some words. The
+same command continues a study in its file. Seeds of evaluations are never used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import _checkout  # noqa: F401
+import _cli
+
+from agents.tuning import Template, tune
+from dsd_env.scenario import load_scenario
+from dsd_env.scenario.measuring import steady
+
+
+def main() -> int:
+    """Run the script; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenario", required=True, help="name or path")
+    parser.add_argument("--scheduler", required=True, metavar="TEMPLATE", help="specification with braces")
+    parser.add_argument("--metric", default="e2e_s_mean", help="episode metric (default: %(default)s)")
+    parser.add_argument("--max", action="store_true", help="more of the metric is better, not less")
+    parser.add_argument("--trials", type=int, default=30, metavar="N", help="default: %(default)s")
+    parser.add_argument("--episodes", type=int, default=2, metavar="N", help="of each (default: %(default)s)")
+    parser.add_argument(
+        "--cycles", type=int, default=1, metavar="N", help="of the load in the window measured"
+    )
+    parser.add_argument("--study", type=Path, metavar="FILE", help="database to keep the study in")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON alone")
+    arguments = parser.parse_args()
+    _cli.at_least_one(parser, arguments, ["trials", "episodes", "cycles"])
+    try:
+        if arguments.study is not None:
+            arguments.study.parent.mkdir(parents=True, exist_ok=True)
+        found = tune(
+            steady(load_scenario(arguments.scenario), arguments.cycles),
+            Template(arguments.scheduler),
+            metric=arguments.metric,
+            direction="max" if arguments.max else "min",
+            trials=arguments.trials,
+            episodes=arguments.episodes,
+            study=arguments.study,
+            seed=arguments.seed,
+            report=_quiet if arguments.json else _print,
+        )
+    except KeyboardInterrupt:
+        print("\ninterrupted; with --study the same command continues", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"tune: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps({"scheduler": found.scheduler, "value": found.value, "trials": found.trials}))
+    else:
+        print(f"best of {found.trials}: {found.scheduler}   {arguments.metric} {found.value:.5g}")
+    return 0
+
+
+def _print(scheduler: str, value: float) -> None:
+    print(f"{value:12.5g}  {scheduler}", flush=True)
+
+
+def _quiet(scheduler: str, value: float) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    _cli.run(main)

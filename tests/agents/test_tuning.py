@@ -1,0 +1,87 @@
+"""Tuning of rules: templates, studies that go on, and that it finds what is best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents.evaluation import Task, run_group
+from agents.seeds import training_seed
+from agents.tuning import Range, Template, TemplateError, Words, tune
+from dsd_env import load_scenario
+
+pytest.importorskip("optuna")
+
+SCENARIO = load_scenario("single_lan", episode__requests=4)
+
+
+def test_a_template_says_what_to_tune_and_is_filled() -> None:
+    made = Template("pack:{4..48 whole}:{1|2}:1:colocated+{-0.5..2e1}")
+    assert made.holes == (Range(4.0, 48.0, True), Words(("1", "2")), Range(-0.5, 20.0, False))
+    assert made.fill(["7", "2", "0.25"]) == "pack:7:2:1:colocated+0.25"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cloud_ar", "nothing to tune"),
+        ("static:{4}:1:own", "neither LOW..HIGH"),
+        ("static:{4..4}:1:own", "LOW below HIGH"),
+        ("static:{4..inf}:1:own", "neither"),
+        ("static:{1..2.5 whole}:1:own", "must be whole"),
+        ("static:{1||2}:1:own", "empty word"),
+        ("static:{1|1}:1:own", "twice"),
+    ],
+)
+def test_a_template_that_cannot_be_read_is_refused(text: str, words: str) -> None:
+    with pytest.raises(TemplateError, match=words):
+        Template(text)
+
+
+def test_it_finds_the_best_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    template, study = Template("adaptive:{1|2|4|8}:colocated"), tmp_path / "study.db"
+
+    def go(trials: int) -> tuple[list[str], str, float]:
+        tried: list[str] = []
+        found = tune(
+            SCENARIO,
+            template,
+            metric="e2e_s_mean",
+            direction="min",
+            trials=trials,
+            episodes=2,
+            study=study,
+            report=lambda scheduler, value: tried.append(scheduler),
+        )
+        return tried, found.scheduler, found.value
+
+    first, _, _ = go(6)
+    assert len(first) == 6
+    more, best, value = go(12)
+    assert len(more) == 6  # those of before are not simulated again
+    again, same, _ = go(3)
+    assert again == [] and same == best
+    seeds = [training_seed(0, worker, 0, 0) for worker in range(2)]
+    means = {}
+    for gamma in (1, 2, 4, 8):
+        tasks = [Task("x", SCENARIO, f"adaptive:{gamma}:colocated", seed, "") for seed in seeds]
+        means[tasks[0].scheduler] = sum(m["e2e_s_mean"] for _, m in run_group(tasks)) / 2
+    assert value == means[best] == min(means[each] for each in {*first, *more})
+
+
+def test_what_is_no_scheduler_is_refused() -> None:
+    with pytest.raises(TemplateError, match="gives 'static:.:1:moon'"):
+        tune(
+            SCENARIO,
+            Template("static:{1|2}:1:moon"),
+            metric="e2e_s_mean",
+            direction="min",
+            trials=1,
+            episodes=1,
+        )
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(ValueError, match="metric 'joy'"):
+        tune(SCENARIO, Template("static:{1|2}:1:own"), metric="joy", direction="max", trials=1, episodes=1)
