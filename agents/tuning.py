@@ -5,8 +5,9 @@ A *template* is a specification with ranges in braces, in the words of the regis
     jsq_goodput:prior_acceptance={0.4..0.9}+load_weight={0..2}
     pack:{4..48 whole}:{1|2|4|8}:1:colocated
 
-``{low..high}`` is a number, ``{low..high whole}`` a whole number, ``{a|b|c}`` one of some words. Every candidate
-meets the same training episodes. The study lives in a database file and is continued by the same command.
+``{low..high}`` is a number, ``{low..high whole}`` a whole number, ``{a|b|c}`` one of some words. Every
+candidate meets the same training episodes. The study is kept in a database file, and the same command goes
+on with it.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_it_finds_the_best_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_what_is_no_scheduler_is_refused() -> None:
-    with pytest.raises(TemplateError, match="gives 'static:.:1:moon'"):
+    with pytest.raises(TemplateError, match=r"gives 'static:.:1:moon'"):
         tune(
             SCENARIO,
             Template("static:{1|2}:1:moon"),
