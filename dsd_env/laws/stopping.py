@@ -1,8 +1,8 @@
 """When a draft ends before its longest length, by what its drafter says of the tokens that it has made.
 
 A rule has a ``kind``, a ``threshold`` and ``least``, the fewest drafts that it leaves. ``keeps`` says whether
-the token at which it ends a round's draft is part of the draft, as in SpecDec++ and SVIP, or is dropped, as in
-AdaEDL and llama.cpp: the drafter has then taken a step whose token nobody gets.
+the token at which it ends a round's draft is part of the draft, as in SpecDec++ and SVIP, or is dropped, as
+in AdaEDL and llama.cpp: the drafter has then taken a step whose token nobody gets.
 """
 
 from __future__ import annotations

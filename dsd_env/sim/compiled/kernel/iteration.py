@@ -51,7 +51,11 @@ def _draft_share(k, w, request, tokens):
     """Return what a job brings into the passes of its drafter: (lag, KV tokens, gamma)."""
     if request.job_prefill != 0:
         return tokens, request.job_prefilled + tokens, 0
-    return lag_tokens(k, w, request, request.drafter), context_tokens(request), request.job_gamma + request.dropped
+    return (
+        lag_tokens(k, w, request, request.drafter),
+        context_tokens(request),
+        request.job_gamma + request.dropped,
+    )
 
 
 @jit
