@@ -234,10 +234,8 @@ class _Search:
     def _rest(self) -> None:
         """Try fewer stop rules, a small seed, no accounting of delays, and shorter series and traces."""
         self._keep_if_fails(dataclasses.replace(self.case, stops=()))
-        for stop in self.case.stops:
-            if len(self.case.stops) > 1 and self._keep_if_fails(
-                dataclasses.replace(self.case, stops=(stop,))
-            ):
+        for stop in self.case.stops if len(self.case.stops) > 1 else ():
+            if self._keep_if_fails(dataclasses.replace(self.case, stops=(stop,))):
                 break
         self._keep_if_fails(dataclasses.replace(self.case, price_delays=False))
         for seed in range(4):

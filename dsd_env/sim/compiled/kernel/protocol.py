@@ -24,7 +24,6 @@ from dsd_env.sim.compiled.kernel.drafters import (
     draft_ended,
     draft_window,
     drafts_shared,
-    is_lookup,
     lag_tokens,
     queue_job,
     request_of,

@@ -64,7 +64,10 @@ def drafts_made(k, w, request, drafter):
 
 @jit
 def pauses(k, w, request, stream, newest):
-    """Return whether its stop rule ends a stream's draft whose newest token is not known to be committed yet."""
+    """Return whether its stop rule ends a stream's draft at its newest token.
+
+    It does not once that is known to be committed.
+    """
     rule = stream.stop
     if rule.kind == NEVER or newest < stream.known:
         return False
