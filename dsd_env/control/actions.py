@@ -63,6 +63,11 @@ class Decision(NamedTuple):
     placement: int
     stop: StopRule | None = None
 
+    def __repr__(self) -> str:
+        """Return it as one would write it: without a stop rule if it has none."""
+        parts = zip(self._fields, self, strict=True)
+        return f"Decision({', '.join(f'{name}={value!r}' for name, value in parts if value is not None)})"
+
 
 def check_decision(decision: Decision, largest_gamma: int, n_placements: int) -> None:
     """Refuse a decision that nobody could mean; what can be meant and not be done is resolved.
