@@ -86,7 +86,7 @@ def told(drafted: int, accepted: int, request_id: int = 1) -> DecisionView:
 
 
 def test_the_threshold_of_adaedl_is_its_algorithm() -> None:
-    """Worked by hand: the rate is half the last one and half the newest, the threshold moves a tenth of 0.01."""
+    """Worked by hand: the rate is half the last one, half the newest; the threshold moves a tenth of 0.01."""
     rule = AdaEdl(threshold=0.5, target=0.85)
     rounds = [
         # drafted, accepted, longest: rate, threshold
@@ -124,7 +124,7 @@ def test_the_threshold_of_adaedl_stays_a_bound_of_a_probability() -> None:
 
 @pytest.fixture
 def honest(tmp_path: Path) -> Any:
-    """Return the laboratory with a drafter that is right in runs of 1 to 9 tokens, and knows when it is not."""
+    """Return the laboratory with a drafter that is right in runs of 1 to 9 tokens, and knows it."""
     right = np.concatenate([[True] * length + [False] for length in (1, 6, 2, 9, 3, 1, 8, 5, 2, 7) * 4])
     probability = np.where(right, 0.97, 0.2)
     entropy = np.where(right, 0.1, 3.0)
