@@ -71,6 +71,6 @@ def _simulate(task: Run, player: StaticPlayer) -> dict[str, float]:
             choices = np.concatenate([choices, np.zeros_like(choices)])
         decision = player.decide(view)
         known[slot] = view.request_id if player.holds(view, decision) else -1
-        due = go_on(RUN, layout.constants, simulation.world, known, choices, *decision) == DUE
+        due = go_on(RUN, layout.constants, simulation.world, known, choices, *decision[:3]) == DUE
         reader.check()
     return simulation.metrics()

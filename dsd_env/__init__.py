@@ -13,7 +13,7 @@ uses the compiled engine.
 from typing import TYPE_CHECKING, Any
 
 from dsd_env import policy
-from dsd_env.control import Decision, DecisionView
+from dsd_env.control import Decision, DecisionView, StopKind, StopRule
 from dsd_env.envs.registration import register_envs
 from dsd_env.scenario import Scenario, ScenarioError, list_scenarios, load_scenario
 from dsd_env.schedulers import Scheduler, make_scheduler, scheduler_names
@@ -34,6 +34,8 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "Scheduler",
+    "StopKind",
+    "StopRule",
     "__version__",
     "list_scenarios",
     "load_scenario",

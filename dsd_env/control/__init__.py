@@ -1,6 +1,6 @@
 """What a scheduler sees and what it may answer: the contract between simulator and schedulers."""
 
-from dsd_env.control.actions import ActionSpace, Decision
+from dsd_env.control.actions import ActionSpace, Decision, StopKind, StopRule
 from dsd_env.control.encoding import Feature, ObservationEncoder
 from dsd_env.control.view import (
     CandidateView,
@@ -26,6 +26,8 @@ __all__ = [
     "ObservationEncoder",
     "RequestView",
     "Site",
+    "StopKind",
+    "StopRule",
     "SystemView",
     "TargetView",
 ]

@@ -6,6 +6,7 @@ import math
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,39 +14,91 @@ from numpy.typing import NDArray
 
 from dsd_env.control.view import CandidateView, DecisionView
 from dsd_env.laws import resolve as laws
+from dsd_env.laws import stopping
 from dsd_env.scenario.schema import Scenario
+
+
+class StopKind(IntEnum):
+    """What a stop rule goes by; see :func:`dsd_env.laws.stopping.doubts`."""
+
+    TOP1 = stopping.TOP1
+    SURVIVAL = stopping.SURVIVAL
+    ENTROPY = stopping.ENTROPY
+    BOUND = stopping.BOUND
+
+
+class StopRule(NamedTuple):
+    """When a draft ends before its speculation length, by the drafter's confidence.
+
+    Attributes:
+        kind: What it goes by.
+        threshold: Its threshold: a probability (TOP1, SURVIVAL, BOUND) or a root of nats (ENTROPY).
+        least: The fewest drafts that it leaves; 0: perhaps none, if it does not keep the doubted token.
+        keeps: Whether the token at which it ends a round's draft is part of the draft. Otherwise that costs
+            its step, and nobody gets it.
+    """
+
+    kind: StopKind
+    threshold: float
+    least: int = 1
+    keeps: bool = True
 
 
 class Decision(NamedTuple):
     """One scheduling decision; it opens one round of one request.
 
     Attributes:
-        gamma: Speculation length in tokens; 0 is plain decoding.
+        gamma: Speculation length in tokens; 0 is plain decoding. With a stop rule, the longest.
         batch_size: B. At admission, how far the request stands back for others: it enters its target once
             fewer than `max_num_seqs` / B requests are resident there. Afterwards, the smallest batch that its
             verification wants to be part of, where drafts are made elsewhere than on the target's GPUs. Both
             waits are limited; 1 waits nowhere.
         placement: Index into the request's candidate list.
+        stop: When the draft ends before that; None: by the scenario's `protocol.confidence_stop`, if it has
+            one. It is no part of the action spaces.
     """
 
     gamma: int
     batch_size: int
     placement: int
+    stop: StopRule | None = None
+
+    def __repr__(self) -> str:
+        """Return it as one would write it: without a stop rule if it has none."""
+        parts = zip(self._fields, self, strict=True)
+        return f"Decision({', '.join(f'{name}={value!r}' for name, value in parts if value is not None)})"
 
 
 def check_decision(decision: Decision, largest_gamma: int, n_placements: int) -> None:
     """Refuse a decision that nobody could mean; what can be meant and not be done is resolved.
 
     Raises:
-        ValueError: gamma, batch size or placement is out of range.
+        ValueError: gamma, batch size, placement or a part of the stop rule is out of range.
     """
-    gamma, batch_size, placement = decision
+    gamma, batch_size, placement, stop = decision
     if not 0 <= gamma <= largest_gamma:
         raise ValueError(f"gamma = {gamma} is outside 0..{largest_gamma}")
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size} must be at least 1")
     if not 0 <= placement < n_placements:
         raise ValueError(f"placement = {placement} is outside 0..{n_placements - 1}")
+    if stop is not None:
+        _check_stop(stop)
+
+
+def _check_stop(stop: StopRule) -> None:
+    if stop.kind not in tuple(StopKind):
+        raise ValueError(f"stop.kind = {stop.kind!r} is not one of {', '.join(map(str, StopKind))}")
+    low, high = (-math.inf, 1.0) if stop.kind == StopKind.BOUND else (0.0, 1.0)
+    if stop.kind == StopKind.ENTROPY:
+        high = math.inf
+    if not (low <= stop.threshold <= high and math.isfinite(stop.threshold)):
+        raise ValueError(
+            f"stop.threshold = {stop.threshold} of {StopKind(stop.kind).name} is not a number in "
+            f"{low:g}..{high:g}"
+        )
+    if stop.least < 0:
+        raise ValueError(f"stop.least = {stop.least} must not be negative")
 
 
 class Resolved(NamedTuple):
@@ -183,8 +236,10 @@ class ActionSpace:
         """Return the MultiDiscrete action (int64, shape (3,)) of a decision on the lists.
 
         Raises:
-            ValueError: The decision is not on the lists.
+            ValueError: The decision is not on the lists, or has a stop rule, which no action stands for.
         """
+        if decision.stop is not None:
+            raise ValueError(f"{decision}: no action stands for a decision with a stop rule")
         try:
             gamma, batch = self.gammas.index(decision.gamma), self.batch_sizes.index(decision.batch_size)
         except ValueError:

@@ -18,6 +18,7 @@ module          laws of
 ``faults``      when what is down
 ``arrivals``    open arrival processes, the load that rises and falls, kinds of requests
 ``drafting``    how far a draft has come, what a round's result teaches
+``stopping``    when a draft ends before its longest length
 ``reports``     what servers report and controllers measure
 ``view``        what a controller can tell of a place to draft at
 ``resolve``     how a decision is executed

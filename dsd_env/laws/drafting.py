@@ -98,17 +98,17 @@ def accepted_tokens(drafted: int, run: int, left: int) -> int:
     return min(drafted, run, left)
 
 
-def valid_after(context_tokens: int, drafted: int, accepted: int) -> int:
+def valid_after(context_tokens: int, made: int, accepted: int) -> int:
     """Return how many tokens of the text are right in a drafter's KV after a round.
 
     It has processed its own drafts but the last; those accepted are right.
 
     Args:
         context_tokens: Committed tokens before the round, prompt included.
-        drafted: Drafts verified; 0 if a look-up proposed nothing.
+        made: Drafts made; 0 if a look-up proposed nothing.
         accepted: Those that were right.
     """
-    return context_tokens + max(0, min(drafted - 1, accepted))
+    return context_tokens + max(0, min(made - 1, accepted))
 
 
 def learn_round(learner: Learner, drafted: int, accepted: int, committed: int, weight: float) -> None:

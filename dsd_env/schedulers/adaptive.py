@@ -9,6 +9,7 @@ from dsd_env.scenario import Scenario
 from dsd_env.schedulers.lengths import LengthRule, Outcome, remember
 from dsd_env.schedulers.routing import ROUTES
 from dsd_env.schedulers.rules import decision_at
+from dsd_env.schedulers.stops import StoppingRule
 
 
 class _Last(NamedTuple):
@@ -28,6 +29,7 @@ class AdaptiveScheduler:
     Attributes:
         name: Canonical specification.
         rule: The rule for the length.
+        stopping: The rule, if it also says when a draft ends before that.
         sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
         route: Name of the route.
         batch_size: Batch size B; 1 waits nowhere.
@@ -39,6 +41,7 @@ class AdaptiveScheduler:
         """Join the parts."""
         self.name = name
         self.rule = rule
+        self.stopping = rule if isinstance(rule, StoppingRule) else None
         self.sites = sites
         self.route = route
         self.batch_size = batch_size
@@ -68,4 +71,7 @@ class AdaptiveScheduler:
         if view.request.is_admission:
             # What the first round will be is not known yet: the drafter is made ready if there is any.
             gamma = max(gamma, view.gammas[min(1, len(view.gammas) - 1)])
-        return decision_at(view, self.sites, target, gamma, self.batch_size)
+        decision = decision_at(view, self.sites, target, gamma, self.batch_size)
+        if self.stopping is not None and decision.gamma > 0:
+            return decision._replace(stop=self.stopping.stop(view))
+        return decision

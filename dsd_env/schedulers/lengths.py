@@ -10,7 +10,7 @@ sources.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -57,7 +57,7 @@ class LengthRule(Protocol):
         ...
 
 
-class _Stateless:
+class Stateless:
     """A rule that keeps nothing."""
 
     def reset(self, seed: int) -> None:
@@ -71,7 +71,7 @@ class _Stateless:
 
 
 @dataclass
-class FixedLength(_Stateless):
+class FixedLength(Stateless):
     """The same length always.
 
     Attributes:
@@ -86,7 +86,7 @@ class FixedLength(_Stateless):
 
 
 @dataclass
-class HuggingFace(_Stateless):
+class HuggingFace(Stateless):
     """All drafts accepted: k += 2, else k = max(1, k - 1), from the request's last draft round.
 
     Source: ``AssistedCandidateGenerator.update_candidate_strategy`` of transformers.
@@ -98,7 +98,7 @@ class HuggingFace(_Stateless):
 
 
 @dataclass
-class BatchTable(_Stateless):
+class BatchTable(Stateless):
     """A length by the number of requests at the target, as vLLM's ``num_speculative_tokens_per_batch_size``.
 
     Attributes:
@@ -114,7 +114,7 @@ class BatchTable(_Stateless):
 
 
 @dataclass
-class GlobalTopB(_Stateless):
+class GlobalTopB(Stateless):
     """Verify a draft if it is worth the time that it takes from everybody in the iteration.
 
     The j-th draft of a request survives with probability a^j. An iteration of N tokens in T seconds gains
@@ -463,16 +463,17 @@ LENGTHS: dict[str, LengthEntry] = {
     ),
 }
 """Rules by name; beside them, a whole number is a fixed length and ``table+N=G+...`` a table."""
-WHOLE = ("start", "interval", "contexts")
+WHOLE = ("start", "interval", "contexts", "most")
 """Parameters that are whole numbers."""
 
 
-def length_rule(text: str, most: int) -> LengthRule:
+def length_rule(text: str, most: int, rules: Mapping[str, LengthEntry] = LENGTHS) -> LengthRule:
     """Return the rule of a specification: ``NAME[+KEY=VALUE...]``, ``table+N=G+...`` or a whole number.
 
     Args:
         text: The specification.
         most: The largest length allowed.
+        rules: The rules that have names.
 
     Raises:
         SchedulerError: It is wrong; the message says what is known or allowed.
@@ -485,11 +486,11 @@ def length_rule(text: str, most: int) -> LengthRule:
     pairs = [part.partition("=") for part in parts]
     if name == "table":
         return _table(text, [(left, right) for left, _, right in pairs], most)
-    if name not in LENGTHS:
+    if name not in rules:
         raise SchedulerError(
-            f"unknown length rule {name!r}; known are a whole number, table+N=G+..., {', '.join(LENGTHS)}"
+            f"unknown length rule {name!r}; known are a whole number, table+N=G+..., {', '.join(rules)}"
         )
-    entry = LENGTHS[name]
+    entry = rules[name]
     values: dict[str, float] = {}
     for word, equals, number in pairs:
         if word not in entry.parameters or word in values or not equals:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dsd_env.control import Site
@@ -28,12 +28,15 @@ from dsd_env.schedulers.static import (
     StaticScheduler,
     format_batch,
 )
+from dsd_env.schedulers.stops import STOPS
 from dsd_env.schedulers.table import TableScheduler, load_table
 
 _BRANCHES = "+branches"
 """What follows a place whose streams are to have branches."""
 MAX_BATCH_SIZE = 4096
 MAX_GAMMA = 64
+_RULES = {**LENGTHS, **STOPS}
+"""Rules for the length by name."""
 DEFAULT_GAMMA = 4
 
 
@@ -177,19 +180,46 @@ def _build_adaptive(arguments: str) -> Scheduler:
     parts = _split("adaptive", arguments, 4)
     if not parts:
         raise SchedulerError(
-            f"adaptive: needs a rule for the length: a whole number, table+N=G+..., {', '.join(LENGTHS)}"
+            f"adaptive: needs a rule for the length: a whole number, table+N=G+..., {', '.join(_RULES)}"
         )
+    return _joined("adaptive", parts[0], f"adaptive:{parts[0]}", parts[1:])
+
+
+def _joined(name: str, length: str, begin: str, parts: Sequence[str]) -> Scheduler:
+    """Join a rule for the length with place, route and batch size, as far as they are given.
+
+    Args:
+        name: Name of the scheduler.
+        length: The rule, as :func:`length_rule` reads it.
+        begin: How the scheduler's specification begins.
+        parts: Site, route and B.
+    """
     try:
-        rule = length_rule(parts[0], MAX_GAMMA)
+        rule = length_rule(length, MAX_GAMMA, _RULES)
     except SchedulerError as error:
-        raise SchedulerError(f"adaptive: {error}") from None
-    word = parts[1] if len(parts) > 1 else "colocated"
-    route = parts[2] if len(parts) > 2 else "jsq"
+        if length.partition("+")[0] == name:
+            raise
+        raise SchedulerError(f"{name}: {error}") from None
+    word = parts[0] if parts else "colocated"
+    route = parts[1] if len(parts) > 1 else "jsq"
     if route not in ROUTES:
-        raise SchedulerError(f"adaptive: route {route!r} is not one of {', '.join(ROUTES)}")
-    batch = _batch("adaptive", parts[3]) if len(parts) > 3 else 1
-    name = f"adaptive:{parts[0]}:{word}:{route}{format_batch(batch)}"
-    return AdaptiveScheduler(name, rule, _preferred("adaptive", word), route, batch)
+        raise SchedulerError(f"{name}: route {route!r} is not one of {', '.join(ROUTES)}")
+    batch = _batch(name, parts[2]) if len(parts) > 2 else 1
+    specification = f"{begin}:{word}:{route}{format_batch(batch)}"
+    return AdaptiveScheduler(specification, rule, _preferred(name, word), route, batch)
+
+
+def _stopping(name: str, default: float | None) -> Callable[[str], Scheduler]:
+    """Return what builds a rule that stops within a draft, of a threshold, site, route and batch size."""
+
+    def build(arguments: str) -> Scheduler:
+        parts = _split(name, arguments, 4)
+        if not parts and default is None:
+            raise SchedulerError(f"{name}: needs a threshold; write {_ENTRIES[name].usage}")
+        threshold = parts[0] if parts else f"{default:g}"
+        return _joined(name, f"{name}+threshold={threshold}", f"{name}:{threshold}", parts[1:])
+
+    return build
 
 
 def _build_goodput(arguments: str) -> Scheduler:
@@ -305,8 +335,28 @@ _ENTRIES: dict[str, SchedulerEntry] = {
     "adaptive": SchedulerEntry(
         "adaptive:LENGTH[:SITE[:ROUTE[:B]]]",
         f"LENGTH is a number, table+N=G+... (G drafts from N requests at the target on), "
-        f"{', '.join(LENGTHS)}, with parameters as +KEY=VALUE; ROUTE is {', '.join(ROUTES)}",
+        f"{', '.join(_RULES)}, with parameters as +KEY=VALUE; ROUTE is {', '.join(ROUTES)}",
         _build_adaptive,
+    ),
+    "specdec_pp": SchedulerEntry(
+        "specdec_pp[:THRESHOLD[:SITE[:ROUTE[:B]]]]",
+        "SpecDec++: draft until some token is rejected with more than this probability (0.7)",
+        _stopping("specdec_pp", 0.7),
+    ),
+    "svip": SchedulerEntry(
+        "svip[:THRESHOLD[:SITE[:ROUTE[:B]]]]",
+        "SVIP: draft until sqrt(0.15 entropy) of a token is above the threshold (0.3)",
+        _stopping("svip", 0.3),
+    ),
+    "adaedl": SchedulerEntry(
+        "adaedl[:THRESHOLD[:SITE[:ROUTE[:B]]]]",
+        "AdaEDL: draft while 1 - sqrt(0.2 entropy) is above a threshold that adapts, from this on (0.5)",
+        _stopping("adaedl", 0.5),
+    ),
+    "pmin": SchedulerEntry(
+        "pmin:P[:SITE[:ROUTE[:B]]]",
+        "llama.cpp's p-min: draft while a token's top-1 probability is at least P",
+        _stopping("pmin", None),
     ),
     "jsq_goodput": SchedulerEntry(
         "jsq_goodput[:W][+KEY=VALUE...]",

@@ -285,7 +285,13 @@ class TableBuilder:
         return bool(self._seen)
 
     def see(self, view: DecisionView, decision: Decision) -> None:
-        """Count a decision; those at admissions, which draft nothing, are left out."""
+        """Count a decision; those at admissions, which draft nothing, are left out.
+
+        Raises:
+            ValueError: The decision has a stop rule, which no table can hold.
+        """
+        if decision.stop is not None:
+            raise ValueError("a rule that stops within a draft cannot be compiled to a table of lengths")
         if view.request.is_admission:
             return
         place = PLAIN

@@ -20,7 +20,8 @@ from dsd_env.control.fleet_view import FleetTelemetry, FleetView
 from dsd_env.policy import Policy
 from dsd_env.policy import load as load_bundle
 from dsd_env.scenario import Scenario
-from dsd_env.schedulers import Scheduler, make_scheduler
+from dsd_env.schedulers import Scheduler, SchedulerError, make_scheduler
+from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.serving import telemetry as events
 from dsd_env.serving.answers import SITES, Answers, ServedDecision
@@ -114,7 +115,7 @@ class Controller:
             DeploymentError: Nothing describes the deployment.
             ImportError: Compiled code is asked for and cannot be had.
             dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
-            dsd_env.schedulers.base.SchedulerError: The name is wrong.
+            dsd_env.schedulers.base.SchedulerError: The name is wrong, or the rule stops within a draft.
         """
         self.lock = threading.RLock()
         self._clock = clock
@@ -514,6 +515,8 @@ class Controller:
             decision = self._scheduler.decide(view)
             if not 0 <= decision.placement < len(view.candidates):
                 raise ValueError(f"{decision} is off the list of candidates")
+            if decision.stop is not None:
+                raise ValueError(f"{decision} has a stop rule; only a length can be told")
             return decision
         observation = self._encoder.encode(view)
         total = float(observation.dot(observation))
@@ -647,4 +650,9 @@ def _chosen(policy: str | Path | Policy | Scheduler) -> tuple[Scheduler | str, P
         # No rule's name has a stroke before its colon: then it is a folder, there or not.
         if name != policy or Path(policy).is_dir() or "/" in policy.partition(":")[0]:
             return f"policy:{name}", load_bundle(name)
-    return make_scheduler(policy), None
+    scheduler = make_scheduler(policy)
+    if isinstance(scheduler, AdaptiveScheduler) and scheduler.stopping is not None:
+        raise SchedulerError(
+            f"{scheduler.name} stops within a draft; to a real system a decision tells only a length"
+        )
+    return scheduler, None

@@ -13,7 +13,19 @@ import numpy as np
 import pytest
 
 from dsd_env import rng
-from dsd_env.laws import arrivals, drafting, faults, links, reports, resolve, slo, step_times, variates, view
+from dsd_env.laws import (
+    arrivals,
+    drafting,
+    faults,
+    links,
+    reports,
+    resolve,
+    slo,
+    step_times,
+    stopping,
+    variates,
+    view,
+)
 from dsd_env.laws.constants import NO_BOUND_S, POOL_AT_FIRST, POOL_WEIGHT
 from dsd_env.rng import Stream
 
@@ -304,6 +316,38 @@ def test_poisson_gaps_and_devices_are_evenly_drawn() -> None:
     assert np.bincount(devices, minlength=4).min() > 900
     skewed = [arrivals.open_device(1, i, 2, True, (0.9, 0.1)) for i in range(4000)]
     assert np.mean(np.array(skewed) == 0) == pytest.approx(0.9, abs=0.02)
+
+
+# ---------------------------------------------------------------------- stopping
+
+
+@pytest.mark.parametrize(
+    ("kind", "threshold", "last", "first_doubted"),
+    [
+        # llama.cpp: the top-1 probability is below the threshold.
+        (stopping.TOP1, 0.75, {"top1_prob": 0.75}, {"top1_prob": 0.7499}),
+        # SpecDec++: of four tokens with chances .9, .8, .7, .6 some is rejected with probability .6976.
+        (stopping.SURVIVAL, 0.7, {"survival": 0.9 * 0.8 * 0.7 * 0.6}, {"survival": 0.9 * 0.8 * 0.7 * 0.59}),
+        # SVIP: .3 is the root of .15 times .6 nats.
+        (stopping.ENTROPY, 0.3, {"entropy_nats": 0.5999}, {"entropy_nats": 0.6001}),
+        # AdaEDL: half of the acceptance is certain up to .25 / .2 nats.
+        (stopping.BOUND, 0.5, {"entropy_nats": 1.2499}, {"entropy_nats": 1.2501}),
+    ],
+)
+def test_a_rule_doubts_a_token_beyond_its_threshold_and_by_nothing_else(
+    kind: int, threshold: float, last: dict[str, float], first_doubted: dict[str, float]
+) -> None:
+    sure = {"top1_prob": 1.0, "survival": 1.0, "entropy_nats": 0.0}
+    unsure = {"top1_prob": 0.0, "survival": 0.0, "entropy_nats": 99.0}
+    assert not stopping.doubts(kind, threshold, **{**unsure, **last})
+    assert stopping.doubts(kind, threshold, **{**sure, **first_doubted})
+    assert not stopping.doubts(kind, threshold, **sure)
+    assert not stopping.doubts(stopping.NEVER, threshold, **unsure)
+
+
+def test_a_rule_keeps_the_token_that_it_doubts_or_drops_it() -> None:
+    assert [stopping.left(Case(keeps=True), made) for made in (1, 2, 5)] == [1, 2, 5]
+    assert [stopping.left(Case(keeps=False), made) for made in (1, 2, 5)] == [0, 1, 4]
 
 
 # ---------------------------------------------------------------------- drafting

@@ -15,6 +15,7 @@ import pytest
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR
 from dsd_env.policy import PolicyError
 from dsd_env.scenario import load_scenario
+from dsd_env.schedulers import SchedulerError
 from dsd_env.serving import (
     ClientJoined,
     Controller,
@@ -346,6 +347,8 @@ def test_exchanging_what_decides_keeps_what_is_known(tmp_path: Path, clock: Cloc
     assert controller.decide("a").source == "rule"
     with pytest.raises(PolicyError):
         controller.swap(tmp_path / "nothing")
+    with pytest.raises(SchedulerError, match="only a length"):
+        controller.swap("svip")
     assert controller.decide("a") == controller.decide("a")._replace(counter=2)
 
 

@@ -62,6 +62,7 @@ def test_every_feature_is_drawn_and_every_case_is_valid() -> None:
         case = draw_case(Random(f"features:{number}"), decisions=10)
         with case.built() as (scenario, _):
             drawn.update(features_of(scenario))
+        drawn["stops"] += bool(case.stops)
     for feature in FEATURES:
         assert drawn[feature] >= 3, feature
     assert drawn["colocated dedicated"] and drawn["colocated shared"]
@@ -74,6 +75,7 @@ def test_a_feature_left_out_is_not_drawn() -> None:
         case = draw_case(Random(number), allowed, decisions=10)
         with case.built() as (scenario, _):
             assert without not in features_of(scenario)
+        assert without != "stops" or not case.stops
     with pytest.raises(ValueError, match="unknown features"):
         draw_case(Random(1), ["rain"])
 

@@ -184,6 +184,7 @@ ENTRIES = Record("Entries", first="i8", n="i8")
 """Recorded requests to draw from: a stretch of entry numbers, as offsets into `SCENARIO.integers`."""
 MODEL_SPEC = Record(
     "ModelSpec", source="i4", longest="i4", low="f8", high="f8", first="f8", flips="?", confidence="f8",
+    entropy="f8", entropy_nats=Block("f8"),
     offsets=Block("i8"), kind_of=Block("i8"), accept_prob=Block("f8"), top1_prob=Block("f8"),
     run_length=Block("i8"), proposes="?", proposed=Block("u1"), same_kind=Block(ENTRIES),
     pools=Block(ENTRIES), has_named="?", named=Block("i8"), has_guess="?", draft_prob=Block("f8"),
@@ -196,6 +197,9 @@ CHAIN = Record("Chain", entry="i4", start="i4", picks="i4")
 """Where a request stands in a recording: the entry, its first position, how many were picked."""
 
 # ---------------------------------------------------------------------- drafters, targets
+
+STOP = Record("Stop", kind="i4", least="i4", keeps="?", threshold="f8")
+"""When a draft ends before its longest length; see :mod:`dsd_env.laws.stopping`."""
 
 DRAFTER_SPEC = Record(
     "DrafterSpec", mode="i4", kind="i4", host="i4", per_round="?", verify_share="f8", per_generation_s="f8",
@@ -280,7 +284,7 @@ REQUEST = Record(
     drafts_ahead="?", has_report="?", patience_set="?",
     # Its decision in force.
     gamma="i4", batch_size="i4", draft_site="i4", drafter="i4", edge_server="i4", to_target="i4", drafts="i4",
-    branches="?",
+    branches="?", stop=STOP, dropped="i4",
     # Its job at a target, and in the target's queue.
     job_task="i4", job_gamma="i4", job_chunk="i4", job_prefill="i4", job_prefilled="i4", job_sequence="i8",
     next="i4", kv_reserved_tokens="i4", admission="i8", queued_s="f8", asked_batch="i4", entered_s="f8",
@@ -309,8 +313,8 @@ REQUEST = Record(
 STREAM = Record(
     "Stream",
     # The drafter's side.
-    drafter="i4", site="i4", at="i4", target="i4", window="i4", batch_size="i4", known="i4", generation="i4",
-    start="i4", drafted="i4", branches="?", branch_start="i4", steps="i4", suspended="?",
+    drafter="i4", site="i4", at="i4", target="i4", window="i4", batch_size="i4", stop=STOP, known="i4",
+    generation="i4", start="i4", drafted="i4", branches="?", branch_start="i4", steps="i4", suspended="?",
     deciding="?", closing="?",
     known_commit_s="f8", started_s="f8",
     # The target's side.
@@ -449,7 +453,7 @@ SCENARIO = Record(
     total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?", streaming="?",
     stream_waits="?", stream_chunk_tokens="i4", fanout="i4", depth="i4", offers_branches="?",
     has_shares="?", replays_devices="?", replays_kinds="?", replay_random="?",
-    horizon_s="f8", header_bytes="f8", bytes_per_token="f8", bytes_per_draft_token="f8", confidence_stop="f8",
+    horizon_s="f8", header_bytes="f8", bytes_per_token="f8", bytes_per_draft_token="f8", stop=STOP,
     decision_latency_s="f8", telemetry_period_s="f8", stats_weight="f8", rate_weight="f8",
     egress_usd_per_gigabyte="f8", idle_w="f8", patience_s="f8", client_timeout_s="f8", crash_detection_s="f8",
     rate_per_s="f8", replay_period_s="f8", think_s=LAW_SPEC, renewal=RENEWAL_SPEC, load=LOAD_SPEC,

@@ -34,6 +34,7 @@ def write_acceptance(out: Writer) -> None:
                 high=alpha,
                 first=alpha,
                 confidence=float(np.float32(alpha)),
+                entropy=_entropy_nats(source),
             )
         elif isinstance(source, MarkovAcceptance):
             low, high = sorted((source.after_match, source.after_mismatch))
@@ -45,6 +46,7 @@ def write_acceptance(out: Writer) -> None:
                 first=source.stationary,
                 flips=source.after_match < source.after_mismatch,
                 confidence=float(np.float32(source.stationary)),
+                entropy=_entropy_nats(source),
             )
         else:
             raise NotImplementedError(
@@ -53,6 +55,11 @@ def write_acceptance(out: Writer) -> None:
             )
     out.k.point("models", rows.at)
     out.k.point("integers", out.buffer.numbers(np.concatenate([[0], *entries.numbers]), "i8"))
+
+
+def _entropy_nats(source: IidAcceptance | MarkovAcceptance) -> float:
+    """Return the entropy that a synthetic source has everywhere."""
+    return float(source.realise(0, 0, 1, source.drafters[0]).entropy_nats[0])
 
 
 class _Entries:
@@ -87,6 +94,7 @@ def _recording(out: Writer, entries: _Entries, rows: Rows, i: int, source: Trace
         rows.set(i, has_named=True)
         rows.point("named", out.buffer.numbers(named, "i8"), i)
     rows.point("top1_prob", out.buffer.numbers(columns.top1_prob.astype(np.float32), "f8"), i)
+    rows.point("entropy_nats", out.buffer.numbers(columns.entropy_nats.astype(np.float32), "f8"), i)
     if columns.run_length is not None:
         rows.set(i, source=codes.RUNS, longest=trace.gamma_max or MAX_RUN_LENGTH)
         rows.point("run_length", out.buffer.numbers(columns.run_length, "i8"), i)

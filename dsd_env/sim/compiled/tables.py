@@ -41,6 +41,7 @@ from dsd_env.sim.entities import StepTimer
 from dsd_env.sim.iteration import padded_tokens
 from dsd_env.sim.metrics import boundaries_s, growth_per_s
 from dsd_env.sim.reference import NOT_YET
+from dsd_env.sim.reference.stopping import rule_of
 from dsd_env.sim.world import UNLIMITED_TOKENS, WorldBuilder, idle_w, kind_of
 
 Bytes = NDArray[np.uint8]
@@ -150,10 +151,8 @@ class Compiler(Writer):
         total = scenario.episode.total_requests
         if self.builder.schedule is not None:
             total = self.builder.schedule.total(total)
-        # The reference compares it with float32 probabilities, so in float32.
-        stop = float(np.float32(protocol.confidence_stop))
-        if protocol.confidence_stop > 0.0 and stop == 0.0:
-            stop = -1.0
+        if (stop := rule_of(protocol)) is not None:
+            self.k_header["stop"] = (stop.kind, stop.least, stop.keeps, stop.threshold)
         self.set(
             n_devices=self.n_devices,
             n_edges=self.n_edges,
@@ -192,7 +191,6 @@ class Compiler(Writer):
             header_bytes=protocol.header_bytes,
             bytes_per_token=protocol.bytes_per_token,
             bytes_per_draft_token=protocol.bytes_per_draft_token,
-            confidence_stop=stop,
             decision_latency_s=protocol.decision_latency_s,
             telemetry_period_s=protocol.telemetry_period_s,
             stats_weight=protocol.stats_window,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace
-from dsd_env.control.actions import Decision, check_decision
+from dsd_env.control.actions import Decision, StopKind, StopRule, check_decision
 from dsd_env.control.fleet_view import TARGET_FIELDS, FleetTelemetry, RequestColumns
 from dsd_env.control.view import (
     CandidateView,
@@ -23,6 +23,7 @@ from dsd_env.control.view import (
     SystemView,
     TargetView,
 )
+from dsd_env.laws import stopping
 from dsd_env.laws.resolve import REASONS
 from dsd_env.rng import checked_seed
 from dsd_env.scenario.schema import Scenario
@@ -533,13 +534,16 @@ class CompiledSimulation:
 
         Raises:
             RuntimeError: No decision is pending.
-            ValueError: gamma or batch size negative or zero, or placement off the list.
+            ValueError: gamma, batch size, placement or stop rule is out of range.
         """
         if self._header["pending"] < 0:
             raise RuntimeError("no decision is pending: call next_decision() first")
         check_decision(decision, self.scenario.actions.gammas[-1], self.scenario.n_placements)
-        gamma, batch_size, placement = decision
+        gamma, batch_size, placement, stop = decision
         loop.answer_world(self._layout.constants, self.world, gamma, batch_size, placement)
+        if stop is not None:
+            kind, threshold, least, keeps = stop
+            loop.stop_world(self.world, int(kind), float(threshold), int(least), bool(keeps))
         row = self._reader.request(int(self._header["answered"]))
         return Resolution(
             int(row["gamma"]),
@@ -550,6 +554,7 @@ class CompiledSimulation:
             int(row["to_target"]),
             REASONS[int(self._header["reason"])],
             bool(row["branches"]),
+            _stop_rule(row["stop"]),
         )
 
     def observe(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -604,6 +609,14 @@ class CompiledSimulation:
         self.world[:] = state
         reached = int(self._header["status"])
         self.terminated, self.truncated = reached == status.TERMINATED, reached == status.TRUNCATED
+
+
+def _stop_rule(row: Any) -> StopRule | None:
+    if row["kind"] == stopping.NEVER:
+        return None
+    return StopRule(
+        StopKind(int(row["kind"])), float(row["threshold"]), int(row["least"]), bool(row["keeps"])
+    )
 
 
 def _request_view(row: Any) -> RequestView:

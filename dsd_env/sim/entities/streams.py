@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dsd_env.control.actions import StopRule
 from dsd_env.control.view import Site
 from dsd_env.laws import streams
 from dsd_env.sim.entities.drafters import SiteDrafter
@@ -88,6 +89,7 @@ class Stream:
         target: Number of its target.
         window: Drafts that may lie beyond the known tokens: gamma of the decision in force.
         batch_size: B of the decision in force.
+        stop_rule: When the drafter pauses by its confidence; None: never.
         stop: Ends the stream at once, because its request gives up what it is doing.
         tell: Tells the drafter what an iteration has done: called with tokens committed, drafts verified,
             drafts accepted, and the drafter's confidence.
@@ -133,6 +135,7 @@ class Stream:
     target: int
     window: int
     batch_size: int
+    stop_rule: StopRule | None
     stop: Callable[[], None]
     tell: Callable[[int, int, int, float], None]
     take_branch: Callable[[], None]

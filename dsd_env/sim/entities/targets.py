@@ -56,6 +56,8 @@ class Job:
         idle: It waits for drafts, and is neither ready nor in an iteration (STREAM).
         idles: How often it has begun to.
         closes: Its stream is to be closed.
+        dropped: Tokens that its drafter has made, or makes, beside the `gamma`, and that are no part of the
+            draft: a stop rule has doubted them.
     """
 
     request: Request
@@ -76,6 +78,7 @@ class Job:
     idle: bool = False
     idles: int = 0
     closes: bool = False
+    dropped: int = 0
 
     @property
     def least_batch(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dsd_env.acceptance import DrafterTrace, TraceSet
 from dsd_env.control import ActionSpace
-from dsd_env.control.actions import Decision
+from dsd_env.control.actions import Decision, StopKind, StopRule
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.sim.world import WorldBuilder
 
@@ -37,6 +37,8 @@ class Case:
         series: Text of each network series and each trace of requests that the scenario replays, by file
             name.
         traces: Recipe of each trace set that the scenario names: see :func:`made_up_trace`.
+        stops: Stop rules of the decisions, taken in turn likewise; None among them is a decision without one.
+            Empty: no decision has one.
     """
 
     scenario: Mapping[str, Any]
@@ -46,6 +48,7 @@ class Case:
     price_delays: bool = False
     series: Mapping[str, str] = field(default_factory=dict)
     traces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stops: tuple[StopRule | None, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the case as JSON data."""
@@ -58,6 +61,7 @@ class Case:
             "price_delays": self.price_delays,
             "series": dict(self.series),
             "traces": {name: dict(recipe) for name, recipe in self.traces.items()},
+            "stops": [None if stop is None else [int(stop.kind), *stop[1:]] for stop in self.stops],
         }
 
     @classmethod
@@ -71,6 +75,7 @@ class Case:
             raise ValueError(f"format = {data.get('format')!r}: this is no case of format {FORMAT}")
         try:
             actions = tuple((int(g), int(b), int(p)) for g, b, p in data["actions"])
+            stops = tuple(None if stop is None else _stop_of(*stop) for stop in data.get("stops", ()))
             case = cls(
                 dict(data["scenario"]),
                 int(data["seed"]),
@@ -79,6 +84,7 @@ class Case:
                 bool(data["price_delays"]),
                 dict(data["series"]),
                 dict(data["traces"]),
+                stops,
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a case: {error!r}") from error
@@ -123,7 +129,12 @@ class Case:
     def decision(self, number: int, space: ActionSpace) -> Decision:
         """Return the answer to the `number`-th decision of the episode."""
         action = self.actions[number % len(self.actions)]
-        return space.decode([index % size for index, size in zip(action, space.nvec, strict=True)])
+        decision = space.decode([index % size for index, size in zip(action, space.nvec, strict=True)])
+        return decision._replace(stop=self.stops[number % len(self.stops)]) if self.stops else decision
+
+
+def _stop_of(kind: int, threshold: float, least: int, keeps: bool) -> StopRule:
+    return StopRule(StopKind(kind), float(threshold), int(least), bool(keeps))
 
 
 def made_up_trace(name: str, *, lengths: list[int], kind: list[int], seed: int) -> TraceSet:

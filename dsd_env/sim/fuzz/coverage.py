@@ -29,7 +29,8 @@ class Watch:
             ``fault:overlap`` (a fault of a member that was down already), ``outage`` (a message met one),
             ``seen:...`` (a controller saw it), ``reason:...`` (a decision was resolved for this reason),
             ``tie:...`` (these events happened at one instant), ``end:...`` (how the episode ended),
-            ``stream:...`` (what happened to a stream of drafts).
+            ``stream:...`` (what happened to a stream of drafts), ``stop:KIND`` (a decision had such a stop
+            rule).
     """
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
@@ -53,6 +54,8 @@ class Watch:
             seen.add("seen:request without target")
         if resolution.reason is not None:
             seen.add(f"reason:{resolution.reason}")
+        if resolution.stop is not None:
+            seen |= {"has:stops", f"stop:{resolution.stop.kind.name}"}
         self._closes(view, resolution)
         before = self._target.setdefault(view.request_id, resolution.target)
         if before != resolution.target:

@@ -46,6 +46,7 @@ FEATURES = (
     "replayed_requests",
     "overhead",
     "several_targets",
+    "stops",
     "stragglers",
     "streaming",
     "target_crash",

@@ -232,7 +232,11 @@ class _Search:
                     break
 
     def _rest(self) -> None:
-        """Try a small seed, no accounting of delays, and shorter series and traces."""
+        """Try fewer stop rules, a small seed, no accounting of delays, and shorter series and traces."""
+        self._keep_if_fails(dataclasses.replace(self.case, stops=()))
+        for stop in self.case.stops if len(self.case.stops) > 1 else ():
+            if self._keep_if_fails(dataclasses.replace(self.case, stops=(stop,))):
+                break
         self._keep_if_fails(dataclasses.replace(self.case, price_delays=False))
         for seed in range(4):
             if self.case.seed <= seed or self._keep_if_fails(dataclasses.replace(self.case, seed=seed)):

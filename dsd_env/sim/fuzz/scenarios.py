@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from dsd_env.control.actions import StopKind, StopRule
 from dsd_env.sim.fuzz.case import Action, Case
 from dsd_env.sim.fuzz.dice import CLOCK, FEATURES, GRID, LOOSE, TICK_S, TIED, Data, Dice
 from dsd_env.sim.fuzz.menus import add_menus, places_of
@@ -70,7 +71,25 @@ def draw_case(
         dice.chance(0.5),
         series,
         traces,
+        _stops(dice),
     )
+
+
+def _stops(dice: Dice) -> tuple[StopRule | None, ...]:
+    """Return stop rules for the decisions to take in turn, decisions without one among them."""
+    if not dice.has("stops", 0.3):
+        return ()
+    thresholds = {
+        StopKind.TOP1: (0.5, 0.9, 0.1),
+        StopKind.SURVIVAL: (0.5, 0.9, 0.1),
+        StopKind.ENTROPY: (0.3, 0.1, 0.5),
+        StopKind.BOUND: (0.7, 0.5, 0.9),
+    }
+    rules: list[StopRule | None] = []
+    for _ in range(dice.count(1, 3)):
+        kind = dice.of(tuple(StopKind))
+        rules.append(StopRule(kind, dice.of(thresholds[kind]), dice.pick(1, 0, 2, 4), dice.pick(True, False)))
+    return (*rules, None) if dice.chance(0.3) else tuple(rules)
 
 
 def _scenario(dice: Dice, series: dict[str, str], traces: dict[str, Mapping[str, Any]]) -> Data:

@@ -20,12 +20,15 @@ from dsd_env.sim.entities import (
 from dsd_env.sim.events import EventKind, Order
 from dsd_env.sim.reference.accounts import Accounts
 from dsd_env.sim.reference.episode import Episode, Part
+from dsd_env.sim.reference.resolution import Resolution
+from dsd_env.sim.reference.stopping import Drafts, drafts_of, rule_of
 
 
 class Drafters(Part):
     """Runs draft jobs: of rounds and streams, drafter prefills, and what is drafted ahead of a verification.
 
     Attributes:
+        stop: When drafts end whose decisions do not say so; None: at their length.
         when_down: Called with a server that has crashed, before its jobs are queued again.
         when_up: Called with a server that is up again.
     """
@@ -34,45 +37,38 @@ class Drafters(Part):
         """Take part in an episode."""
         super().__init__(episode)
         self._accounts = accounts
+        self.stop = rule_of(self._protocol)
         self.when_down: Callable[[DrafterServer], None] = lambda _server: None
         self.when_up: Callable[[DrafterServer], None] = lambda _server: None
 
-    def confident_drafts(self, request: Request, drafter: SiteDrafter, gamma: int) -> int:
-        """Return how many tokens a drafter proposes of those it is asked for.
+    def drafts(self, request: Request, drafter: SiteDrafter, resolution: Resolution) -> Drafts:
+        """Return what a drafter makes of the window of a decision.
 
-        The confidence stop may end a draft, but not that of a look-up, which has no probabilities. It
-        proposes what it has found, perhaps nothing.
+        The decision's stop rule, or else the protocol's, may end it, but not that of a look-up, which has no
+        probabilities. It proposes what it has found, perhaps nothing.
         """
+        realisation = request.realise(self._episode.seed, drafter.model)
         if drafter.kind == DrafterKind.LOOKUP:
-            return request.realise(self._episode.seed, drafter.model).proposed_at(request.committed, gamma)
-        threshold = self._protocol.confidence_stop
-        if threshold == 0.0:
-            return gamma
-        confidence = request.realise(self._episode.seed, drafter.model).top1_prob
-        start = request.committed
-        for drafted in range(1, gamma):
-            position = start + drafted - 1
-            if position >= len(confidence) or confidence[position] < threshold:
-                return drafted
-        return gamma
+            return Drafts(realisation.proposed_at(request.committed, resolution.gamma))
+        return drafts_of(resolution.stop or self.stop, realisation, request.committed, resolution.gamma)
 
-    def draft_window(self, request: Request, drafter: SiteDrafter, drafted: int) -> simpy.Event:
-        """Draft a window, using a head start if there is one; return the event of its completion."""
+    def draft_window(self, request: Request, drafter: SiteDrafter, made: int) -> simpy.Event:
+        """Make the drafts of a window, using a head start if there is one; return the event of their end."""
         head, request.head_start = request.head_start, None
         if head is None:
             request.chain_start = request.committed
         else:
-            self._totals.discarded += max(0, head.drafts - drafted)
+            self._totals.discarded += max(0, head.drafts - made)
         lag = request.drafter_lag(drafter.number)
         done = self._env.event()
         request.draft = DraftJob(
             request,
             drafter,
-            drafted,
+            made,
             lag,
             request.context_tokens,
             done,
-            opens=drafted > 0,
+            opens=made > 0,
             head_start=head,
         )
         return self.queue_job(request.draft)
@@ -80,10 +76,10 @@ class Drafters(Part):
     def draft_ahead(self, request: Request, drafter: SiteDrafter, drafted: int) -> None:
         """Draft ahead while a window is verified: guess the token after it and draft another window.
 
-        A look-up has no time to gain by that.
+        A look-up has no time to gain by that, and who doubts the first draft of a window none to guess by.
         """
         context = request.context_tokens + drafted
-        if drafter.kind == DrafterKind.LOOKUP:
+        if drafter.kind == DrafterKind.LOOKUP or drafted == 0:
             return
         if self._protocol.kind != "pipelined" or context + drafted + 1 > drafter.kv_capacity_tokens:
             return

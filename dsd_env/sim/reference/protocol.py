@@ -11,7 +11,7 @@ from collections.abc import Generator
 
 import simpy
 
-from dsd_env.control.view import DrafterKind, Site
+from dsd_env.control.view import Site
 from dsd_env.sim.entities import Device, DraftJob, Request, SiteDrafter, Stream, TargetTask
 from dsd_env.sim.events import Order
 from dsd_env.sim.reference.drafters import Drafters
@@ -185,8 +185,9 @@ class Protocol(Part):
         if drafter.number in request.warming:
             yield request.warming[drafter.number]
         context = request.context_tokens
-        drafted = self._drafters.confident_drafts(request, drafter, resolution.gamma)
-        yield self._drafters.draft_window(request, drafter, drafted)
+        drafts = self._drafters.drafts(request, drafter, resolution)
+        drafted = drafts.kept
+        yield self._drafters.draft_window(request, drafter, drafts.made)
 
         target = self._world.targets[resolution.target]
         moves = resolution.target != request.target
@@ -205,8 +206,15 @@ class Protocol(Part):
         yield from self._travel(request, arrives_s)
         request.control = (Site.COLOCATED, resolution.target)
         served_s = self._now_s
+        prefill = context - 1 if moves else 0
         yield from self._targets.serve(
-            request, target, TargetTask.VERIFY, resolution, gamma=drafted, prefill=context - 1 if moves else 0
+            request,
+            target,
+            TargetTask.VERIFY,
+            resolution,
+            gamma=drafted,
+            dropped=drafts.dropped,
+            prefill=prefill,
         )
         served_s = self._now_s - served_s
         if request.finished:
@@ -230,19 +238,14 @@ class Protocol(Part):
         target = self._world.targets[resolution.target]
         prefill = yield from self._reach_target(request, resolution)
         drafter = self._drafter(resolution)
-        if drafter.server is None:
-            drafted = resolution.gamma
-            if drafter.kind == DrafterKind.LOOKUP:
-                drafted = self._drafters.confident_drafts(request, drafter, drafted)
-            yield from self._targets.serve(
-                request, target, TargetTask.COLOCATED, resolution, gamma=drafted, prefill=prefill
-            )
-            return
-        drafted = self._drafters.confident_drafts(request, drafter, resolution.gamma)
-        yield self._drafters.draft_window(request, drafter, drafted)
-        self._drafters.draft_ahead(request, drafter, drafted)
+        drafts = self._drafters.drafts(request, drafter, resolution)
+        task = TargetTask.COLOCATED
+        if drafter.server is not None:
+            task = TargetTask.VERIFY
+            yield self._drafters.draft_window(request, drafter, drafts.made)
+            self._drafters.draft_ahead(request, drafter, drafts.kept)
         yield from self._targets.serve(
-            request, target, TargetTask.VERIFY, resolution, gamma=drafted, prefill=prefill
+            request, target, task, resolution, gamma=drafts.kept, dropped=drafts.dropped, prefill=prefill
         )
         if not request.finished:
             self._drafters.settle_ahead(request)

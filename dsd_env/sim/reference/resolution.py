@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsd_env.control.actions import StopRule
 from dsd_env.control.view import Site
 
 
@@ -21,6 +22,7 @@ class Resolution:
         target: Number of the target.
         reason: Why the decision was not executed as given; None if it was.
         branches: Its stream, if it is one, has branches.
+        stop: Its own rule of when the draft ends; None if it has none, and for plain decoding.
     """
 
     gamma: int
@@ -31,3 +33,4 @@ class Resolution:
     target: int
     reason: str | None
     branches: bool = False
+    stop: StopRule | None = None

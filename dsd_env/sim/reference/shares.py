@@ -25,9 +25,9 @@ def shares_of(target: TargetServer, batch: Batch) -> list[Share]:
             else:
                 shares.append(Share(tokens, kv, tokens, kv, drafter=number))
         elif job.task == TargetTask.COLOCATED:
-            lag = request.drafter_lag(number)
+            lag, made = request.drafter_lag(number), job.gamma + job.dropped
             shares.append(
-                Share(tokens, context + tokens - 1, lag, context, job.gamma, number, verifies=tokens > 1)
+                Share(tokens, context + tokens - 1, lag, context, made, number, verifies=tokens > 1)
             )
         else:
             shares.append(Share(tokens, context + tokens - 1, verifies=tokens > 1))

@@ -192,18 +192,18 @@ class ReferenceSimulation:
         """Answer the pending decision.
 
         Args:
-            decision: Speculation length, batch size and placement. A decision that cannot be executed is
-                changed: a target that is believed down is replaced by the first candidate's that is believed
-                up (``target_down``); drafting where no drafter is available becomes plain decoding at that
-                candidate's target (``no_drafter``); a batch size above the target's `max_num_seqs` is clipped
-                (``batch_clipped``).
+            decision: Speculation length, batch size, placement, and perhaps a stop rule. A decision that
+                cannot be executed is changed: a target that is believed down is replaced by the first
+                candidate's that is believed up (``target_down``); drafting where no drafter is available
+                becomes plain decoding at that candidate's target (``no_drafter``); a batch size above the
+                target's `max_num_seqs` is clipped (``batch_clipped``).
 
         Returns:
             The decision as it will be executed.
 
         Raises:
             RuntimeError: No decision is pending.
-            ValueError: gamma, batch size or placement is out of range.
+            ValueError: gamma, batch size, placement or stop rule is out of range.
         """
         if self._requests.pending is None:
             raise RuntimeError("no decision is pending: call next_decision() first")
@@ -233,6 +233,7 @@ class ReferenceSimulation:
             target,
             reason,
             candidate.fanout > 0,
+            decision.stop if gamma > 0 else None,
         )
 
     # ------------------------------------------------------------------ results

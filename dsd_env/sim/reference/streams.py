@@ -60,6 +60,7 @@ from dsd_env.sim.reference.episode import Episode, Part
 from dsd_env.sim.reference.links import Links
 from dsd_env.sim.reference.requests import Requests
 from dsd_env.sim.reference.resolution import Resolution
+from dsd_env.sim.reference.stopping import ends_stream
 from dsd_env.sim.reference.targets import Targets
 
 NO_ECHO = -1.0
@@ -102,6 +103,7 @@ class Streams(Part):
             resolution.target,
             resolution.gamma,
             resolution.batch_size,
+            resolution.stop or self._drafters.stop,
             stop=lambda: self._stop(request, stream),
             tell=lambda *outcome: self._tell(request, stream, *outcome),
             take_branch=lambda: self.take_branch(request, stream),
@@ -165,7 +167,7 @@ class Streams(Part):
         drafter = stream.drafter
         if stream.generation == 0 or drafter.number in request.warming:
             return
-        if len(stream.messages) >= UNDER_WAY or not self._is_confident(request, stream):
+        if len(stream.messages) >= UNDER_WAY or self._pauses(request, stream, stream.drafted - 1):
             return
         context = request.spec.prompt_tokens + stream.drafted
         tokens = tokens_to_draft(
@@ -175,6 +177,10 @@ class Streams(Part):
             stream.drafted,
             drafter.kv_capacity_tokens - context,
         )
+        for newest in range(stream.drafted, stream.drafted + tokens - 1):
+            if self._pauses(request, stream, newest):
+                tokens = newest + 1 - stream.drafted
+                break
         branches = self._open_branches(stream)
         if tokens == 0 and branches == 0:
             return
@@ -208,14 +214,13 @@ class Streams(Part):
             position -= 1
         return self._fanout * (stream.drafted - position)
 
-    def _is_confident(self, request: Request, stream: Stream) -> bool:
-        """Return whether the drafter was sure enough of its newest draft, if that is not committed yet."""
-        threshold = self._protocol.confidence_stop
-        newest = stream.drafted - 1
-        if threshold == 0.0 or newest < stream.known:
-            return True
-        confidence = request.realise(self._episode.seed, stream.drafter.model).top1_prob
-        return newest < len(confidence) and bool(confidence[newest] >= threshold)
+    def _pauses(self, request: Request, stream: Stream, newest: int) -> bool:
+        """Return whether its stop rule ends a draft whose newest token is not known to be committed yet."""
+        rule = stream.stop_rule
+        if rule is None or newest < stream.known:
+            return False
+        realisation = request.realise(self._episode.seed, stream.drafter.model)
+        return ends_stream(rule, realisation, stream.known, newest)
 
     def _drafted(self, request: Request, stream: Stream, tokens: int, branches: int) -> None:
         """Send the tokens that the drafter has made, those of branches and those that open them, too."""
@@ -377,6 +382,7 @@ class Streams(Part):
         same = resolution.gamma > 0 and resolution.drafter_number == stream.drafter.number
         if same and resolution.target == stream.target:
             stream.window, stream.batch_size = resolution.gamma, resolution.batch_size
+            stream.stop_rule = resolution.stop or self._drafters.stop
             stream.branches = request.drafted_branches = resolution.branches
             self.go_on(request)
         else:

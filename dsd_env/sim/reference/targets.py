@@ -39,6 +39,7 @@ class Targets(Part):
         resolution: Resolution | None,
         *,
         gamma: int = 0,
+        dropped: int = 0,
         prefill: int = 0,
         warm: bool = False,
         stream: Stream | None = None,
@@ -48,7 +49,8 @@ class Targets(Part):
             raise TargetDownError
         request.served += 1
         chunk = self._protocol.plain_chunk_tokens
-        job = Job(request, task, gamma, chunk, prefill, warm, self._env.event(), stream=stream)
+        done = self._env.event()
+        job = Job(request, task, gamma, chunk, prefill, warm, done, stream=stream, dropped=dropped)
         job.coalesces = task == TargetTask.VERIFY
         if stream is not None:
             stream.job = job
@@ -299,19 +301,22 @@ class Targets(Part):
             note_lengths(request, 0, 0)
         elif job.task == TargetTask.COLOCATED:
             request.chain_start = request.committed
-            self._verified(request, job.drafter_number, job.gamma)
+            self._verified(request, job.drafter_number, job.gamma, job.dropped)
         elif job.stream is not None:
             self._step_stream(target, job, job.stream)
             return
         else:
-            self._verified(request, job.drafter_number, job.gamma)
+            self._verified(request, job.drafter_number, job.gamma, job.dropped)
         self._done(job)
 
     def _done(self, job: Job) -> None:
         self._env.at(self._now_s, Order.JOB_DONE, job.request.number, job.done)
 
-    def _verified(self, request: Request, drafter_number: int, drafted: int) -> None:
-        """Commit the outcome of verifying ``drafted`` tokens: the accepted ones and one more."""
+    def _verified(self, request: Request, drafter_number: int, drafted: int, dropped: int) -> None:
+        """Commit the outcome of verifying ``drafted`` tokens: the accepted ones and one more.
+
+        Those ``dropped`` were made, too: the drafter has processed the draft before them.
+        """
         model = self._world.drafters[drafter_number].model
         realisation = request.realise(self._episode.seed, model)
         start = request.committed
@@ -321,8 +326,9 @@ class Targets(Part):
         committed = min(accepted + 1, left)
         request.guessed = realisation.guessed_after(start, drafted, request.chain_start)
         request.drafter_valid[drafter_number] = drafting.valid_after(
-            request.context_tokens, drafted, accepted
+            request.context_tokens, drafted + dropped, accepted
         )
+        self._totals.discarded += dropped
         request.drafted_at, request.drafted_branches = drafter_number, False
         request.verifies += 1
         request.drafted += drafted

@@ -7,7 +7,7 @@ A recording is read in place: entries one after the other, each a stretch of out
 from __future__ import annotations
 
 from dsd_env.rng import Stream
-from dsd_env.sim.compiled.codes import IID, LOOKUP, MATCHES, RUNS
+from dsd_env.sim.compiled.codes import IID, MATCHES, RUNS
 from dsd_env.sim.compiled.kernel.draws import key, uniform, uniform_from_key
 from dsd_env.sim.compiled.kernel.jit import jit, number
 from dsd_env.sim.compiled.kernel.rows import tail
@@ -177,30 +177,21 @@ def top1_prob(k, w, request, model, position):
 
 
 @jit
-def _proposed(k, w, request, model, gamma):
+def confidence(k, w, request, model, position):
+    """Return the same, and the entropy of the drafter's distribution there."""
+    spec = k.models[model]
+    if spec.source >= IID:
+        return spec.confidence, spec.entropy
+    entry, first = _locate(k, w, request, model, position, False)
+    at = spec.offsets[entry] + position - first
+    return spec.top1_prob[at], spec.entropy_nats[at]
+
+
+@jit
+def proposed(k, w, request, model, gamma):
     """Return how many tokens a look-up proposes for the next round, at most `gamma`."""
     spec = k.models[model]
     if not spec.proposes:
         return gamma
     entry, first = _locate(k, w, request, model, request.committed, False)
     return min(gamma, spec.proposed[spec.offsets[entry] + request.committed - first])
-
-
-@jit
-def confident_drafts(k, w, request, drafter, gamma):
-    """Return how many tokens a drafter drafts until it is no longer sure, at most `gamma`.
-
-    A look-up, which has no probabilities, proposes what it has found.
-    """
-    model = k.drafters[drafter].model
-    if k.drafters[drafter].kind == LOOKUP:
-        return _proposed(k, w, request, model, gamma)
-    threshold = k.confidence_stop
-    if threshold == 0.0:
-        return gamma
-    start = request.committed
-    for drafted in range(1, gamma):
-        position = start + drafted - 1
-        if position >= request.output_tokens or top1_prob(k, w, request, model, position) < threshold:
-            return drafted
-    return gamma

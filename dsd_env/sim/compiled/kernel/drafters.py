@@ -177,28 +177,28 @@ def queue_job(k, w, job, drafter_number, gamma, lag, context, branch_tokens, ope
 
 
 @jit
-def draft_window(k, w, request, drafter, drafted):
-    """Draft a window, using a head start if there is one."""
+def draft_window(k, w, request, drafter, made):
+    """Make the drafts of a window, using a head start if there is one."""
     job = w.jobs[JOBS * request.slot + ROUND_JOB]
     job.head_context_tokens = 0
     if request.head_drafter < 0:
         request.chain_start = request.committed
     else:
         drafts = max(0, request.head_tokens - 1)
-        w.totals.discarded += max(0, drafts - drafted)
+        w.totals.discarded += max(0, drafts - made)
         job.head_context_tokens, job.head_drafts = request.head_context_tokens, drafts
         job.head_done_s = request.head_done_s
         request.head_drafter = -1
-    request.drafts = drafted
+    request.drafts = made - request.dropped
     lag, context = lag_tokens(k, w, request, drafter), context_tokens(request)
-    queue_job(k, w, job, drafter, drafted, lag, context, 0, drafted > 0, LAST)
+    queue_job(k, w, job, drafter, made, lag, context, 0, made > 0, LAST)
 
 
 @jit
 def draft_ahead(k, w, request, drafter, drafted):
     """Draft ahead while a window is verified: guess the token after it and draft another window."""
     context = context_tokens(request) + drafted
-    if is_lookup(k, drafter):
+    if is_lookup(k, drafter) or drafted == 0:
         return
     if not k.pipelined or context + drafted + 1 > k.drafters[drafter].kv_capacity_tokens:
         return

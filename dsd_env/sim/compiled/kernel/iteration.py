@@ -51,7 +51,11 @@ def _draft_share(k, w, request, tokens):
     """Return what a job brings into the passes of its drafter: (lag, KV tokens, gamma)."""
     if request.job_prefill != 0:
         return tokens, request.job_prefilled + tokens, 0
-    return lag_tokens(k, w, request, request.drafter), context_tokens(request), request.job_gamma
+    return (
+        lag_tokens(k, w, request, request.drafter),
+        context_tokens(request),
+        request.job_gamma + request.dropped,
+    )
 
 
 @jit
@@ -116,7 +120,8 @@ def _drafting_at(k, w, server, n, drafter, step):
     sequences = kv = 0
     for i in range(n):
         request = w.requests[server.running[i].slot]
-        if request.job_prefill == 0 and uses(k, request) == drafter and request.job_gamma >= step:
+        made = request.job_gamma + request.dropped
+        if request.job_prefill == 0 and uses(k, request) == drafter and made >= step:
             sequences += 1
             kv += context_tokens(request)
     return sequences, kv + sequences * (step - 1)

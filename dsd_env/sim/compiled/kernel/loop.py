@@ -45,6 +45,7 @@ from dsd_env.sim.compiled.kernel.observe import encode, observe, resolved, write
 from dsd_env.sim.compiled.kernel.protocol import decided, delivery, draft_end, job_done
 from dsd_env.sim.compiled.kernel.requests import arrivals_are_over, free
 from dsd_env.sim.compiled.kernel.rows import cast, copy_words
+from dsd_env.sim.compiled.kernel.stopping import NEVER, set_stop
 from dsd_env.sim.compiled.kernel.targets import end_iteration, look
 from dsd_env.sim.compiled.kernel.telemetry import publish
 from dsd_env.sim.compiled.kernel.timers import timeout
@@ -101,6 +102,7 @@ def answer(k, w, gamma, batch_size, placement):
     request.gamma, request.batch_size, request.draft_site = gamma, batch_size, site
     request.drafter, request.edge_server, request.to_target = drafter, edge, target
     request.branches = candidate.fanout > 0.0
+    request.stop.kind = NEVER
     w.reason = reason
     w.answered, w.pending = w.pending, -1
     w.decisions += 1
@@ -262,6 +264,15 @@ def run_world(constants: _Bytes, world: _Bytes) -> int:
 def answer_world(constants, world, gamma, batch_size, placement):
     """Answer the due decision of a world; nothing happens before :func:`run_world`."""
     answer(as_scenario(pointer(constants)), as_world(pointer(world)), gamma, batch_size, placement)
+
+
+@entry()
+def stop_world(world, kind, threshold, least, keeps):
+    """Give the decision of a world that has just been answered a stop rule, if drafts are made."""
+    w = as_world(pointer(world))
+    request = w.requests[w.answered]
+    if request.gamma > 0:
+        set_stop(request.stop, kind, threshold, least, keeps)
 
 
 @entry()

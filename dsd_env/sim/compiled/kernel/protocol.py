@@ -8,7 +8,6 @@ it to where the round begins.
 from __future__ import annotations
 
 from dsd_env.sim.compiled.codes import AHEAD_JOB, JOBS, WARM_JOB
-from dsd_env.sim.compiled.kernel.acceptance import confident_drafts
 from dsd_env.sim.compiled.kernel.arrivals import think
 from dsd_env.sim.compiled.kernel.batching import (
     JOB_COLOCATED,
@@ -25,7 +24,6 @@ from dsd_env.sim.compiled.kernel.drafters import (
     draft_ended,
     draft_window,
     drafts_shared,
-    is_lookup,
     lag_tokens,
     queue_job,
     request_of,
@@ -97,6 +95,7 @@ from dsd_env.sim.compiled.kernel.requests import (
     travel,
     wait_until,
 )
+from dsd_env.sim.compiled.kernel.stopping import copy_stop, drafts_made
 from dsd_env.sim.compiled.kernel.streams import (
     chunk_drafted,
     close_stream,
@@ -176,6 +175,7 @@ def _renew(k, w, request):
     same = request.gamma > 0 and request.drafter == stream.drafter
     if same and request.to_target == stream.target:
         stream.window, stream.batch_size = request.gamma, request.batch_size
+        copy_stop(k, stream, request)
         stream.branches = request.drafted_branches = request.branches
         go_on(k, w, request, LAST)
     else:
@@ -267,7 +267,7 @@ def _edge_draft(k, w, request):
         request.waits_for = FOR_WARM_DRAFTER
         return
     request.waits_for = FOR_EDGE_DRAFTS
-    draft_window(k, w, request, drafter, confident_drafts(k, w, request, drafter, request.gamma))
+    draft_window(k, w, request, drafter, drafts_made(k, w, request, drafter))
 
 
 @jit
@@ -309,14 +309,12 @@ def _at_target(k, w, request, then):
         _take_seat(k, w, request, prefill)
         return
     drafter = request.drafter
+    made = drafts_made(k, w, request, drafter)
     if drafts_shared(k, drafter):
-        drafts = request.gamma
-        if is_lookup(k, drafter):
-            drafts = confident_drafts(k, w, request, drafter, drafts)
-        serve(k, w, request, target, JOB_COLOCATED, drafts, prefill, False, FOR_RESULT)
+        serve(k, w, request, target, JOB_COLOCATED, made - request.dropped, prefill, False, FOR_RESULT)
         return
     request.waits_for = FOR_DEDICATED_DRAFTS
-    draft_window(k, w, request, drafter, confident_drafts(k, w, request, drafter, request.gamma))
+    draft_window(k, w, request, drafter, made)
 
 
 # ---------------------------------------------------------------------- moving control

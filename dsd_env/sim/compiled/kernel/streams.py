@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dsd_env.laws import drafting, streams
 from dsd_env.sim.compiled.codes import JOBS, RING, ROUND_JOB
-from dsd_env.sim.compiled.kernel.acceptance import guess_right, is_near, top1_prob
+from dsd_env.sim.compiled.kernel.acceptance import guess_right, is_near
 from dsd_env.sim.compiled.kernel.drafters import (
     LAST,
     can_stream,
@@ -46,6 +46,7 @@ from dsd_env.sim.compiled.kernel.links import (
     send_down,
     send_up,
 )
+from dsd_env.sim.compiled.kernel.stopping import copy_stop, pauses, tokens_until_pause
 
 compile_laws(streams)
 
@@ -99,6 +100,7 @@ def open_stream(k, w, request, echo_s, told_s, lag_tokens):
         stream.at = request.edge_server
     stream.target = request.to_target
     stream.window, stream.batch_size = request.gamma, request.batch_size
+    copy_stop(k, stream, request)
     stream.known, stream.known_commit_s = -1, 0.0
     stream.generation, stream.start, stream.drafted, stream.started_s = 0, 0, 0, 0.0
     stream.suspended = w.drafters[k.drafters[request.drafter].host].down > 0
@@ -167,11 +169,12 @@ def go_on(k, w, request, turn):
     job, drafter = w.jobs[JOBS * request.slot + ROUND_JOB], stream.drafter
     if job.state != drafting.ENDED or stream.generation == 0 or request.warming == drafter:
         return
-    if stream.messages >= UNDER_WAY or not _is_confident(k, w, request, stream):
+    if stream.messages >= UNDER_WAY or pauses(k, w, request, stream, stream.drafted - 1):
         return
     context = request.prompt_tokens + stream.drafted
     left = k.drafters[drafter].kv_capacity_tokens - context
     tokens = streams.tokens_to_draft(stream.window, k.stream_chunk_tokens, stream.known, stream.drafted, left)
+    tokens = tokens_until_pause(k, w, request, stream, tokens)
     branches = _open_branches(k, stream)
     if tokens == 0 and branches == 0:
         return
@@ -198,17 +201,6 @@ def _open_branches(k, stream):
     while position > stream.branch_start and stream.steps - _opened_at(stream, position - 1) < k.depth:
         position -= 1
     return k.fanout * (stream.drafted - position)
-
-
-@jit
-def _is_confident(k, w, request, stream):
-    """Return whether the drafter was sure enough of its newest draft, if that is not committed yet."""
-    newest = stream.drafted - 1
-    if k.confidence_stop == 0.0 or newest < stream.known:
-        return True
-    if newest >= request.output_tokens:
-        return False
-    return top1_prob(k, w, request, k.drafters[stream.drafter].model, newest) >= k.confidence_stop
 
 
 @jit

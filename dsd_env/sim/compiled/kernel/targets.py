@@ -497,8 +497,10 @@ def _verified(k, w, request, drafter, drafted):
     accepted = drafting.accepted_tokens(drafted, run, left)
     request.guessed = guessed_after(k, w, request, model, request.chain_start, start, drafted, run)
     committed = min(accepted + 1, left)
-    valid = drafting.valid_after(request.prompt_tokens + start, drafted, accepted)
+    made = drafted + request.dropped
+    valid = drafting.valid_after(request.prompt_tokens + start, made, accepted)
     set_valid_tokens(k, w, request, drafter, valid)
+    w.totals.discarded += request.dropped
     request.drafted_at, request.drafted_branches = drafter, False
     request.verifies += 1
     request.drafted += drafted
