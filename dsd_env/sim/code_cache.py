@@ -59,6 +59,16 @@ def fingerprint(package: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+@functools.cache
+def _loaded() -> str:
+    """Return the fingerprint of the sources that this process has loaded.
+
+    It is taken once, when the first of them is compiled: where sources change while a process runs, what it
+    compiles later is still of the old ones, and must not be kept under the name of the new.
+    """
+    return fingerprint(Path(dsd_env.__file__).parent)
+
+
 def _candidates() -> Iterator[Path]:
     if os.environ.get("NUMBA_CACHE_DIR"):
         yield Path(os.environ["NUMBA_CACHE_DIR"])
@@ -82,7 +92,7 @@ def _can_write(folder: Path) -> bool:
 
 def cache_folder() -> Path | None:
     """Return the folder for this state of the sources; None if none can be written."""
-    name = f"dsd_env-{fingerprint(Path(dsd_env.__file__).parent)}"
+    name = f"dsd_env-{_loaded()}"
     for candidate in _candidates():
         if _can_write(candidate / name):
             return candidate / name

@@ -56,6 +56,16 @@ HARMLESS = (
 )
 
 
+def test_sources_that_change_while_a_process_runs_do_not_change_its_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What it compiles later is of the sources that it has loaded: under the name of the new ones other
+    # processes would run code that reads their records wrongly.
+    before = cache.cache_folder()
+    monkeypatch.setattr(cache, "fingerprint", lambda package: "0123456789abcdef")
+    assert cache.cache_folder() == before
+
+
 def test_every_module_that_the_kernel_takes_constants_from_is_a_source() -> None:
     """A constant of the kernel that comes from elsewhere would leave stale code behind."""
     known = {name.removesuffix("/__init__.py").removesuffix(".py") for name in sources()}
