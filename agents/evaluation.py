@@ -26,6 +26,7 @@ from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
+from dsd_env.similar import hint, metrics_like
 
 SIDE_BY_SIDE = 4
 """Episodes that one process simulates at a time."""
@@ -139,11 +140,12 @@ def check_metrics(names: Sequence[str], tasks: Sequence[Task]) -> None:
     """Raise ValueError if a metric is not one that episodes have: before they run, not after.
 
     Raises:
-        ValueError: With the names that there are.
+        ValueError: With the names most like it, and those that there are.
     """
     known = list(dsd_env.ReferenceSimulation(tasks[0].scenario, 0).metrics())
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(known)}")
+        meant = hint(metrics_like(unknown, known))
+        raise ValueError(f"no metric {', '.join(unknown)}{meant} There are: {', '.join(known)}")
 
 
 def _policy_digest(scheduler: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from docs._ext import animations
 from dsd_env.cli.scenarios import title_of
 from dsd_env.scenario import Scenario, list_scenarios, load_scenario
 
@@ -39,11 +40,31 @@ MORE: Mapping[str, Sequence[tuple[str, str]]] = {
     "stream_node": (("Streams against the best of the node", "../protocols.md"),),
     "stream_node_branches": (("Branches against streams", "../protocols.md"),),
     "metro_branches": (("Branches against streams", "../protocols.md"),),
+    "reasoning": (
+        ("Long answers: who should draft", "../scenarios.md#long-answers-reasoning"),
+        ("Streams against the best of the node", "../protocols.md"),
+    ),
+    "cost": (("Paid by the second: scores in dollars", "../scenarios.md#paid-by-the-second-cost"),),
+    "drafter_menu": (("Where the drafters' acceptance comes from", "../acceptance_models.md"),),
+    "no_room": (("Where the drafters' acceptance comes from", "../acceptance_models.md"),),
+    "replay": (("What the arrivals were fitted to", "../workload.md"),),
     "single_lan": (("Where the first numbers come from", "../quickstart.md"),),
     "mobile": (("What the links were fitted to", "../network.md"),),
     "mobile_stream": (("What the links were fitted to", "../network.md"),),
 }
 """Where else a scenario is measured: by its name, titles and links."""
+
+OF_THE_CARD: Mapping[str, str] = {
+    "reasoning": "static:8:1:own",
+    "slow_cloud": "static:8:1:own",
+    "drafter_menu": "static_map:workstation=8/1/own+laptop=2/1/colocated:eagle3",
+    "no_room": "colocated_sd:6",
+    "cost": "pack:32:4:1:colocated",
+    "replay": "colocated_sd:4",
+}
+"""The best scheduler of a scenario's card, where no table of scores has the scenario."""
+OTHERWISE = "jsq_goodput"
+"""The scheduler of a page where neither table nor card names one."""
 
 
 ORDER = (
@@ -54,6 +75,12 @@ ORDER = (
     "tiers",
     "heavy_draft",
     "stream_node",
+    "reasoning",
+    "slow_cloud",
+    "drafter_menu",
+    "no_room",
+    "cost",
+    "replay",
     "mobile",
     "flaky",
     "dsd_paper",
@@ -140,10 +167,12 @@ def _place(name: str) -> tuple[int, str]:
 def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
     """Return the page of one scenario, as Markdown."""
     card = scenario.card
+    rule = scheduler_of(scenario.name, known)
     parts = [
         f"# {scenario.name}",
         title,
         picture(scenario),
+        _animation(scenario.name, rule),
         "## Card",
         f"**Situation.** {_prose(card.models)}",
     ]
@@ -164,10 +193,10 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
     if more := MORE.get(scenario.name):
         parts.append("More: " + ", ".join(f"[{text}]({link})" for text, link in more) + ".")
     parts.append("## Run it")
-    rule = known.best if known is not None else "jsq_goodput"
+    cycles = " --cycles 1" if len(scenario.workload.load.points) > 1 else ""
     parts.append(
         f"```sh\ndsd-env show {scenario.name}\n"
-        f"dsd-env simulate {scenario.name} --scheduler {rule} --seed 1\n"
+        f"dsd-env simulate {scenario.name} --scheduler {rule} --seed 1{cycles}\n"
         f"dsd-env picture {scenario.name} --scheduler {rule} --at-s 12 --out {scenario.name}.png\n```"
     )
     parts.append(
@@ -178,6 +207,23 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
         "To score a scheduler of yours beside these: [quick start](../quickstart.md#compare-schedulers)."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def scheduler_of(name: str, known: Scores | None) -> str:
+    """Return the scheduler that a scenario's page runs and shows: the best of its table, or of its card."""
+    return known.best if known is not None else OF_THE_CARD.get(name, OTHERWISE)
+
+
+def _animation(name: str, rule: str) -> str:
+    """Return the animation of a scenario, with words for those who cannot see it."""
+    from_s, to_s = animations.span_of(name)
+    of = f"seconds {from_s:g} to {to_s:g} of an episode (seed {animations.SEED})"
+    return (
+        f"```{{figure}} ../{Path(animations.FOLDER).relative_to('docs')}/{name}.gif\n"
+        f":alt: Timeline of targets, edge servers and the busiest devices of {name} under {rule}: {of}\n"
+        f":width: 100%\n\n`{rule}`, {of}. Rows are targets, edge servers and the busiest devices: what they work "
+        "at, a device's messages above its drafts, those to it below. It comes to a rest by itself.\n```"
+    )
 
 
 def _prose(text: str) -> str:
