@@ -12,8 +12,8 @@ _OF_OTHERS = ("_se", "_drift")
 def metrics_like(names: Iterable[str], known: Sequence[str]) -> list[str]:
     """Return the metrics most like some that do not exist, two for each at most.
 
-    Standard errors and drifts are suggested only for a name of their kind. What begins as the name does counts
-    as like it, so that ``e2e`` leads to the metrics of request times.
+    Standard errors and drifts are suggested only for a name of their kind. What begins as the name does
+    counts as like it, so that ``e2e`` leads to the metrics of request times.
 
     Args:
         names: The names that do not exist.

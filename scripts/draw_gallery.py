@@ -1,8 +1,8 @@
-"""Draw the animations of the gallery: a second or two of each shipped scenario, under the scheduler of its page.
+"""Draw the animations of the gallery: a second or so of each shipped scenario, with the scheduler of its page.
 
 Times and schedulers are those of `docs/_ext/animations.py` and `docs/_ext/gallery.py`. Draw them anew after a
-change of a scenario or of the simulator's results; the files are part of the checkout, since drawing all of them
-takes some minutes. Needs matplotlib.
+change of a scenario or of the simulator's results; the files are part of the checkout, since drawing all of
+them takes some minutes. Needs matplotlib.
 
 Examples:
     python scripts/draw_gallery.py

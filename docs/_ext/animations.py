@@ -1,8 +1,8 @@
 """The animations of the gallery: what happens in a scenario within a second or two, as a GIF.
 
-The time axis stands still and the present moves across it, so that a GIF is not much larger than the one picture
-that it ends with: each of its images is that picture up to a time, and the empty ground from there on. After a few
-rounds it stands still and shows all of it.
+The time axis stands still and the present moves across it, so that a GIF is not much larger than the one
+picture that it ends with: each of its images is that picture up to a time, and the empty ground from there on.
+After a few rounds it stands still and shows all of it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SPANS_S: Mapping[str, tuple[float, float]] = {
     "dsd_paper": (8.0, 9.5),
     "single_lan": (8.0, 9.5),
 }
-"""What is shown of a scenario: less where much happens, more on slow links. Variants are like their scenario."""
+"""What is shown of a scenario: less where much happens. Variants are like their scenario."""
 
 
 def span_of(name: str) -> tuple[float, float]:
@@ -50,12 +50,14 @@ def span_of(name: str) -> tuple[float, float]:
 
 
 AXES = (0.115, 0.075, 0.87, 0.80)
-"""Where a picture's axes lie: left, bottom, width and height as shares of the picture, as ``draw_picture`` has it."""
+"""Where ``draw_picture`` has its axes: left, bottom, width and height as shares of the picture."""
 MAX_ROWS = 100
 _WHITE, _BAND, _NOW = (255, 255, 255), (0xF4, 0xF5, 0xF7), (0x33, 0x33, 0x33)
 
 
-def animate(scenario: Scenario, scheduler: str, seed: int, from_s: float, to_s: float) -> list[NDArray[np.uint8]]:
+def animate(
+    scenario: Scenario, scheduler: str, seed: int, from_s: float, to_s: float
+) -> list[NDArray[np.uint8]]:
     """Simulate an episode up to a time, and return the images of its last moments.
 
     Args:
@@ -105,7 +107,8 @@ def revealed(whole: NDArray[np.uint8], frames: int) -> list[NDArray[np.uint8]]:
 def _ground(axes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the colour behind each line of pixels: bands of equal height, grey and white in turn.
 
-    Lines that are full of marks do not show it, so the number of bands is the one that agrees with most pixels.
+    Lines that are full of marks do not show it, so the number of bands is the one that agrees with
+    most pixels.
     """
     white, band = ((axes == colour).all(axis=2).sum(axis=1) for colour in (_WHITE, _BAND))
     place = (np.arange(len(axes)) + 0.5) / len(axes)
