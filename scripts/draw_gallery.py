@@ -1,4 +1,4 @@
-"""Draw the animations of the gallery: a second or so of each shipped scenario, with the scheduler of its page.
+"""Draw the animations of the gallery: a second or so of each shipped scenario, by the scheduler of its page.
 
 Times and schedulers are those of `docs/_ext/animations.py` and `docs/_ext/gallery.py`. Draw them anew after a
 change of a scenario or of the simulator's results; the files are part of the checkout, since drawing all of

@@ -1,7 +1,7 @@
 """The animations of the gallery: what happens in a scenario within a second or two, as a GIF.
 
 The time axis stands still and the present moves across it, so that a GIF is not much larger than the one
-picture that it ends with: each of its images is that picture up to a time, and the empty ground from there on.
+picture that it ends with: each of its images is that picture up to a time, and the empty ground behind that.
 After a few rounds it stands still and shows all of it.
 """
 
@@ -34,6 +34,7 @@ SEED = 1
 SPAN_S = (12.0, 13.5)
 """What is shown, simulated seconds, if :data:`SPANS_S` says nothing else."""
 SPANS_S: Mapping[str, tuple[float, float]] = {
+    "cost": (69.6, 71.1),  # the second target comes in
     "metro": (12.0, 12.8),
     "overload": (12.0, 12.8),
     "tiers": (12.0, 12.8),
@@ -56,7 +57,7 @@ _WHITE, _BAND, _NOW = (255, 255, 255), (0xF4, 0xF5, 0xF7), (0x33, 0x33, 0x33)
 
 
 def animate(
-    scenario: Scenario, scheduler: str, seed: int, from_s: float, to_s: float
+    scenario: Scenario, scheduler: str, seed: int, from_s: float, to_s: float, engine: str = "auto"
 ) -> list[NDArray[np.uint8]]:
     """Simulate an episode up to a time, and return the images of its last moments.
 
@@ -66,6 +67,7 @@ def animate(
         seed: Episode seed.
         from_s: Where the time axis begins, simulated seconds.
         to_s: Where it ends.
+        engine: As of :func:`dsd_env.simulate`.
 
     Returns:
         Images, uint8, shape (800, 1280, 3) each.
@@ -74,7 +76,7 @@ def animate(
         ValueError: The episode is over before ``to_s``.
         ModuleNotFoundError: matplotlib is missing.
     """
-    result = simulate(scenario, scheduler, seed, timeline=True, until_s=to_s)
+    result = simulate(scenario, scheduler, seed, timeline=True, until_s=to_s, engine=engine)
     assert result.timeline is not None
     if result.metrics["duration_s"] < to_s:
         raise ValueError(f"{scenario.name}: the episode is over before {to_s:g} s")

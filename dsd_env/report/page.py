@@ -205,7 +205,7 @@ def _capacity(capacity: dict[str, Any]) -> str:
     heads = (unit, "× its own load", "arrivals/s", "met there", "too much")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     lead = (
-        f"The most load, in {unit}, at which {100 * capacity['share']:g} % of the requests meet their SLO, and "
+        f"The most load, in {unit}, at which {100 * capacity['share']:g} % of requests meet their SLO, and "
         f"the least that was too much. They are {100 * capacity['tolerance']:g} % apart at most, or the next "
         "that can be tried."
     )
