@@ -183,7 +183,11 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
     parts.append(_facts(scenario))
     parts.append("## Best known scores")
     if known is None:
-        parts.append("No table has this scenario; what was measured stands in the card above.")
+        of_the_card = OF_THE_CARD.get(scenario.name)
+        best = f": the best there is `{of_the_card}`" if of_the_card else ""
+        parts.append(
+            f"No table ranks schedulers on this scenario; what was measured stands in the card above{best}."
+        )
     else:
         parts.append(
             "By mean request time, the best first, from "
@@ -193,11 +197,12 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
     if more := MORE.get(scenario.name):
         parts.append("More: " + ", ".join(f"[{text}]({link})" for text, link in more) + ".")
     parts.append("## Run it")
+    to_s = animations.span_of(scenario.name)[1]
     cycles = " --cycles 1" if len(scenario.workload.load.points) > 1 else ""
     parts.append(
         f"```sh\ndsd-env show {scenario.name}\n"
         f"dsd-env simulate {scenario.name} --scheduler {rule} --seed 1{cycles}\n"
-        f"dsd-env picture {scenario.name} --scheduler {rule} --at-s 12 --out {scenario.name}.png\n```"
+        f"dsd-env picture {scenario.name} --scheduler {rule} --at-s {to_s:g} --out {scenario.name}.png\n```"
     )
     parts.append(
         "```python\nimport dsd_env\nimport gymnasium\n\n"
@@ -221,8 +226,9 @@ def _animation(name: str, rule: str) -> str:
     return (
         f"```{{figure}} ../{Path(animations.FOLDER).relative_to('docs')}/{name}.gif\n"
         f":alt: Timeline of targets, edge servers and the busiest devices of {name} under {rule}: {of}\n"
-        f":width: 100%\n\n`{rule}`, {of}. Rows are targets, edge servers and the busiest devices: what they "
-        "work at, a device's messages above its drafts, those to it below. It comes to a rest by itself.\n```"
+        f":width: 100%\n:figclass: animation\n\n`{rule}`, {of}. "
+        "Rows are targets, edge servers and the busiest devices: what they work at, a device's messages above "
+        "its drafts, those to it below. It comes to a rest by itself.\n```"
     )
 
 
@@ -257,8 +263,9 @@ def _index(names: Sequence[str], known: Mapping[str, Scores]) -> str:
     for name in names:
         scenario = load_scenario(name)
         best = ""
-        if name in known:
-            best = f"\n```{{card-footer}}\nbest known: `{known[name].best}`\n```\n"
+        if name in known or name in OF_THE_CARD:
+            rule = scheduler_of(name, known.get(name))
+            best = f"\n```{{card-footer}}\nbest known: `{rule}`\n```\n"
         cards.append(
             f":::{{grid-item-card}} {name}\n:link: {name}\n:link-type: doc\n\n{title_of(name)}\n\n"
             f"{_count(scenario.n_devices, 'client')}, {_count(scenario.n_edge_servers, 'edge server')}, "
@@ -278,7 +285,7 @@ def _count(number: float, what: str) -> str:
     return f"{number:g} {what}{'s' * (number != 1)}"
 
 
-_WIDTH, _BOX, _HIGH, _PER_ROW = 400, 92, 74, 4
+_WIDTH, _BOX, _HIGH, _PER_ROW = 432, 100, 74, 4
 _GAP, _BETWEEN, _MARGIN = 8, 34, 8
 
 

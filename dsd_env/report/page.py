@@ -102,6 +102,7 @@ def _title(data: dict[str, Any]) -> str:
     labels = [
         one["label"] for one in [*data["evaluations"], *data["searches"], *data["capacities"], *data["runs"]]
     ]
+    labels = list(dict.fromkeys(labels))  # a scenario may have an evaluation and a search
     shown = ", ".join(labels[:3]) + (" and more" if len(labels) > 3 else "")
     return f"Results: {shown}"
 
