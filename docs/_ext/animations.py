@@ -116,7 +116,7 @@ def _ground(axes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     place = (np.arange(len(axes)) + 0.5) / len(axes)
 
     def is_band(rows: int) -> NDArray[np.bool_]:
-        return (place * rows).astype(int) % 2 == 0
+        return np.asarray((place * rows).astype(int) % 2 == 0)
 
     def agreement(rows: int) -> int:
         return int(np.where(is_band(rows), band, white).sum())

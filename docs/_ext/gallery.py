@@ -227,8 +227,8 @@ def _animation(name: str, rule: str) -> str:
         f"```{{figure}} ../{Path(animations.FOLDER).relative_to('docs')}/{name}.gif\n"
         f":alt: Timeline of targets, edge servers and the busiest devices of {name} under {rule}: {of}\n"
         f":width: 100%\n:figclass: animation\n\n`{rule}`, {of}. "
-        "Rows are targets, edge servers and the busiest devices: what they work at, a device's messages above "
-        "its drafts, those to it below. It comes to a rest by itself.\n```"
+        "Rows are targets, edge servers and the busiest devices: what they work at, a device's messages "
+        "above its drafts, those to it below. It comes to a rest by itself.\n```"
     )
 
 

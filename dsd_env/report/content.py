@@ -248,8 +248,8 @@ def _provenance(source: Source) -> dict[str, Any]:
             facts |= _known(command, None, None, {})
         case CapacitySearch(metadata=made):
             kind = "search for capacities"
-            command = " ".join(made.command) if made.command else None
-            facts |= _known(command, made.created, made.git_commit, made.versions)
+            called = " ".join(made.command) if made.command else None
+            facts |= _known(called, made.created, made.git_commit, made.versions)
     return {"file": source.path, "kind": kind, "facts": facts}
 
 
