@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from docs._ext import animations
 from dsd_env.cli.scenarios import title_of
 from dsd_env.scenario import Scenario, list_scenarios, load_scenario
+from dsd_env.schedulers import scheduler_names
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -233,9 +234,11 @@ def _animation(name: str, rule: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Return a card's text as Markdown that shows it as it is: names with underscores are code."""
+    """Return a card's text as Markdown that shows it as it is: calls, rules and names with _ are code."""
     plain = " ".join(text.split())
-    return re.sub(r"(?<![\w`/.-])([\w./-]*\w_\w[\w.:/-]*\w)(?![\w`(])", r"`\1`", plain)
+    rule = rf"(?:{'|'.join(scheduler_names())}):[\w.:/=+-]*\w"
+    call = r"simulate\(.*?seed(?:=\d+)?\)"
+    return re.sub(rf"(?<![\w`/.-])({call}|{rule}|[\w./-]*\w_\w[\w.:/-]*\w)(?![\w`(])", r"`\1`", plain)
 
 
 def _facts(scenario: Scenario) -> str:
@@ -285,7 +288,7 @@ def _count(number: float, what: str) -> str:
     return f"{number:g} {what}{'s' * (number != 1)}"
 
 
-_WIDTH, _BOX, _HIGH, _PER_ROW = 432, 100, 74, 4
+_WIDTH, _BOX, _HIGH, _PER_ROW = 448, 104, 74, 4
 _GAP, _BETWEEN, _MARGIN = 8, 34, 8
 
 
