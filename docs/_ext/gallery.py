@@ -29,6 +29,7 @@ MEAN = "mean request time (s)"
 PER_CLASS = "per class"
 """A row of several choices, one for each class, which is no scheduler's name."""
 
+_BENCHMARK = ("Held-out episodes of every scheduler", "../benchmark.md")
 MORE: Mapping[str, Sequence[tuple[str, str]]] = {
     "metro": (
         ("Who should draft, by load", "../scenarios.md#who-should-draft-on-metro-by-load"),
@@ -42,13 +43,31 @@ MORE: Mapping[str, Sequence[tuple[str, str]]] = {
     "stream_node_branches": (("Branches against streams", "../protocols.md"),),
     "metro_branches": (("Branches against streams", "../protocols.md"),),
     "reasoning": (
+        _BENCHMARK,
         ("Long answers: who should draft", "../scenarios.md#long-answers-reasoning"),
         ("Streams against the best of the node", "../protocols.md"),
     ),
-    "cost": (("Paid by the second: scores in dollars", "../scenarios.md#paid-by-the-second-cost"),),
-    "drafter_menu": (("Where the drafters' acceptance comes from", "../acceptance_models.md"),),
-    "no_room": (("Where the drafters' acceptance comes from", "../acceptance_models.md"),),
-    "replay": (("What the arrivals were fitted to", "../workload.md"),),
+    "cost": (
+        _BENCHMARK,
+        ("Paid by the second: scores in dollars", "../scenarios.md#paid-by-the-second-cost"),
+        ("A policy that was searched for", "../../configs/policies/cost_plan/README.md"),
+    ),
+    "slow_cloud": (
+        _BENCHMARK,
+        ("A policy that was searched for", "../../configs/policies/slow_cloud_plan/README.md"),
+    ),
+    "drafter_menu": (
+        _BENCHMARK,
+        ("Where the drafters' acceptance comes from", "../acceptance_models.md"),
+    ),
+    "no_room": (
+        _BENCHMARK,
+        ("Where the drafters' acceptance comes from", "../acceptance_models.md"),
+    ),
+    "replay": (
+        _BENCHMARK,
+        ("What the arrivals were fitted to", "../workload.md"),
+    ),
     "single_lan": (("Where the first numbers come from", "../quickstart.md"),),
     "mobile": (("What the links were fitted to", "../network.md"),),
     "mobile_stream": (("What the links were fitted to", "../network.md"),),
