@@ -69,6 +69,11 @@ def main() -> int:
         "--requests", type=int, help="measured requests per evaluation episode, instead of a load cycle"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes for the evaluation")
+    parser.add_argument(
+        "--no-history",
+        action="store_true",
+        help="leave load and decisions over time out of the report; recording two episodes takes a minute or more",
+    )
     arguments = parser.parse_args()
 
     from rich.console import Console
@@ -169,10 +174,12 @@ def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace
             bar.update()
 
         run_all(tasks, arguments.jobs, keep)
-    # Load and decisions over time, for the report: of the policy, and of the best that it is held against.
-    told = [task for task in tasks if task.scheduler in (schedulers[-1], best_of(tasks, partial.results))]
-    found = tqdm(histories_of(told, arguments.jobs), total=2, desc="histories", unit="episode")
-    histories = {task.key: history for task, history in found}
+    histories = {}
+    if not arguments.no_history:
+        # Load and decisions over time, for the report: of the policy, and of the best that it is held against.
+        told = [task for task in tasks if task.scheduler in (schedulers[-1], best_of(tasks, partial.results))]
+        found = tqdm(histories_of(told, arguments.jobs), total=2, desc="histories", unit="episode")
+        histories = {task.key: history for task, history in found}
     metadata = {
         "made_by": "scripts/demo.py",
         "created": provenance.now_utc(),
