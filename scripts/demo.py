@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument(
         "--no-history",
         action="store_true",
-        help="leave load and decisions over time out of the report; recording two episodes takes a minute or more",
+        help="leave load and decisions over time out of the report; recording two episodes takes minutes",
     )
     arguments = parser.parse_args()
 
@@ -176,7 +176,7 @@ def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace
         run_all(tasks, arguments.jobs, keep)
     histories = {}
     if not arguments.no_history:
-        # Load and decisions over time, for the report: of the policy, and of the best that it is held against.
+        # Over time, for the report: of the policy, and of the best that it is held against.
         told = [task for task in tasks if task.scheduler in (schedulers[-1], best_of(tasks, partial.results))]
         found = tqdm(histories_of(told, arguments.jobs), total=2, desc="histories", unit="episode")
         histories = {task.key: history for task, history in found}
