@@ -306,4 +306,4 @@ def load_config(config: str | Path, **changes: Any) -> TrainConfig:
     try:
         return TrainConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(explain_validation_error(error, str(path))) from error
+        raise ConfigError(explain_validation_error(error, str(path), TrainConfig)) from error

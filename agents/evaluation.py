@@ -10,6 +10,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
+from dsd_env.similar import hint, metrics_like
 
 SIDE_BY_SIDE = 4
 """Episodes that one process simulates at a time."""
@@ -139,11 +141,12 @@ def check_metrics(names: Sequence[str], tasks: Sequence[Task]) -> None:
     """Raise ValueError if a metric is not one that episodes have: before they run, not after.
 
     Raises:
-        ValueError: With the names that there are.
+        ValueError: With the names most like it, and those that there are.
     """
     known = list(dsd_env.ReferenceSimulation(tasks[0].scenario, 0).metrics())
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(known)}")
+        meant = hint(metrics_like(unknown, known))
+        raise ValueError(f"no metric {', '.join(unknown)}{meant} There are: {', '.join(known)}")
 
 
 def _policy_digest(scheduler: str) -> str:
@@ -213,24 +216,31 @@ def run_all(tasks: Sequence[Task], jobs: int, on_result: Callable[[Task, dict[st
             for task, metrics in run_group(group):
                 on_result(task, metrics)
         return
+    waiting = iter(groups_of(tasks, SIDE_BY_SIDE))
+    running: set[Future[list[tuple[Task, dict[str, float]]]]] = set()
+    with _pool(jobs) as pool:
+        while True:
+            # Few at a time, so that an interrupt does not leave a queue to work off.
+            for group in itertools.islice(waiting, jobs + 1 - len(running)):
+                running.add(pool.submit(_run_group_at_once, group))
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                running.remove(future)
+                for task, metrics in future.result():
+                    on_result(task, metrics)
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Give a pool of processes that simulate; end them at once where an error or Ctrl-C leaves the block."""
     # Thread pools of the numerical libraries would fight over the cores.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
-    waiting = iter(groups_of(tasks, SIDE_BY_SIDE))
-    running: set[Future[list[tuple[Task, dict[str, float]]]]] = set()
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_worker_setup) as pool:
         try:
-            while True:
-                # Few at a time, so that an interrupt does not leave a queue to work off.
-                for group in itertools.islice(waiting, jobs + 1 - len(running)):
-                    running.add(pool.submit(_run_group_at_once, group))
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    running.remove(future)
-                    for task, metrics in future.result():
-                        on_result(task, metrics)
+            yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list((pool._processes or {}).values()):
@@ -280,24 +290,39 @@ class PartialResults:
             self.path.unlink(missing_ok=True)
 
 
-def histories_of(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
+def histories_of(tasks: Sequence[Task], jobs: int = 1) -> Iterator[tuple[Task, dict[str, Any]]]:
     """Simulate the first episode of every scenario and scheduler, and yield its history.
 
     Load, decisions and latencies over time, as :mod:`dsd_env.history` makes them; the scheduler is asked for
     every decision, so that this takes longer than the metrics of a static rule do.
 
+    Args:
+        tasks: The evaluation's tasks.
+        jobs: Number of processes; 1 is this one.
+
     Raises:
         EvaluationError: One failed.
     """
-    for first, *_ in groups_of(tasks, len(tasks)):
-        try:
-            _, history = recorded(first.scenario, first.scheduler, first.seed)
-        except Exception as error:
-            raise EvaluationError(
-                f"history of scenario {first.label!r}, scheduler {first.scheduler!r}, seed {first.seed}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        yield first, history
+    firsts = [first for first, *_ in groups_of(tasks, len(tasks))]
+    if jobs <= 1 or len(firsts) <= 1:
+        for first in firsts:
+            yield first, _history_of(first)
+        return
+    with _pool(min(jobs, len(firsts))) as pool:
+        futures = [pool.submit(_history_of, first) for first in firsts]
+        for first, future in zip(firsts, futures, strict=True):
+            yield first, future.result()
+
+
+def _history_of(task: Task) -> dict[str, Any]:
+    try:
+        _, history = recorded(task.scenario, task.scheduler, task.seed)
+    except Exception as error:
+        raise EvaluationError(
+            f"history of scenario {task.label!r}, scheduler {task.scheduler!r}, seed {task.seed}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return history
 
 
 def summarise(

@@ -126,7 +126,7 @@ def load_search(config: str | Path) -> SearchConfig:
     except StrictYamlError as error:
         raise ConfigError(str(error)) from error
     except ValidationError as error:
-        raise ConfigError(explain_validation_error(error, str(path))) from error
+        raise ConfigError(explain_validation_error(error, str(path), SearchConfig)) from error
 
 
 class Episodes:

@@ -13,6 +13,7 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ def main() -> int:
         "--requests", type=int, help="measured requests per evaluation episode, instead of a load cycle"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes for the evaluation")
+    parser.add_argument(
+        "--no-history",
+        action="store_true",
+        help="leave load and decisions over time out of the report; recording two episodes takes minutes",
+    )
     arguments = parser.parse_args()
 
     from rich.console import Console
@@ -144,11 +150,17 @@ def train_afresh_or_resume(config: Any, run: Path) -> None:
 
 
 def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the summary of a paired evaluation, also written to ``evaluation.json``."""
+    """Return the summary of a paired evaluation, also written to ``evaluation.json``.
+
+    Args:
+        scenario: Its name.
+        schedulers: Their names, the learned policy last.
+        arguments: The command line.
+    """
     from tqdm import tqdm
 
     from agents import provenance
-    from agents.evaluation import PartialResults, plan, run_all, summarise
+    from agents.evaluation import PartialResults, histories_of, plan, run_all, summarise
     from dsd_env.files import write_json
 
     # A whole cycle of the load in the steady state, unless a number of requests is asked for.
@@ -162,15 +174,35 @@ def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace
             bar.update()
 
         run_all(tasks, arguments.jobs, keep)
+    histories = {}
+    if not arguments.no_history:
+        # Over time, for the report: of the policy, and of the best that it is held against.
+        told = [task for task in tasks if task.scheduler in (schedulers[-1], best_of(tasks, partial.results))]
+        found = tqdm(histories_of(told, arguments.jobs), total=2, desc="histories", unit="episode")
+        histories = {task.key: history for task, history in found}
     metadata = {
         "made_by": "scripts/demo.py",
         "created": provenance.now_utc(),
         "versions": provenance.versions(),
         "git_commit": provenance.git_commit(_checkout.ROOT),
     }
-    summary: dict[str, Any] = summarise(tasks, partial.results, metadata)
+    summary: dict[str, Any] = summarise(tasks, partial.results, metadata, histories)
     write_json(arguments.out / "evaluation.json", summary)
     return summary
+
+
+def best_of(tasks: Sequence[Any], results: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the baseline with the least mean request time; the last scheduler of all is none of them.
+
+    Args:
+        tasks: The evaluation's tasks.
+        results: Metrics by task key.
+    """
+    values: dict[str, list[float]] = {}
+    for task in tasks:
+        values.setdefault(task.scheduler, []).append(results[task.key]["e2e_s_mean"])
+    *baselines, _ = values
+    return min(baselines, key=lambda name: statistics.fmean(values[name]))
 
 
 def with_short_names(summary: dict[str, Any], short: dict[str, str]) -> dict[str, Any]:

@@ -115,7 +115,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         histories = {}
         if arguments.history:
             pairs = len(evaluation.groups_of(tasks, len(tasks)))
-            found = tqdm(evaluation.histories_of(tasks), total=pairs, desc="histories", unit=" episodes")
+            found = tqdm(
+                evaluation.histories_of(tasks, arguments.jobs),
+                total=pairs,
+                desc="histories",
+                unit=" episodes",
+            )
             histories = {task.key: history for task, history in found}
     except KeyboardInterrupt:
         hint = "the same command continues" if sidecar else "give --json FILE to be able to continue"

@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from docs._ext import animations
 from dsd_env.cli.scenarios import title_of
 from dsd_env.scenario import Scenario, list_scenarios, load_scenario
+from dsd_env.schedulers import scheduler_names
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -27,6 +29,7 @@ MEAN = "mean request time (s)"
 PER_CLASS = "per class"
 """A row of several choices, one for each class, which is no scheduler's name."""
 
+_BENCHMARK = ("Held-out episodes of every scheduler", "../benchmark.md")
 MORE: Mapping[str, Sequence[tuple[str, str]]] = {
     "metro": (
         ("Who should draft, by load", "../scenarios.md#who-should-draft-on-metro-by-load"),
@@ -39,11 +42,49 @@ MORE: Mapping[str, Sequence[tuple[str, str]]] = {
     "stream_node": (("Streams against the best of the node", "../protocols.md"),),
     "stream_node_branches": (("Branches against streams", "../protocols.md"),),
     "metro_branches": (("Branches against streams", "../protocols.md"),),
+    "reasoning": (
+        _BENCHMARK,
+        ("Long answers: who should draft", "../scenarios.md#long-answers-reasoning"),
+        ("Streams against the best of the node", "../protocols.md"),
+    ),
+    "cost": (
+        _BENCHMARK,
+        ("Paid by the second: scores in dollars", "../scenarios.md#paid-by-the-second-cost"),
+        ("A policy that was searched for", "../../configs/policies/cost_plan/README.md"),
+    ),
+    "slow_cloud": (
+        _BENCHMARK,
+        ("A policy that was searched for", "../../configs/policies/slow_cloud_plan/README.md"),
+    ),
+    "drafter_menu": (
+        _BENCHMARK,
+        ("Where the drafters' acceptance comes from", "../acceptance_models.md"),
+    ),
+    "no_room": (
+        _BENCHMARK,
+        ("Where the drafters' acceptance comes from", "../acceptance_models.md"),
+    ),
+    "replay": (
+        _BENCHMARK,
+        ("What the arrivals were fitted to", "../workload.md"),
+    ),
     "single_lan": (("Where the first numbers come from", "../quickstart.md"),),
     "mobile": (("What the links were fitted to", "../network.md"),),
     "mobile_stream": (("What the links were fitted to", "../network.md"),),
 }
 """Where else a scenario is measured: by its name, titles and links."""
+
+OF_THE_CARD: Mapping[str, str] = {
+    "reasoning": "static:8:1:own",
+    "slow_cloud": "static:8:1:own",
+    "drafter_menu": "static_map:workstation=8/1/own+laptop=2/1/colocated:eagle3",
+    "no_room": "colocated_sd:6",
+    "cost": "pack:32:4:1:colocated",
+    "replay": "colocated_sd:4",
+}
+"""The best scheduler of a scenario's card, where no table of scores has the scenario."""
+OTHERWISE = "jsq_goodput"
+"""The scheduler of a page where neither table nor card names one."""
 
 
 ORDER = (
@@ -54,6 +95,12 @@ ORDER = (
     "tiers",
     "heavy_draft",
     "stream_node",
+    "reasoning",
+    "slow_cloud",
+    "drafter_menu",
+    "no_room",
+    "cost",
+    "replay",
     "mobile",
     "flaky",
     "dsd_paper",
@@ -140,10 +187,12 @@ def _place(name: str) -> tuple[int, str]:
 def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
     """Return the page of one scenario, as Markdown."""
     card = scenario.card
+    rule = scheduler_of(scenario.name, known)
     parts = [
         f"# {scenario.name}",
         title,
         picture(scenario),
+        _animation(scenario.name, rule),
         "## Card",
         f"**Situation.** {_prose(card.models)}",
     ]
@@ -154,7 +203,11 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
     parts.append(_facts(scenario))
     parts.append("## Best known scores")
     if known is None:
-        parts.append("No table has this scenario; what was measured stands in the card above.")
+        of_the_card = OF_THE_CARD.get(scenario.name)
+        best = f": the best there is `{of_the_card}`" if of_the_card else ""
+        parts.append(
+            f"No table ranks schedulers on this scenario; what was measured stands in the card above{best}."
+        )
     else:
         parts.append(
             "By mean request time, the best first, from "
@@ -164,11 +217,12 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
     if more := MORE.get(scenario.name):
         parts.append("More: " + ", ".join(f"[{text}]({link})" for text, link in more) + ".")
     parts.append("## Run it")
-    rule = known.best if known is not None else "jsq_goodput"
+    to_s = animations.span_of(scenario.name)[1]
+    cycles = " --cycles 1" if len(scenario.workload.load.points) > 1 else ""
     parts.append(
         f"```sh\ndsd-env show {scenario.name}\n"
-        f"dsd-env simulate {scenario.name} --scheduler {rule} --seed 1\n"
-        f"dsd-env picture {scenario.name} --scheduler {rule} --at-s 12 --out {scenario.name}.png\n```"
+        f"dsd-env simulate {scenario.name} --scheduler {rule} --seed 1{cycles}\n"
+        f"dsd-env picture {scenario.name} --scheduler {rule} --at-s {to_s:g} --out {scenario.name}.png\n```"
     )
     parts.append(
         "```python\nimport dsd_env\nimport gymnasium\n\n"
@@ -180,10 +234,30 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def scheduler_of(name: str, known: Scores | None) -> str:
+    """Return the scheduler that a scenario's page runs and shows: the best of its table, or of its card."""
+    return known.best if known is not None else OF_THE_CARD.get(name, OTHERWISE)
+
+
+def _animation(name: str, rule: str) -> str:
+    """Return the animation of a scenario, with words for those who cannot see it."""
+    from_s, to_s = animations.span_of(name)
+    of = f"seconds {from_s:g} to {to_s:g} of an episode (seed {animations.SEED})"
+    return (
+        f"```{{figure}} ../{Path(animations.FOLDER).relative_to('docs')}/{name}.gif\n"
+        f":alt: Timeline of targets, edge servers and the busiest devices of {name} under {rule}: {of}\n"
+        f":width: 100%\n:figclass: animation\n\n`{rule}`, {of}. "
+        "Rows are targets, edge servers and the busiest devices: what they work at, a device's messages "
+        "above its drafts, those to it below. It comes to a rest by itself.\n```"
+    )
+
+
 def _prose(text: str) -> str:
-    """Return a card's text as Markdown that shows it as it is: names with underscores are code."""
+    """Return a card's text as Markdown that shows it as it is: calls, rules and names with _ are code."""
     plain = " ".join(text.split())
-    return re.sub(r"(?<![\w`/.-])([\w./-]*\w_\w[\w.:/-]*\w)(?![\w`(])", r"`\1`", plain)
+    rule = rf"(?:{'|'.join(scheduler_names())}):[\w.:/=+-]*\w"
+    call = r"simulate\(.*?seed(?:=\d+)?\)"
+    return re.sub(rf"(?<![\w`/.-])({call}|{rule}|[\w./-]*\w_\w[\w.:/-]*\w)(?![\w`(])", r"`\1`", plain)
 
 
 def _facts(scenario: Scenario) -> str:
@@ -211,8 +285,9 @@ def _index(names: Sequence[str], known: Mapping[str, Scores]) -> str:
     for name in names:
         scenario = load_scenario(name)
         best = ""
-        if name in known:
-            best = f"\n```{{card-footer}}\nbest known: `{known[name].best}`\n```\n"
+        if name in known or name in OF_THE_CARD:
+            rule = scheduler_of(name, known.get(name))
+            best = f"\n```{{card-footer}}\nbest known: `{rule}`\n```\n"
         cards.append(
             f":::{{grid-item-card}} {name}\n:link: {name}\n:link-type: doc\n\n{title_of(name)}\n\n"
             f"{_count(scenario.n_devices, 'client')}, {_count(scenario.n_edge_servers, 'edge server')}, "
@@ -232,7 +307,7 @@ def _count(number: float, what: str) -> str:
     return f"{number:g} {what}{'s' * (number != 1)}"
 
 
-_WIDTH, _BOX, _HIGH, _PER_ROW = 400, 92, 74, 4
+_WIDTH, _BOX, _HIGH, _PER_ROW = 448, 104, 74, 4
 _GAP, _BETWEEN, _MARGIN = 8, 34, 8
 
 

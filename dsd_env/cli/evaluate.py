@@ -191,7 +191,7 @@ def _values(rows: list[dict[str, float]], metric: str) -> NDArray[np.float64]:
 def _text(summary: dict[str, Any], metric: str, seeds: int) -> str:
     """Return the lines of one metric."""
     first = next(iter(summary))
-    head = ["scheduler", "mean", "difference, paired", "95 % interval", "relative"]
+    head = ["scheduler", "mean", "difference", "95 % interval", "relative"]
     rows = [head]
     for name, entry in summary.items():
         row = [name, number(entry["metrics"][metric]["mean"]), "", "", ""]
@@ -202,4 +202,5 @@ def _text(summary: dict[str, Any], metric: str, seeds: int) -> str:
             row[3] = "-" if np.isnan(low) else f"{number(low)} to {number(high)}"
             row[4] = "-" if np.isnan(change["relative"]) else f"{100.0 * change['relative']:+.1f} %"
         rows.append(row)
-    return f"{metric}, {seeds} seeds\n{table(rows, ' rrrr')}"
+    paired = "; differences paired by seed" if len(summary) > 1 else ""
+    return f"{metric}, {seeds} seed{'s' * (seeds != 1)}{paired}\n{table(rows, ' rrrr')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -83,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     if kind == ".png" and arguments.to_s is not None:
         raise ValueError("--to-s: only an animation has a last moment; let --out end in .gif")
     check_folder(out)
+    if importlib.util.find_spec("matplotlib") is None:  # said before minutes of simulation, not after
+        raise ModuleNotFoundError('matplotlib is not installed; run `pip install "dsd-env[plot]"`')
     to_s = arguments.at_s if kind == ".png" else arguments.to_s
     to_s = arguments.at_s + 2.0 if to_s is None else to_s
     if to_s < arguments.at_s:

@@ -19,8 +19,8 @@ dsd-env report before.json after.json runs/mine --out all.html --title Mine"""
 _NOTES = """
 Results are what `dsd-env evaluate --json --history` prints, among others. The
 page needs no network: scoreboard, differences, latencies, goodput by class,
-load and decisions over time, cost, learning curves, provenance, and a table
-behind every figure."""
+load and decisions over time, cost, capacity, learning curves, provenance, and
+a table behind every figure."""
 
 
 def add(commands: Commands) -> None:
@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RESULT",
         nargs="+",
         type=Path,
-        help="JSON of evaluate, evaluate.py, demo.py or best_static.py, or the folder of a training run",
+        help="JSON of evaluate, evaluate.py, demo.py, best_static.py or capacity.py, or the folder of a "
+        "training run",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page (HTML)")
     parser.add_argument("--title", metavar="TEXT", help="its title (default: the names of the results)")

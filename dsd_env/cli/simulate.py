@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 
 from dsd_env.cli.arguments import (
@@ -21,6 +20,7 @@ from dsd_env.cli.output import number, paragraph, print_json, table
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.sim.metrics import METRICS, class_metrics
+from dsd_env.similar import hint, metrics_like
 from dsd_env.simulate import simulate
 
 _EXAMPLES = """
@@ -104,17 +104,9 @@ def chosen(asked: Sequence[str] | None, scenario: Scenario, default: Sequence[st
     if list(asked) == [ALL]:
         return list(known)
     if unknown := [name for name in asked if name not in known]:
-        close = dict.fromkeys(like for name in unknown for like in _close(name, known))
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
-        raise ValueError(f"no metric {', '.join(unknown)}{hint} --metrics all prints those that there are")
+        meant = hint(metrics_like(unknown, known))
+        raise ValueError(f"no metric {', '.join(unknown)}{meant} --metrics all prints those that there are")
     return list(asked)
-
-
-def _close(name: str, known: Sequence[str]) -> list[str]:
-    """Return the names most like one that does not exist; errors and drifts only for one of their kind."""
-    kinds = ("_se", "_drift")
-    alike = [each for each in known if name.endswith(kinds) or not each.endswith(kinds)]
-    return difflib.get_close_matches(name, alike, n=2)
 
 
 def run(arguments: argparse.Namespace) -> int:

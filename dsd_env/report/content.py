@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dsd_env.report.reading import (
+    CapacitySearch,
     Evaluated,
     Evaluation,
     Metadata,
+    Probe,
     ReportError,
     Run,
     Scheduler,
@@ -53,6 +55,7 @@ def content(sources: Sequence[Source]) -> dict[str, Any]:
     evaluations: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
     searches: list[dict[str, Any]] = []
+    capacities: list[dict[str, Any]] = []
     for source in sources:
         match source.result:
             case Evaluation() as evaluation:
@@ -63,12 +66,15 @@ def content(sources: Sequence[Source]) -> dict[str, Any]:
                 searches += [
                     _static(source, label, study, search.command) for label, study in search.scenarios.items()
                 ]
+            case CapacitySearch() as found:
+                capacities.append(_capacity(source, found))
     names = {name for one in evaluations for name in one["metrics"]}
     names |= {name for one in runs for name in one["curves"]}
     return {
         "evaluations": _told_apart(evaluations),
         "runs": _told_apart(runs),
         "searches": _told_apart(searches),
+        "capacities": _told_apart(capacities),
         "metrics": {name: {"words": metric_words(name), "better": better(name)} for name in sorted(names)},
         "selection": list(SCOREBOARD),
         "sources": [_provenance(source) for source in sources],
@@ -183,6 +189,32 @@ def _static(source: Source, label: str, study: StaticStudy, command: str) -> dic
     }
 
 
+def _capacity(source: Source, found: CapacitySearch) -> dict[str, Any]:
+    def shown(probe: Probe | None) -> dict[str, Any] | None:
+        return None if probe is None else probe.model_dump(mode="json")
+
+    return {
+        "label": found.scenario,
+        "file": source.path,
+        "unit": found.scaled,
+        "share": found.share,
+        "tolerance": found.tolerance,
+        "seeds": found.seeds,
+        "window_s": found.window_s,
+        "warmup_s": found.warmup_s,
+        "schedulers": [
+            {
+                "name": name,
+                "best": shown(one.best),
+                "above": shown(one.above),
+                # A closed loop has whole clients: two factors may be the same load.
+                "probes": [shown(probe) for probe in sorted(one.probes, key=lambda probe: probe.offered)],
+            }
+            for name, one in found.schedulers.items()
+        ],
+    }
+
+
 def _choice(name: str) -> dict[str, Any] | None:
     """Return place and window of a choice ``static:GAMMA:B:PLACE``; None of anything else."""
     kind, _, rest = name.partition(":")
@@ -214,6 +246,10 @@ def _provenance(source: Source) -> dict[str, Any]:
         case StaticSearch(command=command):
             kind = "search for static choices"
             facts |= _known(command, None, None, {})
+        case CapacitySearch(metadata=made):
+            kind = "search for capacities"
+            called = " ".join(made.command) if made.command else None
+            facts |= _known(called, made.created, made.git_commit, made.versions)
     return {"file": source.path, "kind": kind, "facts": facts}
 
 

@@ -75,6 +75,8 @@ def report_html(sources: Sequence[Source], title: str | None = None) -> str:
         scoreboards="\n".join(
             _scoreboard(number, evaluation) for number, evaluation in enumerate(data["evaluations"])
         ),
+        capacity_hidden="" if data["capacities"] else "hidden",
+        capacities="\n".join(_capacity(capacity) for capacity in data["capacities"]),
         provenance="\n".join(_source(source) for source in data["sources"]),
     )
 
@@ -97,7 +99,10 @@ def _json(data: Any) -> str:
 
 
 def _title(data: dict[str, Any]) -> str:
-    labels = [one["label"] for one in [*data["evaluations"], *data["searches"], *data["runs"]]]
+    labels = [
+        one["label"] for one in [*data["evaluations"], *data["searches"], *data["capacities"], *data["runs"]]
+    ]
+    labels = list(dict.fromkeys(labels))  # a scenario may have an evaluation and a search
     shown = ", ".join(labels[:3]) + (" and more" if len(labels) > 3 else "")
     return f"Results: {shown}"
 
@@ -118,6 +123,14 @@ def _overview(data: dict[str, Any]) -> str:
         items.append(
             f"<b>{html.escape(one['label'])}</b>: search for the best static choice, held against "
             f"{len(one['table'])} schedulers."
+        )
+    for one in data["capacities"]:
+        n, episodes = len(one["schedulers"]), one["seeds"]
+        items.append(
+            f"<b>{html.escape(one['label'])}</b>: search for the most load at which {100 * one['share']:g} % "
+            f"of the requests meet their SLO; {n} scheduler{'s' * (n > 1)}, {episodes} "
+            f"episode{'s' * (episodes > 1)} for each load, {one['window_s']:g} s after {one['warmup_s']:g} s "
+            "of warm-up."
         )
     for one in data["runs"]:
         items.append(
@@ -167,6 +180,42 @@ def _cell(entry: dict[str, Any], metric: str) -> str:
     interval = "" if low is None or high is None else f"<br>{percent(low)} to {percent(high)}"
     difference = f"{mark}{percent(change['relative'])} %{interval}"
     return f'<td>{mean}<br><small class="{verdict}">{difference}</small></td>'
+
+
+def _capacity(capacity: dict[str, Any]) -> str:
+    """Return the table of a search for capacities, which is there without JavaScript, too."""
+    label, unit = html.escape(capacity["label"]), html.escape(capacity["unit"])
+    most = max((one["best"]["offered"] for one in capacity["schedulers"] if one["best"]), default=None)
+    rows = []
+    for one in capacity["schedulers"]:
+        best, above = one["best"], one["above"]
+        if best is None:
+            cells = ["none", "–", "–", "–"]
+        else:
+            bold = ("<b>", "</b>") if best["offered"] == most else ("", "")
+            arrivals = best["arrivals_per_s"]
+            cells = [
+                f'{bold[0]}<span data-value="{best["offered"]!r}">{number(best["offered"])}</span>{bold[1]}',
+                f"{best['scale']:.3g}",
+                "–" if arrivals is None else number(arrivals),
+                f"{100.0 * best['attainment']:.1f} %",
+            ]
+        too_much = "not found" if above is None else number(above["offered"])
+        text = "".join(f"<td>{cell}</td>" for cell in [*cells, too_much])
+        rows.append(f'<tr><th scope="row">{html.escape(one["name"])}</th>{text}</tr>')
+    heads = (unit, "× its own load", "arrivals/s", "met there", "too much")
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    lead = (
+        f"The most load, in {unit}, at which {100 * capacity['share']:g} % of requests meet their SLO, and "
+        f"the least that was too much. They are {100 * capacity['tolerance']:g} % apart at most, or the next "
+        "that can be tried."
+    )
+    return (
+        f'<div class="capacity"><h3>{label}</h3><p class="lead">{lead}</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Capacities in {label}"><table>'
+        f'<thead><tr><th scope="col">scheduler</th>{head}</tr></thead>\n'
+        f"<tbody>{''.join(rows)}</tbody></table></div></div>"
+    )
 
 
 def verdict_of(change: dict[str, Any], metric: str) -> str:

@@ -227,6 +227,47 @@ class StaticSearch(_Model):
     scenarios: Annotated[dict[Name, StaticStudy], Field(min_length=1, max_length=MAX_SHOWN)]
 
 
+class Probe(_Model):
+    """A load that was tried: a factor on the scenario's own, what it offers, and who met the SLO under it."""
+
+    scale: Annotated[float, Field(gt=0)]
+    offered: Annotated[float, Field(gt=0)]
+    arrivals_per_s: Number
+    attainment: Annotated[float, Field(ge=0, le=1)]
+    requests: Annotated[int, Field(ge=0)]
+
+
+class SchedulerCapacity(_Model):
+    """The capacity of one scheduler: the largest load that it carries, and the smallest that it does not."""
+
+    best: Probe | None
+    above: Probe | None
+    probes: Annotated[tuple[Probe, ...], Field(min_length=1, max_length=1000)]
+
+
+class CapacityMetadata(_Model):
+    """How a search for capacities came about; its seeds are told by their number."""
+
+    created: str | None = None
+    git_commit: str | None = None
+    versions: Annotated[dict[str, str], Field(max_length=200)] = {}
+    command: Annotated[tuple[str, ...], Field(max_length=1000)] | None = None
+
+
+class CapacitySearch(_Model):
+    """What ``scripts/capacity.py --json`` writes."""
+
+    metadata: CapacityMetadata
+    scenario: Name
+    scaled: Name
+    share: Annotated[float, Field(gt=0, lt=1)]
+    tolerance: Annotated[float, Field(gt=0)]
+    seeds: Annotated[int, Field(ge=1)]
+    warmup_s: Annotated[float, Field(ge=0)]
+    window_s: Annotated[float, Field(gt=0)]
+    schedulers: Annotated[dict[Name, SchedulerCapacity], Field(min_length=1, max_length=MAX_SHOWN)]
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A training run.
@@ -278,7 +319,7 @@ class Source:
 
     path: str
     sha256: str
-    result: Evaluation | StaticSearch | Run
+    result: Evaluation | StaticSearch | CapacitySearch | Run
 
 
 def read_results(path: str | Path) -> Source:
@@ -297,7 +338,7 @@ def read_results(path: str | Path) -> Source:
     return Source(str(path), sha256_of(path), _result(data, path))
 
 
-def _result(data: Any, path: Path) -> Evaluation | StaticSearch:
+def _result(data: Any, path: Path) -> Evaluation | StaticSearch | CapacitySearch:
     if isinstance(data, Mapping):
         if {"metadata", "scenarios"} <= set(data):
             return _checked(Evaluation, data, path)
@@ -306,9 +347,11 @@ def _result(data: Any, path: Path) -> Evaluation | StaticSearch:
             return _checked(Evaluation, said.as_evaluation(), path)
         if {"command", "scenarios", "simulations"} <= set(data):
             return _checked(StaticSearch, data, path)
+        if {"scaled", "share", "schedulers"} <= set(data):
+            return _checked(CapacitySearch, data, path)
     raise ReportError(
         f"{path}: is no result that a report knows: those are the JSON of evaluate.py, demo.py, "
-        "best_static.py and `dsd-env evaluate`, and the folder of a training run"
+        "best_static.py, capacity.py and `dsd-env evaluate`, and the folder of a training run"
     )
 
 

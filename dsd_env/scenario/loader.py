@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dsd_env import strict_yaml
 from dsd_env.paths import config_dir
 from dsd_env.scenario.hardware import HardwareError, with_hardware
 from dsd_env.scenario.schema import Scenario
+from dsd_env.similar import hint, keys_like
 from dsd_env.strict_model import explain_type
 from dsd_env.strict_yaml import Stamp, StrictYamlError
 
@@ -188,7 +189,7 @@ def _validate(data: dict[str, Any], where: str) -> Scenario:
     except HardwareError as error:
         raise ScenarioError(f"{where}: {error}") from error
     except ValidationError as error:
-        raise ScenarioError(explain_validation_error(error, where)) from error
+        raise ScenarioError(explain_validation_error(error, where, Scenario)) from error
 
 
 def _key(loc: Iterable[int | str]) -> str:
@@ -196,19 +197,21 @@ def _key(loc: Iterable[int | str]) -> str:
     return ".".join(str(part) for part in loc if not str(part).startswith(("<", "function-")))
 
 
-def explain_validation_error(error: ValidationError, where: str) -> str:
+def explain_validation_error(error: ValidationError, where: str, model: type[BaseModel] | None = None) -> str:
     """Return a message with one line per problem: file, key, value, and what is allowed.
 
     Args:
         error: What pydantic raised.
         where: The file, or another name of the origin.
+        model: What was validated, whose keys are suggested for unknown ones; None: none are.
     """
     lines = []
     for problem in error.errors(include_url=False):
         key = _key(problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key {key!r}")
+            close = keys_like(model, problem["loc"]) if model is not None else []
+            lines.append(f"{where}: unknown key {key!r}" + (hint(close) if close else ""))
         elif problem["type"] == "missing":
             lines.append(f"{where}: key {key!r} is missing")
         elif (wrong := explain_type(problem)) is not None:

@@ -131,6 +131,36 @@ def search(label: str = "single_lan") -> dict[str, Any]:
     }
 
 
+def capacity(label: str = "single_lan", scheduler: str = "edge_sd:4") -> dict[str, Any]:
+    """What ``scripts/capacity.py --json`` writes: of one that carries something, and one that does not."""
+
+    def probe(scale: float, attainment: float) -> dict[str, Any]:
+        return {
+            "scale": scale,
+            "offered": 100.0 * scale,
+            "arrivals_per_s": 8.5 * scale if attainment > 0.0 else None,
+            "attainment": attainment,
+            "requests": 400,
+        }
+
+    probes = [probe(1.0, 0.99), probe(2.0, 0.25), probe(1.5, 0.96)]
+    return {
+        "metadata": {"created": "2026-11-29T10:00:00+00:00", "command": ["scripts/capacity.py"]},
+        "scenario": label,
+        "scaled": "clients",
+        "share": 0.95,
+        "tolerance": 0.05,
+        "seeds": 2,
+        "warmup_s": 40.0,
+        "window_s": 60.0,
+        "horizon_s": 160.0,
+        "schedulers": {
+            scheduler: {"best": probes[2], "above": probes[1], "probes": probes},
+            "cloud_ar": {"best": None, "above": probe(0.5, 0.0), "probes": [probe(0.5, 0.0)]},
+        },
+    }
+
+
 def write(path: Path, data: Any) -> Path:
     path.write_text(json.dumps(data), encoding="utf-8")
     return path

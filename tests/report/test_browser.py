@@ -93,6 +93,8 @@ def write(tmp_path: Path, *results: Any) -> None:
 TITLES = [
     "Means",
     "Difference from cloud_ar",
+    "The most load",
+    "Share that met its SLO (%)",
     "Percentiles",
     "Distribution",
     "Classes",
@@ -112,7 +114,7 @@ TITLES = [
 
 @pytest.mark.parametrize("width", [390, 1440])
 def test_all_figures_are_drawn_and_fit(ask, tmp_path, width):
-    write(tmp_path, samples.evaluation(), samples.search())
+    write(tmp_path, samples.evaluation(), samples.search(), samples.capacity())
     (figures, wide, shown), complaints = ask(
         "return [tables(), page.documentElement.scrollWidth, view.innerWidth];", width
     )
@@ -157,6 +159,21 @@ def test_the_numbers_are_those_of_the_results(ask, tmp_path):
         [256, 2.75],
     ]
     assert [row[1] for row in found["Mean request time (s) by place and window"]] == [3, 1.75, 1.5]
+
+
+def test_capacities_are_those_of_the_search(ask, tmp_path):
+    write(tmp_path, samples.capacity(), samples.capacity("other", "colocated_sd:4"))
+    found, complaints = ask("""
+        const before = tables();
+        choose("capacity", "other");
+        return [before, tables(), page.getElementById("scoreboard").hidden];
+    """)
+    assert not complaints
+    (most, loads), (others, _), no_scoreboard = found[0][:2], found[1][:2], found[2]
+    assert most["rows"] == [["edge_sd:4", 150, 12.75, 0.96, 200]]
+    assert others["rows"][0][0] == "colocated_sd:4"
+    assert [row[1] for row in loads["rows"]] == [100, 150, 200, 50]
+    assert loads["shapes"] == 2 and no_scoreboard
 
 
 def test_marks_lie_where_the_axis_says(ask, tmp_path):

@@ -91,6 +91,15 @@ def test_the_scoreboard_has_the_numbers_of_the_results(tmp_path):
     assert '<small class="chance">−1.0 %<br>−2.0 to +1.0' in text
 
 
+def test_capacities_stand_in_a_table_of_their_own(tmp_path):
+    text = html_of(tmp_path, samples.capacity(scheduler=samples.HOSTILE))
+    table = text[text.index('<section id="capacity"') : text.index('<div id="figures">')]
+    assert '<b><span data-value="150.0">150</span></b>' in table and "<td>12.75</td>" in table
+    assert "<td>96.0 %</td><td>200</td>" in table and "<td>none</td>" in table and "<td>50</td>" in table
+    assert samples.HOSTILE in Read(text).texts["th"] and "<img" not in table
+    assert '<section id="capacity" hidden>' in html_of(tmp_path, samples.evaluation())
+
+
 def test_a_difference_that_is_rounding_is_none():
     rounding = {"relative": 2e-16, "ci95": [1e-16, 3e-16]}
     assert page.verdict_of(rounding, "e2e_s_mean") == "chance"

@@ -48,6 +48,30 @@ def test_a_search_is_its_choices(tmp_path):
     assert [row["against_best_percent"] for row in shown["table"]] == [0.0, 5.25]
 
 
+def test_a_search_for_capacities_is_its_loads(tmp_path):
+    (shown,) = content([read_results(samples.write(tmp_path / "c.json", samples.capacity()))])["capacities"]
+    carries, none = shown["schedulers"]
+    assert (shown["label"], shown["unit"], shown["share"]) == ("single_lan", "clients", 0.95)
+    assert (carries["best"]["offered"], carries["above"]["offered"]) == (150.0, 200.0)
+    assert [probe["offered"] for probe in carries["probes"]] == [100.0, 150.0, 200.0]
+    assert none["best"] is None and none["probes"][0]["arrivals_per_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"share": 1.5}, "share: "),
+        ({"scaled": 3}, "scaled: "),
+        ({"schedulers": {}}, "schedulers: "),
+        ({"schedulers": {"x": {"best": None, "above": None, "probes": []}}}, "schedulers.x.probes: "),
+    ],
+)
+def test_damage_of_capacities_names_the_place(tmp_path, change, message):
+    path = samples.write(tmp_path / "c.json", samples.capacity() | change)
+    with pytest.raises(ReportError, match=message):
+        read_results(path)
+
+
 def test_equal_names_are_told_apart(tmp_path):
     sources = [
         read_results(samples.write(tmp_path / name, samples.evaluation())) for name in ("a.json", "b.json")

@@ -110,7 +110,17 @@ def test_train_export_evaluate(checkout: Path, tmp_path: Path, call, monkeypatch
         (
             "evaluate",
             ("--scenarios", "single_lan", "--schedulers", "cloud_ar", "--metrics", "speed"),
-            "no metric speed; there are e2e_s_mean",
+            "no metric speed. There are: e2e_s_mean",
+        ),
+        (
+            "evaluate",
+            ("--scenarios", "single_lan", "--schedulers", "cloud_ar", "--metrics", "e2e_mean"),
+            "no metric e2e_mean; did you mean 'e2e_s_mean'? There are:",
+        ),
+        (
+            "evaluate",
+            ("--scenarios", "single_lan", "--schedulers", "edge_ds:4"),
+            "unknown scheduler 'edge_ds'; did you mean 'edge_sd'?",
         ),
         ("train", ("--config", "lost.yaml", "--out", "run"), "unknown scenario 'atlantis'"),
         ("train", ("--out", "run", "--resume"), "no run to resume"),

@@ -35,6 +35,9 @@ def test_the_whole_way_on_the_smallest_scenario(tmp_path: Path) -> None:
     verdict = done.stdout[done.stdout.index("Mean request time of the learned policy") :]
     marked = next(line for line in verdict.splitlines() if "the best baseline" in line)
     assert marked.split()[0] == best
+    # The report shows over time what these two decided, and nobody else.
+    assert {name for name, entry in schedulers.items() if "history" in entry} == {learned, best}
+    assert schedulers[learned]["history"]["requests_measured"] == 4
     assert "one decision takes" in done.stdout
     page = (out / "report.html").read_text()
     assert "Demonstration on single_lan" in page and learned in page and "training run" in page

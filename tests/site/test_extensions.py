@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
-from docs._ext import gallery, markdown_docstrings, scenario_fields
+from docs._ext import animations, gallery, markdown_docstrings, scenario_fields
 from dsd_env.cli import main as cli
 from dsd_env.scenario import list_scenarios, load_scenario
 from dsd_env.scenario.schema import Actions, Link
+from dsd_env.schedulers import make_scheduler
 from tests.conftest import ROOT
 
 PAGE = """
@@ -72,6 +75,52 @@ def test_every_scenario_has_a_page_with_its_card_and_commands_that_are_understoo
         assert len(lines) == 3
         for line in lines:
             cli.parser().parse_args(line.split())
+        # Where the load changes, an episode of a number of requests would be a part of a cycle.
+        assert ("--cycles 1" in lines[1]) == (len(load_scenario(name).workload.load.points) > 1)
+        make_scheduler(lines[1].split()[3]).reset(load_scenario(name), 0)
+
+
+def test_every_scenario_has_its_animation_which_is_small_and_comes_to_rest() -> None:
+    image = pytest.importorskip("PIL.Image")
+    folder = ROOT / animations.FOLDER
+    assert {file.stem for file in folder.glob("*")} == set(list_scenarios()), (
+        "scripts/draw_gallery.py draws them"
+    )
+    pages = gallery.pages(ROOT)
+    for name in list_scenarios():
+        file = folder / f"{name}.gif"
+        assert f"{{figure}} ../figures/gallery/{name}.gif" in pages[name] and ":alt: " in pages[name]
+        assert file.stat().st_size <= animations.MAX_BYTES, name
+        with image.open(file) as found:
+            assert found.size == animations.SIZE_PX and found.n_frames > animations.FRAMES // 2, name
+            assert found.info["loop"] == animations.ROUNDS - 1
+
+
+def test_an_animation_is_its_last_picture_up_to_a_time(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    images = animations.animate(
+        load_scenario("single_lan"), "static:4:1:own", 1, 8.0, 9.5, engine="reference"
+    )
+    last = images[-1]
+    assert len(images) == animations.FRAMES and {one.shape for one in images} == {last.shape}
+    colours = {
+        name: np.array(colour) for name, colour in (("draft", (0, 0x72, 0xB2)), ("band", (0xF4, 0xF5, 0xF7)))
+    }
+    height, width, _ = last.shape
+    left, right = round(animations.AXES[0] * width), round(sum(animations.AXES[::2]) * width)
+    drafts = [int((one[:, left:right] == colours["draft"]).all(axis=2).sum()) for one in images]
+    assert drafts == sorted(drafts) and drafts[0] < drafts[-1]
+    # Behind the present there is nothing but bands: the first row's is grey, the last one's is white.
+    ahead = images[0][:, right - 20 : right - 5]
+    top, bottom = round(0.125 * height) + 5, round(0.925 * height) - 5
+    assert (ahead[top] == colours["band"]).all() and (ahead[bottom] == 255).all()
+    assert {tuple(one) for one in ahead[top:bottom].reshape(-1, 3).tolist()} == {
+        (244, 245, 247),
+        (255, 255, 255),
+    }
+    size = animations.write(tmp_path / "x.gif", images)
+    with image.open(tmp_path / "x.gif") as found:
+        assert size == (tmp_path / "x.gif").stat().st_size and found.n_frames > 20
 
 
 def test_links_of_the_gallery_lead_somewhere() -> None:

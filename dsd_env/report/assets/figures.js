@@ -308,6 +308,47 @@ function confirmed({ search }) {
   };
 }
 
+// ---------------------------------------------------------------------- capacity
+
+function capacities({ capacity }) {
+  const entries = (capacity?.schedulers ?? []).filter((one) => one.best);
+  if (!entries.length) return null;
+  const rows = entries.map(({ name, best, above }) => ({
+    name, value: best.offered, low: best.offered, high: above?.offered ?? best.offered, text: shown(best.offered),
+    more: [
+      `${(100 * best.attainment).toFixed(1)} % of ${best.requests} requests met their SLO there`,
+      above ? `too much: ${shown(above.offered)}` : "no load was too much",
+    ],
+  }));
+  const label = `Capacity in ${capacity.label}`;
+  const cells = entries.map(({ name, best, above }) => [
+    name, best.offered, best.arrivals_per_s, best.attainment, above ? above.offered : "–",
+  ]);
+  return {
+    note: `● the most ${capacity.unit} that were carried; the line ends at the least that were too many`,
+    plot: (place) => drawRows(place, rows, { label, axis: `${capacity.unit} — more is better`, zero: true }),
+    table: table(["scheduler", capacity.unit, "arrivals/s", "share that met its SLO", "too much"], cells, label),
+  };
+}
+
+function attained({ capacity }) {
+  if (!capacity) return null;
+  const series = capacity.schedulers.map((one, k) => ({
+    name: one.name, xs: one.probes.map((probe) => probe.offered), ys: one.probes.map((probe) => 100 * probe.attainment), k,
+  }));
+  const label = `Share that met its SLO by load in ${capacity.label}`;
+  const rows = capacity.schedulers.flatMap((one) =>
+    one.probes.map((probe) => [one.name, probe.offered, probe.arrivals_per_s, probe.attainment, probe.requests]),
+  );
+  return {
+    note: `Every load that was tried; asked for: ${shown(100 * capacity.share)} %`,
+    plot: (place) =>
+      drawLines(place, series, { label, axis: capacity.unit, top: 100, height: 260, dots: true, unit: " %", xTitle: "" }),
+    legend: legend(series),
+    table: table(["scheduler", capacity.unit, "arrivals/s", "share that met its SLO", "requests"], rows, label),
+  };
+}
+
 // ---------------------------------------------------------------------- the sections
 
 const options = (names, text = (name) => name) => names.map((name) => ({ value: name, text: text(name) }));
@@ -321,6 +362,14 @@ const SECTIONS = [
   {
     id: "scoreboard-figures",
     figures: [{ title: "Means", draw: means }, { title: "Differences", draw: differences }],
+  },
+  {
+    id: "capacity-figures", controlsIn: "capacity-controls",
+    controls: [{
+      key: "capacity", label: "Scenario",
+      options: () => options(data.capacities.map((one) => one.label)),
+    }],
+    figures: [{ title: "The most load", draw: capacities }, { title: "Share that met its SLO (%)", draw: attained }],
   },
   {
     id: "latency", title: "Latency",

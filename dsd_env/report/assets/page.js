@@ -23,7 +23,8 @@ const MAIN_CONTROLS = [
 function state() {
   const evaluation = data.evaluations.find((one) => one.label === chosen.scenario) ?? data.evaluations[0];
   const search = data.searches.find((one) => one.label === chosen.searched) ?? data.searches[0];
-  return { ...chosen, evaluation, search };
+  const capacity = data.capacities.find((one) => one.label === chosen.capacity) ?? data.capacities[0];
+  return { ...chosen, evaluation, search, capacity };
 }
 
 const controls = [];
@@ -93,6 +94,10 @@ function build() {
   return SECTIONS.map((section) => {
     let whole = document.getElementById(section.id);
     let grid = whole;
+    if (section.controlsIn) {
+      const place = document.getElementById(section.controlsIn);
+      for (const control of section.controls) addControl(place, control);
+    }
     if (!whole) {
       whole = element("section", { id: section.id }, element("h2", {}, section.title));
       if (section.lead) whole.append(element("p", { class: "lead" }, section.lead));
