@@ -70,9 +70,9 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes for the evaluation")
     parser.add_argument(
-        "--no-history",
+        "--history",
         action="store_true",
-        help="leave load and decisions over time out of the report; recording two episodes takes minutes",
+        help="show load and decisions over time in the report, too; recording two episodes takes minutes",
     )
     arguments = parser.parse_args()
 
@@ -175,7 +175,7 @@ def evaluate(scenario: str, schedulers: list[str], arguments: argparse.Namespace
 
         run_all(tasks, arguments.jobs, keep)
     histories = {}
-    if not arguments.no_history:
+    if arguments.history:
         # Over time, for the report: of the policy, and of the best that it is held against.
         told = [task for task in tasks if task.scheduler in (schedulers[-1], best_of(tasks, partial.results))]
         found = tqdm(histories_of(told, arguments.jobs), total=2, desc="histories", unit="episode")

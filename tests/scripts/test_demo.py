@@ -14,7 +14,7 @@ SCRIPT = ROOT / "scripts" / "demo.py"
 
 def test_the_whole_way_on_the_smallest_scenario(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    options = ["--seeds", "2", "--requests", "4", "--jobs", "1"]
+    options = ["--seeds", "2", "--requests", "4", "--jobs", "1", "--history"]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--config", "smoke", "--out", str(out), *options],
         capture_output=True,
