@@ -23,6 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agents.config import ConfigError, FleetConfig, Positive
+from agents.evaluation import Task, check_metrics
 from agents.plan_rule import Choices, Floats, PlanRule
 from agents.provenance import git_commit, versions
 from agents.seeds import training_seed, validation_seeds
@@ -104,6 +105,23 @@ class SearchConfig(_Model):
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def checked(self, scenario: Scenario) -> PlanRule:
+        """Return the rule to search, after everything that can be wrong before the first episode.
+
+        Raises:
+            ConfigError: A name is not known in this scenario, or nothing is left to choose.
+        """
+        rule = self.rule(scenario)
+        if rule.size == 0:
+            raise ConfigError("choices: leave nothing to choose")
+        if self.objective != "return":
+            task = Task(scenario.name, scenario, "", 0, "")
+            try:
+                check_metrics([self.objective], [task])
+            except ValueError as error:
+                raise ConfigError(f"objective: {error}; or 'return'") from error
+        return rule
+
     def sha256(self) -> str:
         """Return the digest of the configuration."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
@@ -138,11 +156,7 @@ class Episodes:
         self._objective = objective
 
     def values(self, tasks: Iterable[tuple[MlpActor, int]]) -> list[float]:
-        """Return the objective of each (actor, episode seed), in order.
-
-        Raises:
-            ConfigError: The objective is no metric of the scenario.
-        """
+        """Return the objective of each (actor, episode seed), in order."""
         waiting = list(enumerate(tasks))[::-1]
         found: dict[int, float] = {}
 
@@ -171,8 +185,6 @@ class Episodes:
         if self._objective == "return":
             return total
         metrics: dict[str, float] = info["episode_metrics"]
-        if self._objective not in metrics:
-            raise ConfigError(f"objective: {self._objective!r} is no metric of this scenario")
         return metrics[self._objective]
 
 
@@ -219,9 +231,7 @@ def search(
         from cmaes import CMA
 
     scenario = config.load_scenario()
-    rule = config.rule(scenario)
-    if rule.size == 0:
-        raise ConfigError("choices: leave nothing to choose")
+    rule = config.checked(scenario)
     told = _told(config, folder)
     episodes = Episodes(scenario, config.fleet, config.objective, threads)
     sign = -1.0 if config.direction == "max" else 1.0  # CMA-ES minimises

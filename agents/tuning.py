@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from agents.evaluation import Task, run_group
+import dsd_env
+from agents.evaluation import Task, check_metrics, run_group
 from agents.seeds import training_seed
 from dsd_env.extras import needs
+from dsd_env.policy.manifest import scenario_ref
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import SchedulerError, make_scheduler
 
@@ -46,6 +48,11 @@ class Range:
     high: float
     whole: bool
 
+    @property
+    def first(self) -> str:
+        """One of them."""
+        return f"{self.low:g}"
+
     def suggest(self, trial: Trial, name: str) -> str:
         """Return a value as it stands in a specification."""
         if self.whole:
@@ -58,6 +65,11 @@ class Words:
     """One of some words."""
 
     words: tuple[str, ...]
+
+    @property
+    def first(self) -> str:
+        """One of them."""
+        return self.words[0]
 
     def suggest(self, trial: Trial, name: str) -> str:
         """Return one of them."""
@@ -78,6 +90,8 @@ class Template:
         Raises:
             TemplateError: There are no braces, or one cannot be read.
         """
+        if text.count("{") != text.count("}"):
+            raise TemplateError(f"{text!r}: a brace is not closed, or not opened")
         self.text = text
         self._between = _BRACES.split(text)[::2]
         self.holes = tuple(_hole(part) for part in _BRACES.findall(text))
@@ -151,7 +165,8 @@ def tune(
         direction: Whether less or more of it is better.
         trials: Specifications to try in all, those of an earlier run of the study included.
         episodes: Training episodes of each.
-        study: SQLite file to keep the study in, under a name that says what is tuned.
+        study: SQLite file to keep the study in, under a name that says what is tuned: rule, scenario with all
+            that is in it, metric, episodes, version.
         seed: Of the search, and of the choice of episodes.
         report: Called after every trial.
 
@@ -165,40 +180,51 @@ def tune(
     with needs("tune", "tuning rules"):
         import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     seeds = [training_seed(seed, worker, 0, 0) for worker in range(episodes)]
     tried: dict[str, float] = {}
+
+    def tasks_of(scheduler: str) -> list[Task]:
+        return [Task(scenario.name, scenario, scheduler, each, "") for each in seeds]
+
+    def check(scheduler: str) -> None:
+        try:
+            make_scheduler(scheduler).reset(scenario, 0)
+        except SchedulerError as error:
+            raise TemplateError(f"{template.text!r} gives {scheduler!r}: {error}") from error
 
     def value_of(trial: Trial) -> float:
         scheduler = template.suggest(trial)
         trial.set_user_attr("scheduler", scheduler)
         if scheduler not in tried:
-            try:
-                make_scheduler(scheduler).reset(scenario, 0)
-            except SchedulerError as error:
-                raise TemplateError(f"{template.text!r} gives {scheduler!r}: {error}") from error
-            tasks = [Task(scenario.name, scenario, scheduler, each, "") for each in seeds]
-            rows = [metrics for _, metrics in run_group(tasks)]
-            if metric not in rows[0]:
-                raise ValueError(f"metric {metric!r} is not one of scenario {scenario.name!r}")
+            check(scheduler)
+            rows = [metrics for _, metrics in run_group(tasks_of(scheduler))]
             tried[scheduler] = float(np.mean([row[metric] for row in rows]))
         value = tried[scheduler]
         report(scheduler, value)
         return value if math.isfinite(value) else (math.inf if direction == "min" else -math.inf)
 
-    name = f"{scenario.name} {template.text} {metric} {direction} episodes={episodes} seed={seed}"
+    # Mistakes are told now, not after the first simulation.
+    check(template.fill([hole.first for hole in template.holes]))
+    check_metrics([metric], tasks_of(template.text))
+    name = (
+        f"{scenario.name} {scenario_ref(scenario).sha256[:16]} {template.text} {metric} {direction} "
+        f"episodes={episodes} seed={seed} version={dsd_env.__version__}"
+    )
     made = optuna.create_study(
         study_name=name,
         storage=None if study is None else f"sqlite:///{study}",
         direction="minimize" if direction == "min" else "maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
         load_if_exists=True,
     )
-    for old in made.trials:
-        if old.value is not None:
-            tried[old.user_attrs["scheduler"]] = old.value
-    done = [trial for trial in made.trials if trial.state.is_finished()]
+    # Trials that were interrupted have no value, and are none.
+    done = [trial for trial in made.trials if trial.value is not None]
+    for old in done:
+        assert old.value is not None
+        tried[old.user_attrs["scheduler"]] = old.value
+    # A sampler that began again with the same seed would try the same again.
+    made.sampler = optuna.samplers.TPESampler(seed=seed + len(made.trials))
     if len(done) < trials:
         made.optimize(value_of, n_trials=trials - len(done))
     best: Any = made.best_trial
-    return Tuned(best.user_attrs["scheduler"], float(best.value), len(made.trials))
+    return Tuned(best.user_attrs["scheduler"], float(best.value), max(trials, len(done)))

@@ -45,7 +45,15 @@ from dsd_env.serving.engines.tables import (
     vllm_schedule,
 )
 
-METRICS = ("e2e_s_mean", "tpot_s_mean", "ttft_s_mean", "slo_attainment", "throughput_tokens_per_s")
+METRICS = (
+    "e2e_s_mean",
+    "tpot_s_mean",
+    "ttft_s_mean",
+    "slo_attainment",
+    "goodput_requests_per_s",
+    "throughput_tokens_per_s",
+    "cloud_usd_per_1m_tokens",
+)
 """What is compared."""
 FIRST_TEST_SEED = 1000
 """Seeds of the comparison begin here; the table is made from those before."""

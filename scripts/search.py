@@ -40,6 +40,10 @@ def main() -> int:
 def _search(arguments: argparse.Namespace) -> int:
     try:
         config = load_search(arguments.config)
+        try:
+            config.checked(config.load_scenario())
+        except (ConfigError, ScenarioError) as error:
+            raise ConfigError(f"{arguments.config}: {error}") from error
         better = "largest" if config.direction == "max" else "smallest"
         print(f"{config.scenario}: {better} {config.objective}, {config.generations} generations")
         rule, best, kept = search(config, arguments.out, threads=arguments.threads, report=_print)

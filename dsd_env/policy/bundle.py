@@ -352,7 +352,8 @@ def _opened(folder: Path) -> Iterator[_Source]:
             some = ", ".join(map(repr, extra[:5])) + " …" * (len(extra) > 5)
             raise PolicyError(
                 f"{folder}: holds {some}, which no policy bundle does; its files are "
-                f"{', '.join(sorted(FILES))}: move the rest elsewhere"
+                f"{', '.join(sorted(FILES))}: "
+                + (f"did you mean {folder / 'policy'}?" if "policy" in extra else "move the rest elsewhere")
             )
         yield _Source(folder, descriptor)
     finally:

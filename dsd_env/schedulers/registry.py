@@ -217,6 +217,11 @@ def _stopping(name: str, default: float | None) -> Callable[[str], Scheduler]:
         if not parts and default is None:
             raise SchedulerError(f"{name}: needs a threshold; write {_ENTRIES[name].usage}")
         threshold = parts[0] if parts else f"{default:g}"
+        if threshold in SITES:
+            raise SchedulerError(
+                f"{name}: the threshold comes before the site: write {name}:NUMBER:{threshold}"
+                + ("" if default is None else f", as {name}:{default:g}:{threshold}")
+            )
         return _joined(name, f"{name}+threshold={threshold}", f"{name}:{threshold}", parts[1:])
 
     return build

@@ -412,7 +412,7 @@ class State:
         request, last = self.requests[event.request], self.requests[event.request].last
         target = self._target_of(request, event.target)
         model = self._model_of(request, event.model)
-        accepted = min(event.accepted, event.drafted)
+        accepted = event.accepted
         committed = accepted + 1 if event.committed is None else event.committed
         heard = event.heard is not False
         self._enter(request, target, now_s)
@@ -441,7 +441,7 @@ class State:
             idle = 0.0 if drafted else 1.0
             request.idle_share = reports.moved(request.idle_share, idle, self._weight)
         if drafted:
-            accepted = min(event.accepted or 0, drafted)
+            accepted = event.accepted or 0
             model = self._model_of(request, event.model)
             confidence = 0.0 if event.confidence is None else event.confidence
             note_round(request, model, drafted, accepted, committed, confidence, self._weight)

@@ -592,7 +592,8 @@ for _kind in EVENTS.values():
 def checked(event: Event) -> tuple[Event, tuple[str, ...]]:
     """Return an observation with every number in its range, and the names of the fields that were moved.
 
-    A number that is not finite is left out where the field may be, and otherwise 0 within its range.
+    Nobody accepts more drafts than were verified. A number that is not finite is left out where the field may
+    be, and otherwise 0 within its range.
 
     Raises:
         TelemetryError: A field of the wrong type, or a name that is too long.
@@ -636,6 +637,9 @@ def checked(event: Event) -> tuple[Event, tuple[str, ...]]:
         elif not -1e12 < value < 1e12:  # a time
             moved = moved or {}
             moved[name] = None
+    if isinstance(event, (RoundVerified, StreamResult)) and (event.accepted or 0) > (event.drafted or 0):
+        # An engine that counts the target's own token as accepted says one too many, every time.
+        moved = {**(moved or {}), "accepted": event.drafted or 0}
     if moved is None:
         return event, ()
     return _changed(event, moved), tuple(moved)

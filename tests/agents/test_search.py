@@ -85,7 +85,7 @@ def test_a_folder_holds_one_search(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"objective": "joy"}, "objective: 'joy' is no metric"),
+        ({"objective": "e2e_mean"}, "objective: no metric e2e_mean; did you mean 'e2e_s_mean'"),
         ({"features": ["joy"]}, "features: 'joy' is not one of"),
         ({"start": {"phone": 0}}, "the groups are"),
         ({"choices": {"gammas": [4], "places": ["own"]}, "start": {"workstation": 4}}, "nothing to choose"),

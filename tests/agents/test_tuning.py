@@ -9,7 +9,7 @@ import pytest
 from agents.evaluation import Task, run_group
 from agents.seeds import training_seed
 from agents.tuning import Range, Template, TemplateError, Words, tune
-from dsd_env import load_scenario
+from dsd_env import Scenario, load_scenario
 
 pytest.importorskip("optuna")
 
@@ -26,6 +26,7 @@ def test_a_template_says_what_to_tune_and_is_filled() -> None:
     ("text", "words"),
     [
         ("cloud_ar", "nothing to tune"),
+        ("static:{1:1:own", "not closed"),
         ("static:{4}:1:own", "neither LOW..HIGH"),
         ("static:{4..4}:1:own", "LOW below HIGH"),
         ("static:{4..inf}:1:own", "neither"),
@@ -83,5 +84,31 @@ def test_what_is_no_scheduler_is_refused() -> None:
 
 
 def test_an_unknown_metric_is_refused() -> None:
-    with pytest.raises(ValueError, match="metric 'joy'"):
-        tune(SCENARIO, Template("static:{1|2}:1:own"), metric="joy", direction="max", trials=1, episodes=1)
+    with pytest.raises(ValueError, match="no metric e2e_mean; did you mean 'e2e_s_mean'"):
+        tune(
+            SCENARIO, Template("static:{1|2}:1:own"), metric="e2e_mean", direction="max", trials=1, episodes=1
+        )
+
+
+def test_a_study_goes_on_elsewhere_and_belongs_to_one_scenario(tmp_path: Path) -> None:
+    template, study = Template("jsq_goodput:prior_acceptance={0.4..0.9}"), tmp_path / "study.db"
+
+    def go(trials: int, scenario: Scenario) -> list[str]:
+        tried: list[str] = []
+        tune(
+            scenario,
+            template,
+            metric="e2e_s_mean",
+            direction="min",
+            trials=trials,
+            episodes=1,
+            study=study,
+            report=lambda scheduler, value: tried.append(scheduler),
+        )
+        return tried
+
+    first = go(3, SCENARIO)
+    more = go(5, SCENARIO)
+    assert len(first) == 3 and len(more) == 2 and not set(first) & set(more)
+    far = load_scenario("single_lan", episode__requests=4, links__lan__one_way_s=0.2)
+    assert len(go(3, far)) == 3

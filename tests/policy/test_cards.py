@@ -19,13 +19,15 @@ MANIFESTS = sorted(
 def facts(manifest: dict[str, Any]) -> list[str]:
     training = manifest["training"]
     start = json.loads(training["warm_start"]) if training["warm_start"] else None
+    searched = training["algorithm"] == "CMA-ES"
+    imitation = f"imitation of `{start['scheduler']}`" if start else "without imitation"
     return [
         manifest["scenario"]["name"],
         training["algorithm"],
-        f"{training['steps']:,} decisions",
+        f"{training['steps']:,} {'episodes' if searched else 'decisions'}",
         "-".join(map(str, manifest["network"]["layers"])),
         ", ".join(map(str, manifest["action"]["gammas"])),
-        f"imitation of `{start['scheduler']}`" if start else "without imitation",
+        "" if searched else imitation,
     ]
 
 
