@@ -26,7 +26,7 @@ from dsd_env.cli.arguments import (
     measured_scenario_of,
     names,
 )
-from dsd_env.cli.notes import start_up, tell_absent_sites
+from dsd_env.cli.notes import start_up, tell_notes
 from dsd_env.cli.output import number, paragraph, print_json, table
 from dsd_env.cli.simulate import add_metrics, chosen
 from dsd_env.history import recorded
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.schedulers:  # a wrong name shows now, not after an hour
         scheduler = make_scheduler(name)
         scheduler.reset(scenario, 0)
-        tell_absent_sites(scheduler, scenario)
+        tell_notes(scheduler, scenario)
     seeds = evaluation_seeds(arguments.seeds)
     rows, histories = _simulated(
         scenario, arguments.schedulers, seeds, arguments.engine, histories=arguments.history

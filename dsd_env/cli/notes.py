@@ -7,7 +7,9 @@ import sys
 from dsd_env.control.fleet import SITES, drafters_at
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler
+from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.static import StaticMapScheduler, StaticScheduler
+from dsd_env.schedulers.stops import StoppingRule
 
 START_UP = "A start-up, from an empty system on; --cycles 2 measures the steady state."
 
@@ -39,7 +41,21 @@ def absent_sites(scheduler: Scheduler, scenario: Scenario) -> list[str]:
     ]
 
 
-def tell_absent_sites(scheduler: Scheduler, scenario: Scenario) -> None:
-    """Print the lines of `absent_sites` on stderr, where they are in nobody's JSON."""
-    for line in absent_sites(scheduler, scenario):
+def constant_confidence(scheduler: Scheduler, scenario: Scenario) -> list[str]:
+    """Return a line if a rule stops by its drafter's confidence where that is the same for every token.
+
+    Models of acceptance know no confidence: with them such a rule is a fixed length, or decodes plainly.
+    """
+    stops = isinstance(scheduler, AdaptiveScheduler) and isinstance(scheduler.rule, StoppingRule)
+    if not stops or any(each.source == "trace" for each in scenario.acceptance.values()):
+        return []
+    return [
+        f"{scheduler.name}: acceptance in scenario {scenario.name!r} comes from a model with one "
+        "confidence for all tokens, so this rule is a fixed length there; recordings have them (source: trace)"
+    ]
+
+
+def tell_notes(scheduler: Scheduler, scenario: Scenario) -> None:
+    """Print what there is to say of a scheduler in a scenario on stderr, where it is in nobody's JSON."""
+    for line in absent_sites(scheduler, scenario) + constant_confidence(scheduler, scenario):
         print(f"dsd-env: note: {line}", file=sys.stderr)

@@ -15,7 +15,7 @@ from dsd_env.cli.arguments import (
     measured_scenario_of,
     names,
 )
-from dsd_env.cli.notes import start_up, tell_absent_sites
+from dsd_env.cli.notes import start_up, tell_notes
 from dsd_env.cli.output import number, paragraph, print_json, table
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     shown = chosen(arguments.metrics, scenario, SELECTION)
     scheduler = make_scheduler(arguments.scheduler)
     scheduler.reset(scenario, arguments.seed)  # what does not fit shows before the engine is compiled
-    tell_absent_sites(scheduler, scenario)
+    tell_notes(scheduler, scenario)
     result = simulate(scenario, scheduler, arguments.seed, engine=arguments.engine)
     if arguments.json:
         print_json(

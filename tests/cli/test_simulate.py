@@ -8,7 +8,7 @@ import math
 import pytest
 
 import dsd_env
-from dsd_env.cli.notes import START_UP, absent_sites
+from dsd_env.cli.notes import START_UP, absent_sites, constant_confidence
 from dsd_env.cli.simulate import SELECTION
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import steady
@@ -135,3 +135,12 @@ def test_close_names_of_metrics_are_suggested(dsd_env_command):
     assert "_se'" not in said.err and "_drift'" not in said.err
     said = dsd_env_command(*ARGUMENTS, "--metrics", "e2e_mean_s_se")
     assert "did you mean 'e2e_s_mean_se'" in said.err
+
+
+def test_rules_that_go_by_confidence_are_told_where_there_is_none():
+    trace = {"source": "trace", "trace": "smollm2-135m_smollm2-4l_greedy", "drafter": "smollm2-4l"}
+    recorded = load_scenario("single_lan", acceptance={"draft": trace})
+    modelled = load_scenario("slow_cloud")
+    assert "one confidence for all tokens" in constant_confidence(make_scheduler("svip"), modelled)[0]
+    assert constant_confidence(make_scheduler("adaptive:4:own"), modelled) == []
+    assert constant_confidence(make_scheduler("svip"), recorded) == []
