@@ -51,7 +51,7 @@ def constant_confidence(scheduler: Scheduler, scenario: Scenario) -> list[str]:
         return []
     return [
         f"{scheduler.name}: acceptance in scenario {scenario.name!r} comes from a model with one "
-        "confidence for all tokens, so this rule is a fixed length there; recordings have them (source: trace)"
+        "confidence for all tokens, so this rule is a fixed length there; recordings (trace) have more"
     ]
 
 
