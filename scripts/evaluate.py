@@ -20,7 +20,7 @@ import _cli
 
 def main() -> int:
     """Run the command line; return the exit status."""
-    from dsd_env.cli.arguments import change
+    from dsd_env.cli.arguments import add_changes
     from dsd_env.schedulers import scheduler_help
 
     parser = argparse.ArgumentParser(
@@ -29,16 +29,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scenarios", required=True, metavar="A,B", help="names, or paths of YAML files")
-    parser.add_argument(
-        "--set",
-        dest="changes",
-        type=change,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="another value for a key of the scenarios, levels joined by two underscores "
-        "(--set links__lan__one_way_s=0.04); may be given several times",
-    )
+    add_changes(parser)
     parser.add_argument("--schedulers", required=True, metavar="X,Y", help="names as below")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="episodes per pair (default 5)")
     parser.add_argument(

@@ -67,6 +67,11 @@ def add_scenario(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "scenario", metavar="SCENARIO", help="name of a shipped scenario, or path of a YAML file"
     )
+    add_changes(parser)
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set``."""
     parser.add_argument(
         "--set",
         dest="changes",
