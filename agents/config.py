@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from agents.config_files import ConfigModel, changed_scenario, config_sha256, read_config
 from agents.credit import CreditWeights
 from dsd_env import strict_yaml
 from dsd_env.control import ActionSpace
 from dsd_env.control.fleet import CONTROL_PERIOD_S, FleetSpace
-from dsd_env.paths import config_dir
-from dsd_env.policy.manifest import canonical_json
-from dsd_env.scenario import Scenario, load_scenario
-from dsd_env.scenario.loader import explain_validation_error
-from dsd_env.strict_model import StrictNumbers
-from dsd_env.strict_yaml import StrictYamlError
+from dsd_env.scenario import Scenario
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -30,11 +25,7 @@ class ConfigError(ValueError):
     """A training configuration is wrong; the message names file, key, value and range."""
 
 
-class _Model(StrictNumbers, BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Ppo(_Model):
+class Ppo(ConfigModel):
     """PPO's own settings, by the names of Stable-Baselines3.
 
     The defaults take few, large minibatches: on networks this small that is some ten times faster than SB3's
@@ -59,7 +50,7 @@ class Ppo(_Model):
     target_kl: Positive | None = None
 
 
-class NetworkConfig(_Model):
+class NetworkConfig(ConfigModel):
     """Hidden layers of actor and critic, which share nothing."""
 
     actor: tuple[Width, ...] = Field(default=(64, 64), max_length=15)
@@ -67,14 +58,14 @@ class NetworkConfig(_Model):
     activation: Literal["tanh", "relu"] = "tanh"
 
 
-class CheckpointConfig(_Model):
+class CheckpointConfig(ConfigModel):
     """How often the run is saved; a killed run loses at most this many steps."""
 
     every_steps: Steps = 50_000
     keep: Annotated[int, Field(ge=1)] = 3
 
 
-class Validation(_Model):
+class Validation(ConfigModel):
     """Episodes on validation seeds during training; the best model is kept."""
 
     every_steps: Steps = 50_000
@@ -101,7 +92,7 @@ class Validation(_Model):
         return self.select_by == "return"
 
 
-class Credit(_Model):
+class Credit(ConfigModel):
     """Whom the consequences of a decision are credited to.
 
     `step`: generalised advantage estimation over the environment's steps, as in any PPO. One step's reward
@@ -131,7 +122,7 @@ class Credit(_Model):
         )
 
 
-class WarmStart(_Model):
+class WarmStart(ConfigModel):
     """Imitation of a scheduler before PPO; declared here and in every exported policy's manifest."""
 
     scheduler: str = Field(min_length=1, description="Whose decisions to imitate, e.g. jsq_goodput.")
@@ -162,7 +153,7 @@ class WarmStart(_Model):
     )
 
 
-class FleetConfig(_Model):
+class FleetConfig(ConfigModel):
     """The fleet view: one plan for all requests per step, instead of a decision on each."""
 
     control_period_s: Positive = Field(default=CONTROL_PERIOD_S, description="Time between two plans.")
@@ -172,7 +163,7 @@ class FleetConfig(_Model):
     name_targets: bool = Field(default=False, description="Places name targets.")
 
 
-class TrainConfig(_Model):
+class TrainConfig(ConfigModel):
     """One training run."""
 
     algorithm: Literal["ppo", "maskable_ppo"] = "maskable_ppo"
@@ -253,9 +244,7 @@ class TrainConfig(_Model):
         Raises:
             dsd_env.scenario.ScenarioError: It does not exist or is not valid.
         """
-        return load_scenario(
-            self.scenario, **{key.replace(".", "__"): v for key, v in self.overrides.items()}
-        )
+        return changed_scenario(self.scenario, self.overrides)
 
     def fleet_space(self, scenario: Scenario) -> FleetSpace | None:
         """Return the plans of the fleet view, if that is what is trained on."""
@@ -268,7 +257,7 @@ class TrainConfig(_Model):
 
     def sha256(self) -> str:
         """Return the digest of the configuration; equal configurations have equal digests."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
+        return config_sha256(self)
 
     def to_yaml(self) -> str:
         """Return the complete configuration, defaults included, as YAML."""
@@ -285,25 +274,5 @@ def load_config(config: str | Path, **changes: Any) -> TrainConfig:
     Raises:
         ConfigError: Not found, not YAML, unknown key, or impossible value.
     """
-    path = Path(config)
-    shipped = config_dir() / "train"
-    if not path.is_file():
-        path = shipped / f"{config}.yaml"
-    if not path.is_file():
-        names = sorted(p.stem for p in shipped.glob("*.yaml"))
-        raise ConfigError(
-            f"no training configuration {str(config)!r}; shipped are {names}, or give a YAML file's path"
-        )
-    try:
-        data = strict_yaml.load(path)
-    except StrictYamlError as error:
-        raise ConfigError(str(error)) from error
-    if not isinstance(data, dict):
-        raise ConfigError(
-            f"{path}: a training configuration is a mapping of keys, this is {type(data).__name__}"
-        )
-    data.update({key: value for key, value in changes.items() if value is not None})
-    try:
-        return TrainConfig.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(explain_validation_error(error, str(path), TrainConfig)) from error
+    given = {key: value for key, value in changes.items() if value is not None}
+    return read_config(TrainConfig, config, "train", "training configuration", ConfigError, given)

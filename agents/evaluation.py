@@ -6,11 +6,9 @@ import hashlib
 import itertools
 import json
 import math
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import numpy as np
 import dsd_env
 from agents.environments import engine_for
 from agents.fast_runs import fast_runs
+from agents.processes import as_they_end, workers
 from agents.rollouts import BySchedulers, play
 from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
@@ -27,6 +26,7 @@ from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
+from dsd_env.sim.metrics import metric_names
 from dsd_env.similar import hint, metrics_like
 
 SIDE_BY_SIDE = 4
@@ -137,13 +137,13 @@ def tasks_of(label: str, scenario: Scenario, scheduler: str, seeds: int) -> list
     ]
 
 
-def check_metrics(names: Sequence[str], tasks: Sequence[Task]) -> None:
+def check_metrics(names: Sequence[str], scenario: Scenario) -> None:
     """Raise ValueError if a metric is not one that episodes have: before they run, not after.
 
     Raises:
         ValueError: With the names most like it, and those that there are.
     """
-    known = list(dsd_env.ReferenceSimulation(tasks[0].scenario, 0).metrics())
+    known = metric_names(scenario)
     if unknown := [name for name in names if name not in known]:
         meant = hint(metrics_like(unknown, known))
         raise ValueError(f"no metric {', '.join(unknown)}{meant} There are: {', '.join(known)}")
@@ -193,13 +193,6 @@ def groups_of(tasks: Sequence[Task], most: int) -> list[list[Task]]:
     return groups
 
 
-def _worker_setup() -> None:
-    # Ctrl-C goes to the whole process group; only the parent is to react.
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def run_all(tasks: Sequence[Task], jobs: int, on_result: Callable[[Task, dict[str, float]], None]) -> None:
     """Run tasks, in this process or several, and hand over each result as it comes.
 
@@ -216,36 +209,17 @@ def run_all(tasks: Sequence[Task], jobs: int, on_result: Callable[[Task, dict[st
             for task, metrics in run_group(group):
                 on_result(task, metrics)
         return
-    waiting = iter(groups_of(tasks, SIDE_BY_SIDE))
-    running: set[Future[list[tuple[Task, dict[str, float]]]]] = set()
-    with _pool(jobs) as pool:
-        while True:
-            # Few at a time, so that an interrupt does not leave a queue to work off.
-            for group in itertools.islice(waiting, jobs + 1 - len(running)):
-                running.add(pool.submit(_run_group_at_once, group))
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                running.remove(future)
-                for task, metrics in future.result():
-                    on_result(task, metrics)
+    _leave_cores_to_processes()
+    with closing(as_they_end(jobs, _run_group_at_once, groups_of(tasks, SIDE_BY_SIDE))) as ended:
+        for _, results in ended:
+            for task, metrics in results:
+                on_result(task, metrics)
 
 
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of processes that simulate; end them at once where an error or Ctrl-C leaves the block."""
+def _leave_cores_to_processes() -> None:
     # Thread pools of the numerical libraries would fight over the cores.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_worker_setup) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            raise
 
 
 class PartialResults:
@@ -308,7 +282,8 @@ def histories_of(tasks: Sequence[Task], jobs: int = 1) -> Iterator[tuple[Task, d
         for first in firsts:
             yield first, _history_of(first)
         return
-    with _pool(min(jobs, len(firsts))) as pool:
+    _leave_cores_to_processes()
+    with workers(min(jobs, len(firsts))) as pool:
         futures = [pool.submit(_history_of, first) for first in firsts]
         for first, future in zip(firsts, futures, strict=True):
             yield first, future.result()

@@ -5,12 +5,18 @@ The result is that of :func:`dsd_env.simulate`, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from agents.fast_runs import R
 from dsd_env.envs import EdgeCloudFleetEnv
 from dsd_env.policy import Policy
 from dsd_env.policy.manifest import Fleet
+
+Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], Sequence[int]]
+"""Makes a plan, an action of the fleet view, of observation and mask."""
 
 
 def run_fleet(tasks: Sequence[R], policy: Policy) -> Iterator[tuple[R, dict[str, float]]]:
@@ -20,12 +26,24 @@ def run_fleet(tasks: Sequence[R], policy: Policy) -> Iterator[tuple[R, dict[str,
     env = EdgeCloudFleetEnv(
         tasks[0].scenario, settings.control_period_s, settings.grouping, settings.name_targets
     )
-    mask = env.action_masks()
     for task in tasks:
-        observation, info = env.reset(options={"episode_seed": task.seed})
-        over = False
-        while not over:
-            action = policy.choose(observation, mask)
-            observation, _, terminated, truncated, info = env.step(action)  # type: ignore[arg-type]
-            over = terminated or truncated
-        yield task, info["episode_metrics"]
+        yield task, play_plans(env, policy.choose, task.seed)[1]
+
+
+def play_plans(env: EdgeCloudFleetEnv, choose: Choose, seed: int) -> tuple[float, dict[str, float]]:
+    """Play an episode; return the sum of its rewards, and its metrics.
+
+    Args:
+        env: The environment.
+        choose: What makes its plans.
+        seed: Episode seed.
+    """
+    mask = env.action_masks()
+    observation, _ = env.reset(options={"episode_seed": seed})
+    total = 0.0
+    while True:
+        action = np.array(choose(observation, mask), dtype=np.int64)
+        observation, reward, terminated, truncated, info = env.step(action)
+        total += reward
+        if terminated or truncated:
+            return total, info["episode_metrics"]

@@ -11,7 +11,6 @@ telling the optimiser again what it was told, which takes no time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +19,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from agents.config import ConfigError, FleetConfig, Positive
-from agents.evaluation import Task, check_metrics
+from agents.config_files import ConfigModel, changed_scenario, config_sha256, read_config
+from agents.evaluation import check_metrics
+from agents.fleet_runs import play_plans
 from agents.plan_rule import Choices, Floats, PlanRule
 from agents.provenance import git_commit, versions
 from agents.seeds import training_seed, validation_seeds
@@ -33,24 +34,16 @@ from dsd_env.envs import EdgeCloudFleetEnv
 from dsd_env.envs.fleet_vector import many
 from dsd_env.extras import needs
 from dsd_env.files import write_text
-from dsd_env.paths import config_dir
 from dsd_env.policy.export import export_actor
-from dsd_env.policy.manifest import Manifest, Training, canonical_json
+from dsd_env.policy.manifest import Manifest, Training
 from dsd_env.policy.network import MlpActor
-from dsd_env.scenario import Scenario, load_scenario
-from dsd_env.scenario.loader import explain_validation_error
-from dsd_env.strict_model import StrictNumbers
-from dsd_env.strict_yaml import StrictYamlError
+from dsd_env.scenario import Scenario
 
 CONFIG_FILE = "search.yaml"
 LOG_FILE = "generations.jsonl"
 
 
-class _Model(StrictNumbers, BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class ChoicesConfig(_Model):
+class ChoicesConfig(ConfigModel):
     """What the rule may choose; see :class:`agents.plan_rule.Choices`."""
 
     gammas: tuple[int, ...] = Field(min_length=1)
@@ -58,7 +51,7 @@ class ChoicesConfig(_Model):
     places: tuple[str, ...] = Field(min_length=1)
 
 
-class SearchConfig(_Model):
+class SearchConfig(ConfigModel):
     """One search."""
 
     scenario: str = Field(min_length=1, description="Name or path of the scenario.")
@@ -87,8 +80,7 @@ class SearchConfig(_Model):
         Raises:
             dsd_env.scenario.ScenarioError: It does not exist or is not valid.
         """
-        changes = {key.replace(".", "__"): value for key, value in self.overrides.items()}
-        return load_scenario(self.scenario, **changes)
+        return changed_scenario(self.scenario, self.overrides)
 
     def rule(self, scenario: Scenario) -> PlanRule:
         """Return the rule to search.
@@ -115,16 +107,11 @@ class SearchConfig(_Model):
         if rule.size == 0:
             raise ConfigError("choices: leave nothing to choose")
         if self.objective != "return":
-            task = Task(scenario.name, scenario, "", 0, "")
             try:
-                check_metrics([self.objective], [task])
+                check_metrics([self.objective], scenario)
             except ValueError as error:
                 raise ConfigError(f"objective: {error}; or 'return'") from error
         return rule
-
-    def sha256(self) -> str:
-        """Return the digest of the configuration."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
 
 
 def load_search(config: str | Path) -> SearchConfig:
@@ -133,18 +120,7 @@ def load_search(config: str | Path) -> SearchConfig:
     Raises:
         ConfigError: Not found, not YAML, unknown key, or impossible value.
     """
-    path, shipped = Path(config), config_dir() / "search"
-    if not path.is_file():
-        path = shipped / f"{config}.yaml"
-    if not path.is_file():
-        names = sorted(each.stem for each in shipped.glob("*.yaml"))
-        raise ConfigError(f"no search {str(config)!r}; shipped are {names}, or give a YAML file's path")
-    try:
-        return SearchConfig.model_validate(strict_yaml.load(path))
-    except StrictYamlError as error:
-        raise ConfigError(str(error)) from error
-    except ValidationError as error:
-        raise ConfigError(explain_validation_error(error, str(path), SearchConfig)) from error
+    return read_config(SearchConfig, config, "search", "search", ConfigError)
 
 
 class Episodes:
@@ -174,18 +150,8 @@ class Episodes:
         return [found[number] for number in range(len(found))]
 
     def _play(self, env: EdgeCloudFleetEnv, actor: MlpActor, seed: int) -> float:
-        mask = env.action_masks()
-        observation, info = env.reset(options={"episode_seed": seed})
-        total, over = 0.0, False
-        while not over:
-            action = np.array(actor.action(observation, mask), dtype=np.int64)
-            observation, reward, terminated, truncated, info = env.step(action)
-            total += reward
-            over = terminated or truncated
-        if self._objective == "return":
-            return total
-        metrics: dict[str, float] = info["episode_metrics"]
-        return metrics[self._objective]
+        total, metrics = play_plans(env, actor.action, seed)
+        return total if self._objective == "return" else metrics[self._objective]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +263,7 @@ def export_search(
         algorithm="CMA-ES",
         seed=config.seed,
         steps=int(kept["episodes"]),
-        config_sha256=config.sha256(),
+        config_sha256=config_sha256(config),
         versions=versions(),
         git_commit=git_commit(Path(__file__).parent),
         notes=json.dumps(kept, sort_keys=True),

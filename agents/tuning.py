@@ -206,7 +206,7 @@ def tune(
 
     # Mistakes are told now, not after the first simulation.
     check(template.fill([hole.first for hole in template.holes]))
-    check_metrics([metric], tasks_of(template.text))
+    check_metrics([metric], scenario)
     name = (
         f"{scenario.name} {scenario_ref(scenario).sha256[:16]} {template.text} {metric} {direction} "
         f"episodes={episodes} seed={seed} version={dsd_env.__version__}"

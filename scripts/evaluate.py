@@ -87,7 +87,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             cycles=arguments.cycles,
             changes=dict(arguments.changes),
         )
-        evaluation.check_metrics(shown, tasks)
+        evaluation.check_metrics(shown, tasks[0].scenario)
         partial = evaluation.PartialResults(sidecar)
         open_tasks = [task for task in tasks if task.key not in partial.results]
         if len(open_tasks) < len(tasks):

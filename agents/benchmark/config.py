@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dsd_env import strict_yaml
-from dsd_env.paths import config_dir
-from dsd_env.scenario import Scenario, load_scenario
-from dsd_env.scenario.loader import explain_validation_error
+from agents.config_files import ConfigModel, changed_scenario, read_config
+from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import steady
-from dsd_env.sim.metrics import METRICS, class_metrics
-from dsd_env.strict_model import StrictNumbers
-from dsd_env.strict_yaml import StrictYamlError
+from dsd_env.sim.metrics import metric_names
+from dsd_env.similar import hint, metrics_like
 
 Role = Literal["static", "rules", "learned", "references"]
 ROLES: tuple[Role, ...] = ("static", "rules", "learned", "references")
@@ -49,11 +45,7 @@ class BenchmarkError(ValueError):
     """A benchmark, its records or a submission are wrong; the message says what, and what to do."""
 
 
-class _Model(StrictNumbers, BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Constraint(_Model):
+class Constraint(ConfigModel):
     """What the mean of a metric over all seeds has to keep to; a scheduler that does not is not ranked."""
 
     metric: str = Field(min_length=1)
@@ -71,7 +63,7 @@ class Constraint(_Model):
         return mean >= self.at_least if self.at_least is not None else mean <= (self.at_most or 0.0)
 
 
-class Objective(_Model):
+class Objective(ConfigModel):
     """What schedulers are compared by in a scenario."""
 
     metric: str = Field(min_length=1)
@@ -84,13 +76,13 @@ class Objective(_Model):
         return (self.metric,) if self.subject_to is None else (self.metric, self.subject_to.metric)
 
 
-class Schedulers(_Model):
+class Schedulers(ConfigModel):
     """Schedulers by role and name, as `evaluate.py` takes them; a list names each by itself."""
 
-    static: dict[Label, Spec] = {}
-    rules: dict[Label, Spec] = {}
-    learned: dict[Label, Spec] = {}
-    references: dict[Label, Spec] = {}
+    static: dict[Label, Spec] = Field(default={})
+    rules: dict[Label, Spec] = Field(default={})
+    learned: dict[Label, Spec] = Field(default={})
+    references: dict[Label, Spec] = Field(default={})
 
     @field_validator(*ROLES, mode="before")
     @classmethod
@@ -113,7 +105,7 @@ class Schedulers(_Model):
         return {name: (role, spec) for role in ROLES for name, spec in getattr(self, role).items()}
 
 
-class Entry(_Model):
+class Entry(ConfigModel):
     """One scenario of a benchmark, or a variant of another one on which nothing was trained or tuned."""
 
     scenario: str | None = Field(default=None, min_length=1, description="Name or path; default: the key.")
@@ -134,7 +126,7 @@ class Entry(_Model):
     note: str = Field(default="", max_length=500)
 
 
-class Contest(_Model):
+class Contest(ConfigModel):
     """An entry with all that it takes from the benchmark and from the entry that it is a variant of.
 
     Attributes:
@@ -163,8 +155,7 @@ class Contest(_Model):
         Raises:
             dsd_env.scenario.ScenarioError: It does not exist or is not valid.
         """
-        changes = {key.replace(".", "__"): value for key, value in self.changes.items()}
-        return steady(load_scenario(self.source, **changes), self.cycles)
+        return steady(changed_scenario(self.source, self.changes), self.cycles)
 
     def metrics(self, scenario: Scenario) -> tuple[str, ...]:
         """Return the metrics that its records keep.
@@ -172,18 +163,16 @@ class Contest(_Model):
         Raises:
             BenchmarkError: The objective is by a metric that there is not.
         """
-        by_class = class_metrics(scenario)
-        known = {*METRICS, *by_class}
+        known = metric_names(scenario)
         for metric in self.objective.metrics:
             if metric not in known:
-                close = difflib.get_close_matches(metric, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise BenchmarkError(f"scenarios.{self.name}: no metric {metric!r}{hint}")
-        attainment = [name for name in by_class if name.startswith("slo_attainment.")]
+                meant = hint(metrics_like([metric], known))
+                raise BenchmarkError(f"scenarios.{self.name}: no metric {metric!r}{meant}")
+        attainment = [name for name in known if name.startswith("slo_attainment.")]
         return tuple(dict.fromkeys([*KEPT, *self.objective.metrics, *attainment]))
 
 
-class Suite(_Model):
+class Suite(ConfigModel):
     """A benchmark."""
 
     title: str = Field(min_length=1, max_length=200)
@@ -255,19 +244,4 @@ def load_suite(suite: str | Path) -> Suite:
     Raises:
         BenchmarkError: Not found, not YAML, unknown key, or impossible value.
     """
-    path, shipped = Path(suite), config_dir() / "benchmark"
-    if not path.is_file():
-        path = shipped / f"{suite}.yaml"
-    if not path.is_file():
-        names = sorted(each.stem for each in shipped.glob("*.yaml"))
-        raise BenchmarkError(f"no benchmark {str(suite)!r}; shipped are {names}, or give a YAML file's path")
-    try:
-        data = strict_yaml.load(path)
-    except StrictYamlError as error:
-        raise BenchmarkError(str(error)) from error
-    if not isinstance(data, dict):
-        raise BenchmarkError(f"{path}: a benchmark is a mapping of keys, this is {type(data).__name__}")
-    try:
-        return Suite.model_validate(data)
-    except ValidationError as error:
-        raise BenchmarkError(explain_validation_error(error, str(path))) from error
+    return read_config(Suite, suite, "benchmark", "benchmark", BenchmarkError)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import math
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import dsd_env
 from agents.benchmark.cells import Cell
 from agents.benchmark.config import BenchmarkError
 from agents.fast_runs import fast_runs
+from agents.processes import as_they_end
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.policy import PolicyScheduler
@@ -143,10 +140,10 @@ def run_here(
     while left:
         before = len(left)
         try:
-            with _one_thread():
-                for outcome in _pooled(list(left.values()), jobs, work):
-                    del left[outcome[0]]
-                    on_outcome(outcome[1])
+            with _one_thread(), closing(as_they_end(jobs, work, list(left.values()))) as ended:
+                for cell, outcome in ended:
+                    del left[id(cell)]
+                    on_outcome(outcome)
         except BrokenProcessPool as error:
             deaths = 1 if len(left) < before else deaths + 1
             if deaths >= ATTEMPTS:
@@ -169,34 +166,3 @@ def _one_thread() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _quiet() -> None:
-    # Ctrl-C goes to the whole process group; only the parent is to react.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _pooled(
-    cells: Sequence[Cell], jobs: int, work: Callable[[Cell], Outcome]
-) -> Iterator[tuple[int, Outcome]]:
-    """Yield the identity of each cell with its outcome, simulated in processes."""
-    waiting = iter(cells)
-    running: dict[Future[Outcome], int] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_quiet) as pool:
-        try:
-            while True:
-                # Few at a time, so that an interrupt does not leave a queue to work off.
-                for cell in itertools.islice(waiting, jobs + 1 - len(running)):
-                    running[pool.submit(work, cell)] = id(cell)
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    outcome = future.result()
-                    yield running.pop(future), outcome
-        except BaseException:
-            processes = list((pool._processes or {}).values())
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.terminate()
-            raise

@@ -8,25 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from agents.benchmark.cells import Cell, cells_of
-from agents.benchmark.config import BenchmarkError, Contest, Label, Spec, Suite, _Model, load_suite
+from agents.benchmark.config import BenchmarkError, Contest, Label, Spec, Suite, load_suite
 from agents.benchmark.records import Record, Store
 from agents.benchmark.running import Outcome
 from agents.benchmark.workflow import Backend, Report, run
-from dsd_env import strict_yaml
+from agents.config_files import ConfigModel, read_file
 from dsd_env.files import sha256_of
 from dsd_env.paired import evaluation_seeds
-from dsd_env.scenario.loader import explain_validation_error
-from dsd_env.strict_yaml import StrictYamlError
 
 EVERYWHERE = "*"
 _Text = Annotated[str, Field(min_length=1, max_length=2000)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Submission(_Model):
+class Submission(ConfigModel):
     """An entry to a benchmark."""
 
     format: Literal["dsd_env.benchmark.submission"]
@@ -62,16 +60,7 @@ def load_submission(path: Path) -> Submission:
     Raises:
         BenchmarkError: Not found, not YAML, unknown key, or impossible value.
     """
-    try:
-        data = strict_yaml.load(path)
-    except StrictYamlError as error:
-        raise BenchmarkError(str(error)) from error
-    if not isinstance(data, dict):
-        raise BenchmarkError(f"{path}: a submission is a mapping of keys, this is {type(data).__name__}")
-    try:
-        return Submission.model_validate(data)
-    except ValidationError as error:
-        raise BenchmarkError(explain_validation_error(error, str(path))) from error
+    return read_file(Submission, path, "submission", BenchmarkError)
 
 
 def contests_of(submission: Submission, suite: Suite) -> dict[str, Contest]:

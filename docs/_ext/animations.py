@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dsd_env.files import write_atomically
 from dsd_env.scenario import Scenario
-from dsd_env.sim.timeline.picture import HEIGHT_PX, WIDTH_PX, draw_picture, palette
+from dsd_env.sim.timeline.picture import AXES, HEIGHT_PX, WIDTH_PX, draw_picture, palette
 from dsd_env.sim.timeline.places import Places
 from dsd_env.simulate import simulate
 
@@ -50,8 +50,6 @@ def span_of(name: str) -> tuple[float, float]:
     return SPANS_S.get(name) or SPANS_S.get(name.rsplit("_", 1)[0], SPAN_S)
 
 
-AXES = (0.115, 0.075, 0.87, 0.80)
-"""Where ``draw_picture`` has its axes: left, bottom, width and height as shares of the picture."""
 MAX_ROWS = 100
 _WHITE, _BAND, _NOW = (255, 255, 255), (0xF4, 0xF5, 0xF7), (0x33, 0x33, 0x33)
 

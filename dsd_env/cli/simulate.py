@@ -19,7 +19,7 @@ from dsd_env.cli.notes import start_up, tell_notes
 from dsd_env.cli.output import number, paragraph, print_json, table
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
-from dsd_env.sim.metrics import METRICS, class_metrics
+from dsd_env.sim.metrics import metric_names
 from dsd_env.similar import hint, metrics_like
 from dsd_env.simulate import simulate
 
@@ -98,7 +98,7 @@ def chosen(asked: Sequence[str] | None, scenario: Scenario, default: Sequence[st
     Raises:
         ValueError: One of those asked for does not exist.
     """
-    known = [*METRICS, *class_metrics(scenario)]
+    known = metric_names(scenario)
     if asked is None:
         return list(default)
     if list(asked) == [ALL]:

@@ -47,6 +47,17 @@ def _least_time(view: DecisionView, seed: int) -> int:
     return min(_offered(view), key=lambda target: (first_token_s(target), target.index)).index
 
 
+def packed_target(view: DecisionView, most: int) -> int:
+    """Return the first target, by number, that is up and has fewer than ``most`` requests, or the idlest.
+
+    Targets fill one after the other, so that in quiet hours the last ones have nobody and cost nothing.
+    """
+    for target in _offered(view):
+        if target.up and target.resident + target.waiting < most:
+            return target.index
+    return least_loaded_target(view)
+
+
 ROUTES: dict[str, Callable[[DecisionView, int], int]] = {
     "jsq": _shortest,
     "round_robin": _round_robin,

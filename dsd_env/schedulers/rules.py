@@ -40,19 +40,6 @@ def least_loaded_target(view: DecisionView) -> int:
     return best.index
 
 
-def packed_target(view: DecisionView, most: int) -> int:
-    """Return the first target, by number, that is up and has fewer than ``most`` requests, or the idlest.
-
-    Targets fill one after the other, so that in quiet hours the last ones have nobody and cost nothing.
-    """
-    offered = {each.target.index: each.target for each in view.candidates}
-    for number in sorted(offered):
-        target = offered[number]
-        if target.up and target.resident + target.waiting < most:
-            return number
-    return least_loaded_target(view)
-
-
 def stay_or_route(view: DecisionView) -> int:
     """Return the request's target, or at admission the least loaded one.
 

@@ -11,7 +11,8 @@ from dsd_env.control.actions import snap
 from dsd_env.control.fleet import BOUNDS
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
-from dsd_env.schedulers.rules import decision_at, drafters_at, packed_target, stay_or_route
+from dsd_env.schedulers.routing import packed_target
+from dsd_env.schedulers.rules import decision_at, drafters_at, stay_or_route
 
 _bounds_of = attrgetter(*BOUNDS)
 

@@ -378,6 +378,11 @@ After them come those by class of SLO, which :func:`class_metrics` names.
 """
 
 
+def metric_names(scenario: Scenario) -> tuple[str, ...]:
+    """Return the names of all metrics of a scenario, in the order of :func:`episode_metrics`."""
+    return (*METRICS, *class_metrics(scenario))
+
+
 def class_metrics(scenario: Scenario) -> tuple[str, ...]:
     """Return the names of a scenario's metrics by class of SLO."""
     return tuple(f"{what}.{name}" for name in scenario.slo for what in _BY_CLASS)

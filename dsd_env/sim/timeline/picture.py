@@ -33,6 +33,8 @@ WINDOW_S = 1.5
 MAX_DEVICES = 9
 """Devices that it shows: the busiest of the window."""
 WIDTH_PX, HEIGHT_PX = 1280, 800
+AXES = (0.115, 0.075, 0.87, 0.80)
+"""Where its axes are: left, bottom, width and height as shares of the picture."""
 _DPI = 100
 
 # Okabe & Ito's palette, readable with every common form of colour blindness.
@@ -120,13 +122,13 @@ def draw_picture(
     shown = [one for one in slices if one.start_s < now_s and not one.end_s <= start_s and _kind(one)]
     figure = Figure(figsize=(WIDTH_PX / _DPI, HEIGHT_PX / _DPI), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.115, 0.075, 0.87, 0.80))
+    axes = figure.add_axes(AXES)
     rows = _rows(places, shown, device, start_s, now_s)
     _draw(axes, places, rows, shown, now_s, request)
     axes.set_xlim(start_s, start_s + window_s)
     axes.axvline(now_s, color="#333333", linewidth=1.0)
     axes.set_xlabel("simulated time in s")
-    figure.text(0.115, 0.955, title, fontsize=13, fontweight="bold", color="#222222")
+    figure.text(AXES[0], 0.955, title, fontsize=13, fontweight="bold", color="#222222")
     figure.text(0.985, 0.955, note, fontsize=11, ha="right", color="#444444")
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

@@ -1,0 +1,95 @@
+"""What the configurations of agents share: their files, their changes of a scenario, their digests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dsd_env import strict_yaml
+from dsd_env.paths import config_dir
+from dsd_env.policy.manifest import canonical_json
+from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.scenario.loader import explain_validation_error
+from dsd_env.strict_model import StrictNumbers
+from dsd_env.strict_yaml import StrictYamlError
+
+
+class ConfigModel(StrictNumbers, BaseModel):
+    """A part of a configuration: frozen, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+M = TypeVar("M", bound=ConfigModel)
+
+
+def read_config(
+    model: type[M],
+    given: str | Path,
+    folder: str,
+    what: str,
+    error: type[ValueError],
+    changes: Mapping[str, Any] | None = None,
+) -> M:
+    """Read a configuration.
+
+    Args:
+        model: What it is to be.
+        given: Path of a YAML file, or the name of a shipped one.
+        folder: Folder of the shipped ones, within ``configs``.
+        what: What it is called, e.g. ``training configuration``.
+        error: What is raised.
+        changes: Top-level keys that replace the file's.
+
+    Raises:
+        ValueError: As ``error``: not found, not YAML, unknown key, or impossible value.
+    """
+    path, shipped = Path(given), config_dir() / folder
+    if not path.is_file():
+        path = shipped / f"{given}.yaml"
+    if not path.is_file():
+        names = sorted(each.stem for each in shipped.glob("*.yaml"))
+        raise error(f"no {what} {str(given)!r}; shipped are {names}, or give a YAML file's path")
+    return read_file(model, path, what, error, changes)
+
+
+def read_file(
+    model: type[M],
+    path: Path,
+    what: str,
+    error: type[ValueError],
+    changes: Mapping[str, Any] | None = None,
+) -> M:
+    """Read a YAML file; arguments and errors are those of :func:`read_config`."""
+    try:
+        data = strict_yaml.load(path)
+    except StrictYamlError as problem:
+        raise error(str(problem)) from problem
+    if not isinstance(data, dict):
+        raise error(f"{path}: a {what} is a mapping of keys, this is {type(data).__name__}")
+    try:
+        return model.model_validate({**data, **(changes or {})})
+    except ValidationError as problem:
+        raise error(explain_validation_error(problem, str(path), model)) from problem
+
+
+def changed_scenario(scenario: str, changes: Mapping[str, Any]) -> Scenario:
+    """Return a scenario with other values for some keys.
+
+    Args:
+        scenario: Its name or path.
+        changes: By dotted key, e.g. ``{"episode.requests": 200}``.
+
+    Raises:
+        dsd_env.scenario.ScenarioError: It does not exist or is not valid.
+    """
+    return load_scenario(scenario, **{key.replace(".", "__"): value for key, value in changes.items()})
+
+
+def config_sha256(config: ConfigModel) -> str:
+    """Return the digest of a configuration; equal configurations have equal digests."""
+    return hashlib.sha256(canonical_json(config.model_dump(mode="json")).encode()).hexdigest()
