@@ -111,7 +111,8 @@ def _work(arguments: argparse.Namespace, folder: Path) -> int:
             return _status(cells, store)
         contests = {contest.name: contest for contest in suite.contests()}
         if arguments.adopt:
-            return _adopt(arguments, cells, contests, store)
+            _adopt(arguments, cells, contests, store)
+            return _summarise(suite, store, folder)
         on_outcome = _bar(cells, store, _workers(arguments))
         simulate = workflow.backend(arguments.jobs, arguments.ray)
         report = workflow.run(cells, contests, store, simulate, on_outcome)
@@ -211,13 +212,12 @@ def _status(cells: Sequence[Cell], store: Store) -> int:
 
 def _adopt(
     arguments: argparse.Namespace, cells: Sequence[Cell], contests: Mapping[str, Contest], store: Store
-) -> int:
+) -> None:
     from agents.benchmark import workflow
 
     simulate = workflow.backend(arguments.jobs, arguments.ray)
     for (entry, name), count in workflow.adopt(cells, contests, store, simulate).items():
         print(f"{entry}, {name}: {f'{count} records kept' if count else 'nothing kept'}")
-    return 0
 
 
 def _submit(arguments: argparse.Namespace) -> int:
