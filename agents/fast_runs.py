@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
+from dsd_env.schedulers.goodput import GoodputScheduler
 
 
 class Run(Protocol):
@@ -43,6 +44,7 @@ def fast_runs(runs: Sequence[R], *, compiled: bool = True) -> Iterator[tuple[R, 
         Each run with its metrics; None if the scheduler has to be asked for every decision.
     """
     from agents.fleet_runs import run_fleet
+    from agents.goodput_runs import can_play, run_goodput
     from agents.static_runs import StaticPlayer, run_statics
 
     player = make_scheduler(runs[0].scheduler)
@@ -50,4 +52,6 @@ def fast_runs(runs: Sequence[R], *, compiled: bool = True) -> Iterator[tuple[R, 
         return run_fleet(runs, player.policy)
     if compiled and isinstance(player, StaticPlayer):
         return run_statics(runs)
+    if compiled and isinstance(player, GoodputScheduler) and can_play(runs[0].scenario):
+        return run_goodput(runs)
     return None

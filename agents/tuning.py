@@ -5,9 +5,10 @@ A *template* is a specification with ranges in braces, in the words of the regis
     jsq_goodput:prior_acceptance={0.4..0.9}+load_weight={0..2}
     pack:{4..48 whole}:{1|2|4|8}:1:colocated
 
-``{low..high}`` is a number, ``{low..high whole}`` a whole number, ``{a|b|c}`` one of some words. Every
-candidate meets the same training episodes. The study is kept in a database file, and the same command goes
-on with it.
+``{low..high}`` is a number, ``{low..high whole}`` a whole number, ``{a|b|c}`` one of some words. A number
+may say where to begin, ``{0..2 from 1}``: if all do, that is tried first, so that the result is never worse
+than it on the training episodes. Every candidate meets the same training episodes. The study is kept in a
+database file, and the same command goes on with it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(-?[0-9.e+-]+)\.\.(-?[0-9.e+-]+)( whole)?")
+_RANGE = re.compile(r"(-?[0-9.e+-]+)\.\.(-?[0-9.e+-]+)( whole)?(?: from (-?[0-9.e+-]+))?")
+SHORTFALL = 10.0
+"""What a candidate that breaks a constraint pays, in its value, for each share of the bound that it lacks."""
 
 
 class TemplateError(ValueError):
@@ -47,11 +50,18 @@ class Range:
     low: float
     high: float
     whole: bool
+    start: float | None = None
 
     @property
-    def first(self) -> str:
-        """One of them."""
-        return f"{self.low:g}"
+    def first(self) -> float | int:
+        """The one to begin with."""
+        start = self.low if self.start is None else self.start
+        return int(start) if self.whole else start
+
+    @property
+    def has_start(self) -> bool:
+        """Whether it says where to begin."""
+        return self.start is not None
 
     def suggest(self, trial: Trial, name: str) -> str:
         """Return a value as it stands in a specification."""
@@ -68,8 +78,13 @@ class Words:
 
     @property
     def first(self) -> str:
-        """One of them."""
+        """The one to begin with."""
         return self.words[0]
+
+    @property
+    def has_start(self) -> bool:
+        """Whether it says where to begin: with the first."""
+        return True
 
     def suggest(self, trial: Trial, name: str) -> str:
         """Return one of them."""
@@ -105,6 +120,20 @@ class Template:
         filled = [part for pair in zip(self._between, [*values, ""], strict=True) for part in pair]
         return "".join(filled)
 
+    @property
+    def first(self) -> str:
+        """The specification to begin with."""
+        return self.fill(
+            [f"{hole.first:.4g}" if isinstance(hole, Range) else hole.first for hole in self.holes]
+        )
+
+    @property
+    def start(self) -> dict[str, Any] | None:
+        """The first trial, if every number says where to begin."""
+        if not all(hole.has_start for hole in self.holes):
+            return None
+        return {f"hole_{n}": hole.first for n, hole in enumerate(self.holes)}
+
     def suggest(self, trial: Trial) -> str:
         """Return a specification that a trial suggests."""
         return self.fill([hole.suggest(trial, f"hole_{n}") for n, hole in enumerate(self.holes)])
@@ -119,14 +148,44 @@ def _hole(text: str) -> Range | Words:
     match = _RANGE.fullmatch(text)
     try:
         low, high = (float(bound) for bound in match.group(1, 2)) if match else (math.nan, math.nan)
+        start = float(match.group(4)) if match and match.group(4) else None
     except ValueError:
         low = high = math.nan
+        start = None
     if match is None or not low < high or not math.isfinite(high - low):
         raise TemplateError(f"{{{text}}} is neither LOW..HIGH, with LOW below HIGH, nor A|B|C")
     whole = match.group(3) is not None
     if whole and not (low.is_integer() and high.is_integer()):
         raise TemplateError(f"{{{text}}}: the bounds of whole numbers must be whole")
-    return Range(low, high, whole)
+    if start is not None and (not low <= start <= high or (whole and not start.is_integer())):
+        raise TemplateError(f"{{{text}}}: {start:g} is none of the numbers to begin with")
+    return Range(low, high, whole, start)
+
+
+Sampler = Literal["tpe", "cmaes"]
+"""Who suggests candidates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What the mean of a metric has to be at least.
+
+    Attributes:
+        metric: The metric.
+        at_least: The bound, above 0.
+    """
+
+    metric: str
+    at_least: float
+
+    @property
+    def words(self) -> str:
+        """The bound in words."""
+        return f"{self.metric}>={self.at_least:g}"
+
+    def lacks(self, mean: float) -> float:
+        """Return the share of the bound that a mean lacks."""
+        return max(0.0, 1.0 - mean / self.at_least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +213,8 @@ def tune(
     episodes: int,
     study: Path | None = None,
     seed: int = 0,
+    sampler: Sampler = "tpe",
+    constraint: Bound | None = None,
     report: Callable[[str, float], None] = lambda scheduler, value: None,
 ) -> Tuned:
     """Search the parameters of a rule for one scenario.
@@ -168,13 +229,15 @@ def tune(
         study: SQLite file to keep the study in, under a name that says what is tuned: rule, scenario with all
             that is in it, metric, episodes, version.
         seed: Of the search, and of the choice of episodes.
+        sampler: Who suggests: Optuna's TPE, or CMA-ES (numbers alone, each with a beginning).
+        constraint: What the mean of another metric has to keep to; who does not pays for what is lacking.
         report: Called after every trial.
 
     Returns:
         The best of them.
 
     Raises:
-        TemplateError: No value of the template is a scheduler of the scenario.
+        TemplateError: No value of the template is a scheduler of the scenario, or CMA-ES cannot search it.
         ValueError: The metric is not one of the scenario's.
     """
     with needs("tune", "tuning rules"):
@@ -199,17 +262,23 @@ def tune(
         if scheduler not in tried:
             check(scheduler)
             rows = [metrics for _, metrics in run_group(tasks_of(scheduler))]
-            tried[scheduler] = float(np.mean([row[metric] for row in rows]))
+            value = float(np.mean([row[metric] for row in rows]))
+            if constraint is not None:
+                lacks = constraint.lacks(float(np.mean([row[constraint.metric] for row in rows])))
+                value *= 1.0 + (SHORTFALL if direction == "min" else -SHORTFALL) * lacks
+            tried[scheduler] = value
         value = tried[scheduler]
         report(scheduler, value)
         return value if math.isfinite(value) else (math.inf if direction == "min" else -math.inf)
 
     # Mistakes are told now, not after the first simulation.
-    check(template.fill([hole.first for hole in template.holes]))
-    check_metrics([metric], scenario)
+    check(template.first)
+    check_metrics([metric, *([] if constraint is None else [constraint.metric])], scenario)
     name = (
         f"{scenario.name} {scenario_ref(scenario).sha256[:16]} {template.text} {metric} {direction} "
         f"episodes={episodes} seed={seed} version={dsd_env.__version__}"
+        + (f" {constraint.words}" if constraint is not None else "")
+        + (f" {sampler}" if sampler != "tpe" else "")
     )
     made = optuna.create_study(
         study_name=name,
@@ -223,8 +292,23 @@ def tune(
         assert old.value is not None
         tried[old.user_attrs["scheduler"]] = old.value
     # A sampler that began again with the same seed would try the same again.
-    made.sampler = optuna.samplers.TPESampler(seed=seed + len(made.trials))
+    made.sampler = _sampler(template, sampler, seed + len(made.trials))
+    if template.start is not None and not made.trials:
+        made.enqueue_trial(template.start)
     if len(done) < trials:
         made.optimize(value_of, n_trials=trials - len(done))
     best: Any = made.best_trial
     return Tuned(best.user_attrs["scheduler"], float(best.value), max(trials, len(done)))
+
+
+def _sampler(template: Template, sampler: Sampler, seed: int) -> Any:
+    import optuna
+
+    if sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=seed)
+    start = template.start
+    if start is None or any(isinstance(hole, Words) for hole in template.holes):
+        raise TemplateError(
+            f"{template.text!r}: CMA-ES searches numbers, each with a beginning ({{0..2 from 1}})"
+        )
+    return optuna.samplers.CmaEsSampler(x0=start, seed=seed, warn_independent_sampling=False)

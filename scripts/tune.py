@@ -4,8 +4,12 @@
     python scripts/tune.py --scenario cost --scheduler "pack:{4..48 whole}:{2|4|8}:1:colocated"
         --metric cloud_usd_per_1m_tokens --study runs/tuning.db
 
-Braces hold what is tuned: {LOW..HIGH} a number, {LOW..HIGH whole} a whole one, {A|B|C} one of some words. The
-same command continues a study in its file. Seeds of evaluations are never used.
+    python scripts/tune.py --config core --jobs 2
+
+Braces hold what is tuned: {LOW..HIGH} a number, {LOW..HIGH whole} a whole one, {A|B|C} one of some words;
+{0..2 from 1} says where to begin. The same command continues a study in its file. --config tunes many rules
+of a benchmark with one budget, by a file of configs/tune/, and keeps what it finds beside it. Seeds of
+evaluations are never used.
 """
 
 from __future__ import annotations
@@ -14,11 +18,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import _checkout  # noqa: F401
 import _cli
 
 from agents.tuning import Template, tune
+from agents.tuning_suite import Study, load_tunings, read_found, run_all, studies, waiting
+from dsd_env.paths import config_dir
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import steady
 
@@ -28,8 +35,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scenario", required=True, help="name or path")
-    parser.add_argument("--scheduler", required=True, metavar="TEMPLATE", help="specification with braces")
+    parser.add_argument("--scenario", help="name or path")
+    parser.add_argument("--scheduler", metavar="TEMPLATE", help="specification with braces")
+    parser.add_argument(
+        "--config", metavar="FILE", help="tune all that a file says, or a shipped one by its name"
+    )
+    parser.add_argument("--found", type=Path, metavar="FILE", help="results of --config (default: beside it)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes of --config")
     parser.add_argument("--metric", default="e2e_s_mean", help="episode metric (default: %(default)s)")
     parser.add_argument("--max", action="store_true", help="more of the metric is better, not less")
     parser.add_argument("--trials", type=int, default=30, metavar="N", help="default: %(default)s")
@@ -41,8 +53,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the result as JSON alone")
     arguments = parser.parse_args()
-    _cli.at_least_one(parser, arguments, ["trials", "episodes", "cycles"])
+    _cli.at_least_one(parser, arguments, ["trials", "episodes", "cycles", "jobs"])
+    if (arguments.config is None) == (arguments.scenario is None or arguments.scheduler is None):
+        parser.error("give --scenario and --scheduler, or --config")
     try:
+        if arguments.config is not None:
+            return _tune_all(arguments)
         if arguments.study is not None:
             arguments.study.parent.mkdir(parents=True, exist_ok=True)
         found = tune(
@@ -57,7 +73,7 @@ def main() -> int:
             report=_quiet if arguments.json else _print,
         )
     except KeyboardInterrupt:
-        print("\ninterrupted; with --study the same command continues", file=sys.stderr)
+        print("\ninterrupted; with --study or --config the same command continues", file=sys.stderr)
         return 130
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"tune: {error}", file=sys.stderr)
@@ -67,6 +83,27 @@ def main() -> int:
     else:
         print(f"best of {found.trials}: {found.scheduler}   {arguments.metric} {found.value:.5g}")
     return 0
+
+
+def _tune_all(arguments: argparse.Namespace) -> int:
+    path = arguments.found
+    if path is None:
+        given = Path(arguments.config)
+        beside = given if given.is_file() else config_dir() / "tune" / f"{arguments.config}.yaml"
+        path = beside.with_suffix(".json")
+    every = studies(load_tunings(arguments.config))
+    rest = list(waiting(every, read_found(path)))
+    print(f"{len(rest)} of {len(every)} studies to do", flush=True)
+
+    def tell(study: Study, result: dict[str, Any]) -> None:
+        value = f"{study.contest.objective.metric} {result['value']:.5g}"
+        print(f"{study.contest.name}, {study.rule}: {result['scheduler']}   {value}", flush=True)
+
+    def work() -> int:
+        run_all(every, path, arguments.jobs, tell)
+        return 0
+
+    return _cli.alone("tune", path, work)
 
 
 def _print(scheduler: str, value: float) -> None:

@@ -22,7 +22,7 @@ from dsd_env.schedulers.node_times import NodeTimes
 from dsd_env.schedulers.stream_model import Branches, stream_yield
 
 _NEVER_S = float("inf")
-_ROUNDS = 2
+AGREED_ROUNDS = 2
 """Times that the length of an iteration and what the shortest window brings into it are made to agree."""
 
 
@@ -105,7 +105,7 @@ class BusyNode:
         # What streams bring into an iteration depends on its length, and that on what they bring. For the
         # shortest window both are made to agree; each window begins with the length of the one before.
         iteration_s, chunk = self._plain_s, self._chunk_tokens
-        for _ in range(_ROUNDS):
+        for _ in range(AGREED_ROUNDS):
             gives = stream_yield(gammas[1], acceptance, step_s, step_s, rtt_s, iteration_s, branches, chunk)
             iteration_s = self.iteration_s(gives.drafts)
         for gamma in gammas[1:]:

@@ -9,6 +9,7 @@ profiles of the targets. ``docs/schedulers.md`` derives the formulas.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -21,21 +22,20 @@ from dsd_env.control import (
     Site,
     TargetView,
 )
-from dsd_env.latency import NO_OVERHEAD, EngineOverhead, LatencyProfile
-from dsd_env.latency.lookup import latency_profile, target_overhead
-from dsd_env.laws import step_times
+from dsd_env.latency import NO_OVERHEAD, EngineOverhead
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
 from dsd_env.schedulers.branch_hits import branch_hits
 from dsd_env.schedulers.busy_node import BusyNode
 from dsd_env.schedulers.node_times import NodeTimes
+from dsd_env.schedulers.routing import packed_target
 from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_route, stays_open
 
-_LOWEST_ACCEPTANCE = 0.01
-_HIGHEST_ACCEPTANCE = 0.99
+LOWEST_ACCEPTANCE = 0.01
+HIGHEST_ACCEPTANCE = 0.99
 _NEVER_S = float("inf")
-CLEARLY = 1.25
-"""By how much the other way of drafting must be faster before all at a target change to it."""
+HALF_AGED_TOKENS = 128.0
+"""Tokens after which a request counts as half aged."""
 
 _RANGES: dict[str, tuple[float, float]] = {
     "load_weight": (0.0, 1e3),
@@ -47,7 +47,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "busy_phase": (0.0, 1.0),
     "batch_size": (1.0, 4096.0),
     "slo_margin": (0.0, 1.0),
+    "price_colocated": (0.01, 100.0),
+    "price_own": (0.01, 100.0),
+    "price_edge": (0.01, 100.0),
+    "change_margin": (1.0, 100.0),
+    "age_weight": (-10.0, 10.0),
+    "pack": (0.0, 4096.0),
 }
+_WHOLE = ("batch_size", "pack")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,16 @@ class GoodputParameters:
         batch_size: Batch size B to choose; 1 waits nowhere.
         slo_margin: Who keeps this share of the bound on its time per token by plain decoding decodes plainly,
             and leaves drafts, which take time from all, to those who need them; 0: everybody drafts.
+        price_colocated: What drafting at the target costs, in units of the estimate; plain decoding costs 1.
+            This and the following prices stand for what the estimates miss; a search can find them.
+        price_own: The same of drafting on the own device.
+        price_edge: The same of drafting on edge servers.
+        change_margin: By how much the other way of drafting must be faster before a target changes to it.
+        age_weight: By how much more others' delay weighs for requests that have had many tokens (less, if it
+            is negative): `load_weight` times exp(age_weight * (share - 1/2)), with the share that begins at 0
+            and is 1/2 after 128 tokens. The longer an answer is already, the more is usually to come of it.
+        pack: Requests up to which targets are filled, one after the other by number; 0: each request goes to
+            the target with the fewest.
     """
 
     load_weight: float = 1.0
@@ -79,22 +96,43 @@ class GoodputParameters:
     busy_phase: float = 0.5
     batch_size: int = 1
     slo_margin: float = 0.0
+    price_colocated: float = 1.0
+    price_own: float = 1.0
+    price_edge: float = 1.0
+    change_margin: float = 1.25
+    age_weight: float = 0.0
+    pack: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            SchedulerError: A value is outside its range.
+            SchedulerError: A value is outside its range, or no whole number where it must be.
         """
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise SchedulerError(f"jsq_goodput: {name} = {value:g} must be in [{low:g}, {high:g}]")
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if value != int(value):
+                raise SchedulerError(f"jsq_goodput: {name} = {value:g} must be a whole number")
+            object.__setattr__(self, name, int(value))
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Return the names of the parameters."""
         return tuple(field.name for field in fields(cls))
+
+    @property
+    def prices(self) -> tuple[float, float, float]:
+        """What drafting costs in units of its estimate, by :class:`~dsd_env.control.Site`."""
+        return self.price_colocated, self.price_own, self.price_edge
+
+    def load_weight_of(self, request: RequestView) -> float:
+        """Return the weight of others' delay for a request."""
+        share = request.committed_tokens / (request.committed_tokens + HALF_AGED_TOKENS)
+        return self.load_weight * math.exp(self.age_weight * (share - 0.5))
 
 
 class GoodputScheduler:
@@ -115,55 +153,48 @@ class GoodputScheduler:
     Attributes:
         name: Canonical specification.
         parameters: Its constants.
+        nodes: Step times of each target of the scenario that it was reset for.
     """
 
     def __init__(self, name: str, parameters: GoodputParameters) -> None:
         """Build the rule."""
         self.name = name
         self.parameters = parameters
+        self.nodes: list[NodeTimes] = []
         self._chunk_tokens = self._stream_chunk_tokens = 1
-        self._tables: list[tuple[float, ...]] = []
-        self._has_menu = False
-        self._engines: list[EngineOverhead] = []
-        self._nodes: list[NodeTimes] = []
+        self._streams = self._has_menu = False
         self._hits: dict[str, float] = {}
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
-        self._chunk_tokens = scenario.protocol.plain_chunk_tokens
-        self._stream_chunk_tokens = scenario.protocol.stream_chunk_tokens
-        self._has_menu = scenario.has_menu
-        self._tables, self._engines, self._nodes = [], [], []
+        protocol = scenario.protocol
+        self._chunk_tokens, self._stream_chunk_tokens = (
+            protocol.plain_chunk_tokens,
+            protocol.stream_chunk_tokens,
+        )
+        self._streams, self._has_menu = protocol.kind == "streaming", scenario.has_menu
         self._hits = branch_hits(scenario)
-        branches = scenario.protocol.branches
+        self.nodes = []
         for target in scenario.targets.values():
-            profile = latency_profile(target.profile)
-            coefficients = profile.coefficients if isinstance(profile, LatencyProfile) else profile
-            engine = target_overhead(target)
-            most = target.max_num_batched_tokens
-            table = tuple(
-                coefficients.compute_s(tokens) + step_times.overhead_s(engine, 0, tokens, 0)
-                for tokens in range(most + 2)
-            )
-            self._engines += [engine] * target.count
-            self._tables += [table] * target.count
-            if scenario.protocol.kind == "streaming":
-                node = NodeTimes(target, 1 + branches.fanout * branches.depth)
-                self._nodes += [node] * target.count
+            node = NodeTimes(target, 1 + protocol.branches.fanout * protocol.branches.depth)
+            self.nodes += [node] * target.count
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the decision with the least expected time per token."""
         parameters, request = self.parameters, view.request
         number = stay_or_route(view)
-        table = self._tables[number]
+        if parameters.pack and request.is_admission:
+            number = packed_target(view, parameters.pack)
+        weight, prices = parameters.load_weight_of(request), parameters.prices
+        times = self.nodes[number]
+        table = times.times.compute_s
         acceptance = estimate_acceptance(request, parameters.prior_acceptance, parameters.prior_trials)
         tokens = expected_tokens(acceptance, view.gammas)
         # The prompt's prefill is the time to warm a drafter up, so admission never asks for plain decoding.
         warm_up = request.is_admission
         node = None
-        if self._nodes:
-            chunk, weight = self._stream_chunk_tokens, parameters.load_weight
-            node = BusyNode(self._nodes[number], view, number, weight, chunk)
+        if self._streams:
+            node = BusyNode(times, view, number, weight, self._stream_chunk_tokens)
         # Reports of edge servers are old and count the request's own stream where it is. By them, another
         # would always seem better, so a stream stays at its own as long as that can draft.
         at_edge = [each for each in view.candidates if each.site == Site.EDGE_SERVER]
@@ -189,7 +220,7 @@ class GoodputScheduler:
                 if node is not None:
                     cost_s = node.plain_token_s() + candidate.handover_s / parameters.horizon_tokens
                 else:
-                    cost_s = plain_token_s(candidate, view, table, self._chunk_tokens, parameters)
+                    cost_s = plain_token_s(candidate, view, table, self._chunk_tokens, parameters, weight)
                 if cost_s < best_cost_s:
                     best_cost_s, best_gamma, best_placement = cost_s, 0, index
             if not candidate.valid:
@@ -205,23 +236,22 @@ class GoodputScheduler:
                 costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance, hit)
             elif node is not None and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
                 if all_stream:
-                    costs_s = node.alone_token_s(
-                        candidate, view.gammas, candidate.pooled_acceptance, parameters.load_weight
-                    )
+                    costs_s = node.alone_token_s(candidate, view.gammas, candidate.pooled_acceptance, weight)
                 else:
                     costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
             else:
                 base_s, slope_s, longest = round_line_s(
-                    candidate, view, table, parameters, shared, self._engines[number]
+                    candidate, view, table, parameters, weight, shared, times.engine
                 )
                 costs_s = [
                     (base_s + slope_s * gamma) / expected if 0 < gamma <= longest else _NEVER_S
                     for gamma, expected in zip(view.gammas, tokens, strict=True)
                 ]
-            one_off_s = one_off_token_s(candidate, request, parameters)
+            one_off_s, price = one_off_token_s(candidate, request, parameters), prices[candidate.site]
             for gamma, token_s in zip(view.gammas, costs_s, strict=True):
-                if one_off_s + token_s < best_cost_s:
-                    best_cost_s, best_gamma, best_placement = one_off_s + token_s, gamma, index
+                cost_s = one_off_s + price * token_s
+                if cost_s < best_cost_s:
+                    best_cost_s, best_gamma, best_placement = cost_s, gamma, index
         best = view.candidates[best_placement]
         if node is not None and best_gamma > 0 and best.streams:
             # The place is the same for all, by what is known of all. The window is the request's own affair.
@@ -257,19 +287,20 @@ class GoodputScheduler:
             candidates: The candidates there that come into question.
         """
         streams_s = shared_s = _NEVER_S
+        prices = self.parameters.prices
         for candidate in candidates:
             if candidate.valid and candidate.streams:
                 hit = self._hits.get(candidate.model, 0.0)
                 costs_s = node.stream_token_s(candidate, view, candidate.pooled_acceptance, hit, waits=False)
-                streams_s = min(streams_s, *costs_s)
+                streams_s = min(streams_s, prices[candidate.site] * min(costs_s))
             elif candidate.valid and candidate.shares_target and candidate.kind != DrafterKind.LOOKUP:
                 costs_s = node.shared_token_s(candidate, view.gammas, candidate.pooled_acceptance)
-                shared_s = min(shared_s, *costs_s)
+                shared_s = min(shared_s, prices[candidate.site] * min(costs_s))
         target = candidates[0].target
         if target.remote > target.colocated:
-            shared_s *= CLEARLY
+            shared_s *= self.parameters.change_margin
         elif target.colocated > target.remote:
-            streams_s *= CLEARLY
+            streams_s *= self.parameters.change_margin
         return streams_s <= shared_s
 
 
@@ -292,7 +323,7 @@ def estimate_acceptance(request: RequestView, prior: float, prior_trials: float)
         successes += accepted
         trials += accepted + (accepted < drafted)
     rate = successes / trials if trials > 0.0 else prior
-    return min(_HIGHEST_ACCEPTANCE, max(_LOWEST_ACCEPTANCE, rate))
+    return min(HIGHEST_ACCEPTANCE, max(LOWEST_ACCEPTANCE, rate))
 
 
 def drafter_acceptance(candidate: CandidateView, parameters: GoodputParameters, trials: float) -> float:
@@ -324,7 +355,7 @@ def drafter_acceptance(candidate: CandidateView, parameters: GoodputParameters, 
             high = rate
     seen = candidate.model_rounds * tokens
     rate = (prior * trials + low * seen) / (trials + seen) if trials + seen > 0.0 else prior
-    return min(_HIGHEST_ACCEPTANCE, max(_LOWEST_ACCEPTANCE, rate))
+    return min(HIGHEST_ACCEPTANCE, max(LOWEST_ACCEPTANCE, rate))
 
 
 def expected_tokens(acceptance: float, gammas: Sequence[int]) -> list[float]:
@@ -397,12 +428,13 @@ def plain_token_s(
     table: Sequence[float],
     chunk_tokens: int,
     parameters: GoodputParameters,
+    load_weight: float,
 ) -> float:
     """Return the expected time per token of plain decoding: an iteration and a share of the chunk's wait."""
     target = candidate.target
     later = candidate.handover_s > 0.0 or target.age_s > 0.0
     wait_s = target_wait_s(target, arrives_later=later, busy_phase=parameters.busy_phase)
-    token_s = token_price_s(table, others_at(target), 1, parameters.load_weight)
+    token_s = token_price_s(table, others_at(target), 1, load_weight)
     handover_s = candidate.handover_s / parameters.horizon_tokens
     return target.iteration_s + token_s + wait_s / chunk_tokens + handover_s
 
@@ -412,6 +444,7 @@ def round_line_s(
     view: DecisionView,
     table: Sequence[float],
     parameters: GoodputParameters,
+    load_weight: float,
     shared_acceptance: float,
     engine: EngineOverhead = NO_OVERHEAD,
 ) -> tuple[float, float, int]:
@@ -429,6 +462,7 @@ def round_line_s(
         view: The decision.
         table: Iteration time by number of new tokens.
         parameters: Constants of the rule.
+        load_weight: Weight of the time by which the tokens delay others.
         shared_acceptance: Chance that a draft token is accepted, as of a whole batch that shares draft steps.
         engine: What the target's engine adds to an iteration.
     """
@@ -445,7 +479,7 @@ def round_line_s(
         longest = shared_length(table, others + 1, step_s, view.gammas, pooled, target.iteration_s, engine)
         base_s += max(0.0, batch_s(table, others + 1, longest, step_s, engine) - target.iteration_s)
         step_s = 0.0
-    token_s = token_price_s(table, others, min(longest, 4) + 1, parameters.load_weight)
+    token_s = token_price_s(table, others, min(longest, 4) + 1, load_weight)
     return base_s + token_s, step_s + token_s, longest
 
 

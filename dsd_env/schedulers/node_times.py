@@ -55,6 +55,9 @@ class NodeTimes:
     """Times of one target.
 
     Attributes:
+        engine: What its engine adds to an iteration.
+        times: Times of its own steps.
+        drafters: Times of the steps of each drafter beside it; None for one without a profile.
         kv_capacity_tokens: Size of its KV pool.
         max_num_seqs: Requests that can be resident.
     """
@@ -66,9 +69,9 @@ class NodeTimes:
             target: The target.
             step_tokens: Most tokens of a request that a draft step processes.
         """
-        self._engine = target_overhead(target)
-        self._times = StepTimes.of(target.profile, target.max_num_batched_tokens, self._engine)
-        self._drafters = [
+        self.engine = target_overhead(target)
+        self.times = StepTimes.of(target.profile, target.max_num_batched_tokens, self.engine)
+        self.drafters = [
             _drafter_times(drafter, target.max_num_seqs * step_tokens) for drafter in target.menu
         ]
         self.kv_capacity_tokens = target.kv_capacity_tokens
@@ -83,7 +86,7 @@ class NodeTimes:
             kv_tokens: KV tokens of all.
             longest_kv_tokens: KV tokens of the longest.
         """
-        times, engine = self._times, self._engine
+        times, engine = self.times, self.engine
         time_s = times.compute_at_s(sequences * (1.0 + drafts)) + engine.per_sequence_s * sequences
         if drafts == 0.0:
             return time_s + times.k_bw_s * kv_tokens
@@ -102,7 +105,7 @@ class NodeTimes:
         Returns:
             The time; None for what has no profile: a look-up, or no drafter at all.
         """
-        times = self._drafters[rank] if rank < len(self._drafters) else None
+        times = self.drafters[rank] if rank < len(self.drafters) else None
         if times is None:
             return None
         return times.compute_at_s(sequences * tokens_each) + times.k_bw_s * kv_tokens

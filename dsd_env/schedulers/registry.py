@@ -243,13 +243,8 @@ def _build_goodput(arguments: str) -> Scheduler:
             values[key] = float(text)
         except ValueError:
             raise SchedulerError(f"jsq_goodput: {key} = {text!r} is not a number") from None
-    if "batch_size" in values:
-        batch = values["batch_size"]
-        if not batch.is_integer():
-            raise SchedulerError(f"jsq_goodput: batch_size = {batch:g} must be a whole number")
     canonical = "+".join(f"{key}={value:g}" for key, value in sorted(values.items()))
-    batch_size = int(values.pop("batch_size", 1))
-    parameters = GoodputParameters(**values, batch_size=batch_size)
+    parameters = GoodputParameters(**values)  # type: ignore[arg-type] # whole numbers are made so there
     return GoodputScheduler(f"jsq_goodput:{canonical}" if canonical else "jsq_goodput", parameters)
 
 

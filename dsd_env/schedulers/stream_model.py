@@ -47,11 +47,11 @@ _ROUNDS = 60
 """Times that the shares of paths are moved towards those in the long run."""
 LEAST_ALIVE = 1e-4
 """A path is followed while it is alive with more than this probability."""
-_GRID, _ACCEPTANCE_GRID = 64.0, 100.0
+GRID, ACCEPTANCE_GRID = 64.0, 100.0
 """Ratios of times are rounded to steps of 1/64 of their logarithm (1.6 %), acceptance rates to hundredths, so
 that results are used again."""
-_LEAST_RATIO = 1e-3
-_LEAST_STEP = round(_GRID * math.log(_LEAST_RATIO))
+LEAST_RATIO = 1e-3
+LEAST_STEP = round(GRID * math.log(LEAST_RATIO))
 """Times below this share of an iteration are taken to be it; and that as a step of the grid."""
 
 
@@ -259,8 +259,8 @@ def _branching_yield(
     gamma: int, acceptance: int, step: int, first: int, way: int, branches: Branches
 ) -> StreamYield:
     """Return the yield with branches for arguments given as steps of their grids."""
-    step_s, first_s, way_s = (math.exp(each / _GRID) for each in (step, first, way))
-    right = acceptance / _ACCEPTANCE_GRID
+    step_s, first_s, way_s = (math.exp(each / GRID) for each in (step, first, way))
+    right = acceptance / ACCEPTANCE_GRID
     yields = [
         yield_with_branches(gamma, step_s / length, first_s / length, way_s / length, right, branches)
         for length in SPREAD
@@ -272,7 +272,7 @@ def _branching_yield(
 @functools.lru_cache(maxsize=1 << 14)
 def _paths(gamma: int, step: int, first: int, way: int, chunk_tokens: int) -> tuple[tuple[int, ...], ...]:
     """Return the paths of the lengths in :data:`SPREAD`, for ratios given as steps of the grid."""
-    step_s, first_s, way_s = (math.exp(each / _GRID) for each in (step, first, way))
+    step_s, first_s, way_s = (math.exp(each / GRID) for each in (step, first, way))
     return tuple(
         path_of(gamma, step_s / length, first_s / length, way_s / length, chunk_tokens) for length in SPREAD
     )
@@ -282,7 +282,7 @@ def _paths(gamma: int, step: int, first: int, way: int, chunk_tokens: int) -> tu
 def _yield(gamma: int, acceptance: int, step: int, first: int, way: int, chunk_tokens: int) -> StreamYield:
     """Return the yield for arguments given as steps of their grids."""
     paths = _paths(gamma, step, first, way, chunk_tokens)
-    yields = [yield_of(path, acceptance / _ACCEPTANCE_GRID) for path in paths]
+    yields = [yield_of(path, acceptance / ACCEPTANCE_GRID) for path in paths]
     n = len(yields)
     return StreamYield(sum(each.tokens for each in yields) / n, sum(each.drafts for each in yields) / n)
 
@@ -315,11 +315,11 @@ def stream_yield(
     step = _on_grid(step_s / iteration_s)
     first = step if first_s == step_s else _on_grid(first_s / iteration_s)
     way = _on_grid(0.5 * rtt_s / iteration_s)
-    rate = min(99, round(_ACCEPTANCE_GRID * acceptance))
+    rate = min(99, round(ACCEPTANCE_GRID * acceptance))
     if branches is not None:
         return _branching_yield(gamma, rate, step, first, way, branches)
     return _yield(gamma, rate, step, first, way, chunk_tokens)
 
 
 def _on_grid(ratio: float) -> int:
-    return round(_GRID * math.log(ratio)) if ratio > _LEAST_RATIO else _LEAST_STEP
+    return round(GRID * math.log(ratio)) if ratio > LEAST_RATIO else LEAST_STEP

@@ -399,14 +399,16 @@ def test_goodput_takes_the_best_of_all_options(view: DecisionView) -> None:
     decision = scheduler.decide(view)
     number = view.candidates[decision.placement].target.index
     assert number == (least_loaded_target(view) if view.request.is_admission else view.target.index)
-    table = scheduler._tables[number]  # type: ignore[attr-defined]
+    table = scheduler.nodes[number].times.compute_s  # type: ignore[attr-defined]
     pooled = rule.estimate_acceptance(view.request, parameters.prior_acceptance, parameters.shared_trials)
 
     def cost_s(gamma: int, placement: int) -> float:
         candidate = view.candidates[placement]
         if gamma == 0:
-            return rule.plain_token_s(candidate, view, table, 8, parameters)
-        base_s, slope_s, longest = rule.round_line_s(candidate, view, table, parameters, pooled)
+            return rule.plain_token_s(candidate, view, table, 8, parameters, parameters.load_weight)
+        base_s, slope_s, longest = rule.round_line_s(
+            candidate, view, table, parameters, parameters.load_weight, pooled
+        )
         if gamma > longest:
             return math.inf
         one_off_s = rule.one_off_token_s(candidate, view.request, parameters)

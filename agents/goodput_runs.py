@@ -1,0 +1,120 @@
+"""Simulations under the goodput rule, decided inside the compiled engine.
+
+The result is that of :func:`dsd_env.simulate`, bit for bit, sooner. Where streams have branches the rule is
+asked for every decision, as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.fast_runs import R, Run
+from dsd_env.control.actions import snap_up
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.goodput import GoodputScheduler
+from dsd_env.sim.engines import compiled_layout
+
+if TYPE_CHECKING:
+    from dsd_env.schedulers.node_times import NodeTimes, StepTimes
+    from dsd_env.sim.compiled.buffer import Buffer, Rows
+
+Bytes = NDArray[np.uint8]
+
+
+def can_play(scenario: Scenario) -> bool:
+    """Return whether the compiled rule knows all that a scenario has."""
+    return scenario.protocol.branches.fanout == 0
+
+
+def run_goodput(tasks: Sequence[R]) -> Iterator[tuple[R, dict[str, float]]]:
+    """Simulate tasks of one scenario and goodput rule, in this process; yield each with its metrics.
+
+    Raises:
+        ValueError: The scheduler is another, or the scenario has what the compiled rule does not know.
+    """
+    player = make_scheduler(tasks[0].scheduler)
+    if not isinstance(player, GoodputScheduler) or not can_play(tasks[0].scenario):
+        raise ValueError(
+            f"{tasks[0].scheduler!r} on {tasks[0].scenario.name} is not decided in compiled code"
+        )
+    rule = rule_bytes(player, tasks[0].scenario)
+    for task in tasks:
+        yield task, _simulate(task, rule)
+
+
+def _simulate(task: Run, rule: Bytes) -> dict[str, float]:
+    from agents.goodput_kernel import play
+    from dsd_env.sim.compiled import CompiledSimulation
+    from dsd_env.sim.compiled.kernel.loop import RUN
+    from dsd_env.sim.compiled.world import WorldReader
+
+    layout = compiled_layout("compiled", task.scenario)
+    assert layout is not None
+    simulation = CompiledSimulation(task.scenario, task.seed, layout=layout)
+    if simulation.advance():
+        play(RUN, layout.constants, simulation.world, rule)
+        WorldReader(layout, simulation.world).check()
+    return simulation.metrics()
+
+
+def rule_bytes(player: GoodputScheduler, scenario: Scenario) -> Bytes:
+    """Return the rule as compiled code reads it, with what it loads for a scenario.
+
+    Args:
+        player: The rule, which is reset for the scenario.
+        scenario: A scenario that :func:`can_play` allows.
+    """
+    from agents.goodput_kernel import NODE, PLACES, RULE, YIELD
+    from dsd_env.sim.compiled.buffer import Buffer
+
+    player.reset(scenario, 0)
+    buffer = Buffer()
+    rule = buffer.rows(RULE, 1)
+    for name in player.parameters.names():
+        rule.array["parameters"][name] = getattr(player.parameters, name)
+    rule.set_columns(
+        streams=scenario.protocol.kind == "streaming",
+        has_menu=scenario.has_menu,
+        batch_size=snap_up(scenario.actions.batch_sizes, player.parameters.batch_size),
+        plain_chunk_tokens=scenario.protocol.plain_chunk_tokens,
+        stream_chunk_tokens=scenario.protocol.stream_chunk_tokens,
+    )
+    nodes = buffer.rows(NODE, len(player.nodes))
+    rule.point("nodes", nodes.at)
+    for number, node in enumerate(player.nodes):
+        _write_node(buffer, nodes, number, node)
+    rule.point("yields", buffer.rows(YIELD, PLACES).at)
+    return buffer.array()
+
+
+def _write_node(buffer: Buffer, nodes: Rows, number: int, node: NodeTimes) -> None:
+    from agents.goodput_kernel import NODE, STEP_TIMES
+
+    nodes.set(
+        number,
+        per_sequence_s=node.engine.per_sequence_s,
+        per_verifying_iteration_s=node.engine.per_verifying_iteration_s,
+        kv_capacity_tokens=node.kv_capacity_tokens,
+        max_num_seqs=node.max_num_seqs,
+        n_drafters=len(node.drafters),
+    )
+    at = buffer.numbers(node.times.compute_s, "f8")
+    within = nodes.array["times"][number]
+    within["n"], within["k_bw_s"] = len(node.times.compute_s), node.times.k_bw_s
+    within["k_multi_s"], within["k_lat_s"] = node.times.k_multi_s, node.times.k_lat_s
+    within["compute_s"] = at - (nodes.at_row(number) + NODE.offsets["times"])
+    drafters = buffer.rows(STEP_TIMES, max(1, len(node.drafters)))
+    nodes.point("drafters", drafters.at, number)
+    for rank, times in enumerate(node.drafters):
+        if times is not None:
+            _write_times(buffer, drafters, rank, times)
+
+
+def _write_times(buffer: Buffer, rows: Rows, i: int, times: StepTimes) -> None:
+    rows.set(i, n=len(times.compute_s), k_bw_s=times.k_bw_s, k_multi_s=times.k_multi_s, k_lat_s=times.k_lat_s)
+    rows.point("compute_s", buffer.numbers(times.compute_s, "f8"), i)

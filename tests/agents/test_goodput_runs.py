@@ -1,0 +1,107 @@
+"""The goodput rule in compiled code decides as the rule that defines it does, to the last bit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import dsd_env
+from agents.fast_runs import fast_runs
+from agents.goodput_runs import can_play, rule_bytes, run_goodput
+from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.goodput import GoodputScheduler
+from dsd_env.sim.compiled import CompiledSimulation, compile_scenario
+
+ODD = (
+    "jsq_goodput:load_weight=0.6+prior_acceptance=0.8+price_own=0.9+price_edge=1.1+price_colocated=1.05"
+    "+age_weight=1+pack=20+change_margin=1.1+slo_margin=0.7+batch_size=4"
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run."""
+
+    scenario: Scenario
+    scheduler: str
+    seed: int
+
+
+def rule(spec: str) -> GoodputScheduler:
+    scheduler = make_scheduler(spec)
+    assert isinstance(scheduler, GoodputScheduler)
+    return scheduler
+
+
+@pytest.mark.parametrize("spec", ["jsq_goodput", ODD])
+@pytest.mark.parametrize(
+    "name", ["flaky", "flaky_stream", "metro", "drafter_menu", "cost", "tiers", "dsd_paper"]
+)
+def test_every_decision_is_the_rules(name: str, spec: str) -> None:
+    from agents.goodput_kernel import decide_due
+
+    scenario, player = load_scenario(name), rule(spec)
+    compiled = rule_bytes(player, scenario)
+    layout = compile_scenario(scenario)
+    simulation = CompiledSimulation(scenario, 3, layout=layout)
+    told = np.zeros(2, dtype=np.int64)
+    drafts = 0
+    for _ in range(1200):
+        view = simulation.next_decision()
+        if view is None:
+            break
+        wanted = player.decide(view)
+        decide_due(layout.constants, simulation.world, compiled, told)
+        assert (wanted.gamma, wanted.placement) == tuple(told.tolist())
+        simulation.decide(wanted)
+        drafts += wanted.gamma > 0
+    assert drafts > 0
+
+
+@pytest.mark.parametrize("spec", ["jsq_goodput", ODD])
+@pytest.mark.parametrize("name", ["single_lan", "flaky_stream", "cost"])
+def test_episodes_are_those_of_simulate(name: str, spec: str) -> None:
+    scenario = load_scenario(name, episode__requests=30, episode__warmup_requests=5)
+    runs = fast_runs([Asked(scenario, spec, seed) for seed in (1, 2)])
+    assert runs is not None
+    for run, metrics in runs:
+        expected = dsd_env.simulate(scenario, spec, seed=run.seed).metrics
+        assert metrics.keys() == expected.keys()
+        for key, value in expected.items():
+            assert metrics[key] == value or (math.isnan(value) and math.isnan(metrics[key])), key
+
+
+def test_forgotten_yields_are_worked_out_anew() -> None:
+    from agents import goodput_kernel as kernel
+
+    scenario, player = load_scenario("stream_node"), rule("jsq_goodput")
+    compiled = rule_bytes(player, scenario)
+    header = compiled[: kernel.RULE.itemsize].view(kernel.RULE.dtype)
+    layout = compile_scenario(scenario)
+    simulation = CompiledSimulation(scenario, 3, layout=layout)
+    told, numbers = np.zeros(2, dtype=np.int64), set()
+    for i in range(200):
+        view = simulation.next_decision()
+        assert view is not None
+        if i % 20 == 19:
+            header["n_yields"] = kernel.PLACES // 2
+        else:
+            numbers.add(int(header["n_yields"][0]))
+        kernel.decide_due(layout.constants, simulation.world, compiled, told)
+        wanted = player.decide(view)
+        assert (wanted.gamma, wanted.placement) == tuple(told.tolist())
+        simulation.decide(wanted)
+    assert min(numbers) == 0 and kernel.PLACES // 2 in numbers  # some were forgotten, others known
+
+
+def test_branches_are_left_to_the_rule() -> None:
+    scenario = load_scenario("stream_node_branches")
+    assert not can_play(scenario)
+    asked = [Asked(scenario, "jsq_goodput", 1)]
+    assert fast_runs(asked) is None
+    with pytest.raises(ValueError, match="stream_node_branches"):
+        next(run_goodput(asked))
