@@ -17,11 +17,10 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 import dsd_env
-from agents.benchmark.config import Contest, Label, Name, load_suite
+from agents.benchmark.config import Contest, Found, Label, Name, load_suite, read_found
 from agents.config_files import ConfigModel, read_config
 from agents.processes import as_they_end
 from agents.tuning import Bound, Sampler, Template, tune
-from dsd_env import strict_json
 from dsd_env.files import write_text
 from dsd_env.policy.manifest import scenario_ref
 
@@ -81,10 +80,6 @@ class Study:
         }
 
 
-Found = dict[str, dict[str, dict[str, Any]]]
-"""Results by scenario and rule."""
-
-
 def load_tunings(given: str | Path) -> Tunings:
     """Load a file of tunings, or a shipped one by its name.
 
@@ -100,7 +95,7 @@ def studies(tunings: Tunings) -> list[Study]:
     Raises:
         TuningError: An entry is none of the benchmark's.
     """
-    suite = load_suite(tunings.suite)
+    suite = load_suite(tunings.suite, tuned=False)
     if unknown := sorted(set(tunings.scenarios) - set(suite.scenarios)):
         raise TuningError(
             f"scenarios: {unknown} are not in {tunings.suite}, which has {list(suite.scenarios)}"
@@ -110,21 +105,6 @@ def studies(tunings: Tunings) -> list[Study]:
         for name, rules in tunings.scenarios.items()
         for rule in rules
     ]
-
-
-def read_found(path: Path) -> Found:
-    """Return the results of a file; none if there is no such file.
-
-    Raises:
-        TuningError: It is no JSON.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        found: Found = strict_json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TuningError(f"{path}: no file of results ({error})") from error
-    return found
 
 
 def waiting(all_studies: Sequence[Study], found: Found) -> Iterator[Study]:
@@ -177,7 +157,7 @@ def run_all(
         jobs: Processes.
         on_result: Called with every new result.
     """
-    found = read_found(path)
+    found = read_found(path, TuningError)
     with closing(as_they_end(jobs, run_study, list(waiting(all_studies, found)))) as results:
         for study, result in results:
             found.setdefault(study.contest.name, {})[study.rule] = result

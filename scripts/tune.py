@@ -23,9 +23,9 @@ from typing import Any
 import _checkout  # noqa: F401
 import _cli
 
+from agents.benchmark.config import read_found, results_of
 from agents.tuning import Template, tune
-from agents.tuning_suite import Study, load_tunings, read_found, run_all, studies, waiting
-from dsd_env.paths import config_dir
+from agents.tuning_suite import Study, TuningError, load_tunings, run_all, studies, waiting
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import steady
 
@@ -86,13 +86,9 @@ def main() -> int:
 
 
 def _tune_all(arguments: argparse.Namespace) -> int:
-    path = arguments.found
-    if path is None:
-        given = Path(arguments.config)
-        beside = given if given.is_file() else config_dir() / "tune" / f"{arguments.config}.yaml"
-        path = beside.with_suffix(".json")
+    path = arguments.found or results_of(arguments.config)
     every = studies(load_tunings(arguments.config))
-    rest = list(waiting(every, read_found(path)))
+    rest = list(waiting(every, read_found(path, TuningError)))
     print(f"{len(rest)} of {len(every)} studies to do", flush=True)
 
     def tell(study: Study, result: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from agents.config_files import ConfigModel, changed_scenario, read_config
+from dsd_env import strict_json
+from dsd_env.paths import config_dir
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import steady
 from dsd_env.sim.metrics import metric_names
@@ -35,6 +37,11 @@ KEPT = (
 )
 """Metrics that records keep, beside those of objectives and the attainment by class; the digest of a record
 vouches for all the others."""
+
+TUNED = "tuned:"
+"""What a specification begins with that stands for what tuning has found; the name of the rule follows."""
+Found = dict[str, dict[str, Any]]
+"""What tuning has found, by scenario and rule; see :mod:`agents.tuning_suite`."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$", max_length=80)]
 Label = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^|,`\n]+$")]
@@ -77,7 +84,11 @@ class Objective(ConfigModel):
 
 
 class Schedulers(ConfigModel):
-    """Schedulers by role and name, as `evaluate.py` takes them; a list names each by itself."""
+    """Schedulers by role and name, as `evaluate.py` takes them; a list names each by itself.
+
+    ``tuned:RULE`` is the scheduler that ``scripts/tune.py --config`` has found for the scenario, or for the
+    one that it is a variant of.
+    """
 
     static: dict[Label, Spec] = Field(default={})
     rules: dict[Label, Spec] = Field(default={})
@@ -186,6 +197,12 @@ class Suite(ConfigModel):
     )
     schedulers: Schedulers = Field(default=Schedulers(), description="Those of every scenario.")
     scenarios: dict[Name, Entry] = Field(min_length=1)
+    tuned: str | None = Field(
+        default=None, min_length=1, description="Tunings of `tuned:RULE`: a name in configs/tune, or a path."
+    )
+    found: Found | None = Field(
+        default=None, exclude=True, description="Their results; filled in at loading."
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Suite:
@@ -218,7 +235,11 @@ class Suite(ConfigModel):
         entry = self.scenarios[name]
         parent = Entry() if entry.of is None else self.scenarios[entry.of]
         order = {role: number for number, role in enumerate(ROLES)}
-        schedulers = {k: v for k, v in self._offered(entry).items() if k not in entry.without}
+        schedulers = {
+            key: (role, self._found_for(entry.of or name, spec))
+            for key, (role, spec) in self._offered(entry).items()
+            if key not in entry.without
+        }
         return Contest(
             name=name,
             of=entry.of,
@@ -230,18 +251,57 @@ class Suite(ConfigModel):
             note=entry.note,
         )
 
+    def _found_for(self, scenario: str, spec: str) -> str:
+        """Return a specification with what tuning has found; as it is before results are known."""
+        if not spec.startswith(TUNED) or self.found is None:
+            return spec
+        rule = spec.removeprefix(TUNED)
+        try:
+            return str(self.found[scenario][rule]["scheduler"])
+        except KeyError:
+            raise BenchmarkError(
+                f"scenarios.{scenario}: {spec!r} is not found yet: run scripts/tune.py --config {self.tuned}"
+            ) from None
+
     def contests(self) -> list[Contest]:
         """Return all entries, in order."""
         return [self.contest(name) for name in self.scenarios]
 
 
-def load_suite(suite: str | Path) -> Suite:
+def load_suite(suite: str | Path, *, tuned: bool = True) -> Suite:
     """Load a benchmark.
 
     Args:
         suite: Path of a YAML file, or the name of a shipped one (``"core"``).
+        tuned: With what tuning has found; otherwise specifications ``tuned:RULE`` stay as they are.
 
     Raises:
-        BenchmarkError: Not found, not YAML, unknown key, or impossible value.
+        BenchmarkError: Not found, not YAML, unknown key, or impossible value; something has not been tuned.
     """
-    return read_config(Suite, suite, "benchmark", "benchmark", BenchmarkError)
+    loaded = read_config(Suite, suite, "benchmark", "benchmark", BenchmarkError)
+    if not tuned or loaded.tuned is None:
+        return loaded
+    return loaded.model_copy(update={"found": read_found(results_of(loaded.tuned), BenchmarkError)})
+
+
+def results_of(tunings: str | Path) -> Path:
+    """Return the file of results that lies beside a file of tunings, given by path or, shipped, by name."""
+    path = Path(tunings)
+    if not path.is_file():
+        path = config_dir() / "tune" / f"{tunings}.yaml"
+    return path.with_suffix(".json")
+
+
+def read_found(path: Path, error: type[ValueError]) -> Found:
+    """Return the results of tunings; none if there is no such file.
+
+    Raises:
+        ValueError: As ``error``: the file is no JSON.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found: Found = strict_json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise error(f"{path}: no file of results ({problem})") from problem
+    return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from agents.evaluation import Task, run_group
 from agents.seeds import training_seed
-from agents.tuning import Range, Template, TemplateError, Words, tune
+from agents.tuning import Bound, Range, Sampler, Template, TemplateError, Words, tune
 from dsd_env import Scenario, load_scenario
 
 pytest.importorskip("optuna")
@@ -33,6 +34,8 @@ def test_a_template_says_what_to_tune_and_is_filled() -> None:
         ("static:{1..2.5 whole}:1:own", "must be whole"),
         ("static:{1||2}:1:own", "empty word"),
         ("static:{1|1}:1:own", "twice"),
+        ("static:{1..4 whole from 2.5}:1:own", "2.5 is none of the numbers"),
+        ("static:{1..4 from 5}:1:own", "5 is none of the numbers"),
     ],
 )
 def test_a_template_that_cannot_be_read_is_refused(text: str, words: str) -> None:
@@ -69,6 +72,56 @@ def test_it_finds_the_best_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
         tasks = [Task("x", SCENARIO, f"adaptive:{gamma}:colocated", seed, "") for seed in seeds]
         means[tasks[0].scheduler] = sum(m["e2e_s_mean"] for _, m in run_group(tasks)) / 2
     assert value == means[best] == min(means[each] for each in {*first, *more})
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
+def test_the_beginning_is_tried_first(sampler: Sampler) -> None:
+    tried: list[str] = []
+    tune(
+        SCENARIO,
+        Template("jsq_goodput:load_weight={0..3 from 1}+pack={1..9 whole from 4}"),
+        metric="e2e_s_mean",
+        direction="min",
+        trials=3,
+        episodes=1,
+        sampler=sampler,
+        report=lambda scheduler, value: tried.append(scheduler),
+    )
+    assert tried[0] == "jsq_goodput:load_weight=1+pack=4"
+    assert len(set(tried)) == 3
+
+
+def test_cma_es_searches_numbers_alone() -> None:
+    for template in ("static:{1|2}:1:own", "jsq_goodput:load_weight={0..3}"):
+        with pytest.raises(TemplateError, match="CMA-ES searches numbers, each with a beginning"):
+            tune(
+                SCENARIO,
+                Template(template),
+                metric="e2e_s_mean",
+                direction="min",
+                trials=1,
+                episodes=1,
+                sampler="cmaes",
+            )
+
+
+def test_who_breaks_a_constraint_pays_for_what_is_lacking() -> None:
+    def value(constraint: Bound | None, direction: Literal["min", "max"]) -> float:
+        return tune(
+            SCENARIO,
+            Template("static:{4|8}:1:own"),
+            metric="e2e_s_mean",
+            direction=direction,
+            trials=1,
+            episodes=1,
+            constraint=constraint,
+        ).value
+
+    free = value(None, "min")
+    assert value(Bound("slo_attainment", 0.5), "min") == free
+    # The bound is above what can be: every request meets its objectives here.
+    assert value(Bound("slo_attainment", 2.0), "min") == pytest.approx(6.0 * free)
+    assert value(Bound("slo_attainment", 2.0), "max") == pytest.approx(-4.0 * free)
 
 
 def test_what_is_no_scheduler_is_refused() -> None:

@@ -1,0 +1,98 @@
+"""Tuning of a benchmark's rules: one budget, results that are kept and found by the benchmark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.benchmark.config import BenchmarkError, load_suite, read_found, results_of
+from agents.tuning_suite import TuningError, load_tunings, run_all, studies, waiting
+from dsd_env import strict_yaml
+
+pytest.importorskip("optuna")
+
+
+def files(tmp_path: Path, **changes: Any) -> Path:
+    """Write a benchmark and its tunings; return the path of the latter."""
+    tunings = tmp_path / "tunings.yaml"
+    suite = {
+        "title": "T",
+        "tuned": str(tunings),
+        "schedulers": {"static": ["cloud_ar"], "rules": {"best": "tuned:rule"}},
+        "scenarios": {"single_lan": {}, "far": {"of": "single_lan", "set": {"links.lan.one_way_s": 0.02}}},
+    }
+    (tmp_path / "suite.yaml").write_text(strict_yaml.dumps(suite))
+    data = {
+        "suite": str(tmp_path / "suite.yaml"),
+        "trials": 2,
+        "episodes": 1,
+        "rules": {"rule": {"template": "jsq_goodput:load_weight={0..2 from 1}"}},
+        "scenarios": {"single_lan": ["rule"]},
+    }
+    tunings.write_text(strict_yaml.dumps({**data, **changes}))
+    return tunings
+
+
+def test_results_are_kept_and_the_benchmark_finds_them(tmp_path: Path) -> None:
+    path = files(tmp_path)
+    every = studies(load_tunings(path))
+    results = results_of(path)
+    assert results == tmp_path / "tunings.json"
+    told: list[str] = []
+    found = run_all(every, results, 1, lambda study, result: told.append(study.rule))
+    assert told == ["rule"]
+    scheduler = found["single_lan"]["rule"]["scheduler"]
+    assert scheduler.startswith("jsq_goodput:load_weight=")
+    assert read_found(results, ValueError) == found
+    assert not list(waiting(every, found))
+    suite = load_suite(tmp_path / "suite.yaml")
+    assert suite.contest("single_lan").schedulers["best"] == ("rules", scheduler)
+    # A variant is one on which nothing was tuned: it takes what was found for its scenario.
+    assert suite.contest("far").schedulers["best"] == ("rules", scheduler)
+    assert (
+        load_suite(tmp_path / "suite.yaml", tuned=False).contest("far").schedulers["best"][1] == "tuned:rule"
+    )
+
+
+def test_another_budget_asks_for_another_result(tmp_path: Path) -> None:
+    every = studies(load_tunings(files(tmp_path)))
+    found = run_all(every, tmp_path / "found.json", 1)
+    more = studies(load_tunings(files(tmp_path, trials=3)))
+    assert [study.rule for study in waiting(more, found)] == ["rule"]
+
+
+def test_what_has_not_been_tuned_is_an_error_of_the_benchmark(tmp_path: Path) -> None:
+    files(tmp_path)
+    suite = load_suite(tmp_path / "suite.yaml")
+    with pytest.raises(BenchmarkError, match=r"scenarios.single_lan: 'tuned:rule' .*run scripts/tune.py"):
+        suite.contest("single_lan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scenarios": {"single_lan": ["rool"]}}, r"tunings.yaml.*no rules \['rool'\]; there are \['rule'\]"),
+        ({"scenarios": {"moon": ["rule"]}}, r"\['moon'\] are not in"),
+        ({"trials": 0}, "tunings.yaml.*trials"),
+        ({"budget": 3}, "tunings.yaml.*budget"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(TuningError, match=words):
+        studies(load_tunings(files(tmp_path, **changes)))
+
+
+def test_a_damaged_file_of_results_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "found.json").write_text("{")
+    with pytest.raises(TuningError, match=r"found.json: no file of results"):
+        read_found(tmp_path / "found.json", TuningError)
+
+
+def test_the_shipped_results_belong_to_the_shipped_tunings() -> None:
+    found = read_found(results_of("core"), TuningError)
+    left = [(study.contest.name, study.rule) for study in waiting(studies(load_tunings("core")), found)]
+    assert not left, "run python scripts/tune.py --config core"
+    assert json.dumps(found)
