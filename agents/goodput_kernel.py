@@ -57,7 +57,7 @@ PLACES = 1 << PLACE_BITS
 _STEPS = 1 << 12
 _NEVER_S = math.inf
 _LOWEST, _HIGHEST = goodput.LOWEST_ACCEPTANCE, goodput.HIGHEST_ACCEPTANCE
-_HALF_AGED_TOKENS = goodput.HALF_AGED_TOKENS
+_HALF_AGED_TOKENS, FEW_TOKENS = goodput.HALF_AGED_TOKENS, goodput.FEW_TOKENS
 _FIRST_HASH = np.uint64(0x9E3779B97F4A7C15)
 
 as_rule = cast(RULE)
@@ -72,22 +72,30 @@ def _on_grid(ratio):
 
 
 @jit
-def _path(gamma, step, first, way, chunk_tokens, taken):
-    """Write how many drafts the iterations of a generation take; return how many iterations it has.
+def _yield_of_path(gamma, acceptance, step, first, way, chunk_tokens):
+    """Return the tokens and drafts of an iteration, all times being in iterations.
 
-    See :func:`dsd_env.schedulers.stream_model.followed`.
+    See :func:`dsd_env.schedulers.stream_model.followed` and `yield_of`, which follow the path to its end first.
     """
     committed = np.empty(LONGEST_PATH + 1, dtype=np.int64)
-    drafted_at = np.empty(MOST_TOKENS + 256, dtype=np.float64)
+    drafted_at = np.empty(MOST_TOKENS + 4 * MAX_GAMMA, dtype=np.float64)
     committed[0] = 0
-    n_committed, n_drafted, knows, arrived = 1, 0, 0, 0
+    n_drafted, knows, arrived = 0, 0, 0
+    alive, iterations, tokens, drafts = 1.0, 0.0, 0.0, 0.0
     for i in range(LONGEST_PATH):
         while arrived < n_drafted and drafted_at[arrived] <= i - way:
             arrived += 1
-        taken[i] = max(0, min(gamma, arrived - committed[i]))
+        taken = max(0, min(gamma, arrived - committed[i]))
+        survival = math.pow(acceptance, float(taken + 1))
+        iterations += alive
+        tokens += alive * (1.0 - survival) / (1.0 - acceptance)
+        drafts += alive * taken
+        alive *= survival
+        if alive < LEAST_ALIVE:
+            break
         while True:
             begin = max(drafted_at[n_drafted - 1], way) if n_drafted > 0 else way
-            while n_drafted - committed[knows] >= gamma and knows < n_committed - 1:
+            while n_drafted - committed[knows] >= gamma and knows < i:
                 knows += 1
                 begin = max(begin, knows + way)
             room = gamma - (n_drafted - committed[knows])
@@ -98,34 +106,24 @@ def _path(gamma, step, first, way, chunk_tokens, taken):
             for _ in range(sent):
                 drafted_at[n_drafted] = done
                 n_drafted += 1
-        committed[n_committed] = committed[i] + taken[i] + 1
-        n_committed += 1
+        committed[i + 1] = committed[i] + taken + 1
         if n_drafted < committed[i + 1] or committed[i + 1] > MOST_TOKENS:
-            return i + 1
-    return LONGEST_PATH
+            break
+    return tokens / iterations, drafts / iterations
 
 
 @jit
 def _worked_out(gamma, rate, step, first, way, chunk_tokens):
     """Return the tokens and drafts of an iteration, for arguments given as steps of their grids."""
     step_s, first_s, way_s = math.exp(step / GRID), math.exp(first / GRID), math.exp(way / GRID)
-    acceptance = rate / ACCEPTANCE_GRID
-    taken = np.empty(LONGEST_PATH, dtype=np.int64)
     all_tokens, all_drafts = 0.0, 0.0
     for i in range(len(SPREAD)):
         length = SPREAD[i]
-        n = _path(gamma, step_s / length, first_s / length, way_s / length, chunk_tokens, taken)
-        alive, iterations, tokens, drafts = 1.0, 0.0, 0.0, 0.0
-        for j in range(n):
-            survival = math.pow(acceptance, float(taken[j] + 1))
-            iterations += alive
-            tokens += alive * (1.0 - survival) / (1.0 - acceptance)
-            drafts += alive * taken[j]
-            alive *= survival
-            if alive < LEAST_ALIVE:
-                break
-        all_tokens += tokens / iterations
-        all_drafts += drafts / iterations
+        tokens, drafts = _yield_of_path(
+            gamma, rate / ACCEPTANCE_GRID, step_s / length, first_s / length, way_s / length, chunk_tokens
+        )
+        all_tokens += tokens
+        all_drafts += drafts
     return all_tokens / len(SPREAD), all_drafts / len(SPREAD)
 
 
@@ -511,9 +509,26 @@ def _plain_placement(k, w, number):
 
 
 @jit
+def _relieved(request, parameters):
+    ahead = 0.0 < request.tpot_s <= parameters.relief * request.slo_tpot_s
+    return ahead and request.committed_tokens >= FEW_TOKENS
+
+
+@jit
+def _hopeless(request, parameters):
+    if parameters.hopeless == 0.0:
+        return False
+    first_s = request.ttft_s if request.committed_tokens > 0.0 else request.age_s
+    late = request.tpot_s > parameters.hopeless * request.slo_tpot_s
+    return first_s > request.slo_ttft_s or (late and request.committed_tokens >= FEW_TOKENS)
+
+
+@jit
 def _can_wait(w, rule, busy):
     """Return whether a request meets its objective without drafts, and so far has met it."""
     request, share = w.due_view.request, rule.parameters.slo_margin
+    if _relieved(request, rule.parameters) or _hopeless(request, rule.parameters):
+        return True
     if share == 0.0:
         return False
     drafts = request.window_tokens > 0.0 or (request.rounds > 0.0 and request.recent_gammas[0] > 0.0)

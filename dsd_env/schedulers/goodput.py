@@ -34,6 +34,8 @@ from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_ro
 LOWEST_ACCEPTANCE = 0.01
 HIGHEST_ACCEPTANCE = 0.99
 _NEVER_S = float("inf")
+FEW_TOKENS = 8
+"""A mean time per token is not judged before so many tokens."""
 HALF_AGED_TOKENS = 128.0
 """Tokens after which a request counts as half aged."""
 
@@ -53,6 +55,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "change_margin": (1.0, 100.0),
     "age_weight": (-10.0, 10.0),
     "pack": (0.0, 4096.0),
+    "relief": (0.0, 1.0),
+    "hopeless": (0.0, 100.0),
 }
 _WHOLE = ("batch_size", "pack")
 
@@ -83,6 +87,10 @@ class GoodputParameters:
         age_weight: By how much more others' delay weighs for requests that have had many tokens (less, if it
             is negative): `load_weight` times exp(age_weight * (share - 1/2)), with the share that begins at 0
             and is 1/2 after 128 tokens. The longer an answer is already, the more is usually to come of it.
+        relief: Who has had its tokens within this share of the bound on the time per token goes on without drafts
+            until that is used up; 0: never.
+        hopeless: Who has had its tokens so many times slower than the bound allows, or its first token too late,
+            will not meet its objectives any more and gets no drafts, which take time from others; 0: never.
         pack: Requests up to which targets are filled, one after the other by number; 0: each request goes to
             the target with the fewest.
     """
@@ -102,6 +110,8 @@ class GoodputParameters:
     change_margin: float = 1.25
     age_weight: float = 0.0
     pack: int = 0
+    relief: float = 0.0
+    hopeless: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -266,6 +276,8 @@ class GoodputScheduler:
         A request that drafts goes on, so that nobody changes from one to the other all the time.
         """
         request, share = view.request, self.parameters.slo_margin
+        if _relieved(request, self.parameters) or _hopeless(request, self.parameters):
+            return True
         if share == 0.0:
             return False
         drafts = request.window_tokens > 0 or (request.rounds > 0 and request.recent_gammas[0] > 0)
@@ -302,6 +314,21 @@ class GoodputScheduler:
         elif target.colocated > target.remote:
             streams_s *= self.parameters.change_margin
         return streams_s <= shared_s
+
+
+def _relieved(request: RequestView, parameters: GoodputParameters) -> bool:
+    """Return whether a request is so far ahead of its objective that it can do without drafts."""
+    ahead = 0.0 < request.tpot_s <= parameters.relief * request.slo_tpot_s
+    return ahead and request.committed_tokens >= FEW_TOKENS
+
+
+def _hopeless(request: RequestView, parameters: GoodputParameters) -> bool:
+    """Return whether a request is not expected to meet its objectives whatever is done."""
+    if parameters.hopeless == 0.0:
+        return False
+    first_s = request.ttft_s if request.committed_tokens > 0 else request.age_s
+    late = request.tpot_s > parameters.hopeless * request.slo_tpot_s
+    return first_s > request.slo_ttft_s or (late and request.committed_tokens >= FEW_TOKENS)
 
 
 def estimate_acceptance(request: RequestView, prior: float, prior_trials: float) -> float:
