@@ -77,9 +77,9 @@ def test_every_scenario_has_a_page_with_its_card_and_commands_that_are_understoo
         assert len(lines) == 3
         for line in lines:
             cli.parser().parse_args(line.split())
-        # Where the load changes, an episode of a number of requests would be a part of a cycle.
-        assert ("--cycles 1" in lines[1]) == (len(load_scenario(name).workload.load.points) > 1)
-        make_scheduler(lines[1].split()[3]).reset(load_scenario(name), 0)
+        given = cli.parser().parse_args(lines[1].split())
+        assert given.cycles == 1, "as the card was measured"
+        make_scheduler(given.scheduler).reset(load_scenario(name), 0)
 
 
 def test_every_scenario_has_its_animation_which_is_small_and_comes_to_rest() -> None:
