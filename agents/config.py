@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from agents.config_files import ConfigModel, changed_scenario, config_sha256, read_config
+from agents.config_files import ConfigModel, config_sha256, read_config
 from agents.credit import CreditWeights
 from dsd_env import strict_yaml
+from dsd_env.changes import changed_scenario
 from dsd_env.control import ActionSpace
 from dsd_env.control.fleet import CONTROL_PERIOD_S, FleetSpace
 from dsd_env.scenario import Scenario

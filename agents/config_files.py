@@ -1,4 +1,4 @@
-"""What the configurations of agents share: their files, their changes of a scenario, their digests."""
+"""What the configurations of agents share: their files, their digests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dsd_env import strict_yaml
 from dsd_env.paths import config_dir
 from dsd_env.policy.manifest import canonical_json
-from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.loader import explain_validation_error
 from dsd_env.strict_model import StrictNumbers
 from dsd_env.strict_yaml import StrictYamlError
@@ -75,19 +74,6 @@ def read_file(
         return model.model_validate({**data, **(changes or {})})
     except ValidationError as problem:
         raise error(explain_validation_error(problem, str(path), model)) from problem
-
-
-def changed_scenario(scenario: str, changes: Mapping[str, Any]) -> Scenario:
-    """Return a scenario with other values for some keys.
-
-    Args:
-        scenario: Its name or path.
-        changes: By dotted key, e.g. ``{"episode.requests": 200}``.
-
-    Raises:
-        dsd_env.scenario.ScenarioError: It does not exist or is not valid.
-    """
-    return load_scenario(scenario, **{key.replace(".", "__"): value for key, value in changes.items()})
 
 
 def config_sha256(config: ConfigModel) -> str:

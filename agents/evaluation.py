@@ -20,10 +20,11 @@ from agents.environments import engine_for
 from agents.fast_runs import fast_runs
 from agents.processes import as_they_end, workers
 from agents.rollouts import BySchedulers, play
+from dsd_env.changes import changed_scenario
 from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
-from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
 from dsd_env.sim.metrics import metric_names
@@ -92,7 +93,7 @@ def plan(
         requests: Measured requests per episode, instead of the scenario's own or its window.
         cycles: Measure so many cycles of the load, after a warm-up, instead; see
             :func:`dsd_env.scenario.measuring.steady`.
-        changes: Other values for keys of the scenarios, with ``__`` between levels.
+        changes: Other values for keys of the scenarios, by dotted key.
 
     Raises:
         dsd_env.scenario.ScenarioError: A scenario is not valid.
@@ -106,7 +107,7 @@ def plan(
             raise ValueError(f"{what} named twice: {', '.join(twice)}")
     tasks = []
     for label in scenarios:
-        scenario = load_scenario(label, **(changes or {}))
+        scenario = changed_scenario(label, changes or {})
         if requests is not None:
             scenario = measuring(scenario, requests)
         elif cycles is not None:

@@ -22,13 +22,14 @@ import numpy as np
 from pydantic import Field
 
 from agents.config import ConfigError, FleetConfig, Positive
-from agents.config_files import ConfigModel, changed_scenario, config_sha256, read_config
+from agents.config_files import ConfigModel, config_sha256, read_config
 from agents.evaluation import check_metrics
 from agents.fleet_runs import play_plans
 from agents.plan_rule import Choices, Floats, PlanRule
 from agents.provenance import git_commit, versions
 from agents.seeds import training_seed, validation_seeds
 from dsd_env import strict_yaml
+from dsd_env.changes import changed_scenario
 from dsd_env.control.fleet import FleetSpace
 from dsd_env.envs import EdgeCloudFleetEnv
 from dsd_env.envs.fleet_vector import many

@@ -28,6 +28,7 @@ extensions = [
     "gallery",
     "markdown_docstrings",
     "scenario_fields",
+    "units",
 ]
 root_doc = "docs/index"
 include_patterns = [

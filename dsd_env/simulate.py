@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dsd_env.control import DecisionView
 from dsd_env.rng import checked_seed
 from dsd_env.scenario import Scenario, load_scenario
-from dsd_env.scenario.measuring import measuring
+from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.base import FleetWatcher
 from dsd_env.sim import Event, ReferenceSimulation
@@ -61,6 +61,7 @@ def simulate(
     seed: int = 0,
     *,
     requests: int | None = None,
+    cycles: int | None = None,
     record_events: bool = False,
     timeline: bool = False,
     until_s: float = math.inf,
@@ -75,6 +76,8 @@ def simulate(
         seed: Episode seed, a whole number of at least 0. The same seed gives the same world to every
             scheduler.
         requests: Number of requests to measure, instead of the scenario's own or its window.
+        cycles: Measure the steady state instead: so many cycles of the load, after a warm-up, in simulated
+            time; see :func:`dsd_env.scenario.measuring.steady`.
         record_events: Keep the event log in the result.
         timeline: Keep a timeline in the result, and the event log that it is made of.
         until_s: Stop at the first decision after this time. The metrics are then of what has been by then,
@@ -89,16 +92,23 @@ def simulate(
     Raises:
         ScenarioError: The scenario is not valid.
         ValueError: The scheduler is unknown or decides something off the lists, or the engine is unknown,
-            or the seed is not a whole number from 0 to 2^63 − 1.
+            or the seed is not a whole number from 0 to 2^63 − 1, or both requests and cycles are given, or
+            cycles are below 1.
         EngineError: With ``"compiled"``, a bounded resource ran out.
 
     Example:
-        >>> simulate("single_lan", "colocated_sd:4", seed=1).metrics["e2e_s_mean"]
+        >>> simulate("single_lan", "colocated_sd:4", seed=1, cycles=1).metrics["e2e_s_mean"]
     """
     seed = checked_seed(seed)
     scenario = load_scenario(scenario)
+    if requests is not None and cycles is not None:
+        raise ValueError(f"requests = {requests}, cycles = {cycles}: measure a number of requests or cycles")
     if requests is not None:
         scenario = measuring(scenario, requests)
+    if cycles is not None:
+        if cycles < 1:
+            raise ValueError(f"cycles = {cycles} must be at least 1")
+        scenario = steady(scenario, cycles)
     policy = make_scheduler(scheduler)
     record_events = record_events or timeline
     options = {"log_events": _LOG_EVENTS} if record_events else {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ import _cli
 if TYPE_CHECKING:
     from agents.benchmark.cells import Cell
     from agents.benchmark.config import Contest, Suite
-    from agents.benchmark.records import Store
+    from agents.benchmark.records import Record, Store
     from agents.benchmark.running import Outcome
     from agents.benchmark.workflow import Report
 
@@ -133,8 +133,17 @@ def _workers(arguments: argparse.Namespace) -> int:
     return os.cpu_count() or 1  # of a cluster it becomes known by how fast it goes
 
 
-def _bar(cells: Sequence[Cell], store: Store, workers: int) -> Callable[[Outcome], None]:
-    """Return what moves a bar of progress that says how long the rest will take."""
+def _bar(
+    cells: Sequence[Cell], store: Store, workers: int, others: Iterable[Record] = ()
+) -> Callable[[Outcome], None]:
+    """Return what moves a bar of progress that says about how long the rest will take.
+
+    Args:
+        cells: What is asked for.
+        store: Its records.
+        workers: How many work on it.
+        others: Records of other schedulers, which tell how long scenarios take.
+    """
     from tqdm import tqdm
 
     from agents.benchmark.progress import RestTime, in_words
@@ -142,12 +151,15 @@ def _bar(cells: Sequence[Cell], store: Store, workers: int) -> Callable[[Outcome
     waiting = [cell for cell in cells if store.find(cell) is None]
     if len(waiting) < len(cells):
         print(f"{len(cells) - len(waiting)} of {len(cells)} cells were finished before")
-    rest = RestTime(list(store), waiting, workers)
+    rest = RestTime([*others, *store], waiting, workers)
     form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} cells [{elapsed}{postfix}]"
     bar: Any = tqdm(total=len(cells), initial=len(cells) - len(waiting), desc="benchmark", bar_format=form)
 
+    if waiting:
+        bar.set_postfix_str(f"about {in_words(rest.rest_s())} left")
+
     def on_outcome(outcome: Outcome) -> None:
-        rest.done(outcome.cell, outcome.wall_s)
+        rest.done(outcome.cell, outcome.wall_s, failed=bool(outcome.failure))
         bar.set_postfix_str(f"about {in_words(rest.rest_s())} left", refresh=False)
         bar.update(1)
         if outcome.failure:
@@ -222,11 +234,15 @@ def _adopt(
 
 def _submit(arguments: argparse.Namespace) -> int:
     from agents.benchmark import workflow
+    from agents.benchmark.records import Store
     from agents.benchmark.submissions import submit
 
+    others = list(Store(workflow.FOLDER / "results"))
     simulate = workflow.backend(arguments.jobs, arguments.ray)
     workers = _workers(arguments)
-    report, digests = submit(arguments.submit, simulate, lambda cells, store: _bar(cells, store, workers))
+    report, digests = submit(
+        arguments.submit, simulate, lambda cells, store: _bar(cells, store, workers, others)
+    )
     if _told(report):
         return 1
     print(f"write this into {arguments.submit}:\nrecords:")

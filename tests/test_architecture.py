@@ -16,6 +16,7 @@ ORDER = {
     "report": 0,
     "latency": 1,
     "scenario": 2,
+    "changes": 3,
     "acceptance": 3,
     "network": 3,
     "workload": 3,

@@ -43,29 +43,45 @@ class Cell:
     metrics: tuple[str, ...]
 
 
-def located(spec: str) -> str:
-    """Return a specification whose file is found: from here, or else from the checkout's root."""
+def located(spec: str, beside: Path | None = None) -> str:
+    """Return a specification whose file is found: beside what names it, from here, or from the checkout.
+
+    Args:
+        spec: The specification.
+        beside: Folder of the file that names it, if any.
+    """
     name, colon, argument = spec.partition(":")
-    if name in ("policy", "table") and not Path(argument).exists() and (ROOT / argument).exists():
-        return f"{name}{colon}{ROOT / argument}"
+    if name in ("policy", "table"):
+        for folder in (beside, Path(), ROOT):
+            if folder is not None and (folder / argument).exists():
+                return f"{name}{colon}{folder / argument}"
     return spec
 
 
-def cells_of(contest: Contest, scenario: Scenario, name: str, seeds: Sequence[int]) -> list[Cell]:
+def cells_of(
+    contest: Contest, scenario: Scenario, name: str, seeds: Sequence[int], beside: Path | None = None
+) -> list[Cell]:
     """Return the simulations of one scheduler of a contest.
+
+    Args:
+        contest: The contest.
+        scenario: Its scenario.
+        name: The scheduler's name in it.
+        seeds: Evaluation seeds.
+        beside: Where a bundle's or table's relative path begins, before the current folder and the checkout.
 
     Raises:
         BenchmarkError: The scheduler is unknown or does not fit, or a seed is not an evaluation seed.
     """
     role, given = contest.schedulers[name]
-    spec = located(given)
+    spec = located(given, beside)
     if foreign := [seed for seed in seeds if seed not in EVALUATION_SEEDS]:
         raise BenchmarkError(f"seeds {foreign}: evaluation seeds begin at {EVALUATION_SEEDS.start}")
     try:
         # A wrong name or an unfit policy shows now, not after an hour.
         make_scheduler(spec).reset(scenario, 0)
     except (ValueError, OSError) as error:
-        raise BenchmarkError(f"scenarios.{contest.name}, scheduler {name!r}: {error}") from error
+        raise BenchmarkError(f"scenarios.{contest.name}, scheduler {name!r} = {given!r}: {error}") from error
     common = [
         dsd_env.__version__,
         engine_digest(),

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from agents.config_files import ConfigModel, changed_scenario, read_config
+from agents.config_files import ConfigModel, read_config
 from dsd_env import strict_json
+from dsd_env.changes import changed_scenario
 from dsd_env.paths import config_dir
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import steady

@@ -90,8 +90,8 @@ def scoreboard(suite: Suite, found: Sequence[Standing]) -> str:
         metric = each.contest.objective.metric
         cells = [f"`{each.contest.name}`", in_words(each.contest.objective)]
         for what in [what for what in shown if what != "learned"] + ["learned"] * learned:
-            name = each.best.get(what)
-            cells.append("–" if name is None else f"`{name}` {number(each.rows[name].means[metric][0])}")
+            names = _with_ties(each, what)
+            cells.append(f"{names} {number(each.rows[each.best[what]].means[metric][0])}" if names else "–")
         if learned:
             cells.append(percent(each.gain(each.best.get("learned", ""), each.best.get("rule"))))
         if baseline:
@@ -102,7 +102,15 @@ def scoreboard(suite: Suite, found: Sequence[Standing]) -> str:
     seeds = sorted({len(row.seeds) for each in found for row in each.rows.values()})
     words = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     note = f"Means over {words} held-out episodes in the steady state; gains are paired, with 95 % intervals."
+    if any(each.tied for each in found):
+        note += " Where several are named, their means are equal, and the gain is that of the first."
     return "\n".join([note, "", *table(head, rows)])
+
+
+def _with_ties(standing: Standing, what: str) -> str:
+    """Return the best of a role and those whose mean is equal, the best first; "" without any."""
+    names = [standing.best[what], *standing.tied.get(what, ())] if what in standing.best else []
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def over_all(analysis: Mapping[str, Any]) -> str:
@@ -154,6 +162,7 @@ def scenarios(suite: Suite, found: Sequence[Standing]) -> str:
         parts += [contest.note] * bool(contest.note)
         parts += ["", *_scenario(each, suite), ""]
         parts += _specs(each)
+        parts += _ties(each)
         missing = [name for name in contest.schedulers if name not in each.rows]
         fewer = {row.name: len(row.seeds) for row in each.rows.values() if len(row.seeds) < suite.seeds}
         if missing:
@@ -169,7 +178,10 @@ def scenarios(suite: Suite, found: Sequence[Standing]) -> str:
 def _scenario(standing: Standing, suite: Suite) -> list[str]:
     metric = standing.contest.objective.metric
     unit = UNITS.get(metric, (metric, ""))[1]
-    marks = {name: BEST[what] for what, name in reversed(list(standing.best.items()))}
+    marks: dict[str, str] = {}
+    for what, name in standing.best.items():
+        for equal in (name, *standing.tied.get(what, ())):
+            marks.setdefault(equal, BEST[what])
     head = ["scheduler", "kind", f"`{metric}`{f' ({unit})' if unit else ''}", "over best static"]
     head += [f"over `{suite.baseline}`"] if suite.baseline else []
     head += ["p95 (s)", "goodput (1/s)", "SLO", "load", "$ per 1M tokens", "wall (s)"]
@@ -191,6 +203,16 @@ def _scenario(standing: Standing, suite: Suite) -> list[str]:
 def _specs(standing: Standing) -> list[str]:
     named = [row for row in standing.rows.values() if row.name != row.spec]
     return [", ".join(f"`{row.name}` = `{row.spec}`" for row in named) + "."] if named else []
+
+
+def _ties(standing: Standing) -> list[str]:
+    """Return a line on those that have the best mean together, and who of them stands for it."""
+    texts: dict[str, None] = {}
+    for what in standing.tied:
+        texts[
+            f"{_with_ties(standing, what)} have the same mean: comparisons with the best take the first."
+        ] = None
+    return ["", *texts] if texts else []
 
 
 def capacity(found: Sequence[Mapping[str, Any]]) -> str:

@@ -77,12 +77,16 @@ class Standing:
     Attributes:
         contest: The scenario.
         rows: By name, in the benchmark's order; schedulers without a record are left out.
-        best: Names of the best static choice, rule (static ones among them), learned policy and reference.
+        best: Names of the best static choice, rule (static ones among them), learned policy and reference; of
+            several with the same mean the first in the benchmark's order.
+        tied: By role, those whose mean is the best one's, too, to the digits of :func:`rounded`; without
+            roles where nobody's is.
     """
 
     contest: Contest
     rows: Mapping[str, Row]
     best: Mapping[str, str]
+    tied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _gains: dict[tuple[str, str], Interval] = field(default_factory=dict, repr=False)
 
     def gain(self, name: str, over: str | None) -> Interval:
@@ -147,12 +151,13 @@ def standing(contest: Contest, records: Iterable[Record]) -> Standing | None:
         for name, (role, spec) in contest.schedulers.items()
         if name in by_name
     }
-    best = {
-        what: name
+    found = {
+        what: _best([row for row in rows.values() if row.role in roles], contest.objective)
         for what, roles in BEST.items()
-        if (name := _best([row for row in rows.values() if row.role in roles], contest.objective)) is not None
     }
-    return Standing(contest, rows, best) if "static" in best else None
+    best = {what: names[0] for what, names in found.items() if names}
+    tied = {what: tuple(names[1:]) for what, names in found.items() if len(names) > 1}
+    return Standing(contest, rows, best, tied) if "static" in best else None
 
 
 def _row(name: str, role: Role, spec: str, records: Sequence[Record], objective: Objective) -> Row:
@@ -203,14 +208,17 @@ def _counts(n: int) -> NDArray[np.float64]:
     return counts
 
 
-def _best(rows: Sequence[Row], objective: Objective) -> str | None:
-    """Return the best by mean, of those with most seeds that keep to the constraint; None without any."""
+def _best(rows: Sequence[Row], objective: Objective) -> list[str]:
+    """Return those with the best mean, of those with most seeds that keep to the constraint, in order."""
     seen = [row for row in rows if math.isfinite(row.means.get(objective.metric, NOTHING)[0])]
     allowed = [row for row in seen if row.feasible] or seen
     most = max((len(row.seeds) for row in allowed), default=0)
-    sign = 1.0 if objective.better == "lower" else -1.0
-    full = [row for row in allowed if len(row.seeds) == most]
-    return min(full, key=lambda row: sign * row.means[objective.metric][0]).name if full else None
+    means = {row.name: rounded(row.means[objective.metric][0]) for row in allowed if len(row.seeds) == most}
+    known = [mean for mean in means.values() if mean is not None]
+    if not known:
+        return []
+    top = min(known) if objective.better == "lower" else max(known)
+    return [name for name, mean in means.items() if mean == top]
 
 
 def standings(suite: Suite, records: Iterable[Record]) -> list[Standing]:
@@ -263,6 +271,7 @@ def _scenario(standing: Standing, baseline: str | None) -> dict[str, Any]:
         "of": contest.of,
         "objective": contest.objective.model_dump(mode="json", exclude_none=True),
         "best": dict(standing.best),
+        **({"tied": {what: list(names) for what, names in standing.tied.items()}} if standing.tied else {}),
         "schedulers": {
             row.name: {
                 "role": row.role,

@@ -81,11 +81,21 @@ def contests_of(submission: Submission, suite: Suite) -> dict[str, Contest]:
     return found
 
 
-def _cells(submission: Submission, suite: Suite, contests: Mapping[str, Contest]) -> list[Cell]:
+def suite_of(submission: Submission, folder: Path) -> Suite:
+    """Return the benchmark that a submission enters, by name or by a path that may begin at its folder.
+
+    Raises:
+        BenchmarkError: There is none, or it is wrong.
+    """
+    beside = folder / submission.suite
+    return load_suite(str(beside) if beside.is_file() else submission.suite)
+
+
+def _cells(submission: Submission, suite: Suite, contests: Mapping[str, Contest], folder: Path) -> list[Cell]:
     seeds = evaluation_seeds(suite.seeds)
     cells: list[Cell] = []
     for contest in contests.values():
-        cells += cells_of(contest, contest.load(), submission.name, seeds)
+        cells += cells_of(contest, contest.load(), submission.name, seeds, folder)
     return sorted(cells, key=lambda cell: cell.seed)
 
 
@@ -103,10 +113,10 @@ def submit(
         BenchmarkError: The submission is wrong, or a scheduler does not fit.
     """
     submission = load_submission(path)
-    suite = load_suite(submission.suite)
+    suite = suite_of(submission, path.parent)
     contests = contests_of(submission, suite)
     store = Store(path.parent / "records")
-    cells = _cells(submission, suite, contests)
+    cells = _cells(submission, suite, contests, path.parent)
     report = run(cells, contests, store, simulate, on_plan(cells, store))
     digests = {
         name: sha256_of(file) for name in contests if (file := store.folder / f"{name}.json").is_file()
@@ -132,12 +142,12 @@ def verify(
         BenchmarkError: The submission or a file of records cannot be read.
     """
     submission = load_submission(path)
-    suite = load_suite(submission.suite)
+    suite = suite_of(submission, path.parent)
     contests = contests_of(submission, suite)
     folder = path.parent / "records"
     wrong = _wrong_files(submission, folder, contests)
     store = Store(folder)
-    cells = _cells(submission, suite, contests)
+    cells = _cells(submission, suite, contests, path.parent)
     records = {(record.entry, record.seed): record for record in store if record.name == submission.name}
     present = [cell for cell in cells if (cell.entry, cell.seed) in records]
     if len(present) < len(cells):

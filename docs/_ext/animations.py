@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dsd_env.files import write_atomically
 from dsd_env.scenario import Scenario
-from dsd_env.sim.timeline.picture import AXES, HEIGHT_PX, WIDTH_PX, draw_picture, palette
+from dsd_env.sim.timeline.picture import AXES, BAND, HEIGHT_PX, WIDTH_PX, draw_picture, palette, rows_of
 from dsd_env.sim.timeline.places import Places
 from dsd_env.simulate import simulate
 
@@ -50,8 +50,7 @@ def span_of(name: str) -> tuple[float, float]:
     return SPANS_S.get(name) or SPANS_S.get(name.rsplit("_", 1)[0], SPAN_S)
 
 
-MAX_ROWS = 100
-_WHITE, _BAND, _NOW = (255, 255, 255), (0xF4, 0xF5, 0xF7), (0x33, 0x33, 0x33)
+_WHITE, _BAND, _NOW = (255, 255, 255), tuple(bytes.fromhex(BAND[1:])), (0x33, 0x33, 0x33)
 
 
 def animate(
@@ -79,22 +78,23 @@ def animate(
     if result.metrics["duration_s"] < to_s:
         raise ValueError(f"{scenario.name}: the episode is over before {to_s:g} s")
     title = f"{scenario.name}: {scheduler}, seed {seed}"
-    slices = result.timeline.reading.slices
-    whole = draw_picture(Places(scenario), slices, to_s, title, window_s=to_s - from_s)
-    return revealed(whole, FRAMES)
+    places, slices, window_s = Places(scenario), result.timeline.reading.slices, to_s - from_s
+    whole = draw_picture(places, slices, to_s, title, window_s=window_s)
+    return revealed(whole, len(rows_of(places, slices, to_s, window_s=window_s)), FRAMES)
 
 
-def revealed(whole: NDArray[np.uint8], frames: int) -> list[NDArray[np.uint8]]:
+def revealed(whole: NDArray[np.uint8], rows: int, frames: int) -> list[NDArray[np.uint8]]:
     """Return images in which a picture comes to be from left to right; the last one is the picture.
 
     Args:
         whole: A picture by ``draw_picture`` whose present is the end of its axis, shape (height, width, 3).
+        rows: How many rows it has.
         frames: How many images.
     """
     height, width, _ = whole.shape
     left, right = round(AXES[0] * width), round((AXES[0] + AXES[2]) * width) + 2
     top, bottom = round((1.0 - AXES[1] - AXES[3]) * height), round((1.0 - AXES[1]) * height)
-    ground = _ground(whole[top:bottom, left:right])
+    ground = _ground(bottom - top, rows)
     images = []
     for at in np.linspace(left, right, frames + 1)[1:-1].astype(int):
         image = whole.copy()
@@ -104,23 +104,10 @@ def revealed(whole: NDArray[np.uint8], frames: int) -> list[NDArray[np.uint8]]:
     return [*images, whole]
 
 
-def _ground(axes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the colour behind each line of pixels: bands of equal height, grey and white in turn.
-
-    Lines that are full of marks do not show it, so the number of bands is the one that agrees with
-    most pixels.
-    """
-    white, band = ((axes == colour).all(axis=2).sum(axis=1) for colour in (_WHITE, _BAND))
-    place = (np.arange(len(axes)) + 0.5) / len(axes)
-
-    def is_band(rows: int) -> NDArray[np.bool_]:
-        return np.asarray((place * rows).astype(int) % 2 == 0)
-
-    def agreement(rows: int) -> int:
-        return int(np.where(is_band(rows), band, white).sum())
-
-    rows = max(range(1, MAX_ROWS + 1), key=agreement)
-    return np.where(is_band(rows)[:, None], _BAND, _WHITE).astype(np.uint8)
+def _ground(height: int, rows: int) -> NDArray[np.uint8]:
+    """Return the colour behind each line of pixels: bands of equal height, grey and white in turn."""
+    place = (np.arange(height) + 0.5) / height
+    return np.where(((place * rows).astype(int) % 2 == 0)[:, None], _BAND, _WHITE).astype(np.uint8)
 
 
 def write(path: Path, pictures: list[NDArray[np.uint8]]) -> int:

@@ -217,11 +217,13 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
     if more := MORE.get(scenario.name):
         parts.append("More: " + ", ".join(f"[{text}]({link})" for text, link in more) + ".")
     parts.append("## Run it")
+    parts.append(
+        "With `--cycles 1` the steady state is measured, as it was for the card, with any scheduler and seed."
+    )
     to_s = animations.span_of(scenario.name)[1]
-    cycles = " --cycles 1" if len(scenario.workload.load.points) > 1 else ""
     parts.append(
         f"```sh\ndsd-env show {scenario.name}\n"
-        f"dsd-env simulate {scenario.name} --scheduler {rule} --seed 1{cycles}\n"
+        f"dsd-env simulate {scenario.name} --cycles 1 --scheduler {rule} --seed 1\n"
         f"dsd-env picture {scenario.name} --scheduler {rule} --at-s {to_s:g} --out {scenario.name}.png\n```"
     )
     parts.append(

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dsd_env import strict_yaml
+from dsd_env.changes import LEVELS, changed_scenario
 from dsd_env.rng import MAX_SEED, checked_seed
-from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.sim.engines import ENGINES
 
@@ -79,8 +80,8 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="another value for a key of the scenario, levels joined by two underscores "
-        "(--set episode__requests=50); null removes it; may be given several times",
+        help="another value for a key of the scenario, with dots between its levels as in "
+        "--set episode.requests=50; null removes it; may be given several times",
     )
 
 
@@ -128,7 +129,7 @@ def scenario_of(arguments: argparse.Namespace) -> Scenario:
     Raises:
         ScenarioError: It is unknown or not valid.
     """
-    return load_scenario(arguments.scenario, **dict(arguments.changes))
+    return changed_scenario(arguments.scenario, dict(arguments.changes))
 
 
 def measured_scenario_of(arguments: argparse.Namespace) -> Scenario:
@@ -152,8 +153,9 @@ def change(text: str) -> tuple[str, Any]:
     """Return key and value of ``KEY=VALUE``; the value is read as in a scenario's file."""
     key, equals, value = text.partition("=")
     key = key.strip()
-    if not equals or not key or not all(key.split("__")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, with __ between the levels of the key")
+    between = LEVELS if LEVELS in key else "."
+    if not equals or not all(key.split(between)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, with dots between the key's levels")
     try:
         return key, strict_yaml.loads(value, key)
     except strict_yaml.StrictYamlError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,10 @@ dsd-env list --json"""
 _SHOW = """
 dsd-env show metro
 dsd-env show my_scenario.yaml
-dsd-env show metro --set protocol__kind=synchronous --json"""
+dsd-env show metro --set protocol.kind=synchronous --json"""
+
+RULE = "cloud_ar"
+"""The scheduler of the command line that measures a scenario."""
 
 
 def add_list(commands: Commands) -> None:
@@ -77,7 +81,14 @@ def run_show(arguments: argparse.Namespace) -> int:
         print_json(scenario.model_dump(mode="json"))
         return 0
     print("\n\n".join(_sections(scenario)))
+    if scenario.card.utilisation and not arguments.changes:
+        print(f"\nto measure it, as above:\n  {_measuring(arguments.scenario)}")
     return 0
+
+
+def _measuring(scenario: str) -> str:
+    """Return the command line that measures a scenario as its card does; the rule is one of many."""
+    return f"dsd-env simulate {shlex.quote(scenario)} --cycles 1 --scheduler {RULE} --seed 1"
 
 
 def _sections(scenario: Scenario) -> Iterator[str]:

@@ -27,7 +27,7 @@ _EXAMPLES = """
 dsd-env simulate single_lan --scheduler edge_sd:4 --seed 1
 dsd-env simulate metro --scheduler jsq_goodput --cycles 1
 dsd-env simulate metro --scheduler jsq_goodput --requests 50 --json
-dsd-env simulate flaky --scheduler random --set protocol__patience_s=0.2"""
+dsd-env simulate flaky --scheduler random --set protocol.patience_s=0.2"""
 
 _NOTES = """
 A metric's name ends in its unit: _s are seconds. docs/simulator.md defines

@@ -13,6 +13,8 @@ def test_every_scenario_has_a_line(dsd_env_command):
     assert [line.split()[0] for line in lines] == list_scenarios()
     assert max(map(len, lines)) <= 80
     assert all(len(line.split()) > 4 for line in lines)
+    # Each says all that it has to say: nothing is cut off at 80 columns.
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
 
 
 def test_every_shipped_scenario_begins_with_what_it_is(dsd_env_command):
@@ -37,9 +39,20 @@ def test_a_scenario_is_shown_within_80_columns(dsd_env_command, name):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_the_command_that_measures_what_the_card_tells_is_shown_and_runs(dsd_env_command):
+    *_, word, line = dsd_env_command("show", "single_lan").out.splitlines()
+    assert word == "to measure it, as above:"
+    program, *words = line.split()
+    assert program == "dsd-env"
+    said = dsd_env_command(*words, "--json").json
+    told = load_scenario("single_lan").card.utilisation
+    assert f"mean request time {said['metrics']['e2e_s_mean']:.2f} s" in told
+    assert line not in dsd_env_command("show", "single_lan", "--set", "episode.requests=7").out
+
+
 def test_json_holds_the_whole_scenario_with_its_changes(dsd_env_command):
     said = dsd_env_command(
-        "show", "metro", "--set", "protocol__kind=pipelined", "--set", "episode__requests=7", "--json"
+        "show", "metro", "--set", "protocol.kind=pipelined", "--set", "episode__requests=7", "--json"
     )
     scenario = Scenario.model_validate(said.json)
     assert scenario == load_scenario("metro", protocol__kind="pipelined", episode__requests=7)

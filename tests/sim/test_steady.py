@@ -340,3 +340,14 @@ def test_a_saturated_target_does_what_is_said(
     metrics = dsd_env.simulate(scenario, "cloud_ar:1", 1).metrics
     assert metrics["throughput_tokens_per_s"] == pytest.approx(capacity, rel=0.05)
     assert metrics["load"] == pytest.approx(1.0, rel=0.05)
+
+
+def test_simulate_measures_cycles_as_the_scenario_of_that_window_does() -> None:
+    short = load_scenario("single_lan", workload__load__period_s=12.0)
+    whole = dsd_env.simulate(short, "cloud_ar", 1, cycles=1, engine="reference")
+    assert whole.metrics == dsd_env.simulate(steady(short, 1), "cloud_ar", 1, engine="reference").metrics
+    assert whole.metrics["window_s"] == 12.0
+    with pytest.raises(ValueError, match="cycles"):
+        dsd_env.simulate(short, "cloud_ar", 1, cycles=0)
+    with pytest.raises(ValueError, match="requests = 3, cycles = 1"):
+        dsd_env.simulate(short, "cloud_ar", 1, cycles=1, requests=3)

@@ -10,11 +10,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from docs._ext import animations, gallery, markdown_docstrings, scenario_fields
+from docs._ext import animations, gallery, markdown_docstrings, scenario_fields, units
 from dsd_env.cli import main as cli
 from dsd_env.scenario import list_scenarios, load_scenario
 from dsd_env.scenario.schema import Actions, Link
 from dsd_env.schedulers import make_scheduler
+from dsd_env.sim.timeline.picture import draw_picture, rows_of
+from dsd_env.sim.timeline.places import Places
 from tests.conftest import ROOT
 
 PAGE = """
@@ -75,9 +77,9 @@ def test_every_scenario_has_a_page_with_its_card_and_commands_that_are_understoo
         assert len(lines) == 3
         for line in lines:
             cli.parser().parse_args(line.split())
-        # Where the load changes, an episode of a number of requests would be a part of a cycle.
-        assert ("--cycles 1" in lines[1]) == (len(load_scenario(name).workload.load.points) > 1)
-        make_scheduler(lines[1].split()[3]).reset(load_scenario(name), 0)
+        given = cli.parser().parse_args(lines[1].split())
+        assert given.cycles == 1, "as the card was measured"
+        make_scheduler(given.scheduler).reset(load_scenario(name), 0)
 
 
 def test_every_scenario_has_its_animation_which_is_small_and_comes_to_rest() -> None:
@@ -121,6 +123,34 @@ def test_an_animation_is_its_last_picture_up_to_a_time(tmp_path: Path) -> None:
     size = animations.write(tmp_path / "x.gif", images)
     with image.open(tmp_path / "x.gif") as found:
         assert size == (tmp_path / "x.gif").stat().st_size and found.n_frames > 20
+
+
+@pytest.mark.parametrize("rows", [1, 2, 17, 40])
+def test_the_ground_of_an_animation_is_that_of_the_picture(rows: int) -> None:
+    """Where nothing is drawn, what comes after the present is what the whole picture shows there."""
+    pytest.importorskip("matplotlib")
+    scenario = load_scenario("single_lan", targets__target__count=rows)
+    places = Places(scenario)
+    assert len(rows_of(places, [], 1.0)) == rows
+    whole = draw_picture(places, [], 1.0, "nothing", window_s=1.0)
+    first = animations.revealed(whole, rows, 10)[0]
+    width = whole.shape[1]
+    left, right = round(animations.AXES[0] * width), round(sum(animations.AXES[::2]) * width)
+    apart = (first[:, left:right] != whole[:, left:right]).any(axis=2)
+    # Lines of the grid and of the present apart, and the pixels where one row meets the next.
+    assert (apart.mean(axis=1) > 0.05).sum() <= 2 * rows + 3
+    wrong = (animations.revealed(whole, rows + 1, 10)[0] != whole).any(axis=2)[:, left:right]
+    assert (wrong.mean(axis=1) > 0.05).sum() > 2 * rows + 100
+
+
+def test_numbers_stay_with_their_units_in_tables() -> None:
+    space = "\N{NO-BREAK SPACE}"
+    assert units.unbroken("+1.8 % (+1.3 … +2.3)") == f"+1.8{space}% (+1.3{space}…{space}+2.3)"
+    assert units.unbroken("+24.3 ± 0.1 %") == f"+24.3{space}±{space}0.1{space}%"
+    assert units.unbroken("chat 100 %, batch 9 %") == f"chat{space}100{space}%, batch{space}9{space}%"
+    assert units.unbroken("> 1.1") == f">{space}1.1"
+    assert units.unbroken("mean request time, s") == f"mean request time,{space}s"
+    assert units.unbroken("goodput, so to say; 5 pages") == "goodput, so to say; 5 pages"
 
 
 def test_links_of_the_gallery_lead_somewhere() -> None:

@@ -46,8 +46,8 @@ _COLOURS = {
     "plain": "#8C8C8C",
     "message": "#56B4E9",
 }
-_BAND = "#F4F5F7"
-"""Ground of every other row."""
+BAND = "#F4F5F7"
+"""Ground of every other row, from the first one on."""
 _LABELS = {
     "draft": "draft",
     "prefill": "prefill",
@@ -76,7 +76,7 @@ _BESIDE = {ITERATIONS: (-0.40, 0.12), DRAFTERS: (0.18, 0.40)}
 
 def palette() -> list[tuple[int, int, int]]:
     """Return the colours of pictures, for formats of few: those of the marks, softer ones of edges, greys."""
-    marks = [tuple(bytes.fromhex(colour[1:])) for colour in (*_COLOURS.values(), _BAND)]
+    marks = [tuple(bytes.fromhex(colour[1:])) for colour in (*_COLOURS.values(), BAND)]
     soft = [
         tuple(round(255 - share * (255 - part)) for part in colour)
         for colour in marks
@@ -119,7 +119,7 @@ def draw_picture(
     from matplotlib.figure import Figure
 
     start_s = max(0.0, now_s - window_s)
-    shown = [one for one in slices if one.start_s < now_s and not one.end_s <= start_s and _kind(one)]
+    shown = _shown(slices, start_s, now_s)
     figure = Figure(figsize=(WIDTH_PX / _DPI, HEIGHT_PX / _DPI), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes(AXES)
@@ -132,6 +132,32 @@ def draw_picture(
     figure.text(0.985, 0.955, note, fontsize=11, ha="right", color="#444444")
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+def rows_of(
+    places: Places,
+    slices: Iterable[Slice],
+    now_s: float,
+    *,
+    device: int | None = None,
+    window_s: float = WINDOW_S,
+) -> list[Site]:
+    """Return the sites that a picture has a row of, from the top down; rows are of one height.
+
+    Args:
+        places: As of :func:`draw_picture`, like the others.
+        slices: What took a while.
+        now_s: The time.
+        device: This device is shown whether it is busy or not.
+        window_s: Simulated time shown.
+    """
+    start_s = max(0.0, now_s - window_s)
+    return _rows(places, _shown(slices, start_s, now_s), device, start_s, now_s)
+
+
+def _shown(slices: Iterable[Slice], start_s: float, now_s: float) -> list[Slice]:
+    """Return what is drawn of a window."""
+    return [one for one in slices if one.start_s < now_s and not one.end_s <= start_s and _kind(one)]
 
 
 def _kind(one: Slice) -> str:
@@ -205,7 +231,7 @@ def _draw(
             )
         )
     for at in range(0, len(rows), 2):
-        axes.axhspan(at - 0.5, at + 0.5, color=_BAND, zorder=0)
+        axes.axhspan(at - 0.5, at + 0.5, color=BAND, zorder=0)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [_label(places, site) for site in rows], fontsize=10)
     axes.tick_params(axis="y", length=0)

@@ -61,7 +61,7 @@ def test_a_part_of_a_plan_has_the_cells_of_the_whole() -> None:
 
 
 def test_schedulers_that_are_unknown_or_do_not_fit_show_before_anything_runs() -> None:
-    with pytest.raises(BenchmarkError, match=r"scenarios.one, scheduler 'it': unknown scheduler 'clod_ar'"):
+    with pytest.raises(BenchmarkError, match=r"scenarios.one, scheduler 'it' = 'clod_ar': unknown scheduler"):
         one("clod_ar")
     with pytest.raises(BenchmarkError, match="no such directory"):
         one("policy:/nowhere")

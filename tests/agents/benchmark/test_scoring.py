@@ -138,12 +138,39 @@ def test_the_scoreboard_has_a_line_per_scenario() -> None:
         "`single_lan`",
         "mean request time, s",
         "`node` 3",
-        "`node` 3",
+        "`node`, `hf_heuristic` 3",
         "`mine` 1.5",
         "+50.0 % (+50.0 … +50.0)",
         "`mine` +50.0 % (+50.0 … +50.0)",
     ]
     assert pages.scoreboard(whole(), []) == pages.scenarios(whole(), []) == pages.NO_RECORDS
+
+
+def test_equal_means_are_all_marked_and_the_first_stands_for_them() -> None:
+    tied = {**TIMES, "plain": [4.0, 2.0]}
+    for order in (tied, dict(reversed(tied.items()))):  # the order is the benchmark's, not that of records
+        (first,) = standings(whole(), records("single_lan", order, SPECS))
+        assert first.best["static"] == "plain" and first.tied["static"] == ("node",)
+        assert first.best["rule"] == "plain" and first.tied["rule"] == ("node", "hf_heuristic")
+        assert set(first.tied) == {"static", "rule"}
+    text = pages.scenarios(whole(), [first])
+    assert "| `plain` **best static** |" in text and "| `node` **best static** |" in text
+    assert "| `hf_heuristic` **best rule** |" in text and "| `mine` **best learned** |" in text
+    assert (
+        "`plain`, `node`, `hf_heuristic` have the same mean: comparisons with the best take the first."
+        in text
+    )
+    assert "their means are equal" in pages.scoreboard(whole(), [first])
+    assert analysis(whole(), [first])["scenarios"]["single_lan"]["tied"]["static"] == ["node"]
+    # A difference beyond the digits that are published decides nothing; one within them does.
+    for by, best in ((1e-9, "plain"), (1e-4, "node")):
+        (first,) = standings(whole(), records("single_lan", {**tied, "node": [2.0, 4.0 - by]}, SPECS))
+        assert first.best["static"] == best
+    # Without a tie nothing is said of one.
+    (first,) = standings(whole(), records("single_lan", {**TIMES, "hf_heuristic": [3.0, 3.1]}, SPECS))
+    assert first.tied == {} and "tied" not in analysis(whole(), [first])["scenarios"]["single_lan"]
+    assert "same mean" not in pages.scenarios(whole(), [first])
+    assert "equal" not in pages.scoreboard(whole(), [first])
 
 
 def test_drift_is_told_in_standard_errors_over_all_seeds() -> None:

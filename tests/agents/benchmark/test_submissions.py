@@ -14,6 +14,7 @@ from agents.benchmark.submissions import contests_of, load_submission, sampled, 
 from agents.benchmark.workflow import Backend
 from dsd_env import strict_yaml
 from tests.agents.benchmark.samples import TINY
+from tests.schedulers.test_table import table
 
 
 def here(cells, on_outcome) -> None:
@@ -126,7 +127,36 @@ def test_a_sample_takes_scenarios_in_turn_and_repeats_itself(entry: Path) -> Non
 
     submission = load_submission(entry)
     suite = load_suite(submission.suite)
-    cells = _cells(submission, suite, contests_of(submission, suite))
+    cells = _cells(submission, suite, contests_of(submission, suite), entry.parent)
     draw = partial(sampled, cells)
     assert {cell.entry for cell in draw(2)} == {"single_lan", "far"}
     assert draw(3) == draw(4)[:3] and len(draw(9)) == 4
+
+
+def test_an_entry_outside_the_checkout_is_made_and_checked_wherever_it_lies(
+    tmp_path: Path, template: dict, monkeypatch
+) -> None:
+    """What it names lies beside it; it is moved and verified from another folder."""
+    made, moved = tmp_path / "made", tmp_path / "sent" / "there"
+    (made / "mine").mkdir(parents=True)
+    (made / "tiny.yaml").write_text(TINY)
+    (made / "mine" / "table.json").write_text(json.dumps(table((4, 2, 1)).model_dump(mode="json")))
+    content = {**template, "suite": "tiny.yaml", "schedulers": {"*": "table:mine/table.json"}}
+    path = made / "submission.yaml"
+    path.write_text(strict_yaml.dumps(content))
+    monkeypatch.chdir("/")
+    report, digests = submit(path, BACKEND, lambda cells, store: lambda outcome: None)
+    assert (report.cells, report.failures) == (4, [])
+    path.write_text(strict_yaml.dumps({**content, "records": digests}))
+    assert str(tmp_path) not in (made / "records" / "far.json").read_text()
+    moved.parent.mkdir()
+    made.rename(moved)
+    monkeypatch.chdir(tmp_path)
+    relative = Path("sent/there/submission.yaml")
+    assert verify(relative, 2, BACKEND) == []
+    other = json.dumps(table((4, 4, 1)).model_dump(mode="json"))
+    (moved / "mine" / "table.json").write_text(other)
+    assert any("4 of 4 records were made of other inputs" in each for each in verify(relative, 1, BACKEND))
+    (moved / "mine" / "table.json").unlink()
+    with pytest.raises(BenchmarkError, match=r"'two-drafts' = 'table:mine/table\.json'"):
+        verify(relative, 1, BACKEND)
