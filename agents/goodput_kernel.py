@@ -75,7 +75,7 @@ def _on_grid(ratio):
 def _yield_of_path(gamma, acceptance, step, first, way, chunk_tokens):
     """Return the tokens and drafts of an iteration, all times being in iterations.
 
-    See :func:`dsd_env.schedulers.stream_model.followed` and `yield_of`, which follow the path to its end first.
+    See `followed` and `yield_of` of :mod:`dsd_env.schedulers.stream_model`, which follow the path to its end.
     """
     committed = np.empty(LONGEST_PATH + 1, dtype=np.int64)
     drafted_at = np.empty(MOST_TOKENS + 4 * MAX_GAMMA, dtype=np.float64)

@@ -87,10 +87,10 @@ class GoodputParameters:
         age_weight: By how much more others' delay weighs for requests that have had many tokens (less, if it
             is negative): `load_weight` times exp(age_weight * (share - 1/2)), with the share that begins at 0
             and is 1/2 after 128 tokens. The longer an answer is already, the more is usually to come of it.
-        relief: Who has had its tokens within this share of the bound on the time per token goes on without drafts
-            until that is used up; 0: never.
-        hopeless: Who has had its tokens so many times slower than the bound allows, or its first token too late,
-            will not meet its objectives any more and gets no drafts, which take time from others; 0: never.
+        relief: Who has had its tokens within this share of the bound on the time per token goes on without
+            drafts until that is used up; 0: never.
+        hopeless: Who has had its tokens so many times slower than the bound allows, or its first token too
+            late, will hardly meet its objectives and gets no drafts, which take time from others; 0: never.
         pack: Requests up to which targets are filled, one after the other by number; 0: each request goes to
             the target with the fewest.
     """

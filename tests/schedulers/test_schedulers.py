@@ -447,6 +447,53 @@ def test_goodput_leaves_drafts_to_those_who_need_them() -> None:
     assert always.decide(make_view(request=make_request(slo_tpot_s=loose_s))).gamma > 0
 
 
+@pytest.mark.parametrize(
+    ("parameters", "changes", "drafts"),
+    [
+        ("hopeless=1.5", {"slo_tpot_s": 0.1, "tpot_s": 0.149}, True),
+        ("hopeless=1.5", {"slo_tpot_s": 0.1, "tpot_s": 0.151}, False),
+        ("hopeless=1.5", {"slo_tpot_s": 0.1, "tpot_s": 0.151, "committed_tokens": 7}, True),
+        ("hopeless=1.5", {"slo_ttft_s": 0.2, "ttft_s": 0.21}, False),
+        ("hopeless=1.5", {"slo_ttft_s": 0.2, "age_s": 0.21, "ttft_s": 0.0, "committed_tokens": 0}, False),
+        ("relief=0.5", {"slo_tpot_s": 0.1, "tpot_s": 0.049}, False),
+        ("relief=0.5", {"slo_tpot_s": 0.1, "tpot_s": 0.051}, True),
+        ("relief=0.5", {"slo_tpot_s": 0.1, "tpot_s": 0.0}, True),
+        ("load_weight=1", {"slo_tpot_s": 0.1, "tpot_s": 0.2, "slo_ttft_s": 0.2, "ttft_s": 0.3}, True),
+    ],
+)
+def test_goodput_gives_no_drafts_to_those_whose_objectives_they_do_not_help(
+    parameters: str, changes: dict[str, float], drafts: bool
+) -> None:
+    request = make_request(
+        **{"committed_tokens": 8, "age_s": 0.1, "ttft_s": 0.1, "slo_ttft_s": 9.0, **changes}
+    )
+    assert (goodput(f"jsq_goodput:{parameters}").decide(make_view(request=request)).gamma > 0) == drafts
+
+
+def test_goodput_prices_move_the_choice_of_a_place() -> None:
+    target = make_target(running=2, iteration_s=0.03)
+    candidates = (
+        make_candidate(Site.COLOCATED, target),
+        make_candidate(Site.OWN_DEVICE, target, draft_step_s=0.004, catch_up_s=0.004),
+    )
+    view = make_view(candidates)
+
+    def site(parameters: str) -> Site:
+        return view.candidates[goodput(f"jsq_goodput:{parameters}").decide(view).placement].site
+
+    assert site("price_colocated=3") == Site.OWN_DEVICE
+    assert site("price_own=3") == Site.COLOCATED
+
+
+def test_goodput_packs_targets_one_after_the_other() -> None:
+    targets = (make_target(0, resident=19), make_target(1, resident=0))
+    candidates = tuple(make_candidate(Site.COLOCATED, target) for target in targets)
+    admission = make_view(candidates, request=make_request(is_admission=True))
+    assert goodput("jsq_goodput").decide(admission).placement == 1
+    assert goodput("jsq_goodput:pack=20").decide(admission).placement == 0
+    assert goodput("jsq_goodput:pack=19").decide(admission).placement == 1
+
+
 def test_goodput_keeps_a_running_request_where_it_is() -> None:
     targets = (make_target(0, iteration_s=0.3, queued=50, resident=60), make_target(1, iteration_s=0.02))
     candidates = tuple(make_candidate(Site.COLOCATED, target) for target in targets)
