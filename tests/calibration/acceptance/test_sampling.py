@@ -511,6 +511,23 @@ def examples(trained, tmp_path_factory):
     return distill.load_examples(root)
 
 
+def test_a_part_of_the_prompts_can_be_answered(trained, tmp_path):
+    """The first files of all prompts, shuffled: more are the same ones and then some."""
+    settings = replace(DATA, max_tokens=1, temperatures=(1.0,))
+    distill.open_work(tmp_path, settings)
+    prompts = [Prompt(f"own/{i}", "self", WORDS[i % len(WORDS)]) for i in range(2 * distill.RUNS_PER_FILE + 1)]
+    done = []
+    distill.make_runs(trained, prompts, tmp_path, settings, done.append, distill.RUNS_PER_FILE - 1)
+    assert done == [distill.RUNS_PER_FILE]
+    assert distill.prompts_used(tmp_path, settings) == {"own": distill.RUNS_PER_FILE}
+    first = sorted((tmp_path / "runs").iterdir())
+    before = [p.read_bytes() for p in first]
+    distill.make_runs(trained, prompts, tmp_path, settings, done.append, 10_000)
+    assert sum(done[1:]) == len(prompts)
+    assert [p.read_bytes() for p in first] == before
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
 def test_a_student_of_every_layer_is_the_target(trained, examples):
     student = distill.make_student(trained.model, (0, 1))
     found = distill.evaluate(student, trained.model.lm_head, examples, 400)
