@@ -140,10 +140,9 @@ def make(options: argparse.Namespace, settings: DistillSettings, work: Path, ext
         with tqdm(total=settings.messages, desc="messages", unit="message") as bar:
             messages = distill.write_messages(target, work, settings, lambda done: advance(bar, done))
         prompts = [Prompt(f"self/{i}", "self", m) for i, m in enumerate(messages)] + extra
-        with tqdm(total=min(options.answers or len(prompts), len(prompts)), desc="runs", unit="prompt") as bar:
-            distill.make_runs(
-                target, prompts, work, settings, lambda done: advance(bar, done), options.answers
-            )
+        most = min(options.answers or len(prompts), len(prompts))
+        with tqdm(total=most, desc="runs", unit="prompt") as bar:
+            distill.make_runs(target, prompts, work, settings, lambda done: advance(bar, done), most)
     if options.data_only:
         return
     training = distill.Training(

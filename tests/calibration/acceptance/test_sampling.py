@@ -515,7 +515,8 @@ def test_a_part_of_the_prompts_can_be_answered(trained, tmp_path):
     """The first files of all prompts, shuffled: more are the same ones and then some."""
     settings = replace(DATA, max_tokens=1, temperatures=(1.0,))
     distill.open_work(tmp_path, settings)
-    prompts = [Prompt(f"own/{i}", "self", WORDS[i % len(WORDS)]) for i in range(2 * distill.RUNS_PER_FILE + 1)]
+    count = 2 * distill.RUNS_PER_FILE + 1
+    prompts = [Prompt(f"own/{i}", "self", WORDS[i % len(WORDS)]) for i in range(count)]
     done = []
     distill.make_runs(trained, prompts, tmp_path, settings, done.append, distill.RUNS_PER_FILE - 1)
     assert done == [distill.RUNS_PER_FILE]
