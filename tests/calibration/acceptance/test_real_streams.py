@@ -4,7 +4,6 @@ Slow: 100 MB of weights (from the cache, or downloaded), some minutes of CPU. Ru
 """
 
 import os
-from dataclasses import replace
 
 import pytest
 
@@ -14,7 +13,7 @@ pytest.importorskip("transformers", reason="needs the extra `record`")
 import torch
 
 from dsd_env.acceptance import load_trace_set
-from dsd_env.calibration.acceptance.recording import distill, validate
+from dsd_env.calibration.acceptance.recording import distill
 from dsd_env.calibration.acceptance.recording.models import load_language_model
 from dsd_env.calibration.acceptance.recording.prefix import PrefixDrafter
 from dsd_env.calibration.acceptance.recording.prompts import Prompt
@@ -25,7 +24,7 @@ from dsd_env.calibration.acceptance.recording.record import (
     record_drafters,
     record_targets,
 )
-from tests.calibration.acceptance.test_sampling import streams
+from tests.calibration.acceptance.test_sampling import check_streams, direct_streams, replayed_streams
 
 pytestmark = pytest.mark.slow
 
@@ -71,20 +70,12 @@ def record(pair, directory, temperature, requests):
 
 def test_a_replayed_stream_has_the_law_of_a_direct_one(pair, tmp_path):
     trace, ids = record(pair, tmp_path, 1.0, RECORDED)
-    direct, replay = streams(pair[:2], trace, ids, 1.0)
-    result = validate.compare_sampled(direct, replay, TOKENS)
-    assert min(result.direct_rounds, result.replay_rounds) >= 2000
+    result, _ = check_streams(pair[:2], trace, ids, TOKENS)
     assert result.direct_mean > 0.02, "some chains are right"
-    assert result.p_value > 1e-3, result
-    # Guards the test: were a token that the target chose alone as good as a verified draft, it would show.
-    columns = trace.drafters["draft"]
-    old = replace(trace, drafters={**trace.drafters, "draft": replace(columns, draft_prob=None)})
-    direct, replay = streams(pair[:2], trace, ids, 1.0, old)
-    assert validate.compare_sampled(direct, replay, TOKENS).p_value < 0.01
 
 
 def test_a_replayed_greedy_stream_is_the_direct_one(pair, tmp_path):
     trace, ids = record(pair, tmp_path, 0.0, 16)
-    direct, replay = streams(pair[:2], trace, ids, 0.0)
-    assert direct == replay
-    assert sum(map(sum, direct)) > 0
+    direct = direct_streams(pair[:2], trace, ids, 0.0)
+    assert list(direct.values()) == replayed_streams(trace, direct)
+    assert sum(map(sum, direct.values())) > 0
