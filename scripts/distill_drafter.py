@@ -59,6 +59,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     data.add_argument(
         "--seed", type=_seeds.seed(2**31 - 1), default=0, help="seed of every draw (%(default)s)"
     )
+    data.add_argument(
+        "--answers", type=int, help="answer so many of all prompts, shuffled, in whole files (all)"
+    )
     data.add_argument("--use-made", action="store_true", help="train on the runs made so far")
     data.add_argument("--data-only", action="store_true", help="stop before training")
     training = parser.add_argument_group("training")
@@ -72,6 +75,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for name in ("threads", "messages", "message_tokens", "max_tokens", "per_kind", "batch_tokens", "steps"):
         if getattr(options, name) < (0 if name in ("messages", "per_kind") else 1):
             parser.error(f"--{name.replace('_', '-')} is too small")
+    if options.answers is not None and options.answers < 1:
+        parser.error("--answers must be at least 1")
     if any(not 0.0 <= t <= 10.0 for t in options.temperatures):
         parser.error("--temperatures must be in 0..10")
     if not 0.0 < options.learning_rate < 1.0:
@@ -135,8 +140,9 @@ def make(options: argparse.Namespace, settings: DistillSettings, work: Path, ext
         with tqdm(total=settings.messages, desc="messages", unit="message") as bar:
             messages = distill.write_messages(target, work, settings, lambda done: advance(bar, done))
         prompts = [Prompt(f"self/{i}", "self", m) for i, m in enumerate(messages)] + extra
-        with tqdm(total=len(prompts), desc="runs", unit="prompt") as bar:
-            distill.make_runs(target, prompts, work, settings, lambda done: advance(bar, done))
+        most = min(options.answers or len(prompts), len(prompts))
+        with tqdm(total=most, desc="runs", unit="prompt") as bar:
+            distill.make_runs(target, prompts, work, settings, lambda done: advance(bar, done), most)
     if options.data_only:
         return
     training = distill.Training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,10 @@ def test_unknown_hits_are_refused() -> None:
 
 
 def test_a_recording_without_ranks_is_to_be_made_anew(tmp_path: Path) -> None:
-    acceptance = {"source": "trace", "trace": "smollm2-135m_smollm2-6l_greedy", "drafter": "smollm2-6l"}
+    shipped = load_trace_set("smollm2-135m_smollm2-4l_greedy")
+    columns = replace(shipped.drafters["smollm2-4l"], draft_prob=None, rank=None)
+    replace(shipped, name="old", drafters={**shipped.drafters, "smollm2-4l": columns}).save(tmp_path)
+    acceptance = {"source": "trace", "trace": str(tmp_path / "old"), "drafter": "smollm2-4l"}
     data = {
         "extends": "single_lan",
         "protocol": {"kind": "streaming", "branches": {"fanout": 2}},

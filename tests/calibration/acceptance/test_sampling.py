@@ -253,50 +253,70 @@ def test_the_comparison_finds_a_wrong_recording(pair, tmp_path):
 WINDOW = 3
 
 
-def streams(pair, trace, ids, temperature, drafter_trace=None):
-    """Return the lengths of chains by request, of direct and of replayed streams with the same arrivals."""
+def heard(entry):
+    """Return how many drafts have arrived at each output position of an entry."""
+    return validate.arrivals(sampling_key(11, f"{entry}", 1.0), WINDOW)
+
+
+def direct_streams(pair, trace, ids, temperature):
+    """Return the lengths of the chains of direct streams, by entry; entries without output are left out."""
     target, draft = pair
     n = int(trace.card["max_tokens"])
     entries = range(trace.n_entries)
-    heard = [validate.arrivals(sampling_key(11, f"{e}", 1.0), WINDOW) for e in entries]
+    arrived = [heard(e) for e in entries]
     keys = [sampling_key(6, f"stream {e}", temperature) for e in entries]
     prompts = [ids[trace.card["entries"][e]] for e in entries]
     runs = speculative_runs(
-        target, draft, prompts, WINDOW, n, temperature, keys, arrived=lambda i, at: heard[i](at)
+        target, draft, prompts, WINDOW, n, temperature, keys, arrived=lambda i, at: arrived[i](at)
     )
     if temperature > 0:
         idle = [r for run in runs for r in run.rounds if r.drafted == 0]
         assert len(idle) > 100, "the target goes on without drafts, too"
-    used = drafter_trace or trace
-    pairs = [(e, run) for e, run in zip(entries, runs, strict=True) if run.output_ids]
-    direct = [validate.chain_lengths(run.rounds, min(n, len(run.output_ids))) for _, run in pairs]
+    return {
+        e: validate.chain_lengths(run.rounds, min(n, len(run.output_ids)))
+        for e, run in zip(entries, runs, strict=True)
+        if run.output_ids
+    }
+
+
+def replayed_streams(trace, entries):
+    """Return the lengths of the chains of replayed streams with the arrivals of the direct ones."""
     replay = []
-    for e, _ in pairs:
-        realised = validate.replayed(used, e, "draft", 4)
-        rounds = validate.stream_of_replay(realised, heard[e])
+    for e in entries:
+        realised = validate.replayed(trace, e, "draft", 4)
+        rounds = validate.stream_of_replay(realised, heard(e))
         replay.append(validate.chain_lengths(rounds, len(realised.run_length)))
-    return direct, replay
+    return replay
 
 
-def test_a_replayed_stream_has_the_law_of_a_direct_one(pair, tmp_path):
-    """Tokens that the target decides unseen: the chains between mistakes are as long as in the recording."""
-    trace, ids, _, _ = record_set(pair, tmp_path, 1.0, 600, 10)
-    direct, replay = streams(pair, trace, ids, 1.0)
-    result = validate.compare_sampled(direct, replay, 10, permutations=2000)
+def check_streams(pair, trace, ids, tokens, permutations=2000):
+    """Assert that replayed streams at a temperature above 0 have the law of direct ones."""
+    direct = direct_streams(pair, trace, ids, trace.card["temperature"])
+    chains = list(direct.values())
+    result = validate.compare_sampled(
+        chains, replayed_streams(trace, direct), tokens, permutations=permutations
+    )
     assert min(result.direct_rounds, result.replay_rounds) >= 2000
     assert result.p_value > 1e-3, result
     # Guards the test: with the meaning of version 1, guesses are right as often as verified drafts.
     values = trace.drafters["draft"]
     old = replace(trace, drafters={**trace.drafters, "draft": replace(values, draft_prob=None)})
-    direct, replay = streams(pair, trace, ids, 1.0, old)
-    assert validate.compare_sampled(direct, replay, 10, permutations=2000).p_value < 0.01
+    guard = validate.compare_sampled(chains, replayed_streams(old, direct), tokens, permutations=permutations)
+    assert guard.p_value < 0.01, guard
+    return result, guard
+
+
+def test_a_replayed_stream_has_the_law_of_a_direct_one(pair, tmp_path):
+    """Tokens that the target decides unseen: the chains between mistakes are as long as in the recording."""
+    trace, ids, _, _ = record_set(pair, tmp_path, 1.0, 600, 10)
+    check_streams(pair, trace, ids, 10)
 
 
 def test_a_replayed_greedy_stream_is_the_direct_one(pair, tmp_path):
     trace, ids, _, _ = record_set(pair, tmp_path, 0.0, 12, 24)
-    direct, replay = streams(pair, trace, ids, 0.0)
-    assert direct == replay
-    assert sum(map(sum, direct)) > 0
+    direct = direct_streams(pair, trace, ids, 0.0)
+    assert list(direct.values()) == replayed_streams(trace, direct)
+    assert sum(map(sum, direct.values())) > 0
 
 
 def test_chains_of_a_stream_by_hand():
@@ -509,6 +529,24 @@ def examples(trained, tmp_path_factory):
     with pytest.raises(RecordingError, match="other settings"):
         distill.open_work(root, distill.DistillSettings("target", 6, 8, 20, (1.0,), 0))
     return distill.load_examples(root)
+
+
+def test_a_part_of_the_prompts_can_be_answered(trained, tmp_path):
+    """The first files of all prompts, shuffled: more are the same ones and then some."""
+    settings = replace(DATA, max_tokens=1, temperatures=(1.0,))
+    distill.open_work(tmp_path, settings)
+    count = 2 * distill.RUNS_PER_FILE + 1
+    prompts = [Prompt(f"own/{i}", "self", WORDS[i % len(WORDS)]) for i in range(count)]
+    done = []
+    distill.make_runs(trained, prompts, tmp_path, settings, done.append, distill.RUNS_PER_FILE - 1)
+    assert done == [distill.RUNS_PER_FILE]
+    assert distill.prompts_used(tmp_path, settings) == {"own": distill.RUNS_PER_FILE}
+    first = sorted((tmp_path / "runs").iterdir())
+    before = [p.read_bytes() for p in first]
+    distill.make_runs(trained, prompts, tmp_path, settings, done.append, 10_000)
+    assert sum(done[1:]) == len(prompts)
+    assert [p.read_bytes() for p in first] == before
+    assert len(list((tmp_path / "runs").iterdir())) == 3
 
 
 def test_a_student_of_every_layer_is_the_target(trained, examples):

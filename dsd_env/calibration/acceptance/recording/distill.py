@@ -127,8 +127,17 @@ def make_runs(
     root: Path,
     settings: DistillSettings,
     progress: Callable[[int], None],
+    most: int | None = None,
 ) -> None:
     """Let the target answer every prompt at every temperature, and keep what training needs.
+
+    Args:
+        target: The target.
+        prompts: What it answers.
+        root: Work directory.
+        settings: Settings of the work directory.
+        progress: Called after every file with the number of prompts answered.
+        most: Answer about so many of the shuffled prompts (whole files, rounded up) instead of all.
 
     Raises:
         RecordingError: The work directory holds runs of other prompts.
@@ -145,7 +154,8 @@ def make_runs(
         raise RecordingError(
             f"{root} holds runs of other prompts; give the same question files and numbers to go on with it"
         )
-    for number, begin in enumerate(range(0, len(order), per_file)):
+    wanted = len(order) if most is None else min(most, len(order))
+    for number, begin in enumerate(range(0, wanted, per_file)):
         chosen = order[begin : begin + per_file]
         path = root / "runs" / f"{number:04d}.safetensors"
         if not path.exists():
