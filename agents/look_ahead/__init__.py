@@ -1,0 +1,5 @@
+"""Upper references: plans of the fleet view chosen by look-ahead on clones of the very world that is played.
+
+`config` says what is looked for, `clones` copies worlds quickly, `futures` plays what a plan leads to and says
+what that is worth, `planning` chooses plan after plan, `records` keeps episodes and makes the page's table.
+"""
