@@ -35,7 +35,9 @@ class LookAheadConfig(ConfigModel):
     together: bool = Field(default=True, description="Try a choice for all groups before one for each.")
     every: Periods = Field(default=1, description="Control periods between two decisions.")
     holds: tuple[Periods, ...] = Field(
-        default=(1,), min_length=1, description="Control periods for which a plan is held before the base goes on."
+        default=(1,),
+        min_length=1,
+        description="Control periods for which a plan is held before the base goes on.",
     )
     horizon_s: Positive | None = Field(
         default=None, description="How far it looks, in simulated seconds. Null: to the end of the episode."
@@ -52,7 +54,8 @@ class LookAheadConfig(ConfigModel):
         "for requests_in_system.",
     )
     sweeps: Annotated[int, Field(ge=0, le=100)] = Field(
-        default=2, description="Most times that every group's choices are tried in one decision; 0: the base alone."
+        default=2,
+        description="Most times that every group's choices are tried in one decision; 0: the base alone.",
     )
     budget: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=400, description="Most futures of one decision."

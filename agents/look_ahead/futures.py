@@ -11,14 +11,12 @@ import numpy as np
 from agents.benchmark.config import Objective
 from agents.look_ahead.clones import Clone, PlayedWorld, put
 from agents.look_ahead.config import LookAheadConfig
+from agents.look_ahead.verdicts import cost_of
 from dsd_env.control.fleet import FleetSpace, Plan
 from dsd_env.control.fleet_view import FleetEncoder, fleet_view
 from dsd_env.control.rewards import reward_factors, reward_weights, running_totals
 from dsd_env.policy import Policy
 from dsd_env.sim.compiled.world import WorldReader
-
-PENALTY = 1000.0
-"""What an objective's constraint costs, missed by one, in units of the objective: no gain is worth a miss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +178,7 @@ class Appraiser:
         simulated_s: Simulated time of these.
     """
 
-    def __init__(
-        self, world: PlayedWorld, base: Base, config: LookAheadConfig, objective: Objective
-    ) -> None:
+    def __init__(self, world: PlayedWorld, base: Base, config: LookAheadConfig, objective: Objective) -> None:
         """Take a world to play futures in, which has begun an episode, of whatever seed."""
         self._world, self._base, self._config, self._objective = world, base, config, objective
         self.played, self.simulated_s = 0, 0.0
@@ -202,7 +198,7 @@ class Appraiser:
         if self._config.score == "metric":
             put(self._saved, self._world)
             self._run(course, math.inf)
-            return cost_of(self._world.simulation.metrics(), self._objective)
+            return cost_of(self._world, self._objective)
         passed = self._play(course)
         if self._config.score == "requests_in_system":
             return passed.request_s + self._config.tail * self._s_per_token * passed.left_tokens
@@ -226,14 +222,3 @@ class Appraiser:
         play(self._world, self._base, course, self._in_force, end_s)
         self.played += 1
         self.simulated_s += float(self._world.simulation.now_s) - now_s
-
-
-def cost_of(metrics: dict[str, float], objective: Objective) -> float:
-    """Return what an episode costs by an objective: less is better, infinity where nothing was observed."""
-    value = metrics[objective.metric] * (1.0 if objective.better == "lower" else -1.0)
-    limit = objective.subject_to
-    if limit is not None:
-        found = metrics[limit.metric]
-        short = limit.at_least - found if limit.at_least is not None else found - (limit.at_most or 0.0)
-        value += PENALTY * max(0.0, short)
-    return value if math.isfinite(value) else math.inf

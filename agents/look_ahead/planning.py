@@ -192,9 +192,7 @@ def choices_of(config: LookAheadConfig, space: FleetSpace) -> list[list[tuple[in
                 places = [place for place in places if of_place[place]]
                 if space.gammas[gamma] == 0 and not config.fleet.name_targets:
                     places = places[:1]
-                rows += [
-                    (gamma, batch, place) for place in places if of_gamma[gamma] and of_batch[batch]
-                ]
+                rows += [(gamma, batch, place) for place in places if of_gamma[gamma] and of_batch[batch]]
         found.append(rows)
     return found
 

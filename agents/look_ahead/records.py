@@ -77,9 +77,7 @@ class Kept:
     @property
     def steps(self) -> tuple[Step, ...]:
         """The plans as they are followed."""
-        return tuple(
-            (until_s, np.array(plan, dtype=np.int64).reshape(-1, 3)) for until_s, plan in self.plans
-        )
+        return tuple((until_s, np.array(plan, dtype=np.int64).reshape(-1, 3)) for until_s, plan in self.plans)
 
     def to_json(self) -> dict[str, Any]:
         """Return it ready for JSON: NaN and infinity as null."""

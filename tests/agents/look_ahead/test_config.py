@@ -14,7 +14,9 @@ from dsd_env.paths import config_dir
 from tests.agents.look_ahead.samples import config
 
 
-@pytest.mark.parametrize("file", sorted((config_dir() / "look_ahead").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "file", sorted((config_dir() / "look_ahead").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_shipped_ones_fit_their_scenarios(file: Path) -> None:
     made = load_look_ahead(file.stem)
     assert made.space(made.contest()).groups

@@ -13,8 +13,9 @@ import dsd_env
 from agents.evaluation import Task
 from agents.fleet_runs import run_fleet
 from agents.look_ahead.clones import PlayedWorld, clone, put
-from agents.look_ahead.futures import Course, FixedBase, cost_of, play, read
+from agents.look_ahead.futures import Course, FixedBase, play, read
 from agents.look_ahead.planning import LookAhead, choices_of, replay
+from agents.look_ahead.verdicts import QUICK, cost_of, metric
 from dsd_env import policy
 from tests.agents.look_ahead.samples import config
 
@@ -39,7 +40,14 @@ def static(player: LookAhead, scheduler: str) -> dict[str, float]:
         {"sweeps": 0},
         {"gammas": [4], "places": ["colocated"]},
         {"gammas": [4], "places": ["colocated"], "score": "requests_in_system", "horizon_s": 4.0},
-        {"gammas": [4], "places": ["colocated"], "score": "reward", "horizon_s": 4.0, "every": 3, "holds": [3]},
+        {
+            "gammas": [4],
+            "places": ["colocated"],
+            "score": "reward",
+            "horizon_s": 4.0,
+            "every": 3,
+            "holds": [3],
+        },
     ],
 )
 @pytest.mark.parametrize("scenario", ["single_lan", "fleet"])
@@ -117,7 +125,7 @@ def test_the_integral_ends_at_the_horizon_not_at_the_decision_after_it(tmp_path:
     """Read at times between decisions, it is the area below the number of requests at these times."""
     space = LookAhead(config(tmp_path, scenario="fleet")).space
     plan, spans = space.uniform("4/1/colocated"), []
-    times_s = np.linspace(2.0, 6.0, 41)
+    times_s = np.linspace(2.0, 6.0, 15)
     for time_s in times_s:
         world = PlayedWorld(space)
         world.begin(SEED)
@@ -151,13 +159,35 @@ def test_choices_are_those_that_can_be_executed(tmp_path: Path) -> None:
     ]
 
 
-def test_a_missed_constraint_costs_more_than_any_gain() -> None:
+@pytest.mark.parametrize("scenario", ["single_lan", "fleet"])
+def test_quick_verdicts_are_the_metrics(scenario: str, tmp_path: Path) -> None:
+    space = LookAhead(config(tmp_path, scenario=scenario)).space
+    world = PlayedWorld(space)
+    world.begin(SEED)
+    world.follow(space.uniform("2/1/own"), 8.0)
+    unfinished = world.simulation.metrics()
+    for name in QUICK:  # the window is not over: what has been observed so far
+        found = metric(world, name)
+        assert found == unfinished[name] or math.isnan(unfinished[name])
+    world.follow(space.uniform("8/1/own"), math.inf)
+    expected = world.simulation.metrics()
+    for name in (*QUICK, "tpot_s_p95"):
+        assert metric(world, name) == pytest.approx(expected[name], rel=1e-12)
+
+
+def test_a_missed_constraint_costs_more_than_any_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     from agents.benchmark.config import Objective
+    from agents.look_ahead import verdicts
 
     cost = Objective.model_validate(
         {"metric": "usd", "better": "lower", "subject_to": {"metric": "slo", "at_least": 0.95}}
     )
-    assert cost_of({"usd": 2.0, "slo": 0.96}, cost) == 2.0
-    assert cost_of({"usd": 1.0, "slo": 0.949}, cost) == pytest.approx(2.0)
-    assert cost_of({"usd": math.nan, "slo": 1.0}, cost) == math.inf
-    assert cost_of({"good": 3.0}, Objective(metric="good", better="higher")) == -3.0
+
+    def costs(objective: Objective, **found: float) -> float:
+        monkeypatch.setattr(verdicts, "metric", lambda world, name: found[name])
+        return cost_of(None, objective)  # type: ignore[arg-type]
+
+    assert costs(cost, usd=2.0, slo=0.96) == 2.0
+    assert costs(cost, usd=1.0, slo=0.949) == pytest.approx(2.0)
+    assert costs(cost, usd=math.nan, slo=1.0) == math.inf
+    assert costs(Objective(metric="good", better="higher"), good=3.0) == -3.0
