@@ -108,7 +108,7 @@ def _play(given: str, file: Path, seeds: int) -> int:
         with tqdm(
             total=round(end_s), desc=f"{file.stem} {seed}", unit="s", bar_format="{l_bar}{bar}| [{elapsed}]"
         ) as bar:
-            episode = player.play(seed, lambda now_s: _advance(bar, now_s))  # noqa: B023
+            episode = player.play(seed, lambda now_s: _advance(bar, now_s))
         episodes[seed] = Kept.of(episode, kept, time.perf_counter() - start)
         Reference(file.stem, config, about, episodes).write(file)
         value = episode.metrics[player.objective.metric]

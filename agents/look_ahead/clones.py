@@ -1,8 +1,8 @@
 """Copies of worlds of the compiled engine that take no more time than what is in use needs.
 
-A world is tens of megabytes of room, of which a megabyte is in use. `clone_state` of the environment copies all
-of it; a look-ahead that goes back thousands of times an episode copies the state, and of the queue of events,
-the messages of streams and the table of requests the rows in use. What lies behind these is written before it is
+A world is tens of megabytes of room, of which few are in use. `clone_state` of the environment copies all of
+it; a look-ahead that goes back thousands of times an episode copies the state, and of the queue of events, of
+streams' messages and of the table of requests the rows in use. What lies behind these is written before it is
 read, whatever it holds.
 """
 

@@ -1,4 +1,4 @@
-"""What an upper reference looks for: scenario, plans that it may choose, how far it looks, what it goes by."""
+"""What an upper reference is: its scenario, plans that it may choose, how far it looks, what it goes by."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class LookAheadConfig(ConfigModel):
     suite: str = Field(default="core", min_length=1, description="Name or path of the benchmark.")
     fleet: FleetConfig = FleetConfig()
     base: dict[str, str] | str = Field(
-        description="What goes on where the look-ahead changes nothing: a plan for all groups (4/1/edge, plain), "
-        "one by group, or a bundle of the fleet view (policy:DIR) with the same fleet settings."
+        description="What goes on where no plan is held: a plan for all groups (4/1/edge, plain), one by "
+        "group, or a bundle of the fleet view (policy:DIR) with the same fleet settings."
     )
     gammas: tuple[int, ...] = Field(min_length=1, description="Speculation lengths that it may choose.")
     batch_sizes: tuple[int, ...] = Field(default=(1,), min_length=1)
@@ -44,14 +44,14 @@ class LookAheadConfig(ConfigModel):
     )
     score: Score = Field(
         default="metric",
-        description="What a future is worth: `metric`, the benchmark's objective of the whole episode; or, up to "
-        "the horizon, `requests_in_system` (their integral over time), `committed_tokens`, `completed_requests`, "
-        "`reward` (the scenario's).",
+        description="What a future is worth: `metric`, the benchmark's objective of the whole episode; or, "
+        "up to the horizon, `requests_in_system` (their integral over time), `committed_tokens`, "
+        "`completed_requests`, `reward` (the scenario's).",
     )
     tail: NonNegative = Field(
         default=1.0,
-        description="Worth of the tokens still to be made at the horizon, in units of what a token took the base; "
-        "for requests_in_system.",
+        description="Worth of the tokens still to be made at the horizon, in units of what a token takes the "
+        "base; for requests_in_system.",
     )
     sweeps: Annotated[int, Field(ge=0, le=100)] = Field(
         default=2,
@@ -68,15 +68,16 @@ class LookAheadConfig(ConfigModel):
     def _whole(self) -> LookAheadConfig:
         if self.score == "metric" and self.horizon_s is not None:
             raise ValueError(
-                f"score = 'metric' is known at the end of an episode, horizon_s = {self.horizon_s:g} ends before: "
-                "leave horizon_s out, or take another score"
+                f"score = 'metric' is known at the end of an episode, not after horizon_s = "
+                f"{self.horizon_s:g}: leave horizon_s out, or take another score"
             )
         if self.score != "metric" and self.horizon_s is None:
             raise ValueError(f"score = {self.score!r} needs horizon_s, in simulated seconds")
         longest_s = max(self.holds) * self.fleet.control_period_s
         if self.horizon_s is not None and longest_s > self.horizon_s:
             raise ValueError(
-                f"holds = {list(self.holds)}: the longest takes {longest_s:g} s, horizon_s = {self.horizon_s:g}"
+                f"holds = {list(self.holds)}: the longest takes {longest_s:g} s, horizon_s = "
+                f"{self.horizon_s:g} is shorter"
             )
         for key in ("gammas", "batch_sizes", "places", "holds"):
             values = getattr(self, key)
@@ -135,7 +136,7 @@ class LookAheadConfig(ConfigModel):
 
 
 def load_look_ahead(config: str | Path) -> LookAheadConfig:
-    """Load the configuration of an upper reference: a YAML file, or the name of one in ``configs/look_ahead``.
+    """Load an upper reference's configuration: a YAML file, or the name of one in ``configs/look_ahead``.
 
     Raises:
         ConfigError: Not found, not YAML, unknown key, or impossible value.

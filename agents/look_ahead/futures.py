@@ -144,8 +144,8 @@ class Reading:
 def read(world: PlayedWorld, until_s: float) -> Reading:
     """Read a world that was played until the first decision at or after a time, or to its end.
 
-    What happened between that time and the decision is left out of the integral, so that no future seems longer
-    than another because its next decision comes later.
+    What happened between that time and the decision is left out of the integral, so that no future seems
+    longer than another because its next decision comes later.
     """
     simulation, scenario = world.simulation, world.space.scenario
     reader = WorldReader(world.layout, simulation.world)

@@ -173,7 +173,7 @@ def base_of(config: LookAheadConfig, space: FleetSpace) -> Base:
     if not theirs.is_like(space):
         raise PolicyError(
             f"{config.base}: a bundle with control_period_s = {theirs.control_period_s:g}, grouping = "
-            f"{theirs.grouping!r}, name_targets = {theirs.name_targets}; the look-ahead's fleet must be the same"
+            f"{theirs.grouping!r}, name_targets = {theirs.name_targets}: the look-ahead's fleet must be this"
         )
     return PolicyBase(space, policy)
 

@@ -1,4 +1,4 @@
-"""Episodes of upper references as files, and what they say beside the benchmark's records of the same seeds."""
+"""Episodes of upper references as files, and what they say beside the benchmark's records of their seeds."""
 
 from __future__ import annotations
 
@@ -185,8 +185,8 @@ def read(path: Path) -> Reference:
         return Reference(path.stem, config, data["about"], {each.seed: each for each in episodes})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchmarkError(
-            f"{path}: holds no episodes of an upper reference ({error}): take it from version control again, or "
-            "delete it and run scripts/look_ahead.py"
+            f"{path}: holds no episodes of an upper reference ({error}): take it from version control "
+            "again, or delete it and run scripts/look_ahead.py"
         ) from error
 
 

@@ -17,11 +17,9 @@ from dsd_env.sim.compiled.world import WorldReader
 PENALTY = 1000.0
 """What an objective's constraint costs, missed by one, in units of the objective: no gain is worth a miss."""
 
-Finished = tuple[PlayedWorld, WorldReader]
-
 
 def cost_of(world: PlayedWorld, objective: Objective) -> float:
-    """Return what a finished episode costs by an objective: less is better, infinity where nothing was observed."""
+    """Return what a finished episode costs by an objective: less is better, infinity for none observed."""
     value = metric(world, objective.metric) * (1.0 if objective.better == "lower" else -1.0)
     limit = objective.subject_to
     if limit is not None:
@@ -46,7 +44,8 @@ def _window(reader: WorldReader) -> NDArray[Any] | None:
     boundaries = int(reader.layout.header["n_boundaries"])
     if boundaries == 0 or int(reader.header["n_windows"]) < boundaries:
         return None
-    return reader.rows("windows", boundaries)[[0, -1]]
+    ends: NDArray[Any] = reader.rows("windows", boundaries)[[0, -1]]
+    return ends
 
 
 def _growth(ends: NDArray[Any], total: str) -> float:
@@ -70,7 +69,7 @@ def _request_time_s(world: PlayedWorld, reader: WorldReader, ends: NDArray[Any])
 
 def _goodput(world: PlayedWorld, reader: WorldReader, ends: NDArray[Any]) -> float:
     first_s, last_s = ends["time_s"].tolist()
-    return _growth(ends, "good") / (last_s - first_s)
+    return _growth(ends, "good") / float(last_s - first_s)
 
 
 def _cloud_usd(world: PlayedWorld, reader: WorldReader, ends: NDArray[Any]) -> float:

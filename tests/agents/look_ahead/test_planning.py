@@ -1,4 +1,4 @@
-"""Look-ahead: nothing to choose is the base, clones leave the world alone, foresight is never worse than none."""
+"""Look-ahead: no choice is the base, clones leave the world alone, foresight is never worse than none."""
 
 from __future__ import annotations
 
