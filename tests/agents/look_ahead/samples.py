@@ -17,6 +17,8 @@ scenarios:
   fleet:
     scenario: fleet_24_stream
     set: {workload.load.period_s: 6.0}
+  slow_cloud:
+    set: {workload.load.period_s: 20.0, workload.arrivals.think_s.median: 6.0}
 """
 
 

@@ -44,7 +44,7 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], words: str, tmp_path
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"scenario": "moon"}, r"scenario = 'moon' is not one of \['single_lan', 'fleet'\]"),
+        ({"scenario": "moon"}, r"scenario = 'moon' is not one of \['single_lan', 'fleet', 'slow_cloud'\]"),
         ({"gammas": [5]}, "gammas: 5 is not one of"),
         ({"places": ["edge"]}, "places: 'edge' is not one of"),
         ({"base": "4/1/moon"}, "base: plan '4/1/moon'"),

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import dsd_env
+from agents.benchmark.cells import located
 from agents.evaluation import Task
 from agents.fleet_runs import run_fleet
 from agents.look_ahead.clones import PlayedWorld, clone, put
+from agents.look_ahead.config import load_look_ahead
 from agents.look_ahead.futures import Course, FixedBase, play, read
 from agents.look_ahead.planning import LookAhead, choices_of, replay
 from agents.look_ahead.verdicts import QUICK, cost_of, metric
+from agents.static_runs import run_statics
 from dsd_env import policy
 from tests.agents.look_ahead.samples import config
 
@@ -31,7 +33,8 @@ def same(found: dict[str, float], expected: dict[str, float]) -> bool:
 
 
 def static(player: LookAhead, scheduler: str) -> dict[str, float]:
-    return dsd_env.simulate(player.space.scenario, scheduler, SEED).metrics
+    [(_, metrics)] = run_statics([Task("x", player.space.scenario, scheduler, SEED, "x")])
+    return metrics
 
 
 @pytest.mark.parametrize(
@@ -62,16 +65,21 @@ def test_with_nothing_to_choose_it_is_the_static_plan(
 
 
 def test_with_nothing_to_choose_a_bundle_as_base_plays_as_by_itself(tmp_path: Path) -> None:
-    from agents.look_ahead.config import LookAheadConfig, load_look_ahead
-
-    shipped = load_look_ahead("slow_cloud_from_rule").model_dump()
-    player = LookAhead(LookAheadConfig.model_validate(shipped | {"sweeps": 0}))
-    bundle = policy.load(Path(shipped["base"].removeprefix("policy:")))
+    shipped = load_look_ahead("slow_cloud_from_rule").model_dump(include={"scenario", "fleet", "base"})
+    player = LookAhead(config(tmp_path, **shipped, gammas=[8], places=["own"], sweeps=0))
+    bundle = policy.load(located(shipped["base"]).removeprefix("policy:"))
     task = Task("x", player.space.scenario, "x", SEED, "x")
     [(_, expected)] = run_fleet([task], bundle)
     episode = player.play(SEED)
+    assert len(episode.steps) > 2  # it does change its mind
     assert same(episode.metrics, expected)
     assert same(replay(player.space, SEED, episode.steps), expected)
+
+
+def test_a_bundle_of_other_plans_is_no_base(tmp_path: Path) -> None:
+    shipped = load_look_ahead("slow_cloud_from_rule").model_dump(include={"scenario", "base"})
+    with pytest.raises(policy.PolicyError, match=r"control_period_s = 1, .*the look-ahead's fleet"):
+        LookAhead(config(tmp_path, **shipped))
 
 
 def test_the_world_that_is_played_notices_nothing_of_its_clones(tmp_path: Path) -> None:
