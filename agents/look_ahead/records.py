@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,12 +21,15 @@ from agents.benchmark.running import metrics_digest
 from agents.benchmark.scoring import standing
 from agents.benchmark.statistics import gain
 from agents.look_ahead.config import LookAheadConfig
-from agents.look_ahead.futures import Step
-from agents.look_ahead.planning import Episode
 from dsd_env import strict_json
 from dsd_env.files import write_text
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.scenario import Scenario
+
+if TYPE_CHECKING:
+    # Reading records takes no engine.
+    from agents.look_ahead.futures import Step
+    from agents.look_ahead.planning import Episode
 
 FORMAT, FORMAT_VERSION = "dsd_env.look_ahead.records", 1
 BLOCK = "upper references"
