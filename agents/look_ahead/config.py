@@ -85,14 +85,17 @@ class LookAheadConfig(ConfigModel):
                 raise ValueError(f"{key} = {list(values)} names something twice")
         return self
 
-    def contest(self) -> Contest:
+    def contest(self, *, tuned: bool = False) -> Contest:
         """Return the benchmark's entry.
+
+        Args:
+            tuned: With the schedulers that tuning has found, which only comparisons need.
 
         Raises:
             ConfigError: The benchmark has none of this name.
             agents.benchmark.config.BenchmarkError: There is no such benchmark.
         """
-        suite = load_suite(self.suite)
+        suite = load_suite(self.suite, tuned=tuned)
         if self.scenario not in suite.scenarios:
             raise ConfigError(f"scenario = {self.scenario!r} is not one of {list(suite.scenarios)}")
         return suite.contest(self.scenario)

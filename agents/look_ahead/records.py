@@ -226,7 +226,7 @@ def compare(reference: Reference, store: Store) -> Comparison:
     Raises:
         BenchmarkError: The benchmark has no record of its seeds.
     """
-    contest = reference.config.contest()
+    contest = reference.config.contest(tuned=True)
     found = standing(contest, store.records(contest.name))
     if found is None:
         raise BenchmarkError(f"{reference.name}: the benchmark has no records of {contest.name!r}")
