@@ -1,0 +1,161 @@
+"""Play episodes by look-ahead on clones of the very world: upper references, no schedulers.
+
+    python scripts/look_ahead.py slow_cloud --seeds 3
+    python scripts/look_ahead.py --table --write docs/upper_references.md
+
+A reference knows what is to come: it clones the world, tries plans on the clones and takes the one that turns
+out best (docs/upper_references.md). A configuration of configs/look_ahead says how. Every finished episode is
+kept, with its plans; the same command continues after an interrupt, and --replay plays the plans again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import _checkout
+import _cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = whole.add_argument
+    add("config", nargs="*", help="YAML files, or names of those in configs/look_ahead")
+    add("--seeds", type=int, default=3, metavar="N", help="the first N evaluation seeds (default 3)")
+    add("--out", type=Path, metavar="DIR", help="folder of records (default: benchmark/look_ahead)")
+    add("--results", type=Path, metavar="DIR", help="the benchmark's records (default: benchmark/results)")
+    add("--replay", action="store_true", help="look for nothing: play the plans of the records again")
+    add("--table", action="store_true", help="look for nothing: print the table of the records")
+    add("--write", type=Path, metavar="FILE", help="with --table: page whose table is replaced")
+    return whole
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    whole = parser()
+    arguments = whole.parse_args()
+    _cli.at_least_one(whole, arguments, ["seeds"])
+    if not arguments.config and not (arguments.table or arguments.replay):
+        whole.error("name a configuration, or say --table or --replay")
+    if arguments.write is not None and not arguments.table:
+        whole.error("--write needs --table")
+    from agents.benchmark.config import BenchmarkError
+    from agents.config import ConfigError
+    from agents.look_ahead.records import BLOCK
+    from dsd_env.policy import PolicyError
+    from dsd_env.scenario import ScenarioError
+
+    page = _cli.page_with(whole, arguments.write, BLOCK)
+    folder = arguments.out or _checkout.ROOT / "benchmark" / "look_ahead"
+    try:
+        if arguments.table:
+            return _table(arguments, folder, page)
+        if arguments.replay:
+            return _replay(arguments, folder)
+        for config in arguments.config:
+            file = folder / f"{Path(config).stem}.json"
+            status = _cli.alone("look_ahead", file, lambda: _play(config, file, arguments.seeds))  # noqa: B023
+            if status:
+                return status
+        return 0
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues", file=sys.stderr)
+        return 130
+    except (ConfigError, BenchmarkError, PolicyError, ScenarioError, OSError, ImportError) as error:
+        print(f"look_ahead: {error}", file=sys.stderr)
+        return 1
+
+
+def _play(given: str, file: Path, seeds: int) -> int:
+    from tqdm import tqdm
+
+    from agents.benchmark.identity import engine_digest
+    from agents.config import ConfigError
+    from agents.look_ahead.config import load_look_ahead
+    from agents.look_ahead.planning import LookAhead
+    from agents.look_ahead.records import Kept, Reference, inputs_of, read
+    from agents.provenance import git_commit, versions
+    from dsd_env.paired import evaluation_seeds
+    from dsd_env.policy.manifest import scenario_ref
+
+    config = load_look_ahead(given)
+    try:
+        player, contest = LookAhead(config), config.contest()
+        scenario = player.space.scenario
+        kept = contest.metrics(scenario)
+    except ConfigError as error:
+        raise ConfigError(f"{given}: {error}") from error
+    about = {
+        "scenario": scenario_ref(scenario).model_dump(),
+        "inputs": inputs_of(config, scenario),
+        "engine": engine_digest(),
+        "git_commit": git_commit(_checkout.ROOT),
+        "versions": versions(),
+    }
+    before = read(file) if file.is_file() else None
+    same = before is not None and before.about["inputs"] == about["inputs"]
+    episodes = dict(before.episodes) if before is not None and same else {}
+    if before is not None and not same:
+        print(f"{file}: episodes of another configuration or other code, played anew")
+    end_s = scenario.episode.end_s
+    for seed in evaluation_seeds(seeds):
+        if seed in episodes:
+            continue
+        start = time.perf_counter()
+        with tqdm(
+            total=round(end_s), desc=f"{file.stem} {seed}", unit="s", bar_format="{l_bar}{bar}| [{elapsed}]"
+        ) as bar:
+            episode = player.play(seed, lambda now_s: _advance(bar, now_s))
+        episodes[seed] = Kept.of(episode, kept, time.perf_counter() - start)
+        Reference(file.stem, config, about, episodes).write(file)
+        value = episode.metrics[player.objective.metric]
+        print(f"{file.stem}, seed {seed}: {player.objective.metric} {value:.5g}, {episode.futures} futures")
+    return 0
+
+
+def _advance(bar: object, now_s: float) -> None:
+    bar.update(min(now_s, bar.total) - bar.n)  # type: ignore[attr-defined]
+
+
+def _files(arguments: argparse.Namespace, folder: Path) -> list[Path]:
+    names = [Path(config).stem for config in arguments.config]
+    return [folder / f"{name}.json" for name in names] or sorted(folder.glob("*.json"))
+
+
+def _replay(arguments: argparse.Namespace, folder: Path) -> int:
+    from agents.benchmark.running import metrics_digest
+    from agents.look_ahead.planning import replay
+    from agents.look_ahead.records import read
+
+    wrong = 0
+    for file in _files(arguments, folder):
+        reference = read(file)
+        space = reference.config.space(reference.config.contest())
+        for seed, kept in sorted(reference.episodes.items())[: arguments.seeds]:
+            same = metrics_digest(replay(space, seed, kept.steps)) == kept.digest
+            wrong += not same
+            print(f"{file.stem}, seed {seed}: {'the same' if same else 'OTHER NUMBERS'}")
+    return 1 if wrong else 0
+
+
+def _table(arguments: argparse.Namespace, folder: Path, page: str) -> int:
+    from agents.benchmark.records import Store
+    from agents.look_ahead.records import BLOCK, compare, page_table, read
+    from dsd_env.calibration.pages import replace_blocks
+    from dsd_env.files import write_text
+
+    store = Store(arguments.results or _checkout.ROOT / "benchmark" / "results")
+    text = page_table(compare(read(file), store) for file in _files(arguments, folder))
+    if arguments.write is None:
+        print(text)
+    else:
+        write_text(arguments.write, replace_blocks(page, {BLOCK: text}))
+        print(arguments.write)
+    return 0
+
+
+if __name__ == "__main__":
+    _cli.run(main)

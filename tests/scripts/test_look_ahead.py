@@ -1,0 +1,64 @@
+"""The command line of upper references: plays, keeps, continues, replays, and writes its table."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from dsd_env import strict_yaml
+from tests.agents.look_ahead.samples import config
+
+pytest.importorskip("numba")
+
+
+@pytest.fixture
+def call(checkout: Path, tmp_path: Path, monkeypatch, capsys):
+    """Return a function that runs the script in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(checkout / "scripts"))
+    script = str(checkout / "scripts" / "look_ahead.py")
+
+    def run_here(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [script, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(script, run_name="__main__")
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code, *capsys.readouterr()
+
+    return run_here
+
+
+def test_it_plays_keeps_continues_replays_and_says_so(call, tmp_path: Path) -> None:
+    made = config(tmp_path, every=8, holds=[8], sweeps=1)
+    file = tmp_path / "tiny_ahead.yaml"
+    file.write_text(strict_yaml.dumps(made.model_dump(mode="json")), encoding="utf-8")
+    out = tmp_path / "records"
+    status, said, _ = call(file, "--seeds", 1, "--out", out)
+    assert status == 0 and "tiny_ahead, seed 2000000000: e2e_s_mean" in said
+    first = (out / "tiny_ahead.json").read_bytes()
+    status, said, _ = call(file, "--seeds", 1, "--out", out)
+    assert status == 0 and said == "" and (out / "tiny_ahead.json").read_bytes() == first
+    status, said, _ = call(file, "--seeds", 2, "--out", out)
+    assert status == 0 and "seed 2000000001" in said and "seed 2000000000" not in said
+    status, said, _ = call("--replay", "--out", out)
+    assert status == 0 and said.count("the same") == 2
+    wrong = (out / "tiny_ahead.json").read_text().replace('"metrics_sha256":"', '"metrics_sha256":"0', 1)
+    (out / "tiny_ahead.json").write_text(wrong)
+    status, said, _ = call("--replay", "--out", out)
+    assert status == 1 and "OTHER NUMBERS" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "name a configuration"),
+        (("nothing",), "no look-ahead 'nothing'"),
+        (("slow_cloud", "--seeds", "0"), "--seeds 0"),
+        (("slow_cloud", "--write", "page.md"), "--write needs --table"),
+    ],
+)
+def test_mistakes_are_told(call, arguments: tuple[str, ...], words: str) -> None:
+    status, _, errors = call(*arguments)
+    assert status in (1, 2) and words in errors
