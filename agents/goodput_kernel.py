@@ -13,8 +13,10 @@ import numpy as np
 
 from dsd_env.control.view import RECENT_ROUNDS
 from dsd_env.scenario.episode import MAX_GAMMA
-from dsd_env.schedulers import goodput
+from dsd_env.schedulers import rounds
 from dsd_env.schedulers.busy_node import AGREED_ROUNDS
+from dsd_env.schedulers.goodput import FEW_TOKENS
+from dsd_env.schedulers.goodput_parameters import HALF_AGED_TOKENS, GoodputParameters
 from dsd_env.schedulers.stream_model import (
     ACCEPTANCE_GRID,
     GRID,
@@ -33,8 +35,8 @@ from dsd_env.sim.compiled.kernel.rows import cast
 from dsd_env.sim.compiled.records import Array, Block, Record
 from dsd_env.sim.compiled.status import DUE
 
-PARAMETERS = Record("GoodputParameters", **dict.fromkeys(goodput.GoodputParameters.names(), "f8"))
-"""The constants of the rule, with the fields of :class:`~dsd_env.schedulers.goodput.GoodputParameters`."""
+PARAMETERS = Record("GoodputParameters", **dict.fromkeys(GoodputParameters.names(), "f8"))
+"""The constants of the rule, with the names of :mod:`dsd_env.schedulers.goodput_parameters`."""
 STEP_TIMES = Record("StepTimes", n="i8", compute_s=Block("f8"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8")
 """See :class:`dsd_env.schedulers.node_times.StepTimes`; `n` times, 0 where there is no profile."""
 NODE = Record(
@@ -56,8 +58,7 @@ PLACES = 1 << PLACE_BITS
 """Places for yields; they are forgotten when half of them are taken."""
 _STEPS = 1 << 12
 _NEVER_S = math.inf
-_LOWEST, _HIGHEST = goodput.LOWEST_ACCEPTANCE, goodput.HIGHEST_ACCEPTANCE
-_HALF_AGED_TOKENS, FEW_TOKENS = goodput.HALF_AGED_TOKENS, goodput.FEW_TOKENS
+_LOWEST, _HIGHEST = rounds.LOWEST_ACCEPTANCE, rounds.HIGHEST_ACCEPTANCE
 _FIRST_HASH = np.uint64(0x9E3779B97F4A7C15)
 
 as_rule = cast(RULE)
@@ -315,7 +316,7 @@ def _clipped(rate):
 
 @jit
 def _estimated(request, prior, prior_trials):
-    """Return a request's acceptance; see `goodput.estimate_acceptance`."""
+    """Return a request's acceptance; see `rounds.estimate_acceptance`."""
     successes, trials = prior * prior_trials, prior_trials
     for i in range(RECENT_ROUNDS):
         drafted, accepted = request.recent_gammas[i], request.recent_accepted[i]
@@ -326,7 +327,7 @@ def _estimated(request, prior, prior_trials):
 
 @jit
 def _of_drafter(c, parameters, trials):
-    """Return the acceptance of a candidate's drafter; see `goodput.drafter_acceptance`."""
+    """Return the acceptance of a candidate's drafter; see `rounds.drafter_acceptance`."""
     is_lookup = int(c.kind) == LOOKUP
     prior = parameters.prior_lookup if is_lookup else parameters.prior_acceptance
     tokens = c.tokens_per_round
@@ -386,7 +387,7 @@ def _batch_s(node, sequences, gamma, step_s):
 
 @jit
 def _shared_length(k, node, sequences, step_s, acceptance, iteration_s):
-    """Return the speculation length that suits a batch; see `goodput.shared_length`."""
+    """Return the speculation length that suits a batch; see `rounds.shared_length`."""
     best, best_cost_s, best_tokens = 0, _NEVER_S, 1.0
     for i in range(1, k.n_gammas):
         gamma = k.gammas[i]
@@ -402,7 +403,7 @@ def _shared_length(k, node, sequences, step_s, acceptance, iteration_s):
 
 @jit
 def _round_line_s(k, rule, node, c, target, weight, shared_acceptance):
-    """Return (base, slope, longest) of a round; see `goodput.round_line_s`."""
+    """Return (base, slope, longest) of a round; see `rounds.round_line_s`."""
     others = _others_at(target)
     later = int(c.site) != COLOCATED or c.handover_s > 0.0 or target.age_s > 0.0
     wait_s = _target_wait_s(target, later, rule.parameters.busy_phase)
@@ -571,7 +572,7 @@ def decide(k, w, rule):
     at_target = w.target_views[offered]
     number = int(at_target.index)
     node = rule.nodes[number]
-    share = request.committed_tokens / (request.committed_tokens + _HALF_AGED_TOKENS)
+    share = request.committed_tokens / (request.committed_tokens + HALF_AGED_TOKENS)
     weight = parameters.load_weight * math.exp(parameters.age_weight * (share - 0.5))
     busy = (1, 0.0, 0.0, 0.0, 0.0)
     settled, all_stream = _any_settled(k, w), False

@@ -14,7 +14,8 @@ from dsd_env.control import Site
 from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.base import Scheduler, SchedulerError
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
-from dsd_env.schedulers.goodput import GoodputParameters, GoodputScheduler
+from dsd_env.schedulers.goodput import GoodputScheduler
+from dsd_env.schedulers.goodput_parameters import GoodputParameters
 from dsd_env.schedulers.hf import HfHeuristicScheduler
 from dsd_env.schedulers.lengths import LENGTHS, length_rule
 from dsd_env.schedulers.policy import PolicyScheduler

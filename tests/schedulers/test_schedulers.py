@@ -15,7 +15,7 @@ from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEnco
 from dsd_env.policy import Manifest, PolicyError, load, write_bundle
 from dsd_env.policy.manifest import Actions, Network, ScenarioRef, Training, feature_specs
 from dsd_env.schedulers import Scheduler, SchedulerError, make_scheduler, scheduler_help, scheduler_names
-from dsd_env.schedulers.goodput import estimate_acceptance, expected_tokens
+from dsd_env.schedulers.rounds import estimate_acceptance, expected_tokens
 from dsd_env.schedulers.rules import least_loaded_target, plain_placement
 from dsd_env.sim import ReferenceSimulation
 from dsd_env.simulate import simulate
@@ -392,10 +392,11 @@ def test_goodput_shortens_hard_requests_within_a_batch() -> None:
 
 @given(view=views())
 def test_goodput_takes_the_best_of_all_options(view: DecisionView) -> None:
-    from dsd_env.schedulers import goodput as rule
+    from dsd_env.schedulers import rounds as rule
+    from dsd_env.schedulers.goodput_parameters import GoodputParameters
 
     scheduler = goodput("jsq_goodput:0.3")
-    parameters = rule.GoodputParameters(load_weight=0.3)
+    parameters = GoodputParameters(load_weight=0.3)
     decision = scheduler.decide(view)
     number = view.candidates[decision.placement].target.index
     assert number == (least_loaded_target(view) if view.request.is_admission else view.target.index)

@@ -28,7 +28,14 @@ def sources() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "source", ["laws/links.py", "rng.py", "sim/compiled/records.py", "sim/compiled/kernel/loop.py"]
+    "source",
+    [
+        "laws/links.py",
+        "rng.py",
+        "sim/compiled/records.py",
+        "sim/compiled/kernel/loop.py",
+        "schedulers/rounds.py",
+    ],
 )
 def test_a_change_of_any_source_is_another_folder(tmp_path: Path, source: str) -> None:
     for name in sources():
