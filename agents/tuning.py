@@ -40,6 +40,10 @@ SHORTFALL = 10.0
 """What a candidate that breaks a constraint pays, in its value, for each share of the bound that it lacks."""
 
 
+Sampler = Literal["tpe", "cmaes"]
+"""Who suggests candidates."""
+
+
 class TemplateError(ValueError):
     """A template cannot be read; the message shows the part and what is expected."""
 
@@ -58,6 +62,11 @@ class Range:
         """The one to begin with."""
         start = self.low if self.start is None else self.start
         return int(start) if self.whole else start
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Its bounds, as they stand in a specification."""
+        return f"{self.low:.4g}", f"{self.high:.4g}"
 
     @property
     def has_start(self) -> bool:
@@ -81,6 +90,11 @@ class Words:
     def first(self) -> str:
         """The one to begin with."""
         return self.words[0]
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.words
 
     @property
     def has_start(self) -> bool:
@@ -135,6 +149,25 @@ class Template:
             return None
         return {f"hole_{n}": hole.first for n, hole in enumerate(self.holes)}
 
+    def check(self, sampler: Sampler) -> None:
+        """Check that it can be searched: every bound and word makes a scheduler.
+
+        Raises:
+            TemplateError: One does not, or CMA-ES is to search what are no numbers.
+        """
+        if sampler == "cmaes" and (self.start is None or any(isinstance(h, Words) for h in self.holes)):
+            raise TemplateError(
+                f"{self.text!r}: CMA-ES searches numbers, each with a beginning ({{0..2 from 1}})"
+            )
+        firsts = [hole.ends[0] for hole in self.holes]
+        for n, hole in enumerate(self.holes):
+            for end in hole.ends:
+                scheduler = self.fill([*firsts[:n], end, *firsts[n + 1 :]])
+                try:
+                    make_scheduler(scheduler)
+                except SchedulerError as error:
+                    raise TemplateError(f"{self.text!r} gives {scheduler!r}: {error}") from error
+
     def suggest(self, trial: Trial) -> str:
         """Return a specification that a trial suggests."""
         return self.fill([hole.suggest(trial, f"hole_{n}") for n, hole in enumerate(self.holes)])
@@ -145,6 +178,8 @@ def _hole(text: str) -> Range | Words:
         words = tuple(text.split("|"))
         if "" in words or len(set(words)) != len(words):
             raise TemplateError(f"{{{text}}}: an empty word, or one that stands there twice")
+        if " " in text:
+            raise TemplateError(f"{{{text}}}: words have no spaces; the first is where a search begins")
         return Words(words)
     match = _RANGE.fullmatch(text)
     try:
@@ -161,10 +196,6 @@ def _hole(text: str) -> Range | Words:
     if start is not None and (not low <= start <= high or (whole and not start.is_integer())):
         raise TemplateError(f"{{{text}}}: {start:g} is none of the numbers to begin with")
     return Range(low, high, whole, start)
-
-
-Sampler = Literal["tpe", "cmaes"]
-"""Who suggests candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +304,7 @@ def tune(
         return value if math.isfinite(value) else (math.inf if direction == "min" else -math.inf)
 
     # Mistakes are told now, not after the first simulation.
+    template.check(sampler)
     check(template.first)
     check_metrics([metric, *([] if constraint is None else [constraint.metric])], scenario)
     name = (
@@ -307,12 +339,7 @@ def _sampler(template: Template, sampler: Sampler, seed: int) -> Any:
 
     if sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
-    start = template.start
-    if start is None or any(isinstance(hole, Words) for hole in template.holes):
-        raise TemplateError(
-            f"{template.text!r}: CMA-ES searches numbers, each with a beginning ({{0..2 from 1}})"
-        )
     with warnings.catch_warnings():
         # Optuna means to take `x0` away one day; the constraints name a version that has it.
         warnings.simplefilter("ignore", FutureWarning)
-        return optuna.samplers.CmaEsSampler(x0=start, seed=seed, warn_independent_sampling=False)
+        return optuna.samplers.CmaEsSampler(x0=template.start, seed=seed, warn_independent_sampling=False)

@@ -35,6 +35,11 @@ class Tunable(ConfigModel):
     template: str = Field(min_length=1, max_length=2000)
     sampler: Sampler = "tpe"
 
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> Tunable:
+        Template(self.template).check(self.sampler)
+        return self
+
 
 class Tunings(ConfigModel):
     """What is tuned, and with which budget."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from agents.benchmark.running import Outcome
     from agents.benchmark.workflow import Report
 
+SHIPPED = "core"
+"""The benchmark whose results lie in the checkout."""
 DRIFT = 4.0
 """Standard errors between a window's halves from which on it is told."""
 
@@ -33,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = whole.add_argument
-    add("--suite", default="core", metavar="S", help="name or YAML file of a benchmark (default core)")
-    add("--out", type=Path, metavar="DIR", help="folder of records (default: benchmark/ of the checkout)")
+    add("--suite", default=SHIPPED, metavar="S", help="name or YAML file of a benchmark (default core)")
+    add("--out", type=Path, metavar="DIR", help="folder of records (default for core: benchmark/)")
     add("--jobs", type=int, default=1, metavar="J", help="processes, one thread each (default 1)")
     add("--ray", metavar="ADDRESS", help="a Ray cluster: its head's address, auto, or local (extra cluster)")
     add("--scenarios", metavar="A,B", help="only these of the benchmark")
@@ -69,6 +71,12 @@ def main() -> int:
     try:
         if arguments.verify:
             return _verify(arguments)
+        if (
+            arguments.out is None
+            and arguments.suite != SHIPPED
+            and not (arguments.submit or arguments.verify)
+        ):
+            whole.error(f"--suite {arguments.suite} needs --out: benchmark/ holds the results of {SHIPPED}")
         folder = arguments.out or _checkout.ROOT / "benchmark"
         if arguments.submit:
             folder = arguments.submit.parent

@@ -29,6 +29,9 @@ from agents.tuning_suite import Study, TuningError, load_tunings, run_all, studi
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import steady
 
+ALONE = ("scenario", "scheduler", "metric", "max", "trials", "episodes", "cycles", "study", "seed", "json")
+"""Options of a single study."""
+
 
 def main() -> int:
     """Run the script; return the exit status."""
@@ -56,6 +59,10 @@ def main() -> int:
     _cli.at_least_one(parser, arguments, ["trials", "episodes", "cycles", "jobs"])
     if (arguments.config is None) == (arguments.scenario is None or arguments.scheduler is None):
         parser.error("give --scenario and --scheduler, or --config")
+    if arguments.config is not None:
+        ignored = [f"--{name}" for name in ALONE if getattr(arguments, name) != parser.get_default(name)]
+        if ignored:
+            parser.error(f"{', '.join(ignored)}: with --config the file says what is tuned, and how")
     try:
         if arguments.config is not None:
             return _tune_all(arguments)
@@ -73,7 +80,10 @@ def main() -> int:
             report=_quiet if arguments.json else _print,
         )
     except KeyboardInterrupt:
-        print("\ninterrupted; with --study or --config the same command continues", file=sys.stderr)
+        print(
+            "\ninterrupted; the same command continues a --study, and --config after the studies that ended",
+            file=sys.stderr,
+        )
         return 130
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"tune: {error}", file=sys.stderr)

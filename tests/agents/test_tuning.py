@@ -34,6 +34,7 @@ def test_a_template_says_what_to_tune_and_is_filled() -> None:
         ("static:{1..2.5 whole}:1:own", "must be whole"),
         ("static:{1||2}:1:own", "empty word"),
         ("static:{1|1}:1:own", "twice"),
+        ("static:{2|4 from 4}:1:own", "words have no spaces"),
         ("static:{1..4 whole from 2.5}:1:own", "2.5 is none of the numbers"),
         ("static:{1..4 from 5}:1:own", "5 is none of the numbers"),
     ],

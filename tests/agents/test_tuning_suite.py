@@ -77,6 +77,15 @@ def test_what_has_not_been_tuned_is_an_error_of_the_benchmark(tmp_path: Path) ->
         ({"scenarios": {"single_lan": ["rool"]}}, r"tunings.yaml.*no rules \['rool'\]; there are \['rule'\]"),
         ({"scenarios": {"moon": ["rule"]}}, r"\['moon'\] are not in"),
         ({"trials": 0}, "tunings.yaml.*trials"),
+        ({"rules": {"rule": {"template": "jsq_goodput"}}}, "tunings.yaml.*rules.rule.*nothing to tune"),
+        (
+            {"rules": {"rule": {"template": "jsq_goodput:hopeless={1..1000 from 2}"}}},
+            r"tunings.yaml.*rules.rule.*hopeless = 1000 must be in \[0, 100\]",
+        ),
+        (
+            {"rules": {"rule": {"template": "static:{1|2}:1:own", "sampler": "cmaes"}}},
+            "tunings.yaml.*rules.rule.*CMA-ES searches numbers",
+        ),
         ({"budget": 3}, "tunings.yaml.*budget"),
     ],
 )

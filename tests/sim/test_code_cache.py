@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import dsd_env
+from agents import goodput_kernel
 from dsd_env.sim import code_cache as cache
 from dsd_env.sim import engines
 
@@ -86,8 +87,26 @@ def test_every_module_that_the_kernel_takes_constants_from_is_a_source() -> None
                     continue
                 if name in ("sim/metrics.py", "network/processes.py", "control/view.py"):
                     continue  # of these only tuples of names and numbers are taken
+                if name.startswith("schedulers/"):
+                    continue  # of these only numbers
                 wanted = {f"{module}/{alias.name}".lstrip("/") for alias in node.names}
                 assert module in known or wanted <= known, f"{name} imports {module}, which is not a source"
+
+
+def test_every_rule_that_compiled_rules_take_constants_from_is_a_source() -> None:
+    kernel = Path(goodput_kernel.__file__)
+    taken = {
+        f"{module}.py"
+        for node in ast.walk(ast.parse(kernel.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsd_env.schedulers")
+        for module in _modules(str(node.module), [alias.name for alias in node.names])
+    }
+    assert taken and taken <= set(sources())
+
+
+def _modules(module: str, names: list[str]) -> list[str]:
+    path = module.removeprefix("dsd_env.").replace(".", "/")
+    return [f"{path}/{name}" for name in names] if (PACKAGE / path).is_dir() else [path]
 
 
 def test_a_read_only_installation_keeps_it_in_the_users_cache(
