@@ -47,13 +47,17 @@ def read_config(
     Raises:
         ValueError: As ``error``: not found, not YAML, unknown key, or impossible value.
     """
-    path, shipped = Path(given), config_dir() / folder
+    path = config_path(given, folder)
     if not path.is_file():
-        path = shipped / f"{given}.yaml"
-    if not path.is_file():
-        names = sorted(each.stem for each in shipped.glob("*.yaml"))
+        names = sorted(each.stem for each in (config_dir() / folder).glob("*.yaml"))
         raise error(f"no {what} {str(given)!r}; shipped are {names}, or give a YAML file's path")
     return read_file(model, path, what, error, changes)
+
+
+def config_path(given: str | Path, folder: str) -> Path:
+    """Return where a configuration lies, given by path or, in a folder of ``configs``, by name."""
+    path = Path(given)
+    return path if path.is_file() else config_dir() / folder / f"{given}.yaml"
 
 
 def read_file(

@@ -31,8 +31,9 @@ from dsd_env.sim.compiled.codes import LOOKUP
 from dsd_env.sim.compiled.kernel.jit import entry, jit
 from dsd_env.sim.compiled.kernel.links import COLOCATED, EDGE_SERVER, OWN_DEVICE
 from dsd_env.sim.compiled.kernel.loop import answer, as_scenario, as_world, call_run, pointer
+from dsd_env.sim.compiled.kernel.planned import goes_before, plain_placement
 from dsd_env.sim.compiled.kernel.rows import cast
-from dsd_env.sim.compiled.records import Array, Block, Record
+from dsd_env.sim.compiled.records import Array, Block, Record, Ref
 from dsd_env.sim.compiled.status import DUE
 
 PARAMETERS = Record("GoodputParameters", **dict.fromkeys(GoodputParameters.names(), "f8"))
@@ -40,7 +41,7 @@ PARAMETERS = Record("GoodputParameters", **dict.fromkeys(GoodputParameters.names
 STEP_TIMES = Record("StepTimes", n="i8", compute_s=Block("f8"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8")
 """See :class:`dsd_env.schedulers.node_times.StepTimes`; `n` times, 0 where there is no profile."""
 NODE = Record(
-    "GoodputNode", times=STEP_TIMES, drafters=Block(STEP_TIMES), n_drafters="i8", per_sequence_s="f8",
+    "GoodputNode", times=Ref(STEP_TIMES), drafters=Block(STEP_TIMES), n_drafters="i8", per_sequence_s="f8",
     per_verifying_iteration_s="f8", kv_capacity_tokens="f8", max_num_seqs="i8",
 )  # fmt: skip
 """A target: its step times and its engine's, and those of the drafters beside it."""
@@ -129,6 +130,12 @@ def _worked_out(gamma, rate, step, first, way, chunk_tokens):
 
 
 @jit
+def _place_of(key):
+    """Return where to look for a yield first."""
+    return np.int64((np.uint64(key) * _FIRST_HASH) >> np.uint64(64 - PLACE_BITS))
+
+
+@jit
 def _yield(rule, gamma, acceptance, step_s, first_s, rtt_s, iteration_s):
     """Return the tokens and drafts of an iteration; see `stream_model.stream_yield`."""
     chunk = rule.stream_chunk_tokens
@@ -139,7 +146,7 @@ def _yield(rule, gamma, acceptance, step_s, first_s, rtt_s, iteration_s):
     rate = min(99, int(np.rint(ACCEPTANCE_GRID * acceptance)))
     half = _STEPS // 2
     key = (((gamma * 128 + rate) * _STEPS + step + half) * _STEPS + first + half) * _STEPS + way + half
-    at = np.int64((np.uint64(key) * _FIRST_HASH) >> np.uint64(64 - PLACE_BITS))
+    at = _place_of(key)
     while rule.yields[at].key != 0:
         if rule.yields[at].key == key:
             return rule.yields[at].tokens, rule.yields[at].drafts
@@ -149,7 +156,7 @@ def _yield(rule, gamma, acceptance, step_s, first_s, rtt_s, iteration_s):
         for i in range(PLACES):
             rule.yields[i].key = 0
         rule.n_yields = 0
-        at = np.int64((np.uint64(key) * _FIRST_HASH) >> np.uint64(64 - PLACE_BITS))
+        at = _place_of(key)
     row = rule.yields[at]
     row.key, row.tokens, row.drafts = key, tokens, drafts
     rule.n_yields += 1
@@ -439,19 +446,6 @@ def _price(rule, c):
 
 
 @jit
-def _goes_before(one, other):
-    """Return whether a target is less loaded than another; see `rules.least_loaded_target`."""
-    if one.up != other.up:
-        return one.up > other.up
-    load, other_load = one.resident + one.waiting, other.resident + other.waiting
-    if load != other_load:
-        return load < other_load
-    if one.iteration_s != other.iteration_s:
-        return one.iteration_s < other.iteration_s
-    return one.index < other.index
-
-
-@jit
 def _chosen_target(k, w, pack):
     """Return the place among those on offer of the request's target, or of the one it is sent to."""
     if w.due_view.request.is_admission == 0.0:
@@ -459,7 +453,7 @@ def _chosen_target(k, w, pack):
     best, filled = 0, -1
     for i in range(k.n_offered):
         target = w.target_views[i]
-        if i > 0 and _goes_before(target, w.target_views[best]):
+        if i > 0 and goes_before(target, w.target_views[best]):
             best = i
         has_room = target.up != 0.0 and target.resident + target.waiting < pack
         if has_room and (filled < 0 or target.index < w.target_views[filled].index):
@@ -494,19 +488,6 @@ def _in_question(k, w, c, number, settled):
         if is_settled and other.edge_server == c.edge_server and other.drafter == c.drafter:
             return True
     return False
-
-
-@jit
-def _plain_placement(k, w, number):
-    fallback = -1
-    for i in range(k.n_places):
-        c = w.candidates[i]
-        if int(w.target_views[int(c.offered)].index) == number:
-            if int(c.site) == COLOCATED:
-                return i
-            if fallback < 0:
-                fallback = i
-    return max(fallback, 0)
 
 
 @jit
@@ -579,7 +560,7 @@ def decide(k, w, rule):
     if rule.streams:
         busy = _busy(w, node, at_target, number, weight)
         all_stream = _streams_suit_all(k, w, rule, node, busy, at_target, number, settled)
-    best_cost_s, best_gamma, best_placement = _NEVER_S, 0, _plain_placement(k, w, number)
+    best_cost_s, best_gamma, best_placement = _NEVER_S, 0, plain_placement(k, w, number)
     if _can_wait(w, rule, busy):
         return 0, best_placement
     acceptance = _estimated(request, parameters.prior_acceptance, parameters.prior_trials)

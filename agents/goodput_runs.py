@@ -93,7 +93,7 @@ def rule_bytes(player: GoodputScheduler, scenario: Scenario) -> Bytes:
 
 
 def _write_node(buffer: Buffer, nodes: Rows, number: int, node: NodeTimes) -> None:
-    from agents.goodput_kernel import NODE, STEP_TIMES
+    from agents.goodput_kernel import STEP_TIMES
 
     nodes.set(
         number,
@@ -103,16 +103,12 @@ def _write_node(buffer: Buffer, nodes: Rows, number: int, node: NodeTimes) -> No
         max_num_seqs=node.max_num_seqs,
         n_drafters=len(node.drafters),
     )
-    at = buffer.numbers(node.times.compute_s, "f8")
-    within = nodes.array["times"][number]
-    within["n"], within["k_bw_s"] = len(node.times.compute_s), node.times.k_bw_s
-    within["k_multi_s"], within["k_lat_s"] = node.times.k_multi_s, node.times.k_lat_s
-    within["compute_s"] = at - (nodes.at_row(number) + NODE.offsets["times"])
-    drafters = buffer.rows(STEP_TIMES, max(1, len(node.drafters)))
-    nodes.point("drafters", drafters.at, number)
-    for rank, times in enumerate(node.drafters):
+    rows = buffer.rows(STEP_TIMES, 1 + len(node.drafters))
+    nodes.point("times", rows.at, number)
+    nodes.point("drafters", rows.at_row(1), number)
+    for i, times in enumerate((node.times, *node.drafters)):
         if times is not None:
-            _write_times(buffer, drafters, rank, times)
+            _write_times(buffer, rows, i, times)
 
 
 def _write_times(buffer: Buffer, rows: Rows, i: int, times: StepTimes) -> None:

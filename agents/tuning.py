@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import dsd_env
+from agents.benchmark.config import Constraint
 from agents.evaluation import Task, check_metrics, run_group
 from agents.seeds import training_seed
 from dsd_env.extras import needs
@@ -162,11 +163,20 @@ class Template:
         firsts = [hole.ends[0] for hole in self.holes]
         for n, hole in enumerate(self.holes):
             for end in hole.ends:
-                scheduler = self.fill([*firsts[:n], end, *firsts[n + 1 :]])
-                try:
-                    make_scheduler(scheduler)
-                except SchedulerError as error:
-                    raise TemplateError(f"{self.text!r} gives {scheduler!r}: {error}") from error
+                self.check_filled(self.fill([*firsts[:n], end, *firsts[n + 1 :]]))
+
+    def check_filled(self, filled: str, scenario: Scenario | None = None) -> None:
+        """Check that what the template was filled to is a scheduler, and one of a scenario.
+
+        Raises:
+            TemplateError: It is not.
+        """
+        try:
+            scheduler = make_scheduler(filled)
+            if scenario is not None:
+                scheduler.reset(scenario, 0)
+        except SchedulerError as error:
+            raise TemplateError(f"{self.text!r} gives {filled!r}: {error}") from error
 
     def suggest(self, trial: Trial) -> str:
         """Return a specification that a trial suggests."""
@@ -199,28 +209,6 @@ def _hole(text: str) -> Range | Words:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """What the mean of a metric has to be at least.
-
-    Attributes:
-        metric: The metric.
-        at_least: The bound, above 0.
-    """
-
-    metric: str
-    at_least: float
-
-    @property
-    def words(self) -> str:
-        """The bound in words."""
-        return f"{self.metric}>={self.at_least:g}"
-
-    def lacks(self, mean: float) -> float:
-        """Return the share of the bound that a mean lacks."""
-        return max(0.0, 1.0 - mean / self.at_least)
-
-
-@dataclass(frozen=True, slots=True)
 class Tuned:
     """What a study has found.
 
@@ -246,7 +234,7 @@ def tune(
     study: Path | None = None,
     seed: int = 0,
     sampler: Sampler = "tpe",
-    constraint: Bound | None = None,
+    constraint: Constraint | None = None,
     report: Callable[[str, float], None] = lambda scheduler, value: None,
 ) -> Tuned:
     """Search the parameters of a rule for one scenario.
@@ -282,17 +270,11 @@ def tune(
     def tasks_of(scheduler: str) -> list[Task]:
         return [Task(scenario.name, scenario, scheduler, each, "") for each in seeds]
 
-    def check(scheduler: str) -> None:
-        try:
-            make_scheduler(scheduler).reset(scenario, 0)
-        except SchedulerError as error:
-            raise TemplateError(f"{template.text!r} gives {scheduler!r}: {error}") from error
-
     def value_of(trial: Trial) -> float:
         scheduler = template.suggest(trial)
         trial.set_user_attr("scheduler", scheduler)
         if scheduler not in tried:
-            check(scheduler)
+            template.check_filled(scheduler, scenario)
             rows = [metrics for _, metrics in run_group(tasks_of(scheduler))]
             value = float(np.mean([row[metric] for row in rows]))
             if constraint is not None:
@@ -305,12 +287,12 @@ def tune(
 
     # Mistakes are told now, not after the first simulation.
     template.check(sampler)
-    check(template.first)
+    template.check_filled(template.first, scenario)
     check_metrics([metric, *([] if constraint is None else [constraint.metric])], scenario)
     name = (
         f"{scenario.name} {scenario_ref(scenario).sha256[:16]} {template.text} {metric} {direction} "
         f"episodes={episodes} seed={seed} version={dsd_env.__version__}"
-        + (f" {constraint.words}" if constraint is not None else "")
+        + ("" if constraint is None else f" {constraint.model_dump_json(exclude_none=True)}")
         + (f" {sampler}" if sampler != "tpe" else "")
     )
     made = optuna.create_study(

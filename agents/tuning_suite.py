@@ -20,7 +20,7 @@ import dsd_env
 from agents.benchmark.config import Contest, Found, Label, Name, load_suite, read_found
 from agents.config_files import ConfigModel, read_config
 from agents.processes import as_they_end
-from agents.tuning import Bound, Sampler, Template, tune
+from agents.tuning import Sampler, Template, tune
 from dsd_env.files import write_text
 from dsd_env.policy.manifest import scenario_ref
 
@@ -123,12 +123,6 @@ def waiting(all_studies: Sequence[Study], found: Found) -> Iterator[Study]:
 def run_study(study: Study) -> dict[str, Any]:
     """Tune one rule for one scenario; return the result as it is kept."""
     objective = study.contest.objective
-    bound = objective.subject_to
-    constraint = None
-    if bound is not None:
-        if bound.at_least is None:
-            raise TuningError(f"{study.contest.name}: tuning knows bounds from below alone, not {bound}")
-        constraint = Bound(bound.metric, bound.at_least)
     tuned = tune(
         study.contest.load(),
         Template(study.tunable.template),
@@ -138,7 +132,7 @@ def run_study(study: Study) -> dict[str, Any]:
         episodes=study.episodes,
         seed=study.seed,
         sampler=study.tunable.sampler,
-        constraint=constraint,
+        constraint=objective.subject_to,
     )
     return {
         "scheduler": tuned.scheduler,

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from agents.config_files import ConfigModel, read_config
+from agents.config_files import ConfigModel, config_path, read_config
 from dsd_env import strict_json
 from dsd_env.changes import changed_scenario
-from dsd_env.paths import config_dir
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import steady
 from dsd_env.sim.metrics import metric_names
@@ -69,6 +68,13 @@ class Constraint(ConfigModel):
     def holds(self, mean: float) -> bool:
         """Return whether a mean keeps to it; NaN does not."""
         return mean >= self.at_least if self.at_least is not None else mean <= (self.at_most or 0.0)
+
+    def lacks(self, mean: float) -> float:
+        """Return by what share of the bound a mean misses it; 0 if it keeps to it."""
+        if self.at_least is not None:
+            return max(0.0, self.at_least - mean) / (abs(self.at_least) or 1.0)
+        bound = self.at_most or 0.0
+        return max(0.0, mean - bound) / (abs(bound) or 1.0)
 
 
 class Objective(ConfigModel):
@@ -287,10 +293,7 @@ def load_suite(suite: str | Path, *, tuned: bool = True) -> Suite:
 
 def results_of(tunings: str | Path) -> Path:
     """Return the file of results that lies beside a file of tunings, given by path or, shipped, by name."""
-    path = Path(tunings)
-    if not path.is_file():
-        path = config_dir() / "tune" / f"{tunings}.yaml"
-    return path.with_suffix(".json")
+    return config_path(tunings, "tune").with_suffix(".json")
 
 
 def read_found(path: Path, error: type[ValueError]) -> Found:

@@ -7,9 +7,10 @@ from typing import Literal
 
 import pytest
 
+from agents.benchmark.config import Constraint
 from agents.evaluation import Task, run_group
 from agents.seeds import training_seed
-from agents.tuning import Bound, Range, Sampler, Template, TemplateError, Words, tune
+from agents.tuning import Range, Sampler, Template, TemplateError, Words, tune
 from dsd_env import Scenario, load_scenario
 
 pytest.importorskip("optuna")
@@ -107,7 +108,7 @@ def test_cma_es_searches_numbers_alone() -> None:
 
 
 def test_who_breaks_a_constraint_pays_for_what_is_lacking() -> None:
-    def value(constraint: Bound | None, direction: Literal["min", "max"]) -> float:
+    def value(constraint: Constraint | None, direction: Literal["min", "max"]) -> float:
         return tune(
             SCENARIO,
             Template("static:{4|8}:1:own"),
@@ -119,10 +120,10 @@ def test_who_breaks_a_constraint_pays_for_what_is_lacking() -> None:
         ).value
 
     free = value(None, "min")
-    assert value(Bound("slo_attainment", 0.5), "min") == free
+    assert value(Constraint(metric="slo_attainment", at_least=0.5), "min") == free
     # The bound is above what can be: every request meets its objectives here.
-    assert value(Bound("slo_attainment", 2.0), "min") == pytest.approx(6.0 * free)
-    assert value(Bound("slo_attainment", 2.0), "max") == pytest.approx(-4.0 * free)
+    assert value(Constraint(metric="slo_attainment", at_least=2.0), "min") == pytest.approx(6.0 * free)
+    assert value(Constraint(metric="slo_attainment", at_least=2.0), "max") == pytest.approx(-4.0 * free)
 
 
 def test_what_is_no_scheduler_is_refused() -> None:

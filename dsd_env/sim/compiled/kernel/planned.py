@@ -27,7 +27,7 @@ def planned(k, w, choice):
         placement = _placement(k, w, choice, target)
         if placement >= 0:
             return choice[GAMMA], placement
-    return 0, _plain_placement(k, w, target)
+    return 0, plain_placement(k, w, target)
 
 
 @jit
@@ -39,13 +39,13 @@ def _target(k, w, wanted):
     for i in range(k.n_offered):
         if int(w.target_views[i].index) == wanted:
             return wanted
-        if i > 0 and _goes_before(w.target_views[i], w.target_views[best]):
+        if i > 0 and goes_before(w.target_views[i], w.target_views[best]):
             best = i
     return int(w.target_views[best].index)
 
 
 @jit
-def _goes_before(one, other):
+def goes_before(one, other):
     """Return whether a target is taken rather than another: up, fewer requests, faster, lower number."""
     if one.up != other.up:
         return one.up > other.up
@@ -95,7 +95,7 @@ def _placement(k, w, choice, target):
 
 
 @jit
-def _plain_placement(k, w, target):
+def plain_placement(k, w, target):
     """Return a placement at a target: the first co-located one, or else the first there."""
     fallback = -1
     for i in range(k.n_places):
