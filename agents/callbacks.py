@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from tqdm import tqdm
 from agents import checkpoints
 from agents.actors import actor_of
 from agents.config import CheckpointConfig, Validation
-from agents.environments import EnvFactory
+from agents.environments import EnvFactory, most_placements
 from agents.rollouts import ByActor, mean_metrics, play
 from agents.seeds import validation_seeds
+from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
 
 
@@ -57,13 +58,13 @@ class ValidationCallback(BaseCallback):
         self,
         run: Path,
         config: Validation,
-        scenario: Scenario,
+        scenarios: Sequence[Scenario],
         kind: str,
         *,
         make: EnvFactory | None = None,
         at_start: bool = False,
     ) -> None:
-        """Validate on a scenario; write into ``run``.
+        """Validate on a scenario, or on all of a mixture; write into ``run``.
 
         With ``at_start`` a new run is validated before its first step. That is for warm starts: an actor that
         has learned nothing may keep the batch size at 1 and fill the whole horizon, which takes long and says
@@ -72,13 +73,14 @@ class ValidationCallback(BaseCallback):
         Args:
             run: Directory of the run.
             config: The settings.
-            scenario: The scenario.
+            scenarios: The scenario, or those of the mixture, each with so many episodes. What a mixture is
+                selected by is the geometric mean over its scenarios: a per cent counts the same in each.
             kind: ``compiled`` or ``dummy``, see :func:`agents.environments.make_vec_env`.
             make: Makes one environment, instead of the registered one.
             at_start: Validate a new run before its first step.
         """
         super().__init__()
-        self._run, self._config, self._scenario = run, config, scenario
+        self._run, self._config, self._scenarios = run, config, scenarios
         self._kind, self._make, self._at_start = kind, make, at_start
         self.best: float | None = None
         self._last_step = -1
@@ -105,16 +107,8 @@ class ValidationCallback(BaseCallback):
             return
         self._last_step = self.model.num_timesteps
         actor = actor_of(self.model, self.model.action_space.nvec)  # type: ignore[arg-type, attr-defined]
-        seeds = validation_seeds(self._config.episodes)
-        episodes = play(
-            self._scenario, seeds, ByActor(actor), kind=self._kind, make=self._make, side_by_side=len(seeds)
-        )
-        means = mean_metrics(list(episodes))
-        if self._config.select_by not in means:
-            raise ValueError(
-                f"validation.select_by = {self._config.select_by!r} is no episode metric; "
-                f"there are {sorted(means)}"
-            )
+        played = [self._means(scenario, actor) for scenario in self._scenarios]
+        means = played[0] if len(played) == 1 else self._of_all(played)
         for name, value in means.items():
             if math.isfinite(value):
                 self.logger.record(f"validation/{name}", value)
@@ -128,6 +122,34 @@ class ValidationCallback(BaseCallback):
         if better:
             self.best = score
             checkpoints.save(self.model, self._run / checkpoints.BEST, score)  # type: ignore[arg-type]
+
+    def _means(self, scenario: Scenario, actor: MlpActor) -> dict[str, float]:
+        """Return the mean metrics of the validation episodes of one scenario."""
+        seeds, mixed = validation_seeds(self._config.episodes), len(self._scenarios) > 1
+        episodes = play(
+            scenario,
+            seeds,
+            ByActor(actor),
+            kind=self._kind,
+            make=self._make,
+            side_by_side=len(seeds),
+            n_placements=most_placements(self._scenarios) if mixed else None,
+        )
+        means = mean_metrics(list(episodes))
+        if self._config.select_by not in means:
+            raise ValueError(
+                f"validation.select_by = {self._config.select_by!r} is no episode metric; "
+                f"there are {sorted(means)}"
+            )
+        return means
+
+    def _of_all(self, played: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Return what a mixture is selected by: its geometric mean, and its value in each scenario."""
+        key = self._config.select_by
+        values = [means[key] for means in played]
+        together = math.exp(float(np.mean(np.log(values)))) if min(values) > 0.0 else math.nan
+        names = [scenario.name for scenario in self._scenarios]
+        return {key: together, **{f"{name}/{key}": value for name, value in zip(names, values, strict=True)}}
 
     def _on_training_end(self) -> None:
         self.validate()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from agents.config_files import ConfigModel, config_sha256, read_config
@@ -116,8 +119,8 @@ class Credit(ConfigModel):
             raise ValueError("own_weight, price_weight and global_weight are all 0: there would be no reward")
         return self
 
-    def weights(self, reference_s: float) -> CreditWeights:
-        """Return the mix in the form that the buffers take."""
+    def weights(self, reference_s: float | NDArray[np.float64]) -> CreditWeights:
+        """Return the mix in the form that the buffers take; see :class:`agents.credit.CreditWeights`."""
         return CreditWeights(
             self.own_weight, self.price_weight, self.global_weight, reference_s, self.per_token
         )
@@ -164,11 +167,31 @@ class FleetConfig(ConfigModel):
     name_targets: bool = Field(default=False, description="Places name targets.")
 
 
+class Part(ConfigModel):
+    """One scenario of a mixture."""
+
+    scenario: str | None = Field(default=None, min_length=1, description="Name or path; default: the key.")
+    overrides: dict[str, Any] = Field(
+        default={}, description="Changes by dotted key, after those of the whole mixture."
+    )
+    imitate: str | None = Field(
+        default=None, min_length=1, description="Scheduler of the warm start here, instead of the common one."
+    )
+
+
 class TrainConfig(ConfigModel):
     """One training run."""
 
     algorithm: Literal["ppo", "maskable_ppo"] = "maskable_ppo"
-    scenario: str = Field(default="metro", min_length=1, description="Name or path of the scenario.")
+    scenario: str = Field(
+        default="metro", min_length=1, description="Name or path of the scenario; of a mixture the first's."
+    )
+    mixture: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Part] = Field(
+        default={},
+        max_length=24,
+        description="Several scenarios instead of one, each with a name of its own: every world plays one of "
+        "them throughout, so that each has the same share of the decisions.",
+    )
     overrides: dict[str, Any] = Field(
         default={}, description="Changes of the scenario by dotted key, e.g. {episode.requests: 200}."
     )
@@ -217,6 +240,41 @@ class TrainConfig(ConfigModel):
             raise ValueError("credit.kind = 'request' credits decisions on single requests; fleet has none")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _first_of_mixture(cls, data: Any) -> Any:
+        # So that a configuration that was saved whole is read back.
+        if isinstance(data, dict) and isinstance(data.get("mixture"), dict) and data["mixture"]:
+            return {"scenario": next(iter(data["mixture"]))} | data
+        return data
+
+    @model_validator(mode="after")
+    def _can_be_mixed(self) -> TrainConfig:
+        n = len(self.mixture)
+        if n == 0:
+            return self
+        if self.scenario != next(iter(self.mixture)):
+            raise ValueError("scenario and mixture are both given: a run is trained on one or the other")
+        if n == 1:
+            raise ValueError("mixture has one scenario: give it as `scenario`")
+        if self.n_envs % n:
+            raise ValueError(f"n_envs = {self.n_envs} is no multiple of the {n} scenarios of the mixture")
+        if self.warm_start is not None and self.warm_start.n_envs % n:
+            raise ValueError(
+                f"warm_start.n_envs = {self.warm_start.n_envs} is no multiple of the mixture's {n} scenarios"
+            )
+        if self.fleet is not None or self.vec_env != "compiled":
+            raise ValueError("mixture: needs vec_env: compiled, and no fleet")
+        if self.rollout_s is not None:
+            raise ValueError("rollout_s: scenarios of a mixture differ in pace; give ppo.n_steps")
+        if self.credit.per_token:
+            raise ValueError("credit.per_token: a token has no common price in a mixture")
+        if self.validation is not None and self.validation.select_by == "return":
+            raise ValueError(
+                "validation.select_by: returns of a mixture's scenarios have no common scale; name a metric"
+            )
+        return self
+
     @model_validator(mode="after")
     def _batches(self) -> TrainConfig:
         if self.rollout_s is not None:
@@ -240,21 +298,45 @@ class TrainConfig(ConfigModel):
         return self
 
     def load_scenario(self) -> Scenario:
-        """Return the scenario with the overrides.
+        """Return the scenario with the overrides; of a mixture the first.
 
         Raises:
             dsd_env.scenario.ScenarioError: It does not exist or is not valid.
         """
-        return changed_scenario(self.scenario, self.overrides)
+        return self.load_scenarios()[0]
+
+    def load_scenarios(self) -> tuple[Scenario, ...]:
+        """Return the scenarios of a mixture, or the one, with the overrides.
+
+        Raises:
+            dsd_env.scenario.ScenarioError: One does not exist or is not valid.
+        """
+        if not self.mixture:
+            return (changed_scenario(self.scenario, self.overrides),)
+        return tuple(
+            changed_scenario(part.scenario or name, {**self.overrides, **part.overrides, "name": name})
+            for name, part in self.mixture.items()
+        )
+
+    def teachers(self) -> dict[str, str]:
+        """Return whose decisions a warm start imitates, by the scenario's name; none without a warm start."""
+        common = self.warm_start
+        if common is None:
+            return {}
+        if not self.mixture:
+            return {self.load_scenario().name: common.scheduler}
+        return {name: part.imitate or common.scheduler for name, part in self.mixture.items()}
 
     def fleet_space(self, scenario: Scenario) -> FleetSpace | None:
         """Return the plans of the fleet view, if that is what is trained on."""
         return None if self.fleet is None else FleetSpace(scenario, **self.fleet.model_dump())
 
-    def action_sizes(self, scenario: Scenario) -> tuple[int, ...]:
-        """Return the sizes of the action's dimensions."""
-        space = self.fleet_space(scenario)
-        return ActionSpace.of(scenario).nvec if space is None else space.nvec
+    def action_sizes(self, scenarios: Sequence[Scenario]) -> tuple[int, ...]:
+        """Return the sizes of the action's dimensions, for the scenario or those of the mixture."""
+        space = self.fleet_space(scenarios[0])
+        if space is not None:
+            return space.nvec
+        return ActionSpace.of(scenarios[0], max(scenario.n_placements for scenario in scenarios)).nvec
 
     def sha256(self) -> str:
         """Return the digest of the configuration; equal configurations have equal digests."""

@@ -57,14 +57,14 @@ class CreditWeights:
         own: Weight of minus the own elapsed time in units of `reference_s`.
         price: Weight of minus the delay caused to others, in the same units.
         shared: Weight of the environment's reward meanwhile.
-        reference_s: Unit of time.
+        reference_s: Unit of time; or one for each environment, shape (n,), where their scenarios differ.
         per_token: Whether rewards are relative to the mean cost per token.
     """
 
     own: float
     price: float
     shared: float
-    reference_s: float
+    reference_s: float | Float64
     per_token: bool = False
 
 
@@ -173,13 +173,14 @@ def link(
     # Rewards of the steps before each, per world: one more than there are steps.
     before = np.concatenate((np.zeros((1, worlds)), np.cumsum(rewards, axis=0))).T
     earned, tokens = np.zeros(steps * worlds), np.zeros(steps * worlds)
+    references_s = np.broadcast_to(weights.reference_s, worlds)
     for which, ends, end_steps in (
         (now, begins.pick(later), later % steps),
         (last, done.pick(found), completions.steps[found] + 1),
     ):
         starts, world = begins.pick(which), which // steps
-        earned[which] = -weights.own * (ends.times_s - starts.times_s) / weights.reference_s
-        earned[which] -= weights.price * (ends.delays_s - starts.delays_s) / weights.reference_s
+        earned[which] = -weights.own * (ends.times_s - starts.times_s) / references_s[world]
+        earned[which] -= weights.price * (ends.delays_s - starts.delays_s) / references_s[world]
         earned[which] += weights.shared * (before[world, end_steps] - before[world, which % steps])
         tokens[which] = ends.tokens - starts.tokens
     shape = (worlds, steps)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +15,9 @@ from agents.seeds import training_seed
 from dsd_env.envs import EdgeCloudFleetEnv
 from dsd_env.scenario import Scenario
 from dsd_env.sim.engines import EngineImportError, compiled_layout
+
+if TYPE_CHECKING:
+    from dsd_env.sim.compiled.world import WorldReader
 
 ENV_ID = "dsd_env/EdgeCloud-v0"
 
@@ -44,6 +47,35 @@ class TrainingEpisodes:
     def __call__(self, worker: int, episode: int) -> int:
         """Return the seed of one episode of one environment."""
         return training_seed(self.run_seed, worker, self.start_step, episode)
+
+
+@dataclass(frozen=True)
+class EachItsOwn:
+    """Seeds for a mixture with which world `i` plays scenario `i` modulo their number, episode after episode.
+
+    Which scenario an episode has is a function of its seed. Left to chance, each would have the same share of
+    the episodes, and the busiest one most of the decisions.
+
+    Attributes:
+        seeds: Seeds to choose from.
+        n_scenarios: How many scenarios the mixture lists.
+    """
+
+    seeds: EpisodeSeeds
+    n_scenarios: int
+
+    TRIES: ClassVar[int] = 256
+
+    def __call__(self, world: int, episode: int) -> int:
+        """Return the seed of one episode of one world."""
+        from dsd_env.envs import drawn_scenario
+
+        wanted = world % self.n_scenarios
+        for attempt in range(self.TRIES):
+            seed = self.seeds(world, self.TRIES * episode + attempt)
+            if drawn_scenario(seed, self.n_scenarios) == wanted:
+                return seed
+        raise RuntimeError(f"none of {self.TRIES} seeds draws scenario {wanted} of {self.n_scenarios}")
 
 
 class NamedEpisodes(gym.Wrapper[Any, Any, Any, Any]):
@@ -127,24 +159,28 @@ class FleetEnv:
 
 
 def make_vec_env(
-    scenario: Scenario,
+    scenario: Scenario | Sequence[Scenario],
     n_envs: int,
     seeds: EpisodeSeeds,
     kind: str,
     *,
     price_delays: bool = False,
     make: EnvFactory | None = None,
+    n_placements: int | None = None,
 ) -> VecEnv:
     """Return environments side by side; environment ``i`` plays the same episodes whatever the kind.
 
     Args:
-        scenario: The scenario.
+        scenario: The scenario; or several, for ``compiled`` alone: world ``i`` then plays the scenario whose
+            place on the list is ``i`` modulo their number.
         n_envs: How many environments.
         seeds: Names every episode's seed; for ``subproc`` it must be picklable.
         kind: ``compiled`` (worlds of the compiled engine, stepped together), ``dummy`` (environments of the
             reference engine in this process) or ``subproc`` (one process each).
         price_delays: Account to every request how long it makes others wait.
         make: Makes one environment, instead of the registered one; not for ``compiled``.
+        n_placements: Length to which the lists of candidates are filled up, for ``compiled`` alone. Default:
+            the longest of the scenarios.
 
     Raises:
         ValueError: ``make`` is given for ``compiled``, or the compiled engine cannot be used here.
@@ -159,8 +195,19 @@ def make_vec_env(
         except EngineImportError as error:
             raise ValueError(f"vec_env 'compiled': {error}; or set vec_env: dummy, far slower") from error
 
+        scenarios = [scenario] if isinstance(scenario, Scenario) else list(scenario)
+        if len(scenarios) > 1:
+            seeds = EachItsOwn(seeds, len(scenarios))
         # It reports episodes as VecMonitor does.
-        return CompiledVecEnv(scenario, n_envs, price_delays=price_delays, episode_seeds=seeds)
+        return CompiledVecEnv(
+            scenarios,
+            n_envs,
+            price_delays=price_delays,
+            episode_seeds=seeds,
+            n_placements=n_placements or most_placements(scenarios),
+        )
+    if not isinstance(scenario, Scenario):
+        raise ValueError(f"vec_env {kind!r}: several scenarios side by side need 'compiled'")
     make = make or ScenarioEnv(scenario, price_delays=price_delays)
     factories: list[EnvFactory] = [_Factory(make, seeds, worker) for worker in range(n_envs)]
     vec_env: VecEnv = (
@@ -178,3 +225,14 @@ def masks_of(env: VecEnv) -> NDArray[np.bool_]:
     """Return the masks of all environments (bool, shape (n, sum(nvec))); the next step may change them."""
     together = getattr(env, "action_masks", None)
     return together() if together is not None else np.stack(env.env_method("action_masks"))
+
+
+def most_placements(scenarios: Sequence[Scenario]) -> int:
+    """Return the length of the longest list of candidates."""
+    return max(scenario.n_placements for scenario in scenarios)
+
+
+def reader_of(env: VecEnv, world: int) -> WorldReader | None:
+    """Return a look at a world of the compiled engine, good until its next episode; of others None."""
+    worlds = getattr(env, "worlds", None)
+    return None if worlds is None else worlds.reader(world)

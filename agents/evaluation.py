@@ -27,6 +27,7 @@ from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.sim.metrics import metric_names
 from dsd_env.similar import hint, metrics_like
 
@@ -173,12 +174,24 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
         if fast is not None:
             yield from fast
             return
-        for episode in play(scenario, list(by_seed), decide, kind=kind, side_by_side=SIDE_BY_SIDE):
+        places = _room_for(scheduler, scenario) if kind == "compiled" else None
+        for episode in play(
+            scenario, list(by_seed), decide, kind=kind, side_by_side=SIDE_BY_SIDE, n_placements=places
+        ):
             yield by_seed[episode.seed], episode.metrics
     except Exception as error:
         seeds = ", ".join(map(str, by_seed))
         where = f"scenario {label!r}, scheduler {scheduler!r}, seed{'s' * (len(by_seed) > 1)} {seeds}"
         raise EvaluationError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _room_for(scheduler: str, scenario: Scenario) -> int | None:
+    """Return how long the list of candidates must be for a policy to read the environment's observation."""
+    player = make_scheduler(scheduler)
+    if not isinstance(player, PolicyScheduler) or player.policy.fleet:
+        return None
+    player.policy.check_scenario(scenario)
+    return player.policy.actions.n_placements
 
 
 def _run_group_at_once(tasks: Sequence[Task]) -> list[tuple[Task, dict[str, float]]]:

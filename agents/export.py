@@ -14,12 +14,11 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from agents import checkpoints
 from agents.actors import actor_layers, normalisations_of
 from agents.config import TrainConfig, load_config
-from agents.training import CONFIG_FILE, RECORD_FILE, SCENARIO_FILE, RunError
+from agents.training import CONFIG_FILE, RECORD_FILE, SCENARIO_FILE, RunError, scenarios_of_json
 from dsd_env.policy.export import export_actor
 from dsd_env.policy.graph import onnx_bytes
 from dsd_env.policy.manifest import Manifest, Training
 from dsd_env.policy.network import MlpActor
-from dsd_env.scenario import load_scenario
 
 ALGORITHMS = {"ppo": "PPO", "maskable_ppo": "MaskablePPO"}
 
@@ -54,9 +53,9 @@ def export_run(
                 f"{run}: {name} is missing; give the directory that scripts/train.py wrote (--out)"
             )
     config = load_config(run / CONFIG_FILE)
-    scenario = load_scenario(json.loads((run / SCENARIO_FILE).read_text(encoding="utf-8")))
+    scenarios = scenarios_of_json(json.loads((run / SCENARIO_FILE).read_text(encoding="utf-8")))
     chosen = find_checkpoint(run, checkpoint)
-    actor = actor_from_zip(chosen.path, config, config.action_sizes(scenario))
+    actor = actor_from_zip(chosen.path, config, config.action_sizes(scenarios))
     record = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))
     start = record["starts"][-1]
     warm = record.get("warm_start")
@@ -70,9 +69,8 @@ def export_run(
         versions=start["versions"],
         git_commit=start["git_commit"],
     )
-    return export_actor(
-        actor, scenario, training, out, overwrite=overwrite, fleet=config.fleet_space(scenario)
-    )
+    fleet = config.fleet_space(scenarios[0])
+    return export_actor(actor, scenarios, training, out, overwrite=overwrite, fleet=fleet)
 
 
 def find_checkpoint(run: Path, which: str) -> checkpoints.Checkpoint:

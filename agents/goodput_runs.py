@@ -1,7 +1,7 @@
-"""Simulations under the goodput rule, decided inside the compiled engine.
+"""The goodput rule, decided inside the compiled engine: whole simulations, or one decision after the other.
 
-The result is that of :func:`dsd_env.simulate`, bit for bit, sooner. Where streams have branches the rule is
-asked for every decision, as any other.
+The result of a simulation is that of :func:`dsd_env.simulate`, bit for bit, sooner. Where streams have
+branches the rule is asked in Python, as any other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.fast_runs import R, Run
-from dsd_env.control.actions import snap_up
+from dsd_env.control.actions import Decision, snap_up
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
@@ -22,6 +22,7 @@ from dsd_env.sim.engines import compiled_layout
 if TYPE_CHECKING:
     from dsd_env.schedulers.node_times import NodeTimes, StepTimes
     from dsd_env.sim.compiled.buffer import Buffer, Rows
+    from dsd_env.sim.compiled.world import WorldReader
 
 Bytes = NDArray[np.uint8]
 
@@ -45,6 +46,23 @@ def run_goodput(tasks: Sequence[R]) -> Iterator[tuple[R, dict[str, float]]]:
     rule = rule_bytes(player, tasks[0].scenario)
     for task in tasks:
         yield task, _simulate(task, rule)
+
+
+class DueDecisions:
+    """The rule's decisions on worlds of the compiled engine that somebody else steps."""
+
+    def __init__(self, player: GoodputScheduler, scenario: Scenario) -> None:
+        """Load the rule for a scenario that :func:`can_play` allows."""
+        self._rule = rule_bytes(player, scenario)
+        self._told = np.zeros(2, dtype=np.int64)
+        self._batch_size = snap_up(scenario.actions.batch_sizes, player.parameters.batch_size)
+
+    def __call__(self, reader: WorldReader) -> Decision:
+        """Return the decision that is due in a world."""
+        from agents.goodput_kernel import decide_due
+
+        decide_due(reader.layout.constants, reader.world, self._rule, self._told)
+        return Decision(int(self._told[0]), self._batch_size, int(self._told[1]))
 
 
 def _simulate(task: Run, rule: Bytes) -> dict[str, float]:

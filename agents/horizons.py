@@ -105,9 +105,12 @@ def with_shape(config: TrainConfig, shape: Shape | None) -> TrainConfig:
     return config.model_copy(update={"n_envs": shape.n_envs, "ppo": ppo})
 
 
-def describe(spans_s: NDArray[np.float64], scenario: Scenario) -> str:
+def describe(spans_s: NDArray[np.float64], scenarios: Sequence[Scenario]) -> str:
     """Return a line on the simulated time that a rollout has seen in each world."""
-    mean_s = float(spans_s.mean())
+    mean_s, scenario = float(spans_s.mean()), scenarios[0]
+    if len(scenarios) > 1:
+        each = [f"{s.name} {spans_s[i :: len(scenarios)].mean():.3g} s" for i, s in enumerate(scenarios)]
+        return f"a rollout sees this much simulated time in each world: {', '.join(each)}"
     load = scenario.workload.load
     varies = len({value for _, value in load.points}) > 1
     cycles = f"{mean_s / load.period_s:.2g} load cycles" if varies else "at a constant load"
@@ -121,10 +124,10 @@ class SpanCallback(BaseCallback):
         spans_s: Of the last rollout, by world.
     """
 
-    def __init__(self, scenario: Scenario) -> None:
-        """Measure on a scenario."""
+    def __init__(self, scenarios: Sequence[Scenario]) -> None:
+        """Measure on a scenario, or on those of a mixture."""
         super().__init__()
-        self._scenario, self._said = scenario, False
+        self._scenarios, self._said = scenarios, False
         self.spans_s: NDArray[np.float64] = np.zeros(0)
         self._now_s: NDArray[np.float64] | None = None
 
@@ -143,12 +146,13 @@ class SpanCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         self._now_s = _clocks_s(self.training_env, self.locals)
         self.spans_s += self._now_s - self._begin_s
-        load = self._scenario.workload.load
         self.logger.record("rollout/simulated_s", float(self.spans_s.mean()))
-        self.logger.record("rollout/load_cycles", float(self.spans_s.mean()) / load.period_s)
+        periods_s = [scenario.workload.load.period_s for scenario in self._scenarios]
+        cycles = self.spans_s / np.resize(periods_s, len(self.spans_s))
+        self.logger.record("rollout/load_cycles", float(cycles.mean()))
         if not self._said:
             self._said = True
-            print(describe(self.spans_s, self._scenario), flush=True)
+            print(describe(self.spans_s, self._scenarios), flush=True)
 
 
 def _clocks_s(env: VecEnv, step: Mapping[str, Any] | None) -> NDArray[np.float64]:

@@ -7,22 +7,27 @@ On the compiled engine or on the reference engine: the numbers are the same, tho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.environments import EnvFactory, make_vec_env, masks_of
-from dsd_env.control import ActionSpace
+from agents.environments import EnvFactory, make_vec_env, masks_of, reader_of
+from agents.goodput_runs import DueDecisions, can_play
+from dsd_env.control import ActionSpace, Decision
 from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
+from dsd_env.schedulers.goodput import GoodputScheduler
 from dsd_env.schedulers.policy import PolicyScheduler
+
+if TYPE_CHECKING:
+    from dsd_env.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class Stage:
     """Environments of one scenario side by side, and what their deciders see.
 
     Attributes:
-        scenario: The scenario.
-        actions: Its action lists.
+        scenario: The scenario; of a mixture the first.
+        actions: The action lists.
         env: The environments.
         observations: float32, shape (n, n_features).
         masks: bool, shape (n, sum(nvec)).
@@ -61,9 +66,14 @@ class Stage:
             seeds: List that names the episode's seed in each, kept up to date by whoever gives the seeds.
         """
         self.scenario, self.env, self.seeds = scenario, env, seeds
-        self.actions = ActionSpace.of(scenario)
+        self.actions: ActionSpace = getattr(env, "actions", None) or ActionSpace.of(scenario)
         self.observations: NDArray[np.float32] = env.reset()  # type: ignore[assignment]
         self.masks = masks_of(env)
+
+    def scenario_of(self, world: int) -> Scenario:
+        """Return the scenario of the episode in an environment."""
+        episodes = getattr(self.env, "episodes", None)
+        return self.scenario if episodes is None else episodes.scenario_of(world)
 
     def step(
         self, actions: NDArray[np.int64]
@@ -81,26 +91,51 @@ Decide = Callable[[Stage, Sequence[int]], NDArray[np.int64]]
 class BySchedulers:
     """Decides by a scheduler's name; every environment has one of its own, set up for its episode."""
 
-    def __init__(self, name: str) -> None:
-        """Remember the name."""
+    def __init__(self, name: str | Mapping[str, str]) -> None:
+        """Remember the scheduler's name, or one for each scenario by the scenario's name."""
         self.name = name
         self._players: dict[int, tuple[int, Scheduler]] = {}
+        self._compiled: dict[str, DueDecisions] = {}
 
     def __call__(self, stage: Stage, which: Sequence[int]) -> NDArray[np.int64]:
         """Return the scheduler's actions in some environments."""
         return np.array([self._action(stage, world) for world in which])
 
     def _action(self, stage: Stage, world: int) -> Sequence[int] | NDArray[np.int64]:
-        seed = stage.seeds[world]
+        seed, scenario = stage.seeds[world], stage.scenario_of(world)
         known, player = self._players.get(world, (None, None))
         if player is None or known != seed:
-            player = player or make_scheduler(self.name)
-            player.reset(stage.scenario, seed)
+            if player is None or not isinstance(self.name, str):
+                player = make_scheduler(self.name if isinstance(self.name, str) else self.name[scenario.name])
+            player.reset(scenario, seed)
             self._players[world] = (seed, player)
-        if isinstance(player, PolicyScheduler):
+        if isinstance(player, GoodputScheduler) and (reader := reader_of(stage.env, world)) is not None:
+            # The same decisions as in Python, many times faster.
+            if scenario.name not in self._compiled and can_play(scenario):
+                self._compiled[scenario.name] = DueDecisions(player, scenario)
+            if scenario.name in self._compiled:
+                return stage.actions.encode(self._compiled[scenario.name](reader))
+        if isinstance(player, PolicyScheduler) and player.policy.actions == stage.actions:
             # A policy reads the observation; to assemble the typed view would take longer than all the rest.
             return player.policy.action(stage.observations[world], stage.masks[world])
+        if isinstance(player, PolicyScheduler) and not player.policy.flat:
+            decision = _decided(player.policy, stage, world)
+            if decision is not None:
+                return stage.actions.encode(decision)
         return stage.actions.encode(player.decide(stage.env.get_attr("view", [world])[0]))
+
+
+def _decided(policy: Policy, stage: Stage, world: int) -> Decision | None:
+    """Return the decision of a policy with other lists than the environment's; None if it needs the view."""
+    lists, own = policy.actions, stage.actions
+    if lists.n_placements != own.n_placements:
+        return None
+    gamma, batch, placement = np.split(stage.masks[world], np.cumsum(own.nvec)[:-1])
+    allowed = [
+        [value in now and bool(mask[now.index(value)]) for value in was]
+        for was, now, mask in ((lists.gammas, own.gammas, gamma), (lists.batch_sizes, own.batch_sizes, batch))
+    ]
+    return policy.decide(stage.observations[world], np.concatenate([*allowed, placement]).astype(np.bool_))
 
 
 class ByActor:
@@ -154,6 +189,7 @@ def play(
     kind: str,
     make: EnvFactory | None = None,
     side_by_side: int = 8,
+    n_placements: int | None = None,
 ) -> Iterator[Episode]:
     """Play one episode per seed to its end and yield each as it ends.
 
@@ -164,10 +200,11 @@ def play(
         kind: ``compiled`` or ``dummy``, see :func:`agents.environments.make_vec_env`.
         make: Makes one environment, instead of the registered one.
         side_by_side: At most so many episodes at a time.
+        n_placements: Length to which the list of candidates is filled up.
     """
     n = min(side_by_side, len(seeds))
     queue = _Queue(seeds, [0] * n, [False] * n)
-    env = make_vec_env(scenario, n, queue, kind, make=make)
+    env = make_vec_env(scenario, n, queue, kind, make=make, n_placements=n_placements)
     try:
         stage = Stage(scenario, env, queue.current)
         actions = np.zeros((n, *env.action_space.shape), dtype=np.int64)  # type: ignore[misc]

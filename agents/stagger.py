@@ -18,7 +18,6 @@ from agents.actors import actor_of
 from agents.environments import EpisodeSeeds
 from agents.rollouts import ByActor, Decide, Stage
 from agents.warm_start import MakeEnvs
-from dsd_env.control import ActionSpace
 from dsd_env.scenario import Scenario
 
 SOURCES = 16
@@ -62,25 +61,29 @@ class StaggerCallback(BaseCallback):
     It must stand before callbacks that look at the worlds when training starts.
     """
 
-    def __init__(self, make_envs: MakeEnvs, scenario: Scenario, seeds: EpisodeSeeds) -> None:
+    def __init__(
+        self, make_envs: MakeEnvs, scenario: Scenario, seeds: EpisodeSeeds, *, mixed: int = 1
+    ) -> None:
         """Run ahead in environments of ``make_envs``, which must be compiled.
 
         Args:
             make_envs: Makes them.
-            scenario: Their scenario.
+            scenario: Their scenario; of a mixture the first.
             seeds: Seeds of the training episodes; those of workers that the training does not have are used.
+            mixed: How many scenarios the mixture has.
         """
         super().__init__()
-        self._make_envs, self._scenario, self._seeds = make_envs, scenario, seeds
+        self._make_envs, self._scenario, self._seeds, self._mixed = make_envs, scenario, seeds, mixed
 
     def _on_training_start(self) -> None:
         worlds = self.training_env
         n = worlds.num_envs
-        sources = min(n, SOURCES)
+        # As many for each scenario of a mixture: world i plays scenario i modulo their number.
+        sources = min(n, max(SOURCES // self._mixed, 1) * self._mixed)
         env = self._make_envs(sources, lambda source, episode: self._seeds(n + source, episode))
         try:
             stage = Stage(self._scenario, env, [0] * sources)
-            actor = actor_of(self.model, ActionSpace.of(self._scenario).nvec)  # type: ignore[arg-type]
+            actor = actor_of(self.model, stage.actions.nvec)  # type: ignore[arg-type]
             kept = states_on_the_way(env, stage, ByActor(actor))
         finally:
             env.close()

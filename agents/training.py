@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch as th
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
@@ -29,7 +30,7 @@ from agents.stagger import StaggerCallback
 from agents.warm_start import warm_start
 from dsd_env.files import write_json, write_text
 from dsd_env.locks import LOCK_FILE, hold
-from dsd_env.scenario import Scenario
+from dsd_env.scenario import Scenario, load_scenario
 
 CONFIG_FILE = "config.yaml"
 SCENARIO_FILE = "scenario.json"
@@ -42,15 +43,19 @@ class RunError(ValueError):
     """A run directory cannot be used as asked; the message says what to do."""
 
 
-def build_model(config: TrainConfig, scenario: Scenario, vec_env: VecEnv) -> OnPolicyAlgorithm:
-    """Return a fresh learner for a configuration."""
+def build_model(
+    config: TrainConfig, scenario: Scenario | Sequence[Scenario], vec_env: VecEnv
+) -> OnPolicyAlgorithm:
+    """Return a fresh learner for a configuration, on its scenario or those of its mixture."""
     ppo = config.ppo
+    scenarios = [scenario] if isinstance(scenario, Scenario) else scenario
+    references_s = np.resize([each.reward.reference_e2e_s for each in scenarios], vec_env.num_envs)
     maskable = config.algorithm == "maskable_ppo"
     buffer: dict[str, Any] = {}
     if config.credit.kind == "request":
         buffer = {
             "rollout_buffer_class": MaskableRequestRolloutBuffer if maskable else RequestRolloutBuffer,
-            "rollout_buffer_kwargs": {"weights": config.credit.weights(scenario.reward.reference_e2e_s)},
+            "rollout_buffer_kwargs": {"weights": config.credit.weights(references_s)},
         }
     linear = ppo.learning_rate_schedule == "linear"
     algorithm: Callable[..., OnPolicyAlgorithm] = MaskablePPO if maskable else PPO
@@ -78,7 +83,20 @@ def build_model(config: TrainConfig, scenario: Scenario, vec_env: VecEnv) -> OnP
     )
 
 
-def check_run(config: TrainConfig, scenario: Scenario, run: Path, resume: bool) -> None:
+def scenarios_json(scenarios: Sequence[Scenario]) -> dict[str, Any]:
+    """Return the content of ``scenario.json``: the scenario, or those of a mixture by name."""
+    contents = {scenario.name: scenario.model_dump(mode="json") for scenario in scenarios}
+    return {"mixture": contents} if len(contents) > 1 else contents[scenarios[0].name]
+
+
+def scenarios_of_json(data: dict[str, Any]) -> tuple[Scenario, ...]:
+    """Return the scenarios of the content of ``scenario.json``."""
+    return (
+        tuple(map(load_scenario, data["mixture"].values())) if "mixture" in data else (load_scenario(data),)
+    )
+
+
+def check_run(config: TrainConfig, scenarios: Sequence[Scenario], run: Path, resume: bool) -> None:
     """Make sure that a run can be begun in a directory, or resumed; write nothing.
 
     Raises:
@@ -93,10 +111,9 @@ def check_run(config: TrainConfig, scenario: Scenario, run: Path, resume: bool) 
             raise RunError(
                 f"{run}: was begun with another configuration, see {run / CONFIG_FILE}; resume with that one"
             )
-        if json.loads((run / SCENARIO_FILE).read_text(encoding="utf-8")) != scenario.model_dump(mode="json"):
-            raise RunError(
-                f"{run}: scenario {scenario.name!r} has changed since the run began; begin a new run"
-            )
+        if json.loads((run / SCENARIO_FILE).read_text(encoding="utf-8")) != scenarios_json(scenarios):
+            names = " or ".join(repr(scenario.name) for scenario in scenarios)
+            raise RunError(f"{run}: scenario {names} has changed since the run began; begin a new run")
     elif run.exists() and (not run.is_dir() or {file.name for file in run.iterdir()} - {LOCK_FILE}):
         raise RunError(
             f"{run}: exists and is not empty; give --resume to continue it, or choose another directory"
@@ -104,7 +121,7 @@ def check_run(config: TrainConfig, scenario: Scenario, run: Path, resume: bool) 
 
 
 def prepare_run(
-    config: TrainConfig, scenario: Scenario, run: Path, resume: bool
+    config: TrainConfig, scenarios: Sequence[Scenario], run: Path, resume: bool
 ) -> checkpoints.Checkpoint | None:
     """Make the run's directory, or find where to resume; write configuration, scenario and circumstances.
 
@@ -114,11 +131,11 @@ def prepare_run(
     Raises:
         RunError: The directory is taken, holds another configuration, or there is nothing to resume.
     """
-    check_run(config, scenario, run, resume)
+    check_run(config, scenarios, run, resume)
     run.mkdir(parents=True, exist_ok=True)
     checkpoint = checkpoints.newest(run) if resume else None
     write_text(run / CONFIG_FILE, config.to_yaml())
-    write_json(run / SCENARIO_FILE, scenario.model_dump(mode="json"))
+    write_json(run / SCENARIO_FILE, scenarios_json(scenarios))
     record = _read_record(run) if resume else {"starts": []}
     record["starts"].append(
         {
@@ -170,25 +187,26 @@ def train(
         KeyboardInterrupt: Interrupted; the state has been saved as a checkpoint.
     """
     run = Path(run)
-    scenario = config.load_scenario()
+    scenarios = config.load_scenarios()
     priced = config.credit.price_weight > 0
     # One engine in all parts of a run; only collection may be spread over processes.
     engine = "compiled" if config.vec_env == "compiled" else "dummy"
     if config.fleet is not None and make_env is None:
         simulates = "reference" if config.vec_env == "dummy" else "compiled"
-        make_env, engine = FleetEnv(scenario, simulates, config.fleet.model_dump()), "dummy"
-    make_envs = partial(make_vec_env, scenario, price_delays=priced, make=make_env)
+        make_env, engine = FleetEnv(scenarios[0], simulates, config.fleet.model_dump()), "dummy"
+    ground = scenarios if config.mixture else scenarios[0]
+    make_envs = partial(make_vec_env, ground, price_delays=priced, make=make_env)
     th.set_num_threads(config.torch_threads)
     # Whatever is missing is missed before the directory is made.
     make_envs(1, TrainingEpisodes(config.seed, 0), engine).close()
-    check_run(config, scenario, run, resume)
+    check_run(config, scenarios, run, resume)
     with hold(run / LOCK_FILE, run):
-        return _train(config, scenario, run, resume, make_envs, engine, make_env, progress)
+        return _train(config, scenarios, run, resume, make_envs, engine, make_env, progress)
 
 
 def _train(
     config: TrainConfig,
-    scenario: Scenario,
+    scenarios: Sequence[Scenario],
     run: Path,
     resume: bool,
     make_envs: Callable[..., VecEnv],
@@ -197,7 +215,7 @@ def _train(
     progress: bool,
 ) -> checkpoints.Checkpoint:
     """Train in a directory that is locked; see :func:`train`."""
-    start = prepare_run(config, scenario, run, resume)
+    start, scenario = prepare_run(config, scenarios, run, resume), scenarios[0]
     step = start.num_timesteps if start else 0
     by_request = config.credit.kind == "request"
     shape = rollout_shape(config, scenario)
@@ -212,7 +230,7 @@ def _train(
         ValidationCallback(
             run,
             config.validation,
-            scenario,
+            scenarios,
             engine,
             make=make_env,
             at_start=config.warm_start is not None,
@@ -222,7 +240,7 @@ def _train(
     )
     bar = ProgressCallback(config.timesteps)
     try:
-        model = build_model(config, scenario, vec_env)
+        model = build_model(config, scenarios, vec_env)
         model.set_logger(configure(str(run / "tensorboard"), ["tensorboard"]))
         if start:
             checkpoints.restore(model, start)
@@ -230,18 +248,23 @@ def _train(
             model.set_random_seed((config.seed + step) % 2**31)
         elif config.warm_start:
             envs = partial(make_envs, kind=engine)
-            figures = warm_start(model, envs, scenario, config.warm_start, config.credit, config.seed)
+            teachers = config.teachers()
+            figures = warm_start(
+                model, envs, scenario, config.warm_start, config.credit, config.seed, teachers
+            )
             record = _read_record(run)
-            record["warm_start"] = {**config.warm_start.model_dump(mode="json"), "result": figures}
+            about = {**config.warm_start.model_dump(mode="json"), "result": figures}
+            record["warm_start"] = about | ({"teachers": teachers} if config.mixture else {})
             write_json(run / RECORD_FILE, record)
         saver = CheckpointCallback(run, config.checkpoint)
         callbacks: list[BaseCallback] = [saver]
         if config.stagger and kind == "compiled" and (start or config.warm_start):
             episodes = TrainingEpisodes(config.seed, step)
-            callbacks.append(StaggerCallback(partial(make_envs, kind=engine), scenario, episodes))
+            ahead = partial(make_envs, kind=engine)
+            callbacks.append(StaggerCallback(ahead, scenario, episodes, mixed=len(scenarios)))
         callbacks += [validation] if validation else []
         callbacks += [RequestCreditCallback()] if by_request else []
-        callbacks += [SpanCallback(scenario)]
+        callbacks += [SpanCallback(scenarios)]
         callbacks += [bar] if progress else []
         try:
             model.learn(

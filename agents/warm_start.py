@@ -8,7 +8,7 @@ are fitted by maximum likelihood. The critic is fitted to the discounted returns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,7 @@ def collect(
     make_envs: MakeEnvs,
     scenario: Scenario,
     config: WarmStart,
+    teachers: Mapping[str, str],
     first_seed: int,
     driver: MlpActor | None,
     gamma: float,
@@ -81,8 +82,9 @@ def collect(
 
     Args:
         make_envs: Makes the environments.
-        scenario: Their scenario.
-        config: Whose decisions to note, how many, and one in how many.
+        scenario: Their scenario; of a mixture the first.
+        config: How many decisions to note, and one in how many.
+        teachers: Whose decisions, by the name of the scenario.
         first_seed: Seed of the first episode.
         driver: Who acts; None: the scheduler itself.
         gamma: Discount of the returns.
@@ -93,7 +95,7 @@ def collect(
     steps = -(-config.decisions * config.one_in // n)
     seeds = _Episodes(first_seed, [0] * n)
     env = make_envs(n, seeds)
-    teacher = BySchedulers(config.scheduler)
+    teacher = BySchedulers(teachers)
     pupil = None if driver is None else ByActor(driver)
     kept = generator.random((steps, n)) * config.one_in < 1.0
     observations, masks, actions = [], [], []
@@ -102,7 +104,8 @@ def collect(
     try:
         stage = Stage(scenario, env, seeds.current)
         trail.begin(env)
-        words = f"collecting {config.scheduler}"
+        names = sorted(set(teachers.values()))
+        words = f"collecting {names[0] if len(names) == 1 else f'{len(names)} schedulers'}"
         for t in tqdm(range(steps), desc=words, unit=" steps", leave=False):
             asked = everybody if pupil is None else np.flatnonzero(kept[t]).tolist()
             acted = np.zeros((n, 3), dtype=np.int64)
@@ -117,7 +120,8 @@ def collect(
             trail.add(t, *stage.step(acted))
     finally:
         env.close()
-    returns = trail.returns(gamma, credit, scenario.reward.reference_e2e_s)
+        references_s = np.array([stage.scenario_of(world).reward.reference_e2e_s for world in everybody])
+    returns = trail.returns(gamma, credit, references_s)
     return Demonstrations(
         np.concatenate(observations), np.concatenate(masks), np.concatenate(actions), returns[kept]
     )
@@ -156,10 +160,10 @@ class _Trail:
         self._episode += dones
         self._due = self._tracker.due()
 
-    def returns(self, gamma: float, credit: Credit, reference_s: float) -> NDArray[np.float32]:
+    def returns(self, gamma: float, credit: Credit, references_s: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return the return of every step, shape (T, n); NaN where the rest is not known."""
         if credit.kind == "request":
-            return self._returns_by_request(gamma, credit, reference_s)
+            return self._returns_by_request(gamma, credit, references_s)
         steps, n = self.rewards.shape
         result = np.zeros((steps, n))
         total = np.zeros(n)
@@ -174,8 +178,10 @@ class _Trail:
             result[steps - tail :][~ends_later[steps - tail :]] = np.nan
         return result.astype(np.float32)
 
-    def _returns_by_request(self, gamma: float, credit: Credit, reference_s: float) -> NDArray[np.float32]:
-        weights = credit.weights(reference_s)
+    def _returns_by_request(
+        self, gamma: float, credit: Credit, references_s: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        weights = credit.weights(references_s)
         completions = Completions.of(self.completed, self.episodes)
         chains = link(self.moments, self.episodes, self.rewards, completions, weights)
         # With V = 0 and λ = 1 the advantage is the return; a chain that breaks off has none.
@@ -191,22 +197,25 @@ def warm_start(
     config: WarmStart,
     credit: Credit,
     seed: int,
+    teachers: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Fit a fresh learner to a scheduler; see the module's docstring.
 
     Args:
         model: PPO or MaskablePPO; its actor (and critic) are changed.
         make_envs: Makes the environments for collecting.
-        scenario: Their scenario.
+        scenario: Their scenario; of a mixture the first.
         config: The stage's settings.
         credit: Along what the critic's returns are computed.
         seed: Seed of the run; picks the demonstration episodes and the order of the minibatches.
+        teachers: Whose decisions are imitated, by the name of the scenario. Default: the configured one's.
 
     Returns:
         Figures for the record: decisions used, those left out because the mask forbade the scheduler's
         choice, and the share of the last round's decisions that the fitted actor reproduces in all
         dimensions.
     """
+    teachers = teachers or {scenario.name: config.scheduler}
     generator = np.random.default_rng(seed)
     nvec = [int(n) for n in model.action_space.nvec]  # type: ignore[attr-defined]
     seen: list[Demonstrations] = []
@@ -216,11 +225,14 @@ def warm_start(
     for round_number in range(config.rounds):
         driver = actor_of(model, nvec) if round_number else None
         first_seed = first + round_number * 1_000_000
-        shown = collect(make_envs, scenario, config, first_seed, driver, model.gamma, credit, generator)
+        shown = collect(
+            make_envs, scenario, config, teachers, first_seed, driver, model.gamma, credit, generator
+        )
         possible = _allowed(shown, nvec)
         left_out += int((~possible).sum())
         if not possible.any():
-            raise ValueError(f"the mask forbids every decision of {config.scheduler!r}: nothing to imitate")
+            whose = ", ".join(sorted(set(teachers.values())))
+            raise ValueError(f"the mask forbids every decision of {whose}: nothing to imitate")
         seen.append(shown)
         kept = [_allowed(d, nvec) for d in seen]
         observations = np.concatenate([d.observations[k] for d, k in zip(seen, kept, strict=True)])

@@ -42,6 +42,7 @@ from dsd_env.policy.manifest import (
     PolicyError,
     explain_fleet_mismatch,
     explain_mismatch,
+    explain_unfit,
 )
 from dsd_env.policy.network import Float32, MlpActor, Real
 from dsd_env.scenario import Scenario
@@ -182,17 +183,30 @@ class Policy:
         return logits
 
     def check_scenario(self, scenario: Scenario) -> None:
-        """Make sure that observation and actions of a scenario are those of the policy.
+        """Make sure that the policy can decide on a scenario.
+
+        Its features must be those that the policy reads. It may have fewer candidates, and other lengths and
+        batch sizes; :meth:`offered` says what of the policy's lists it has.
 
         Raises:
-            PolicyError: They differ; the message says in what.
+            PolicyError: It cannot; the message says why.
         """
         if self.fleet:
             self.fleet_space(scenario)
             return
-        self.check_schema(
-            ObservationEncoder.of(scenario), ActionSpace.of(scenario), f"scenario {scenario.name!r}"
-        )
+        problem = explain_unfit(self.manifest, scenario)
+        if problem:
+            raise PolicyError(
+                f"the policy (trained on {self.manifest.scenario.name!r}) does not fit scenario "
+                f"{scenario.name!r}: {problem}; train a policy on it, or on a mixture with it"
+            )
+
+    def offered(self, scenario: Scenario) -> NDArray[np.bool_]:
+        """Return which entries of the policy's lists a scenario has (bool, shape (sum(nvec),))."""
+        own = ActionSpace.of(scenario)
+        lists = (self.actions.gammas, own.gammas), (self.actions.batch_sizes, own.batch_sizes)
+        placements = np.arange(self.actions.n_placements) < own.n_placements
+        return np.concatenate([*(np.isin(was, now) for was, now in lists), placements])
 
     def check_schema(
         self, encoder: ObservationEncoder, actions: ActionSpace, where: str = "the scenario"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dsd_env import provenance
@@ -10,14 +11,14 @@ from dsd_env.control.fleet import FleetSpace
 from dsd_env.control.fleet_view import FleetEncoder
 from dsd_env.policy.bundle import write_bundle
 from dsd_env.policy.graph import onnx_bytes
-from dsd_env.policy.manifest import Actions, Fleet, Manifest, Network, Training, feature_specs, scenario_ref
+from dsd_env.policy.manifest import Actions, Fleet, Manifest, Network, Training, feature_specs, mixture_ref
 from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
 
 
 def export_actor(
     actor: MlpActor,
-    scenario: Scenario,
+    scenario: Scenario | Sequence[Scenario],
     training: Training,
     out: str | Path,
     *,
@@ -28,7 +29,8 @@ def export_actor(
 
     Args:
         actor: The network, with one head per dimension of the actions, or one for all flat actions.
-        scenario: The scenario it was trained on; gives observation and action schema.
+        scenario: The scenario it was trained on; gives observation and action schema. Or those of the
+            mixture that it was trained on, with equal lists; the list of candidates is then the longest.
         training: Provenance.
         out: Directory of the bundle.
         overwrite: Replace an existing bundle.
@@ -41,12 +43,16 @@ def export_actor(
         PolicyError: ``out`` is taken, the package onnx is not installed, or the network does not fit the
             scenario.
     """
-    actions = ActionSpace.of(scenario)
+    scenarios = [scenario] if isinstance(scenario, Scenario) else list(scenario)
+    scenario = scenarios[0]
+    actions = ActionSpace.of(scenario, max(each.n_placements for each in scenarios))
     flat = fleet is None and actor.nvec == (actions.n_flat,)
     # Bundles that older code cannot read get the next format version; all others keep the old one.
     newer = flat or training.seed is None or actor.normalisations == 0
     version = 3 if fleet is not None else 2 if newer else 1
-    encoder = ObservationEncoder.of(scenario) if fleet is None else FleetEncoder.of(fleet)
+    encoder = (
+        ObservationEncoder.of(scenario, actions.n_placements) if fleet is None else FleetEncoder.of(fleet)
+    )
     widths = [actor.n_inputs] + [weight.shape[0] for weight, _ in actor.layers]
     manifest = Manifest(
         format_version=version,
@@ -62,7 +68,7 @@ def export_actor(
         network=Network(
             layers=tuple(widths), activation=actor.activation, normalisations=actor.normalisations
         ),
-        scenario=scenario_ref(scenario),
+        scenario=mixture_ref(scenarios),
         training=training,
     )
     arrays = {}

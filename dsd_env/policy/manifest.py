@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -37,7 +38,8 @@ MAX_MANIFEST_BYTES = 1_000_000
 MAX_FILE_BYTES = 64 * 1024 * 1024
 
 _Text = Annotated[str, Field(max_length=2000)]
-_Word = Annotated[str, Field(min_length=1, max_length=200)]
+LONGEST_NAME = 200
+_Word = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Width = Annotated[int, Field(ge=1, le=4096)]
 
@@ -256,6 +258,17 @@ def scenario_ref(scenario: Scenario) -> ScenarioRef:
     return ScenarioRef(name=scenario.name, version=scenario.version, sha256=digest)
 
 
+def mixture_ref(scenarios: Sequence[Scenario]) -> ScenarioRef:
+    """Return names and one digest of the scenarios of a mixture; of one scenario its reference."""
+    refs = [scenario_ref(scenario) for scenario in scenarios]
+    if len(refs) == 1:
+        return refs[0]
+    digest = hashlib.sha256(canonical_json([ref.model_dump() for ref in refs]).encode()).hexdigest()
+    name = f"mixture of {len(refs)}: {', '.join(ref.name for ref in refs)}"
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 2]} …"
+    return ScenarioRef(name=name, version=max(ref.version for ref in refs), sha256=digest)
+
+
 def explain_mismatch(manifest: Manifest, encoder: ObservationEncoder, actions: ActionSpace) -> str | None:
     """Return in words how a scenario's observation or actions differ from the policy's; None: not at all."""
     if manifest.action.fleet is not None:
@@ -268,8 +281,29 @@ def explain_mismatch(manifest: Manifest, encoder: ObservationEncoder, actions: A
         return problem
     space = manifest.action.space()
     for key in ("gammas", "batch_sizes", "n_placements"):
-        if getattr(space, key) != getattr(actions, key):
-            return f"{key} are {getattr(actions, key)}, the policy was trained with {getattr(space, key)}"
+        was, now = getattr(space, key), getattr(actions, key)
+        if was != now:
+            return f"{key} are {now}, the policy was trained with {was}"
+    return None
+
+
+def explain_unfit(manifest: Manifest, scenario: Scenario) -> str | None:
+    """Return in words why a policy cannot decide on a scenario; None: it can.
+
+    It need not have been trained on just these lists: a scenario may offer fewer candidates, other lengths
+    and batch sizes. The policy then chooses among those of its lists that the scenario has, too.
+    """
+    space, own = manifest.action.space(), ActionSpace.of(scenario)
+    if manifest.action.fleet is not None or manifest.action.flat or own.n_placements > space.n_placements:
+        return explain_mismatch(manifest, ObservationEncoder.of(scenario), own)
+    problem = _explain_features(manifest, ObservationEncoder.of(scenario, space.n_placements).features)
+    if problem:
+        return problem
+    if 1 not in space.batch_sizes or len({0, *space.gammas} & {*own.gammas}) < min(2, len(space.gammas)):
+        return (
+            f"gammas are {own.gammas} and batch_sizes {own.batch_sizes}; the policy was trained with "
+            f"{space.gammas} and {space.batch_sizes}, which leaves it no choice"
+        )
     return None
 
 

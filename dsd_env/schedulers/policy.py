@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder
 from dsd_env.scenario import Scenario
 
@@ -33,6 +36,7 @@ class PolicyScheduler:
         self.policy: Policy = policy.load(path)
         self._encoder: ObservationEncoder | None = None
         self._space: ActionSpace | None = None
+        self._offered: NDArray[np.bool_] = np.ones(0, dtype=np.bool_)
         self._max_num_seqs: tuple[int, ...] = ()
 
     def reset(self, scenario: Scenario, seed: int) -> None:
@@ -42,8 +46,9 @@ class PolicyScheduler:
             dsd_env.policy.PolicyError: The policy was made for other action lists or features.
         """
         self.policy.check_scenario(scenario)
-        self._encoder = ObservationEncoder.of(scenario)
-        self._space = ActionSpace.of(scenario)
+        self._space = self.policy.actions
+        self._encoder = ObservationEncoder.of(scenario, self._space.n_placements)
+        self._offered = self.policy.offered(scenario)
         self._max_num_seqs = scenario.max_num_seqs
 
     def decide(self, view: DecisionView) -> Decision:
@@ -51,5 +56,8 @@ class PolicyScheduler:
         if self._encoder is None or self._space is None:
             raise RuntimeError("call reset(scenario, seed) before decide(view)")
         space = self._space
-        mask = space.flat_mask(view, self._max_num_seqs) if self.policy.flat else space.mask(view)
+        if self.policy.flat:
+            mask = space.flat_mask(view, self._max_num_seqs)
+        else:
+            mask = space.mask(view) & self._offered
         return self.policy.decide(self._encoder.encode(view), mask)

@@ -185,9 +185,13 @@ def test_manifest_says_where_the_policy_comes_from(scenario: Scenario, tmp_path:
     assert data["scenario"]["name"] == "metro"
     assert [feature["name"] for feature in data["observation"]] == list(ObservationEncoder.of(scenario).names)
     assert data["action"]["gammas"] == list(scenario.actions.gammas)
-    smaller = load_scenario(scenario, actions__targets_offered=1)
-    with pytest.raises(PolicyError, match="does not fit scenario 'metro'"):
-        policy.check_scenario(smaller)
+    policy.check_scenario(load_scenario(scenario, actions__targets_offered=1))
+    larger = load_scenario(scenario, actions__edge_servers_offered=6)
+    with pytest.raises(PolicyError, match=r"does not fit scenario 'metro'.*another number of placements"):
+        policy.check_scenario(larger)
+    others = load_scenario(scenario, actions__gammas=[0, 5])
+    with pytest.raises(PolicyError, match=r"gammas are \(0, 5\).* leaves it no choice"):
+        policy.check_scenario(others)
 
 
 def test_unsupported_activation_is_refused(scenario: Scenario) -> None:

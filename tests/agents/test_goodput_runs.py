@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import dsd_env
+from agents.environments import make_vec_env
 from agents.fast_runs import fast_runs
 from agents.goodput_runs import can_play, rule_bytes, run_goodput
+from agents.rollouts import BySchedulers, Stage
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
@@ -105,3 +107,18 @@ def test_branches_are_left_to_the_rule() -> None:
     assert fast_runs(asked) is None
     with pytest.raises(ValueError, match="stream_node_branches"):
         next(run_goodput(asked))
+
+
+def test_imitation_asks_the_compiled_rule() -> None:
+    """Side by side, world after world, the decisions are those of the rule asked in Python."""
+    scenario = load_scenario("flaky_stream")
+    env = make_vec_env(scenario, 3, lambda world, episode: 10 * world + episode, "compiled")
+    stage = Stage(scenario, env, [0, 10, 20])
+    teacher, player = BySchedulers("jsq_goodput"), rule("jsq_goodput")
+    player.reset(scenario, 0)
+    for _ in range(150):
+        told = teacher(stage, [0, 1, 2])
+        views = env.get_attr("view")
+        assert told.tolist() == [list(stage.actions.encode(player.decide(view))) for view in views]
+        stage.step(told)
+    env.close()

@@ -74,9 +74,9 @@ def test_shipped_configurations_ask_for_more_than_a_moment(name: str) -> None:
 
 def test_the_line_says_seconds_and_cycles() -> None:
     load = {"period_s": 40.0, "points": [[0.0, 0.5], [0.5, 1.5]]}
-    text = describe(np.array([19.0, 21.0]), lab(workload__load=load))
+    text = describe(np.array([19.0, 21.0]), [lab(workload__load=load)])
     assert text == "a rollout sees 20 s of simulated time in each of 2 worlds, 0.5 load cycles"
-    assert describe(np.array([2.0]), lab()).endswith("in each of 1 worlds, at a constant load")
+    assert describe(np.array([2.0]), [lab()]).endswith("in each of 1 worlds, at a constant load")
 
 
 @pytest.mark.parametrize("kind", ["compiled", "dummy"])

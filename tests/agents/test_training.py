@@ -328,7 +328,8 @@ def demonstrations(kind: str, scenario, driver=None, credit=Credit(), **options)
     settings = WarmStart.model_validate({"scheduler": "cloud_ar", "n_envs": 2, "one_in": 1, **options})
     generator = np.random.default_rng(0)
     first, gamma = DEMONSTRATION_SEEDS[0], 0.5
-    return collect(make_envs(kind, scenario), scenario, settings, first, driver, gamma, credit, generator)
+    envs, teachers = make_envs(kind, scenario), {scenario.name: settings.scheduler}
+    return collect(envs, scenario, settings, teachers, first, driver, gamma, credit, generator)
 
 
 @pytest.mark.parametrize("kind", ENGINES)
