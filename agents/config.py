@@ -102,27 +102,37 @@ class Credit(ConfigModel):
     `step`: generalised advantage estimation over the environment's steps, as in any PPO. One step's reward
     then mixes all requests in the system. `request`: along each request's own decisions; the reward between
     two of them is − `own_weight` × elapsed time − `price_weight` × delay caused to others, both in units of
-    the scenario's reference_e2e_s, + `global_weight` × the environment's reward meanwhile.
+    the scenario's reference_e2e_s, + `global_weight` × the environment's reward meanwhile, + `outcome_weight`
+    × its reward in the step that completes the request: whether it met its objective, where that is rewarded.
     """
 
     kind: Literal["step", "request"] = "step"
     own_weight: NonNegative = 1.0
     price_weight: NonNegative = 0.0
     global_weight: NonNegative = 0.0
+    outcome_weight: NonNegative = 0.0
     per_token: bool = Field(
         default=False, description="Rewards relative to the mean cost per token; allows a short horizon."
     )
 
     @model_validator(mode="after")
     def _something(self) -> Credit:
-        if self.kind == "request" and self.own_weight == self.price_weight == self.global_weight == 0:
-            raise ValueError("own_weight, price_weight and global_weight are all 0: there would be no reward")
+        weights = self.own_weight, self.price_weight, self.global_weight, self.outcome_weight
+        if self.kind == "request" and not any(weights):
+            raise ValueError(
+                "own_weight, price_weight, global_weight, outcome_weight are all 0: there would be no reward"
+            )
         return self
 
     def weights(self, reference_s: float | NDArray[np.float64]) -> CreditWeights:
         """Return the mix in the form that the buffers take; see :class:`agents.credit.CreditWeights`."""
         return CreditWeights(
-            self.own_weight, self.price_weight, self.global_weight, reference_s, self.per_token
+            self.own_weight,
+            self.price_weight,
+            self.global_weight,
+            reference_s,
+            self.per_token,
+            self.outcome_weight,
         )
 
 

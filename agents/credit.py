@@ -9,6 +9,7 @@ state s_k,
     r_k = −own_weight · (t_{k+1} − t_k) / reference_s
           −price_weight · (delay caused to others by the request meanwhile) / reference_s
           +global_weight · Σ rewards of the environment meanwhile
+          +outcome_weight · reward of the step in which the request completes, if it does next
           +token_value · (tokens committed meanwhile)
     δ_k = r_k + γ V(s_{k+1}) − V(s_k)                                   (V = 0 after the request's completion)
     A_k = δ_k + γ λ A_{k+1}
@@ -20,7 +21,9 @@ the others that wait at the target meanwhile, as the simulator accounts it (`dsd
 the target's own part would be shorter without it, and of draft steps on the target's GPUs its share among
 those that asked for them. It is a Pigouvian tax, or a difference reward in the sense of Wolpert & Tumer
 ("Optimal payoff functions for members of collectives", 2001). `global_weight` brings the common reward back
-as it is, with its noise. γ and λ act per decision of a request, not per step.
+as it is, with its noise. `outcome_weight` is for scenarios whose reward counts requests that meet their
+objectives: the step in which a request completes then tells whether it met its own (shared evenly with those
+that completed in the same step). γ and λ act per decision of a request, not per step.
 
 How long an answer will be is nobody's merit, yet it makes most of the variance of a request's time. With
 `per_token` the value of a token is set, at every rollout, to what tokens cost on average, so that rewards are
@@ -57,6 +60,7 @@ class CreditWeights:
         own: Weight of minus the own elapsed time in units of `reference_s`.
         price: Weight of minus the delay caused to others, in the same units.
         shared: Weight of the environment's reward meanwhile.
+        outcome: Weight of the environment's reward of the step in which the request completes.
         reference_s: Unit of time; or one for each environment, shape (n,), where their scenarios differ.
         per_token: Whether rewards are relative to the mean cost per token.
     """
@@ -66,6 +70,7 @@ class CreditWeights:
     shared: float
     reference_s: float | Float64
     per_token: bool = False
+    outcome: float = 0.0
 
 
 class Completions(NamedTuple):
@@ -183,6 +188,11 @@ def link(
         earned[which] -= weights.price * (ends.delays_s - starts.delays_s) / references_s[world]
         earned[which] += weights.shared * (before[world, end_steps] - before[world, which % steps])
         tokens[which] = ends.tokens - starts.tokens
+    if weights.outcome:
+        step = completions.steps * worlds + completions.worlds
+        together = np.bincount(step, minlength=steps * worlds)[step[found]]
+        outcome = rewards[completions.steps[found], completions.worlds[found]] / together
+        earned[last] += weights.outcome * outcome
     shape = (worlds, steps)
     return Chains(
         following.reshape(shape).T,

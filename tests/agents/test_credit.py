@@ -116,6 +116,19 @@ def test_the_price_is_the_delay_caused_meanwhile() -> None:
     np.testing.assert_allclose(got, [-0.5 * 10 / 2, 0.0, -0.5 * 6 / 2])
 
 
+def test_the_outcome_is_the_reward_of_the_step_that_completes_the_request() -> None:
+    outcome = CreditWeights(own=0.0, price=0.0, shared=0.0, reference_s=1.0, outcome=2.0)
+    got, _ = credit(
+        [1, 2, 2, 3, 1],
+        [0, 1, 2, 3, 4],
+        rewards=[4, 8, 16, 32, 64],
+        # Requests 2 and 3 complete in the same step, and share its reward.
+        done={(0, 1): (9.0, 0.0, 0, 4), (0, 2): (3.5, 0.0, 0, 3), (0, 3): (3.5, 0.0, 0, 3)},
+        weights=outcome,
+    )
+    np.testing.assert_allclose(got, [128.0, 32.0, 32.0, 32.0, 128.0])
+
+
 def test_rewards_relative_to_the_mean_cost_per_token_sum_to_nothing() -> None:
     relative = CreditWeights(own=1.0, price=0.0, shared=0.0, reference_s=1.0, per_token=True)
     # After admission and prefill, 9 s: 2 s for 1 token, then 4 s for 5 tokens, 1 s per token on average.
