@@ -14,8 +14,9 @@ from agents.config_files import ConfigModel, config_sha256, read_config
 from agents.credit import CreditWeights
 from dsd_env import strict_yaml
 from dsd_env.changes import changed_scenario
-from dsd_env.control import ActionSpace
+from dsd_env.control import ActionSpace, ObservationEncoder
 from dsd_env.control.fleet import CONTROL_PERIOD_S, FleetSpace
+from dsd_env.control.fleet_view import FleetEncoder
 from dsd_env.scenario import Scenario
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -235,6 +236,12 @@ class TrainConfig(ConfigModel):
     )
     torch_threads: Annotated[int, Field(ge=1, le=256)] = 1
     device: Literal["cpu", "cuda", "auto"] = "cpu"
+    observe: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Features that the learner sees, as patterns (`request.*`); none: all. Of the others it "
+        "gets no weights: for ablations.",
+    )
     ppo: Ppo = Ppo()
     network: NetworkConfig = NetworkConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -347,6 +354,13 @@ class TrainConfig(ConfigModel):
         if space is not None:
             return space.nvec
         return ActionSpace.of(scenarios[0], max(scenario.n_placements for scenario in scenarios)).nvec
+
+    def feature_names(self, scenarios: Sequence[Scenario]) -> tuple[str, ...]:
+        """Return the names of the observation's features, for the scenario or those of the mixture."""
+        space = self.fleet_space(scenarios[0])
+        if space is not None:
+            return FleetEncoder.of(space).names
+        return ObservationEncoder.of(scenarios[0], max(each.n_placements for each in scenarios)).names
 
     def sha256(self) -> str:
         """Return the digest of the configuration; equal configurations have equal digests."""

@@ -25,6 +25,7 @@ from agents.config import ConfigError, TrainConfig, load_config
 from agents.credit import MaskableRequestRolloutBuffer, RequestCreditCallback, RequestRolloutBuffer
 from agents.environments import EnvFactory, FleetEnv, TrainingEpisodes, make_vec_env
 from agents.horizons import SpanCallback, rollout_shape, with_shape
+from agents.observing import see_only
 from agents.policies import FastMaskablePolicy, FastPolicy
 from agents.stagger import StaggerCallback
 from agents.warm_start import warm_start
@@ -59,7 +60,7 @@ def build_model(
         }
     linear = ppo.learning_rate_schedule == "linear"
     algorithm: Callable[..., OnPolicyAlgorithm] = MaskablePPO if maskable else PPO
-    return algorithm(
+    model = algorithm(
         FastMaskablePolicy if maskable else FastPolicy,
         vec_env,
         learning_rate=LinearSchedule(ppo.learning_rate, 0.0, 1.0) if linear else ppo.learning_rate,
@@ -81,6 +82,9 @@ def build_model(
         device=config.device,
         **buffer,
     )
+    if config.observe:
+        see_only(model, config.feature_names(scenarios), config.observe)
+    return model
 
 
 def scenarios_json(scenarios: Sequence[Scenario]) -> dict[str, Any]:
