@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
@@ -63,6 +64,7 @@ class ValidationCallback(BaseCallback):
         *,
         make: EnvFactory | None = None,
         at_start: bool = False,
+        offered: NDArray[np.bool_] | None = None,
     ) -> None:
         """Validate on a scenario, or on all of a mixture; write into ``run``.
 
@@ -78,10 +80,11 @@ class ValidationCallback(BaseCallback):
             kind: ``compiled`` or ``dummy``, see :func:`agents.environments.make_vec_env`.
             make: Makes one environment, instead of the registered one.
             at_start: Validate a new run before its first step.
+            offered: What each scenario of a mixture offers of the common lists.
         """
         super().__init__()
         self._run, self._config, self._scenarios = run, config, scenarios
-        self._kind, self._make, self._at_start = kind, make, at_start
+        self._kind, self._make, self._at_start, self._offered = kind, make, at_start, offered
         self.best: float | None = None
         self._last_step = -1
 
@@ -107,7 +110,7 @@ class ValidationCallback(BaseCallback):
             return
         self._last_step = self.model.num_timesteps
         actor = actor_of(self.model, self.model.action_space.nvec)  # type: ignore[arg-type, attr-defined]
-        played = [self._means(scenario, actor) for scenario in self._scenarios]
+        played = [self._means(number, actor) for number in range(len(self._scenarios))]
         means = played[0] if len(played) == 1 else self._of_all(played)
         for name, value in means.items():
             if math.isfinite(value):
@@ -123,17 +126,18 @@ class ValidationCallback(BaseCallback):
             self.best = score
             checkpoints.save(self.model, self._run / checkpoints.BEST, score)  # type: ignore[arg-type]
 
-    def _means(self, scenario: Scenario, actor: MlpActor) -> dict[str, float]:
+    def _means(self, number: int, actor: MlpActor) -> dict[str, float]:
         """Return the mean metrics of the validation episodes of one scenario."""
         seeds, mixed = validation_seeds(self._config.episodes), len(self._scenarios) > 1
         episodes = play(
-            scenario,
+            self._scenarios[number],
             seeds,
             ByActor(actor),
             kind=self._kind,
             make=self._make,
             side_by_side=len(seeds),
             n_placements=most_placements(self._scenarios) if mixed else None,
+            offered=None if self._offered is None else self._offered[number : number + 1],
         )
         means = mean_metrics(list(episodes))
         if self._config.select_by not in means:

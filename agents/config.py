@@ -335,6 +335,26 @@ class TrainConfig(ConfigModel):
             for name, part in self.mixture.items()
         )
 
+    def offered(self) -> NDArray[np.bool_] | None:
+        """Return what each scenario of the mixture offers of the common lists; None without a mixture.
+
+        That is what it has by itself, before the overrides that are for all.
+
+        Returns:
+            bool, shape (number of scenarios, sum(nvec)).
+        """
+        if not self.mixture:
+            return None
+        scenarios = self.load_scenarios()
+        longest = max(each.n_placements for each in scenarios)
+        rows = []
+        for (name, part), mixed in zip(self.mixture.items(), scenarios, strict=True):
+            own = changed_scenario(part.scenario or name, part.overrides).actions
+            lengths = np.isin(mixed.actions.gammas, own.gammas)
+            batches = np.isin(mixed.actions.batch_sizes, own.batch_sizes)
+            rows.append(np.concatenate([lengths, batches, np.ones(longest, dtype=np.bool_)]))
+        return np.stack(rows)
+
     def teachers(self) -> dict[str, str]:
         """Return whose decisions a warm start imitates, by the scenario's name; none without a warm start."""
         common = self.warm_start

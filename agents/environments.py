@@ -167,6 +167,7 @@ def make_vec_env(
     price_delays: bool = False,
     make: EnvFactory | None = None,
     n_placements: int | None = None,
+    offered: NDArray[np.bool_] | None = None,
 ) -> VecEnv:
     """Return environments side by side; environment ``i`` plays the same episodes whatever the kind.
 
@@ -181,6 +182,8 @@ def make_vec_env(
         make: Makes one environment, instead of the registered one; not for ``compiled``.
         n_placements: Length to which the lists of candidates are filled up, for ``compiled`` alone. Default:
             the longest of the scenarios.
+        offered: What each scenario offers of the common lists, for ``compiled`` alone; bool, shape (number of
+            scenarios, sum(nvec)).
 
     Raises:
         ValueError: ``make`` is given for ``compiled``, or the compiled engine cannot be used here.
@@ -205,6 +208,7 @@ def make_vec_env(
             price_delays=price_delays,
             episode_seeds=seeds,
             n_placements=n_placements or most_placements(scenarios),
+            offered=offered,
         )
     if not isinstance(scenario, Scenario):
         raise ValueError(f"vec_env {kind!r}: several scenarios side by side need 'compiled'")

@@ -190,6 +190,7 @@ def play(
     make: EnvFactory | None = None,
     side_by_side: int = 8,
     n_placements: int | None = None,
+    offered: NDArray[np.bool_] | None = None,
 ) -> Iterator[Episode]:
     """Play one episode per seed to its end and yield each as it ends.
 
@@ -201,10 +202,11 @@ def play(
         make: Makes one environment, instead of the registered one.
         side_by_side: At most so many episodes at a time.
         n_placements: Length to which the list of candidates is filled up.
+        offered: What the scenario offers of its lists, the rest being masked; bool, shape (1, sum(nvec)).
     """
     n = min(side_by_side, len(seeds))
     queue = _Queue(seeds, [0] * n, [False] * n)
-    env = make_vec_env(scenario, n, queue, kind, make=make, n_placements=n_placements)
+    env = make_vec_env(scenario, n, queue, kind, make=make, n_placements=n_placements, offered=offered)
     try:
         stage = Stage(scenario, env, queue.current)
         actions = np.zeros((n, *env.action_space.shape), dtype=np.int64)  # type: ignore[misc]

@@ -199,7 +199,7 @@ def train(
         simulates = "reference" if config.vec_env == "dummy" else "compiled"
         make_env, engine = FleetEnv(scenarios[0], simulates, config.fleet.model_dump()), "dummy"
     ground = scenarios if config.mixture else scenarios[0]
-    make_envs = partial(make_vec_env, ground, price_delays=priced, make=make_env)
+    make_envs = partial(make_vec_env, ground, price_delays=priced, make=make_env, offered=config.offered())
     th.set_num_threads(config.torch_threads)
     # Whatever is missing is missed before the directory is made.
     make_envs(1, TrainingEpisodes(config.seed, 0), engine).close()
@@ -238,6 +238,7 @@ def _train(
             engine,
             make=make_env,
             at_start=config.warm_start is not None,
+            offered=config.offered(),
         )
         if config.validation
         else None

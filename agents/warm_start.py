@@ -110,7 +110,7 @@ def collect(
             asked = everybody if pupil is None else np.flatnonzero(kept[t]).tolist()
             acted = np.zeros((n, 3), dtype=np.int64)
             if asked:
-                acted[asked] = teacher(stage, asked)
+                acted[asked] = _within(stage, asked, teacher(stage, asked))
             if kept[t].any():
                 observations.append(stage.observations[kept[t]])
                 masks.append(stage.masks[kept[t]])
@@ -125,6 +125,18 @@ def collect(
     return Demonstrations(
         np.concatenate(observations), np.concatenate(masks), np.concatenate(actions), returns[kept]
     )
+
+
+def _within(stage: Stage, which: Sequence[int], actions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a scheduler's actions with the longest offered length instead of a longer one.
+
+    It goes by the lists of the scenario, which in a mixture may be longer than what is offered.
+    """
+    lengths = stage.masks[which, : stage.actions.nvec[0]]
+    for row, offered in enumerate(lengths):
+        if not offered[actions[row, 0]] and offered[1:].any():
+            actions[row, 0] = int(np.flatnonzero(offered[: actions[row, 0]]).max())
+    return actions
 
 
 class _Trail:

@@ -55,6 +55,7 @@ class CompiledVecEnv(VecEnv):
         engine_options: Mapping[str, int] | None = None,
         max_episode_steps: int | None = None,
         infos: str = "full",
+        offered: NDArray[np.bool_] | None = None,
     ) -> None:
         """Compile the scenario; the first call on a machine compiles the engine too.
 
@@ -74,6 +75,8 @@ class CompiledVecEnv(VecEnv):
             max_episode_steps: Truncates episodes.
             infos: ``"full"``; ``"numeric"``: at every step, the numbers of :mod:`dsd_env.envs.infos`;
                 ``"none"``: only what Stable-Baselines3 adds at an end.
+            offered: What each scenario of a mixture offers of the common lists, the rest being masked; bool,
+                shape (number of scenarios, sum(nvec)).
 
         Raises:
             ScenarioError: A scenario is not valid.
@@ -92,6 +95,7 @@ class CompiledVecEnv(VecEnv):
             engine_options=engine_options,
             max_episode_steps=max_episode_steps,
             infos=infos,
+            offered=offered,
         )
         self.worlds = self.episodes.worlds
         # Numeric infos are there to be stored, for which they must be the same at every step.

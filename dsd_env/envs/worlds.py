@@ -140,6 +140,7 @@ class EpisodeWorlds:
         engine_options: Mapping[str, int] | None = None,
         max_episode_steps: int | None = None,
         infos: str = "full",
+        offered: NDArray[np.bool_] | None = None,
     ) -> None:
         """Compile the scenarios and allocate the worlds; see the environments for the arguments."""
         if engine not in ("auto", "compiled"):
@@ -180,6 +181,7 @@ class EpisodeWorlds:
             threads=threads,
         )
         self._distinct = distinct
+        self._offered = self._checked_offer(offered)
         self.render_mode = render_mode
         self.price_delays = price_delays
         self._discount_rate_per_s = discount_rate_per_s
@@ -195,6 +197,16 @@ class EpisodeWorlds:
         self._episodes = [0] * n_worlds
         self.members = [WorldMember(self, world) for world in range(n_worlds)]
         self.all = np.arange(n_worlds)
+
+    def _checked_offer(self, offered: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        if offered is None:
+            return None
+        shape = (len(self.scenarios), sum(self.actions.nvec))
+        if self.flat or np.shape(offered) != shape:
+            raise ValueError(
+                f"offered: a mask of shape {shape} for actions of three parts, not {np.shape(offered)}"
+            )
+        return np.asarray(offered, dtype=np.bool_)
 
     def __len__(self) -> int:
         return len(self.worlds)
@@ -285,7 +297,10 @@ class EpisodeWorlds:
         return self._distinct[int(self.worlds.scenario_numbers[world])]
 
     def masks(self) -> NDArray[np.bool_]:
-        """Return the masks of all worlds: the array itself, or with flat actions a new one."""
+        """Return the masks of all worlds: the array itself, or with flat actions or an offer a new one."""
+        if self._offered is not None:
+            offered: NDArray[np.bool_] = self._offered[self._listed[self.worlds.scenario_numbers]]
+            return self.worlds.masks & offered
         return self.worlds.flat_masks() if self.flat else self.worlds.masks
 
     def save(self, world: int) -> EnvState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,28 @@ import pytest
 import torch as th
 
 import dsd_env
-from agents.config import ConfigError, TrainConfig, load_config
-from agents.environments import EachItsOwn, make_vec_env
+from agents.config import ConfigError, Credit, TrainConfig, load_config
+from agents.environments import EachItsOwn, make_vec_env, masks_of
 from agents.evaluation import run_group, tasks_of
 from agents.export import export_run
+from agents.seeds import DEMONSTRATION_SEEDS
 from agents.training import build_model, train
+from agents.warm_start import collect
 from dsd_env.policy import load
 from dsd_env.scenario import load_scenario
 
+LONGER = {"actions.gammas": [0, 1, 4, 8, 16]}
 PARTS = {
-    "lab": {"scenario": "single_lan", "imitate": "colocated_sd:4", "overrides": {"episode.requests": 3}},
+    "lab": {
+        "scenario": "single_lan",
+        "imitate": "colocated_sd:4",
+        "overrides": LONGER | {"episode.requests": 3},
+    },
     "cabinets": {"scenario": "flaky_stream", "overrides": {"episode.requests": 12}},
 }
 MIXED = {
     "mixture": PARTS,
-    "overrides": {"actions.gammas": [0, 1, 4, 8], "actions.batch_sizes": [1], "episode.warmup_requests": 0},
+    "overrides": LONGER | {"actions.batch_sizes": [1], "episode.warmup_requests": 0},
     "timesteps": 1024,
     "n_envs": 4,
     "ppo": {"n_steps": 128, "batch_size": 256, "n_epochs": 1},
@@ -76,6 +84,41 @@ def test_every_world_plays_its_own_scenario() -> None:
             played[world].append(env.get_attr("scenario", [world])[0].name)
     assert [set(names) for names in played] == [{"lab"}, {"cabinets"}] * 2
     env.close()
+
+
+def numbered(world: int, episode: int) -> int:
+    return 1000 * world + episode
+
+
+def test_what_a_scenario_does_not_offer_is_masked() -> None:
+    config = TrainConfig.model_validate(MIXED)
+    offered = config.offered()
+    assert offered is not None and offered[:, :5].tolist() == [[True] * 5, [True] * 4 + [False]]
+    env = make_vec_env(config.load_scenarios(), 4, numbered, "compiled", offered=offered)
+    env.reset()
+    for masks in (masks_of(env), np.stack(env.env_method("action_masks"))):
+        assert masks[:, 4].tolist() == [True, False, True, False]
+    for _ in range(50):
+        stage_masks = masks_of(env)
+        env.step(np.zeros((4, 3), dtype=np.int64))
+        assert not stage_masks[[1, 3], 4].any()
+    env.close()
+    with pytest.raises(ValueError, match=r"offered: a mask of shape \(2, "):
+        make_vec_env(config.load_scenarios(), 2, numbered, "compiled", offered=offered[:1])
+
+
+def test_a_teacher_drafts_no_longer_than_is_offered() -> None:
+    config = TrainConfig.model_validate(MIXED)
+    scenarios, offered = config.load_scenarios(), config.offered()
+    settings = config.warm_start.model_copy(update={"decisions": 400})
+    teachers = dict.fromkeys(("lab", "cabinets"), "static:16:1:own")
+    envs, first = partial(make_vec_env, scenarios, kind="compiled", offered=offered), DEMONSTRATION_SEEDS[0]
+    generator = np.random.default_rng(0)
+    shown = collect(envs, scenarios[0], settings, teachers, first, None, 0.5, Credit(), generator)
+    world = np.arange(len(shown.actions)) % 4
+    drafts = shown.actions[:, 0] > 0
+    assert set(shown.actions[drafts & (world % 2 == 0), 0]) == {4}
+    assert set(shown.actions[drafts & (world % 2 == 1), 0]) == {3}
 
 
 def test_seeds_of_a_mixture_are_chosen_not_made() -> None:
