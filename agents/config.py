@@ -338,7 +338,7 @@ class TrainConfig(ConfigModel):
     def offered(self) -> NDArray[np.bool_] | None:
         """Return what each scenario of the mixture offers of the common lists; None without a mixture.
 
-        That is what it has by itself, before the overrides that are for all.
+        That is what it has by itself, before the lists that are for all.
 
         Returns:
             bool, shape (number of scenarios, sum(nvec)).
@@ -347,9 +347,13 @@ class TrainConfig(ConfigModel):
             return None
         scenarios = self.load_scenarios()
         longest = max(each.n_placements for each in scenarios)
+        lists = {
+            key.replace(".", dot) for key in ("actions.gammas", "actions.batch_sizes") for dot in (".", "__")
+        }
+        common = {key: value for key, value in self.overrides.items() if key not in lists}
         rows = []
         for (name, part), mixed in zip(self.mixture.items(), scenarios, strict=True):
-            own = changed_scenario(part.scenario or name, part.overrides).actions
+            own = changed_scenario(part.scenario or name, {**common, **part.overrides}).actions
             lengths = np.isin(mixed.actions.gammas, own.gammas)
             batches = np.isin(mixed.actions.batch_sizes, own.batch_sizes)
             rows.append(np.concatenate([lengths, batches, np.ones(longest, dtype=np.bool_)]))

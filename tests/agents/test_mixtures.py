@@ -33,7 +33,8 @@ PARTS = {
 }
 MIXED = {
     "mixture": PARTS,
-    "overrides": LONGER | {"actions.batch_sizes": [1], "episode.warmup_requests": 0},
+    "overrides": LONGER
+    | {"actions.batch_sizes": [1], "episode.warmup_requests": 0, "episode.horizon_s": 3000.0},
     "timesteps": 1024,
     "n_envs": 4,
     "ppo": {"n_steps": 128, "batch_size": 256, "n_epochs": 1},
@@ -165,3 +166,11 @@ def test_a_policy_decides_where_lists_are_others(run: Path, name: str) -> None:
     for seed, metrics in told.items():
         expected = dsd_env.simulate(scenario, spec, seed=seed).metrics
         assert all(metrics[key] == value or math.isnan(value) for key, value in expected.items())
+
+
+def test_the_shipped_mixtures_can_be_loaded() -> None:
+    config = load_config("generalist")
+    offered = config.offered()
+    assert offered is not None
+    longest = dict(zip(config.mixture, offered[:, 8].tolist(), strict=True))
+    assert longest["metro"] and not longest["flaky_stream"]
