@@ -319,6 +319,7 @@ def summarise(
     results: Mapping[str, Mapping[str, float]],
     metadata: Mapping[str, Any],
     histories: Mapping[str, Mapping[str, Any]] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Any:
     """Return the content of the JSON file: per scenario and scheduler every metric, mean and interval.
 
@@ -327,6 +328,7 @@ def summarise(
         results: Metrics by task key, complete.
         metadata: What else to record.
         histories: Histories of episodes by task key, for some of them or none.
+        names: What schedulers are called, by specification; without one a specification is its name.
 
     Returns:
         A JSON-ready dict; NaN has become null.
@@ -344,6 +346,7 @@ def summarise(
         names = list(by_scheduler[first][0])
         schedulers: dict[str, dict[str, Any]] = {}
         for scheduler, rows in by_scheduler.items():
+            called = (names or {}).get(scheduler, scheduler)
             metrics, versus = {}, {}
             for name in names:
                 own = np.array([row[name] for row in rows], dtype=np.float64)
@@ -357,11 +360,12 @@ def summarise(
                 base = np.array([row[name] for row in by_scheduler[first]], dtype=np.float64)
                 change, low, high = bootstrap_ratio(own, base)
                 versus[name] = {"relative": _json(change), "ci95": [_json(low), _json(high)]}
-            schedulers[scheduler] = {"metrics": metrics}
+            schedulers[called] = {"specification": scheduler, "metrics": metrics}
             if scheduler != first:
-                schedulers[scheduler]["versus"] = {"scheduler": first, "metrics": versus}
+                base_name = (names or {}).get(first, first)
+                schedulers[called]["versus"] = {"scheduler": base_name, "metrics": versus}
             if history := kept[label, scheduler]:
-                schedulers[scheduler]["history"] = history
+                schedulers[called]["history"] = history
         reference = scenario_ref(contents[label])
         summary["scenarios"][label] = {
             "scenario": reference.model_dump(),

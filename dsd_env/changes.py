@@ -6,6 +6,7 @@ are understood, too, and an error names a key as it was written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,7 @@ def changed_scenario(scenario: str | Path | Scenario, changes: Mapping[str, Any]
     try:
         changed = load_scenario(scenario, **overrides)
     except ScenarioError as error:
-        lines = [_as_written(str(error), joined)]
-        lines += [
-            line for written, key in joined.items() if (line := _new_name(str(error), written, key, data))
-        ]
-        raise ScenarioError("\n".join(lines)) from error
+        raise ScenarioError("\n".join(_explained(str(error), joined, data))) from error
     origin, _, _ = changed.where.rpartition(": scenario ")
     return changed.from_origin(_as_written(origin, joined))
 
@@ -84,18 +81,38 @@ def _as_written(message: str, joined: Mapping[str, str]) -> str:
     return message
 
 
-def _new_name(message: str, written: str, key: str, data: Mapping[str, Any]) -> str:
-    """Return a line if a key names what the scenario has not, and that came out wrong; else ""."""
+def _explained(message: str, joined: Mapping[str, str], data: Mapping[str, Any]) -> list[str]:
+    """Return the lines of an error, names that the scenario has not first.
+
+    Where one key alone stands below such a name it is mistyped, and what the loader says of that name, such
+    as keys that it lacks, says nothing more. Several may be meant to make something new.
+    """
+    unknown, places = [], []
+    for written, key in joined.items():
+        if (found := _new_name(message, written, key, data)) is not None:
+            places.append(found[0])
+            unknown.append(found[1])
+    lines = _as_written(message, joined).splitlines()
+    for place in places:
+        if places.count(place) == 1:
+            about = re.compile(rf"(?<![\w.]){re.escape(place)}(?![\w-])")
+            lines = [line for line in lines if not about.search(line.rpartition(" overridden: ")[2])]
+    return [*unknown, *lines]
+
+
+def _new_name(message: str, written: str, key: str, data: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return a name that a key has and the scenario has not, and a line about it, if that came out wrong."""
     inner: Any = data
     before: list[str] = []
     for level in key.split(LEVELS)[:-1]:
         if not isinstance(inner, Mapping):
-            return ""
+            return None
         if level not in inner:
             place = ".".join([*before, level])
             if not inner or f"unknown key {place!r}" in message or place not in message:
-                return ""
-            return f"{written}: {'.'.join(before)} has no {level!r}; it has {', '.join(sorted(inner))}"
+                return None
+            has = ", ".join(sorted(inner))
+            return place, f"{written}: {'.'.join(before)} has no {level!r}; it has {has}"
         before.append(level)
         inner = inner[level]
-    return ""
+    return None

@@ -27,22 +27,37 @@ if TYPE_CHECKING:
 
 SHIPPED = "core"
 """The benchmark whose results lie in the checkout."""
+SAMPLE = 12
+"""Cells that are simulated to verify a submission, unless another number is asked for."""
 DRIFT = 4.0
 """Standard errors between a window's halves from which on it is told."""
+
+_PART = ("scenarios", "schedulers", "seeds")
+_WITHOUT_MEANING: dict[str | None, tuple[str, ...]] = {
+    None: ("sample",),
+    "status": ("sample",),
+    "adopt": ("sample",),
+    "summary": (*_PART, "sample"),
+    "check": (*_PART, "sample"),
+    "prune": (*_PART, "sample"),
+    "submit": ("suite", "out", *_PART, "sample"),
+    "verify": ("suite", "out", *_PART),
+}
+"""Options that mean nothing, by what is done; None: to simulate what is missing."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = whole.add_argument
-    add("--suite", default=SHIPPED, metavar="S", help="name or YAML file of a benchmark (default core)")
+    add("--suite", metavar="S", help="name or YAML file of a benchmark (default core)")
     add("--out", type=Path, metavar="DIR", help="folder of records (default for core: benchmark/)")
     add("--jobs", type=int, default=1, metavar="J", help="processes, one thread each (default 1)")
     add("--ray", metavar="ADDRESS", help="a Ray cluster: its head's address, auto, or local (extra cluster)")
     add("--scenarios", metavar="A,B", help="only these of the benchmark")
     add("--schedulers", metavar="X,Y", help="only these, by their names in the benchmark")
     add("--seeds", type=int, metavar="N", help="only the first N episodes of each")
-    add("--sample", type=int, default=12, metavar="K", help="cells that --verify simulates (default 12)")
+    add("--sample", type=int, metavar="K", help=f"cells that --verify simulates (default {SAMPLE})")
     add = whole.add_mutually_exclusive_group().add_argument
     add("--summary", action="store_true", help="simulate nothing; write summary and tables of the records")
     add("--check", action="store_true", help="simulate nothing; fail if these are not what the records say")
@@ -65,17 +80,14 @@ def main() -> int:
     _cli.at_least_one(whole, arguments, ("jobs", "seeds", "sample"))
     if arguments.ray is not None and arguments.jobs != 1:
         whole.error("--jobs and --ray: processes of this machine, or a cluster")
+    _check_options(whole, arguments)
     from agents.benchmark.config import BenchmarkError
     from dsd_env.scenario import ScenarioError
 
     try:
         if arguments.verify:
             return _verify(arguments)
-        if (
-            arguments.out is None
-            and arguments.suite != SHIPPED
-            and not (arguments.submit or arguments.verify)
-        ):
+        if arguments.out is None and arguments.suite not in (None, SHIPPED):
             whole.error(f"--suite {arguments.suite} needs --out: benchmark/ holds the results of {SHIPPED}")
         folder = arguments.out or _checkout.ROOT / "benchmark"
         if arguments.submit:
@@ -91,6 +103,19 @@ def main() -> int:
         return 1
 
 
+def _check_options(whole: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """End with a usage error if an option is given that would mean nothing."""
+    done = next((name for name in _WITHOUT_MEANING if name and getattr(arguments, name)), None)
+    for name in _WITHOUT_MEANING[done]:
+        if getattr(arguments, name) is None:
+            continue
+        if done is None:
+            whole.error(f"--{name} is for --verify alone")
+        if done in ("submit", "verify"):
+            whole.error(f"--{done} goes by the submission's file and takes no --{name}")
+        whole.error(f"--{done} is for the whole benchmark and takes no --{name}")
+
+
 def _work(arguments: argparse.Namespace, folder: Path) -> int:
     from agents.benchmark import workflow
     from agents.benchmark.cells import plan
@@ -99,7 +124,7 @@ def _work(arguments: argparse.Namespace, folder: Path) -> int:
 
     if arguments.submit:
         return _submit(arguments)
-    suite = load_suite(arguments.suite)
+    suite = load_suite(arguments.suite or SHIPPED)
     store = Store(folder / "results")
     if arguments.check:
         return _check(suite, store, folder)
@@ -269,10 +294,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     simulate = workflow.backend(arguments.jobs, arguments.ray)
     with tqdm(desc="replaying", unit=" cells") as bar:
 
+        def on_plan(cells: Sequence[Cell]) -> Callable[[Outcome], None]:
+            bar.reset(total=len(cells))
+            return replayed
+
         def replayed(outcome: Outcome) -> None:
             bar.update(1)
 
-        wrong = verify(arguments.verify, arguments.sample, simulate, replayed)
+        wrong = verify(arguments.verify, arguments.sample or SAMPLE, simulate, on_plan)
     for each in wrong:
         print(f"benchmark_suite: {each}", file=sys.stderr)
     if not wrong:

@@ -30,7 +30,9 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scenario", required=True, metavar="A", help="name, or path of a YAML file")
-    parser.add_argument("--schedulers", required=True, metavar="X,Y", help="names as below")
+    parser.add_argument(
+        "--schedulers", required=True, metavar="X,Y", help="as below; NAME=X gives one a name of its own"
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="episodes per rate (default 3)")
     parser.add_argument(
         "--share", type=float, default=0.95, help="share of requests that meet their SLO (default 0.95)"
@@ -69,6 +71,7 @@ def _search(arguments: argparse.Namespace) -> int:
         from agents import capacity, evaluation, provenance
         from dsd_env import load_scenario
         from dsd_env.files import write_json
+        from dsd_env.schedulers.lists import aliases, named_schedulers
     except ModuleNotFoundError as error:
         print(
             f"capacity: {error.name} is not installed; run `make demo`, or pip install -e '.[train]'",
@@ -77,8 +80,9 @@ def _search(arguments: argparse.Namespace) -> int:
         return 1
     console = Console()
     sidecar = arguments.json.with_name(arguments.json.name + ".partial") if arguments.json else None
-    schedulers = [name.strip() for name in arguments.schedulers.split(",") if name.strip()]
     try:
+        schedulers = named_schedulers(arguments.schedulers)
+        names = {spec: name for name, spec in schedulers.items()}
         scenario = capacity.prepared(
             load_scenario(arguments.scenario), arguments.cycles, arguments.window_s, arguments.grace_s
         )
@@ -86,7 +90,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
         def tell(scheduler: str, probe: capacity.Probe) -> None:
             print(
-                f"{scheduler}: {probe.offered:.4g} {unit} (× {probe.scale:.3g}): "
+                f"{names[scheduler]}: {probe.offered:.4g} {unit} (× {probe.scale:.3g}): "
                 f"{100 * probe.attainment:.1f} % of {probe.requests} requests",
                 flush=True,
             )
@@ -104,10 +108,10 @@ def _search(arguments: argparse.Namespace) -> int:
             kept=kept,
             on_probe=tell,
         )
-        for name in schedulers:
+        for spec in names:
             # An unfit policy is to be found before an hour of another scheduler.
-            evaluation.tasks_of(arguments.scenario, scenario, name, 1)
-        found = [search.run(name) for name in schedulers]
+            evaluation.tasks_of(arguments.scenario, scenario, spec, 1)
+        found = {name: search.run(spec) for name, spec in schedulers.items()}
     except KeyboardInterrupt:
         hint = "the same command continues" if sidecar else "give --json FILE to be able to continue"
         print(f"\ninterrupted; {hint}", file=sys.stderr)
@@ -132,17 +136,21 @@ def _search(arguments: argparse.Namespace) -> int:
             "warmup_s": episode.warmup_s,
             "window_s": episode.window_s,
             "horizon_s": episode.horizon_s,
-            "schedulers": {one.scheduler: one.to_json() for one in found},
+            "schedulers": {
+                name: {"specification": one.scheduler, **one.to_json()} for name, one in found.items()
+            },
         }
         write_json(arguments.json, summary)
         kept.discard()
     _print(found, arguments.scenario, unit, arguments.share, console)
+    for line in aliases(schedulers):
+        print(line)
     if arguments.json:
         print(f"wrote {arguments.json}")
     return 0
 
 
-def _print(found: list[Any], scenario: str, unit: str, share: float, console: Any) -> None:
+def _print(found: dict[str, Any], scenario: str, unit: str, share: float, console: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -150,9 +158,9 @@ def _print(found: list[Any], scenario: str, unit: str, share: float, console: An
         title=f"{escape(scenario)}: most load at which {100 * share:g} % of requests meet their SLO"
     )
     table.add_column("scheduler", overflow="fold")
-    for name in (unit, "arrivals/s", "met there", "too much"):
-        table.add_column(name, justify="right")
-    for one in found:
+    for head in (unit, "arrivals/s", "met there", "too much"):
+        table.add_column(head, justify="right")
+    for name, one in found.items():
         if one.best is None:
             cells = ["none", "", "", f"{one.above.offered:.4g}"]
         else:
@@ -164,7 +172,7 @@ def _print(found: list[Any], scenario: str, unit: str, share: float, console: An
                 f"{100 * best.attainment:.1f} %",
                 above,
             ]
-        table.add_row(escape(one.scheduler), *cells)
+        table.add_row(escape(name), *cells)
     console.print(table)
 
 

@@ -30,7 +30,12 @@ def main() -> int:
     )
     parser.add_argument("--scenarios", required=True, metavar="A,B", help="names, or paths of YAML files")
     add_changes(parser)
-    parser.add_argument("--schedulers", required=True, metavar="X,Y", help="names as below")
+    parser.add_argument(
+        "--schedulers",
+        required=True,
+        metavar="X,Y",
+        help="as below; NAME=X gives one a name of its own, for tables and files",
+    )
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="episodes per pair (default 5)")
     parser.add_argument(
         "--requests", type=int, metavar="M", help="measured requests per episode, not the scenario's own"
@@ -69,6 +74,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         from agents.report import print_tables
         from dsd_env.files import write_json
         from dsd_env.report import write_report
+        from dsd_env.schedulers.lists import aliases, named_schedulers
     except ModuleNotFoundError as error:
         print(
             f"evaluate: {error.name} is not installed; run `make demo`, or pip install -e '.[train]'",
@@ -79,9 +85,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     sidecar = arguments.json.with_name(arguments.json.name + ".partial") if arguments.json else None
     shown = _names(arguments.metrics) if arguments.metrics else list(evaluation.TABLE_METRICS)
     try:
+        schedulers = named_schedulers(arguments.schedulers)
         tasks = evaluation.plan(
             _names(arguments.scenarios),
-            _names(arguments.schedulers),
+            list(schedulers.values()),
             arguments.seeds,
             arguments.requests,
             cycles=arguments.cycles,
@@ -129,11 +136,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "cycles": arguments.cycles,
         "command": ["scripts/evaluate.py", *sys.argv[1:]],
     }
-    summary = evaluation.summarise(tasks, partial.results, metadata, histories)
+    names = {spec: name for name, spec in schedulers.items()}
+    summary = evaluation.summarise(tasks, partial.results, metadata, histories, names)
     if arguments.json:
         write_json(arguments.json, summary)
         partial.discard()
     print_tables(summary, shown, Console())
+    for line in aliases(schedulers):
+        print(line)
     if arguments.json:
         print(f"wrote {arguments.json}")
     if arguments.report:

@@ -101,9 +101,11 @@ def _play(given: str, file: Path, seeds: int) -> int:
     if before is not None and not same:
         print(f"{file}: episodes of another configuration or other code, played anew")
     end_s = scenario.episode.end_s
-    for seed in evaluation_seeds(seeds):
-        if seed in episodes:
-            continue
+    todo = [seed for seed in evaluation_seeds(seeds) if seed not in episodes]
+    if len(todo) < seeds:
+        rest = "" if todo else "; --table compares them with the benchmark's schedulers"
+        print(f"{file.stem}: {seeds - len(todo)} of {seeds} episodes were played before ({file}){rest}")
+    for seed in todo:
         start = time.perf_counter()
         with tqdm(
             total=round(end_s), desc=f"{file.stem} {seed}", unit="s", bar_format="{l_bar}{bar}| [{elapsed}]"

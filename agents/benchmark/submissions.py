@@ -124,8 +124,15 @@ def submit(
     return report, digests
 
 
+def _untold(cells: Sequence[Cell]) -> Callable[[Outcome], None]:
+    return lambda outcome: None
+
+
 def verify(
-    path: Path, sample: int, simulate: Backend, on_outcome: Callable[[Outcome], None] = lambda outcome: None
+    path: Path,
+    sample: int,
+    simulate: Backend,
+    on_plan: Callable[[Sequence[Cell]], Callable[[Outcome], None]] = _untold,
 ) -> list[str]:
     """Check a submission: digests, completeness, and a sample of cells simulated anew.
 
@@ -133,7 +140,7 @@ def verify(
         path: The submission's file.
         sample: Number of cells to simulate, spread over its scenarios; the same ones every time.
         simulate: What simulates.
-        on_outcome: Called at each outcome.
+        on_plan: Given the sample before it begins; returns what is called at each outcome.
 
     Returns:
         What is wrong, in words; nothing if all is well.
@@ -158,12 +165,15 @@ def verify(
             "version of this code; run --submit again with this one"
         )
 
+    chosen = sampled(present, sample)
+    on_outcome = on_plan(chosen)
+
     def compare(outcome: Outcome) -> None:
         record = records[outcome.cell.entry, outcome.cell.seed]
         wrong.extend(_differences(outcome, record))
         on_outcome(outcome)
 
-    simulate(sampled(present, sample), compare)
+    simulate(chosen, compare)
     return wrong
 
 

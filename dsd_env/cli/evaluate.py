@@ -24,7 +24,6 @@ from dsd_env.cli.arguments import (
     at_least_one,
     command,
     measured_scenario_of,
-    names,
 )
 from dsd_env.cli.notes import start_up, tell_notes
 from dsd_env.cli.output import number, paragraph, print_json, table
@@ -33,12 +32,13 @@ from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.lists import aliases, named_schedulers
 from dsd_env.sim.world import WorldBuilder
 from dsd_env.simulate import simulate
 
 _EXAMPLES = """
 dsd-env evaluate single_lan --schedulers cloud_ar,edge_sd:4 --seeds 10
-dsd-env evaluate metro --schedulers jsq_goodput,policy:mine --cycles 1
+dsd-env evaluate metro --schedulers jsq_goodput,mine=policy:runs/mine --cycles 1
 dsd-env evaluate wan --schedulers cloud_ar,jsq_goodput --json --history"""
 
 _NOTES = """
@@ -73,10 +73,10 @@ def add(commands: Commands) -> None:
     add_scenario(parser)
     parser.add_argument(
         "--schedulers",
-        type=names,
         required=True,
         metavar="X,Y",
-        help="rules, or policy:FOLDER; differences are those to the first",
+        help="rules, or policy:FOLDER; NAME=X gives one a name of its own; differences are those to the "
+        "first",
     )
     parser.add_argument(
         "--seeds", type=at_least_one, default=5, metavar="N", help="episodes each (default 5)"
@@ -100,15 +100,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--history: only --json prints histories")
     scenario = measured_scenario_of(arguments)
     shown = chosen(arguments.metrics, scenario, SELECTION)
-    for name in arguments.schedulers:  # a wrong name shows now, not after an hour
-        scheduler = make_scheduler(name)
+    schedulers = named_schedulers(arguments.schedulers)
+    for spec in schedulers.values():  # a wrong name shows now, not after an hour
+        scheduler = make_scheduler(spec)
         scheduler.reset(scenario, 0)
         tell_notes(scheduler, scenario)
     seeds = evaluation_seeds(arguments.seeds)
-    rows, histories = _simulated(
-        scenario, arguments.schedulers, seeds, arguments.engine, histories=arguments.history
-    )
+    rows, histories = _simulated(scenario, schedulers, seeds, arguments.engine, histories=arguments.history)
     summary = summarise(rows)
+    for name, spec in schedulers.items():
+        summary[name] = {"specification": spec, **summary[name]}
     for name, history in histories.items():
         summary[name]["history"] = history
     if arguments.json:
@@ -119,11 +120,14 @@ def run(arguments: argparse.Namespace) -> int:
             "cycles": arguments.cycles,
             "seeds": seeds,
             "ci95": _CI,
-            "baseline": arguments.schedulers[0],
+            "baseline": next(iter(schedulers)),
         }
         print_json({**head, "schedulers": summary})
         return 0
     print("\n\n".join(_text(summary, name, len(seeds)) for name in shown))
+    if own := aliases(schedulers):
+        print()
+        print("\n".join(own))
     few = f"Of {len(seeds)} seeds these intervals are too narrow; take {FEW_SEEDS} or more."
     notes = [start_up(scenario), few if 1 < len(seeds) < FEW_SEEDS else ""]
     if any(notes):
@@ -133,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _simulated(
-    scenario: Scenario, schedulers: list[str], seeds: list[int], engine: str, *, histories: bool
+    scenario: Scenario, schedulers: dict[str, str], seeds: list[int], engine: str, *, histories: bool
 ) -> tuple[Rows, dict[str, Any]]:
     """Simulate every scheduler on every seed; say on a terminal how far it is.
 
@@ -144,12 +148,12 @@ def _simulated(
     rows: Rows = {name: [] for name in schedulers}
     kept: dict[str, Any] = {}
     whole, done = len(schedulers) * len(seeds), 0
-    for name in schedulers:
+    for name, spec in schedulers.items():
         for seed in seeds:
             if histories and name not in kept:
-                result, kept[name] = recorded(scenario, name, seed, builder=builder, engine=engine)
+                result, kept[name] = recorded(scenario, spec, seed, builder=builder, engine=engine)
             else:
-                result = simulate(scenario, name, seed, builder=builder, engine=engine)
+                result = simulate(scenario, spec, seed, builder=builder, engine=engine)
             rows[name].append(result.metrics)
             done += 1
             if sys.stderr.isatty():

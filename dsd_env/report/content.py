@@ -145,6 +145,7 @@ def _scheduler(name: str, entry: Scheduler) -> dict[str, Any]:
     changes = entry.versus.metrics if entry.versus else {}
     return {
         "name": name,
+        "specification": entry.specification or name,
         "metrics": {
             metric: {"mean": value.mean, "ci95": list(value.ci95), "per_seed": list(value.per_seed)}
             for metric, value in entry.metrics.items()

@@ -161,8 +161,18 @@ def _scoreboard(number: int, evaluation: dict[str, Any]) -> str:
         "95 % interval, paired by episode. ▲ better, ▼ worse: the interval excludes zero.</p>"
         f'<div class="scroll" tabindex="0" role="region" aria-label="Scoreboard of {label}"><table>'
         f'<thead><tr><th scope="col">scheduler</th>{heads}</tr></thead>\n'
-        f"<tbody>{rows}</tbody></table></div></div>"
+        f"<tbody>{rows}</tbody></table></div>{_specifications(evaluation)}</div>"
     )
+
+
+def _specifications(evaluation: dict[str, Any]) -> str:
+    """Return what the schedulers are that have names of their own."""
+    own = [
+        f"<b>{html.escape(entry['name'])}</b> = {html.escape(entry['specification'])}"
+        for entry in evaluation["schedulers"]
+        if entry["specification"] != entry["name"]
+    ]
+    return f'<p class="lead specifications">{"<br>".join(own)}</p>' if own else ""
 
 
 def _cell(entry: dict[str, Any], metric: str) -> str:

@@ -39,6 +39,7 @@ class _Model(StrictNumbers, BaseModel):
 Number = float | None
 Interval = tuple[Number, Number]
 Name = Annotated[str, Field(min_length=1, max_length=500)]
+Specification = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class Value(_Model):
@@ -98,6 +99,7 @@ class History(_Model):
 class Scheduler(_Model):
     """What one scheduler reached in a scenario."""
 
+    specification: Specification | None = None
     metrics: Annotated[dict[Name, Value], Field(min_length=1, max_length=MAX_SHOWN)]
     versus: Versus | None = None
     history: History | None = None
@@ -158,6 +160,7 @@ class _CommandChange(_Model):
 
 
 class _CommandScheduler(_Model):
+    specification: Specification | None = None
     metrics: Annotated[dict[Name, Value], Field(min_length=1, max_length=MAX_SHOWN)]
     versus: Annotated[dict[Name, _CommandChange], Field(max_length=MAX_SHOWN)] | None = None
     history: History | None = None
@@ -178,7 +181,11 @@ class _CommandEvaluation(_Model):
         """Return it in the form that the script writes."""
         schedulers = {}
         for name, entry in self.schedulers.items():
-            one: dict[str, Any] = {"metrics": entry.metrics, "history": entry.history}
+            one: dict[str, Any] = {
+                "specification": entry.specification,
+                "metrics": entry.metrics,
+                "history": entry.history,
+            }
             if entry.versus is not None:
                 changes = {
                     metric: {"relative": change.relative, "ci95": change.relative_ci95}

@@ -39,6 +39,8 @@ MAX_GAMMA = 64
 _RULES = {**LENGTHS, **STOPS}
 """Rules for the length by name."""
 DEFAULT_GAMMA = 4
+_TUNED = "tuned"
+"""What stands in files of benchmarks for a specification that tuning has found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,23 @@ def make_scheduler(spec: str | Scheduler) -> Scheduler:
         )
     name, _, arguments = spec.strip().partition(":")
     entry = _ENTRIES.get(name)
+    if name == _TUNED:
+        raise SchedulerError(
+            f"{spec!r} is known in files of benchmarks alone, where it stands for what tuning found in a "
+            "scenario. The specification to write here is the `scheduler` of that scenario in "
+            "configs/tune/core.json; `python scripts/benchmark_suite.py --scenarios SCENARIO` runs the "
+            "benchmark's own"
+        )
     if entry is None:
         close = difflib.get_close_matches(name, _ENTRIES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        if close:
+            usage = _ENTRIES[close[0]].usage
+            raise SchedulerError(
+                f"unknown scheduler {name!r}; did you mean {close[0]!r}? It is written {usage}; "
+                "`dsd-env schedulers` lists all"
+            )
         known = ", ".join(entry.usage for entry in _ENTRIES.values())
-        raise SchedulerError(f"unknown scheduler {name!r}{hint} Known are: {known}")
+        raise SchedulerError(f"unknown scheduler {name!r}. Known are: {known}")
     return entry.build(arguments)
 
 
@@ -244,6 +258,11 @@ def _build_goodput(arguments: str) -> Scheduler:
             values[key] = float(text)
         except ValueError:
             raise SchedulerError(f"jsq_goodput: {key} = {text!r} is not a number") from None
+    if 0.0 < values.get("hopeless", 0.0) < 1.0:
+        raise SchedulerError(
+            f"jsq_goodput: hopeless = {values['hopeless']:g} must be 0, off, or at least 1: below it requests "
+            "that still keep their bounds would be given up"
+        )
     canonical = "+".join(f"{key}={value:g}" for key, value in sorted(values.items()))
     parameters = GoodputParameters(**values)  # type: ignore[arg-type] # whole numbers are made so there
     return GoodputScheduler(f"jsq_goodput:{canonical}" if canonical else "jsq_goodput", parameters)

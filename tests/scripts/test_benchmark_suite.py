@@ -29,8 +29,8 @@ def call(checkout: Path, tmp_path: Path, monkeypatch, capsys):
     (tmp_path / "tiny.yaml").write_text(TINY)
     script = checkout / "scripts" / "benchmark_suite.py"
 
-    def run_here(*arguments) -> tuple[int, str, str]:
-        words = [str(script), "--suite", "tiny.yaml", "--out", "out", *map(str, arguments)]
+    def run_here(*arguments, where=("--suite", "tiny.yaml", "--out", "out")) -> tuple[int, str, str]:
+        words = [str(script), *where, *map(str, arguments)]
         monkeypatch.setattr("sys.argv", words)
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(script), run_name="__main__")
@@ -79,7 +79,6 @@ def test_run_status_summary_and_check(call, tmp_path: Path) -> None:
     [
         (("--suite", "nope"), "no benchmark 'nope'; shipped are"),
         (("--scenarios", "atlantis"), "no scenario 'atlantis' in the benchmark"),
-        (("--verify", "nowhere.yaml"), "nowhere.yaml: cannot be read: there is no such file"),
     ],
 )
 def test_mistakes_are_explained(call, arguments, message: str) -> None:
@@ -88,9 +87,31 @@ def test_mistakes_are_explained(call, arguments, message: str) -> None:
     assert len(errors.splitlines()) == 1
 
 
+def test_a_submission_that_is_not_there_is_told_before_a_bar(call) -> None:
+    code, _, errors = call("--verify", "nowhere.yaml", where=())
+    assert code == 1 and "nowhere.yaml: cannot be read: there is no such file" in errors
+    assert len(errors.splitlines()) == 1
+
+
 def test_options_that_exclude_each_other(call, monkeypatch) -> None:
     code, _, errors = call("--ray", "auto", "--jobs", "2")
     assert code == 2 and "--jobs and --ray" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--submit", "mine.yaml", "--seeds", "2"), "--submit goes by the submission's file and takes no --seeds"),
+        (("--submit", "mine.yaml", "--scenarios", "far"), "takes no --scenarios"),
+        (("--verify", "mine.yaml", "--out", "there"), "--verify goes by the submission's file and takes no --out"),
+        (("--submit", "mine.yaml", "--sample", "2"), "takes no --sample"),
+        (("--summary", "--seeds", "2"), "--summary is for the whole benchmark and takes no --seeds"),
+        (("--sample", "2"), "--sample is for --verify alone"),
+    ],
+)
+def test_options_that_would_mean_nothing_are_refused(call, arguments, message: str) -> None:
+    code, _, errors = call(*arguments, where=())
+    assert code == 2 and message in errors
 
 
 def test_an_interrupted_benchmark_continues(call, checkout: Path, tmp_path: Path) -> None:

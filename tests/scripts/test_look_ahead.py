@@ -39,9 +39,11 @@ def test_it_plays_keeps_continues_replays_and_says_so(call, tmp_path: Path) -> N
     assert status == 0 and "tiny_ahead, seed 2000000000: e2e_s_mean" in said
     first = (out / "tiny_ahead.json").read_bytes()
     status, said, _ = call(file, "--seeds", 1, "--out", out)
-    assert status == 0 and said == "" and (out / "tiny_ahead.json").read_bytes() == first
+    assert status == 0 and said.startswith("tiny_ahead: 1 of 1 episodes were played before (")
+    assert said.count("\n") == 1 and (out / "tiny_ahead.json").read_bytes() == first
     status, said, _ = call(file, "--seeds", 2, "--out", out)
     assert status == 0 and "seed 2000000001" in said and "seed 2000000000" not in said
+    assert "1 of 2 episodes were played before" in said
     status, said, _ = call("--replay", "--out", out)
     assert status == 0 and said.count("the same") == 2
     wrong = (out / "tiny_ahead.json").read_text().replace('"metrics_sha256":"', '"metrics_sha256":"0', 1)

@@ -51,7 +51,14 @@ def test_the_template_is_a_valid_entry_to_a_shipped_benchmark(checkout: Path) ->
 
 def test_an_entry_that_was_not_touched_holds(entry: Path) -> None:
     replayed: list[str] = []
-    assert verify(entry, 3, BACKEND, lambda outcome: replayed.append(outcome.cell.entry)) == []
+    planned: list[int] = []
+
+    def on_plan(cells):
+        planned.append(len(cells))
+        return lambda outcome: replayed.append(outcome.cell.entry)
+
+    assert verify(entry, 3, BACKEND, on_plan) == []
+    assert planned == [3] == [len(replayed)]
     assert sorted(replayed) == ["far", "single_lan", "single_lan"] or sorted(replayed) == [
         "far",
         "far",
