@@ -105,6 +105,18 @@ def test_summary_has_every_metric_with_its_interval() -> None:
     assert "versus" not in plain
 
 
+def test_schedulers_appear_by_their_names() -> None:
+    tasks = small_plan()
+    results = everything(tasks)
+    names = {"cloud_ar": "plain", "colocated_sd:4": "node"}
+    named = summarise(tasks, results, {}, None, names)["scenarios"]["single_lan"]["schedulers"]
+    bare = summarise(tasks, results, {})["scenarios"]["single_lan"]["schedulers"]
+    assert list(named) == ["plain", "node"]
+    assert named["node"]["specification"] == bare["colocated_sd:4"]["specification"] == "colocated_sd:4"
+    assert named["node"]["versus"]["scheduler"] == "plain"
+    assert named["node"]["metrics"] == bare["colocated_sd:4"]["metrics"]
+
+
 def test_tables_show_means_intervals_and_differences() -> None:
     tasks = small_plan()
     summary = summarise(tasks, everything(tasks), {})

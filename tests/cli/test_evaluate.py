@@ -12,6 +12,8 @@ import dsd_env
 from dsd_env.cli.evaluate import SELECTION, summarise
 from dsd_env.cli.notes import START_UP
 from dsd_env.paired import bootstrap_mean, bootstrap_ratio, evaluation_seeds
+from dsd_env.report.content import content
+from dsd_env.report.reading import read_results
 from dsd_env.sim.metrics import METRICS
 
 ARGUMENTS = ("evaluate", "single_lan", "--requests", 2, "--engine", "reference", "--seeds", 3)
@@ -104,6 +106,26 @@ def test_a_place_where_nothing_drafts_is_told_once(dsd_env_command):
         == (schedulers["cloud_ar"]["metrics"]["e2e_s_mean"])
     )
     assert said.err.count("\n") == 1 and "has no drafter at 'edge'" in said.err
+
+
+def test_schedulers_have_names_of_their_own(dsd_env_command, tmp_path):
+    named = ("--schedulers", "plain=cloud_ar,four ahead=edge_sd:4")
+    found = dsd_env_command(*ARGUMENTS, *named, "--json")
+    plain = dsd_env_command(*ARGUMENTS, *PAIR, "--json").json
+    ours = json.loads(found.out)
+    assert list(ours["schedulers"]) == ["plain", "four ahead"] and ours["baseline"] == "plain"
+    assert ours["schedulers"]["four ahead"] == plain["schedulers"]["edge_sd:4"]
+    assert ours["schedulers"]["four ahead"]["specification"] == "edge_sd:4"
+    (tmp_path / "named.json").write_text(found.out)
+    (result,) = content([read_results(tmp_path / "named.json")])["evaluations"]
+    assert [(one["name"], one["specification"]) for one in result["schedulers"]] == [
+        ("plain", "cloud_ar"),
+        ("four ahead", "edge_sd:4"),
+    ]
+    out = dsd_env_command(*ARGUMENTS, *named, "--metrics", "e2e_s_mean").out
+    assert "four ahead = edge_sd:4" in out.splitlines()
+    twice = dsd_env_command(*ARGUMENTS, "--schedulers", "a=cloud_ar,a=random")
+    assert twice.status == 1 and "scheduler named twice: a" in twice.err
 
 
 def test_a_wrong_scheduler_shows_before_anything_is_simulated(dsd_env_command, monkeypatch):

@@ -64,6 +64,16 @@ def test_names_of_strangers_stay_names(tmp_path):
     assert text.count("</script") == 2 and "<!--" not in text and "\u2028" not in text.split("<script")[1]
 
 
+def test_what_a_name_stands_for_is_told_below_the_scoreboard(tmp_path):
+    assert 'class="lead specifications"' not in html_of(tmp_path, samples.evaluation())
+    named = samples.evaluation()
+    named["scenarios"]["single_lan"]["schedulers"]["edge_sd:4"]["specification"] = samples.HOSTILE
+    text = html_of(tmp_path, named)
+    read = Read(text)
+    assert 'class="lead specifications"' in text and samples.HOSTILE not in text
+    assert any(samples.HOSTILE in words for words in read.texts["b"] + read.texts["p"])
+
+
 def test_the_policy_names_what_is_there_and_nothing_else(tmp_path):
     text = html_of(tmp_path, samples.evaluation())
     (policy,) = [one["content"] for one in Read(text).attributes("meta") if "http-equiv" in one]

@@ -101,9 +101,15 @@ def test_options_that_exclude_each_other(call, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--submit", "mine.yaml", "--seeds", "2"), "--submit goes by the submission's file and takes no --seeds"),
+        (
+            ("--submit", "mine.yaml", "--seeds", "2"),
+            "--submit goes by the submission's file and takes no --seeds",
+        ),
         (("--submit", "mine.yaml", "--scenarios", "far"), "takes no --scenarios"),
-        (("--verify", "mine.yaml", "--out", "there"), "--verify goes by the submission's file and takes no --out"),
+        (
+            ("--verify", "mine.yaml", "--out", "there"),
+            "--verify goes by the submission's file and takes no --out",
+        ),
         (("--submit", "mine.yaml", "--sample", "2"), "takes no --sample"),
         (("--summary", "--seeds", "2"), "--summary is for the whole benchmark and takes no --seeds"),
         (("--sample", "2"), "--sample is for --verify alone"),
