@@ -1,4 +1,4 @@
-"""Lists of schedulers as command lines take them: ``X,Y``, each perhaps with a name of its own, ``NAME=X``."""
+"""Lists of schedulers as command lines take them: ``X,Y``, each perhaps with its own name, ``NAME=X``."""
 
 from __future__ import annotations
 

@@ -260,8 +260,8 @@ def _build_goodput(arguments: str) -> Scheduler:
             raise SchedulerError(f"jsq_goodput: {key} = {text!r} is not a number") from None
     if 0.0 < values.get("hopeless", 0.0) < 1.0:
         raise SchedulerError(
-            f"jsq_goodput: hopeless = {values['hopeless']:g} must be 0, off, or at least 1: below it requests "
-            "that still keep their bounds would be given up"
+            f"jsq_goodput: hopeless = {values['hopeless']:g} must be 0, off, or at least 1: below that "
+            "requests would be given up that still keep their bounds"
         )
     canonical = "+".join(f"{key}={value:g}" for key, value in sorted(values.items()))
     parameters = GoodputParameters(**values)  # type: ignore[arg-type] # whole numbers are made so there

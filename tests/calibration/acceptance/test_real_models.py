@@ -25,15 +25,9 @@ from dsd_env.calibration.acceptance.recording.drafters import (
 )
 from dsd_env.calibration.acceptance.recording.models import load_language_model
 from dsd_env.calibration.acceptance.recording.prompts import Prompt, find_data_dir, read_prompts
-from dsd_env.calibration.acceptance.recording.record import (
-    LOOKUP,
-    Settings,
-    WorkDir,
-    assemble,
-    record_drafters,
-    record_targets,
-)
+from dsd_env.calibration.acceptance.recording.record import LOOKUP, Settings
 from dsd_env.calibration.acceptance.recording.target import greedy_runs
+from tests.calibration.acceptance.recorded import record
 
 pytestmark = pytest.mark.slow
 
@@ -171,13 +165,7 @@ def test_direct_speculative_decoding_accepts_what_the_shipped_recording_says(dra
 def test_replay_of_a_fresh_recording_equals_direct_speculative_decoding(drafter, tmp_path):
     """Record, save, load and replay our own prompts, then decode directly at several gammas and starts."""
     settings = Settings("qwen2.5-coder-1.5b", "smollm2-135m", max_tokens=12)
-    work = WorkDir(tmp_path / "work")
-    work.open(settings)
-    record_targets(drafter.target, OWN_PROMPTS, work, settings)
-    record_drafters(drafter, OWN_PROMPTS, work, settings)
-    cards = drafter.target.card, drafter.draft.card, drafter.draft.name
-    assemble("fresh", OWN_PROMPTS, work, settings, *cards, "Apache-2.0").save(tmp_path)
-    trace = load_trace_set(tmp_path / "fresh")
+    trace, work = record("fresh", drafter.target, drafter, OWN_PROMPTS, settings, tmp_path)
     replay = TraceReplay(trace)
     rounds = 0
     for prompt in OWN_PROMPTS:

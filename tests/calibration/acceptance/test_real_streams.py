@@ -12,19 +12,12 @@ pytest.importorskip("transformers", reason="needs the extra `record`")
 
 import torch
 
-from dsd_env.acceptance import load_trace_set
 from dsd_env.calibration.acceptance.recording import distill
 from dsd_env.calibration.acceptance.recording.models import load_language_model
 from dsd_env.calibration.acceptance.recording.prefix import PrefixDrafter
 from dsd_env.calibration.acceptance.recording.prompts import Prompt
-from dsd_env.calibration.acceptance.recording.record import (
-    Settings,
-    WorkDir,
-    assemble,
-    record_drafters,
-    record_targets,
-)
-from tests.calibration.acceptance.test_sampling import check_streams, direct_streams, replayed_streams
+from dsd_env.calibration.acceptance.recording.record import Settings
+from tests.calibration.acceptance.recorded import check_streams, direct_streams, record, replayed_streams
 
 pytestmark = pytest.mark.slow
 
@@ -54,28 +47,25 @@ def pair(tmp_path_factory):
     return target, draft, prompts[TAUGHT : TAUGHT + RECORDED]
 
 
-def record(pair, directory, temperature, requests):
+def recorded(pair, directory, temperature, requests):
     """Return the recording of the first prompts, and their tokens by id."""
     target, draft, prompts = pair
     settings = Settings(TARGET, "draft", max_tokens=TOKENS, gamma_max=8, look_ahead=0)
-    work = WorkDir(directory / "work")
-    work.open(settings)
     chosen = prompts[:requests]
-    record_targets(target, chosen, work, settings, temperatures=(temperature,), batch_size=40)
-    record_drafters(PrefixDrafter(draft), chosen, work, settings, temperatures=(temperature,))
-    cards = target.card, draft.card, "draft", "Apache-2.0"
-    assemble("pair", chosen, work, settings, *cards, temperature).save(directory)
-    return load_trace_set(directory / "pair"), {p.id: target.encode_chat(p.text) for p in chosen}
+    trace, _ = record(
+        "pair", target, PrefixDrafter(draft), chosen, settings, directory, temperature, batch_size=40
+    )
+    return trace, {p.id: target.encode_chat(p.text) for p in chosen}
 
 
 def test_a_replayed_stream_has_the_law_of_a_direct_one(pair, tmp_path):
-    trace, ids = record(pair, tmp_path, 1.0, RECORDED)
+    trace, ids = recorded(pair, tmp_path, 1.0, RECORDED)
     result, _ = check_streams(pair[:2], trace, ids, TOKENS)
     assert result.direct_mean > 0.02, "some chains are right"
 
 
 def test_a_replayed_greedy_stream_is_the_direct_one(pair, tmp_path):
-    trace, ids = record(pair, tmp_path, 0.0, 16)
+    trace, ids = recorded(pair, tmp_path, 0.0, 16)
     direct = direct_streams(pair[:2], trace, ids, 0.0)
     assert list(direct.values()) == replayed_streams(trace, direct)
     assert sum(map(sum, direct.values())) > 0

@@ -34,9 +34,7 @@ from dsd_env.calibration.acceptance.recording.record import (
     RecordingError,
     Settings,
     WorkDir,
-    assemble,
     record_drafters,
-    record_targets,
 )
 from dsd_env.calibration.acceptance.recording.target import (
     Row,
@@ -44,6 +42,12 @@ from dsd_env.calibration.acceptance.recording.target import (
     inverse_cdf_sample,
     sampling_key,
     target_runs,
+)
+from tests.calibration.acceptance.recorded import (
+    check_streams,
+    direct_streams,
+    record,
+    replayed_streams,
 )
 
 VOCABULARY = 5
@@ -194,19 +198,14 @@ def test_speculative_sampling_is_lossless(pair, gamma, temperature, with_model):
 def record_set(pair, tmp_path, temperature, n, max_tokens):
     target, draft = pair
     settings = Settings("target", "draft", max_tokens=max_tokens, gamma_max=8, look_ahead=0)
-    work = WorkDir(tmp_path / f"work{temperature}")
-    work.open(settings)
     prompts = [Prompt(f"own/{i}", "chat", str(i)) for i in range(n)]
     target.encode_chat = lambda text, prefix="": [1 + int(text) % 4, 2, 1 + int(text) % 3, 2]
-    record_targets(target, prompts, work, settings, temperatures=(temperature,), batch_size=n)
-    record_drafters(PrefixDrafter(draft), prompts, work, settings, temperatures=(temperature,))
     name = f"tiny_{temperature}"
-    trace = assemble(
-        name, prompts, work, settings, target.card, draft.card, "draft", "Apache-2.0", temperature
+    trace, work = record(
+        name, target, PrefixDrafter(draft), prompts, settings, tmp_path, temperature, batch_size=n
     )
-    trace.save(tmp_path)
     ids = {p.id: target.encode_chat(p.text) for p in prompts}
-    return load_trace_set(tmp_path / name), ids, work, prompts
+    return trace, ids, work, prompts
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
@@ -248,62 +247,6 @@ def test_the_comparison_finds_a_wrong_recording(pair, tmp_path):
         for e in range(trace.n_entries)
     ]
     assert validate.compare_sampled(right, wrong, 4, permutations=1000).p_value < 0.01
-
-
-WINDOW = 3
-
-
-def heard(entry):
-    """Return how many drafts have arrived at each output position of an entry."""
-    return validate.arrivals(sampling_key(11, f"{entry}", 1.0), WINDOW)
-
-
-def direct_streams(pair, trace, ids, temperature):
-    """Return the lengths of the chains of direct streams, by entry; entries without output are left out."""
-    target, draft = pair
-    n = int(trace.card["max_tokens"])
-    entries = range(trace.n_entries)
-    arrived = [heard(e) for e in entries]
-    keys = [sampling_key(6, f"stream {e}", temperature) for e in entries]
-    prompts = [ids[trace.card["entries"][e]] for e in entries]
-    runs = speculative_runs(
-        target, draft, prompts, WINDOW, n, temperature, keys, arrived=lambda i, at: arrived[i](at)
-    )
-    if temperature > 0:
-        idle = [r for run in runs for r in run.rounds if r.drafted == 0]
-        assert len(idle) > 100, "the target goes on without drafts, too"
-    return {
-        e: validate.chain_lengths(run.rounds, min(n, len(run.output_ids)))
-        for e, run in zip(entries, runs, strict=True)
-        if run.output_ids
-    }
-
-
-def replayed_streams(trace, entries):
-    """Return the lengths of the chains of replayed streams with the arrivals of the direct ones."""
-    replay = []
-    for e in entries:
-        realised = validate.replayed(trace, e, "draft", 4)
-        rounds = validate.stream_of_replay(realised, heard(e))
-        replay.append(validate.chain_lengths(rounds, len(realised.run_length)))
-    return replay
-
-
-def check_streams(pair, trace, ids, tokens, permutations=2000):
-    """Assert that replayed streams at a temperature above 0 have the law of direct ones."""
-    direct = direct_streams(pair, trace, ids, trace.card["temperature"])
-    chains = list(direct.values())
-    result = validate.compare_sampled(
-        chains, replayed_streams(trace, direct), tokens, permutations=permutations
-    )
-    assert min(result.direct_rounds, result.replay_rounds) >= 2000
-    assert result.p_value > 1e-3, result
-    # Guards the test: with the meaning of version 1, guesses are right as often as verified drafts.
-    values = trace.drafters["draft"]
-    old = replace(trace, drafters={**trace.drafters, "draft": replace(values, draft_prob=None)})
-    guard = validate.compare_sampled(chains, replayed_streams(old, direct), tokens, permutations=permutations)
-    assert guard.p_value < 0.01, guard
-    return result, guard
 
 
 def test_a_replayed_stream_has_the_law_of_a_direct_one(pair, tmp_path):
