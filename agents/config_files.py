@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +51,9 @@ def read_config(
     path = config_path(given, folder)
     if not path.is_file():
         names = sorted(each.stem for each in (config_dir() / folder).glob("*.yaml"))
-        raise error(f"no {what} {str(given)!r}; shipped are {names}, or give a YAML file's path")
+        close = difflib.get_close_matches(str(given), names, n=1)
+        meant = f"; did you mean {close[0]!r}? Shipped" if close else "; shipped"
+        raise error(f"no {what} {str(given)!r}{meant} are {names}, or give a YAML file's path")
     return read_file(model, path, what, error, changes)
 
 

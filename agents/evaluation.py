@@ -147,8 +147,10 @@ def check_metrics(names: Sequence[str], scenario: Scenario) -> None:
     """
     known = metric_names(scenario)
     if unknown := [name for name in names if name not in known]:
-        meant = hint(metrics_like(unknown, known))
-        raise ValueError(f"no metric {', '.join(unknown)}{meant} There are: {', '.join(known)}")
+        likes = metrics_like(unknown, known)
+        # Among two hundred names nobody finds the one that is meant.
+        rest = "docs/simulator.md has all of them" if likes else f"There are: {', '.join(known)}"
+        raise ValueError(f"no metric {', '.join(unknown)}{hint(likes)} {rest}")
 
 
 def _policy_digest(scheduler: str) -> str:

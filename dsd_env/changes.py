@@ -87,7 +87,7 @@ def _explained(message: str, joined: Mapping[str, str], data: Mapping[str, Any])
     Where one key alone stands below such a name it is mistyped, and what the loader says of that name, such
     as keys that it lacks, says nothing more. Several may be meant to make something new.
     """
-    unknown, places = [], []
+    unknown, places = list[str](), list[str]()
     for written, key in joined.items():
         if (found := _new_name(message, written, key, data)) is not None:
             places.append(found[0])

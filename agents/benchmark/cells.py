@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,9 @@ def plan(
     ):
         if unknown := [name for name in named if name not in all_names]:
             has = ", ".join(sorted(all_names))
-            raise BenchmarkError(f"no {what} {', '.join(map(repr, unknown))} in the benchmark; it has {has}")
+            close = difflib.get_close_matches(unknown[0], sorted(all_names), n=1)
+            meant = f"; did you mean {close[0]!r}? It has" if close else "; it has"
+            raise BenchmarkError(f"no {what} {', '.join(map(repr, unknown))} in the benchmark{meant} {has}")
     chosen = evaluation_seeds(min(seeds or suite.seeds, suite.seeds))
     cells: list[Cell] = []
     for contest in contests:

@@ -115,7 +115,7 @@ def test_train_export_evaluate(checkout: Path, tmp_path: Path, call, monkeypatch
         (
             "evaluate",
             ("--scenarios", "single_lan", "--schedulers", "cloud_ar", "--metrics", "e2e_mean"),
-            "no metric e2e_mean; did you mean 'e2e_s_mean'? There are:",
+            "no metric e2e_mean; did you mean 'e2e_s_mean'? docs/simulator.md has",
         ),
         (
             "evaluate",

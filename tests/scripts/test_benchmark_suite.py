@@ -78,7 +78,9 @@ def test_run_status_summary_and_check(call, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--suite", "nope"), "no benchmark 'nope'; shipped are"),
-        (("--scenarios", "atlantis"), "no scenario 'atlantis' in the benchmark"),
+        (("--suite", "cor"), "no benchmark 'cor'; did you mean 'core'? Shipped are"),
+        (("--scenarios", "atlantis"), "no scenario 'atlantis' in the benchmark; it has"),
+        (("--schedulers", "nod"), "no scheduler 'nod' in the benchmark; did you mean 'node'? It has"),
     ],
 )
 def test_mistakes_are_explained(call, arguments, message: str) -> None:
