@@ -12,6 +12,8 @@ from dsd_env.changes import LEVELS, changed_scenario
 from dsd_env.rng import MAX_SEED, checked_seed
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import measuring, steady
+from dsd_env.schedulers import SchedulerError
+from dsd_env.schedulers.lists import named_schedulers
 from dsd_env.sim.engines import ENGINES
 
 
@@ -195,6 +197,14 @@ def between(low: float, high: float) -> Callable[[str], float]:
         return number
 
     return read
+
+
+def schedulers(text: str) -> dict[str, str]:
+    """Return the specifications of a list of schedulers by name."""
+    try:
+        return named_schedulers(text)
+    except SchedulerError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def names(text: str) -> list[str]:

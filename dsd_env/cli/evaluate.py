@@ -24,6 +24,7 @@ from dsd_env.cli.arguments import (
     at_least_one,
     command,
     measured_scenario_of,
+    schedulers,
 )
 from dsd_env.cli.notes import start_up, tell_notes
 from dsd_env.cli.output import number, paragraph, print_json, table
@@ -32,7 +33,7 @@ from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
-from dsd_env.schedulers.lists import aliases, named_schedulers
+from dsd_env.schedulers.lists import aliases
 from dsd_env.sim.world import WorldBuilder
 from dsd_env.simulate import simulate
 
@@ -73,6 +74,7 @@ def add(commands: Commands) -> None:
     add_scenario(parser)
     parser.add_argument(
         "--schedulers",
+        type=schedulers,
         required=True,
         metavar="X,Y",
         help="rules, or policy:FOLDER; NAME=X gives one a name of its own; differences are those to the "
@@ -100,15 +102,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--history: only --json prints histories")
     scenario = measured_scenario_of(arguments)
     shown = chosen(arguments.metrics, scenario, SELECTION)
-    schedulers = named_schedulers(arguments.schedulers)
-    for spec in schedulers.values():  # a wrong name shows now, not after an hour
+    asked: dict[str, str] = arguments.schedulers
+    for spec in asked.values():  # a wrong name shows now, not after an hour
         scheduler = make_scheduler(spec)
         scheduler.reset(scenario, 0)
         tell_notes(scheduler, scenario)
     seeds = evaluation_seeds(arguments.seeds)
-    rows, histories = _simulated(scenario, schedulers, seeds, arguments.engine, histories=arguments.history)
+    rows, histories = _simulated(scenario, asked, seeds, arguments.engine, histories=arguments.history)
     summary = summarise(rows)
-    for name, spec in schedulers.items():
+    for name, spec in asked.items():
         summary[name] = {"specification": spec, **summary[name]}
     for name, history in histories.items():
         summary[name]["history"] = history
@@ -120,12 +122,12 @@ def run(arguments: argparse.Namespace) -> int:
             "cycles": arguments.cycles,
             "seeds": seeds,
             "ci95": _CI,
-            "baseline": next(iter(schedulers)),
+            "baseline": next(iter(asked)),
         }
         print_json({**head, "schedulers": summary})
         return 0
     print("\n\n".join(_text(summary, name, len(seeds)) for name in shown))
-    if own := aliases(schedulers):
+    if own := aliases(asked):
         print()
         print("\n".join(own))
     few = f"Of {len(seeds)} seeds these intervals are too narrow; take {FEW_SEEDS} or more."
@@ -137,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _simulated(
-    scenario: Scenario, schedulers: dict[str, str], seeds: list[int], engine: str, *, histories: bool
+    scenario: Scenario, asked: dict[str, str], seeds: list[int], engine: str, *, histories: bool
 ) -> tuple[Rows, dict[str, Any]]:
     """Simulate every scheduler on every seed; say on a terminal how far it is.
 
@@ -145,10 +147,10 @@ def _simulated(
         The metrics, and if asked for the history of each scheduler's first episode.
     """
     builder = WorldBuilder(scenario)
-    rows: Rows = {name: [] for name in schedulers}
+    rows: Rows = {name: [] for name in asked}
     kept: dict[str, Any] = {}
-    whole, done = len(schedulers) * len(seeds), 0
-    for name, spec in schedulers.items():
+    whole, done = len(asked) * len(seeds), 0
+    for name, spec in asked.items():
         for seed in seeds:
             if histories and name not in kept:
                 result, kept[name] = recorded(scenario, spec, seed, builder=builder, engine=engine)

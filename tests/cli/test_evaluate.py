@@ -124,8 +124,6 @@ def test_schedulers_have_names_of_their_own(dsd_env_command, tmp_path):
     ]
     out = dsd_env_command(*ARGUMENTS, *named, "--metrics", "e2e_s_mean").out
     assert "four ahead = edge_sd:4" in out.splitlines()
-    twice = dsd_env_command(*ARGUMENTS, "--schedulers", "a=cloud_ar,a=random")
-    assert twice.status == 1 and "scheduler named twice: a" in twice.err
 
 
 def test_a_wrong_scheduler_shows_before_anything_is_simulated(dsd_env_command, monkeypatch):

@@ -122,8 +122,12 @@ def test_the_version_is_the_packages(dsd_env_command):
         (["show", "metro", "--set", "episode..x=1"], "is not KEY=VALUE, with dots"),
         (["show", "metro", "--set", "=1"], "is not KEY=VALUE"),
         (["show", "metro", "--set", "name=[1"], "argument --set: name"),
-        (["evaluate", "metro", "--schedulers", ","], "names nothing"),
-        (["evaluate", "metro", "--schedulers", "random,random"], "names 'random' twice"),
+        (["evaluate", "metro", "--schedulers", ","], "',' names no scheduler"),
+        (["evaluate", "metro", "--schedulers", "random,random"], "scheduler named twice: random"),
+        (
+            ["evaluate", "metro", "--schedulers", "jsq_goodput:load_weight=1,prior_trials=3"],
+            "a comma separates schedulers, + the parameters of one",
+        ),
         (
             ["worth-it", "--rtt-ms", "5", "--alpha", "1.5", "--active", "1"],
             "'1.5' must be a number from",
