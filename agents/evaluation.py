@@ -345,12 +345,12 @@ def summarise(
     summary: dict[str, Any] = {"metadata": {**metadata, "seeds": seeds, "ci95": CI_METHOD}, "scenarios": {}}
     for label, by_scheduler in values.items():
         first = next(iter(by_scheduler))
-        names = list(by_scheduler[first][0])
+        measured = list(by_scheduler[first][0])
         schedulers: dict[str, dict[str, Any]] = {}
         for scheduler, rows in by_scheduler.items():
             called = (names or {}).get(scheduler, scheduler)
             metrics, versus = {}, {}
-            for name in names:
+            for name in measured:
                 own = np.array([row[name] for row in rows], dtype=np.float64)
                 mean, low, high = bootstrap_mean(own)
                 metrics[name] = {

@@ -39,7 +39,7 @@ from dsd_env.simulate import simulate
 
 _EXAMPLES = """
 dsd-env evaluate single_lan --schedulers cloud_ar,edge_sd:4 --seeds 10
-dsd-env evaluate metro --schedulers jsq_goodput,mine=policy:runs/mine --cycles 1
+dsd-env evaluate metro --schedulers jsq_goodput,mine=policy:mine --cycles 1
 dsd-env evaluate wan --schedulers cloud_ar,jsq_goodput --json --history"""
 
 _NOTES = """
