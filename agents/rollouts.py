@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.environments import EnvFactory, make_vec_env, masks_of, reader_of
 from agents.goodput_runs import DueDecisions, can_play
-from dsd_env.control import ActionSpace, Decision
+from agents.other_lists import action_of
+from dsd_env.control import ActionSpace
 from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
 from dsd_env.schedulers.policy import PolicyScheduler
-
-if TYPE_CHECKING:
-    from dsd_env.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -115,27 +113,12 @@ class BySchedulers:
                 self._compiled[scenario.name] = DueDecisions(player, scenario)
             if scenario.name in self._compiled:
                 return stage.actions.encode(self._compiled[scenario.name](reader))
-        if isinstance(player, PolicyScheduler) and player.policy.actions == stage.actions:
-            # A policy reads the observation; to assemble the typed view would take longer than all the rest.
-            return player.policy.action(stage.observations[world], stage.masks[world])
-        if isinstance(player, PolicyScheduler) and not player.policy.flat:
-            decision = _decided(player.policy, stage, world)
-            if decision is not None:
-                return stage.actions.encode(decision)
+        if isinstance(player, PolicyScheduler):
+            policy, own = player.policy, stage.actions
+            if policy.actions == own or not (policy.flat or policy.actions.n_placements != own.n_placements):
+                # It reads the observation; to assemble the typed view would take longer than all the rest.
+                return action_of(policy, own, stage.observations[world], stage.masks[world])
         return stage.actions.encode(player.decide(stage.env.get_attr("view", [world])[0]))
-
-
-def _decided(policy: Policy, stage: Stage, world: int) -> Decision | None:
-    """Return the decision of a policy with other lists than the environment's; None if it needs the view."""
-    lists, own = policy.actions, stage.actions
-    if lists.n_placements != own.n_placements:
-        return None
-    gamma, batch, placement = np.split(stage.masks[world], np.cumsum(own.nvec)[:-1])
-    allowed = [
-        [value in now and bool(mask[now.index(value)]) for value in was]
-        for was, now, mask in ((lists.gammas, own.gammas, gamma), (lists.batch_sizes, own.batch_sizes, batch))
-    ]
-    return policy.decide(stage.observations[world], np.concatenate([*allowed, placement]).astype(np.bool_))
 
 
 class ByActor:

@@ -16,6 +16,7 @@ import dsd_env
 from agents.benchmark.cells import Cell
 from agents.benchmark.config import BenchmarkError
 from agents.fast_runs import fast_runs
+from agents.other_lists import action_of
 from agents.processes import as_they_end
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.schedulers import make_scheduler
@@ -74,11 +75,11 @@ def _by_policy(cell: Cell, player: PolicyScheduler) -> dict[str, float]:
     from dsd_env.envs import EdgeCloudEnv
 
     player.policy.check_scenario(cell.scenario)
-    env = EdgeCloudEnv(cell.scenario)
+    env = EdgeCloudEnv(cell.scenario, n_placements=player.policy.actions.n_placements)
     observation, info = env.reset(options={"episode_seed": cell.seed})
     over = False
     while not over:
-        action = player.policy.action(observation, env.action_masks())
+        action = action_of(player.policy, env.actions, observation, env.action_masks())
         observation, _, terminated, truncated, info = env.step(action)  # type: ignore[arg-type]
         over = terminated or truncated
     metrics: dict[str, float] = info["episode_metrics"]

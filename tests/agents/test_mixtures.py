@@ -12,6 +12,8 @@ import pytest
 import torch as th
 
 import dsd_env
+from agents.benchmark.cells import Cell
+from agents.benchmark.running import metrics_digest, metrics_of
 from agents.config import ConfigError, Credit, TrainConfig, load_config
 from agents.environments import EachItsOwn, make_vec_env, masks_of
 from agents.evaluation import run_group, tasks_of
@@ -165,6 +167,8 @@ def test_a_policy_decides_where_lists_are_others(run: Path, name: str) -> None:
     assert len(told) == 2
     for seed, metrics in told.items():
         expected = dsd_env.simulate(scenario, spec, seed=seed).metrics
+        cell = Cell("x", scenario, "x", spec, "learned", seed, "x", ())
+        assert metrics_digest(metrics_of(cell)) == metrics_digest(expected)
         assert all(metrics[key] == value or math.isnan(value) for key, value in expected.items())
 
 
