@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dsd_env.control import Site
 from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.base import Scheduler, SchedulerError
+from dsd_env.schedulers.clairvoyant import ClairvoyantScheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
 from dsd_env.schedulers.goodput_parameters import GoodputParameters
@@ -325,6 +326,18 @@ def _build_static_map(arguments: str) -> Scheduler:
     return StaticMapScheduler(f"static_map:{arguments}", choices)
 
 
+def _build_clairvoyant(arguments: str) -> Scheduler:
+    parts = _split("clairvoyant", arguments, 4)
+    name = f"clairvoyant:{arguments}"
+    if len(parts) == 1 and parts[0] in SITES:
+        choice = StaticChoice(MAX_GAMMA, 1, _preferred("clairvoyant", parts[0]))
+        return ClairvoyantScheduler(name, choice)
+    if len(parts) < 3:
+        raise SchedulerError(f"clairvoyant: {arguments!r} is incomplete; write {_ENTRIES['clairvoyant'].usage}")
+    gamma, batch = _gamma("clairvoyant", parts[0]), _batch("clairvoyant", parts[1])
+    return ClairvoyantScheduler(name, _place("clairvoyant", gamma, batch, ":".join(parts[2:])))
+
+
 def _build_policy(arguments: str) -> Scheduler:
     if not arguments:
         raise SchedulerError("policy: needs the folder of an exported policy; write policy:PATH")
@@ -398,6 +411,11 @@ _ENTRIES: dict[str, SchedulerEntry] = {
         "static_map:CLASS=G/B/PLACE[@T]+...",
         "a static choice per class of devices or of SLO; its requests go to target T, or the least loaded",
         _build_static_map,
+    ),
+    "clairvoyant": SchedulerEntry(
+        "clairvoyant:[G:B:]PLACE",
+        "no scheduler but an upper reference: knows which drafts will be right, and drafts those, at most G",
+        _build_clairvoyant,
     ),
     "table": SchedulerEntry("table:FILE", "a table compiled from a policy or rule", _build_table),
     "policy": SchedulerEntry("policy:PATH", "a trained policy, exported as a bundle", _build_policy),
