@@ -27,6 +27,8 @@ from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.awc import awc_parts
+from dsd_env.schedulers.awc_network import JSON_FILE
 from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.sim.metrics import metric_names
 from dsd_env.similar import hint, metrics_like
@@ -154,9 +156,15 @@ def check_metrics(names: Sequence[str], scenario: Scenario) -> None:
 
 
 def _policy_digest(scheduler: str) -> str:
-    """Return the digest of a bundle's manifest, which vouches for its files; "" for other schedulers."""
+    """Return the digest of the file that vouches for a bundle's or a network's weights; "" for others."""
     name, _, path = scheduler.partition(":")
-    return hashlib.sha256((Path(path) / MANIFEST_FILE).read_bytes()).hexdigest() if name == "policy" else ""
+    if name == "awc":
+        file = awc_parts(path)[1] / JSON_FILE
+    elif name == "policy":
+        file = Path(path) / MANIFEST_FILE
+    else:
+        return ""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:

@@ -8,7 +8,7 @@ and after that the engine repeats it by itself for as long as the placement can 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from agents.fast_runs import R, Run
 from dsd_env.control import Decision, DecisionView
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim.engines import compiled_layout
+
+if TYPE_CHECKING:
+    from dsd_env.sim.compiled import CompiledSimulation
 
 
 @runtime_checkable
@@ -46,10 +49,11 @@ def run_statics(
         if player not in static:
             raise ValueError(f"{task.scheduler!r} may change its mind: only static choices run here")
     for task, player in zip(tasks, static, strict=True):
-        yield task, _simulate(task, player)
+        yield task, played_static(task, player).metrics()
 
 
-def _simulate(task: Run, player: StaticPlayer) -> dict[str, float]:
+def played_static(task: Run, player: StaticPlayer) -> CompiledSimulation:
+    """Return a simulation that a static choice has played to its end, with its metrics and its requests."""
     from agents.static_kernel import go_on
     from dsd_env.sim.compiled import CompiledSimulation
     from dsd_env.sim.compiled.kernel.loop import RUN
@@ -73,4 +77,4 @@ def _simulate(task: Run, player: StaticPlayer) -> dict[str, float]:
         known[slot] = view.request_id if player.holds(view, decision) else -1
         due = go_on(RUN, layout.constants, simulation.world, known, choices, *decision[:3]) == DUE
         reader.check()
-    return simulation.metrics()
+    return simulation

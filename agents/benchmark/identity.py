@@ -21,6 +21,8 @@ from dsd_env.paths import config_dir
 from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.awc import awc_parts
+from dsd_env.schedulers.awc_network import JSON_FILE
 
 PACKAGE = Path(dsd_env.__file__).parent
 ENGINE = ("laws", "latency", "scenario", "acceptance", "network", "workload", "control", "sim", "rng.py")
@@ -142,13 +144,16 @@ def data_digest(scenario: Scenario) -> str:
 def scheduler_digest(spec: str) -> str:
     """Return the digest of a scheduler: its specification, files and code.
 
-    Of a bundle or a table what is in it counts, not where it lies.
+    Of a bundle, a table or a network what is in it counts, not where it lies.
     """
     name, _, argument = spec.partition(":")
     if name == "policy":
         shown = _file_digest(Path(argument) / MANIFEST_FILE)  # which vouches for the other files
     elif name == "table":
         shown = _file_digest(Path(argument))
+    elif name == "awc":
+        site, folder = awc_parts(argument)
+        shown = f"{site} {_file_digest(folder / JSON_FILE)}"  # which vouches for the weights
     else:
         shown = spec
     return hashlib.sha256(

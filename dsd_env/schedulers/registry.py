@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from dsd_env.control import Site
 from dsd_env.schedulers.adaptive import AdaptiveScheduler
+from dsd_env.schedulers.awc import APART, AwcScheduler, awc_parts, shipped_network
+from dsd_env.schedulers.awc_network import load_network
 from dsd_env.schedulers.base import Scheduler, SchedulerError
 from dsd_env.schedulers.clairvoyant import ClairvoyantScheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
@@ -326,6 +328,12 @@ def _build_static_map(arguments: str) -> Scheduler:
     return StaticMapScheduler(f"static_map:{arguments}", choices)
 
 
+def _build_awc(arguments: str) -> Scheduler:
+    site, folder = awc_parts(arguments)
+    name = f"awc:{site}" if folder == shipped_network() else f"awc:{site}:{folder}"
+    return AwcScheduler(name, load_network(folder), APART[site])
+
+
 def _build_clairvoyant(arguments: str) -> Scheduler:
     parts = _split("clairvoyant", arguments, 4)
     name = f"clairvoyant:{arguments}"
@@ -411,6 +419,11 @@ _ENTRIES: dict[str, SchedulerEntry] = {
         "static_map:CLASS=G/B/PLACE[@T]+...",
         "a static choice per class of devices or of SLO; its requests go to target T, or the least loaded",
         _build_static_map,
+    ),
+    "awc": SchedulerEntry(
+        "awc[:SITE][:DIR]",
+        "DSD's adaptive window control: a network predicts the window; SITE is own or edge, DIR another network",
+        _build_awc,
     ),
     "clairvoyant": SchedulerEntry(
         "clairvoyant:[G:B:]PLACE",
