@@ -19,7 +19,7 @@ from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim.engines import compiled_layout
 
 if TYPE_CHECKING:
-    from dsd_env.sim.compiled import CompiledSimulation
+    from dsd_env.sim.compiled import CompiledSimulation, Layout
 
 
 @runtime_checkable
@@ -52,15 +52,21 @@ def run_statics(
         yield task, played_static(task, player).metrics()
 
 
-def played_static(task: Run, player: StaticPlayer) -> CompiledSimulation:
-    """Return a simulation that a static choice has played to its end, with its metrics and its requests."""
+def played_static(task: Run, player: StaticPlayer, layout: Layout | None = None) -> CompiledSimulation:
+    """Return a simulation that a static choice has played to its end, with its metrics and its requests.
+
+    Args:
+        task: What to simulate.
+        player: Its scheduler.
+        layout: The scenario as compiled for the compiled engine, to compile it only once.
+    """
     from agents.static_kernel import go_on
     from dsd_env.sim.compiled import CompiledSimulation
     from dsd_env.sim.compiled.kernel.loop import RUN
     from dsd_env.sim.compiled.status import DUE
     from dsd_env.sim.compiled.world import WorldReader
 
-    layout = compiled_layout("compiled", task.scenario)
+    layout = compiled_layout("compiled", task.scenario) if layout is None else layout
     assert layout is not None
     simulation = CompiledSimulation(task.scenario, task.seed, layout=layout)
     reader = WorldReader(layout, simulation.world)

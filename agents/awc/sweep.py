@@ -122,22 +122,24 @@ def device_classes(scenario: Scenario) -> list[str]:
 
 def swept(job: Job) -> dict[str, dict[str, float]]:
     """Return the mean request time of every static choice, of all requests ("") and by class of devices."""
+    from dsd_env.sim.compiled.world import WorldReader
+
     scenario = checked(job.condition, job.sweep)
     names = [*choices_apart(job.condition, job.sweep).values(), *choices_fused(scenario, job.sweep).values()]
-    classes = np.array(device_classes(scenario))
+    classes, first = device_classes(scenario), scenario.episode.warmup_requests
+    layout = compiled_layout("compiled", scenario)
+    assert layout is not None
     found: dict[str, dict[str, float]] = {}
     for name in names:
         player = make_scheduler(name)
         assert isinstance(player, StaticPlayer)
-        simulation = played_static(Run(scenario, name, job.seed), player)
-        table = simulation.requests_table()
-        measured = table["request"] >= scenario.episode.warmup_requests
-        of_class = classes[table["device"]]
-        found[name] = {"": float(simulation.metrics()["e2e_s_mean"])}
-        for each in scenario.devices:
-            times = table["e2e_s"][measured & (of_class == each)]
-            if len(times):
-                found[name][each] = float(times.mean())
+        simulation = played_static(Run(scenario, name, job.seed), player, layout)
+        times: dict[str, list[float]] = {"": []}
+        for request in WorldReader(layout, simulation.world).completed(deliveries=False):
+            if first <= request.number < first + job.sweep.requests:
+                for key in ("", classes[request.device.number]):
+                    times.setdefault(key, []).append(request.completed_s - request.arrival_s)
+        found[name] = {key: float(np.mean(each)) for key, each in times.items()}
     return found
 
 
