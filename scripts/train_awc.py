@@ -50,7 +50,9 @@ def _train(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"train_awc: {error}", file=sys.stderr)
         return 1
-    print(f"{network / JSON_FILE}: weights {description.npz_sha256[:16]}; run it:  --schedulers awc:{network}")
+    print(
+        f"{network / JSON_FILE}: weights {description.npz_sha256[:16]}; run it:  --schedulers awc:{network}"
+    )
     return 0
 
 

@@ -92,9 +92,7 @@ class AwcConfig(ConfigModel):
             Condition(family.scenario, site, *each)
             for family in self.families
             for site in family.sites
-            for each in itertools.product(
-                family.round_trips, family.loads, family.clients, family.acceptance
-            )
+            for each in itertools.product(family.round_trips, family.loads, family.clients, family.acceptance)
         ]
 
 

@@ -251,8 +251,6 @@ def recorded(job: Job) -> tuple[Floats, NDArray[np.int64]]:
     return np.array(rows, dtype=np.float32).reshape(len(rows), -1), np.array(devices, dtype=np.int64)
 
 
-
-
 def all_in_order(jobs: list[Job], processes: int, work: Any) -> Iterator[tuple[Job, Any]]:
     """Do jobs in this process or several, and yield each with its result as it ends.
 

@@ -1,4 +1,4 @@
-"""The whole way from conditions to a network: sweep, label, record states, fit, and what held-out conditions say.
+"""From conditions to a network: sweep, label, record states, fit, and what held-out conditions say.
 
 A run is a folder: ``sweep.jsonl`` has a line for every condition that has been swept, ``states`` a file for
 every condition whose states have been recorded, ``round_N`` the network of each round. The same command goes
@@ -151,7 +151,9 @@ class Training:
         fused = choices_fused(self._scenarios[number], sweep)
         return best_of(choices_apart(condition, sweep), times), best_of(fused, times)
 
-    def _record(self, number: int, players: Sequence[dict[str, Any]], of_device: Sequence[Floats]) -> list[States]:
+    def _record(
+        self, number: int, players: Sequence[dict[str, Any]], of_device: Sequence[Floats]
+    ) -> list[States]:
         """Return the states that players lead to, with their labels; play what has not been recorded yet."""
         folder = self._out / "states"
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +171,9 @@ class Training:
                 found.append(States(data["inputs"], of_device[each][data["devices"]]))
         return found
 
-    def _fit(self, states: Sequence[States], folder: Path, what: str, training: dict[str, Any]) -> Description:
+    def _fit(
+        self, states: Sequence[States], folder: Path, what: str, training: dict[str, Any]
+    ) -> Description:
         usable = [each for each in states if len(each.inputs)]
         arrays = fit(usable, self.config.fit, self.config.seed)
         described = save_network(
@@ -213,8 +217,8 @@ class Training:
             len(losses),
         )
         self._report(
-            f"held out, {regret.conditions} conditions: {100 * regret.network:.1f} % above the best static choice "
-            f"(worst {100 * regret.worst:.1f} %); {regret.choice} everywhere: {100 * regret.fixed:.1f} %"
+            f"held out, {regret.conditions} conditions: {100 * regret.network:.1f} % above the best static "
+            f"choice (worst {100 * regret.worst:.1f} %); {regret.choice} everywhere: {100 * regret.fixed:.1f} %"
         )
         return regret
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from dsd_env.control import Decision, DecisionView, Site
 from dsd_env.paths import config_dir
 from dsd_env.scenario import Scenario
-from dsd_env.schedulers.awc_network import WindowNetwork, features_of, load_network
+from dsd_env.schedulers.awc_network import WindowNetwork, features_of
 from dsd_env.schedulers.lengths import remember
 from dsd_env.schedulers.rules import batch_size_for, placement_of, plain_placement, stay_or_route
 
@@ -24,7 +24,7 @@ def shipped_network() -> Path:
 
 
 def awc_parts(arguments: str) -> tuple[str, Path]:
-    """Return the site and the network's folder of ``[SITE][:DIR]``; defaults are own, and what is shipped."""
+    """Return the site and the network's folder of ``[SITE][:DIR]``; by default own, and the shipped one."""
     site, _, folder = arguments.partition(":")
     if site not in APART:
         site, folder = "own", arguments

@@ -66,8 +66,8 @@ FEATURES: dict[str, Feature] = {
     "last_length": Feature("tokens", 8.0, "length of the request's last decision; 0 at admission"),
     "context": Feature("tokens", 2048.0, "prompt and output so far"),
 }
-"""Inputs by name, in order: what the paper's network reads (queue, acceptance, round trip, time per token, the
-last window, the drafter's capability), and what tells targets and protocols apart."""
+"""Inputs by name, in order: what the paper's network reads (queue, acceptance, round trip, time per token,
+the last window, the drafter's capability), and what tells targets and protocols apart."""
 
 _SCALES = np.array([feature.scale for feature in FEATURES.values()])
 
@@ -254,19 +254,21 @@ def load_network(folder: Path) -> WindowNetwork:
     try:
         description = Description.model_validate(strict_json.loads(text.decode()))
     except (ValidationError, ValueError, RecursionError) as error:
-        raise SchedulerError(f"awc: {folder / JSON_FILE}: is no description of a network ({error})") from error
+        raise SchedulerError(
+            f"awc: {folder / JSON_FILE}: is no description of a network ({error})"
+        ) from error
     if description.features != described_features():
         raise SchedulerError(
-            f"awc: {folder / JSON_FILE}: the network reads {[each.name for each in description.features]} with "
-            f"their scales, this version gives {list(FEATURES)}: train it again (scripts/train_awc.py)"
+            f"awc: {folder / JSON_FILE}: the network reads {[each.name for each in description.features]} "
+            f"with their scales, this version gives {list(FEATURES)}: train it again (scripts/train_awc.py)"
         )
     if len(description.outputs) != 2:
         raise SchedulerError(f"awc: {folder / JSON_FILE}: outputs must be two lengths")
     content = _read(folder / NPZ_FILE)
     if hashlib.sha256(content).hexdigest() != description.npz_sha256:
         raise SchedulerError(
-            f"awc: {folder / NPZ_FILE}: SHA-256 differs from {JSON_FILE}: damaged or mixed up; copy or train it "
-            "again"
+            f"awc: {folder / NPZ_FILE}: SHA-256 differs from {JSON_FILE}: damaged or mixed up; copy or train "
+            "it again"
         )
     arrays = _unpacked(content, description, str(folder / NPZ_FILE))
     return WindowNetwork(description, arrays)
@@ -275,7 +277,8 @@ def load_network(folder: Path) -> WindowNetwork:
 def _read(path: Path) -> bytes:
     if path.is_symlink() or not path.is_file():
         raise SchedulerError(
-            f"awc: {path}: no such file, or none that is regular; name a folder with {JSON_FILE} and {NPZ_FILE}"
+            f"awc: {path}: no such file, or none that is regular; name a folder with {JSON_FILE} and "
+            f"{NPZ_FILE}"
         )
     with path.open("rb") as file:
         content = file.read(_MOST_BYTES + 1)
@@ -327,4 +330,6 @@ def _check_arrays(arrays: Mapping[str, Floats], description: Description, where:
                 f"awc: {where}: {name} has type {array.dtype} and shape {array.shape}, not float32 and {shape}"
             )
         if not np.isfinite(array).all():
-            raise SchedulerError(f"awc: {where}: {name} holds a value that is not finite: the training diverged")
+            raise SchedulerError(
+                f"awc: {where}: {name} holds a value that is not finite: training diverged"
+            )

@@ -14,15 +14,15 @@ from dsd_env.schedulers.static import StaticChoice
 class ClairvoyantScheduler:
     """Drafts as many tokens as the target will accept, at the place of a static choice.
 
-    No scheduler can know that: this is a reference, which says what perfect speculation lengths would be worth
-    at that place. Everything else, routing, place and batch size, is the static choice's, so it bounds neither
-    what another place could win nor what requests do to each other.
+    No scheduler can know that: this is a reference, which says what perfect speculation lengths would be
+    worth at that place. Everything else, routing, place and batch size, is the static choice's, so it bounds
+    neither what another place could win nor what requests do to each other.
 
-    In a round the length is the largest listed one of which all will be accepted, and leaves the answer's last
-    token to the target. Where not even the shortest would be, it decodes plainly, if a plain round is no longer
-    than that lasts; else the shortest listed length stands in, whose drafts are then rejected. In a stream the
-    window is what lies before the next rejection, or the next longer one listed: the drafter then stops where
-    it would go wrong. At least the shortest window is kept, because 0 would close the stream.
+    In a round the length is the largest listed one of which all will be accepted, and leaves the answer's
+    last token to the target. Where not even the shortest would be, it decodes plainly, if a plain round is no
+    longer than that lasts; else the shortest listed length stands in, whose drafts are then rejected. In a
+    stream the window is what lies before the next rejection, or the next longer one listed: the drafter then
+    stops where it would go wrong. At least the shortest window is kept, because 0 would close the stream.
 
     Attributes:
         name: Canonical specification.

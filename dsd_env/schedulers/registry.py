@@ -341,7 +341,9 @@ def _build_clairvoyant(arguments: str) -> Scheduler:
         choice = StaticChoice(MAX_GAMMA, 1, _preferred("clairvoyant", parts[0]))
         return ClairvoyantScheduler(name, choice)
     if len(parts) < 3:
-        raise SchedulerError(f"clairvoyant: {arguments!r} is incomplete; write {_ENTRIES['clairvoyant'].usage}")
+        raise SchedulerError(
+            f"clairvoyant: {arguments!r} is incomplete; write {_ENTRIES['clairvoyant'].usage}"
+        )
     gamma, batch = _gamma("clairvoyant", parts[0]), _batch("clairvoyant", parts[1])
     return ClairvoyantScheduler(name, _place("clairvoyant", gamma, batch, ":".join(parts[2:])))
 
@@ -422,7 +424,7 @@ _ENTRIES: dict[str, SchedulerEntry] = {
     ),
     "awc": SchedulerEntry(
         "awc[:SITE][:DIR]",
-        "DSD's adaptive window control: a network predicts the window; SITE is own or edge, DIR another network",
+        "DSD's adaptive window control: a network predicts the window; SITE is own or edge, DIR a network",
         _build_awc,
     ),
     "clairvoyant": SchedulerEntry(

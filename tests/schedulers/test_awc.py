@@ -35,9 +35,7 @@ from tests.views import make_candidate, make_request, make_target, make_view
 
 
 def blank(width: int = 4, blocks: int = 1) -> tuple[Description, dict[str, Floats]]:
-    description = Description(
-        features=described_features(), width=width, blocks=blocks, npz_sha256="0" * 64
-    )
+    description = Description(features=described_features(), width=width, blocks=blocks, npz_sha256="0" * 64)
     return description, {
         name: np.zeros(shape, dtype=np.float32) for name, shape in description.shapes().items()
     }
@@ -100,7 +98,9 @@ def test_features_are_scaled_and_cut() -> None:
 def test_windows_are_smoothed_and_cut() -> None:
     scheduler = AwcScheduler("awc", by_round_trip(Control(smoothing=0.5, largest=12)), APART["own"])
     far, near = three_sites(8 * 0.03), three_sites(2 * 0.03)
-    assert scheduler.decide(far).gamma == 8  # 2^8 - 1 is cut to 12, and nearest to that, of equals the shorter
+    assert (
+        scheduler.decide(far).gamma == 8
+    )  # 2^8 - 1 is cut to 12, and nearest to that, of equals the shorter
     # (12 + 3) / 2 = 7.5, (7.5 + 3) / 2 = 5.25, 4.125, 3.5625
     assert [scheduler.decide(near).gamma for _ in range(4)] == [8, 6, 4, 4]
 
@@ -159,7 +159,9 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     arrays = {name: rng.normal(size=array.shape).astype(np.float32) for name, array in arrays.items()}
     made = save_network(tmp_path / "a", arrays, width=4, blocks=1, training={"seed": 3})
     again = save_network(tmp_path / "b", arrays, width=4, blocks=1, training={"seed": 3})
-    assert made == again and (tmp_path / "a" / NPZ_FILE).read_bytes() == (tmp_path / "b" / NPZ_FILE).read_bytes()
+    assert (
+        made == again and (tmp_path / "a" / NPZ_FILE).read_bytes() == (tmp_path / "b" / NPZ_FILE).read_bytes()
+    )
     loaded = load_network(tmp_path / "a")
     assert loaded.description == made
     inputs = rng.uniform(size=(5, len(FEATURES))).astype(np.float32)
@@ -194,7 +196,9 @@ def test_what_is_damaged_or_foreign_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SchedulerError, match="larger than"):
         load_network(large)
     with pytest.raises(SchedulerError, match="not finite"):
-        save_network(tmp_path / "nan", {k: v + np.float32("nan") for k, v in blank()[1].items()}, width=4, blocks=1)
+        save_network(
+            tmp_path / "nan", {k: v + np.float32("nan") for k, v in blank()[1].items()}, width=4, blocks=1
+        )
 
 
 def test_objects_in_arrays_are_not_unpickled(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def test_it_is_no_slower_than_any_static_length() -> None:
         seeds = (1, 2)
 
         def mean(scheduler: str, seeds: tuple[int, ...] = seeds) -> float:
-            return float(np.mean([simulate(scenario, scheduler, seed).metrics["e2e_s_mean"] for seed in seeds]))
+            return float(
+                np.mean([simulate(scenario, scheduler, seed).metrics["e2e_s_mean"] for seed in seeds])
+            )
 
         statics = {gamma: mean(f"static:{gamma}:1:{place}") for gamma in (1, 2, 4, 8)}
         most = min(statics, key=lambda gamma: statics[gamma])
