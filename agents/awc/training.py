@@ -218,7 +218,8 @@ class Training:
         )
         self._report(
             f"held out, {regret.conditions} conditions: {100 * regret.network:.1f} % above the best static "
-            f"choice (worst {100 * regret.worst:.1f} %); {regret.choice} everywhere: {100 * regret.fixed:.1f} %"
+            f"choice (worst {100 * regret.worst:.1f} %); "
+            f"{regret.choice} everywhere: {100 * regret.fixed:.1f} %"
         )
         return regret
 

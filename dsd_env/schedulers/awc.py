@@ -24,7 +24,7 @@ def shipped_network() -> Path:
 
 
 def awc_parts(arguments: str) -> tuple[str, Path]:
-    """Return the site and the network's folder of ``[SITE][:DIR]``; by default own, and the shipped one."""
+    """Return the site and the network's folder of ``[SITE][:DIR]``; own, and the shipped one."""
     site, _, folder = arguments.partition(":")
     if site not in APART:
         site, folder = "own", arguments

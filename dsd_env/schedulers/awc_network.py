@@ -327,9 +327,7 @@ def _check_arrays(arrays: Mapping[str, Floats], description: Description, where:
         array = arrays[name]
         if array.dtype != np.float32 or array.shape != shape:
             raise SchedulerError(
-                f"awc: {where}: {name} has type {array.dtype} and shape {array.shape}, not float32 and {shape}"
+                f"awc: {where}: {name} has type {array.dtype}, shape {array.shape}; not float32, {shape}"
             )
         if not np.isfinite(array).all():
-            raise SchedulerError(
-                f"awc: {where}: {name} holds a value that is not finite: training diverged"
-            )
+            raise SchedulerError(f"awc: {where}: {name} holds a value that is not finite: training diverged")
