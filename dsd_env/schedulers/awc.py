@@ -49,8 +49,8 @@ class AwcScheduler:
     held against two bounds that decide between drafting apart from the target and *fused*, beside it (a
     change needs several decisions in a row that speak for it), and rounded to the nearest listed length. The
     state belongs to a device, whose requests follow one another. Where nothing can draft at the preferred
-    sites, the request is fused; where nothing drafts beside the target, fused means plain decoding. Departures
-    from the paper: the network gives the fused length as well, and lengths are learned as logarithms.
+    sites, the request is fused; where nothing drafts beside the target, fused means plain decoding.
+    Departures from the paper: the network gives the fused length as well; lengths are learned as logarithms.
 
     Like the bandits it depends on the views since `reset`, so it serves one simulation at a time.
 

@@ -98,11 +98,9 @@ def test_features_are_scaled_and_cut() -> None:
 def test_windows_are_smoothed_and_cut() -> None:
     scheduler = AwcScheduler("awc", by_round_trip(Control(smoothing=0.5, largest=12)), APART["own"])
     far, near = three_sites(8 * 0.03), three_sites(2 * 0.03)
-    assert (
-        scheduler.decide(far).gamma == 8
-    )  # 2^8 - 1 is cut to 12, and nearest to that, of equals the shorter
-    # (12 + 3) / 2 = 7.5, (7.5 + 3) / 2 = 5.25, 4.125, 3.5625
-    assert [scheduler.decide(near).gamma for _ in range(4)] == [8, 6, 4, 4]
+    assert scheduler.decide(far).gamma == 12  # 2^8 - 1, cut
+    # (12 + 3) / 2 = 7.5, of two as near the shorter; then 5.25, 4.125, 3.5625
+    assert [scheduler.decide(near).gamma for _ in range(4)] == [7, 5, 4, 4]
 
 
 def test_modes_change_after_some_decisions_in_a_row() -> None:
