@@ -30,7 +30,7 @@ from dsd_env.policy.manifest import canonical_json, scenario_ref
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.awc import APART, AwcScheduler, remote_placement
-from dsd_env.schedulers.awc_network import features_of, load_network, to_scale
+from dsd_env.schedulers.awc_network import FEATURES, features_of, load_network, to_scale
 from dsd_env.schedulers.rules import SITES, drafters_at, placement_of, stay_or_route
 from dsd_env.sim.engines import compiled_layout
 
@@ -248,7 +248,7 @@ def recorded(job: Job) -> tuple[Floats, NDArray[np.int64]]:
             view = simulation.next_decision()
         rows += recorder.rows
         devices += recorder.devices
-    return np.array(rows, dtype=np.float32).reshape(len(rows), -1), np.array(devices, dtype=np.int64)
+    return np.array(rows, dtype=np.float32).reshape(-1, len(FEATURES)), np.array(devices, dtype=np.int64)
 
 
 def all_in_order(jobs: list[Job], processes: int, work: Any) -> Iterator[tuple[Job, Any]]:
