@@ -81,7 +81,7 @@ def _fit(states: Sequence[States], settings: Fit, generator: torch.Generator) ->
             predicted = _forward(arrays, inputs[batch], settings.blocks)
             loss = torch.nn.functional.smooth_l1_loss(predicted, labels[batch], reduction="none").sum(1)
             optimiser.zero_grad()
-            (loss * weights[batch]).mean().backward()  # type: ignore[no-untyped-call]
+            (loss * weights[batch]).mean().backward()
             optimiser.step()
         schedule.step()
     return {name: array.detach().numpy().astype(np.float32) for name, array in arrays.items()}
@@ -93,7 +93,8 @@ def _first(name: str, shape: tuple[int, ...], generator: torch.Generator) -> tor
 
     if name.endswith("bias") or "_b_" in name:
         return torch.zeros(shape, requires_grad=True)
-    return (torch.randn(shape, generator=generator) * (2.0 / shape[1]) ** 0.5).requires_grad_()
+    first: torch.Tensor = torch.randn(shape, generator=generator) * (2.0 / shape[1]) ** 0.5
+    return first.requires_grad_()
 
 
 def _forward(arrays: Mapping[str, torch.Tensor], x: torch.Tensor, blocks: int) -> torch.Tensor:

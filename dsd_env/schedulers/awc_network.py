@@ -107,7 +107,8 @@ def features_of(
         last_length,
         request.prompt_tokens + request.committed_tokens,
     )
-    return np.clip(np.array(values) / _SCALES, 0.0, LARGEST).astype(np.float32)
+    inputs: NDArray[np.float32] = np.clip(np.array(values) / _SCALES, 0.0, LARGEST).astype(np.float32)
+    return inputs
 
 
 def to_scale(tokens: float) -> float:
@@ -117,7 +118,7 @@ def to_scale(tokens: float) -> float:
 
 def to_tokens(scaled: float) -> float:
     """Return a length in tokens from what the network gives, at least 0."""
-    return max(0.0, 2.0 ** min(scaled, 10.0) - 1.0)
+    return max(0.0, math.pow(2.0, min(scaled, 10.0)) - 1.0)
 
 
 class _Strict(BaseModel):
