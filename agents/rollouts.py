@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.environments import EnvFactory, make_vec_env, masks_of, reader_of
 from agents.goodput_runs import DueDecisions, can_play
-from agents.other_lists import action_of
+from agents.other_lists import OtherLists
 from dsd_env.control import ActionSpace
 from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
@@ -94,6 +94,7 @@ class BySchedulers:
         self.name = name
         self._players: dict[int, tuple[int, Scheduler]] = {}
         self._compiled: dict[str, DueDecisions] = {}
+        self._asked: dict[str, OtherLists] = {}
 
     def __call__(self, stage: Stage, which: Sequence[int]) -> NDArray[np.int64]:
         """Return the scheduler's actions in some environments."""
@@ -115,9 +116,13 @@ class BySchedulers:
                 return stage.actions.encode(self._compiled[scenario.name](reader))
         if isinstance(player, PolicyScheduler):
             policy, own = player.policy, stage.actions
-            if policy.actions == own or not (policy.flat or policy.actions.n_placements != own.n_placements):
-                # It reads the observation; to assemble the typed view would take longer than all the rest.
-                return action_of(policy, own, stage.observations[world], stage.masks[world])
+            # It reads the observation; to assemble the typed view would take longer than all the rest.
+            if policy.actions == own:
+                return policy.action(stage.observations[world], stage.masks[world])
+            if not policy.flat and policy.actions.n_placements == own.n_placements:
+                if scenario.name not in self._asked:
+                    self._asked[scenario.name] = OtherLists(policy, own)
+                return self._asked[scenario.name].action(stage.observations[world], stage.masks[world])
         return stage.actions.encode(player.decide(stage.env.get_attr("view", [world])[0]))
 
 

@@ -12,11 +12,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
+import numpy as np
+
 import dsd_env
 from agents.benchmark.cells import Cell
 from agents.benchmark.config import BenchmarkError
 from agents.fast_runs import fast_runs
-from agents.other_lists import action_of
+from agents.other_lists import OtherLists
 from agents.processes import as_they_end
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.schedulers import make_scheduler
@@ -76,11 +78,12 @@ def _by_policy(cell: Cell, player: PolicyScheduler) -> dict[str, float]:
 
     player.policy.check_scenario(cell.scenario)
     env = EdgeCloudEnv(cell.scenario, n_placements=player.policy.actions.n_placements)
+    asked = OtherLists(player.policy, env.actions)
     observation, info = env.reset(options={"episode_seed": cell.seed})
     over = False
     while not over:
-        action = action_of(player.policy, env.actions, observation, env.action_masks())
-        observation, _, terminated, truncated, info = env.step(action)  # type: ignore[arg-type]
+        action = np.array(asked.action(observation, env.action_masks()))
+        observation, _, terminated, truncated, info = env.step(action)
         over = terminated or truncated
     metrics: dict[str, float] = info["episode_metrics"]
     return metrics
