@@ -1,0 +1,91 @@
+"""What is explained: a policy, whose observations can be changed, or a rule, which reads views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.understanding.settings import ExplainError
+from dsd_env.policy import Policy
+from dsd_env.scenario import Scenario
+from dsd_env.schedulers import make_scheduler
+from dsd_env.schedulers.fleet import FleetPolicyScheduler
+from dsd_env.schedulers.policy import PolicyScheduler
+
+Observations = NDArray[np.float32]
+Masks = NDArray[np.bool_]
+Actions = NDArray[np.int64]
+DecideMany = Callable[[Observations, Masks], Actions]
+"""(observations (n, features), masks (n, sum(nvec))) -> actions (n, 3)."""
+
+_AT_ONCE = 4096
+"""States whose logits are computed by one product."""
+
+
+def policy_of(scheduler: str, scenario: Scenario) -> Policy | None:
+    """Return the policy of a scheduler's specification; None if it is a rule.
+
+    Raises:
+        ExplainError: It is a policy of the fleet view.
+        ValueError: The scheduler is unknown, or the policy does not fit the scenario.
+    """
+    player = make_scheduler(scheduler)
+    if isinstance(player, FleetPolicyScheduler):
+        raise ExplainError(
+            f"{scheduler}: makes plans of the fleet view; only schedulers that decide for each request "
+            "are explained here. scripts/compile_policy.py shows plans as tables"
+        )
+    player.reset(scenario, 0)
+    return player.policy if isinstance(player, PolicyScheduler) else None
+
+
+class PolicyOfMany:
+    """A policy asked for many states at once; every decision is that of :meth:`dsd_env.policy.Policy.action`.
+
+    Logits come from products over many states, whose roundings differ a little; where that could matter, the
+    policy is asked for the single state.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        """Take the policy.
+
+        Raises:
+            ExplainError: It is not run by NumPy.
+        """
+        if policy.actor is None:
+            raise ExplainError("the policy is run by onnxruntime; load it with backend='numpy'")
+        self._policy, self._actor = policy, policy.actor
+        self._bounds = list(pairwise(accumulate(policy.actor.nvec, initial=0)))
+
+    def __call__(self, observations: Observations, masks: Masks) -> Actions:
+        """Return the actions: int64, shape (n, 3)."""
+        parts = [
+            self._some(observations[at : at + _AT_ONCE], masks[at : at + _AT_ONCE])
+            for at in range(0, len(observations), _AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, 3), dtype=np.int64)
+
+    def _some(self, observations: Observations, masks: Masks) -> Actions:
+        observations = np.ascontiguousarray(observations, dtype=np.float32)
+        logits, doubt = self._actor.logits_of_many(observations)
+        allowed = self._policy.actions.flattened(masks) if self._policy.flat else masks
+        rows = np.arange(len(observations))
+        # The trainer's rounding of normalised logits is relative to their size; see `choose`.
+        margin = doubt + 1e-5 * (4.0 + 2.0 * np.abs(logits).max(axis=1))
+        chosen, doubtful = [], np.zeros(len(rows), dtype=np.bool_)
+        for start, stop in self._bounds:
+            part = np.where(allowed[:, start:stop], logits[:, start:stop], -np.inf)
+            best = part.argmax(axis=1)
+            top = part[rows, best]
+            part[rows, best] = -np.inf
+            doubtful |= ~(top - part.max(axis=1) > margin)
+            chosen.append(best)
+        actions = np.stack(chosen, axis=1).astype(np.int64)
+        if self._policy.flat:
+            actions = np.stack(np.unravel_index(actions[:, 0], self._policy.actions.nvec), axis=1)
+        for row in np.flatnonzero(doubtful).tolist():
+            actions[row] = self._policy.action(observations[row], masks[row])
+        return actions.astype(np.int64, copy=False)
