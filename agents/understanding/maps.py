@@ -116,20 +116,24 @@ def axes_of(reading: Reading, rounds: Visits, settings: Settings) -> tuple[Axis,
     """
     found = []
     for name in settings.axes:
-        column = column_of(reading.features, name)
-        feature = reading.features[column]
-        raw = raw_values([feature], rounds.observations[:, [column]])[:, 0]
-        found.append(axis_of(name, feature.unit, raw, settings.bins))
+        unit = reading.features[column_of(reading.features, name)].unit
+        found.append(axis_of(name, unit, _raw(reading, rounds, name), settings.bins))
     return found[0], found[1]
+
+
+def _raw(reading: Reading, visits: Visits, name: str) -> Floats:
+    """Return a feature in its unit, to four digits: more than float32 leaves, so that counts are whole."""
+    column = column_of(reading.features, name)
+    raw = raw_values([reading.features[column]], visits.observations[:, [column]])[:, 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 10.0 ** (3.0 - np.floor(np.log10(np.abs(raw))))
+        rounded = np.round(raw * scale) / scale
+    return np.where(np.isfinite(rounded), rounded, raw)
 
 
 def visited_map(reading: Reading, rounds: Visits, across: Axis, upwards: Axis) -> HeatMap:
     """Return the map of decisions in states as they were met."""
-    cells = []
-    for axis in (upwards, across):
-        column = column_of(reading.features, axis.name)
-        raw = raw_values([reading.features[column]], rounds.observations[:, [column]])[:, 0]
-        cells.append(axis.cell_of(raw))
+    cells = [axis.cell_of(_raw(reading, rounds, axis.name)) for axis in (upwards, across)]
     shape = (len(upwards.middles), len(across.middles))
     executed = reading.executed(rounds.observations, rounds.actions)
     return _summed(reading, executed, np.ravel_multi_index((cells[0], cells[1]), shape), shape)
