@@ -65,7 +65,10 @@ def axis_of(name: str, unit: str, raw: Floats, bins: int) -> Axis:
     if len(values) <= bins:
         edges = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2.0, values[-1:]])
     else:
-        edges = np.unique(np.quantile(raw, np.linspace(0.0, 1.0, bins + 1)))
+        levels = np.linspace(0.0, 1.0, bins + 1)
+        edges = np.unique(np.quantile(raw, levels))
+        if len(edges) <= bins // 2:  # most visits have one value: let the others have cells, too
+            edges = np.unique(np.quantile(values, levels))
     if len(edges) == 2 or len(values) == 1:
         return Axis(name, unit, np.array([values[0], values[-1]]), np.array([float(np.median(raw))]))
     cells = np.searchsorted(edges[1:-1], raw, side="right")

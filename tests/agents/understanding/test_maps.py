@@ -40,6 +40,7 @@ def test_many_equal_values_leave_no_empty_cell() -> None:
     raw = np.concatenate([np.zeros(900), np.linspace(1.0, 2.0, 100)])
     axis = axis_of("x", "s", raw, 8)
     assert np.bincount(axis.cell_of(raw), minlength=len(axis.middles)).min() > 0
+    assert len(axis.middles) == 8
 
 
 def test_values_without_bound_have_no_map() -> None:
