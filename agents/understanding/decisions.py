@@ -55,10 +55,12 @@ class Reading:
         self.ranks = np.arange(scenario.n_placements) // self._of_target
         self.categories = (PLAIN, *dict.fromkeys(self.places))
         names = {feature.name: column for column, feature in enumerate(self.features)}
-        self._valid, self._same_target, self._coalesces = (
+        self._valid, self._same_target, self._coalesces, self._streams = (
             np.array([names[f"candidate_{i}.{flag}"] for i in range(scenario.n_placements)])
-            for flag in ("valid", "same_target", "coalesces")
+            for flag in ("valid", "same_target", "coalesces", "streams")
         )
+        # Who has lost its KV to others enters its target again, where B counts.
+        self._preempts = any(target.kv_policy == "preempt" for target in scenario.targets.values())
         self._admission = names["request.is_admission"]
 
     def is_admission(self, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -69,7 +71,8 @@ class Reading:
         """Return actions in the form that all actions of the same effect share.
 
         Drafting where nobody can draft is plain decoding. Of plain decoding only the target matters; of the
-        speculation length at admission only whether it is 0. A batch size without effect is the first.
+        speculation length at admission only whether it is 0, unless a stream follows the prompt at once. A
+        batch size without effect is the first.
 
         Args:
             observations: float32, shape (n, features).
@@ -81,9 +84,9 @@ class Reading:
         gamma, batch, placement = (column.copy() for column in actions.T)
         rows = np.arange(len(actions))
         gamma[observations[rows, self._valid[placement]] < 0.5] = 0
-        admission = self.is_admission(observations)
-        gamma[admission & (gamma > 0)] = 1
-        enters = observations[rows, self._same_target[placement]] < 0.5
+        streams = observations[rows, self._streams[placement]] > 0.5
+        gamma[self.is_admission(observations) & ~streams & (gamma > 0)] = 1
+        enters = self._preempts | (observations[rows, self._same_target[placement]] < 0.5)
         coalesces = observations[rows, self._coalesces[placement]] > 0.5
         batch[~(enters | ((gamma > 0) & coalesces))] = 0
         plain = gamma == 0

@@ -80,6 +80,8 @@ def test_form_by_hand() -> None:
     assert form(3, 2, 4) == [0, 2, 3], "nobody drafts there: plain at that target, which it enters"
     observation[0, names.index("request.is_admission")] = 1.0
     assert form(3, 0, 1) == [1, 0, 1], "at admission it only matters whether it is 0"
+    observation[0, names.index("candidate_1.streams")] = 1.0
+    assert form(3, 0, 1) == [3, 0, 1], "but it opens a stream with its window"
 
 
 def test_words_and_categories() -> None:

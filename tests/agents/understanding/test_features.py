@@ -55,7 +55,7 @@ def test_unknown_names_are_answered_with_near_ones(name: str, words: str) -> Non
 def test_raw_values_undo_the_scaling() -> None:
     for feature in FEATURES:
         raw = {"fraction": [0.0, 0.25, 1.0], "squash": [0.0, 0.5, 30.0], "signed": [-2.0, 0.0, 0.7]}
-        values = np.array(raw[feature.scale])
+        values = np.array(raw[feature.scale]) * feature.half
         scaled = scaled_values(feature, values)
         assert (np.abs(scaled) <= 1.0).all()
         np.testing.assert_allclose(raw_values([feature], scaled[:, None])[:, 0], values, rtol=1e-4)
