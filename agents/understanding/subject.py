@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.understanding.settings import ExplainError
+from dsd_env.control import ActionSpace, ObservationEncoder
 from dsd_env.policy import Policy
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
@@ -30,7 +31,7 @@ def policy_of(scheduler: str, scenario: Scenario) -> Policy | None:
 
     Raises:
         ExplainError: It is a policy of the fleet view.
-        ValueError: The scheduler is unknown, or the policy does not fit the scenario.
+        ValueError: The scheduler is unknown, or the policy has not the features and lists of the scenario.
     """
     player = make_scheduler(scheduler)
     if isinstance(player, FleetPolicyScheduler):
@@ -39,7 +40,12 @@ def policy_of(scheduler: str, scenario: Scenario) -> Policy | None:
             "are explained here. scripts/compile_policy.py shows plans as tables"
         )
     player.reset(scenario, 0)
-    return player.policy if isinstance(player, PolicyScheduler) else None
+    if not isinstance(player, PolicyScheduler):
+        return None
+    # What is explained are decisions on the scenario's own lists; a policy of a mixture may have longer ones.
+    encoder, actions = ObservationEncoder.of(scenario), ActionSpace.of(scenario)
+    player.policy.check_schema(encoder, actions, f"scenario {scenario.name!r}")
+    return player.policy
 
 
 class PolicyOfMany:
