@@ -79,6 +79,7 @@ class Arena:
         seeds: The episodes.
         objective: What is compared.
         finished: Results of earlier runs, and where new ones are kept.
+        n_placements: Length to which the list of candidates is filled up; None: the scenario's own.
         told: Called after every episode with its seed.
     """
 
@@ -88,6 +89,7 @@ class Arena:
     seeds: Sequence[int]
     objective: Objective
     finished: PartialResults
+    n_placements: int | None = None
     told: Callable[[int], object] = lambda seed: None
 
     def baseline(self) -> list[dict[str, float]]:
@@ -131,7 +133,15 @@ class Arena:
                 self._keep(task, metrics)
         elif waiting and decide is not None:
             kind = engine_for(self.scenario)
-            for episode in play(self.scenario, list(waiting), decide, kind=kind, side_by_side=SIDE_BY_SIDE):
+            episodes = play(
+                self.scenario,
+                list(waiting),
+                decide,
+                kind=kind,
+                side_by_side=SIDE_BY_SIDE,
+                n_placements=self.n_placements,
+            )
+            for episode in episodes:
                 self._keep(waiting[episode.seed], episode.metrics)
         return [self.finished.results[task.key] for task in tasks]
 

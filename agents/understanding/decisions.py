@@ -36,6 +36,8 @@ class Difference(NamedTuple):
 class Reading:
     """Reads decisions on a scenario's observations.
 
+    Candidates that only fill the list up can never be selected; they have features, and no word.
+
     Attributes:
         features: The features of an observation.
         actions: The action lists.
@@ -46,10 +48,15 @@ class Reading:
         categories: What a round can be: ``plain``, and the words of `places`, each once.
     """
 
-    def __init__(self, scenario: Scenario) -> None:
-        """Find out what the placements of a scenario are."""
-        self.features = ObservationEncoder.of(scenario).features
-        self.actions = ActionSpace.of(scenario)
+    def __init__(self, scenario: Scenario, n_placements: int | None = None) -> None:
+        """Find out what the placements of a scenario are.
+
+        Args:
+            scenario: The scenario.
+            n_placements: Length to which the list of candidates is filled up; None: the scenario's own.
+        """
+        self.features = ObservationEncoder.of(scenario, n_placements).features
+        self.actions = ActionSpace.of(scenario, n_placements)
         self.places = tuple(_words(scenario)) * (scenario.n_placements // len(scenario.places))
         self._of_target = len(scenario.places)
         self.ranks = np.arange(scenario.n_placements) // self._of_target
@@ -105,7 +112,7 @@ class Reading:
         """
         n_gamma, n_batch, _ = self.actions.nvec
         gamma, batch, placement = actions.T
-        place_masks = masks[:, n_gamma + n_batch :]
+        place_masks = masks[:, n_gamma + n_batch :][:, : len(self.ranks)]
         targets = place_masks.reshape(len(masks), -1, self._of_target).any(axis=2)
         targets[:, 0] = True
         possible = masks[:, gamma] & place_masks[:, placement]

@@ -72,7 +72,9 @@ class Explanation:
         scenario, settings = question.scenario, question.settings
         self.question = question
         self.policy: Policy | None = policy_of(question.scheduler, scenario)
-        self.reading = Reading(scenario)
+        # Of a policy with a longer list of candidates the scenario's is filled up.
+        self._n_placements = None if self.policy is None else self.policy.actions.n_placements
+        self.reading = Reading(scenario, self._n_placements)
         self.objective = objective_of(question.label, scenario, question.metric)
         for name in settings.axes:
             column_of(self.reading.features, name)
@@ -134,10 +136,20 @@ class Explanation:
         )
         kind = engine_for(scenario)
         self._told(what, 0, len(seeds))
-        episodes = play(scenario, seeds, noting, kind=kind, side_by_side=SIDE_BY_SIDE)
+        episodes = play(
+            scenario,
+            seeds,
+            noting,
+            kind=kind,
+            side_by_side=SIDE_BY_SIDE,
+            n_placements=self._n_placements,
+        )
         for done, _ in enumerate(episodes, 1):
             self._told(what, done, len(seeds))
         return noting.visits()
+
+    def _of_many(self, policy: Policy) -> PolicyOfMany:
+        return PolicyOfMany(policy, self.reading.actions)
 
     def _arena(self, what: str) -> Arena:
         done: list[int] = []
@@ -154,6 +166,7 @@ class Explanation:
             self._test_seeds,
             self.objective,
             self._finished,
+            self._n_placements,
             told,
         )
 
@@ -169,7 +182,7 @@ class Explanation:
         if self.policy is not None:
             changed = maps.changed_map(
                 reading,
-                PolicyOfMany(self.policy),
+                self._of_many(self.policy),
                 rounds,
                 across,
                 upwards,
@@ -190,7 +203,7 @@ class Explanation:
         self._told("permuting features", 0, 0)
         changed = changed_by(
             self.reading,
-            PolicyOfMany(policy),
+            self._of_many(policy),
             visits,
             columns,
             settings.repeats,
@@ -221,7 +234,7 @@ class Explanation:
         pool = visits.observations
         depends_on = {"how": how, "columns": columns.tolist(), "pool": digest_of(pool[:, columns])}
         arena = self._arena(f"without {name}")
-        decide = Replaced(PolicyOfMany(policy), columns, pool, how)
+        decide = Replaced(self._of_many(policy), columns, pool, how)
         return arena.cost(arena.variant("replaced", depends_on, decide), baseline).json()
 
     def _trees(self, visits: Visits, baseline: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:

@@ -36,9 +36,11 @@ def changed_by(
     orders = [generator.permutation(len(visits)) for _ in range(repeats)]
     usual = reading.executed(visits.observations, decide(visits.observations, visits.masks))
     found = {}
+    # What is the same in all states, as the features of candidates that fill the list up, changes nothing.
+    varies = (visits.observations != visits.observations[:1]).any(axis=0)
     for name, which in columns.items():
         totals = np.zeros(4)
-        for order in orders:
+        for order in orders if varies[which].any() else ():
             shown = visits.observations.copy()
             shown[:, which] = visits.observations[order][:, which]
             # What is done depends on the state as it is, not on what was shown.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.environments import engine_for
 from agents.understanding.settings import ExplainError
-from dsd_env.control import ActionSpace, ObservationEncoder
+from dsd_env.control import ActionSpace
 from dsd_env.policy import Policy
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
@@ -30,8 +31,8 @@ def policy_of(scheduler: str, scenario: Scenario) -> Policy | None:
     """Return the policy of a scheduler's specification; None if it is a rule.
 
     Raises:
-        ExplainError: It is a policy of the fleet view.
-        ValueError: The scheduler is unknown, or the policy has not the features and lists of the scenario.
+        ExplainError: It is a policy of the fleet view, or the engine cannot show it what it reads.
+        ValueError: The scheduler is unknown, or the policy cannot decide on the scenario.
     """
     player = make_scheduler(scheduler)
     if isinstance(player, FleetPolicyScheduler):
@@ -42,9 +43,12 @@ def policy_of(scheduler: str, scenario: Scenario) -> Policy | None:
     player.reset(scenario, 0)
     if not isinstance(player, PolicyScheduler):
         return None
-    # What is explained are decisions on the scenario's own lists; a policy of a mixture may have longer ones.
-    encoder, actions = ObservationEncoder.of(scenario), ActionSpace.of(scenario)
-    player.policy.check_schema(encoder, actions, f"scenario {scenario.name!r}")
+    if player.policy.actions.n_placements != scenario.n_placements and engine_for(scenario) != "compiled":
+        raise ExplainError(
+            f"{scheduler}: reads {player.policy.actions.n_placements} candidates, scenario {scenario.name!r} "
+            f"has {scenario.n_placements}; only the compiled engine fills the list up, and it cannot be used "
+            "for this scenario here"
+        )
     return player.policy
 
 
@@ -52,11 +56,16 @@ class PolicyOfMany:
     """A policy asked for many states at once; every decision is that of :meth:`dsd_env.policy.Policy.action`.
 
     Logits come from products over many states, whose roundings differ a little; where that could matter, the
-    policy is asked for the single state.
+    policy is asked for the single state. Masks and actions are those of a scenario; a policy with other
+    lengths and batch sizes chooses among those of its lists that the scenario has, too.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, own: ActionSpace | None = None) -> None:
         """Take the policy.
+
+        Args:
+            policy: The policy.
+            own: Lists of the scenario, with as many placements as the policy has; None: the policy's.
 
         Raises:
             ExplainError: It is not run by NumPy.
@@ -65,14 +74,32 @@ class PolicyOfMany:
             raise ExplainError("the policy is run by onnxruntime; load it with backend='numpy'")
         self._policy, self._actor = policy, policy.actor
         self._bounds = list(pairwise(accumulate(policy.actor.nvec, initial=0)))
+        lists = policy.actions
+        own = own or lists
+        self._same = lists == own
+        n_gamma, n_batch, n_placements = own.nvec
+        columns = [
+            *_places(lists.gammas, own.gammas, 0),
+            *_places(lists.batch_sizes, own.batch_sizes, n_gamma),
+            *range(n_gamma + n_batch, n_gamma + n_batch + n_placements),
+        ]
+        self._columns = np.array(columns, dtype=np.int64)
+        self._gammas = np.array(_places(lists.gammas, own.gammas, 0))
+        self._batches = np.array(_places(lists.batch_sizes, own.batch_sizes, 0))
 
     def __call__(self, observations: Observations, masks: Masks) -> Actions:
         """Return the actions: int64, shape (n, 3)."""
+        if not self._same:
+            masks = np.where(self._columns >= 0, masks[:, self._columns], False)
         parts = [
             self._some(observations[at : at + _AT_ONCE], masks[at : at + _AT_ONCE])
             for at in range(0, len(observations), _AT_ONCE)
         ]
-        return np.concatenate(parts) if parts else np.zeros((0, 3), dtype=np.int64)
+        actions = np.concatenate(parts) if parts else np.zeros((0, 3), dtype=np.int64)
+        if not self._same:
+            gamma, batch, placement = actions.T
+            actions = np.stack([self._gammas[gamma], self._batches[batch], placement], axis=1)
+        return actions
 
     def _some(self, observations: Observations, masks: Masks) -> Actions:
         observations = np.ascontiguousarray(observations, dtype=np.float32)
@@ -95,3 +122,8 @@ class PolicyOfMany:
         for row in np.flatnonzero(doubtful).tolist():
             actions[row] = self._policy.action(observations[row], masks[row])
         return actions.astype(np.int64, copy=False)
+
+
+def _places(was: Sequence[int], now: Sequence[int], start: int) -> list[int]:
+    """Return where entries of one list are on another one, counted from ``start``; -1: nowhere."""
+    return [start + now.index(value) if value in now else -1 for value in was]

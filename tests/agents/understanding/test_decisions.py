@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agents.environments import engine_for
-from agents.rollouts import play
+from agents.rollouts import BySchedulers, play
 from agents.understanding.decisions import Reading
 from agents.understanding.settings import ExplainError
 from agents.understanding.subject import PolicyOfMany, policy_of
@@ -62,7 +62,8 @@ def test_decisions_of_one_form_have_one_effect(streaming: bool, tmp_path: Path) 
 
 
 def test_form_by_hand() -> None:
-    reading = Reading(tiny())
+    reserve = {f"targets__{name}__kv_policy": "reserve" for name in ("big", "small")}
+    reading = Reading(tiny(**reserve))
     names = [feature.name for feature in reading.features]
     observation = np.zeros((1, len(names)), dtype=np.float32)
     for flag in ("candidate_1.valid", "candidate_1.same_target", "candidate_1.coalesces"):
@@ -82,6 +83,8 @@ def test_form_by_hand() -> None:
     assert form(3, 0, 1) == [1, 0, 1], "at admission it only matters whether it is 0"
     observation[0, names.index("candidate_1.streams")] = 1.0
     assert form(3, 0, 1) == [3, 0, 1], "but it opens a stream with its window"
+    # Whoever can lose its KV enters again.
+    assert Reading(tiny()).executed(observation, np.array([[0, 2, 0]])).tolist() == [[0, 2, 0]]
 
 
 def test_words_and_categories() -> None:
@@ -105,6 +108,31 @@ def test_many_at_once_are_decided_as_one_by_one(flat: bool, tmp_path: Path) -> N
         observations, masks = many_states(scenario, 300)
         alone = [policy.action(x, mask) for x, mask in zip(observations, masks, strict=True)]
         np.testing.assert_array_equal(PolicyOfMany(policy)(observations, masks), alone)
+
+
+def test_policies_of_longer_lists_decide_on_the_scenarios_own(tmp_path: Path) -> None:
+    """As evaluation has them decide, state by state; nothing is selected that only fills a list up."""
+    scenario = tiny(actions__gammas=[0, 2, 3, 8], actions__targets_offered=1)
+    longer = tiny(actions__gammas=[0, 1, 2, 4, 8, 12], actions__batch_sizes=[1, 2, 32])
+    policy = exported(anyhow(longer), longer, tmp_path / "policy")
+    places = longer.n_placements
+    reading = Reading(scenario, places)
+    decide = PolicyOfMany(policy, reading.actions)
+    teacher = BySchedulers(f"policy:{tmp_path / 'policy'}")
+    lengths = set()
+
+    def both(stage, which):
+        wanted = teacher(stage, which)
+        made = decide(stage.observations[which], stage.masks[which])
+        np.testing.assert_array_equal(made, wanted)
+        form = reading.executed(stage.observations[which], made)
+        assert reading.allowed(stage.masks[which], form).diagonal().all()
+        lengths.update(reading.gammas(form).tolist())
+        return made
+
+    episodes = play(scenario, [1, 2], both, kind="compiled", n_placements=places)
+    assert len(list(episodes)) == 2
+    assert len(lengths) > 1 and lengths <= {0, 2, 8}
 
 
 def test_near_ties_are_left_to_the_policy(tmp_path: Path) -> None:
