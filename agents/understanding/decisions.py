@@ -113,7 +113,8 @@ class Reading:
         n_gamma, n_batch, _ = self.actions.nvec
         gamma, batch, placement = actions.T
         place_masks = masks[:, n_gamma + n_batch :][:, : len(self.ranks)]
-        targets = place_masks.reshape(len(masks), -1, self._of_target).any(axis=2)
+        by_target = place_masks.reshape(len(masks), -1, self._of_target)
+        targets: NDArray[np.bool_] = by_target.any(axis=2)
         targets[:, 0] = True
         possible = masks[:, gamma] & place_masks[:, placement]
         reachable: NDArray[np.bool_] = targets[:, self.ranks[placement]]

@@ -108,7 +108,9 @@ class HeatMap:
 
 def nullable(values: Floats) -> Any:
     """Return an array as lists with None for NaN."""
-    return np.where(np.isfinite(values), values.astype(object), None).tolist()
+    found = values.astype(object)
+    found[~np.isfinite(values)] = None
+    return found.tolist()
 
 
 def axes_of(reading: Reading, rounds: Visits, settings: Settings) -> tuple[Axis, Axis]:

@@ -83,7 +83,7 @@ class Tree:
         """Return actions in the form of :meth:`Reading.executed`: int64, shape (n, 3)."""
         allowed = self._reading.allowed(masks, self._decisions)
         scores = np.where(allowed, self._ranking[self._nodes.apply(self._inputs(observations))], -1.0)
-        chosen = self._decisions[scores.argmax(axis=1)]
+        chosen: NDArray[np.int64] = self._decisions[scores.argmax(axis=1)]
         chosen[~allowed.any(axis=1)] = 0  # plain decoding where the request is can always be done
         return chosen
 

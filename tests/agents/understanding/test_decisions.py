@@ -114,7 +114,9 @@ def test_policies_of_longer_lists_decide_on_the_scenarios_own(tmp_path: Path) ->
     """As evaluation has them decide, state by state; nothing is selected that only fills a list up."""
     scenario = tiny(actions__gammas=[0, 2, 3, 8], actions__targets_offered=1)
     longer = tiny(actions__gammas=[0, 1, 2, 4, 8, 12], actions__batch_sizes=[1, 2, 32])
-    policy = exported(anyhow(longer), longer, tmp_path / "policy")
+    actor = anyhow(longer)
+    actor.layers[-1][1][0] -= 10.0  # not plain decoding alone
+    policy = exported(actor, longer, tmp_path / "policy")
     places = longer.n_placements
     reading = Reading(scenario, places)
     decide = PolicyOfMany(policy, reading.actions)
@@ -177,7 +179,8 @@ def test_only_schedulers_of_single_requests_are_explained(tmp_path: Path) -> Non
     with pytest.raises(ExplainError, match="plans of the fleet view"):
         policy_of(f"policy:{bundle}", load_scenario("slow_cloud"))
     assert policy_of("cloud_ar", tiny()) is None
-    exported(anyhow(tiny()), tiny(), tmp_path / "policy")
+    smaller = tiny(actions__targets_offered=1)
+    exported(anyhow(smaller), smaller, tmp_path / "policy")
     with pytest.raises(ValueError, match="does not fit"):
-        policy_of(f"policy:{tmp_path / 'policy'}", load_scenario("single_lan"))
+        policy_of(f"policy:{tmp_path / 'policy'}", tiny())
     assert load(tmp_path / "policy").manifest.training == TRAINING
