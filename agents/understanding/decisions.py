@@ -114,7 +114,7 @@ class Reading:
         gamma, batch, placement = actions.T
         place_masks = masks[:, n_gamma + n_batch :][:, : len(self.ranks)]
         by_target = place_masks.reshape(len(masks), -1, self._of_target)
-        targets: NDArray[np.bool_] = by_target.any(axis=2)
+        targets: NDArray[np.bool_] = np.logical_or.reduce(by_target, axis=2)
         targets[:, 0] = True
         possible = masks[:, gamma] & place_masks[:, placement]
         reachable: NDArray[np.bool_] = targets[:, self.ranks[placement]]
