@@ -22,7 +22,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
 EXTRAS_demo := train,export
-EXTRAS_test := train,tune,export,record,calibrate,serve,testbed,completion,docs,dev
+EXTRAS_test := train,tune,explain,export,record,calibrate,serve,testbed,completion,docs,dev
 EXTRAS_testbed := testbed
 
 # An installation is current while neither the project's requirements nor the exact versions have changed in content.

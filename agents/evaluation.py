@@ -128,7 +128,7 @@ def tasks_of(label: str, scenario: Scenario, scheduler: str, seeds: int) -> list
     """
     # Complain about a wrong name or an unfit policy now, not after an hour.
     make_scheduler(scheduler).reset(scenario, 0)
-    common = [dsd_env.__version__, scenario_ref(scenario).sha256, scheduler, _policy_digest(scheduler)]
+    common = [dsd_env.__version__, scenario_ref(scenario).sha256, scheduler, policy_digest(scheduler)]
     return [
         Task(
             label,
@@ -155,7 +155,7 @@ def check_metrics(names: Sequence[str], scenario: Scenario) -> None:
         raise ValueError(f"no metric {', '.join(unknown)}{hint(likes)} {rest}")
 
 
-def _policy_digest(scheduler: str) -> str:
+def policy_digest(scheduler: str) -> str:
     """Return the digest of the file that vouches for a bundle's or a network's weights; "" for others."""
     name, _, path = scheduler.partition(":")
     if name == "awc":

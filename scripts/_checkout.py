@@ -27,6 +27,7 @@ _EXTRAS = {
     **dict.fromkeys(("fastapi", "uvicorn"), "serve"),
     "matplotlib": "plot",
     "ray": "cluster",
+    "sklearn": "explain",
     "scipy": "calibrate",
 }
 """Which extra brings a package that a script may lack."""
