@@ -202,16 +202,16 @@ def summary(result: Mapping[str, Any]) -> str:
 def _lengths(maps: Mapping[str, Any]) -> list[str]:
     """Return the map of lengths as lines; of many cells across as many as there is room for."""
     across, upwards = maps["across"], maps["upwards"]
-    n = min(len(across["middles"]), (WIDTH - 20) // 7)
+    n = min(len(across["middles"]), (WIDTH - 12) // 8)
     lines = [
         _cut(f"{upwards['feature']} upwards, {across['feature']} across: middles of the cells"),
-        f"{'':<12}" + "".join(f"{middle:>7.3g}" for middle in across["middles"][:n]),
+        f"{'':<12}" + "".join(f"{middle:>8.2g}" for middle in across["middles"][:n]),
     ]
     for middle, lengths in reversed(
         list(zip(upwards["middles"], maps["visited"]["gamma_mean"], strict=True))
     ):
         cells = ("–" if length is None else f"{length:.2f}" for length in lengths[:n])
-        lines.append(f"{middle:>12.4g}" + "".join(f"{cell:>7}" for cell in cells))
+        lines.append(f"{middle:>12.4g}" + "".join(f"{cell:>8}" for cell in cells))
     return lines
 
 
