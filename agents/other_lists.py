@@ -34,17 +34,12 @@ class OtherLists:
         if lists.n_placements != own.n_placements:
             raise ValueError(f"{own.n_placements} candidates, and the policy knows {lists.n_placements}")
         self._policy, self._same = policy, lists == own
-        self._gammas = [_place(value, own.gammas) for value in lists.gammas]
-        self._batches = [_place(value, own.batch_sizes) for value in lists.batch_sizes]
-        n_gammas, n_batches, n_placements = own.nvec
-        # Where each entry of the policy's mask stands in the environment's; −1 is the False at its end.
-        self._sources = np.array(
-            [
-                *self._gammas,
-                *(place if place < 0 else n_gammas + place for place in self._batches),
-                *range(n_gammas + n_batches, n_gammas + n_batches + n_placements),
-            ]
+        self._gammas, self._batches = (
+            places(lists.gammas, own.gammas),
+            places(lists.batch_sizes, own.batch_sizes),
         )
+        # Where nothing stands, −1 is the False at the end of the mask that it points into.
+        self._sources = sources(lists, own)
         self._mask = np.zeros(sum(own.nvec) + 1, dtype=np.bool_)
 
     def action(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> list[int]:
@@ -61,5 +56,22 @@ class OtherLists:
         return [self._gammas[gamma], self._batches[batch], placement]
 
 
-def _place(value: int, values: Sequence[int]) -> int:
-    return values.index(value) if value in values else -1
+def places(was: Sequence[int], now: Sequence[int], start: int = 0) -> list[int]:
+    """Return where the entries of one list are on another one, counted from ``start``; -1: nowhere."""
+    return [start + now.index(value) if value in now else -1 for value in was]
+
+
+def sources(lists: ActionSpace, own: ActionSpace) -> NDArray[np.int64]:
+    """Return where each entry of a mask for some lists stands in one for other lists; -1: nowhere.
+
+    Args:
+        lists: Whose mask is asked for.
+        own: Whose mask is there, with as many candidates.
+
+    Returns:
+        int64, shape (sum(lists.nvec),).
+    """
+    n_gammas, n_batches, n_placements = own.nvec
+    rest = range(n_gammas + n_batches, n_gammas + n_batches + n_placements)
+    gammas, batches = places(lists.gammas, own.gammas), places(lists.batch_sizes, own.batch_sizes, n_gammas)
+    return np.array([*gammas, *batches, *rest], dtype=np.int64)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.environments import engine_for
+from agents.other_lists import places, sources
 from agents.understanding.settings import ExplainError
 from dsd_env.control import ActionSpace
 from dsd_env.policy import Policy
@@ -77,15 +78,9 @@ class PolicyOfMany:
         lists = policy.actions
         own = own or lists
         self._same = lists == own
-        n_gamma, n_batch, n_placements = own.nvec
-        columns = [
-            *_places(lists.gammas, own.gammas, 0),
-            *_places(lists.batch_sizes, own.batch_sizes, n_gamma),
-            *range(n_gamma + n_batch, n_gamma + n_batch + n_placements),
-        ]
-        self._columns = np.array(columns, dtype=np.int64)
-        self._gammas = np.array(_places(lists.gammas, own.gammas, 0))
-        self._batches = np.array(_places(lists.batch_sizes, own.batch_sizes, 0))
+        self._columns = sources(lists, own)
+        self._gammas = np.array(places(lists.gammas, own.gammas))
+        self._batches = np.array(places(lists.batch_sizes, own.batch_sizes))
 
     def __call__(self, observations: Observations, masks: Masks) -> Actions:
         """Return the actions: int64, shape (n, 3)."""
@@ -122,8 +117,3 @@ class PolicyOfMany:
         for row in np.flatnonzero(doubtful).tolist():
             actions[row] = self._policy.action(observations[row], masks[row])
         return actions.astype(np.int64, copy=False)
-
-
-def _places(was: Sequence[int], now: Sequence[int], start: int) -> list[int]:
-    """Return where entries of one list are on another one, counted from ``start``; -1: nowhere."""
-    return [start + now.index(value) if value in now else -1 for value in was]
