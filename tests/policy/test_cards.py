@@ -21,6 +21,8 @@ def facts(manifest: dict[str, Any]) -> list[str]:
     start = json.loads(training["warm_start"]) if training["warm_start"] else None
     searched = training["algorithm"] == "CMA-ES"
     imitation = f"imitation of `{start['scheduler']}`" if start else "without imitation"
+    if start and "teachers" in start:
+        imitation = f"imitation of {len(set(start['teachers'].values()))} schedulers"
     return [
         manifest["scenario"]["name"],
         training["algorithm"],
