@@ -45,7 +45,7 @@ def test_a_run_trains_validates_and_exports(algorithm: str, tmp_path: Path) -> N
     assert fleet is not None and (fleet.control_period_s, fleet.grouping) == (0.25, "device")
     loaded = policy.load(tmp_path / "policy")
     scenario = config.load_scenario()
-    assert loaded.fleet_space(scenario).nvec == config.action_sizes(scenario)
+    assert loaded.fleet_space(scenario).nvec == config.action_sizes([scenario])
     result = dsd_env.simulate(scenario, f"policy:{tmp_path / 'policy'}", 1)
     assert result.metrics["e2e_s_mean"] > 0.0
 

@@ -108,7 +108,7 @@ def test_every_name_is_explained() -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("colocated", ["unknown scheduler 'colocated'", "did you mean 'colocated_sd'", "edge_sd:G[:B]"]),
+        ("colocated", ["unknown scheduler 'colocated'", "did you mean 'colocated_sd'", "colocated_sd:G[:B]"]),
         ("", ["unknown scheduler ''", "jsq_goodput"]),
         ("colocated_sd:x", ["colocated_sd", "G = 'x'", "1..64"]),
         ("colocated_sd:0", ["G = '0'", "1..64"]),
