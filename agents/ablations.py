@@ -19,10 +19,8 @@ from agents.evaluation import run_group, tasks_of
 from agents.export import export_run
 from agents.training import RunError, train
 from dsd_env import strict_json
-from dsd_env.changes import changed_scenario
 from dsd_env.files import write_json
 from dsd_env.scenario.loader import explain_validation_error
-from dsd_env.scenario.measuring import steady
 
 BLOCK = "ablations"
 """Name of the block of a page that the table is written into."""
@@ -69,7 +67,7 @@ class Ablations(ConfigModel):
     def training(self, variant: Variant) -> TrainConfig:
         """Return the configuration of one training."""
         contest = self.contest()
-        window = steady(changed_scenario(contest.source, contest.changes), contest.cycles).episode
+        window = contest.load().episode
         overrides = {
             **contest.changes,
             **self.base.get("overrides", {}),
@@ -143,9 +141,8 @@ def run_ablations(
         if name in results and results[name].about == about and len(results[name].values) >= config.seeds:
             continue
         _trained(training, run, progress)
-        changes = {**contest.changes, **variant.overrides}
-        scenario = steady(changed_scenario(contest.source, changes), contest.cycles)
-        tasks = tasks_of(config.entry, scenario, f"policy:{run / 'policy'}", config.seeds)
+        changed = contest.model_copy(update={"changes": {**contest.changes, **variant.overrides}})
+        tasks = tasks_of(config.entry, changed.load(), f"policy:{run / 'policy'}", config.seeds)
         values = {task.seed: metrics[contest.objective.metric] for task, metrics in run_group(tasks)}
         results[name] = Result(about, dict(sorted(values.items())))
         _write(file, contest, {key: results[key] for key in config.variants if key in results})

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from agents import checkpoints
 from agents.actors import actor_of
-from agents.config import CheckpointConfig, Validation
-from agents.environments import EnvFactory, most_placements
+from agents.config import CheckpointConfig, Validation, most_placements
+from agents.environments import EnvFactory
 from agents.rollouts import ByActor, mean_metrics, play
 from agents.seeds import validation_seeds
 from dsd_env.policy.network import MlpActor

@@ -346,7 +346,7 @@ class TrainConfig(ConfigModel):
         if not self.mixture:
             return None
         scenarios = self.load_scenarios()
-        longest = max(each.n_placements for each in scenarios)
+        longest = most_placements(scenarios)
         lists = {
             key.replace(".", dot) for key in ("actions.gammas", "actions.batch_sizes") for dot in (".", "__")
         }
@@ -377,14 +377,14 @@ class TrainConfig(ConfigModel):
         space = self.fleet_space(scenarios[0])
         if space is not None:
             return space.nvec
-        return ActionSpace.of(scenarios[0], max(scenario.n_placements for scenario in scenarios)).nvec
+        return ActionSpace.of(scenarios[0], most_placements(scenarios)).nvec
 
     def feature_names(self, scenarios: Sequence[Scenario]) -> tuple[str, ...]:
         """Return the names of the observation's features, for the scenario or those of the mixture."""
         space = self.fleet_space(scenarios[0])
         if space is not None:
             return FleetEncoder.of(space).names
-        return ObservationEncoder.of(scenarios[0], max(each.n_placements for each in scenarios)).names
+        return ObservationEncoder.of(scenarios[0], most_placements(scenarios)).names
 
     def sha256(self) -> str:
         """Return the digest of the configuration; equal configurations have equal digests."""
@@ -393,6 +393,11 @@ class TrainConfig(ConfigModel):
     def to_yaml(self) -> str:
         """Return the complete configuration, defaults included, as YAML."""
         return strict_yaml.dumps(self.model_dump(mode="json"))
+
+
+def most_placements(scenarios: Sequence[Scenario]) -> int:
+    """Return the length of the longest list of candidates."""
+    return max(scenario.n_placements for scenario in scenarios)
 
 
 def load_config(config: str | Path, **changes: Any) -> TrainConfig:

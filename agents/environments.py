@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor
 
+from agents.config import most_placements
 from agents.seeds import training_seed
 from dsd_env.envs import EdgeCloudFleetEnv
 from dsd_env.scenario import Scenario
@@ -229,11 +230,6 @@ def masks_of(env: VecEnv) -> NDArray[np.bool_]:
     """Return the masks of all environments (bool, shape (n, sum(nvec))); the next step may change them."""
     together = getattr(env, "action_masks", None)
     return together() if together is not None else np.stack(env.env_method("action_masks"))
-
-
-def most_placements(scenarios: Sequence[Scenario]) -> int:
-    """Return the length of the longest list of candidates."""
-    return max(scenario.n_placements for scenario in scenarios)
 
 
 def reader_of(env: VecEnv, world: int) -> WorldReader | None:
