@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,9 @@ pytest.importorskip("sklearn")
 
 
 @pytest.fixture
-def call(checkout: Path, tmp_path: Path, monkeypatch, capsys):
+def call(calls):
     """Return a function that runs the script in this process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(checkout / "scripts"))
-    script = str(checkout / "scripts" / "explain.py")
-
-    def run_here(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", [script, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(script, run_name="__main__")
-        assert isinstance(stopped.value.code, int)
-        return stopped.value.code, *capsys.readouterr()
-
-    return run_here
+    return calls("explain.py")
 
 
 def test_it_writes_numbers_figures_and_a_page(call, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,9 @@ pytest.importorskip("numba")
 
 
 @pytest.fixture
-def call(checkout: Path, tmp_path: Path, monkeypatch, capsys):
+def call(calls):
     """Return a function that runs the script in this process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(checkout / "scripts"))
-    script = str(checkout / "scripts" / "look_ahead.py")
-
-    def run_here(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", [script, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(script, run_name="__main__")
-        assert isinstance(stopped.value.code, int)
-        return stopped.value.code, *capsys.readouterr()
-
-    return run_here
+    return calls("look_ahead.py")
 
 
 def test_it_plays_keeps_continues_replays_and_says_so(call, tmp_path: Path) -> None:
