@@ -348,15 +348,15 @@ class TrainConfig(ConfigModel):
         scenarios = self.load_scenarios()
         longest = most_placements(scenarios)
         lists = {
-            key.replace(".", dot) for key in ("actions.gammas", "actions.batch_sizes") for dot in (".", "__")
+            f"actions{dot}{name}"
+            for name in ("gammas", "batch_sizes", "stop_thresholds")
+            for dot in (".", "__")
         }
         common = {key: value for key, value in self.overrides.items() if key not in lists}
         rows = []
         for (name, part), mixed in zip(self.mixture.items(), scenarios, strict=True):
-            own = changed_scenario(part.scenario or name, {**common, **part.overrides}).actions
-            lengths = np.isin(mixed.actions.gammas, own.gammas)
-            batches = np.isin(mixed.actions.batch_sizes, own.batch_sizes)
-            rows.append(np.concatenate([lengths, batches, np.ones(longest, dtype=np.bool_)]))
+            own = changed_scenario(part.scenario or name, {**common, **part.overrides})
+            rows.append(ActionSpace.of(mixed, longest).offered_by(ActionSpace.of(own, longest)))
         return np.stack(rows)
 
     def teachers(self) -> dict[str, str]:

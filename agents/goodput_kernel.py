@@ -65,6 +65,12 @@ _FIRST_HASH = np.uint64(0x9E3779B97F4A7C15)
 as_rule = cast(RULE)
 
 
+@jit
+def lengths(k):
+    """Return how many speculation lengths are listed, without those that a stop rule may end."""
+    return k.n_gammas - k.n_stops
+
+
 # ---------------------------------------------------------------------- what a stream yields
 
 
@@ -239,14 +245,14 @@ def _stream_token_s(k, rule, node, busy, c, step_s, acceptance):
     """Write the time per token of a stream for each window; return the least."""
     costs_s = rule.costs_s
     costs_s[0] = _NEVER_S
-    if k.n_gammas == 1:
+    if lengths(k) == 1:
         return _NEVER_S
     iteration_s = busy[4]
     for _ in range(AGREED_ROUNDS):
         drafts = _yield(rule, k.gammas[1], acceptance, step_s, step_s, c.rtt_s, iteration_s)[1]
         iteration_s = _iteration_s(node, busy, drafts)
     least_s = _NEVER_S
-    for i in range(1, k.n_gammas):
+    for i in range(1, lengths(k)):
         tokens, drafts = _yield(rule, k.gammas[i], acceptance, step_s, step_s, c.rtt_s, iteration_s)
         iteration_s = _iteration_s(node, busy, drafts)
         costs_s[i] = _weighed_s(busy, iteration_s) / tokens
@@ -261,7 +267,7 @@ def _shared_token_s(k, rule, node, busy, c):
     acceptance = min(c.pooled_acceptance, 0.99)
     costs_s, least_s = rule.costs_s, _NEVER_S
     costs_s[0] = _NEVER_S
-    for i in range(1, k.n_gammas):
+    for i in range(1, lengths(k)):
         gamma = k.gammas[i]
         iteration_s = _iteration_s(node, busy, float(gamma)) + gamma * step_s
         costs_s[i] = _weighed_s(busy, iteration_s) / _expected_tokens(acceptance, gamma)
@@ -275,7 +281,7 @@ def _alone_token_s(k, rule, node, busy, c, weight):
     step_s = _draft_step_s(node, int(c.drafter), 1, busy[2], c.draft_step_s)
     acceptance = min(c.pooled_acceptance, 0.99)
     rule.costs_s[0] = _NEVER_S
-    for i in range(1, k.n_gammas):
+    for i in range(1, lengths(k)):
         gamma = k.gammas[i]
         added_s = gamma * step_s * (1.0 + weight * (busy[0] - 1))
         rule.costs_s[i] = (busy[4] + added_s) / _expected_tokens(acceptance, gamma)
@@ -396,7 +402,7 @@ def _batch_s(node, sequences, gamma, step_s):
 def _shared_length(k, node, sequences, step_s, acceptance, iteration_s):
     """Return the speculation length that suits a batch; see `rounds.shared_length`."""
     best, best_cost_s, best_tokens = 0, _NEVER_S, 1.0
-    for i in range(1, k.n_gammas):
+    for i in range(1, lengths(k)):
         gamma = k.gammas[i]
         expected = _round_tokens(acceptance, gamma)
         cost_s = _batch_s(node, sequences, gamma, step_s) / expected
@@ -415,7 +421,7 @@ def _round_line_s(k, rule, node, c, target, weight, shared_acceptance):
     later = int(c.site) != COLOCATED or c.handover_s > 0.0 or target.age_s > 0.0
     wait_s = _target_wait_s(target, later, rule.parameters.busy_phase)
     base_s = c.draft_wait_s + c.rtt_s + wait_s + target.iteration_s
-    step_s, longest = c.draft_step_s, k.gammas[k.n_gammas - 1]
+    step_s, longest = c.draft_step_s, k.gammas[lengths(k) - 1]
     if int(c.kind) == LOOKUP:
         base_s, step_s = base_s + step_s, 0.0
     if c.shares_target != 0.0:
@@ -538,7 +544,7 @@ def _write_costs(k, w, rule, node, busy, c, all_stream, weight, acceptance):
         else:
             shared = _estimated(request, parameters.prior_acceptance, parameters.shared_trials)
         base_s, slope_s, longest = _round_line_s(k, rule, node, c, target, weight, shared)
-        for j in range(k.n_gammas):
+        for j in range(lengths(k)):
             gamma = k.gammas[j]
             costs_s[j] = _NEVER_S
             if 0 < gamma <= longest:
@@ -581,7 +587,7 @@ def decide(k, w, rule):
             acceptance = _of_drafter(c, parameters, parameters.prior_trials)
         _write_costs(k, w, rule, node, busy, c, all_stream, weight, acceptance)
         one_off_s, price = _one_off_token_s(request, c, parameters), _price(rule, c)
-        for j in range(k.n_gammas):
+        for j in range(lengths(k)):
             cost_s = one_off_s + price * rule.costs_s[j]
             if cost_s < best_cost_s:
                 best_cost_s, best_gamma, best_placement = cost_s, k.gammas[j], i
@@ -590,7 +596,7 @@ def decide(k, w, rule):
         own = _estimated(request, best.pooled_acceptance, parameters.prior_trials)
         step_s = _stream_step_s(k, w, node, busy, best)
         least_s = _stream_token_s(k, rule, node, busy, best, step_s, own)
-        for j in range(k.n_gammas):
+        for j in range(lengths(k)):
             if rule.costs_s[j] == least_s:
                 return k.gammas[j], best_placement
     return best_gamma, best_placement

@@ -121,8 +121,8 @@ class Reading:
         return np.where(gamma == 0, reachable, possible) & masks[:, n_gamma + batch]
 
     def gammas(self, executed: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return speculation lengths in tokens: int64, shape (n,)."""
-        return np.array(self.actions.gammas)[executed[:, 0]]
+        """Return speculation lengths in tokens, where a stop rule may end them the longest: int64 (n,)."""
+        return np.array(self.actions.windows)[executed[:, 0]]
 
     def category(self, executed: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each decision's category: int64, shape (n,)."""
@@ -140,7 +140,9 @@ class Reading:
     def words(self, executed: NDArray[np.int64]) -> str:
         """Return one decision, in the form of :meth:`executed`, in words."""
         gamma, batch, placement = executed.tolist()
-        length = PLAIN if gamma == 0 else f"gamma {self.actions.gammas[gamma]}, {self.places[placement]}"
+        decision = self.actions.decision(gamma, batch, placement)
+        until = "" if decision.stop is None else f" until {decision.stop.threshold:g} in doubt"
+        length = PLAIN if gamma == 0 else f"gamma {decision.gamma}{until}, {self.places[placement]}"
         rank = int(self.ranks[placement])
         target = f", target +{rank}" if rank else ""
         size = self.actions.batch_sizes[batch]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.environments import engine_for
-from agents.other_lists import places, sources
+from agents.other_lists import length_places, places, sources
 from agents.understanding.settings import ExplainError
 from dsd_env.control import ActionSpace
 from dsd_env.policy import Policy
@@ -79,7 +79,7 @@ class PolicyOfMany:
         own = own or lists
         self._same = lists == own
         self._columns = sources(lists, own)
-        self._gammas = np.array(places(lists.gammas, own.gammas))
+        self._lengths = np.array(length_places(lists, own))
         self._batches = np.array(places(lists.batch_sizes, own.batch_sizes))
 
     def __call__(self, observations: Observations, masks: Masks) -> Actions:
@@ -93,7 +93,7 @@ class PolicyOfMany:
         actions = np.concatenate(parts) if parts else np.zeros((0, 3), dtype=np.int64)
         if not self._same:
             gamma, batch, placement = actions.T
-            actions = np.stack([self._gammas[gamma], self._batches[batch], placement], axis=1)
+            actions = np.stack([self._lengths[gamma], self._batches[batch], placement], axis=1)
         return actions
 
     def _some(self, observations: Observations, masks: Masks) -> Actions:

@@ -111,7 +111,7 @@ class Tree:
                 gamma, batch, placement = self._decisions[self._counts[node].argmax()].tolist()
                 actions = self._reading.actions
                 seen |= {
-                    "gamma": actions.gammas[gamma],
+                    "gamma": actions.windows[gamma],
                     "batch_size": actions.batch_sizes[batch],
                     "placement": placement,
                     "words": self._reading.words(self._decisions[self._counts[node].argmax()]),

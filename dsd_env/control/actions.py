@@ -55,7 +55,7 @@ class Decision(NamedTuple):
             waits are limited; 1 waits nowhere.
         placement: Index into the request's candidate list.
         stop: When the draft ends before that; None: by the scenario's `protocol.confidence_stop`, if it has
-            one. It is no part of the action spaces.
+            one. The action spaces have those of the scenario's `actions.stop_thresholds`.
     """
 
     gamma: int
@@ -67,6 +67,15 @@ class Decision(NamedTuple):
         """Return it as one would write it: without a stop rule if it has none."""
         parts = zip(self._fields, self, strict=True)
         return f"Decision({', '.join(f'{name}={value!r}' for name, value in parts if value is not None)})"
+
+
+def stop_at(threshold: float) -> StopRule:
+    """Return the stop rule of an entry of `stop_thresholds`.
+
+    The draft ends behind the token with which the probability that some token of it is rejected, as the
+    drafter sees it, is above the threshold, and has two tokens at least: SpecDec++'s rule (arXiv 2405.19715).
+    """
+    return StopRule(StopKind.SURVIVAL, threshold, stopping.LEAST_IN_DOUBT)
 
 
 def check_decision(decision: Decision, largest_gamma: int, n_placements: int) -> None:
@@ -154,11 +163,14 @@ class ActionSpace:
         gammas: Speculation lengths, increasing, the first 0.
         batch_sizes: Batch sizes, increasing.
         n_placements: Length of the candidate list, with the candidates that only fill it up.
+        stop_thresholds: Further entries of the dimension of the speculation length, behind `gammas`: the
+            largest of these with :func:`stop_at` each threshold, increasing.
     """
 
     gammas: tuple[int, ...]
     batch_sizes: tuple[int, ...]
     n_placements: int
+    stop_thresholds: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, scenario: Scenario, n_placements: int | None = None) -> ActionSpace:
@@ -178,12 +190,18 @@ class ActionSpace:
                 f"n_placements = {n_placements} is less than the {own} candidates of scenario "
                 f"{scenario.name!r}"
             )
-        return cls(scenario.actions.gammas, scenario.actions.batch_sizes, n_placements or own)
+        actions = scenario.actions
+        return cls(actions.gammas, actions.batch_sizes, n_placements or own, actions.stop_thresholds)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The longest draft of each entry of the first dimension, in tokens."""
+        return self.gammas + self.gammas[-1:] * len(self.stop_thresholds)
 
     @property
     def nvec(self) -> tuple[int, int, int]:
         """Sizes of the three dimensions (speculation length, batch size, placement)."""
-        return len(self.gammas), len(self.batch_sizes), self.n_placements
+        return len(self.windows), len(self.batch_sizes), self.n_placements
 
     @property
     def n_flat(self) -> int:
@@ -230,25 +248,54 @@ class ActionSpace:
             ValueError: Not three integers, or one outside its dimension.
         """
         gamma, batch, placement = self.checked(action).tolist()
-        return Decision(self.gammas[gamma], self.batch_sizes[batch], placement)
+        return self.decision(gamma, batch, placement)
+
+    def decision(self, gamma: int, batch: int, placement: int) -> Decision:
+        """Return the decision of three indices, unchecked."""
+        past = gamma - len(self.gammas)
+        stop = stop_at(self.stop_thresholds[past]) if past >= 0 else None
+        return Decision(self.windows[gamma], self.batch_sizes[batch], placement, stop)
 
     def encode(self, decision: Decision) -> NDArray[np.int64]:
         """Return the MultiDiscrete action (int64, shape (3,)) of a decision on the lists.
 
         Raises:
-            ValueError: The decision is not on the lists, or has a stop rule, which no action stands for.
+            ValueError: The decision is not on the lists; of stop rules these have the thresholds' alone.
         """
-        if decision.stop is not None:
-            raise ValueError(f"{decision}: no action stands for a decision with a stop rule")
         try:
-            gamma, batch = self.gammas.index(decision.gamma), self.batch_sizes.index(decision.batch_size)
+            gamma, batch = self._length_index(decision), self.batch_sizes.index(decision.batch_size)
         except ValueError:
+            stops = f", stop_thresholds={self.stop_thresholds}" if decision.stop is not None else ""
             raise ValueError(
-                f"{decision} is not on the lists gammas={self.gammas}, batch_sizes={self.batch_sizes}"
+                f"{decision} is not on the lists gammas={self.gammas}, batch_sizes={self.batch_sizes}{stops}"
             ) from None
         if not 0 <= decision.placement < self.n_placements:
             raise ValueError(f"{decision}: placement must be in 0..{self.n_placements - 1}")
         return np.array([gamma, batch, decision.placement], dtype=np.int64)
+
+    def offered_by(self, other: ActionSpace) -> NDArray[np.bool_]:
+        """Return which of these entries another space has, too (bool, shape (sum(nvec),)).
+
+        An entry of `stop_thresholds` is the same entry only where the longest drafts are equally long.
+        """
+        same_longest = self.gammas[-1] == other.gammas[-1]
+        return np.concatenate(
+            [
+                np.isin(self.gammas, other.gammas),
+                np.isin(self.stop_thresholds, other.stop_thresholds) & same_longest,
+                np.isin(self.batch_sizes, other.batch_sizes),
+                np.arange(self.n_placements) < other.n_placements,
+            ]
+        )
+
+    def _length_index(self, decision: Decision) -> int:
+        gamma, stop = decision.gamma, decision.stop
+        if stop is None or gamma == 0:
+            return self.gammas.index(gamma)
+        at = self.stop_thresholds.index(stop.threshold)
+        if gamma != self.gammas[-1] or stop != stop_at(stop.threshold):
+            raise ValueError("it stops otherwise")
+        return len(self.gammas) + at
 
     def mask(self, view: DecisionView) -> NDArray[np.bool_]:
         """Return the concatenated mask (bool, shape (sum(nvec),)) of selectable indices.
@@ -330,7 +377,7 @@ class ActionSpace:
         kinds = min(n_gamma, 2)
         valid = np.zeros((kinds, n_batch, n_placements), dtype=np.bool_)
         for gamma, batch, placement in np.ndindex(kinds, n_batch, min(n_placements, len(view.candidates))):
-            decision = Decision(self.gammas[gamma], self.batch_sizes[batch], placement)
+            decision = Decision(self.windows[gamma], self.batch_sizes[batch], placement)
             resolved = resolve(view, decision, max_num_seqs)
             as_given = resolved.reason is None
             valid[gamma, batch, placement] = as_given and (

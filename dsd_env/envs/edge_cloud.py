@@ -52,6 +52,8 @@ class EdgeCloudEnv(EpisodicEnv):
     | Num | Action             | Meaning                                                                          |
     |-----|--------------------|----------------------------------------------------------------------------------|
     | 0   | Speculation length | Index into `gammas` (default 0 … 16). 0 is plain decoding of a chunk of tokens.  |
+    |     |                    | Behind them one for each of `stop_thresholds` (default none): the longest, until |
+    |     |                    | the drafter thinks that a draft is rejected with more than this probability.     |
     | 1   | Batch size         | Index into `batch_sizes` (default 1, 2, … 128): B; 1 waits nowhere (below).      |
     | 2   | Placement          | Index into the request's candidates: a drafter at a site, and a target server.   |
 

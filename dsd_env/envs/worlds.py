@@ -74,7 +74,7 @@ def common_space(scenarios: Sequence[Scenario], n_placements: int | None) -> Act
     spaces = [ActionSpace.of(scenario, n_placements) for scenario in scenarios]
     first, name = spaces[0], scenarios[0].name
     for scenario, space in zip(scenarios, spaces, strict=True):
-        for what in ("gammas", "batch_sizes"):
+        for what in ("gammas", "batch_sizes", "stop_thresholds"):
             own, other = getattr(first, what), getattr(space, what)
             if own != other:
                 raise ValueError(

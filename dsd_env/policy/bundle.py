@@ -138,7 +138,7 @@ class Policy:
         if self.fleet:
             raise ValueError("a policy of the fleet view makes plans: ask choose(observation, mask)")
         gamma, batch, placement = self.action(observation, mask)
-        return Decision(self.actions.gammas[gamma], self.actions.batch_sizes[batch], placement)
+        return self.actions.decision(gamma, batch, placement)
 
     def action(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> list[int]:
         """Return the MultiDiscrete action (three indices) that :meth:`decide` translates."""
@@ -203,10 +203,7 @@ class Policy:
 
     def offered(self, scenario: Scenario) -> NDArray[np.bool_]:
         """Return which entries of the policy's lists a scenario has (bool, shape (sum(nvec),))."""
-        own = ActionSpace.of(scenario)
-        lists = (self.actions.gammas, own.gammas), (self.actions.batch_sizes, own.batch_sizes)
-        placements = np.arange(self.actions.n_placements) < own.n_placements
-        return np.concatenate([*(np.isin(was, now) for was, now in lists), placements])
+        return self.actions.offered_by(ActionSpace.of(scenario))
 
     def check_schema(
         self, encoder: ObservationEncoder, actions: ActionSpace, where: str = "the scenario"

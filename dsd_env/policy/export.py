@@ -49,7 +49,11 @@ def export_actor(
     flat = fleet is None and actor.nvec == (actions.n_flat,)
     # Bundles that older code cannot read get the next format version; all others keep the old one.
     newer = flat or training.seed is None or actor.normalisations == 0
-    version = 3 if fleet is not None else 2 if newer else 1
+    version = 2 if newer else 1
+    if fleet is not None:
+        version = 3
+    elif actions.stop_thresholds:
+        version = 4
     encoder = (
         ObservationEncoder.of(scenario, actions.n_placements) if fleet is None else FleetEncoder.of(fleet)
     )
@@ -62,6 +66,7 @@ def export_actor(
             gammas=actions.gammas,
             batch_sizes=actions.batch_sizes,
             n_placements=actions.n_placements if fleet is None else len(fleet.places),
+            stop_thresholds=actions.stop_thresholds if fleet is None else (),
             flat=flat,
             fleet=None if fleet is None else Fleet.of(fleet),
         ),

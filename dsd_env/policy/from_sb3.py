@@ -274,7 +274,7 @@ def _check_environment(model: Any, scenario: Scenario) -> None:
     if not isinstance(trained, Scenario):
         return
     was, now = ActionSpace.of(trained), ActionSpace.of(scenario)
-    for key in ("gammas", "batch_sizes"):
+    for key in ("gammas", "batch_sizes", "stop_thresholds"):
         if getattr(was, key) != getattr(now, key):
             raise PolicyError(
                 f"the model was trained with {key} {getattr(was, key)} (scenario {trained.name!r}), those of "
@@ -445,7 +445,7 @@ def _check_actions(
     has = f"MultiDiscrete({list(learner.sizes)})" if len(learner.sizes) > 1 else f"Discrete{learner.sizes}"
     raise PolicyError(
         f"{where}: acts in {has.replace(',)', ')')}, scenario {scenario.name!r} in "
-        f"MultiDiscrete({list(actions.nvec)}), flat Discrete({actions.n_flat}): {len(actions.gammas)} "
+        f"MultiDiscrete({list(actions.nvec)}), flat Discrete({actions.n_flat}): {len(actions.windows)} "
         f"speculation lengths, {len(actions.batch_sizes)} batch sizes, {actions.n_placements} placements"
     )
 

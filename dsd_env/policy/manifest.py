@@ -26,7 +26,7 @@ from dsd_env.scenario.loader import explain_validation_error
 from dsd_env.strict_model import StrictNumbers
 
 FORMAT = "dsd_env.policy"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised when a bundle of this format can no longer be read by older code. Bundles that it can read say less:
 2 adds flat actions, logits that are not normalised, and trainings without a seed; 3 adds the fleet view."""
 
@@ -88,6 +88,11 @@ class Actions(_Model):
     gammas: tuple[Annotated[int, Field(ge=0, le=4096)], ...] = Field(min_length=1, max_length=4096)
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = Field(min_length=1, max_length=4096)
     n_placements: Annotated[int, Field(ge=1, le=4096)]
+    stop_thresholds: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = Field(
+        default=(),
+        max_length=4096,
+        description="Further entries behind `gammas`: the largest of these with a stop rule each.",
+    )
     flat: bool = Field(
         default=False,
         description="One logit per combination of the three indices, in the order of `numpy.unravel_index`.",
@@ -96,7 +101,12 @@ class Actions(_Model):
 
     @model_validator(mode="after")
     def _increasing(self) -> Actions:
-        for key, values in (("gammas", self.gammas), ("batch_sizes", self.batch_sizes)):
+        lists: tuple[tuple[str, tuple[float, ...]], ...] = (
+            ("gammas", self.gammas),
+            ("batch_sizes", self.batch_sizes),
+            ("stop_thresholds", self.stop_thresholds),
+        )
+        for key, values in lists:
             if any(b <= a for a, b in pairwise(values)):
                 raise ValueError(f"{key} {values} must be strictly increasing")
         if self.fleet is not None and (self.flat or len(self.fleet.places) != self.n_placements):
@@ -105,7 +115,7 @@ class Actions(_Model):
 
     def space(self) -> ActionSpace:
         """Return the same lists as an :class:`~dsd_env.control.ActionSpace`."""
-        return ActionSpace(self.gammas, self.batch_sizes, self.n_placements)
+        return ActionSpace(self.gammas, self.batch_sizes, self.n_placements, self.stop_thresholds)
 
     def heads(self) -> tuple[int, ...]:
         """Return the sizes of the groups of logits of which one each is chosen."""
@@ -118,7 +128,11 @@ class Actions(_Model):
     def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # The ONNX file carries the manifest's text: that of a bundle without what is new stays what it was.
         data: dict[str, Any] = serialise(self)
-        absent = {"flat": not self.flat, "fleet": self.fleet is None}
+        absent = {
+            "flat": not self.flat,
+            "fleet": self.fleet is None,
+            "stop_thresholds": not self.stop_thresholds,
+        }
         return {key: value for key, value in data.items() if not absent.get(key, False)}
 
 
@@ -172,7 +186,7 @@ class Manifest(_Model):
     """Everything about a bundle except the weights."""
 
     format: Literal["dsd_env.policy"] = "dsd_env.policy"
-    format_version: Literal[1, 2, 3] = 1
+    format_version: Literal[1, 2, 3, 4] = 1
     created: _Text
     observation: tuple[FeatureSpec, ...] = Field(min_length=1, max_length=4096)
     action: Actions
@@ -202,6 +216,8 @@ class Manifest(_Model):
             )
         if self.action.fleet is not None and self.format_version < 3:
             raise ValueError("policies of the fleet view need format_version 3")
+        if self.action.stop_thresholds and self.format_version < 4:
+            raise ValueError("stop_thresholds need format_version 4")
         return self
 
     def array_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -280,7 +296,7 @@ def explain_mismatch(manifest: Manifest, encoder: ObservationEncoder, actions: A
     if problem:
         return problem
     space = manifest.action.space()
-    for key in ("gammas", "batch_sizes", "n_placements"):
+    for key in ("gammas", "batch_sizes", "n_placements", "stop_thresholds"):
         was, now = getattr(space, key), getattr(actions, key)
         if was != now:
             return f"{key} are {now}, the policy was trained with {was}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from dsd_env.scenario.base import Count, Model, NonNegative, Positive
 
@@ -17,6 +17,13 @@ class Actions(Model):
 
     gammas: tuple[Annotated[int, Field(ge=0, le=MAX_GAMMA)], ...] = tuple(range(17))
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    stop_thresholds: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = Field(
+        default=(),
+        max_length=32,
+        description="Further speculation lengths, behind those of `gammas`: the largest of them, or less "
+        "where the drafter thinks that some draft is rejected with more than this probability (SpecDec++'s "
+        "rule).",
+    )
     targets_offered: Annotated[int, Field(ge=1, le=64)] = Field(
         default=2, description="Targets in the candidate list: the current one and the least loaded others."
     )
@@ -32,6 +39,14 @@ class Actions(Model):
         "`protocol.branches`. False: all streams have them, if that asks for any.",
     )
 
+    @model_serializer(mode="wrap")
+    def _without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an empty list, so that digests of scenarios without thresholds stay as they were."""
+        data: dict[str, Any] = write(self)
+        if not self.stop_thresholds:
+            data.pop("stop_thresholds", None)
+        return data
+
     @model_validator(mode="after")
     def _lists(self) -> Actions:
         for key, values in (("gammas", self.gammas), ("batch_sizes", self.batch_sizes)):
@@ -40,6 +55,13 @@ class Actions(Model):
         if self.gammas[0] != 0:
             raise ValueError(
                 f"gammas {self.gammas} must begin with 0 (plain decoding), the fallback of every action"
+            )
+        if any(b <= a for a, b in pairwise(self.stop_thresholds)):
+            raise ValueError(f"stop_thresholds {self.stop_thresholds} must be strictly increasing")
+        if self.stop_thresholds and self.gammas[-1] == 0:
+            raise ValueError(
+                f"stop_thresholds {self.stop_thresholds} need a draft to end: gammas holds only 0, plain "
+                "decoding"
             )
         if self.batch_sizes[0] != 1:
             raise ValueError(f"batch_sizes {self.batch_sizes} must begin with 1, which waits nowhere")

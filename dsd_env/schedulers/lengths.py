@@ -134,14 +134,19 @@ class GlobalTopB(Stateless):
 
     def length(self, view: DecisionView) -> int:
         """Return how many drafts are worth it."""
-        target, a = view.target, min(max(view.request.acceptance_rate, 1e-3), 0.999)
-        tokens = max(1, target.resident) * view.request.tokens_per_round
-        price = self.weight * tokens * target.token_s / max(target.iteration_s, 1e-9)
+        a, price = min(max(view.request.acceptance_rate, 1e-3), 0.999), self.weight * token_price(view)
         if price >= 1.0:
             return view.gammas[0]
         if price <= 0.0:
             return view.gammas[-1]
         return snap(view.gammas, math.floor(math.log(price) / math.log(a) + 1e-9))
+
+
+def token_price(view: DecisionView) -> float:
+    """Return how many tokens all at the target lose in the time that one more to verify takes: N c / T."""
+    target = view.target
+    tokens = max(1, target.resident) * view.request.tokens_per_round
+    return tokens * target.token_s / max(target.iteration_s, 1e-9)
 
 
 # ---------------------------------------------------------------------- one step at a time

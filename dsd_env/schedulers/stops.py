@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from dsd_env.control import DecisionView, StopKind, StopRule
-from dsd_env.control.actions import snap
-from dsd_env.schedulers.lengths import LengthEntry, LengthRule, Outcome, Stateless, remember
+from dsd_env.control.actions import snap, stop_at
+from dsd_env.schedulers.lengths import LengthEntry, LengthRule, Outcome, Stateless, remember, token_price
 
 LONGEST = 64
 """Longest length of any list."""
@@ -56,7 +56,7 @@ def spec_dec_pp(threshold: float = 0.7, most: int = 20) -> ConfidenceStop:
         trained head; here they are the drafter's top-1 probabilities. The code's head judges a token one step
         after it is made, this rule at once.
     """
-    return ConfidenceStop(StopRule(StopKind.SURVIVAL, threshold, least=2), most)
+    return ConfidenceStop(stop_at(threshold), most)
 
 
 def svip(threshold: float = 0.3, most: int = 40) -> ConfidenceStop:
@@ -132,6 +132,36 @@ class AdaEdl:
         return StopRule(StopKind.BOUND, bound, least=1, keeps=False)
 
 
+@dataclass
+class ConfidentTopB(Stateless):
+    """Draft on as long as a draft is worth the time that verifying it takes from everybody at the target.
+
+    As :class:`~dsd_env.schedulers.lengths.GlobalTopB`, with the drafter's own confidences: a draft is
+    worth it while the probability that it and all before it are accepted is above the price N c / T. With
+    many at the target it ends at the first doubt, with few it goes on through many.
+
+    Source: vLLM's adaptive verification and SGLang's ``schedule_verify_lens_topk``, which choose among the
+        drafts of all requests by such probabilities. Here the drafter ends its draft by the price that its
+        controller knows, so that the others are not made nor sent. The token at which it ends is kept, and
+        two always are.
+
+    Attributes:
+        weight: Factor of the price N c / T.
+        most: Longest draft.
+    """
+
+    weight: float = 1.0
+    most: int = LONGEST
+
+    def length(self, view: DecisionView) -> int:
+        """Return the longest length, or 0 where no draft could be worth it."""
+        return snap(view.gammas, self.most if self.weight * token_price(view) < 1.0 else 0)
+
+    def stop(self, view: DecisionView) -> StopRule:
+        """Return the rule: a probability of survival below the price."""
+        return stop_at(1.0 - min(1.0, self.weight * token_price(view)))
+
+
 _MOST = {"most": (1.0, float(LONGEST))}
 STOPS: dict[str, LengthEntry] = {
     "specdec_pp": LengthEntry(
@@ -144,6 +174,9 @@ STOPS: dict[str, LengthEntry] = {
         AdaEdl,
         {"threshold": (0.0, 1.0), **_MOST, "target": (0.0, 1.0), "step": (0.0, 1.0)},
         "until 1 - sqrt(0.2 entropy) is below a threshold that follows the acceptance rate",
+    ),
+    "confident_top_b": LengthEntry(
+        ConfidentTopB, {"weight": (0.0, 100.0), **_MOST}, "while drafts are worth their time to all"
     ),
     "pmin": LengthEntry(
         p_min, {"threshold": (0.0, 1.0), **_MOST}, "until a top-1 probability is below the threshold"

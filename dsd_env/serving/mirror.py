@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from dsd_env.control import ActionSpace
 from dsd_env.control.estimators import Learned, newest
 from dsd_env.control.fleet import FleetSpace, GroupChoice
 from dsd_env.policy import Policy
@@ -169,7 +170,7 @@ class Mirror:
             "places": scenario.n_placements,
             "targets": scenario.n_targets,
             "edges": scenario.n_edge_servers,
-            "gammas": len(scenario.actions.gammas),
+            "gammas": ActionSpace.of(scenario).nvec[0],
             "batches": len(scenario.actions.batch_sizes),
         }
         if any(sizes[name] > most for name, most in _MOST.items()):

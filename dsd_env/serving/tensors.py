@@ -96,7 +96,7 @@ def infer(
     inputs = _inputs(call, b"" if json_bytes is None else body[json_bytes:])
     actions = np.array(_decide(policy, inputs, mask), dtype="<i8")
     space, known = policy.actions, outputs_of(policy)
-    lists = (np.array(space.gammas), np.array(space.batch_sizes), np.arange(space.n_placements))
+    lists = (np.array(space.windows), np.array(space.batch_sizes), np.arange(space.n_placements))
     meant = actions.copy()
     for i, values in enumerate(lists):
         meant[:, i::3] = values[actions[:, i::3]]

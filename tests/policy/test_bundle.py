@@ -177,7 +177,7 @@ def test_truncated_manifest(bundle: Path) -> None:
     ("change", "message"),
     [
         (lambda d: d.update(format="other"), "not the manifest of a policy bundle"),
-        (lambda d: d.update(format_version=FORMAT_VERSION + 1), "format_version 4 is not one of 1 to 3"),
+        (lambda d: d.update(format_version=FORMAT_VERSION + 1), "format_version 5 is not one of 1 to 4"),
         (lambda d: d.update(surprise=1), "unknown key 'surprise'"),
         (lambda d: d.pop("network"), "'network' is missing"),
         (lambda d: d["network"].update(activation="gelu"), "network.activation = 'gelu'"),

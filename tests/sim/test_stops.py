@@ -339,10 +339,10 @@ def test_a_rule_that_nobody_could_mean_is_refused(engine: Engine, stop: StopRule
     simulation.decide(Decision(4, 1, 0, StopRule(StopKind.BOUND, -3.0)))
 
 
-def test_no_action_stands_for_a_stop_rule() -> None:
+def test_no_action_of_a_scenario_without_thresholds_stands_for_a_stop_rule() -> None:
     space = ActionSpace.of(lab())
     assert space.decode(space.encode(Decision(4, 1, 0))) == Decision(4, 1, 0)
-    with pytest.raises(ValueError, match="no action stands for"):
+    with pytest.raises(ValueError, match="not on the lists"):
         space.encode(Decision(4, 1, 0, RULES[0]))
 
 

@@ -22,6 +22,7 @@ from dsd_env.sim.compiled.kernel.loop import (
 )
 from dsd_env.sim.compiled.kernel.observe import encode, flat_mask, write_mask
 from dsd_env.sim.compiled.kernel.rows import fetch
+from dsd_env.sim.compiled.kernel.stopping import stop_as_listed
 from dsd_env.sim.compiled.records import (
     CANDIDATE_VIEW,
     DRAFT_JOB,
@@ -144,6 +145,7 @@ def _step_one(
     if absent:
         gamma, placement = 0, 0
     answer(k, w, gamma, k.batch_sizes[action[1]], placement)
+    stop_as_listed(k, w, action[0])
     reason = w.reason
     if absent and reason != TARGET_DOWN:
         reason = NO_DRAFTER

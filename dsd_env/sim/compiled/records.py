@@ -445,7 +445,8 @@ SCENARIO = Record(
     "Scenario",
     n_devices="i4", n_edges="i4", n_targets="i4", n_drafters="i4", n_places="i4", n_offered="i4",
     n_edges_offered="i4", edges_ordered="?",
-    n_slots="i4", n_models="i4", n_kinds="i4", n_gammas="i4", n_batches="i4", n_features="i4", n_valid="i4",
+    n_slots="i4", n_models="i4", n_kinds="i4", n_gammas="i4", n_stops="i4", n_batches="i4",
+    n_features="i4", n_valid="i4",
     n_links="i4", n_crashes="i4", n_channels="i4", n_sites="i4", n_ranks="i4",
     heap_capacity="i4", due_capacity="i4", log_capacity="i4", table_capacity="i4", delivery_capacity="i4",
     ring="i4", gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4",
@@ -457,7 +458,8 @@ SCENARIO = Record(
     decision_latency_s="f8", telemetry_period_s="f8", stats_weight="f8", rate_weight="f8",
     egress_usd_per_gigabyte="f8", idle_w="f8", patience_s="f8", client_timeout_s="f8", crash_detection_s="f8",
     rate_per_s="f8", replay_period_s="f8", think_s=LAW_SPEC, renewal=RENEWAL_SPEC, load=LOAD_SPEC,
-    gammas=Block("i4"), batch_sizes=Block("i4"), devices=Block(DEVICE_SPEC), drafters=Block(DRAFTER_SPEC),
+    gammas=Block("i4"), stop_thresholds=Block("f8"), batch_sizes=Block("i4"),
+    devices=Block(DEVICE_SPEC), drafters=Block(DRAFTER_SPEC),
     places=Block(PLACE_SPEC), targets=Block(TARGET_SPEC), channels=Block(CHANNEL_SPEC),
     kinds=Block(KIND_SPEC),
     models=Block(MODEL_SPEC), faults=Block(FAULT_SPEC), replayed=Block(REPLAYED), integers=Block("i8"),
@@ -469,11 +471,13 @@ SCENARIO = Record(
 )  # fmt: skip
 """The header of a scenario's constants; `tables` writes it.
 
-`feature_source` and `due_source` say which number of the view is gathered. `term_total` says which total a
-reward term follows, `term_counts` that it is an integer; `term_per_request_s`, `term_per_gpu_s`,
-`term_per_usd` and `term_per_s` say how fast it grows with time, for each request in the system, for each
-occupied GPU, for each dollar per second that these cost, and besides. `image` is a world before its seed is
-known. `told` marks the world of a controller of real systems, in which nothing happens: its state is told.
+`gammas` has the longest draft of every entry of the action's first dimension; the last `n_stops` of them are
+those with `stop_thresholds`. `feature_source` and `due_source` say which number of the view is gathered.
+`term_total` says which total a reward term follows, `term_counts` that it is an integer;
+`term_per_request_s`, `term_per_gpu_s`, `term_per_usd` and `term_per_s` say how fast it grows with time, for
+each request in the system, for each occupied GPU, for each dollar per second that these cost, and besides.
+`image` is a world before its seed is known. `told` marks the world of a controller of real systems, in which
+nothing happens: its state is told.
 """
 
 # ---------------------------------------------------------------------- controllers of real systems

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control import ObservationEncoder
+from dsd_env.control import ActionSpace, ObservationEncoder
 from dsd_env.control.due import DUE_FIELDS
 from dsd_env.control.rewards import TERMS
 from dsd_env.laws import constants, step_times, variates
@@ -148,6 +148,7 @@ class Compiler(Writer):
 
     def _header(self) -> None:
         scenario, protocol, actions = self.scenario, self.scenario.protocol, self.scenario.actions
+        space = ActionSpace.of(scenario)
         total = scenario.episode.total_requests
         if self.builder.schedule is not None:
             total = self.builder.schedule.total(total)
@@ -166,7 +167,8 @@ class Compiler(Writer):
             edges_ordered=scenario.edge_servers_ordered,
             n_models=len(self.models),
             n_kinds=len(scenario.workload.kinds),
-            n_gammas=len(actions.gammas),
+            n_gammas=len(space.windows),
+            n_stops=len(space.stop_thresholds),
             n_batches=len(actions.batch_sizes),
             n_valid=self.n_ranks * (1 + self.n_edges + self.n_targets),
             n_crashes=len(self.crashing),
@@ -201,7 +203,8 @@ class Compiler(Writer):
             client_timeout_s=protocol.client_timeout_s or 0.0,
             crash_detection_s=protocol.crash_detection_s,
         )
-        self.k.point("gammas", self.buffer.numbers(actions.gammas, "i4"))
+        self.k.point("gammas", self.buffer.numbers(space.windows, "i4"))
+        self.k.point("stop_thresholds", self.buffer.numbers(space.stop_thresholds, "f8"))
         self.k.point("boundaries_s", self.buffer.numbers(boundaries_s(scenario), "f8"))
         self.k.point("batch_sizes", self.buffer.numbers(actions.batch_sizes, "i4"))
 
@@ -527,8 +530,7 @@ class Compiler(Writer):
         self.set(image_bytes=len(image))
         self.k.point("image", self.buffer.numbers(image.view(np.uint64), "u8"))
         features = self._features(view, target_views, candidates)
-        actions = scenario.actions
-        n_mask = len(actions.gammas) + len(actions.batch_sizes) + scenario.n_placements
+        n_mask = sum(ActionSpace.of(scenario).nvec)
         # Whole cache lines, so that two worlds share none.
         size = -(-world.size // 64) * 64
         return Layout(

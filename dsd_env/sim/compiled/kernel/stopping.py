@@ -10,13 +10,22 @@ from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
 
 compile_laws(stopping)
 
-NEVER = number(stopping.NEVER)
+NEVER, LEAST = number(stopping.NEVER), number(stopping.LEAST_IN_DOUBT)
 
 
 @jit
 def set_stop(stop, kind, threshold, least, keeps):
     """Note a rule."""
     stop.kind, stop.threshold, stop.least, stop.keeps = kind, threshold, least, keeps
+
+
+@jit
+def stop_as_listed(k, w, index):
+    """Give the decision that has just been answered the stop rule of an entry of the list of lengths."""
+    request = w.requests[w.answered]
+    past = index - (k.n_gammas - k.n_stops)
+    if past >= 0 and request.gamma > 0:
+        set_stop(request.stop, stopping.SURVIVAL, k.stop_thresholds[past], LEAST, True)
 
 
 @jit
