@@ -123,7 +123,8 @@ class BySchedulers:
                 if scenario.name not in self._asked:
                     self._asked[scenario.name] = OtherLists(policy, own)
                 return self._asked[scenario.name].action(stage.observations[world], stage.masks[world])
-        return stage.actions.encode(player.decide(stage.env.get_attr("view", [world])[0]))
+        decision = player.decide(stage.env.get_attr("view", [world])[0])
+        return stage.actions.encode(stage.actions.nearest(decision))
 
 
 class ByActor:

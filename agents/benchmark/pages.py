@@ -32,6 +32,8 @@ BEST = {
     "learned": "best learned",
     "reference": "upper reference",
 }
+LONGEST_NAMED = 60
+"""Specifications that are longer are not written out in the scoreboard's legend."""
 SHOWN_THRESHOLDS = (0.9, 1.0, 1.1, 1.25, 1.5)
 NO_RECORDS = "No records yet: `python scripts/benchmark_suite.py` makes them."
 
@@ -104,7 +106,27 @@ def scoreboard(suite: Suite, found: Sequence[Standing]) -> str:
     note = f"Means over {words} held-out episodes in the steady state; gains are paired, with 95 % intervals."
     if any(each.tied for each in found):
         note += " Where several are named, their means are equal, and the gain is that of the first."
-    return "\n".join([note, "", *table(head, rows)])
+    return "\n".join([note, "", *table(head, rows), "", legend(found)])
+
+
+def legend(found: Sequence[Standing]) -> str:
+    """Return a sentence that says what the names of schedulers in the scoreboard stand for."""
+    meant: dict[str, set[str]] = {}
+    for each in found:
+        ties = [name for names in each.tied.values() for name in names]
+        for name in [*each.best.values(), *ties]:
+            meant.setdefault(name, set()).add(each.contest.schedulers[name][1])
+    parts = [f"`{name}` is {_in_short(meant[name])}" for name in sorted(meant)]
+    return f"Names: {'; '.join(parts)}. An entry's own names and constants stand in its records."
+
+
+def _in_short(specifications: set[str]) -> str:
+    if len(specifications) == 1:
+        (one,) = specifications
+        return f"`{one}`" if len(one) <= LONGEST_NAMED else f"`{one.partition(':')[0]}` with constants found"
+    kinds = sorted({each.partition(":")[0] for each in specifications})
+    words = " or ".join(f"`{kind}`" for kind in kinds)
+    return f"{words}, for each scenario its own"
 
 
 def _with_ties(standing: Standing, what: str) -> str:

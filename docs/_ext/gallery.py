@@ -56,6 +56,11 @@ MORE: Mapping[str, Sequence[tuple[str, str]]] = {
         _BENCHMARK,
         ("A policy that was searched for", "../../configs/policies/slow_cloud_plan/README.md"),
     ),
+    "sure_drafters": (
+        _BENCHMARK,
+        ("Rules that stop within a draft", "../schedulers.md#stopping-within-a-draft"),
+        ("The recording", "../acceptance.md"),
+    ),
     "drafter_menu": (
         _BENCHMARK,
         ("Where the drafters' acceptance comes from", "../acceptance_models.md"),
@@ -77,6 +82,7 @@ MORE: Mapping[str, Sequence[tuple[str, str]]] = {
 OF_THE_CARD: Mapping[str, str] = {
     "reasoning": "static:8:1:own",
     "slow_cloud": "static:8:1:own",
+    "sure_drafters": "specdec_pp:0.8:own",
     "drafter_menu": "static_map:workstation=8/1/own+laptop=2/1/colocated:eagle3",
     "no_room": "colocated_sd:6",
     "cost": "pack:32:4:1:colocated",
@@ -97,6 +103,7 @@ ORDER = (
     "stream_node",
     "reasoning",
     "slow_cloud",
+    "sure_drafters",
     "drafter_menu",
     "no_room",
     "cost",

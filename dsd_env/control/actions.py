@@ -273,6 +273,17 @@ class ActionSpace:
             raise ValueError(f"{decision}: placement must be in 0..{self.n_placements - 1}")
         return np.array([gamma, batch, decision.placement], dtype=np.int64)
 
+    def nearest(self, decision: Decision) -> Decision:
+        """Return a decision with the nearest threshold on the list, if its stop rule is one of a threshold.
+
+        All else stays as it is, whether it is on the lists or not.
+        """
+        stop = decision.stop
+        if stop is None or not self.stop_thresholds or stop != stop_at(stop.threshold):
+            return decision
+        listed = min(self.stop_thresholds, key=lambda threshold: abs(threshold - stop.threshold))
+        return decision._replace(stop=stop_at(listed))
+
     def offered_by(self, other: ActionSpace) -> NDArray[np.bool_]:
         """Return which of these entries another space has, too (bool, shape (sum(nvec),)).
 

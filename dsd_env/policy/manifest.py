@@ -28,7 +28,10 @@ from dsd_env.strict_model import StrictNumbers
 FORMAT = "dsd_env.policy"
 FORMAT_VERSION = 4
 """Raised when a bundle of this format can no longer be read by older code. Bundles that it can read say less:
-2 adds flat actions, logits that are not normalised, and trainings without a seed; 3 adds the fleet view."""
+2 adds flat actions, logits that are not normalised, and trainings without a seed; 3 adds the fleet view; 4
+adds stop thresholds."""
+OF_MENUS = ".is_lookup"
+"""How the name of a feature ends that only scenarios with a menu of drafters have."""
 
 NPZ_FILE = "policy.npz"
 ONNX_FILE = "policy.onnx"
@@ -343,10 +346,12 @@ def explain_fleet_mismatch(manifest: Manifest, space: FleetSpace) -> str | None:
 def _explain_features(manifest: Manifest, features: tuple[Feature, ...]) -> str | None:
     wanted, got = manifest.observation, feature_specs(features)
     if len(wanted) != len(got):
-        return (
-            f"the policy reads {len(wanted)} features, the scenario gives {len(got)} "
-            "(another number of placements?)"
-        )
+        counts = f"the policy reads {len(wanted)} features, the scenario gives {len(got)}"
+        menus = [any(each.name.endswith(OF_MENUS) for each in side) for side in (wanted, got)]
+        if menus[0] != menus[1]:
+            trained_with, offers = ("with", "offers none") if menus[0] else ("without", "offers one")
+            return f"{counts}: it was trained {trained_with} a menu of drafters, the scenario {offers}"
+        return f"{counts} (another number of placements?)"
     for index, (want, have) in enumerate(zip(wanted, got, strict=True)):
         if want != have:
             return f"feature {index} is {_describe(have)}, the policy reads {_describe(want)}"

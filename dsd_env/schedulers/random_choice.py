@@ -18,16 +18,17 @@ class RandomScheduler:
     name = "random"
 
     def __init__(self) -> None:
-        """Build the scheduler; `reset` gives it its seed."""
+        """Build the scheduler; `reset` gives it its seed and the scenario's thresholds."""
         self._seed = 0
+        self._stop_thresholds: tuple[float, ...] = ()
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Take the episode's seed."""
-        self._seed = seed
+        self._seed, self._stop_thresholds = seed, scenario.actions.stop_thresholds
 
     def decide(self, view: DecisionView) -> Decision:
         """Return a uniform draw from the valid actions."""
-        space = ActionSpace(view.gammas, view.batch_sizes, len(view.candidates))
+        space = ActionSpace(view.gammas, view.batch_sizes, len(view.candidates), self._stop_thresholds)
         mask = space.mask(view).tolist()
         stream = key(self._seed, Stream.SCHEDULER, view.request_id)
         indices: list[int] = []
@@ -36,4 +37,4 @@ class RandomScheduler:
             allowed = [index for index in range(size) if mask[start + index]]
             indices.append(pick(allowed, uniform_from_key(stream, 3 * view.counter + dimension)))
             start += size
-        return Decision(view.gammas[indices[0]], view.batch_sizes[indices[1]], indices[2])
+        return space.decision(*indices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from dsd_env.control import Decision, Site
+from dsd_env.control.actions import stop_at
 from dsd_env.laws.resolve import REASONS
 from dsd_env.serving.deployment import Deployment
 from dsd_env.serving.world import Carried, Told
@@ -34,6 +35,10 @@ class ServedDecision(NamedTuple):
         reason: Why the decision was changed to what can be done, or why the safe rule decided; "" otherwise.
         counter: Number of the decision within the request.
         fanout: Branches that its stream should open at each draft; 0: none.
+        stop_threshold: Where the draft ends before `gamma`: behind the token with which the drafter thinks
+            that some token of it is rejected with more than this probability, two tokens at least (see
+            :func:`dsd_env.control.actions.stop_at`); None: at `gamma`. Told only where the scenario of the
+            deployment lists thresholds.
     """
 
     gamma: int
@@ -47,11 +52,13 @@ class ServedDecision(NamedTuple):
     reason: str
     counter: int
     fanout: int = 0
+    stop_threshold: float | None = None
 
     @property
     def decision(self) -> Decision:
-        """The three numbers."""
-        return Decision(self.gamma, self.batch_size, self.placement)
+        """The three numbers, and the stop rule."""
+        stop = None if self.stop_threshold is None else stop_at(self.stop_threshold)
+        return Decision(self.gamma, self.batch_size, self.placement, stop)
 
 
 class _Alike(NamedTuple):
@@ -59,12 +66,14 @@ class _Alike(NamedTuple):
 
     before: tuple[int, int, int, str, str, str, str, str, str]
     fanout: int
+    stop_threshold: float | None
     carried: Carried
     rank: int
 
     def numbered(self, counter: int) -> Told:
         """Return one of them."""
-        return Told(ServedDecision(*self.before, counter, self.fanout), self.carried, self.rank)
+        answer = ServedDecision(*self.before, counter, self.fanout, self.stop_threshold)
+        return Told(answer, self.carried, self.rank)
 
 
 class Answers:
@@ -73,7 +82,7 @@ class Answers:
     def __init__(self, deployment: Deployment) -> None:
         """Begin with none."""
         scenario = deployment.scenario
-        self._models = tuple(scenario.acceptance)
+        self._models, self._thresholds = tuple(scenario.acceptance), scenario.actions.stop_thresholds
         self._n_sites = scenario.n_devices + scenario.n_edge_servers + scenario.n_targets
         self._targets, self._edges = deployment.targets, deployment.edge_servers
         # By the key of a decision, and by the key without the decision's number.
@@ -136,4 +145,5 @@ class Answers:
             reason or REASONS[found.reason] or "",
         )
         carried = Carried(site, found.edge_server, found.target, drafter, model, found.gamma, fanout)
-        return _Alike(answer, fanout, carried, rank)
+        threshold = self._thresholds[found.stop] if found.stop >= 0 else None
+        return _Alike(answer, fanout, threshold, carried, rank)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, ObservationEncoder, Site
-from dsd_env.control.actions import Resolved, resolve
+from dsd_env.control.actions import Resolved, resolve, stop_at
 from dsd_env.control.fleet import FleetSpace
 from dsd_env.control.fleet_view import FleetTelemetry, FleetView
 from dsd_env.policy import Policy
@@ -515,9 +515,11 @@ class Controller:
             decision = self._scheduler.decide(view)
             if not 0 <= decision.placement < len(view.candidates):
                 raise ValueError(f"{decision} is off the list of candidates")
-            if decision.stop is not None:
-                raise ValueError(f"{decision} has a stop rule; only a length can be told")
-            return decision
+            if decision.stop is None or decision.gamma == 0:
+                return decision
+            if self._space.nearest(decision).stop not in map(stop_at, self._space.stop_thresholds):
+                raise ValueError(f"{decision} has a stop rule; only a length can be told in this deployment")
+            return self._space.nearest(decision)
         observation = self._encoder.encode(view)
         total = float(observation.dot(observation))
         if not math.isfinite(total):
@@ -550,6 +552,7 @@ class Controller:
             reason or resolved.reason or "",
             view.counter,
             candidate.fanout if resolved.gamma else 0,
+            decision.stop.threshold if decision.stop is not None and resolved.gamma else None,
         )
 
     def _plain(self, reason: str, request: ServedRequest | None = None) -> ServedDecision:

@@ -128,6 +128,7 @@ class Found(NamedTuple):
         fanout: Branches.
         reason: Why it was changed, by number (:data:`dsd_env.laws.resolve.REASONS`).
         counter: Number of the decision within the request.
+        stop: Place of the stop threshold on the list, or -1.
     """
 
     gamma: int
@@ -141,6 +142,7 @@ class Found(NamedTuple):
     fanout: int
     reason: int
     counter: int
+    stop: int
 
 
 class Mirror:

@@ -153,3 +153,10 @@ def test_a_bundle_keeps_them(tmp_path: Path) -> None:
     assert Actions.model_validate_json(stored.model_dump_json()) == stored
     with pytest.raises(ValueError, match="strictly increasing"):
         Actions(gammas=(0, 2), batch_sizes=(1,), n_placements=1, stop_thresholds=(0.8, 0.4))
+
+
+def test_the_nearest_threshold_stands_for_any() -> None:
+    assert SPACE.nearest(Decision(8, 1, 0, stop_at(0.55))) == Decision(8, 1, 0, stop_at(0.4))
+    assert SPACE.nearest(Decision(8, 1, 0, stop_at(0.99))) == Decision(8, 1, 0, stop_at(0.8))
+    for kept in (Decision(2, 1, 0), Decision(8, 1, 0, StopRule(StopKind.TOP1, 0.5))):
+        assert SPACE.nearest(kept) == kept

@@ -36,11 +36,15 @@ def make_bundle(
     encoder, space = ObservationEncoder.of(scenario), ActionSpace.of(scenario)
     layers = (len(encoder.features), 64, 64, space.n_flat if flat else sum(space.nvec))
     manifest = Manifest(
-        format_version=2 if flat else 1,
+        format_version=4 if space.stop_thresholds else 2 if flat else 1,
         created="2026-01-01T00:00:00+00:00",
         observation=feature_specs(encoder.features),
         action=Actions(
-            gammas=space.gammas, batch_sizes=space.batch_sizes, n_placements=space.n_placements, flat=flat
+            gammas=space.gammas,
+            batch_sizes=space.batch_sizes,
+            n_placements=space.n_placements,
+            stop_thresholds=space.stop_thresholds,
+            flat=flat,
         ),
         network=Network(layers=layers, activation="tanh", normalisations=0 if flat else 2),
         scenario=scenario_ref(scenario),

@@ -57,6 +57,7 @@ CHANGING = {
 }
 """Links whose bandwidth and delay change, and that are without service now and then."""
 
+RECORDED = {"source": "trace", "trace": "qwen2.5-coder-1.5b_smollm2-135m_greedy", "drafter": "smollm2-135m"}
 CRASHES = {
     kind: {
         "kind": kind,
@@ -82,7 +83,8 @@ def restless(kind: str, *parts: str, **protocol: Any) -> Scenario:
 
     Args:
         kind: Kind of protocol.
-        *parts: ``links`` that change, ``crashes`` of everything, ``preemption`` at a small KV pool.
+        *parts: ``links`` that change, ``crashes`` of everything, ``preemption`` at a small KV pool,
+            ``doubts`` of the drafter that end drafts.
         **protocol: More keys of the protocol.
     """
     power = {"idle_w": 10.0, "busy_w": 100.0}
@@ -97,6 +99,9 @@ def restless(kind: str, *parts: str, **protocol: Any) -> Scenario:
     }
     if "branches" in protocol:
         content["actions"] = {**TINY["actions"], "offer_branches": True}
+    if "doubts" in parts:
+        content["acceptance"] = {"draft": RECORDED}
+        content["actions"] = {**TINY["actions"], "stop_thresholds": [n / 10 for n in range(1, 10)]}
     if "links" in parts:
         content["links"] = CHANGING
     if "crashes" in parts:
@@ -165,6 +170,11 @@ CASES = {
     "streams, policy": Case(
         lambda: restless("streaming"), "policy", 2, 400, STREAMS - {EventKind.LATE_DRAFTS}
     ),
+    "doubts": Case(
+        lambda: restless("streaming", "doubts"), "random", 4, 400, STREAMS - {EventKind.LATE_DRAFTS}
+    ),
+    "doubts, policy": Case(lambda: restless("streaming", "doubts"), "policy", 4, 400),
+    "doubts in rounds, policy": Case(lambda: restless("synchronous", "doubts"), "policy", 5, 300),
     "branches": Case(
         lambda: restless("streaming", branches={"fanout": 2, "depth": 4}), "random", 3, 400, BRANCHES
     ),
@@ -215,7 +225,7 @@ def follow(
     scheduler = make_scheduler(rule)
     scheduler.reset(scenario, seed)
     encoder = ObservationEncoder.of(scenario)
-    moved = taken = 0
+    moved = taken = doubted = 0
     while taken < decisions and (theirs := recorder.simulation.next_decision()) is not None:
         request, now_s = recorder.simulation.due_request, recorder.now_s
         assert request is not None
@@ -240,10 +250,14 @@ def follow(
         if controller._mirror is not None:
             np.testing.assert_array_equal(controller._mirror.observations[0], expected)
         assert (answer.gamma, answer.batch_size) == (resolution.gamma, resolution.batch_size)
+        stop = None if resolution.stop is None else resolution.stop.threshold
+        assert answer.stop_threshold == stop
+        doubted += stop is not None
         assert answer.placement == decision.placement or resolution.reason
         assert answer.source == ("policy" if rule.startswith("policy:") else "rule")
         taken += 1
     assert taken == decisions or recorder.simulation.terminated or recorder.simulation.truncated
+    assert doubted > 0 or not scenario.actions.stop_thresholds
     # Where the next decision is taken follows from the last one, but for what happens on the way.
     assert moved <= 1 + taken // 4, (moved, taken)
     assert controller.counts["unknown_request"] == controller.counts["out_of_order"] == 0

@@ -104,6 +104,11 @@ class EngineSession:
         """Return the length of a decision that was taken together with others."""
         if answer.gamma and answer.site != "colocated":
             self.elsewhere += 1
+        if answer.stop_threshold is not None:
+            raise EngineError(
+                "the policy ends drafts where the drafter doubts (stop_thresholds of the deployment's "
+                "scenario), and this engine is told a length only; train one without stop_thresholds"
+            )
         self._asked = answer.gamma
         return answer.gamma
 

@@ -506,10 +506,10 @@ SERVED_OFFER = Record("ServedOffer", target="i4", up="?")
 """A target on offer."""
 CARRIED = Record(
     "Carried", key="i8", gamma="i8", batch_size="i8", placement="i8", target="i8", site="i8",
-    edge_server="i8", drafter="i8", model="i8", fanout="i8", reason="i8", counter="i8",
+    edge_server="i8", drafter="i8", model="i8", fanout="i8", reason="i8", counter="i8", stop="i8",
 )  # fmt: skip
 """A decision as it is carried out. Those with the same `key` differ in the number of the client's device; -1
-is no key."""
+is no key. `stop` is the place of its stop threshold on the list, -1 if it has none."""
 SERVED_CALL = Record(
     "ServedCall", now_s="f8", stale_s="f8", doubt="f8", n="i8", chooses="i8", n_mask="i8", n_heads="i8",
     flat="i8", normalisations="i8", at_devices="i8", asked_words="i8", client_words="i8",

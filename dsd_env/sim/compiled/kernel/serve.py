@@ -245,6 +245,8 @@ def _carry(c, k, row):
     carried.placement, carried.target, carried.site = taken, target, place.site
     carried.edge_server, carried.drafter, carried.fanout = edge, drafter, place.fanout
     carried.model = -1 if k.drafters[drafter].mode == NO_DRAFTER else k.drafters[drafter].model
+    past = of_gammas - (k.n_gammas - k.n_stops)
+    carried.stop = past if past >= 0 and gamma > 0 else -1
     counter = int(asked.decisions)
     carried.counter = counter
     # What is carried out follows from the indices chosen, from what the candidate was, and from the reason.
