@@ -71,7 +71,17 @@ class EngineSession:
             slo: Its class of service-level objectives; default: the deployment's first.
             time_s: When, on the controller's clock; default: now.
             keep_rounds: Keep the list of rounds; a long-running engine does not need it.
+
+        Raises:
+            EngineError: The deployment lists stop thresholds, and an engine is told a length only.
         """
+        thresholds = controller.deployment.scenario.actions.stop_thresholds
+        if thresholds:
+            raise EngineError(
+                f"the deployment's scenario has actions.stop_thresholds = {list(thresholds)}, but this "
+                "engine is told a length only and cannot end drafts where the drafter doubts; use a scenario "
+                "and a policy without them"
+            )
         self.controller = controller
         self.request = request
         self.rounds: list[Round] = []
@@ -104,11 +114,6 @@ class EngineSession:
         """Return the length of a decision that was taken together with others."""
         if answer.gamma and answer.site != "colocated":
             self.elsewhere += 1
-        if answer.stop_threshold is not None:
-            raise EngineError(
-                "the policy ends drafts where the drafter doubts (stop_thresholds of the deployment's "
-                "scenario), and this engine is told a length only; train one without stop_thresholds"
-            )
         self._asked = answer.gamma
         return answer.gamma
 
