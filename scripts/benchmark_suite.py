@@ -233,7 +233,10 @@ def _summarise(suite: Suite, store: Store, folder: Path) -> int:
 def _check(suite: Suite, store: Store, folder: Path) -> int:
     from agents.benchmark import workflow
 
-    wrong = workflow.differing(workflow.texts(suite, store, folder, _pages(folder)))
+    texts = workflow.texts(suite, store, folder, _pages(folder))
+    wrong = workflow.differing(texts)
+    if not wrong:
+        print(f"{len(texts)} files are what the records say")
     for path in wrong:
         print(
             f"benchmark_suite: {path} is not what the records say: run benchmark_suite.py --summary",

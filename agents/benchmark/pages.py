@@ -160,6 +160,8 @@ def over_all(analysis: Mapping[str, Any]) -> str:
             )
         names = ", ".join(f"`{name}`" for name in scores["scenarios"])
         parts += ["", f"**{title}** ({names})", "", *table(head, rows)]
+    if parts:
+        parts += ["", "A scheduler stands here if it has records in all scenarios of its table."]
     return "\n".join(parts[1:]) if parts else NO_RECORDS
 
 
