@@ -89,9 +89,15 @@ Decide = Callable[[Stage, Sequence[int]], NDArray[np.int64]]
 class BySchedulers:
     """Decides by a scheduler's name; every environment has one of its own, set up for its episode."""
 
-    def __init__(self, name: str | Mapping[str, str]) -> None:
-        """Remember the scheduler's name, or one for each scenario by the scenario's name."""
-        self.name = name
+    def __init__(self, name: str | Mapping[str, str], *, nearest: bool = False) -> None:
+        """Remember the scheduler's name, or one for each scenario by the scenario's name.
+
+        Args:
+            name: It, or they.
+            nearest: Where a draft ends by a threshold that is not listed, take the nearest that is. Otherwise
+                that is an error.
+        """
+        self.name, self._nearest = name, nearest
         self._players: dict[int, tuple[int, Scheduler]] = {}
         self._compiled: dict[str, DueDecisions] = {}
         self._asked: dict[str, OtherLists] = {}
@@ -124,7 +130,7 @@ class BySchedulers:
                     self._asked[scenario.name] = OtherLists(policy, own)
                 return self._asked[scenario.name].action(stage.observations[world], stage.masks[world])
         decision = player.decide(stage.env.get_attr("view", [world])[0])
-        return stage.actions.encode(stage.actions.nearest(decision))
+        return stage.actions.encode(stage.actions.nearest(decision) if self._nearest else decision)
 
 
 class ByActor:

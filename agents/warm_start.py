@@ -95,7 +95,7 @@ def collect(
     steps = -(-config.decisions * config.one_in // n)
     seeds = _Episodes(first_seed, [0] * n)
     env = make_envs(n, seeds)
-    teacher = BySchedulers(teachers)
+    teacher = BySchedulers(teachers, nearest=True)
     pupil = None if driver is None else ByActor(driver)
     kept = generator.random((steps, n)) * config.one_in < 1.0
     observations, masks, actions = [], [], []

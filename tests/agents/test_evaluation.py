@@ -187,3 +187,20 @@ def test_partial_results_survive_and_torn_lines_do_not_matter(tmp_path: Path) ->
     assert PartialResults(path).results.keys() == {first.key, second.key, third.key}
     again.discard()
     assert not path.exists()
+
+
+def test_rules_that_end_drafts_by_thresholds_of_their_own_are_evaluated_as_simulated() -> None:
+    recorded = {
+        "source": "trace",
+        "trace": "qwen2.5-coder-1.5b_smollm2-135m_greedy",
+        "drafter": "smollm2-135m",
+    }
+    for thresholds in ([], [0.5]):
+        # None of the lists has it, and no other threshold may stand for it.
+        scenario = dsd_env.load_scenario(
+            "single_lan", acceptance={"draft": recorded}, actions__stop_thresholds=thresholds
+        )
+        tasks = evaluation.tasks_of("sure", scenario, "specdec_pp:0.77:own", 1)
+        ((_, metrics),) = run_group(tasks)
+        wanted = dsd_env.simulate(scenario, "specdec_pp:0.77:own", tasks[0].seed).metrics
+        assert metrics == pytest.approx(wanted, nan_ok=True, rel=0, abs=0)
