@@ -517,9 +517,10 @@ class Controller:
                 raise ValueError(f"{decision} is off the list of candidates")
             if decision.stop is None or decision.gamma == 0:
                 return decision
-            if self._space.nearest(decision).stop not in map(stop_at, self._space.stop_thresholds):
+            nearest = self._space.nearest(decision)
+            if nearest.stop not in [stop_at(threshold) for threshold in self._space.stop_thresholds]:
                 raise ValueError(f"{decision} has a stop rule; only a length can be told in this deployment")
-            return self._space.nearest(decision)
+            return nearest
         observation = self._encoder.encode(view)
         total = float(observation.dot(observation))
         if not math.isfinite(total):
