@@ -322,7 +322,7 @@ class State:
         self._tell_mirror_of_client(client)
 
     def _sampled(self, client: ServedDevice, name: str | None) -> ServedTarget:
-        """Return the target that a client's round trip was measured with: by name, or of its newest request."""
+        """Return the target that a round trip was measured with, by name or that of the newest request."""
         if name is None and len(self.targets) > 1:
             served = [self.requests[of] for of in client.requests if self.requests[of].target >= 0]
             if served:

@@ -279,9 +279,9 @@ REQUEST = Record(
     # Who it is.
     slot="i4", number="i4", device="i4", kind="i4", prompt_tokens="i4", output_tokens="i4", recorded="i4",
     # Where it stands in its protocol.
-    committed="i4", target="i4", lost_target="i4", site="i4", at="i4", waits_for="i4", epoch="i4", then="i4", to_site="i4",
-    to="i4", hop_site="i4", hop="i4", moves="?", done="?", is_new="?", warms="?", waits_warm="?", guessed="?",
-    drafts_ahead="?", has_report="?", patience_set="?",
+    committed="i4", target="i4", lost_target="i4", site="i4", at="i4", waits_for="i4", epoch="i4", then="i4",
+    to_site="i4", to="i4", hop_site="i4", hop="i4", moves="?", done="?", is_new="?", warms="?",
+    waits_warm="?", guessed="?", drafts_ahead="?", has_report="?", patience_set="?",
     # Its decision in force.
     gamma="i4", batch_size="i4", draft_site="i4", drafter="i4", edge_server="i4", to_target="i4", drafts="i4",
     branches="?", stop=STOP, dropped="i4",
