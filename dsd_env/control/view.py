@@ -206,8 +206,8 @@ class CandidateView:
         catch_up_s: Time of the first draft step, which processes the KV lag. A look-up takes this time and
             `draft_step_s`, which are equal, once a round.
         draft_wait_s: Expected wait for the drafter.
-        rtt_s: Round-trip time between draft site and target (0 when co-located): that of the link, as measured
-            for a device's and nominal for an edge server's, and twice `extra_one_way_s` of the target.
+        rtt_s: Round-trip time between draft site and target (0 when co-located): that of the link, measured
+            for a device's and nominal for an edge server's, and twice the target's `extra_one_way_s`.
         handover_s: Expected one-way delay to move control there from where it is now, likewise.
         kv_lag_tokens: Committed tokens that its drafter has not processed (1 for a look-up, which has no KV).
         move_s: Expected time to prefill the context anew at another target (0 at the current one).
