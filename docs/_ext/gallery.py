@@ -73,6 +73,10 @@ MORE: Mapping[str, Sequence[tuple[str, str]]] = {
         _BENCHMARK,
         ("What the arrivals were fitted to", "../workload.md"),
     ),
+    "regions": (
+        ("Scores by route", "../scenarios.md#targets-at-different-distances-regions"),
+        ("What a distance does", "../simulator.md#links"),
+    ),
     "single_lan": (("Where the first numbers come from", "../quickstart.md"),),
     "mobile": (("What the links were fitted to", "../network.md"),),
     "mobile_stream": (("What the links were fitted to", "../network.md"),),
@@ -86,6 +90,7 @@ OF_THE_CARD: Mapping[str, str] = {
     "drafter_menu": "static_map:workstation=8/1/own+laptop=2/1/colocated:eagle3",
     "no_room": "colocated_sd:6",
     "cost": "pack:32:4:1:colocated",
+    "regions": "adaptive:4:colocated:least_time",
     "replay": "colocated_sd:4",
 }
 """The best scheduler of a scenario's card, where no table of scores has the scenario."""
@@ -107,6 +112,7 @@ ORDER = (
     "drafter_menu",
     "no_room",
     "cost",
+    "regions",
     "replay",
     "mobile",
     "flaky",

@@ -118,7 +118,12 @@ def _sections(scenario: Scenario) -> Iterator[str]:
         [name, str(one.count), f"{one.gpus:g}", str(one.max_num_seqs), _profile(one.profile), _menu(one.menu)]
         for name, one in scenario.targets.items()
     ]
-    yield _table("targets", ["class", "count", "GPUs", "seats", "profile", "drafters beside it"], rows)
+    head = ["class", "count", "GPUs", "seats", "profile", "drafters beside it"]
+    ways_s = [one.extra_one_way_s for one in scenario.targets.values()]
+    if any(ways_s):
+        head.append("beyond the links")
+        rows = [[*row, f"{1e3 * way_s:g} ms each way"] for row, way_s in zip(rows, ways_s, strict=True)]
+    yield _table("targets", head, rows)
     yield "requests:\n" + "\n".join(_requests(scenario))
     changed = scenario.protocol.model_dump(mode="json", exclude_defaults=True)
     words = [f"{key}: {value}" for key, value in changed.items() if key != "kind"]

@@ -65,9 +65,10 @@ class FleetTelemetry:
     Attributes:
         now_s: Simulated time.
         requests: The requests that the targets know.
-        rtt_s: Running round-trip time of every device (EMA).
+        rtt_s: Running round-trip time of every device's link (EMA), without what a target is farther away.
         rtt_deviation_s: Running mean deviation of it.
-        targets: For every target the values of :data:`TARGET_FIELDS` in its newest report.
+        targets: For every target the values of :data:`TARGET_FIELDS` in its newest report; those of a target
+            farther away than the links reach (`extra_one_way_s`) have taken that long.
         edges: For every edge server jobs, expected wait in s, and whether it is up, as its first drafter
             reported last.
         arrivals_per_s: Running arrival rate.
@@ -98,7 +99,7 @@ class GroupView:
         context_tokens: Mean length of their contexts; 0 without any.
         acceptance_mean: Mean running acceptance rate of those whose drafts have been verified; prior 0.6.
         acceptance_spread: Standard deviation of it.
-        rtt_s: Mean round-trip time of the group's devices.
+        rtt_s: Mean round-trip time of its devices' links, without what a target is farther away.
         rtt_deviation_s: Mean of their mean deviations.
         attainment: Running share of requests that met their SLO, the least of its classes of objectives.
         ttft_slack: Mean of 1 − age / bound of those without a token; 1 without any.

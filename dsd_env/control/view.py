@@ -154,7 +154,8 @@ class LinkView:
     Attributes:
         up: Whether the link is believed up: false while what the site has to send has not all left for
             longer than a retransmission time-out (links that can fail).
-        rtt_s: Running mean round-trip time (EMA; nominal before the first sample).
+        rtt_s: Running mean round-trip time of the link (EMA; nominal before the first sample), and the way
+            there and back from its end to the request's target: before admission, to the first one offered.
         rtt_deviation_s: Running mean absolute deviation of the round-trip time.
         uplink_bits_per_s: Uplink bandwidth as measured by messages that have left (EMA); nominal before
             the first, and where it does not change.
@@ -205,8 +206,9 @@ class CandidateView:
         catch_up_s: Time of the first draft step, which processes the KV lag. A look-up takes this time and
             `draft_step_s`, which are equal, once a round.
         draft_wait_s: Expected wait for the drafter.
-        rtt_s: Round-trip time between draft site and target (0 when co-located).
-        handover_s: Expected one-way delay to move control there from where it is now.
+        rtt_s: Round-trip time between draft site and target (0 when co-located): that of the link, measured
+            for a device's and nominal for an edge server's, and twice the target's `extra_one_way_s`.
+        handover_s: Expected one-way delay to move control there from where it is now, likewise.
         kv_lag_tokens: Committed tokens that its drafter has not processed (1 for a look-up, which has no KV).
         move_s: Expected time to prefill the context anew at another target (0 at the current one).
         shares_target: Draft steps run on the target's own server and lengthen its iterations.

@@ -61,6 +61,18 @@ def measure_round_trip(device: Device, now_s: float, sample_s: float, weight: fl
     device.rtt_sample_s = now_s
 
 
+def access_round_trip_s(sample_s: float, extra_one_way_s: float) -> float:
+    """Return what of a measured round trip the device's own link took, not the way from there to the target.
+
+    Args:
+        sample_s: The round trip, without the time at the target.
+        extra_one_way_s: How far the target is beyond the link, each way.
+    """
+    if extra_one_way_s == 0.0:
+        return sample_s
+    return max(sample_s - 2.0 * extra_one_way_s, 0.0)
+
+
 def sample_age_s(now_s: float, sample_s: float) -> float:
     """Return the age of an estimate whose newest sample was taken at a time (negative: never)."""
     return now_s - sample_s if sample_s >= 0.0 else now_s

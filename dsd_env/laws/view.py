@@ -12,7 +12,7 @@ Drafter = Any
 
 def handover_s(
     at_site: int, at: int, site: int, number: int, half_rtt_s: float, to_edge_s: float, from_edge_s: float,
-    backhaul_s: float,
+    backhaul_s: float, leaving_s: float, reaching_s: float,
 ) -> float:  # fmt: skip
     """Return the expected one-way delay of moving control to a place.
 
@@ -21,24 +21,26 @@ def handover_s(
         at: Number of that device, edge server or target.
         site: Where it is to go.
         number: Its number.
-        half_rtt_s: Half the measured round trip between device and targets.
+        half_rtt_s: Half the measured round trip of the device's link to the targets.
         to_edge_s: Delay from the device to its edge servers, 0 without a link to them.
         from_edge_s: Delay back.
         backhaul_s: Delay between the edge server and the target, if it is those two.
+        leaving_s: How far the target where control is lies beyond the links; 0 if it is at none.
+        reaching_s: The same of the target that it is to go to; 0 if it is none.
     """
     if at_site == site and at == number:
         return 0.0
     if (at_site == EDGE_SERVER and site == COLOCATED) or (at_site == COLOCATED and site == EDGE_SERVER):
-        return backhaul_s
+        return backhaul_s + leaving_s + reaching_s
     to_device_s = 0.0
     if at_site == COLOCATED:
-        to_device_s = half_rtt_s
+        to_device_s = half_rtt_s + leaving_s
     elif at_site == EDGE_SERVER:
         to_device_s = from_edge_s
     if site == OWN_DEVICE:
         return to_device_s
     if site == COLOCATED:
-        return to_device_s + half_rtt_s
+        return to_device_s + half_rtt_s + reaching_s
     return to_device_s + to_edge_s
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from dsd_env.latency.overhead import EngineOverhead, load_overhead
 from dsd_env.scenario.base import Count, Fraction, Model, Name, NonNegative, Positive
@@ -329,6 +337,19 @@ class Target(Model):
         description="Time from a prompt's arrival to its place in the queue: HTTP, tokenisation, the way to "
         "the engine's process.",
     )
+    extra_one_way_s: NonNegative = Field(
+        default=0.0,
+        description="Propagation each way beyond the clients' and edge servers' links, for a target that is "
+        "farther away than those reach, such as in another region.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_extra(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a distance of 0, so that digests of scenarios without any stay as they were."""
+        data: dict[str, Any] = write(self)
+        if self.extra_one_way_s == 0.0:
+            data.pop("extra_one_way_s", None)
+        return data
 
     @property
     def menu(self) -> tuple[ColocatedDrafter, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dsd_env.control import DecisionView, TargetView
+from dsd_env.control import DecisionView, Site, TargetView
 from dsd_env.rng import Stream, key, uniform_from_key
 from dsd_env.schedulers.rules import least_loaded_target, pick
 
@@ -35,14 +35,20 @@ def _random(view: DecisionView, seed: int) -> int:
 
 
 def _least_time(view: DecisionView, seed: int) -> int:
-    """Return the target where a first token would come soonest: iterations are what is waited for."""
+    """Return the target where a first token would come soonest: iterations are what is waited for.
+
+    What a target is farther away than the first one on offer counts twice, for the prompt and for the token.
+    """
+    ways_s = {each.target.index: each.handover_s for each in view.candidates if each.site == Site.COLOCATED}
+    first_s = ways_s.get(view.target.index, 0.0)
 
     def first_token_s(target: TargetView) -> float:
         prompt_s = (target.prefill_tokens + view.request.prompt_tokens) * target.prefill_token_s
         # Who finds no seat waits until as many as wait before have left; an answer takes a seat for many
         # iterations, so this only says that a queue is bad.
         queue_s = target.waiting * target.iteration_s
-        return target.remaining_s + target.iteration_s + prompt_s + queue_s
+        farther_s = 2.0 * (ways_s.get(target.index, first_s) - first_s)
+        return target.remaining_s + target.iteration_s + prompt_s + queue_s + farther_s
 
     return min(_offered(view), key=lambda target: (first_token_s(target), target.index)).index
 

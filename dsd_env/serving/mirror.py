@@ -418,11 +418,18 @@ class Mirror:
     # ------------------------------------------------------------------ what servers are known to do
 
     def _write_servers(self, visible_s: float) -> None:
-        """Write what is known of servers by reports made no later than a time, and what each is now."""
+        """Write what is known of servers by reports made no later than a time, and what each is now.
+
+        Those of far targets, and of the drafters there, take longer.
+        """
+        visible_of = [visible_s] * self._n_sites
         for target in self._served.targets:
-            self._write_target(target, newest_report(cast(Any, target), visible_s))
+            of_target_s = visible_s - self._telemetry.extra_s(cast(Any, target))
+            visible_of[target.number - len(self._served.targets)] = of_target_s
+            self._write_target(target, newest_report(cast(Any, target), of_target_s))
         for drafter in self._served.away_drafters:
-            self._write_drafter(drafter, newest(drafter.reports, visible_s))
+            seen_s = visible_of[drafter.number % self._n_sites]
+            self._write_drafter(drafter, newest(drafter.reports, seen_s))
         self._write_system(visible_s)
 
     def _write_changes(self) -> None:

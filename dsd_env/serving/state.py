@@ -315,9 +315,19 @@ class State:
 
     def _rtt(self, event: events.RttSample, now_s: float) -> None:
         client = self._client(event.client, now_s)
-        reports.measure_round_trip(client, now_s, event.rtt_s, self._weight)
+        extra_s = self._sampled(client, event.target).config.extra_one_way_s
+        access_s = reports.access_round_trip_s(event.rtt_s, extra_s)
+        reports.measure_round_trip(client, now_s, access_s, self._weight)
         self._served.devices[client.number] = client
         self._tell_mirror_of_client(client)
+
+    def _sampled(self, client: ServedDevice, name: str | None) -> ServedTarget:
+        """Return the target that a round trip was measured with, by name or that of the newest request."""
+        if name is None and len(self.targets) > 1:
+            served = [self.requests[of] for of in client.requests if self.requests[of].target >= 0]
+            if served:
+                return self.targets[max(served, key=lambda request: request.number).target]
+        return self._target(name)
 
     def _link(self, event: events.LinkState, now_s: float) -> None:
         client = self._client(event.client, now_s)

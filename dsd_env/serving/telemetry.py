@@ -409,13 +409,16 @@ class RttSample:
 
     Attributes:
         client: The client.
-        rtt_s: The sample.
+        rtt_s: The sample, the whole way there and back.
         time_s: When it was complete.
+        target: The target it was measured with, where some are farther away than others (`extra_one_way_s`);
+            default: that of the client's newest request.
     """
 
     client: str
     rtt_s: float
     time_s: float | None = None
+    target: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

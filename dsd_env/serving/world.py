@@ -17,7 +17,7 @@ from dsd_env.laws import drafting, reports, step_times
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR, REPORTS_KEPT, SLOPE_TOKENS, TOKENS_PER_ROUND_PRIOR
 from dsd_env.scenario.schema import DeviceClass, Drafter, Scenario, Target
 from dsd_env.serving.deployment import Deployment
-from dsd_env.sim.entities import Report, Request, StepTimer
+from dsd_env.sim.entities import Report, Request, StepTimer, TargetServer
 from dsd_env.sim.telemetry import Telemetry
 from dsd_env.sim.world import UNLIMITED_TOKENS, World, draft_timer, kind_of
 from dsd_env.workload import RequestSpec
@@ -615,3 +615,7 @@ class ServedTelemetry(Telemetry):
 
     def _delay_s(self, request: Request) -> float:
         return super()._delay_s(request) if self._by_nominal_delay else 0.0
+
+    def extra_s(self, target: TargetServer) -> float:
+        """Return how much longer what is known of a target travels than the links take."""
+        return super().extra_s(target) if self._by_nominal_delay else 0.0

@@ -53,6 +53,10 @@ class Telemetry:
       last result, and the newest periodic report that can have reached it.
     * It sees every other server by the newest periodic report that can have reached it.
     * It sees its device's link and drafter by what the device's own past messages measured.
+
+    How far each target is beyond the links (``extra_one_way_s``) everybody knows. Reports of a far target
+    travel that much longer, and those for a controller there. What is counted over all servers counts as
+    known where the links end.
     """
 
     def __init__(self, scenario: Scenario, world: World) -> None:
@@ -120,7 +124,7 @@ class Telemetry:
             request.own_jobs = device.jobs
         arrivals_per_s, tokens_per_s = self._system.rates(now_s - delay_s)
         own, others = self._system.attainments(now_s - delay_s, request.spec.slo_class)
-        active = sum(newest_report(target, now_s - delay_s).resident for target in self._world.targets)
+        active = sum(self._newest(target, now_s - delay_s).resident for target in self._world.targets)
         candidates = self._candidates(request, offered, views, now_s, delay_s)
         return DecisionView(
             now_s,
@@ -129,7 +133,7 @@ class Telemetry:
             request.decisions,
             _request_view(request, now_s),
             views[offered[0].number],
-            _link_view(device, site, now_s),
+            _link_view(device, site, offered[0], now_s),
             self._drafter_view(request),
             candidates,
             SystemView(active, arrivals_per_s, tokens_per_s, own, others),
@@ -156,7 +160,7 @@ class Telemetry:
             RequestColumns(**columns),
             np.array([device.rtt_s for device in self._world.devices]),
             np.array([device.rtt_deviation_s for device in self._world.devices]),
-            tuple(tuple(map(float, _reported(newest_report(each, now_s)))) for each in targets),
+            tuple(tuple(map(float, _reported(self._newest(each, now_s)))) for each in targets),
             tuple(tuple(map(float, newest(first.reports, now_s)[1:])) for first, *_ in edges),  # type: ignore[misc]
             *rates[1:],
             attainments[1:],
@@ -170,7 +174,15 @@ class Telemetry:
             return request.device.down.one_way_s
         if site == Site.EDGE_SERVER:
             return self._world.backhauls[number][0][1].one_way_s
-        return 0.0
+        return self.extra_s(self._world.targets[number])
+
+    def extra_s(self, target: TargetServer) -> float:
+        """Return how much longer what is known of a target travels than the links take."""
+        return target.config.extra_one_way_s
+
+    def _newest(self, target: TargetServer, visible_s: float) -> Report:
+        """Return a target's newest periodic report that one has who sees those of a time where links end."""
+        return newest_report(target, visible_s - self.extra_s(target))
 
     def _offered(self, request: Request, visible_s: float) -> list[TargetServer]:
         """Return the targets to choose from: the request's current target, then the least loaded ones."""
@@ -182,7 +194,7 @@ class Telemetry:
             return [targets[current]]
         loads = []
         for target in targets:
-            report = newest_report(target, visible_s)
+            report = self._newest(target, visible_s)
             loads.append((target.number != current, not report.up, report.resident, target.number))
         loads.sort()
         return [targets[number] for *_, number in loads[: self._n_offered]]
@@ -208,7 +220,7 @@ class Telemetry:
     def _report(self, target: TargetServer, request: Request, now_s: float, delay_s: float) -> Report:
         if request.control == (Site.COLOCATED, target.number):
             return target.report(now_s)
-        latest = newest_report(target, now_s - delay_s)
+        latest = self._newest(target, now_s - delay_s)
         if (
             request.target == target.number
             and request.report is not None
@@ -300,6 +312,7 @@ class Telemetry:
             catch_up_s = timer.step_s(lag, context, context if lag > 1 else 0)
             if drafter.server is not None:
                 here = request.control == (Site.COLOCATED, target.number)
+                visible_s -= self.extra_s(target)
                 seen = drafter.report(visible_s) if here else newest(drafter.reports, visible_s)
                 wait_s = seen[2]
         return CandidateView(
@@ -350,7 +363,7 @@ class Telemetry:
             step_s,
             catch_up_s,
             wait_s,
-            device.rtt_s,
+            device.rtt_s + 2.0 * self._world.targets[view.index].config.extra_one_way_s,
             self._handover_s(request, Site.OWN_DEVICE, device.number, -1),
             lag,
             move_s,
@@ -393,7 +406,7 @@ class Telemetry:
             step_s,
             catch_up_s,
             wait_s,
-            2.0 * backhaul.one_way_s,
+            2.0 * backhaul.one_way_s + 2.0 * self._world.targets[view.index].config.extra_one_way_s,
             self._handover_s(request, Site.EDGE_SERVER, number, number),
             lag,
             move_s,
@@ -404,7 +417,7 @@ class Telemetry:
     def _handover_s(self, request: Request, site: Site, number: int, edge: int) -> float:
         """Return the expected one-way delay of moving control to a place."""
         at_site, at_number = request.control
-        device = request.device
+        device, targets = request.device, self._world.targets
         backhaul_s = 0.0
         if at_site == Site.EDGE_SERVER and site == Site.COLOCATED:
             backhaul_s = self._world.backhauls[at_number][number][0].one_way_s
@@ -419,6 +432,8 @@ class Telemetry:
             0.0 if device.edge_up is None else device.edge_up.one_way_s,
             0.0 if device.edge_down is None else device.edge_down.one_way_s,
             backhaul_s,
+            targets[at_number].config.extra_one_way_s if at_site == Site.COLOCATED else 0.0,
+            targets[number].config.extra_one_way_s if site == Site.COLOCATED else 0.0,
         )
 
     def _drafter_view(self, request: Request) -> DrafterView:
@@ -514,13 +529,13 @@ def _request_view(request: Request, now_s: float) -> RequestView:
     )
 
 
-def _link_view(device: Device, site: Site, now_s: float) -> LinkView:
+def _link_view(device: Device, site: Site, target: TargetServer, now_s: float) -> LinkView:
     age_s = reports.sample_age_s(now_s, device.rtt_sample_s)
     # A controller sees the queue of the direction that it sends in.
     channel = device.up if site == Site.OWN_DEVICE else device.down
     return LinkView(
         channel.seems_up(now_s),
-        device.rtt_s,
+        device.rtt_s + 2.0 * target.config.extra_one_way_s,
         device.rtt_deviation_s,
         device.up.bits_per_s,
         device.down.bits_per_s,

@@ -41,7 +41,7 @@ def rule(spec: str) -> GoodputScheduler:
 
 @pytest.mark.parametrize("spec", ["jsq_goodput", ODD])
 @pytest.mark.parametrize(
-    "name", ["flaky", "flaky_stream", "metro", "drafter_menu", "cost", "tiers", "dsd_paper"]
+    "name", ["flaky", "flaky_stream", "metro", "drafter_menu", "cost", "tiers", "dsd_paper", "regions"]
 )
 def test_every_decision_is_the_rules(name: str, spec: str) -> None:
     from agents.goodput_kernel import decide_due
@@ -65,7 +65,7 @@ def test_every_decision_is_the_rules(name: str, spec: str) -> None:
 
 
 @pytest.mark.parametrize("spec", ["jsq_goodput", ODD])
-@pytest.mark.parametrize("name", ["single_lan", "flaky_stream", "cost"])
+@pytest.mark.parametrize("name", ["single_lan", "flaky_stream", "cost", "regions"])
 def test_episodes_are_those_of_simulate(name: str, spec: str) -> None:
     scenario = load_scenario(name, episode__requests=30, episode__warmup_requests=5)
     runs = fast_runs([Asked(scenario, spec, seed) for seed in (1, 2)])

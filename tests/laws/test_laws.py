@@ -487,7 +487,23 @@ C, D, E = view.COLOCATED, view.OWN_DEVICE, view.EDGE_SERVER
 def test_control_moves_by_the_links_that_there_are(
     at: tuple[int, int], to: tuple[int, int], delay_s: float
 ) -> None:
-    assert view.handover_s(*at, *to, 5.0, 1.0, 2.0, 7.0) == delay_s
+    assert view.handover_s(*at, *to, 5.0, 1.0, 2.0, 7.0, 0.0, 0.0) == delay_s
+
+
+def test_control_moves_beyond_the_links_too() -> None:
+    links = (5.0, 1.0, 2.0, 7.0)
+    assert view.handover_s(D, 3, C, 0, *links, 0.0, 20.0) == 5.0 + 20.0
+    assert view.handover_s(C, 0, D, 3, *links, 40.0, 0.0) == 40.0 + 5.0
+    assert view.handover_s(C, 0, C, 1, *links, 40.0, 20.0) == 40.0 + 10.0 + 20.0
+    assert view.handover_s(C, 0, C, 0, *links, 40.0, 40.0) == 0.0
+    assert view.handover_s(C, 0, E, 1, *links, 40.0, 0.0) == 47.0
+    assert view.handover_s(E, 1, C, 0, *links, 0.0, 20.0) == 27.0
+
+
+def test_a_device_measures_its_own_link() -> None:
+    assert reports.access_round_trip_s(0.3, 0.125) == pytest.approx(0.05)
+    assert reports.access_round_trip_s(0.3, 0.0) == 0.3
+    assert reports.access_round_trip_s(0.2, 0.125) == 0.0  # nothing is faster than light
 
 
 def test_slack_is_what_is_left_of_the_bound() -> None:

@@ -248,6 +248,17 @@ def routed(route: str, *targets: Any, **view: Any) -> int:
     return ROUTES[route](shown, 3)
 
 
+def test_least_time_counts_the_way_there_and_back() -> None:
+    near, fast = make_target(0, iteration_s=0.05), make_target(1, iteration_s=0.02)
+    for farther_s, target in ((0.0, 1), (0.014, 1), (0.016, 0)):
+        candidates = tuple(
+            make_candidate(Site.COLOCATED, each, handover_s=0.01 + way_s)
+            for each, way_s in ((near, 0.0), (fast, farther_s))
+        )
+        view = make_view(candidates=candidates, request=make_request(is_admission=True))
+        assert ROUTES["least_time"](view, 3) == target
+
+
 def test_routes() -> None:
     busy, idle = make_target(0, resident=9, iteration_s=0.02), make_target(1, resident=2, iteration_s=0.05)
     down = make_target(2, up=False)

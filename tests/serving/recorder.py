@@ -273,12 +273,13 @@ class Recorder:
         """Record what a device's messages show of its link."""
         me = self
 
-        def measured(_: Any, request: Request, round_trip_s: float) -> None:
-            me.tell(RttSample(f"d{request.device.number}", round_trip_s, me.now_s))
+        def measured(_: Any, request: Request, round_trip_s: float, target: int) -> None:
+            client = f"d{request.device.number}"
+            me.tell(RttSample(client, round_trip_s, me.now_s, target=me.targets[target]))
             me.jobs(request)
 
         hook(Links, "measure_round_trip", after=measured)
-        hook(Links, "send_up", after=lambda _, device, size, request: me.jobs(request))
+        hook(Links, "send_up", after=lambda _, device, size, request, target: me.jobs(request))
 
         def sent(_: Any, device: Device, lost: int, size: float) -> None:
             me.tell(LinkState(f"d{device.number}", lost=lost > 0, time_s=me.now_s))

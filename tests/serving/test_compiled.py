@@ -91,6 +91,7 @@ def menu() -> Scenario:
 SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "single_lan": lambda: load_scenario("single_lan"),
     "tiny": tiny,
+    "far": lambda: tiny(targets__big__extra_one_way_s=0.02, targets__small__extra_one_way_s=0.2),
     "few_edges": few_edges,
     "menu": menu,
     "flat": tiny,

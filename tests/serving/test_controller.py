@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsd_env.control import Site
 from dsd_env.laws.constants import ACCEPTANCE_PRIOR
 from dsd_env.policy import PolicyError
 from dsd_env.scenario import load_scenario
@@ -106,6 +107,25 @@ def test_missing_fields_take_their_defaults(clock: Clock) -> None:
     controller.observe(IterationDone(duration_s=0.06))
     assert controller.view("a").target.iteration_s == 0.5
     assert controller.view("a").target.resident == 7
+
+
+def test_round_trips_are_told_apart_by_how_far_their_target_is(clock: Clock) -> None:
+    scenario = load_scenario("metro_sync", targets__cloud__extra_one_way_s=0.1)
+    controller = Controller("edge_sd:4", Deployment.of(scenario), clock=clock)
+    controller.observe(ClientJoined("phone", device_class="laptop"))
+    controller.observe(RequestArrived("a", 100, client="phone", slo=None))
+    before = controller.view("a")
+    own = next(each for each in before.candidates if each.site == Site.OWN_DEVICE)
+    assert before.link.rtt_s == own.rtt_s == pytest.approx(0.02 + 0.2)
+    controller.observe(RequestQueued("a"))
+    for n in range(200):
+        target = None if n % 2 else controller.deployment.targets[0]
+        controller.observe(RttSample("phone", 0.27, target=target))
+    assert controller.view("a").link.rtt_s == pytest.approx(0.27)
+    controller.observe(RttSample("phone", 0.1))  # faster than the way there and back
+    assert 0.2 < controller.view("a").link.rtt_s < 0.27
+    with pytest.raises(TelemetryError, match="nowhere"):
+        controller.observe(RttSample("phone", 0.1, target="nowhere"))
 
 
 def test_links_drafters_and_streams_reach_the_view(clock: Clock) -> None:

@@ -106,6 +106,12 @@ def follow(
 CASES: dict[str, tuple[Callable[[], Scenario], dict[str, Any], int, set[EventKind]]] = {
     "lan": (shipped("single_lan"), {}, 200, set()),
     "tiny": (lambda: tiny(**CLASSES), {"control_period_s": 0.2}, 250, set()),
+    "far": (
+        lambda: tiny(**CLASSES, targets__small__extra_one_way_s=0.3),
+        {"control_period_s": 0.2},
+        250,
+        set(),
+    ),
     "targets by number": (
         lambda: tiny(**CLASSES, actions__targets_offered=2),
         {"grouping": "slo", "name_targets": True},

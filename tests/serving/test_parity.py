@@ -84,7 +84,7 @@ def restless(kind: str, *parts: str, **protocol: Any) -> Scenario:
     Args:
         kind: Kind of protocol.
         *parts: ``links`` that change, ``crashes`` of everything, ``preemption`` at a small KV pool,
-            ``doubts`` of the drafter that end drafts.
+            ``doubts`` of the drafter that end drafts, a ``far`` target.
         **protocol: More keys of the protocol.
     """
     power = {"idle_w": 10.0, "busy_w": 100.0}
@@ -114,6 +114,8 @@ def restless(kind: str, *parts: str, **protocol: Any) -> Scenario:
         prompts = {"distribution": "constant", "value": 400}
         question = {**TINY["workload"]["kinds"]["question"], "prompt_tokens": prompts}
         content["workload"] = {**TINY["workload"], "kinds": {"question": question}}
+    if "far" in parts:
+        small = {**small, "extra_one_way_s": 0.05}
     small = {**small, "colocated_drafter": {**beside, "concurrency": 2}}
     content["targets"] = {"big": big, "small": small}
     return load_scenario(content)
@@ -188,6 +190,8 @@ CASES = {
     "links": Case(lambda: restless("synchronous", "links"), "random", 1, 300),
     "crashes": Case(lambda: restless("pipelined", "crashes"), "random", 1, 400, FAILURES),
     "preemption": Case(lambda: restless("synchronous", "preemption"), "random", 1, 300, [EventKind.PREEMPT]),
+    "far": Case(lambda: restless("streaming", "far"), "random", 2, 400, STREAMS - {EventKind.LATE_DRAFTS}),
+    "far, policy": Case(lambda: restless("pipelined", "far", "crashes"), "policy", 3, 400, [EventKind.FAULT]),
     "all at once": Case(
         lambda: restless("streaming", "links", "crashes", "preemption"),
         "random",

@@ -242,7 +242,7 @@ TARGET_SPEC = Record(
     max_batch_wait_s="f8", max_admission_wait_s="f8", prefill_token_s="f8", iteration_noise_sigma="f8",
     straggler_share="f8", straggler_factor="f8", gpus="f8", price_usd_per_gpu_hour="f8", busy_w="f8",
     idle_w="f8", per_iteration_s="f8", per_sequence_s="f8", per_token_s="f8", per_verifying_iteration_s="f8",
-    token_limit="i4", front_end_s="f8",
+    token_limit="i4", front_end_s="f8", extra_one_way_s="f8",
 )  # fmt: skip
 SEAT = Record("Seat", slot="i4", tokens="i4")
 """A job in the iteration under way, with its number of new tokens."""
@@ -279,9 +279,9 @@ REQUEST = Record(
     # Who it is.
     slot="i4", number="i4", device="i4", kind="i4", prompt_tokens="i4", output_tokens="i4", recorded="i4",
     # Where it stands in its protocol.
-    committed="i4", target="i4", site="i4", at="i4", waits_for="i4", epoch="i4", then="i4", to_site="i4",
-    to="i4", hop_site="i4", hop="i4", moves="?", done="?", is_new="?", warms="?", waits_warm="?", guessed="?",
-    drafts_ahead="?", has_report="?", patience_set="?",
+    committed="i4", target="i4", lost_target="i4", site="i4", at="i4", waits_for="i4", epoch="i4", then="i4",
+    to_site="i4", to="i4", hop_site="i4", hop="i4", moves="?", done="?", is_new="?", warms="?",
+    waits_warm="?", guessed="?", drafts_ahead="?", has_report="?", patience_set="?",
     # Its decision in force.
     gamma="i4", batch_size="i4", draft_site="i4", drafter="i4", edge_server="i4", to_target="i4", drafts="i4",
     branches="?", stop=STOP, dropped="i4",
@@ -415,7 +415,7 @@ WORLD = Record(
     ticks="i8", arrivals_seen="i4", tokens_seen="i4", events_n="i4", table_n="i4", table_dropped="i4",
     deliveries_n="i4", decisions="i8", events_done="i8", resolved=Array("i4", len(REASONS)),
     invalid="i4", trace_first="i8", load_offset_s="f8", open_arrival_s="f8",
-    trace_offset_s="f8", arrivals_per_s="f8", tokens_per_s="f8", totals=TOTALS,
+    trace_offset_s="f8", arrivals_per_s="f8", tokens_per_s="f8", visible_s="f8", totals=TOTALS,
     totals_as_numbers=Block("f8"), totals_as_counts=Block("i8"),
     heap=Block(SCHEDULED), due_now=Block(DUE_NOW), due_view=Ref(VIEW), due_view_numbers=Block("f8"),
     raw_features=Block("f8"), target_views=Block(TARGET_VIEW), candidates=Block(CANDIDATE_VIEW),
@@ -435,7 +435,8 @@ WORLD = Record(
 )  # fmt: skip
 """The header of a world.
 
-`raw_features` are the features of the due decision before they are scaled.
+`raw_features` are the features of the due decision before they are scaled; `visible_s` is up to when it sees
+what was reported where the links end.
 
 `pending` is the slot of the request whose decision is due, `answered` the last. `resolved` counts, by reason,
 decisions not executed as given. `totals_as_numbers` and `totals_as_counts` point to `totals`, to gather from.

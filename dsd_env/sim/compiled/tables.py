@@ -382,6 +382,7 @@ class Compiler(Writer):
                     per_verifying_iteration_s=timer.per_verifying_iteration_s,
                     token_limit=timer.token_limit,
                     front_end_s=config.front_end_s,
+                    extra_one_way_s=config.extra_one_way_s,
                     iteration_noise_sigma=config.iteration_noise_sigma,
                     straggler_share=config.straggler_share,
                     straggler_factor=config.straggler_factor,

@@ -318,10 +318,23 @@ class WorldReader:
         """Return what the fleet's controller is told now; see :mod:`dsd_env.control.fleet_view`."""
         sizes, header = self._sizes, self.header
         n_targets, n_edges, ring = int(sizes["n_targets"]), int(sizes["n_edges"]), int(sizes["ring"])
-        # The newest of what is published; every publication has come to the targets at once.
-        latest = (int(header["ticks"]) - 1) % ring
-        reports = self.rows("reports", n_targets * ring)[latest::ring]
-        rates = self.rows("rates", latest + 1)[latest]
+        # The newest of what is published; every publication has come at once, but for the targets far away.
+        ticks = int(header["ticks"])
+        latest = (ticks - 1) % ring
+        published = self.rows("rates", ring)
+        rates = published[latest]
+        of_target = []
+        for target, extra_s in enumerate(self._extras_s):
+            seen = next(
+                (
+                    tick
+                    for tick in range(ticks - 1, max(0, ticks - ring), -1)
+                    if published["time_s"][tick % ring] <= self.now_s - extra_s
+                ),
+                max(0, ticks - ring),
+            )
+            of_target.append(target * ring + seen % ring)
+        reports = self.rows("reports", n_targets * ring)[of_target]
         edges = self.rows("drafter_reports", n_edges * ring)[latest::ring]
         n_classes, n_models = int(sizes["n_classes"]), int(sizes["n_models"])
         devices = self.rows("devices", int(sizes["n_devices"]))
@@ -362,6 +375,12 @@ class WorldReader:
             **{name: column.astype(np.int64) for name, column in columns.items()},
             **{name: rows[name][slots] for name in times},
         )
+
+    @property
+    def _extras_s(self) -> list[float]:
+        """How far each target is beyond the links, each way."""
+        targets = self.scenario.targets.values()
+        return [target.extra_one_way_s for target in targets for _ in range(target.count)]
 
     @property
     def _slo_classes(self) -> list[int]:

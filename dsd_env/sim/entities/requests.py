@@ -31,7 +31,8 @@ class Device:
         edge_down: Channel from the edge servers.
         drafters: Its drafters, in order.
         radio_joules_per_byte: Energy of its radio.
-        rtt_s: Running mean of the round-trip times that its controller has measured.
+        rtt_s: Running mean of the round-trip times of its link to the targets that its controller has
+            measured; how far a target is beyond the link does not count.
         rtt_deviation_s: Running mean of their absolute deviations from it.
         rtt_sample_s: When the newest of them was measured.
         loss: Running share of messages that needed a retransmission.
@@ -78,6 +79,7 @@ class Request:
         acceptance: Realised acceptance by draft model.
         committed: Output tokens committed at the target.
         target: Target that holds its KV; -1 before admission.
+        lost_target: Target whose front end last had to tell it that the target is down; -1: none.
         control: Site and number (of device, edge server or target) where its decisions are taken.
         drafted_at: Number of the drafter of the last draft round; -1 before the first.
         drafted_branches: It was asked for branches.
@@ -118,6 +120,7 @@ class Request:
     sources: dict[str, tuple[AcceptanceSource, str]]
     committed: int = 0
     target: int = -1
+    lost_target: int = -1
     drafted_at: int = -1
     drafted_branches: bool = False
     drafter_valid: dict[int, int] = field(default_factory=dict)

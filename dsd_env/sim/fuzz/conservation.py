@@ -68,6 +68,7 @@ def _read_log(engine: Engine) -> dict[int, _Life]:
     iterating: set[int] = set()
     members = fault_members(engine.scenario)
     limits = [target.max_num_seqs for target in engine.scenario.targets.values() for _ in range(target.count)]
+    far = any(target.extra_one_way_s > 0.0 for target in engine.scenario.targets.values())
     now_s = 0.0
     before: Event | None = None
     for number, event in enumerate(engine.events):
@@ -78,7 +79,10 @@ def _read_log(engine: Engine) -> dict[int, _Life]:
             # The target sends committed tokens to the client at once.
             if event.kind != EventKind.SEND or event.request != before.request:
                 _fail(f"what is committed is not sent, events[{number}]", before, event)
-            lives[event.request].delivered_s.append(event.value)
+            delivered_s = lives[event.request].delivered_s
+            # What overtakes tokens of a target farther away waits for them at the client.
+            waits_s = delivered_s[-1] if far and delivered_s else event.value
+            delivered_s.append(max(event.value, waits_s))
         match event.kind:
             case EventKind.ARRIVAL:
                 if event.request != len(lives):

@@ -214,6 +214,7 @@ def features_of(scenario: Scenario) -> set[str]:
         "jitter": any(link.jitter.median_s > 0 for link in links),
         "edge_servers": bool(scenario.edge_servers),
         "several_targets": scenario.n_targets > 1,
+        "far_targets": any(target.extra_one_way_s > 0 for target in targets),
         "generations": any(
             isinstance(drafter, Drafter) and drafter.per_generation_s > 0
             for site in sites

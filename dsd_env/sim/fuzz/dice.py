@@ -24,6 +24,7 @@ FEATURES = (
     "device_crash",
     "edge_crash",
     "edge_servers",
+    "far_targets",
     "fitted",
     "generations",
     "graph_steps",

@@ -459,6 +459,8 @@ def _target(dice: Dice, models: list[str], workload: Data, gamma: int) -> Data:
         target["engine_overhead"] = _overhead(dice)
     if dice.has("overhead", 0.25):
         target["front_end_s"] = dice.of(menu.wait_s)
+    if dice.has("far_targets", 0.4):
+        target["extra_one_way_s"] = dice.of(menu.way_s)
     return target
 
 

@@ -95,7 +95,7 @@ class Failures(Part):
         target.check_s = target.admission_check_s = float("inf")
         for request in list(self._episode.active.values()):
             if request.target == target.number and not request.finished:
-                request.target = -1
+                request.target, request.lost_target = -1, target.number
                 request.kv_reserved_tokens = 0
                 request.kept_tokens = 0
                 self._totals.interruptions += 1

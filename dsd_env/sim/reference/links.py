@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from dsd_env.laws import reports
 from dsd_env.sim.entities import Device, Request
 from dsd_env.sim.events import EventKind
 from dsd_env.sim.reference.episode import Part
 
 
 class Links(Part):
-    """Sends messages: each function returns when its message arrives."""
+    """Sends messages: each function returns when its message arrives.
 
-    def send_up(self, device: Device, payload_bytes: float, request: Request) -> float:
+    A target may be farther away than the links reach (``extra_one_way_s``). What goes there or comes from
+    there takes that much longer, behind the link, on which messages keep their order whatever their target.
+    """
+
+    def send_up(self, device: Device, payload_bytes: float, request: Request, target: int) -> float:
         """Send from a device to a target."""
         size = self._protocol.header_bytes + payload_bytes
-        arrives_s = device.up.send(self._now_s, size)
+        arrives_s = device.up.send(self._now_s, size) + self._extra_s(target)
         self._sent(device, device.up.last_lost, size)
         request.own_jobs = device.jobs
         return self._trace_message(f"up:{device.number}", request, 4 * device.number, arrives_s)
 
-    def send_down(self, device: Device, payload_bytes: float, request: Request) -> float:
+    def send_down(self, device: Device, payload_bytes: float, request: Request, target: int) -> float:
         """Send from a target to a device."""
         size = self._protocol.header_bytes + payload_bytes
-        arrives_s = device.down.send(self._now_s, size)
+        arrives_s = device.down.send(self._now_s, size) + self._extra_s(target)
         self._sent(device, device.down.last_lost, size)
         self._totals.cloud_usd += size * 1e-9 * self._episode.scenario.egress_usd_per_gigabyte
         return self._trace_message(f"down:{device.number}", request, 4 * device.number + 1, arrives_s)
@@ -43,15 +48,16 @@ class Links(Part):
         """Send between an edge server and a target, up or down."""
         channel = self._world.backhauls[edge][target][0 if up else 1]
         size = self._protocol.header_bytes + payload_bytes
-        arrives_s = channel.send(self._now_s, size)
+        arrives_s = channel.send(self._now_s, size) + self._extra_s(target)
         self._totals.network_bytes += size
         return self._trace_message(
             f"backhaul:{edge}", request, 2 * channel.number + (0 if up else 1), arrives_s
         )
 
-    def measure_round_trip(self, request: Request, round_trip_s: float) -> None:
-        """Take a measured round trip into what the device's controller knows."""
-        request.device.measure(self._now_s, round_trip_s, self._protocol.stats_window)
+    def measure_round_trip(self, request: Request, round_trip_s: float, target: int) -> None:
+        """Take a round trip to a target into what the device's controller knows of its own link."""
+        access_s = reports.access_round_trip_s(round_trip_s, self._extra_s(target))
+        request.device.measure(self._now_s, access_s, self._protocol.stats_window)
         request.own_jobs = request.device.jobs
 
     def count_bytes(self, size_bytes: float, device: Device) -> None:
@@ -60,6 +66,9 @@ class Links(Part):
         self._totals.network_bytes += size_bytes
         self._totals.energy_joules += joules
         self._totals.client_joules += joules
+
+    def _extra_s(self, target: int) -> float:
+        return self._world.targets[target].config.extra_one_way_s
 
     def _sent(self, device: Device, lost: int, size_bytes: float) -> None:
         device.loss += self._protocol.stats_window * ((1.0 if lost else 0.0) - device.loss)

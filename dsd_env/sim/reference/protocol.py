@@ -127,7 +127,8 @@ class Protocol(Part):
         colocated = resolution.gamma > 0 and resolution.site == Site.COLOCATED
         if resolution.gamma > 0 and not colocated and self._is_cold(request, resolution.drafter_number):
             self._env.process(self._warm_up(request, resolution))
-        arrives_s = self._links.send_up(device, prompt * self._protocol.bytes_per_token, request)
+        size = prompt * self._protocol.bytes_per_token
+        arrives_s = self._links.send_up(device, size, request, target.number)
         front_end_s = target.config.front_end_s
         yield from self._travel(request, arrives_s + front_end_s)
         self._episode.telemetry.count_arrival()
@@ -149,7 +150,7 @@ class Protocol(Part):
             self._timers.expect_drafts(request)
         if resolution.gamma > 0 and resolution.site == Site.OWN_DEVICE:
             yield self._env.at(request.delivery_s[-1], Order.DELIVERY, request.number)
-            self._links.measure_round_trip(request, (self._now_s - sent_s) - served_s)
+            self._links.measure_round_trip(request, (self._now_s - sent_s) - served_s, target.number)
             request.control = (Site.OWN_DEVICE, device.number)
         elif resolution.gamma > 0 and resolution.site == Site.EDGE_SERVER:
             yield from self._move_control(request, (Site.EDGE_SERVER, resolution.edge_server), tokens=1)
@@ -196,8 +197,8 @@ class Protocol(Part):
             size += context * self._protocol.bytes_per_token
         sent_s = self._now_s
         if on_device:
-            arrives_s = self._links.send_up(request.device, size, request)
-            self._timers.expect_result(request, size)
+            arrives_s = self._links.send_up(request.device, size, request, target.number)
+            self._timers.expect_result(request, size, target.number)
         else:
             arrives_s = self._links.send_backhaul(
                 resolution.edge_server, resolution.target, True, size, request
@@ -223,7 +224,7 @@ class Protocol(Part):
         if on_device:
             yield self._env.at(request.delivery_s[-1], Order.DELIVERY, request.number)
             request.exchange += 1
-            self._links.measure_round_trip(request, (self._now_s - sent_s) - served_s)
+            self._links.measure_round_trip(request, (self._now_s - sent_s) - served_s, target.number)
         else:
             result = request.round_tokens * self._protocol.bytes_per_token
             back_s = self._links.send_backhaul(
@@ -263,6 +264,7 @@ class Protocol(Part):
         if request.control != place:
             yield from self._move_control(request, place, tokens=request.context_tokens if moves else 0)
         if self._world.targets[resolution.target].down:
+            request.lost_target = resolution.target
             raise TargetDownError
         return request.context_tokens - 1 if moves else 0
 
@@ -280,13 +282,13 @@ class Protocol(Part):
                 arrives_s = self._links.send_backhaul(number, to_number, True, size, request)
                 hop = place
             elif site == Site.COLOCATED:
-                arrives_s = self._links.send_down(device, size, request)
+                arrives_s = self._links.send_down(device, size, request, number)
                 hop = (Site.OWN_DEVICE, device.number)
             elif site == Site.EDGE_SERVER:
                 arrives_s = self._links.send_edge(device, False, size, request)
                 hop = (Site.OWN_DEVICE, device.number)
             elif to_site == Site.COLOCATED:
-                arrives_s = self._links.send_up(device, size, request)
+                arrives_s = self._links.send_up(device, size, request, to_number)
                 hop = place
             else:
                 arrives_s = self._links.send_edge(device, True, size, request)

@@ -149,6 +149,6 @@ class Requests(Part):
         """Let the front end notice that the target is down and tell the client, who decides again."""
         detected_s = self._now_s + self._protocol.crash_detection_s
         yield self._env.at(detected_s, Order.DELIVERY, request.number)
-        arrives_s = self._links.send_down(request.device, 0.0, request)
+        arrives_s = self._links.send_down(request.device, 0.0, request, request.lost_target)
         yield self._env.at(arrives_s, Order.DELIVERY, request.number)
         request.control = (Site.OWN_DEVICE, request.device.number)

@@ -369,7 +369,7 @@ class Streams(Part):
                 weight,
             )
         if result.echo_s >= 0.0 and stream.place[0] == Site.OWN_DEVICE:
-            self._links.measure_round_trip(request, self._now_s - result.echo_s)
+            self._links.measure_round_trip(request, self._now_s - result.echo_s, stream.target)
 
     def _renew(self, request: Request, stream: Stream) -> Process:
         """Take a decision at the drafter's place and carry it out."""
@@ -421,7 +421,7 @@ class Streams(Part):
         size = (tokens + branches) * self._protocol.bytes_per_draft_token
         site, number = stream.place
         if site == Site.OWN_DEVICE:
-            arrives_s = self._links.send_up(request.device, size, request)
+            arrives_s = self._links.send_up(request.device, size, request, stream.target)
         elif site == Site.EDGE_SERVER:
             arrives_s = self._links.send_backhaul(number, stream.target, True, size, request)
         else:
@@ -575,7 +575,7 @@ class Streams(Part):
         size = tokens * self._protocol.bytes_per_token
         site, number = stream.place
         if site == Site.OWN_DEVICE:
-            return self._links.send_down(request.device, size, request)
+            return self._links.send_down(request.device, size, request, stream.target)
         if site == Site.EDGE_SERVER:
             return self._links.send_backhaul(number, stream.target, False, size, request)
         return self._now_s

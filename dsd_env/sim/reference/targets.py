@@ -46,6 +46,7 @@ class Targets(Part):
     ) -> Process:
         """Queue a job at a target and wait until it is done; that of a stream is when the stream closes."""
         if target.down:
+            request.lost_target = target.number
             raise TargetDownError
         request.served += 1
         chunk = self._protocol.plain_chunk_tokens
@@ -460,7 +461,11 @@ class Targets(Part):
     # ------------------------------------------------------------------ tokens
 
     def _commit(self, request: Request, tokens: int) -> None:
-        """Commit output tokens at the target and send them to the client."""
+        """Commit output tokens at the target and send them to the client.
+
+        Tokens that overtake those of a target farther away count as delivered with them: a text is read in
+        order.
+        """
         now_s = self._now_s
         if request.committed == 0:
             request.first_commit_s = now_s
@@ -470,9 +475,11 @@ class Targets(Part):
         self._totals.sequence_iterations += 1
         self._episode.telemetry.count_tokens(tokens)
         self._log(EventKind.COMMIT, request.target, request, tokens)
-        arrives_s = self._links.send_down(request.device, tokens * self._protocol.bytes_per_token, request)
+        size = tokens * self._protocol.bytes_per_token
+        arrives_s = self._links.send_down(request.device, size, request, request.target)
         before = request.committed - tokens
         previous_s = request.delivery_s[-1] if before else arrives_s
+        arrives_s = max(arrives_s, previous_s)
         slo.note_delivery(request, request.spec, before, tokens, previous_s, arrives_s)
         request.delivery_s.append(arrives_s)
         request.delivery_tokens.append(tokens)

@@ -36,20 +36,23 @@ class Timers(Part):
             self._log(EventKind.TAKEOVER, request.target, request, float(self._protocol.patience_s or 0.0))
             self._requests.interrupt(request, Interruption.TAKEOVER)
 
-    def expect_result(self, request: Request, size_bytes: float) -> None:
+    def expect_result(self, request: Request, size_bytes: float, target: int) -> None:
         """Start the device's time-out: it has sent drafts and sends them again if no result comes in time."""
         request.exchange += 1
         if self._protocol.client_timeout_s is not None:
-            self._send_again_after(request, size_bytes, self._protocol.client_timeout_s, request.exchange)
+            wait_s = self._protocol.client_timeout_s
+            self._send_again_after(request, size_bytes, target, wait_s, request.exchange)
 
-    def _send_again_after(self, request: Request, payload_bytes: float, wait_s: float, exchange: int) -> None:
+    def _send_again_after(
+        self, request: Request, payload_bytes: float, target: int, wait_s: float, exchange: int
+    ) -> None:
         def send_again() -> None:
             if request.exchange != exchange or request.finished:
                 return
             if request.device.down_faults == 0:
-                arrives_s = self._links.send_up(request.device, payload_bytes, request)
+                arrives_s = self._links.send_up(request.device, payload_bytes, request, target)
                 self._env.call_at(arrives_s, Order.DELIVERY, request.number, lambda: self._duplicate(request))
-            self._send_again_after(request, payload_bytes, 2.0 * wait_s, exchange)
+            self._send_again_after(request, payload_bytes, target, 2.0 * wait_s, exchange)
 
         self._env.call_at(self._now_s + wait_s, Order.TIMEOUT, 2 * request.number + 1, send_again)
 

@@ -128,6 +128,7 @@ def _crash_target(k, w, server):
         request = w.requests[slot]
         number = request.number
         request.target, request.kv_reserved_tokens, request.kept_tokens = -1, 0, 0
+        request.lost_target = server.number
         request.mode = NO_MODE
         w.totals.interruptions += 1
         abandon(k, w, request)

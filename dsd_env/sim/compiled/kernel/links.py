@@ -95,11 +95,11 @@ def own_jobs(k, w, device):
 
 
 @jit
-def send_up(k, w, request, payload):
-    """Send from a request's device to the targets."""
+def send_up(k, w, request, target, payload):
+    """Send from a request's device to a target."""
     device = request.device
     size = k.header_bytes + payload
-    arrives_s = send(k, w, 4 * device + UP, size)
+    arrives_s = send(k, w, 4 * device + UP, size) + k.targets[target].extra_one_way_s
     _sent(k, w, device, 4 * device + UP, size)
     request.own_jobs = own_jobs(k, w, device)
     log(k, w, LOG_SEND, 4 * device + UP, request.number, arrives_s)
@@ -107,11 +107,11 @@ def send_up(k, w, request, payload):
 
 
 @jit
-def send_down(k, w, request, payload):
-    """Send from the targets to a request's device."""
+def send_down(k, w, request, target, payload):
+    """Send from a target to a request's device."""
     device = request.device
     size = k.header_bytes + payload
-    arrives_s = send(k, w, 4 * device + DOWN, size)
+    arrives_s = send(k, w, 4 * device + DOWN, size) + k.targets[target].extra_one_way_s
     _sent(k, w, device, 4 * device + DOWN, size)
     w.totals.cloud_usd += size * 1e-9 * k.egress_usd_per_gigabyte
     log(k, w, LOG_SEND, 4 * device + DOWN, request.number, arrives_s)
@@ -134,14 +134,15 @@ def send_backhaul(k, w, request, edge, target, down, payload):
     """Send between an edge server and a target."""
     channel = backhaul(k, edge, target) + down
     size = k.header_bytes + payload
-    arrives_s = send(k, w, channel, size)
+    arrives_s = send(k, w, channel, size) + k.targets[target].extra_one_way_s
     w.totals.network_bytes += size
     log(k, w, LOG_SEND, channel, request.number, arrives_s)
     return arrives_s
 
 
 @jit
-def measure_round_trip(k, w, request, round_trip_s):
-    """Take a round-trip sample into the estimates of a request's device."""
-    reports.measure_round_trip(w.devices[request.device], w.now_s, round_trip_s, k.stats_weight)
+def measure_round_trip(k, w, request, target, round_trip_s):
+    """Take a round trip to a target into the estimates of the link of a request's device."""
+    access_s = reports.access_round_trip_s(round_trip_s, k.targets[target].extra_one_way_s)
+    reports.measure_round_trip(w.devices[request.device], w.now_s, access_s, k.stats_weight)
     request.own_jobs = own_jobs(k, w, request.device)

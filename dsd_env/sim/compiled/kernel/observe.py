@@ -45,7 +45,10 @@ def observe(k, w, request):
         delay_s = one_way_s(w, 4 * request.device + DOWN)
     elif site == EDGE_SERVER:
         delay_s = one_way_s(w, backhaul(k, request.at, 0) + 1)
-    latest = newest(k, w, w.now_s - delay_s)
+    else:
+        delay_s = k.targets[request.at].extra_one_way_s
+    w.visible_s = w.now_s - delay_s
+    latest = newest(k, w, w.visible_s)
     _offer_targets(k, w, request, latest)
     for i in range(k.n_offered):
         _view_target(k, w, request, w.target_views[i], latest)
@@ -59,7 +62,7 @@ def observe(k, w, request):
     system.arrivals_per_s, system.tokens_per_s = rates.arrivals_per_s, rates.tokens_per_s
     active = 0
     for target in range(k.n_targets):
-        active += w.reports[target * k.ring + latest].resident
+        active += w.reports[target * k.ring + _newest_of(k, w, target, latest)].resident
     system.active_requests = active
     own = k.kinds[request.kind].slo_class
     system.own_attainment = w.attainments[latest * k.n_classes + own]
@@ -72,6 +75,13 @@ def observe(k, w, request):
         _offer_edges(k, w, request, latest)
     for i in range(k.n_offered):
         _candidates(k, w, request, i, latest)
+
+
+@jit
+def _newest_of(k, w, target, latest):
+    """Return the place of a target's newest reports in the rings: of a far one, they take longer."""
+    extra_s = k.targets[target].extra_one_way_s
+    return latest if extra_s == 0.0 else newest(k, w, w.visible_s - extra_s)
 
 
 @jit
@@ -134,7 +144,8 @@ def _view_link(k, w, v, request):
     first = 4 * request.device
     # Whoever decides knows the queue of the direction that it sends to.
     v.up = 1.0 if seems_up(k, w, first + (UP if request.site == OWN_DEVICE else DOWN)) else 0.0
-    v.rtt_s, v.rtt_deviation_s, v.loss = device.rtt_s, device.rtt_deviation_s, device.loss
+    v.rtt_s = device.rtt_s + 2.0 * k.targets[int(w.target_views[0].index)].extra_one_way_s
+    v.rtt_deviation_s, v.loss = device.rtt_deviation_s, device.loss
     v.uplink_bits_per_s = bits_per_s(k, w, first + UP, spec.uplink_bits_per_s)
     v.downlink_bits_per_s = bits_per_s(k, w, first + DOWN, spec.downlink_bits_per_s)
     v.age_s = reports.sample_age_s(w.now_s, device.rtt_sample_s)
@@ -179,7 +190,7 @@ def _offer_targets(k, w, request, latest):
     while n < k.n_offered:
         best, best_load = -1, math.inf
         for target in range(k.n_targets):
-            report = w.reports[target * k.ring + latest]
+            report = w.reports[target * k.ring + _newest_of(k, w, target, latest)]
             load = report.resident + (0.0 if report.up else BELIEVED_DOWN)
             if load < best_load and not _is_offered(w, n, target):
                 best, best_load = target, load
@@ -191,7 +202,7 @@ def _offer_targets(k, w, request, latest):
 def _view_target(k, w, request, v, latest):
     """Write what is known of an offered target: its state here, else the newest report that has come."""
     target = int(v.index)
-    report = w.reports[target * k.ring + latest]
+    report = w.reports[target * k.ring + _newest_of(k, w, target, latest)]
     if request.target == target and request.has_report and request.report.time_s > report.time_s:
         report = request.report
     if request.site == COLOCATED and request.at == target:
@@ -294,7 +305,7 @@ def _candidates(k, w, request, i, latest):
         if site == COLOCATED:
             can_draft = _at_target(k, w, request, c, drafter, target, context, lag, latest, step_tokens)
         elif site == OWN_DEVICE:
-            can_draft = _on_device(k, w, request, c, drafter, context, lag, step_tokens)
+            can_draft = _on_device(k, w, request, c, drafter, target, context, lag, step_tokens)
         else:
             can_draft = _at_edge(k, w, request, c, drafter, edge, target, context, lag, latest, step_tokens)
         can_draft = can_draft and (streams or fanout == 0 or not k.offers_branches)
@@ -365,25 +376,26 @@ def _at_target(k, w, request, c, n, target, context, lag, latest, step_tokens):
         if request.site == COLOCATED and request.at == target:
             wait_s = drafter_wait_s(k, w, n)
         else:
-            wait_s = drafter_report(k, w, n, latest).wait_s
+            wait_s = drafter_report(k, w, n, _newest_of(k, w, target, latest)).wait_s
     _write_drafter(c, draft_step_s, catch_up_s, wait_s, 0.0, 1.0 if mode == DRAFTS_SHARED else 0.0)
     return mode != NO_DRAFTER
 
 
 @jit
-def _on_device(k, w, request, c, n, context, lag, step_tokens):
+def _on_device(k, w, request, c, n, target, context, lag, step_tokens):
     draft_step_s, catch_up_s = _steps(k, w, n, context, lag, step_tokens)
     wait_s = 0.0
     if k.drafters[n].mode != NO_DRAFTER:
         mean_job_s = host_of(k, w, n).mean_job_s
         wait_s = reports.busy_drafter_wait_s(request.own_jobs, k.drafters[n].concurrency, mean_job_s)
-    _write_drafter(c, draft_step_s, catch_up_s, wait_s, w.devices[request.device].rtt_s, 0.0)
+    rtt_s = w.devices[request.device].rtt_s + 2.0 * k.targets[target].extra_one_way_s
+    _write_drafter(c, draft_step_s, catch_up_s, wait_s, rtt_s, 0.0)
     return _fits(k, n, context)
 
 
 @jit
 def _at_edge(k, w, request, c, n, edge, target, context, lag, latest, step_tokens):
-    rtt_s = 2.0 * one_way_s(w, backhaul(k, edge, target))
+    rtt_s = 2.0 * one_way_s(w, backhaul(k, edge, target)) + 2.0 * k.targets[target].extra_one_way_s
     if k.drafters[n].mode == NO_DRAFTER:
         _write_drafter(c, 0.0, 0.0, 0.0, rtt_s, 0.0)
         return False
@@ -404,13 +416,17 @@ def _handover_s(k, w, request, site, number, edge):
     first = 4 * request.device
     half_rtt_s = 0.5 * w.devices[request.device].rtt_s
     to_edge_s, from_edge_s, backhaul_s = 0.0, 0.0, 0.0
+    leaving_s = k.targets[at].extra_one_way_s if at_site == COLOCATED else 0.0
+    reaching_s = k.targets[number].extra_one_way_s if site == COLOCATED else 0.0
     if k.devices[request.device].has_edge_link:
         to_edge_s, from_edge_s = one_way_s(w, first + EDGE_UP), one_way_s(w, first + EDGE_DOWN)
     if at_site == EDGE_SERVER and site == COLOCATED:
         backhaul_s = one_way_s(w, backhaul(k, at, number))
     elif at_site == COLOCATED and site == EDGE_SERVER:
         backhaul_s = one_way_s(w, backhaul(k, edge, at) + 1)
-    return view.handover_s(at_site, at, site, number, half_rtt_s, to_edge_s, from_edge_s, backhaul_s)
+    return view.handover_s(
+        at_site, at, site, number, half_rtt_s, to_edge_s, from_edge_s, backhaul_s, leaving_s, reaching_s
+    )
 
 
 # ---------------------------------------------------------------------- observation and mask

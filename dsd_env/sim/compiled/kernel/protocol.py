@@ -216,7 +216,7 @@ def _seat_closed(k, w, request):
 def _prefill(k, w, request):
     """Send the prompt to the target; a drafter elsewhere prefills along."""
     request.sent_s = w.now_s
-    arrives_s = send_up(k, w, request, request.prompt_tokens * k.bytes_per_token)
+    arrives_s = send_up(k, w, request, request.to_target, request.prompt_tokens * k.bytes_per_token)
     travel(k, w, request, arrives_s + k.targets[request.to_target].front_end_s, FOR_PROMPT_UP)
     elsewhere = request.gamma > 0 and request.draft_site != COLOCATED
     if elsewhere and request.warming < 0 and valid_tokens(k, w, request, request.drafter) == 0:
@@ -280,7 +280,7 @@ def _edge_drafted(k, w, request):
         size += context_tokens(request) * k.bytes_per_token
     request.sent_s = w.now_s
     if request.draft_site == OWN_DEVICE:
-        arrives_s = send_up(k, w, request, size)
+        arrives_s = send_up(k, w, request, target, size)
         expect_result(k, w, request, size)
     else:
         arrives_s = send_backhaul(k, w, request, request.edge_server, target, 0, size)
@@ -297,6 +297,7 @@ def _at_target(k, w, request, then):
     target = request.to_target
     prefill = prefill_elsewhere(request)
     if w.targets[target].down > 0:
+        request.lost_target = target
         abandon(k, w, request)
         reconnect(k, w, request)
         return
@@ -348,13 +349,13 @@ def _move_on(k, w, request):
     elif site == EDGE_SERVER and to_site == COLOCATED:
         arrives_s = send_backhaul(k, w, request, at, to, 0, size)
     elif site == COLOCATED:
-        arrives_s = send_down(k, w, request, size)
+        arrives_s = send_down(k, w, request, at, size)
         hop_site, hop = OWN_DEVICE, request.device
     elif site == EDGE_SERVER:
         arrives_s = send_edge(k, w, request, 1, size)
         hop_site, hop = OWN_DEVICE, request.device
     elif to_site == COLOCATED:
-        arrives_s = send_up(k, w, request, size)
+        arrives_s = send_up(k, w, request, to, size)
     else:
         arrives_s = send_edge(k, w, request, 0, size)
     request.hop_site, request.hop = hop_site, hop
@@ -402,7 +403,7 @@ def _delivered(k, w, request):
     elif waits_for == FOR_RESULT_AT_DEVICE or waits_for == FOR_FIRST_TOKEN:  # noqa: SIM109
         if waits_for == FOR_RESULT_AT_DEVICE:
             request.exchange += 1
-        measure_round_trip(k, w, request, (w.now_s - request.sent_s) - request.served_s)
+        measure_round_trip(k, w, request, request.to_target, (w.now_s - request.sent_s) - request.served_s)
         request.site, request.at = OWN_DEVICE, request.device
         settle_ahead(k, w, request)
         next_round(k, w, request)
@@ -411,7 +412,7 @@ def _delivered(k, w, request):
         settle_ahead(k, w, request)
         next_round(k, w, request)
     elif waits_for == FOR_DETECTION:
-        wait_until(k, w, request, send_down(k, w, request, 0.0), FOR_NOTICE)
+        wait_until(k, w, request, send_down(k, w, request, request.lost_target, 0.0), FOR_NOTICE)
     elif waits_for == FOR_NOTICE:
         request.site, request.at = OWN_DEVICE, request.device
         next_round(k, w, request)

@@ -136,6 +136,7 @@ def serve(k, w, request, target, kind, gamma, prefill, warms, waits_for):
     """Queue a job at a target, unless that is down; its end wakes the request."""
     server = w.targets[target]
     if server.down > 0:
+        request.lost_target = target
         abandon(k, w, request)
         reconnect(k, w, request)
         return

@@ -367,7 +367,7 @@ def _learn(k, w, request, stream, result):
         model = k.drafters[stream.drafter].model
         learn(k, w, request, model, drafted, result.accepted, result.tokens, result.confidence)
     if result.echo_s >= 0.0 and stream.site == OWN_DEVICE:
-        measure_round_trip(k, w, request, w.now_s - result.echo_s)
+        measure_round_trip(k, w, request, stream.target, w.now_s - result.echo_s)
 
 
 # ---------------------------------------------------------------------- crashes of drafters
@@ -436,7 +436,7 @@ def _send_drafts(k, w, request, stream, tokens, branches, closes):
     size = (tokens + branches) * k.bytes_per_draft_token
     arrives_s = w.now_s
     if stream.site == OWN_DEVICE:
-        arrives_s = send_up(k, w, request, size)
+        arrives_s = send_up(k, w, request, stream.target, size)
     elif stream.site == EDGE_SERVER:
         arrives_s = send_backhaul(k, w, request, stream.at, stream.target, 0, size)
     if not closes:
@@ -571,7 +571,7 @@ def _send_result(k, w, request, stream, tokens):
     """Send tokens from the target to the drafter's place; return when they arrive."""
     size = tokens * k.bytes_per_token
     if stream.site == OWN_DEVICE:
-        return send_down(k, w, request, size)
+        return send_down(k, w, request, stream.target, size)
     if stream.site == EDGE_SERVER:
         return send_backhaul(k, w, request, stream.at, stream.target, 1, size)
     return w.now_s

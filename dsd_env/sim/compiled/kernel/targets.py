@@ -643,7 +643,7 @@ def close_seat(k, w, request):
 
 @jit
 def _commit(k, w, request, tokens):
-    """Tokens are committed and sent to the client."""
+    """Tokens are committed and sent to the client, which reads them in order."""
     first = request.committed == 0
     if first:
         request.first_commit_s = w.now_s
@@ -654,8 +654,10 @@ def _commit(k, w, request, tokens):
     w.tokens_seen += tokens
     number_of_request = request.number
     log(k, w, LOG_COMMIT, request.target, number_of_request, tokens)
-    arrives_s = send_down(k, w, request, tokens * k.bytes_per_token)
+    arrives_s = send_down(k, w, request, request.target, tokens * k.bytes_per_token)
     before = request.committed - tokens
+    if not first:
+        arrives_s = max(arrives_s, request.last_delivery_s)
     slo.note_delivery(request, k.kinds[request.kind], before, tokens, request.last_delivery_s, arrives_s)
     if first:
         request.first_delivery_s = arrives_s

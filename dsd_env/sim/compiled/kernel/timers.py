@@ -85,7 +85,7 @@ def _send_again(k, w, request):
         return
     if w.now_s >= request.resend_at_s:
         if w.devices[request.device].down_faults == 0:
-            arrives_s = send_up(k, w, request, request.resend_payload)
+            arrives_s = send_up(k, w, request, request.to_target, request.resend_payload)
             push(k, w, arrives_s, AT_DELIVERY, request.number, tag(request, IS_DUPLICATE))
         request.resend_wait_s *= 2.0
         request.resend_at_s = w.now_s + request.resend_wait_s
