@@ -34,8 +34,10 @@ from dsd_env.paired import bootstrap_ratio
 from dsd_env.scenario import Scenario, ScenarioError, load_scenario
 from dsd_env.scenario.measuring import measuring
 from dsd_env.schedulers import Scheduler, SchedulerError, make_scheduler
+from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.base import FleetWatcher
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
+from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.schedulers.table import Axes, GroupTableScheduler, Table, TableBuilder, TableScheduler
 from dsd_env.serving.engines.tables import (
     TableExportError,
@@ -199,6 +201,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_lengths(policy: Scheduler) -> None:
+    """Refuse what ends drafts in doubt before it is simulated: a table holds lengths.
+
+    Raises:
+        ValueError: It does.
+    """
+    adaptive = isinstance(policy, AdaptiveScheduler) and policy.stopping is not None
+    if adaptive or (isinstance(policy, PolicyScheduler) and policy.policy.actions.stop_thresholds):
+        raise ValueError(
+            f"{policy.name} ends drafts where the drafter doubts, and a table holds lengths alone; compile a "
+            "policy that was trained without actions.stop_thresholds"
+        )
+
+
 def main() -> int:
     """Compile, compare and export."""
     parser = _parser()
@@ -219,6 +235,7 @@ def main() -> int:
         name = arguments.policy
         policy = make_scheduler(f"policy:{name}" if Path(name).is_dir() else name)
         policy.reset(scenario, 0)
+        _check_lengths(policy)
         _check_group(policy, arguments.group)
     except (ScenarioError, SchedulerError, ValueError) as error:
         parser.error(str(error))

@@ -133,6 +133,11 @@ def _sections(scenario: Scenario) -> Iterator[str]:
         [
             "actions:",
             paragraph(f"gamma (drafts, or window of a stream): {_list(actions.gammas)}", "  "),
+            *(
+                [paragraph(f"or the longest, until in doubt by: {_list(actions.stop_thresholds)}", "  ")]
+                if actions.stop_thresholds
+                else []
+            ),
             paragraph(f"batch sizes: {_list(actions.batch_sizes)}", "  "),
             paragraph(f"placements: {scenario.n_placements}", "  "),
         ]

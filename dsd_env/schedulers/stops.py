@@ -162,6 +162,13 @@ class ConfidentTopB(Stateless):
         return stop_at(1.0 - min(1.0, self.weight * token_price(view)))
 
 
+def ends_by_threshold(rule: StoppingRule) -> bool:
+    """Return whether a rule ends drafts as entries of `actions.stop_thresholds` do, by whatever threshold."""
+    if isinstance(rule, ConfidenceStop):
+        return rule.rule == stop_at(rule.rule.threshold)
+    return isinstance(rule, ConfidentTopB)
+
+
 _MOST = {"most": (1.0, float(LONGEST))}
 STOPS: dict[str, LengthEntry] = {
     "specdec_pp": LengthEntry(

@@ -23,6 +23,7 @@ from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, SchedulerError, make_scheduler
 from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
+from dsd_env.schedulers.stops import ends_by_threshold
 from dsd_env.serving import telemetry as events
 from dsd_env.serving.answers import SITES, Answers, ServedDecision
 from dsd_env.serving.deployment import Deployment, DeploymentError
@@ -115,7 +116,8 @@ class Controller:
             DeploymentError: Nothing describes the deployment.
             ImportError: Compiled code is asked for and cannot be had.
             dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
-            dsd_env.schedulers.base.SchedulerError: The name is wrong, or the rule stops within a draft.
+            dsd_env.schedulers.base.SchedulerError: The name is wrong, or the rule stops within a draft in a
+                way that the deployment cannot be told.
         """
         self.lock = threading.RLock()
         self._clock = clock
@@ -600,6 +602,7 @@ class Controller:
             self._scheduler, self.policy, self.scheduler = None, policy, str(scheduler)
             return
         rule = cast(Scheduler, scheduler)
+        _check_stopping(rule, self._space)
         rule.reset(self.deployment.scenario, self._seed)
         self._scheduler, self.policy, self.scheduler = rule, None, rule.name
         self._planner = None
@@ -654,9 +657,24 @@ def _chosen(policy: str | Path | Policy | Scheduler) -> tuple[Scheduler | str, P
         # No rule's name has a stroke before its colon: then it is a folder, there or not.
         if name != policy or Path(policy).is_dir() or "/" in policy.partition(":")[0]:
             return f"policy:{name}", load_bundle(name)
-    scheduler = make_scheduler(policy)
-    if isinstance(scheduler, AdaptiveScheduler) and scheduler.stopping is not None:
+    return make_scheduler(policy), None
+
+
+def _check_stopping(rule: Scheduler, space: ActionSpace) -> None:
+    """Refuse a rule that stops within a draft, unless its decisions can be told.
+
+    Raises:
+        SchedulerError: It stops otherwise than by a threshold, or the deployment lists none.
+    """
+    if not isinstance(rule, AdaptiveScheduler) or rule.stopping is None:
+        return
+    if not ends_by_threshold(rule.stopping):
         raise SchedulerError(
-            f"{scheduler.name} stops within a draft; to a real system a decision tells only a length"
+            f"{rule.name} stops within a draft; to a real system a decision tells a length, or a threshold "
+            "like that of specdec_pp"
         )
-    return scheduler, None
+    if not space.stop_thresholds:
+        raise SchedulerError(
+            f"{rule.name} stops within a draft, and this deployment is told lengths only; list "
+            "actions.stop_thresholds in its scenario if its engine can end a draft where the drafter doubts"
+        )

@@ -46,6 +46,11 @@ def metadata(name: str, policy: Policy | None, digest: str, rule: str) -> dict[s
     }
     if fleet is not None:
         parameters |= fleet.model_dump(mode="json")
+    else:
+        # What the indices in `actions` mean: `decisions` has the longest draft, not where doubt ends it.
+        lists = policy.actions
+        parameters |= {"gammas": list(lists.gammas), "batch_sizes": list(lists.batch_sizes)}
+        parameters |= {"stop_thresholds": list(lists.stop_thresholds)} if lists.stop_thresholds else {}
     n_mask = sum(manifest.action.heads() if policy.fleet else policy.actions.nvec)
     return {
         **told,

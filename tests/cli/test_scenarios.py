@@ -84,3 +84,8 @@ def test_every_scheduler_is_listed(dsd_env_command):
     out = dsd_env_command("schedulers").out
     assert all(name in out for name in scheduler_names())
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_thresholds_are_shown_where_there_are_any(dsd_env_command):
+    assert "until in doubt by: 0.3 0.4 0.5" in dsd_env_command("show", "sure_drafters").out
+    assert "doubt" not in dsd_env_command("show", "single_lan").out

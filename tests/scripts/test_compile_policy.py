@@ -72,6 +72,7 @@ def test_a_rule_that_never_drafts_has_no_table_for_an_engine(tmp_path, monkeypat
         ("no_such_rule", (), "unknown scheduler"),
         ("colocated_sd:3", ("--tensorrt-llm", "x.json"), "--tensorrt-llm-version"),
         ("colocated_sd:3", ("--seeds", "0"), "seeds"),
+        ("specdec_pp:0.8", (), "where the drafter doubts"),
         ("colocated_sd:3", ("--batch", "3,1"), "batch"),
     ],
 )
