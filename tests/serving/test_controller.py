@@ -367,7 +367,7 @@ def test_exchanging_what_decides_keeps_what_is_known(tmp_path: Path, clock: Cloc
     assert controller.decide("a").source == "rule"
     with pytest.raises(PolicyError):
         controller.swap(tmp_path / "nothing")
-    with pytest.raises(SchedulerError, match="only a length"):
+    with pytest.raises(SchedulerError, match="tells a length, or a threshold"):
         controller.swap("svip")
     assert controller.decide("a") == controller.decide("a")._replace(counter=2)
 
