@@ -176,5 +176,5 @@ def _requests(scenario: Scenario) -> Iterator[str]:
         yield f"  measured: {number(episode.window_s)} s after {number(episode.warmup_s)} s"
 
 
-def _list(values: Sequence[int]) -> str:
+def _list(values: Sequence[float]) -> str:
     return " ".join(map(str, values))
