@@ -27,7 +27,7 @@ from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
-from dsd_env.schedulers.adaptive import AdaptiveScheduler
+from dsd_env.schedulers.adaptive import stopping_rule
 from dsd_env.schedulers.awc import awc_parts
 from dsd_env.schedulers.awc_network import JSON_FILE
 from dsd_env.schedulers.policy import PolicyScheduler
@@ -185,7 +185,8 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
         if fast is not None:
             yield from fast
             return
-        if _stops_off_the_lists(scheduler):
+        if stopping_rule(make_scheduler(scheduler)) is not None:
+            # It ends drafts by thresholds of its own, for which no action need stand.
             for task in tasks:
                 yield task, dsd_env.simulate(scenario, scheduler, task.seed, engine=kind).metrics
             return
@@ -198,12 +199,6 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
         seeds = ", ".join(map(str, by_seed))
         where = f"scenario {label!r}, scheduler {scheduler!r}, seed{'s' * (len(by_seed) > 1)} {seeds}"
         raise EvaluationError(f"{where}: {type(error).__name__}: {error}") from error
-
-
-def _stops_off_the_lists(scheduler: str) -> bool:
-    """Return whether a scheduler ends drafts by thresholds of its own, for which actions need not stand."""
-    player = make_scheduler(scheduler)
-    return isinstance(player, AdaptiveScheduler) and player.stopping is not None
 
 
 def _room_for(scheduler: str, scenario: Scenario) -> int | None:

@@ -34,7 +34,10 @@ class OtherLists:
         if lists.n_placements != own.n_placements:
             raise ValueError(f"{own.n_placements} candidates, and the policy knows {lists.n_placements}")
         self._policy, self._same = policy, lists == own
-        self._lengths, self._batches = length_places(lists, own), places(lists.batch_sizes, own.batch_sizes)
+        self._lengths, self._batches = (
+            places(lists.lengths, own.lengths),
+            places(lists.batch_sizes, own.batch_sizes),
+        )
         # Where nothing stands, −1 is the False at the end of the mask that it points into.
         self._sources = sources(lists, own)
         self._mask = np.zeros(sum(own.nvec) + 1, dtype=np.bool_)
@@ -53,17 +56,9 @@ class OtherLists:
         return [self._lengths[gamma], self._batches[batch], placement]
 
 
-def places(was: Sequence[float], now: Sequence[float], start: int = 0) -> list[int]:
+def places(was: Sequence[object], now: Sequence[object], start: int = 0) -> list[int]:
     """Return where the entries of one list are on another one, counted from ``start``; -1: nowhere."""
     return [start + now.index(value) if value in now else -1 for value in was]
-
-
-def length_places(lists: ActionSpace, own: ActionSpace) -> list[int]:
-    """Return where the speculation lengths of one space, with thresholds, are in another; -1: nowhere."""
-    stops = places(lists.stop_thresholds, own.stop_thresholds, len(own.gammas))
-    if lists.gammas[-1] != own.gammas[-1]:
-        stops = [-1] * len(stops)
-    return [*places(lists.gammas, own.gammas), *stops]
 
 
 def sources(lists: ActionSpace, own: ActionSpace) -> NDArray[np.int64]:
@@ -76,7 +71,8 @@ def sources(lists: ActionSpace, own: ActionSpace) -> NDArray[np.int64]:
     Returns:
         int64, shape (sum(lists.nvec),).
     """
-    n_gammas, n_batches, n_placements = own.nvec
-    rest = range(n_gammas + n_batches, n_gammas + n_batches + n_placements)
-    batches = places(lists.batch_sizes, own.batch_sizes, n_gammas)
-    return np.array([*length_places(lists, own), *batches, *rest], dtype=np.int64)
+    n_lengths, n_batches, n_placements = own.nvec
+    rest = range(n_lengths + n_batches, n_lengths + n_batches + n_placements)
+    lengths = places(lists.lengths, own.lengths)
+    batches = places(lists.batch_sizes, own.batch_sizes, n_lengths)
+    return np.array([*lengths, *batches, *rest], dtype=np.int64)

@@ -34,7 +34,7 @@ from dsd_env.paired import bootstrap_ratio
 from dsd_env.scenario import Scenario, ScenarioError, load_scenario
 from dsd_env.scenario.measuring import measuring
 from dsd_env.schedulers import Scheduler, SchedulerError, make_scheduler
-from dsd_env.schedulers.adaptive import AdaptiveScheduler
+from dsd_env.schedulers.adaptive import stopping_rule
 from dsd_env.schedulers.base import FleetWatcher
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.schedulers.policy import PolicyScheduler
@@ -207,8 +207,8 @@ def _check_lengths(policy: Scheduler) -> None:
     Raises:
         ValueError: It does.
     """
-    adaptive = isinstance(policy, AdaptiveScheduler) and policy.stopping is not None
-    if adaptive or (isinstance(policy, PolicyScheduler) and policy.policy.actions.stop_thresholds):
+    by_policy = isinstance(policy, PolicyScheduler) and policy.policy.actions.stop_thresholds
+    if by_policy or stopping_rule(policy) is not None:
         raise ValueError(
             f"{policy.name} ends drafts where the drafter doubts, and a table holds lengths alone; compile a "
             "policy that was trained without actions.stop_thresholds"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.environments import engine_for
-from agents.other_lists import length_places, places, sources
+from agents.other_lists import places, sources
 from agents.understanding.settings import ExplainError
 from dsd_env.control import ActionSpace
 from dsd_env.policy import Policy
@@ -79,7 +79,7 @@ class PolicyOfMany:
         own = own or lists
         self._same = lists == own
         self._columns = sources(lists, own)
-        self._lengths = np.array(length_places(lists, own))
+        self._lengths = np.array(places(lists.lengths, own.lengths))
         self._batches = np.array(places(lists.batch_sizes, own.batch_sizes))
 
     def __call__(self, observations: Observations, masks: Masks) -> Actions:

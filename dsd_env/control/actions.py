@@ -196,12 +196,18 @@ class ActionSpace:
     @property
     def windows(self) -> tuple[int, ...]:
         """The longest draft of each entry of the first dimension, in tokens."""
-        return self.gammas + self.gammas[-1:] * len(self.stop_thresholds)
+        return tuple(longest for longest, _ in self.lengths)
+
+    @property
+    def lengths(self) -> tuple[tuple[int, float | None], ...]:
+        """The entries of the first dimension: the longest draft, and its stop threshold or None."""
+        stops = ((self.gammas[-1], threshold) for threshold in self.stop_thresholds)
+        return (*((gamma, None) for gamma in self.gammas), *stops)
 
     @property
     def nvec(self) -> tuple[int, int, int]:
         """Sizes of the three dimensions (speculation length, batch size, placement)."""
-        return len(self.windows), len(self.batch_sizes), self.n_placements
+        return len(self.gammas) + len(self.stop_thresholds), len(self.batch_sizes), self.n_placements
 
     @property
     def n_flat(self) -> int:
@@ -253,8 +259,10 @@ class ActionSpace:
     def decision(self, gamma: int, batch: int, placement: int) -> Decision:
         """Return the decision of three indices, unchecked."""
         past = gamma - len(self.gammas)
-        stop = stop_at(self.stop_thresholds[past]) if past >= 0 else None
-        return Decision(self.windows[gamma], self.batch_sizes[batch], placement, stop)
+        if past < 0:
+            return Decision(self.gammas[gamma], self.batch_sizes[batch], placement)
+        stop = stop_at(self.stop_thresholds[past])
+        return Decision(self.gammas[-1], self.batch_sizes[batch], placement, stop)
 
     def encode(self, decision: Decision) -> NDArray[np.int64]:
         """Return the MultiDiscrete action (int64, shape (3,)) of a decision on the lists.
@@ -289,11 +297,9 @@ class ActionSpace:
 
         An entry of `stop_thresholds` is the same entry only where the longest drafts are equally long.
         """
-        same_longest = self.gammas[-1] == other.gammas[-1]
         return np.concatenate(
             [
-                np.isin(self.gammas, other.gammas),
-                np.isin(self.stop_thresholds, other.stop_thresholds) & same_longest,
+                np.array([length in other.lengths for length in self.lengths], dtype=np.bool_),
                 np.isin(self.batch_sizes, other.batch_sizes),
                 np.arange(self.n_placements) < other.n_placements,
             ]
@@ -303,10 +309,9 @@ class ActionSpace:
         gamma, stop = decision.gamma, decision.stop
         if stop is None or gamma == 0:
             return self.gammas.index(gamma)
-        at = self.stop_thresholds.index(stop.threshold)
-        if gamma != self.gammas[-1] or stop != stop_at(stop.threshold):
+        if stop != stop_at(stop.threshold):
             raise ValueError("it stops otherwise")
-        return len(self.gammas) + at
+        return self.lengths.index((gamma, stop.threshold))
 
     def mask(self, view: DecisionView) -> NDArray[np.bool_]:
         """Return the concatenated mask (bool, shape (sum(nvec),)) of selectable indices.

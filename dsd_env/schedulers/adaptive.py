@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from dsd_env.control import Decision, DecisionView, Site
 from dsd_env.scenario import Scenario
+from dsd_env.schedulers.base import Scheduler
 from dsd_env.schedulers.lengths import LengthRule, Outcome, remember
 from dsd_env.schedulers.routing import ROUTES
 from dsd_env.schedulers.rules import decision_at
@@ -75,3 +76,8 @@ class AdaptiveScheduler:
         if self.stopping is not None and decision.gamma > 0:
             return decision._replace(stop=self.stopping.stop(view))
         return decision
+
+
+def stopping_rule(scheduler: Scheduler) -> StoppingRule | None:
+    """Return by what a scheduler ends drafts before their length; None: by nothing."""
+    return scheduler.stopping if isinstance(scheduler, AdaptiveScheduler) else None

@@ -21,7 +21,7 @@ from dsd_env.policy import Policy
 from dsd_env.policy import load as load_bundle
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, SchedulerError, make_scheduler
-from dsd_env.schedulers.adaptive import AdaptiveScheduler
+from dsd_env.schedulers.adaptive import stopping_rule
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.schedulers.stops import ends_by_threshold
 from dsd_env.serving import telemetry as events
@@ -666,9 +666,10 @@ def _check_stopping(rule: Scheduler, space: ActionSpace) -> None:
     Raises:
         SchedulerError: It stops otherwise than by a threshold, or the deployment lists none.
     """
-    if not isinstance(rule, AdaptiveScheduler) or rule.stopping is None:
+    stopping = stopping_rule(rule)
+    if stopping is None:
         return
-    if not ends_by_threshold(rule.stopping):
+    if not ends_by_threshold(stopping):
         raise SchedulerError(
             f"{rule.name} stops within a draft; to a real system a decision tells a length, or a threshold "
             "like that of specdec_pp"

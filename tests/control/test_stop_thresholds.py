@@ -135,14 +135,16 @@ def test_impossible_thresholds_are_refused(changes: dict[str, Any], message: str
 
 
 def test_other_lists_know_them() -> None:
-    from agents.other_lists import length_places, sources
+    from agents.other_lists import places, sources
 
     own = ActionSpace((0, 4, 8), (1,), 3, (0.8,))
-    assert length_places(SPACE, own) == [0, -1, 2, -1, 3]
+    assert places(SPACE.lengths, own.lengths) == [0, -1, 2, -1, 3]
     assert sources(SPACE, own).tolist() == [0, -1, 2, -1, 3, 4, -1, 5, 6, 7]
     assert SPACE.offered_by(own).tolist() == [True, False, True, False, True, True, False, True, True, True]
     shorter = ActionSpace((0, 2), (1,), 3, (0.8,))
-    assert length_places(SPACE, shorter) == [0, 1, -1, -1, -1], "until in doubt, but for other longest drafts"
+    assert places(SPACE.lengths, shorter.lengths) == [0, 1, -1, -1, -1], (
+        "until in doubt, but for other longest drafts"
+    )
 
 
 def test_a_bundle_keeps_them(tmp_path: Path) -> None:
