@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from dsd_env.strict_model import StrictNumbers
 
@@ -19,3 +19,20 @@ class Model(StrictNumbers, BaseModel):
     """A part of a scenario: frozen, unknown keys are refused, numbers are numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class WithLaterKeys(Model):
+    """A part with keys that came later: dumps leave them out at their defaults, so that digests stay.
+
+    Attributes:
+        later_keys: Their names.
+    """
+
+    later_keys: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        absent = {key for key in self.later_keys if getattr(self, key) == fields[key].default}
+        return {key: value for key, value in data.items() if key not in absent}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from dsd_env.scenario.base import Count, Model, NonNegative, Positive
+from dsd_env.scenario.base import Count, Model, NonNegative, Positive, WithLaterKeys
 
 MAX_GAMMA = 64
 
 
-class Actions(Model):
+class Actions(WithLaterKeys):
     """The lists that actions index into."""
+
+    later_keys: ClassVar[tuple[str, ...]] = ("stop_thresholds",)
 
     gammas: tuple[Annotated[int, Field(ge=0, le=MAX_GAMMA)], ...] = tuple(range(17))
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -38,14 +40,6 @@ class Actions(Model):
         description="Each drafter that can stream is offered twice: without branches, and with those of "
         "`protocol.branches`. False: all streams have them, if that asks for any.",
     )
-
-    @model_serializer(mode="wrap")
-    def _without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out an empty list, so that digests of scenarios without thresholds stay as they were."""
-        data: dict[str, Any] = write(self)
-        if not self.stop_thresholds:
-            data.pop("stop_thresholds", None)
-        return data
 
     @model_validator(mode="after")
     def _lists(self) -> Actions:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    Discriminator,
-    Field,
-    SerializerFunctionWrapHandler,
-    Tag,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from dsd_env.latency.overhead import EngineOverhead, load_overhead
-from dsd_env.scenario.base import Count, Fraction, Model, Name, NonNegative, Positive
+from dsd_env.scenario.base import Count, Fraction, Model, Name, NonNegative, Positive, WithLaterKeys
 
 
 class Power(Model):
@@ -269,8 +261,10 @@ _FORMER_TARGET_KEYS = {
 """Keys that scenarios had before, with what stands in their place."""
 
 
-class Target(Model):
+class Target(WithLaterKeys):
     """A verification server in the cloud, with continuous batching."""
+
+    later_keys: ClassVar[tuple[str, ...]] = ("extra_one_way_s",)
 
     count: Count = 1
     profile: Profile
@@ -342,14 +336,6 @@ class Target(Model):
         description="Propagation each way beyond the clients' and edge servers' links, for a target that is "
         "farther away than those reach, such as in another region.",
     )
-
-    @model_serializer(mode="wrap")
-    def _without_extra(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a distance of 0, so that digests of scenarios without any stay as they were."""
-        data: dict[str, Any] = write(self)
-        if self.extra_one_way_s == 0.0:
-            data.pop("extra_one_way_s", None)
-        return data
 
     @property
     def menu(self) -> tuple[ColocatedDrafter, ...]:
