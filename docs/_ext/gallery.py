@@ -304,7 +304,8 @@ def _index(names: Sequence[str], known: Mapping[str, Scores]) -> str:
             rule = scheduler_of(name, known.get(name))
             best = f"\n```{{card-footer}}\nbest known: `{rule}`\n```\n"
         cards.append(
-            f":::{{grid-item-card}} {name}\n:link: {name}\n:link-type: doc\n\n{title_of(name)}\n\n"
+            f":::{{grid-item-card}} {name}\n:link: {name}\n:link-type: doc\n\n"
+            f"{picture(scenario)}\n\n{title_of(name)}\n\n"
             f"{_count(scenario.n_devices, 'client')}, {_count(scenario.n_edge_servers, 'edge server')}, "
             f"{_count(scenario.n_targets, 'target')}, {scenario.protocol.kind}\n{best}:::"
         )
