@@ -8,6 +8,7 @@ from the page that the scripts named there have written.
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
 
 FOLDER = "docs/gallery"
 SCORES = "docs/scenarios.md"
+BENCHMARK = "docs/benchmark.md"
+BUNDLES = "configs/policies"
 MEAN = "mean request time (s)"
 """The column that schedulers are ranked by."""
 
 PER_CLASS = "per class"
 """A row of several choices, one for each class, which is no scheduler's name."""
 
-_BENCHMARK = ("Held-out episodes of every scheduler", "../benchmark.md")
 MORE: Mapping[str, Sequence[tuple[str, str]]] = {
     "metro": (
         ("Who should draft, by load", "../scenarios.md#who-should-draft-on-metro-by-load"),
@@ -43,36 +45,17 @@ MORE: Mapping[str, Sequence[tuple[str, str]]] = {
     "stream_node_branches": (("Branches against streams", "../protocols.md"),),
     "metro_branches": (("Branches against streams", "../protocols.md"),),
     "reasoning": (
-        _BENCHMARK,
         ("Long answers: who should draft", "../scenarios.md#long-answers-reasoning"),
         ("Streams against the best of the node", "../protocols.md"),
     ),
-    "cost": (
-        _BENCHMARK,
-        ("Paid by the second: scores in dollars", "../scenarios.md#paid-by-the-second-cost"),
-        ("A policy that was searched for", "../../configs/policies/cost_plan/README.md"),
-    ),
-    "slow_cloud": (
-        _BENCHMARK,
-        ("A policy that was searched for", "../../configs/policies/slow_cloud_plan/README.md"),
-    ),
+    "cost": (("Paid by the second: scores in dollars", "../scenarios.md#paid-by-the-second-cost"),),
     "sure_drafters": (
-        _BENCHMARK,
         ("Rules that stop within a draft", "../schedulers.md#stopping-within-a-draft"),
         ("The recording", "../acceptance.md"),
     ),
-    "drafter_menu": (
-        _BENCHMARK,
-        ("Where the drafters' acceptance comes from", "../acceptance_models.md"),
-    ),
-    "no_room": (
-        _BENCHMARK,
-        ("Where the drafters' acceptance comes from", "../acceptance_models.md"),
-    ),
-    "replay": (
-        _BENCHMARK,
-        ("What the arrivals were fitted to", "../workload.md"),
-    ),
+    "drafter_menu": (("Where the drafters' acceptance comes from", "../acceptance_models.md"),),
+    "no_room": (("Where the drafters' acceptance comes from", "../acceptance_models.md"),),
+    "replay": (("What the arrivals were fitted to", "../workload.md"),),
     "regions": (
         ("Scores by route", "../scenarios.md#targets-at-different-distances-regions"),
         ("What a distance does", "../simulator.md#links"),
@@ -142,6 +125,50 @@ class Scores(NamedTuple):
         return next(name for name in names if name != PER_CLASS)
 
 
+class HeldOut(NamedTuple):
+    """What the benchmark's scoreboard says of a scenario, as it stands there.
+
+    Attributes:
+        by: What is compared.
+        static: The best static choice and its score; `rule` and `learned` likewise, "–" where there is none.
+        best: The best of all.
+    """
+
+    by: str
+    static: str
+    rule: str
+    learned: str
+    best: str
+
+
+def held_out(page: str) -> dict[str, HeldOut]:
+    """Return the scoreboard of the benchmark by scenario.
+
+    Args:
+        page: Text of ``docs/benchmark.md``.
+    """
+    head, rows = next(
+        (head, rows) for _, head, rows in _tables(page) if head[:2] == ["scenario", "compared by"]
+    )
+    if head[2:5] != ["best static", "best rule", "best learned"]:
+        raise ValueError(
+            f"{BENCHMARK}: the scoreboard has the columns {head}, which the gallery does not know"
+        )
+    return {
+        row[0].strip("`"): HeldOut(row[1], row[2], row[3], row[4], best=row[-1].split("`")[1]) for row in rows
+    }
+
+
+def bundles(root: Path) -> dict[str, list[str]]:
+    """Return the shipped bundles' folders by scenario; one trained on several scenarios stands with each."""
+    found: dict[str, list[str]] = {}
+    for manifest in sorted((root / BUNDLES).glob("*/policy/manifest.json")):
+        trained_on = json.loads(manifest.read_text(encoding="utf-8"))["scenario"]["name"]
+        for name in trained_on.rpartition(": ")[2].split(", "):
+            found.setdefault(name, []).append(manifest.parts[-3])
+    return found
+
+
 def scores(page: str) -> dict[str, Scores]:
     """Return the scores of each scenario that a page has a table of.
 
@@ -186,9 +213,14 @@ def pages(root: Path) -> dict[str, str]:
         root: The checkout.
     """
     known = scores((root / SCORES).read_text(encoding="utf-8"))
+    board = held_out((root / BENCHMARK).read_text(encoding="utf-8"))
+    trained = bundles(root)
     names = sorted(list_scenarios(), key=_place)
-    made = {name: _page(load_scenario(name), title_of(name), known.get(name)) for name in names}
-    return {"index": _index(names, known), **made}
+    made = {
+        name: _page(load_scenario(name), known.get(name), board.get(name), trained.get(name, ()))
+        for name in names
+    }
+    return {"index": _index(names, known, board), **made}
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -197,13 +229,13 @@ def _place(name: str) -> tuple[int, str]:
     return (max(of) if of else len(ORDER), name)
 
 
-def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
+def _page(scenario: Scenario, known: Scores | None, board: HeldOut | None, trained: Sequence[str]) -> str:
     """Return the page of one scenario, as Markdown."""
     card = scenario.card
     rule = scheduler_of(scenario.name, known)
     parts = [
         f"# {scenario.name}",
-        title,
+        title_of(scenario.name),
         picture(scenario),
         _animation(scenario.name, rule),
         "## Card",
@@ -215,18 +247,28 @@ def _page(scenario: Scenario, title: str, known: Scores | None) -> str:
         parts.append(f"**Limits.** {_prose(card.limits)}")
     parts.append(_facts(scenario))
     parts.append("## Best known scores")
-    if known is None:
-        of_the_card = OF_THE_CARD.get(scenario.name)
-        best = f": the best there is `{of_the_card}`" if of_the_card else ""
+    if board is not None:
+        learned = "none trained" if board.learned == "–" else board.learned
         parts.append(
-            f"No table ranks schedulers on this scenario; what was measured stands in the card above{best}."
+            f"On held-out episodes, by {board.by} ([benchmark](../benchmark.md#{scenario.name}), "
+            f"which has every scheduler): best static choice {board.static}, best rule {board.rule}, best "
+            f"learned policy {learned}."
         )
-    else:
+    if trained:
+        links = ", ".join(f"[{name}](../../{BUNDLES}/{name}/README.md)" for name in trained)
+        parts.append(f"Trained bundles, each with its model card: {links}.")
+    if known is not None:
         parts.append(
             "By mean request time, the best first, from "
             f"[what the scenarios teach](../{Path(SCORES).name}), which names the command and the episodes."
         )
         parts.append(_markdown(known.ranked()))
+    elif board is None:
+        of_the_card = OF_THE_CARD.get(scenario.name)
+        best = f": the best there is `{of_the_card}`" if of_the_card else ""
+        parts.append(
+            f"No table ranks schedulers on this scenario; what was measured stands in the card above{best}."
+        )
     if more := MORE.get(scenario.name):
         parts.append("More: " + ", ".join(f"[{text}]({link})" for text, link in more) + ".")
     parts.append("## Run it")
@@ -294,14 +336,14 @@ def _markdown(table: Scores) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _index(names: Sequence[str], known: Mapping[str, Scores]) -> str:
+def _index(names: Sequence[str], known: Mapping[str, Scores], board: Mapping[str, HeldOut]) -> str:
     """Return the gallery's first page: a card for each scenario."""
     cards = []
     for name in names:
         scenario = load_scenario(name)
         best = ""
-        if name in known or name in OF_THE_CARD:
-            rule = scheduler_of(name, known.get(name))
+        if name in board or name in known or name in OF_THE_CARD:
+            rule = board[name].best if name in board else scheduler_of(name, known.get(name))
             best = f"\n```{{card-footer}}\nbest known: `{rule}`\n```\n"
         cards.append(
             f":::{{grid-item-card}} {name}\n:link: {name}\n:link-type: doc\n\n"

@@ -82,6 +82,26 @@ def test_every_scenario_has_a_page_with_its_card_and_commands_that_are_understoo
         make_scheduler(given.scheduler).reset(load_scenario(name), 0)
 
 
+def test_pages_name_the_best_of_the_benchmark_and_every_bundle() -> None:
+    page = (ROOT / gallery.BENCHMARK).read_text(encoding="utf-8")
+    board = gallery.held_out(page)
+    pages = gallery.pages(ROOT)
+    for name in set(board) & set(list_scenarios()):
+        assert f"\n### {name}\n" in page and f"benchmark.md#{name})" in pages[name]
+        assert f"best static choice {board[name].static}" in pages[name]
+        assert f"best known: `{board[name].best}`" in pages["index"]
+    folders = {file.parts[-3] for file in (ROOT / gallery.BUNDLES).glob("*/policy/manifest.json")}
+    # One is of a scenario of its own, which is no shipped one.
+    linked = {folder for folder in folders if any(f"/{folder}/README.md" in text for text in pages.values())}
+    assert folders - linked == {"vllm_tinyllama"}
+
+
+def test_a_scoreboard_of_other_columns_is_refused() -> None:
+    page = "| scenario | compared by | fastest |\n|---|---|---|\n| `metro` | time | `x` 1 |\n"
+    with pytest.raises(ValueError, match="fastest"):
+        gallery.held_out(page)
+
+
 def test_every_scenario_has_its_animation_which_is_small_and_comes_to_rest() -> None:
     image = pytest.importorskip("PIL.Image")
     folder = ROOT / animations.FOLDER

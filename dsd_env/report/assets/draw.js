@@ -436,10 +436,12 @@ function drawPoints(place, points, { label, xAxis, height = 300 }) {
     group.append(shape("circle", { class: "fill", cx: px, cy: py, r: 5.5 }));
     const name = fitted(point.name, width * 0.42);
     const toLeft = px + 10 + textWidth(name) > right;
-    // A name that would lie on another one goes up or down until it does not.
+    // A name stands beside its point, above the point's interval; where it would lie on another one, it goes up or
+    // down until it does not.
     const box = { left: toLeft ? px - 10 - textWidth(name) : px + 10, width: textWidth(name), y: py + 4 };
     const hits = (other) => Math.abs(other.y - box.y) < 14 && box.left < other.left + other.width && other.left < box.left + box.width;
-    for (const shift of [0, -14, 14, -28, 28, -42, 42]) {
+    const shifts = point.x.ci95.every(known) ? [-9, 14, -23, 28, -37, 42] : [0, -14, 14, -28, 28, -42, 42];
+    for (const shift of shifts) {
       box.y = py + 4 + shift;
       if (!taken.some(hits)) break;
     }
