@@ -35,13 +35,13 @@ DRIFT = 4.0
 _PART = ("scenarios", "schedulers", "seeds")
 _WITHOUT_MEANING: dict[str | None, tuple[str, ...]] = {
     None: ("sample",),
-    "status": ("sample",),
+    "status": ("sample", "report"),
     "adopt": ("sample",),
     "summary": (*_PART, "sample"),
-    "check": (*_PART, "sample"),
+    "check": (*_PART, "sample", "report"),
     "prune": (*_PART, "sample"),
-    "submit": ("suite", "out", *_PART, "sample"),
-    "verify": ("suite", "out", *_PART),
+    "submit": ("suite", "out", *_PART, "sample", "report"),
+    "verify": ("suite", "out", *_PART, "report"),
 }
 """Options that mean nothing, by what is done; None: to simulate what is missing."""
 
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add("--schedulers", metavar="X,Y", help="only these, by their names in the benchmark")
     add("--seeds", type=int, metavar="N", help="only the first N episodes of each")
     add("--sample", type=int, metavar="K", help=f"cells that --verify simulates (default {SAMPLE})")
+    add("--report", type=Path, metavar="FILE", help="at the end also write all records as an HTML page")
     add = whole.add_mutually_exclusive_group().add_argument
     add("--summary", action="store_true", help="simulate nothing; write summary and tables of the records")
     add("--check", action="store_true", help="simulate nothing; fail if these are not what the records say")
@@ -111,6 +112,8 @@ def _check_options(whole: argparse.ArgumentParser, arguments: argparse.Namespace
             continue
         if done is None:
             whole.error(f"--{name} is for --verify alone")
+        if name == "report":
+            whole.error(f"--{done} writes no tables, and takes no --report")
         if done in ("submit", "verify"):
             whole.error(f"--{done} goes by the submission's file and takes no --{name}")
         whole.error(f"--{done} is for the whole benchmark and takes no --{name}")
@@ -145,13 +148,13 @@ def _work(arguments: argparse.Namespace, folder: Path) -> int:
         contests = {contest.name: contest for contest in suite.contests()}
         if arguments.adopt:
             _adopt(arguments, cells, contests, store)
-            return _summarise(suite, store, folder)
+            return _summarise(suite, store, folder, arguments.report)
         on_outcome = _bar(cells, store, _workers(arguments))
         simulate = workflow.backend(arguments.jobs, arguments.ray)
         report = workflow.run(cells, contests, store, simulate, on_outcome)
-        _summarise(suite, store, folder)
+        _summarise(suite, store, folder, arguments.report)
         return 1 if _told(report) else 0
-    return _summarise(suite, store, folder)
+    return _summarise(suite, store, folder, arguments.report)
 
 
 def _names(text: str | None) -> list[str]:
@@ -217,8 +220,8 @@ def _pages(folder: Path) -> list[Path]:
     return list(workflow.PAGES) if folder.resolve() == workflow.FOLDER else []
 
 
-def _summarise(suite: Suite, store: Store, folder: Path) -> int:
-    from agents.benchmark import pages, workflow
+def _summarise(suite: Suite, store: Store, folder: Path, report: Path | None = None) -> int:
+    from agents.benchmark import pages, reports, workflow
     from agents.benchmark.scoring import standings
 
     files = workflow.texts(suite, store, folder, _pages(folder))
@@ -227,6 +230,9 @@ def _summarise(suite: Suite, store: Store, folder: Path) -> int:
         print(note)
     for path in files:
         print(path)
+    if report is not None:
+        reports.write_report(suite, store, report)
+        print(f"{report}: open it in a browser")
     return 0
 
 

@@ -66,7 +66,11 @@ def test_run_status_summary_and_check(call, tmp_path: Path) -> None:
     (tmp_path / "out" / "tables.md").write_text(tables.replace("### far", "### near"))
     code, _, errors = call("--check")
     assert code == 1 and "tables.md is not what the records say" in errors
-    assert call("--summary")[0] == 0 and (tmp_path / "out" / "tables.md").read_text() == tables
+    code, output, _ = call("--summary", "--report", "page.html")
+    assert code == 0 and (tmp_path / "out" / "tables.md").read_text() == tables
+    assert "page.html: open it in a browser" in output
+    page = (tmp_path / "page.html").read_text()
+    assert "<title>Tiny</title>" in page and "links.lan" not in page and ">far<" in page
 
     (tmp_path / "tiny.yaml").write_text(TINY.replace('node: "colocated_sd:4"', 'node: "colocated_sd:2"'))
     assert "single_lan: 4 done, 2 stale, 0 missing" in call("--status")[1]
@@ -114,6 +118,7 @@ def test_options_that_exclude_each_other(call, monkeypatch) -> None:
         ),
         (("--submit", "mine.yaml", "--sample", "2"), "takes no --sample"),
         (("--summary", "--seeds", "2"), "--summary is for the whole benchmark and takes no --seeds"),
+        (("--status", "--report", "x.html"), "--status writes no tables, and takes no --report"),
         (("--sample", "2"), "--sample is for --verify alone"),
     ],
 )
