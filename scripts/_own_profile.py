@@ -49,7 +49,10 @@ def add_facts(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--parallelism", type=int, default=1, help="devices used together (default: %(default)s)"
     )
     facts.add_argument(
-        "--shape", choices=sorted(SHAPES), help="known model: gives KV bytes and context limit"
+        "--shape",
+        choices=sorted(SHAPES),
+        metavar="NAME",
+        help=f"known model, which gives KV bytes and context limit: {', '.join(sorted(SHAPES))}",
     )
     facts.add_argument("--weight-bytes", type=int, help="bytes of weights over all devices")
     facts.add_argument("--kv-bytes-per-token", type=int, help="bytes of KV cache of one token")

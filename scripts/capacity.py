@@ -22,11 +22,11 @@ import _cli
 
 def main() -> int:
     """Run the command line; return the exit status."""
-    from dsd_env.schedulers import scheduler_help
+    from dsd_env.cli.schedulers import listing
 
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="schedulers:\n" + scheduler_help().replace("%", "%%"),
+        epilog="schedulers:\n" + listing().replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scenario", required=True, metavar="A", help="name, or path of a YAML file")

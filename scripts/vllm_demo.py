@@ -54,7 +54,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add_engine_arguments(parser, dtype="float32")
     run = parser.add_argument_group("run")
     run.add_argument("--phases", type=_phases, default=[(1, 3), (8, 8)], help="CLIENTS:QUESTIONS,… (1:3,8:8)")
-    run.add_argument("--settings", nargs="+", choices=NAMES, default=list(NAMES), help="in their order")
+    run.add_argument(
+        "--settings",
+        nargs="+",
+        choices=NAMES,
+        metavar="NAME",
+        default=list(NAMES),
+        help=f"in their order (default: {', '.join(NAMES)})",
+    )
     run.add_argument("--json", type=Path, help="file for the figures")
     run.add_argument("--quiet", action="store_true", help="no live view")
     found = parser.parse_args(arguments)

@@ -26,6 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
             [{"name": name, "usage": entry.usage, "help": entry.help} for name, entry in entries.items()]
         )
         return 0
-    for entry in entries.values():
-        print(f"{entry.usage}\n{paragraph(entry.help, '    ')}")
+    print(listing())
     return 0
+
+
+def listing() -> str:
+    """Return every scheduler as it is written, and below it what it does, no wider than the terminal."""
+    return "\n".join(
+        f"{entry.usage}\n{paragraph(entry.help, '    ')}" for entry in scheduler_entries().values()
+    )
