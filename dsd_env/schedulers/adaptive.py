@@ -8,7 +8,7 @@ from dsd_env.control import Decision, DecisionView, Site
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import Scheduler
 from dsd_env.schedulers.lengths import LengthRule, Outcome, remember
-from dsd_env.schedulers.routing import ROUTES
+from dsd_env.schedulers.routing import make_route
 from dsd_env.schedulers.rules import decision_at
 from dsd_env.schedulers.stops import StoppingRule
 
@@ -32,7 +32,7 @@ class AdaptiveScheduler:
         rule: The rule for the length.
         stopping: The rule, if it also says when a draft ends before that.
         sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
-        route: Name of the route.
+        route: The route, as :func:`~dsd_env.schedulers.routing.make_route` reads it.
         batch_size: Batch size B; 1 waits nowhere.
     """
 
@@ -46,6 +46,7 @@ class AdaptiveScheduler:
         self.sites = sites
         self.route = route
         self.batch_size = batch_size
+        self._routed = make_route(route)
         self._seed = 0
         self._last: dict[int, _Last] = {}
 
@@ -68,7 +69,7 @@ class AdaptiveScheduler:
         return decision
 
     def _decision(self, view: DecisionView, gamma: int) -> Decision:
-        target = ROUTES[self.route](view, self._seed) if view.request.is_admission else view.target.index
+        target = self._routed(view, self._seed) if view.request.is_admission else view.target.index
         if view.request.is_admission:
             # What the first round will be is not known yet: the drafter is made ready if there is any.
             gamma = max(gamma, view.gammas[min(1, len(view.gammas) - 1)])

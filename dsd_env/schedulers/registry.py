@@ -23,7 +23,7 @@ from dsd_env.schedulers.hf import HfHeuristicScheduler
 from dsd_env.schedulers.lengths import LENGTHS, length_rule
 from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.schedulers.random_choice import RandomScheduler
-from dsd_env.schedulers.routing import ROUTES
+from dsd_env.schedulers.routing import ROUTE_USAGES, make_route
 from dsd_env.schedulers.rules import SITES
 from dsd_env.schedulers.static import (
     EDGE_FIRST,
@@ -220,8 +220,10 @@ def _joined(name: str, length: str, begin: str, parts: Sequence[str]) -> Schedul
         raise SchedulerError(f"{name}: {error}") from None
     word = parts[0] if parts else "colocated"
     route = parts[1] if len(parts) > 1 else "jsq"
-    if route not in ROUTES:
-        raise SchedulerError(f"{name}: route {route!r} is not one of {', '.join(ROUTES)}")
+    try:
+        make_route(route)
+    except ValueError as error:
+        raise SchedulerError(f"{name}: {error}") from None
     batch = _batch(name, parts[2]) if len(parts) > 2 else 1
     specification = f"{begin}:{word}:{route}{format_batch(batch)}"
     return AdaptiveScheduler(specification, rule, _preferred(name, word), route, batch)
@@ -378,7 +380,7 @@ _ENTRIES: dict[str, SchedulerEntry] = {
     "adaptive": SchedulerEntry(
         "adaptive:LENGTH[:SITE[:ROUTE[:B]]]",
         f"LENGTH is a number, table+N=G+... (G drafts from N requests at the target on), "
-        f"{', '.join(_RULES)}, with parameters as +KEY=VALUE; ROUTE is {', '.join(ROUTES)}",
+        f"{', '.join(_RULES)}, with parameters as +KEY=VALUE; ROUTE is {', '.join(ROUTE_USAGES)}",
         _build_adaptive,
     ),
     "specdec_pp": SchedulerEntry(

@@ -24,7 +24,7 @@ from dsd_env.schedulers.lengths import (
     UcbSpecStop,
     length_rule,
 )
-from dsd_env.schedulers.routing import ROUTES
+from dsd_env.schedulers.routing import make_route
 from dsd_env.simulate import simulate
 from tests.lab import lab
 from tests.views import make_candidate, make_request, make_target, make_view, views
@@ -245,7 +245,7 @@ def routed(route: str, *targets: Any, **view: Any) -> int:
     candidates = tuple(make_candidate(Site.COLOCATED, target) for target in targets)
     request = make_request(is_admission=True)
     shown = make_view(candidates=candidates, target=targets[0], request=request, **view)
-    return ROUTES[route](shown, 3)
+    return make_route(route)(shown, 3)
 
 
 def test_least_time_counts_the_way_there_and_back() -> None:
@@ -256,7 +256,7 @@ def test_least_time_counts_the_way_there_and_back() -> None:
             for each, way_s in ((near, 0.0), (fast, farther_s))
         )
         view = make_view(candidates=candidates, request=make_request(is_admission=True))
-        assert ROUTES["least_time"](view, 3) == target
+        assert make_route("least_time")(view, 3) == target
 
 
 def test_routes() -> None:
@@ -270,6 +270,38 @@ def test_routes() -> None:
     assert set(drawn) == {0, 1}
     assert 150 < sum(drawn) < 250
     assert routed("random", down) == 2
+
+
+def test_the_fastest_target_is_filled_first() -> None:
+    slow, full = (
+        make_target(0, prefill_token_s=3e-5),
+        make_target(1, resident=5, waiting=3, prefill_token_s=1e-5),
+    )
+    full_but_one = make_target(1, resident=5, waiting=2, prefill_token_s=1e-5)
+    assert routed("fastest_first+most=8", slow, full_but_one) == 1
+    assert routed("fastest_first+most=8", slow, full) == 0
+    # Where nobody has room left, the first token decides; a target believed down is never filled.
+    busy = make_target(0, resident=9, prefill_token_s=3e-5, iteration_s=0.02)
+    assert routed("fastest_first+most=8", busy, make_target(1, resident=9, iteration_s=0.05)) == 0
+    assert routed("fastest_first+most=8", slow, make_target(1, up=False, prefill_token_s=1e-5)) == 0
+    # Of two that are as fast the nearer one is first.
+    candidates = tuple(
+        make_candidate(Site.COLOCATED, make_target(number), handover_s=way_s)
+        for number, way_s in ((0, 0.03), (1, 0.01))
+    )
+    view = make_view(candidates=candidates, request=make_request(is_admission=True))
+    assert make_route("fastest_first+most=8")(view, 3) == 1
+
+
+@pytest.mark.parametrize(
+    "route", ["fastest_first", "fastest_first+most=0", "fastest_first+most=x", "nearest", "jsq+most=3"]
+)
+def test_routes_that_are_none_are_refused(route: str) -> None:
+    with pytest.raises(SchedulerError, match=r"adaptive: route '.*(most=N|is not one of jsq)"):
+        make_scheduler(f"adaptive:4:own:{route}")
+    assert (
+        make_scheduler("adaptive:4:own:fastest_first+most=22").name == "adaptive:4:own:fastest_first+most=22"
+    )
 
 
 # ---------------------------------------------------------------------- names
