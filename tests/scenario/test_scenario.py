@@ -67,7 +67,8 @@ def test_null_for_a_key_that_no_scenario_has_is_refused() -> None:
 
 
 def test_thresholds_that_end_no_draft_are_refused() -> None:
-    assert load_scenario("single_lan", actions__gammas=(0, 3), actions__stop_thresholds=(0.5,))
+    some = load_scenario("single_lan", actions__gammas=(0, 3), actions__stop_thresholds=(0.5,))
+    assert some.actions.stop_thresholds == (0.5,)
     for gammas in ((0,), (0, 1, 2)):
         with pytest.raises(ScenarioError, match=r"doubt ends none before 2 tokens"):
             load_scenario("single_lan", actions__gammas=gammas, actions__stop_thresholds=(0.5,))
