@@ -16,7 +16,7 @@ from dsd_env.scenario.episode import MAX_GAMMA
 from dsd_env.schedulers import rounds
 from dsd_env.schedulers.busy_node import AGREED_ROUNDS
 from dsd_env.schedulers.goodput import FEW_TOKENS
-from dsd_env.schedulers.goodput_parameters import HALF_AGED_TOKENS, GoodputParameters
+from dsd_env.schedulers.goodput_parameters import EXPLORED_TOKENS, HALF_AGED_TOKENS, GoodputParameters
 from dsd_env.schedulers.stream_model import (
     ACCEPTANCE_GRID,
     GRID,
@@ -497,6 +497,22 @@ def _in_question(k, w, c, number, settled):
 
 
 @jit
+def _explored(k, w, rule, number, settled):
+    """Return the number of the draft model that a request tries, whether it is the best or not; -1: none."""
+    every, of = int(rule.parameters.explore), int(w.due_view.request_id)
+    if not rule.streams or k.n_models < 2 or every == 0:
+        return -1
+    if of % every != 0 or w.due_view.request.committed_tokens >= EXPLORED_TOKENS:
+        return -1
+    model = of // every % k.n_models
+    for i in range(k.n_places):
+        c = w.candidates[i]
+        if c.valid != 0.0 and int(c.model) == model and _in_question(k, w, c, number, settled):
+            return model
+    return -1
+
+
+@jit
 def _relieved(request, parameters):
     ahead = 0.0 < request.tpot_s <= parameters.relief * request.slo_tpot_s
     return ahead and request.committed_tokens >= FEW_TOKENS
@@ -570,11 +586,15 @@ def decide(k, w, rule):
     if _can_wait(w, rule, busy):
         return 0, best_placement
     acceptance = _estimated(request, parameters.prior_acceptance, parameters.prior_trials)
+    tried = _explored(k, w, rule, number, settled)
     for i in range(k.n_places):
         c = w.candidates[i]
         if not _in_question(k, w, c, number, settled):
             continue
-        if int(c.site) == COLOCATED and c.drafter == 0.0 and request.is_admission == 0.0:
+        if tried >= 0 and int(c.model) != tried:
+            continue
+        at_node = int(c.site) == COLOCATED and c.drafter == 0.0
+        if tried < 0 and at_node and request.is_admission == 0.0:
             if rule.streams:
                 cost_s = busy[4] + c.handover_s / parameters.horizon_tokens
             else:

@@ -15,7 +15,7 @@ from dsd_env.control import CandidateView, Decision, DecisionView, DrafterKind, 
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.branch_hits import branch_hits
 from dsd_env.schedulers.busy_node import BusyNode
-from dsd_env.schedulers.goodput_parameters import GoodputParameters
+from dsd_env.schedulers.goodput_parameters import EXPLORED_TOKENS, GoodputParameters
 from dsd_env.schedulers.node_times import NodeTimes
 from dsd_env.schedulers.rounds import (
     drafter_acceptance,
@@ -62,6 +62,7 @@ class GoodputScheduler:
         self._chunk_tokens = self._stream_chunk_tokens = 1
         self._streams = self._has_menu = False
         self._hits: dict[str, float] = {}
+        self._models: tuple[str, ...] = ()
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
@@ -72,6 +73,7 @@ class GoodputScheduler:
         )
         self._streams, self._has_menu = protocol.kind == "streaming", scenario.has_menu
         self._hits = branch_hits(scenario)
+        self._models = tuple(scenario.acceptance)
         self.nodes = []
         for target in scenario.targets.values():
             node = NodeTimes(target, 1 + protocol.branches.fanout * protocol.branches.depth)
@@ -112,8 +114,11 @@ class GoodputScheduler:
         best_gamma, best_placement = 0, plain_placement(view, number)
         if self._can_wait(view, node):
             return Decision(0, batch_size_for(view, parameters.batch_size), best_placement)
+        tried = self._explored(view, [each for _, each in candidates])
         for index, candidate in candidates:
-            if candidate.site == Site.COLOCATED and candidate.drafter == 0 and not warm_up:
+            if tried and candidate.model != tried:
+                continue
+            if not tried and candidate.site == Site.COLOCATED and candidate.drafter == 0 and not warm_up:
                 # Plain decoding runs at the target, so its first co-located candidate stands for it.
                 if node is not None:
                     cost_s = node.plain_token_s() + candidate.handover_s / parameters.horizon_tokens
@@ -157,6 +162,19 @@ class GoodputScheduler:
             costs_s = node.stream_token_s(best, view, own, self._hits.get(best.model, 0.0))
             best_gamma = view.gammas[min(range(len(costs_s)), key=costs_s.__getitem__)]
         return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
+
+    def _explored(self, view: DecisionView, candidates: Sequence[CandidateView]) -> str:
+        """Return the draft model that a request tries, whether it is the best or not; "": none.
+
+        What nobody drafts with, nobody learns the acceptance of: it would be taken to be the prior for ever.
+        """
+        every, request = self.parameters.explore, view.request
+        if not self._streams or len(self._models) < 2 or every == 0:
+            return ""
+        if view.request_id % every or request.committed_tokens >= EXPLORED_TOKENS:
+            return ""
+        model = self._models[view.request_id // every % len(self._models)]
+        return model if any(each.valid and each.model == model for each in candidates) else ""
 
     def _can_wait(self, view: DecisionView, node: BusyNode | None) -> bool:
         """Return whether a request meets its objective without drafts, and so far has met it.

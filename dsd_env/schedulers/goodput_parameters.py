@@ -10,6 +10,8 @@ from dsd_env.schedulers.base import SchedulerError
 
 HALF_AGED_TOKENS = 128.0
 """Tokens after which a request counts as half aged."""
+EXPLORED_TOKENS = 64
+"""Tokens for which a request tries a draft model."""
 
 _RANGES: dict[str, tuple[float, float]] = {
     "load_weight": (0.0, 1e3),
@@ -29,8 +31,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "pack": (0.0, 4096.0),
     "relief": (0.0, 1.0),
     "hopeless": (0.0, 100.0),
+    "explore": (0.0, 1e6),
 }
-_WHOLE = ("batch_size", "pack")
+_WHOLE = ("batch_size", "pack", "explore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ class GoodputParameters:
             drafts until that is used up; 0: never.
         hopeless: Who has had its tokens so many times slower than the bound allows, or its first token too
             late, will hardly meet its objectives and gets no drafts, which take time from others; 0: never.
+        explore: One request in so many drafts its first tokens with one of the draft models, each in turn, so
+            that the acceptance of those that nobody would choose is known, too. Where targets report
+            acceptance by model and there are several; 0: nobody does.
         pack: Requests up to which targets are filled, one after the other by number; 0: each request goes to
             the target with the fewest.
     """
@@ -84,6 +90,7 @@ class GoodputParameters:
     pack: int = 0
     relief: float = 0.0
     hopeless: float = 0.0
+    explore: int = 32
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -20,7 +20,7 @@ from dsd_env.sim.compiled import CompiledSimulation, compile_scenario
 
 ODD = (
     "jsq_goodput:load_weight=0.6+prior_acceptance=0.8+price_own=0.9+price_edge=1.1+price_colocated=1.05"
-    "+age_weight=1+pack=20+change_margin=1.1+slo_margin=0.7+batch_size=4+hopeless=1.2+relief=0.5"
+    "+age_weight=1+pack=20+change_margin=1.1+slo_margin=0.7+batch_size=4+hopeless=1.2+relief=0.5+explore=3"
 )
 
 
@@ -41,7 +41,8 @@ def rule(spec: str) -> GoodputScheduler:
 
 @pytest.mark.parametrize("spec", ["jsq_goodput", ODD])
 @pytest.mark.parametrize(
-    "name", ["flaky", "flaky_stream", "metro", "drafter_menu", "cost", "tiers", "dsd_paper", "regions"]
+    "name",
+    ["flaky", "flaky_stream", "metro", "drafter_menu", "cost", "tiers", "dsd_paper", "regions", "reasoning"],
 )
 def test_every_decision_is_the_rules(name: str, spec: str) -> None:
     from agents.goodput_kernel import decide_due

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 
 from dsd_env.control import ActionSpace, Decision, DecisionView, Site
+from dsd_env.scenario import load_scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
+from dsd_env.schedulers.goodput_parameters import EXPLORED_TOKENS
 from dsd_env.schedulers.node_times import NodeTimes
 from dsd_env.simulate import simulate
 from tests.scenarios import tiny
@@ -127,6 +129,32 @@ def test_nobody_drafts_alone_on_the_gpus_of_a_target_whose_requests_stream() -> 
     together = node_view(0.002, resident=32, step_s=0.012, remote=0, colocated=31)
     assert rule().decide(together).placement == 0
     assert rule().decide(together).gamma > 0
+
+
+def test_one_request_in_some_tries_each_draft_model_in_turn() -> None:
+    scenario = load_scenario("reasoning")
+    models = list(scenario.acceptance)
+    assert len(models) > 1
+    scheduler = make_scheduler("jsq_goodput:explore=8")
+    scheduler.reset(scenario, 1)
+    # The node's model is known to be good, and that of the device to be bad.
+    view = node_view(0.002, acceptance=0.9)
+    node_, own = view.candidates
+    candidates = (replace(node_, model=models[0]), replace(own, model=models[1], pooled_acceptance=0.3))
+    chosen = [
+        scheduler.decide(replace(view, request_id=number, candidates=candidates)).placement
+        for number in range(16 * len(models))
+    ]
+    assert [number for number, placement in enumerate(chosen) if placement == 1] == [8, 8 + 8 * len(models)]
+    # For its first tokens only, where that model can draft, and not if it is turned off.
+    later = replace(view.request, committed_tokens=EXPLORED_TOKENS)
+    late = replace(view, request_id=8, request=later, candidates=candidates)
+    assert scheduler.decide(late).placement == 0
+    broken = (candidates[0], replace(candidates[1], valid=False))
+    assert scheduler.decide(replace(view, request_id=8, candidates=broken)).placement == 0
+    off = make_scheduler("jsq_goodput:explore=0")
+    off.reset(scenario, 1)
+    assert off.decide(replace(view, request_id=8, candidates=candidates)).placement == 0
 
 
 @settings(max_examples=15)
