@@ -507,7 +507,8 @@ def _explored(k, w, rule, number, settled):
     model = of // every % k.n_models
     for i in range(k.n_places):
         c = w.candidates[i]
-        if c.valid != 0.0 and int(c.model) == model and _in_question(k, w, c, number, settled):
+        apart = c.valid != 0.0 and c.shares_target == 0.0
+        if apart and int(c.model) == model and _in_question(k, w, c, number, settled):
             return model
     return -1
 
@@ -591,7 +592,7 @@ def decide(k, w, rule):
         c = w.candidates[i]
         if not _in_question(k, w, c, number, settled):
             continue
-        if tried >= 0 and int(c.model) != tried:
+        if tried >= 0 and (int(c.model) != tried or c.shares_target != 0.0):
             continue
         at_node = int(c.site) == COLOCATED and c.drafter == 0.0
         if tried < 0 and at_node and request.is_admission == 0.0:

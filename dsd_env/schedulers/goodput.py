@@ -116,7 +116,7 @@ class GoodputScheduler:
             return Decision(0, batch_size_for(view, parameters.batch_size), best_placement)
         tried = self._explored(view, [each for _, each in candidates])
         for index, candidate in candidates:
-            if tried and candidate.model != tried:
+            if tried and (candidate.model != tried or candidate.shares_target):
                 continue
             if not tried and candidate.site == Site.COLOCATED and candidate.drafter == 0 and not warm_up:
                 # Plain decoding runs at the target, so its first co-located candidate stands for it.
@@ -167,6 +167,7 @@ class GoodputScheduler:
         """Return the draft model that a request tries, whether it is the best or not; "": none.
 
         What nobody drafts with, nobody learns the acceptance of: it would be taken to be the prior for ever.
+        On a target's own GPUs nobody tries anything, since every iteration would wait for it.
         """
         every, request = self.parameters.explore, view.request
         if not self._streams or len(self._models) < 2 or every == 0:
@@ -174,7 +175,8 @@ class GoodputScheduler:
         if view.request_id % every or request.committed_tokens >= EXPLORED_TOKENS:
             return ""
         model = self._models[view.request_id // every % len(self._models)]
-        return model if any(each.valid and each.model == model for each in candidates) else ""
+        apart = (each for each in candidates if each.valid and not each.shares_target)
+        return model if any(each.model == model for each in apart) else ""
 
     def _can_wait(self, view: DecisionView, node: BusyNode | None) -> bool:
         """Return whether a request meets its objective without drafts, and so far has met it.

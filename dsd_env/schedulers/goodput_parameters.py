@@ -66,9 +66,9 @@ class GoodputParameters:
             drafts until that is used up; 0: never.
         hopeless: Who has had its tokens so many times slower than the bound allows, or its first token too
             late, will hardly meet its objectives and gets no drafts, which take time from others; 0: never.
-        explore: One request in so many drafts its first tokens with one of the draft models, each in turn, so
-            that the acceptance of those that nobody would choose is known, too. Where targets report
-            acceptance by model and there are several; 0: nobody does.
+        explore: One request in so many drafts its first tokens away from the target with one of the draft
+            models, each in turn, so that the acceptance of those that nobody would choose is known, too.
+            Where drafts stream and there are several models; 0: nobody does.
         pack: Requests up to which targets are filled, one after the other by number; 0: each request goes to
             the target with the fewest.
     """
@@ -90,7 +90,7 @@ class GoodputParameters:
     pack: int = 0
     relief: float = 0.0
     hopeless: float = 0.0
-    explore: int = 32
+    explore: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges.
