@@ -73,7 +73,8 @@ def gains(runs: Sequence[Run], of: str) -> list[Gain]:
     for name in names:
         if name == of:
             continue
-        for number in (*clients, None) if len(clients) > 1 else clients:
+        asked: list[int | None] = [*clients, None] if len(clients) > 1 else [*clients]
+        for number in asked:
             blocks = clients if number is None else [number]
             found.append(
                 _gain(name, number, [times[of, n] for n in blocks], [times[name, n] for n in blocks])
