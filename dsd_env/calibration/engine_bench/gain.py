@@ -60,9 +60,8 @@ def gains(runs: Sequence[Run], of: str) -> list[Gain]:
     times: dict[tuple[str, int], NDArray[np.float64]] = {}
     for name in names:
         for number in clients:
-            own = {
-                int(r.facts.get("repeat", 0)): r for r in runs if r.setting == name and r.clients == number
-            }
+            same = [run for run in runs if (run.setting, run.clients) == (name, number)]
+            own = {int(run.facts.get("repeat", 0)): run for run in same}
             if sorted(own) != repeats:
                 raise ValueError(
                     f"{name!r} with {number} clients ran in repeats {sorted(own)}, not in {repeats}; "
@@ -73,12 +72,13 @@ def gains(runs: Sequence[Run], of: str) -> list[Gain]:
     for name in names:
         if name == of:
             continue
-        asked: list[int | None] = [*clients, None] if len(clients) > 1 else [*clients]
-        for number in asked:
-            blocks = clients if number is None else [number]
-            found.append(
-                _gain(name, number, [times[of, n] for n in blocks], [times[name, n] for n in blocks])
-            )
+        asked: list[int | None] = [*clients]
+        if len(clients) > 1:
+            asked.append(None)
+        for of_clients in asked:
+            blocks = clients if of_clients is None else [of_clients]
+            own_s, other_s = ([times[which, block] for block in blocks] for which in (of, name))
+            found.append(_gain(name, of_clients, own_s, other_s))
     return found
 
 
