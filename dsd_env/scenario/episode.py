@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from dsd_env.laws.stopping import LEAST_IN_DOUBT
 from dsd_env.scenario.base import Count, Model, NonNegative, Positive, WithLaterKeys
 
 MAX_GAMMA = 64
@@ -52,10 +53,10 @@ class Actions(WithLaterKeys):
             )
         if any(b <= a for a, b in pairwise(self.stop_thresholds)):
             raise ValueError(f"stop_thresholds {self.stop_thresholds} must be strictly increasing")
-        if self.stop_thresholds and self.gammas[-1] == 0:
+        if self.stop_thresholds and self.gammas[-1] <= LEAST_IN_DOUBT:
             raise ValueError(
-                f"stop_thresholds {self.stop_thresholds} need a draft to end: gammas holds only 0, plain "
-                "decoding"
+                f"stop_thresholds {self.stop_thresholds} need drafts to end: the longest of gammas is "
+                f"{self.gammas[-1]}, and doubt ends none before {LEAST_IN_DOUBT} tokens"
             )
         if self.batch_sizes[0] != 1:
             raise ValueError(f"batch_sizes {self.batch_sizes} must begin with 1, which waits nowhere")

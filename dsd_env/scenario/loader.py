@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,31 @@ def _with_overrides(data: dict[str, Any], overrides: dict[str, Any]) -> dict[str
         for parent in parents:
             inner = inner.setdefault(parent, {})
         inner[last] = value
-        data = _merge(data, change)
+        changed = _merge(data, change)
+        # A key taken away that nothing has must not go unnoticed: it stays, for validation to refuse.
+        data = _with_null(data, [*parents, last]) if value is None and changed == data else changed
+    return data
+
+
+def _with_null(data: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """Return the data with null at a path, if no scenario has such a key; else the data as they are."""
+    spoiled = copy.deepcopy(data)
+    inner: Any = spoiled
+    for parent in path[:-1]:
+        inner = inner.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            return data
+    inner[path[-1]] = None
+    try:
+        Scenario.model_validate(with_hardware(copy.deepcopy(spoiled)))
+    except ValidationError as error:
+        if any(
+            each["type"] == "extra_forbidden" and _key(each["loc"]) == ".".join(path)
+            for each in error.errors(include_url=False)
+        ):
+            return spoiled
+    except HardwareError:
+        pass
     return data
 
 

@@ -199,7 +199,8 @@ class Controller:
         with self.lock:
             for event, _ in known:
                 self._state.check(event)
-            for event, moved in known:
+            for event, out_of_range in known:
+                moved = (*out_of_range, *self._state.moved(event))
                 if moved:
                     self._note_moved(event, moved)
                 self.counts["observations"] += 1

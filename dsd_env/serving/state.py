@@ -321,6 +321,18 @@ class State:
         self._served.devices[client.number] = client
         self._tell_mirror_of_client(client)
 
+    def moved(self, event: events.Event) -> tuple[str, ...]:
+        """Return the fields of an observation that this deployment cannot have, and that are moved.
+
+        A round trip shorter than the way to its target is one: that to the client counts as none then.
+        """
+        if not isinstance(event, events.RttSample):
+            return ()
+        client = self.clients.get(event.client)
+        target = self._target(event.target) if client is None else self._sampled(client, event.target)
+        way_s = 2.0 * target.config.extra_one_way_s
+        return ("rtt_s",) if event.rtt_s < way_s * (1.0 - 1e-6) else ()
+
     def _sampled(self, client: ServedDevice, name: str | None) -> ServedTarget:
         """Return the target that a round trip was measured with, by name or that of the newest request."""
         if name is None and len(self.targets) > 1:

@@ -58,6 +58,21 @@ def test_overrides_by_dotted_key() -> None:
         load_scenario("single_lan", episode__requests=0)
 
 
+def test_null_for_a_key_that_no_scenario_has_is_refused() -> None:
+    for key in ("actions__nonsense", "nonsense", "episode__requests__of"):
+        with pytest.raises(ScenarioError, match=key.split("__")[-1]):
+            load_scenario("single_lan", **{key: None})
+    # One that this scenario merely leaves out may be taken away.
+    assert load_scenario("single_lan", episode__window_s=None) == load_scenario("single_lan")
+
+
+def test_thresholds_that_end_no_draft_are_refused() -> None:
+    assert load_scenario("single_lan", actions__gammas=(0, 3), actions__stop_thresholds=(0.5,))
+    for gammas in ((0,), (0, 1, 2)):
+        with pytest.raises(ScenarioError, match=r"doubt ends none before 2 tokens"):
+            load_scenario("single_lan", actions__gammas=gammas, actions__stop_thresholds=(0.5,))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -122,8 +122,10 @@ def test_round_trips_are_told_apart_by_how_far_their_target_is(clock: Clock) -> 
         target = None if n % 2 else controller.deployment.targets[0]
         controller.observe(RttSample("phone", 0.27, target=target))
     assert controller.view("a").link.rtt_s == pytest.approx(0.27)
+    assert not controller.moved
     controller.observe(RttSample("phone", 0.1))  # faster than the way there and back
     assert 0.2 < controller.view("a").link.rtt_s < 0.27
+    assert controller.moved == {"RttSample.rtt_s": 1}
     with pytest.raises(TelemetryError, match="nowhere"):
         controller.observe(RttSample("phone", 0.1, target="nowhere"))
 
