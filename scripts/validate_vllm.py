@@ -70,6 +70,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     measure.add_argument("--out", type=Path, required=True, help="file for the runs")
     measure.add_argument("--scale", type=float, default=1.0, help="factor on the number of questions")
     measure.add_argument("--times-only", action="store_true", help="measure step times and nothing else")
+    measure.add_argument(
+        "--settings", nargs="+", metavar="NAME", help="only these, such as plain or 'static 2'"
+    )
     measure.add_argument("--rules", nargs="+", default=[], metavar="RULE", help="rules of the registry, too")
     measure.add_argument(
         "--repeats",
@@ -165,6 +168,11 @@ def measure(options: argparse.Namespace) -> None:
         write_json(options.out, found | {"wall_s": time.perf_counter() - began_s})
 
     settings = every_setting(spec, table, options.rules)
+    if options.settings is not None:
+        names = [setting.name for setting in settings]
+        if unknown := [name for name in options.settings if name not in names]:
+            raise ValueError(f"--settings: no {unknown[0]!r}; there are {', '.join(names)}")
+        settings = [setting for setting in settings if setting.name in options.settings]
     with engines(spec, tell, keep=options.repeats > 1) as engine_of:
         known: set[str] = set()
         for repeat in range(0 if options.times_only else options.repeats):
@@ -313,7 +321,7 @@ def describe(options: argparse.Namespace) -> None:
     times.write_target(options.out / "target.yaml", model=TARGET, precision=data["dtype"], date=data["date"])
     described = yaml.safe_load(options.scenario.read_text(encoding="utf-8"))
     (engine,) = described["targets"].values()
-    engine |= held.engine_of(times, "target.yaml")
+    engine |= held.engine_of(times, str(options.out / "target.yaml"))
     described["card"]["models"] = (
         f"{TARGET} with stories15M as its drafter in one vLLM 0.32, {data['dtype']}, {data['threads']} "
         f"threads; step times measured on {data['date']} "
