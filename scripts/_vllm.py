@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,10 @@ def read_table(path: Path) -> tuple[tuple[int, int, int], ...]:
     return tuple((int(low), int(high), int(length)) for low, high, length in rows)
 
 
-def every_setting(spec: EngineSpec, table: Sequence[tuple[int, int, int]]) -> list[Setting]:
-    """Return plain decoding, every static length, the table and the policy."""
+def every_setting(
+    spec: EngineSpec, table: Sequence[tuple[int, int, int]], rules: Sequence[str] = ()
+) -> list[Setting]:
+    """Return plain decoding, every static length, the table, rules of the registry, and the policy."""
     most = spec.max_num_seqs
     static = [
         Setting(f"static {length}", "table", ((1, most, length),)) for length in range(1, spec.longest + 1)
@@ -91,6 +93,7 @@ def every_setting(spec: EngineSpec, table: Sequence[tuple[int, int, int]]) -> li
         Setting("plain", "plain"),
         *static,
         Setting("table", "table", tuple(table)),
+        *[Setting(rule, "policy", policy=rule) for rule in rules],
         Setting("policy", "policy", policy=spec.policy),
     ]
 
@@ -103,32 +106,34 @@ def engine_for(setting: Setting, spec: EngineSpec) -> EngineSpec:
 
 
 @contextmanager
-def engines(spec: EngineSpec, tell: Callable[[str], None]) -> Iterator[Callable[[Setting], EngineProcess]]:
-    """Give a function that returns the engine of a setting, set up for it; one is there at a time.
+def engines(
+    spec: EngineSpec, tell: Callable[[str], None], *, keep: bool = False
+) -> Iterator[Callable[[Setting], EngineProcess]]:
+    """Give a function that returns the engine of a setting, set up for it.
 
     Args:
         spec: The engine, but for what a setting needs.
         tell: Takes a line when an engine is started.
+        keep: Keep every engine for settings that take turns, which needs memory for up to three; otherwise
+            one is there at a time.
     """
-    open_now: list[tuple[EngineSpec, EngineProcess, Any]] = []
+    open_now: dict[EngineSpec, EngineProcess] = {}
 
-    def close() -> None:
-        while open_now:
-            open_now.pop()[2].__exit__(None, None, None)
+    with ExitStack() as stack:
 
-    def engine(setting: Setting) -> EngineProcess:
-        wanted = engine_for(setting, spec)
-        if not open_now or open_now[0][0] != wanted:
-            close()
-            tell(f"starting vLLM for {setting.kind} (its messages: {spec.log})")
-            context = engine_process(wanted)
-            open_now.append((wanted, context.__enter__(), context))
-        found = open_now[0][1]
-        if setting.kind == "table":
-            found.use_table(setting.table)
-        return found
+        def engine(setting: Setting) -> EngineProcess:
+            wanted = engine_for(setting, spec)
+            if wanted not in open_now:
+                if not keep:
+                    stack.close()
+                    open_now.clear()
+                tell(f"starting vLLM for {setting.kind} (its messages: {spec.log})")
+                open_now[wanted] = stack.enter_context(engine_process(wanted))
+            found = open_now[wanted]
+            if setting.kind == "table":
+                found.use_table(setting.table)
+            elif setting.kind == "policy":
+                found.use_policy(setting.policy)
+            return found
 
-    try:
         yield engine
-    finally:
-        close()

@@ -17,8 +17,8 @@ times) as that of decoding alone.
 
 The attention-free part may instead be a table of a few knots ``(m, seconds)``, linear between them
 (``compute_knots``), where that describes cells better which the fit did not see: GEMM time rises in steps
-that no smooth knee follows. ``t0``, ``w``, ``c`` and ``p`` then still hold the closed form's fit, for
-comparison.
+that no smooth knee follows, and on CPUs it can fall where another kernel takes over. ``t0``, ``w``, ``c`` and
+``p`` then still hold the closed form's fit, for comparison.
 
 The same form serves targets (batched verification) and drafters (``m = 1`` steps and prefill).
 Nothing here needs more than the standard library, numpy, pydantic and PyYAML; fitting lives in
@@ -125,10 +125,11 @@ class StepCoefficients(_Model):
             new token, of multi-token attention. Seconds per cached token.
         k_multi_s_per_token: what every cached token costs on top of ``k_bw`` in an iteration where some
             sequence processes more than one new token. Seconds per cached token.
-        compute_knots: attention-free part as ``(tokens, seconds)`` pairs, 2 to 32 of them, tokens rising and
-            seconds not falling; linear between knots, constant before the first, with the last slope after
-            the last. If given it replaces ``t0 + (w^p + (c*m)^p)^(1/p)``, whose coefficients then only
-            document the closed form's fit to the same cells.
+        compute_knots: attention-free part as ``(tokens, seconds)`` pairs, 2 to 32 of them, tokens rising;
+            linear between knots, constant before the first, with the last slope after the last, which must
+            not fall. Between others seconds may fall, since a kernel for one or two tokens can be slower than
+            the one for a few. If given it replaces ``t0 + (w^p + (c*m)^p)^(1/p)``, whose coefficients then
+            only document the closed form's fit to the same cells.
         single_token_s: what an iteration of one single token takes more than that, where a matrix-vector
             kernel is slower than the kernel for a few tokens. Seconds; None: nothing.
     """
@@ -150,20 +151,24 @@ class StepCoefficients(_Model):
         return self
 
     @model_validator(mode="after")
-    def _knots_rise(self) -> StepCoefficients:
+    def _knots_in_order(self) -> StepCoefficients:
         knots = self.compute_knots
         if knots is None:
             return self
         if len(knots) > MAX_KNOTS:
             raise ValueError(f"compute_knots: {len(knots)} knots, allowed 2 to {MAX_KNOTS}")
-        if knots[0][1] <= 0.0:
-            raise ValueError("compute_knots: the first knot's seconds must be > 0")
+        for m0, s0 in knots:
+            if s0 <= 0.0:
+                raise ValueError(f"compute_knots: seconds must be > 0, got ({m0}, {s0})")
         for (m0, s0), (m1, s1) in pairwise(knots):
-            if m1 <= m0 or s1 < s0:
-                raise ValueError(
-                    f"compute_knots: tokens must rise and seconds must not fall, got ({m0}, {s0}) "
-                    f"before ({m1}, {s1})"
-                )
+            if m1 <= m0:
+                raise ValueError(f"compute_knots: tokens must rise, got ({m0}, {s0}) before ({m1}, {s1})")
+        (m0, s0), (m1, s1) = knots[-2:]
+        if s1 < s0:
+            raise ValueError(
+                "compute_knots: seconds must not fall between the last two, since larger iterations go on "
+                f"with their slope, got ({m0}, {s0}) before ({m1}, {s1})"
+            )
         return self
 
     def compute_s(self, new_tokens: int) -> float:

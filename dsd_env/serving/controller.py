@@ -189,14 +189,19 @@ class Controller:
         """
         self.observe_many((event,))
 
-    def observe_many(self, several: Iterable[events.Event]) -> None:
+    def observe_many(self, several: Iterable[events.Event], now_s: float | None = None) -> None:
         """Take in observations in their order, all or none, and nothing of another thread between them.
+
+        Args:
+            several: The observations.
+            now_s: Time on the clock of those that tell none; default: now, the same for all.
 
         Raises:
             TelemetryError: One is wrong, see :meth:`observe`; none has been taken in.
         """
         known = [events.checked(event) for event in several]
         with self.lock:
+            moment_s = self._clock() if now_s is None else now_s
             for event, _ in known:
                 self._state.check(event)
             for event, out_of_range in known:
@@ -204,7 +209,8 @@ class Controller:
                 if moved:
                     self._note_moved(event, moved)
                 self.counts["observations"] += 1
-                self._state.take(event, self._seconds(event.time_s), doubtful=bool(moved))
+                time_s = moment_s if event.time_s is None else event.time_s
+                self._state.take(event, self._seconds(time_s), doubtful=bool(moved))
 
     def _note_moved(self, event: events.Event, fields: Sequence[str]) -> None:
         for field in fields:
@@ -227,6 +233,10 @@ class Controller:
         return max(0.0, time_s - self._origin_s)
 
     # ------------------------------------------------------------------ out
+
+    def now_s(self) -> float:
+        """Return the time on its clock, for observations and decisions that belong to one moment."""
+        return self._clock()
 
     def decide(
         self, request: str, now_s: float | None = None, *, counter: int | None = None

@@ -158,7 +158,7 @@ class Service:
             body: ``events`` (each with ``type``, the name of a kind of observation, and its fields),
                 ``requests`` (names, or objects with ``request`` and ``counter``), ``now_s``, and ``id``, a
                 name of the call: if it is repeated, so is the answer, and nothing is taken in twice. All are
-                optional.
+                optional. Decisions, and events that tell no time, are of one moment: ``now_s``, or now.
 
         Returns:
             ``decisions``, in the order of the requests.
@@ -183,8 +183,9 @@ class Service:
         with controller.lock:
             if call is not None and call in self._answers:
                 return self._answers[call]
+            now_s = controller.now_s() if now_s is None else now_s
             try:
-                controller.observe_many(events)
+                controller.observe_many(events, now_s)
             except TelemetryError as error:
                 raise ServiceError(str(error)) from error
             decisions = controller.decide_many(

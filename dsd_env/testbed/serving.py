@@ -46,9 +46,11 @@ class ControllerHook:
         if seen.iteration_s:
             tell(events.IterationDone(seen.iteration_s, new_tokens=seen.batch_sequences + seen.last_drafted))
             tell(
+                # Told with a result, as the iteration has ended and the next has not begun.
                 events.TargetState(
-                    running=seen.batch_sequences,
+                    running=0,
                     resident=seen.resident_sequences,
+                    queued=seen.waiting_requests,
                     waiting=seen.waiting_requests,
                     request=name,
                 )

@@ -129,6 +129,13 @@ def test_knots_replace_the_closed_form():
     assert k.closed_form_s(96) == StepCoefficients(**BASE["coefficients"]).compute_s(96)
 
 
+def test_knots_may_fall_but_the_last_two():
+    falling = ((1, 0.015), (2, 0.018), (4, 0.012), (8, 0.014))
+    k = StepCoefficients(**{**BASE["coefficients"], "compute_knots": falling})
+    assert [k.compute_s(m) for m in (1, 2, 4, 8)] == [0.015, 0.018, 0.012, 0.014]
+    assert k.compute_s(3) == pytest.approx(0.015) and k.compute_s(16) == pytest.approx(0.018)
+
+
 def test_a_single_token_may_take_longer_than_two():
     knots = StepCoefficients(**{**BASE["coefficients"], "compute_knots": KNOTS})
     slower = knots.model_copy(update={"single_token_s": 0.5})
@@ -250,8 +257,9 @@ def test_profile_is_frozen():
         ({"coefficients__w_s": None}, ["coefficients.w_s", "required"]),
         ({"coefficients__compute_knots": [[1, 0.01]]}, ["coefficients.compute_knots", "at least 2"]),
         ({"coefficients__compute_knots": [[2, 0.01], [2, 0.02]]}, ["tokens must rise", "(2, 0.01)"]),
-        ({"coefficients__compute_knots": [[1, 0.02], [2, 0.01]]}, ["seconds must not fall"]),
+        ({"coefficients__compute_knots": [[1, 0.02], [2, 0.01]]}, ["must not fall between the last two"]),
         ({"coefficients__compute_knots": [[1, 0.0], [2, 0.01]]}, ["must be > 0"]),
+        ({"coefficients__compute_knots": [[1, 0.01], [2, 0.0], [3, 0.01]]}, ["must be > 0", "(2, 0.0)"]),
         ({"coefficients__compute_knots": [[1, 11.0], [2, 22.0]]}, ["compute_knots.0.1", "<= 10"]),
         (
             {"coefficients__compute_knots": [[1.5, 0.1], [2, 0.2]]},

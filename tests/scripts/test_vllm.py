@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,12 @@ pytest.importorskip("rich", reason="needs the extra `testbed`")
 
 from rich.console import Console
 
+from agents.config import load_config
 from dsd_env.calibration.engine_bench import prompts
 from dsd_env.calibration.engine_bench.engine import SCHEDULER, EngineSpec
 from dsd_env.calibration.engine_bench.live import EngineView
 from dsd_env.calibration.engine_bench.runs import Answer, Round, Run, Setting, Step
+from dsd_env.latency import load_profile
 from dsd_env.policy import load
 from dsd_env.scenario import load_scenario
 from dsd_env.serving import Controller
@@ -78,6 +82,101 @@ def test_arguments_of_the_programs():
     for wrong in (["measure"], ["measure", "--out", "x", "--scale", "0"], ["compare", "x"]):
         with pytest.raises(SystemExit):
             validate_vllm.parse_arguments(wrong)
+
+
+def test_settings_that_take_turns_keep_their_engines(monkeypatch: pytest.MonkeyPatch):
+    import _vllm
+
+    told: list[str] = []
+    open_now: list[EngineSpec] = []
+
+    class Engine:
+        def use_table(self, table: object) -> None:
+            told.append(f"table {table}")
+
+        def use_policy(self, policy: str) -> None:
+            told.append(f"policy {policy}")
+
+    @contextmanager
+    def started(spec: EngineSpec) -> Iterator[Engine]:
+        open_now.append(spec)
+        yield Engine()
+        open_now.remove(spec)
+
+    monkeypatch.setattr(_vllm, "engine_process", started)
+    settings = {each.name: each for each in _vllm.every_setting(SPEC, [(1, 8, 2)], ["hf_heuristic"])}
+    for keep, most in ((False, 1), (True, 3)):
+        started_before = 0
+        with _vllm.engines(SPEC, lambda text: None, keep=keep) as engine_of:
+            for name in ("plain", "static 1", "policy", "hf_heuristic", "table", "plain"):
+                engine_of(settings[name])
+                assert len(open_now) <= most
+                started_before = max(started_before, len(open_now))
+        assert started_before == most
+        assert not open_now
+    # Rules and the policy share an engine, which is told who decides.
+    assert told[:3] == ["table ((1, 8, 1),)", "policy bundle", "policy hf_heuristic"]
+
+
+def probed(kind: str, length: int, batch: int, seconds: float, steps: int = 20) -> dict[str, object]:
+    # Contexts of many lengths, which take no time.
+    took = [
+        Step(seconds, batch, 0, 0, batch * length, (20 + 37 * n % 200) * batch, length) for n in range(steps)
+    ]
+    return Run(f"{kind} {length}", batch, [], took, seconds * steps).as_dict()
+
+
+def test_an_engine_is_described_by_its_step_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import validate_vllm
+
+    def step_s(new: int, drafts: int, drafter: bool) -> float:
+        # One new token takes longer than two, as CPUs' kernels do.
+        return 0.10 + 0.006 * new + (0.03 if new == 1 else 0.0) + (0.008 + 0.004 * drafts if drafter else 0.0)
+
+    batches = (1, 2, 4, 8)
+    probes = [probed("plain", 0, n, step_s(n, 0, False)) for n in batches]
+    probes += [probed("table", k, n, step_s(n * (1 + k), k, True)) for n in batches for k in range(5)]
+    data = {"probes": probes, "dtype": "bfloat16", "threads": 2, "date": "2026-01-01"}
+    runs = tmp_path / "times.json"
+    runs.write_text(json.dumps(data))
+    assert validate_vllm.main(["describe", str(runs), "--out", str(tmp_path / "mine")]) == 0
+    assert "target by new tokens" in capsys.readouterr().out
+    engine = load_scenario(tmp_path / "mine" / "scenario.yaml").targets["engine"]
+    target = load_profile(str(tmp_path / "mine" / "target.yaml"))
+    times = [target.coefficients.compute_s(m) for m in (1, 2, 8, 40)]
+    assert times == pytest.approx([0.136, 0.112, 0.148, 0.34], rel=0.03)
+    assert engine.engine_overhead is not None
+    assert engine.engine_overhead.per_iteration_s == pytest.approx(0.008, abs=0.004)
+    config = load_config(tmp_path / "mine" / "train.yaml")
+    assert config.scenario == str(tmp_path / "mine" / "scenario.yaml")
+
+
+def turns(repeats: int, **e2e_s: float) -> list[dict[str, object]]:
+    """Runs of two settings and more, of two questions each, a tenth slower in every further repeat."""
+    found = []
+    for repeat in range(repeats):
+        for name, seconds in e2e_s.items():
+            took = seconds * (1.0 + 0.1 * repeat)
+            answers = [Answer(n, n, "story", 0.0, 0.1, took, [1, 2], [Round(2, 1)]) for n in range(2)]
+            found.append(Run(name, 2, answers, [], took, {"repeat": repeat}).as_dict())
+    return found
+
+
+def test_what_a_setting_gains(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import validate_vllm
+
+    data = {"runs": turns(3, policy=0.9, plain=1.0), "dtype": "bfloat16", "threads": 2, "date": "2026-01-01"}
+    runs, out = tmp_path / "turns.json", tmp_path / "gains.json"
+    runs.write_text(json.dumps(data | {"questions": {"2": [1, 2]}}))
+    assert validate_vllm.main(["gain", str(runs), "--out", str(out)]) == 0
+    assert "**+10.0 % (+10.0 to +10.0)**" in capsys.readouterr().out, "a drift of the machine cancels"
+    record = json.loads(out.read_text())
+    assert record["repeats"] == 3
+    assert record["gains"][0]["gain_pct"] == pytest.approx(10.0)
+    assert record["drafts"] == {"2 story": [0.0, 0.0, 1.0]}
+    runs.write_text(json.dumps(data | {"runs": turns(1, policy=0.9, plain=1.0), "questions": {}}))
+    assert validate_vllm.main(["gain", str(runs), "--out", str(out)]) == 2
+    assert "at least two repeats" in capsys.readouterr().err
 
 
 def a_run(name: str, tokens: tuple[int, ...] = (5, 6, 7, 8)) -> Run:

@@ -51,6 +51,20 @@ ROUND = {"type": "RoundVerified", "request": "a", "drafted": 4, "accepted": 2}
 # ---------------------------------------------------------------------- decisions
 
 
+def test_what_comes_in_one_call_is_of_one_moment(bundle: Path) -> None:
+    """A target that tells its state with the question is seen as it is, however long the call takes."""
+    ticks = iter(range(1, 1000))
+    controller = Controller(bundle, clock=lambda: float(next(ticks)))
+    app = create_app(Service(controller, path=bundle))
+    state = {"type": "TargetState", "target": "target", "running": 0, "resident": 3}
+    seen = []
+    choose = controller._choose
+    controller._choose = lambda view: seen.append(view.target.age_s) or choose(view)  # type: ignore[method-assign,func-returns-value]
+    controller._mirror = None
+    assert decide(app, ARRIVED, state, requests=("a",)).status == 200
+    assert seen == [0.0]
+
+
 def test_telemetry_in_decisions_out(app: Any, service: Service) -> None:
     reply = decide(app, ARRIVED, requests=("a", "nobody"))
     assert reply.status == 200

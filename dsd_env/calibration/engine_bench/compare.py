@@ -160,6 +160,50 @@ def acceptance_trace(runs: Sequence[Run], folder: Path, name: str) -> tuple[Path
     return folder / f"{name}.npz", places.count(None) / len(places)
 
 
+def joined(runs: Sequence[Run]) -> list[Run]:
+    """Return one run for each setting and number of clients, with the answers of all its repeats."""
+    found: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        known = found.setdefault((run.setting, run.clients), run)
+        if known is not run:
+            known.answers.extend(run.answers)
+            known.steps.extend(run.steps)
+            known.duration_s += run.duration_s
+    return list(found.values())
+
+
+def told(times: StepTimes) -> str:
+    """Return step times in words."""
+    known = ", ".join(f"{m}: {1e3 * s:.0f}" for m, s in times.knots)
+    return (
+        f"(fit: median error {times.error_median_pct:.1f} %, p95 {times.error_p95_pct:.1f} %, "
+        f"{times.steps} steps): target by new tokens (ms) {known}; {1e3 * times.drafter_s:.1f} ms for the "
+        f"drafter's first pass, {1e3 * times.draft_t0_s:.2f} ms and {1e3 * times.draft_c_s_per_token:.2f} ms "
+        f"a request for each draft, {1e3 * times.verifying_s:.1f} ms where drafts are verified; "
+        f"scatter {100 * times.noise_sigma:.1f} %"
+    )
+
+
+def engine_of(times: StepTimes, profile: str, *, drafter: bool = True, noise: bool = True) -> dict[str, Any]:
+    """Return what step times say of a scenario's target.
+
+    Args:
+        times: Step times.
+        profile: File that :meth:`StepTimes.write_target` wrote of them.
+        drafter: The engine has a drafter, whose first pass every step takes.
+        noise: Let step times scatter as the measured ones did about the fit.
+    """
+    return {
+        "profile": profile,
+        "engine_overhead": {
+            "per_iteration_s": min(0.1, times.drafter_s) if drafter else 0.0,
+            "per_verifying_iteration_s": min(0.1, times.verifying_s),
+        },
+        "iteration_noise_sigma": min(1.0, times.noise_sigma) if noise else 0.0,
+        "colocated_drafter": {"model": DRAFTER, "profile": times.draft_profile()},
+    }
+
+
 def describe(
     times: StepTimes,
     target_profile: Path,
@@ -210,18 +254,12 @@ def describe(
             },
             "targets": {
                 "engine": {
-                    "profile": str(target_profile),
-                    "engine_overhead": {
-                        "per_iteration_s": min(0.1, times.drafter_s) if drafter else 0.0,
-                        "per_verifying_iteration_s": min(0.1, times.verifying_s),
-                    },
+                    **engine_of(times, str(target_profile), drafter=drafter, noise=noise),
                     "gpus": 1.0,
                     "kv_capacity_tokens": 100_000,
                     "max_num_seqs": max_num_seqs,
                     "max_num_batched_tokens": 2048,
                     "max_batch_wait_s": 0.0,
-                    "iteration_noise_sigma": min(1.0, times.noise_sigma) if noise else 0.0,
-                    "colocated_drafter": {"model": DRAFTER, "profile": times.draft_profile()},
                     "price_usd_per_gpu_hour": 0.0,
                     "power": {"idle_w": 0.0, "busy_w": 0.0},
                 }

@@ -20,7 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from dsd_env.calibration.engine_bench.runs import Answer, Question, Round, Run, Step
-from dsd_env.serving.engines.session import DEPLOYMENT_VARIABLE, POLICY_VARIABLE, EngineError
+from dsd_env.serving.engines.session import (
+    DEPLOYMENT_VARIABLE,
+    POLICY_VARIABLE,
+    EngineError,
+    controller_from_environment,
+)
 
 START_S = 600.0
 """How long an engine may take to start: weights may come from a slow disk."""
@@ -138,6 +143,13 @@ class Bench:
             vllm_max_batch_size=self.spec.max_num_seqs,
             vllm_num_speculative_tokens=self.spec.longest,
         )
+
+    def use_policy(self, policy: str) -> None:
+        """Let another policy or rule decide from here on; nobody may be in service."""
+        from dsd_env.serving.engines.vllm import Steering
+
+        environment = {POLICY_VARIABLE: policy, DEPLOYMENT_VARIABLE: self.spec.deployment}
+        self.scheduler.steering = Steering(controller_from_environment(environment), self.spec.longest)
 
     def run(self, setting: str, questions: Sequence[Question], clients: int, watch: Watch) -> Run:
         """Let clients ask all questions: client ``i`` asks ``i``, ``i + clients`` and so on, in turn."""
@@ -316,6 +328,9 @@ def _work(spec: EngineSpec, pipe: Pipe) -> None:
                 if call == "table":
                     bench.use_table(arguments)
                     pipe.send(("result", None))
+                elif call == "policy":
+                    bench.use_policy(arguments)
+                    pipe.send(("result", None))
                 else:
                     setting, questions, clients = arguments
                     found = bench.run(setting, questions, clients, lambda event: pipe.send(("event", event)))
@@ -338,6 +353,11 @@ class EngineProcess:
     def use_table(self, table: Sequence[tuple[int, int, int]]) -> None:
         """See :meth:`Bench.use_table`."""
         self._pipe.send(("table", [tuple(row) for row in table]))
+        self.wait(lambda event: None)
+
+    def use_policy(self, policy: str) -> None:
+        """See :meth:`Bench.use_policy`."""
+        self._pipe.send(("policy", policy))
         self.wait(lambda event: None)
 
     def run(

@@ -9,7 +9,8 @@ iteration of requests that all draft ``k`` takes::
 since vLLM's drafter runs over the new tokens in every step, also where nothing is to be drafted. So its first
 pass belongs to the engine, and `pass` is what every draft takes. The fit is of this sum, on whole steps as
 the engine took them, its own overhead included. First all parts are fitted with a closed form for the target;
-then the target is what the other parts leave of the steps, by their number of new tokens, made to rise.
+then the target is what the other parts leave of the steps, by their number of new tokens. It may fall where
+many steps say so: kernels of a CPU can take longer for one or two new tokens than for four.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from dsd_env.latency.profile import (
 Floats = NDArray[np.float64]
 MAX_KNOTS = 24
 """Most knots of a fitted target."""
+SURE_STEPS = 8
+"""Steps of a number of new tokens from which a time longer than that of more tokens is believed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class StepTimes:
         draft_c_s_per_token: Time that every request in it adds.
         verifying_s: What verification adds to a step.
         drafter_s: What every step takes more in an engine that has a drafter than in one that has none.
-        knots: (new tokens, seconds) of the target, rising.
+        knots: (new tokens, seconds) of the target.
         noise_sigma: Robust standard deviation of the logarithm of measured over fitted.
         error_median_pct: Median of the relative error, absolute value, per cent.
         error_p95_pct: Its 95th percentile.
@@ -212,14 +215,17 @@ def fit(without: Sequence[Step], with_drafter: Sequence[Step]) -> StepTimes:
 
 
 def _knots(new: Floats, target_s: Floats) -> tuple[tuple[int, float], ...]:
-    """Return the target's time by number of new tokens: medians made to rise, weighed by steps."""
+    """Return the target's time by number of new tokens: medians, made to rise where few steps make them."""
     sizes, counts = np.unique(new.astype(np.int64), return_counts=True)
     often = sizes[np.argsort(-counts, kind="stable")][:MAX_KNOTS]
     # The ends stay, so that nothing is taken from beyond what was measured.
     chosen = np.unique(np.concatenate([often[: MAX_KNOTS - 2], sizes[[0, -1]]]))
     groups = [target_s[new == m] for m in chosen]
     medians = [max(float(np.median(group)), 1e-6) for group in groups]
-    values = rising(medians, [float(len(group)) for group in groups])
+    weights = [float(len(group)) for group in groups]
+    values = rising(medians, weights, sure=SURE_STEPS)
+    # A profile goes on with the last slope.
+    values[-2:] = rising(values[-2:], weights[-2:])
     knots = tuple((int(m), float(value)) for m, value in zip(chosen, values, strict=True))
     return knots if len(knots) > 1 else (*knots, (knots[0][0] + 1, knots[0][1]))
 

@@ -111,9 +111,11 @@ class ControllerSteps:
         if not num_correct_drafts_per_req:
             return None
         mean = sum(num_correct_drafts_per_req) / len(num_correct_drafts_per_req)
-        self.controller.observe(TargetState(resident=batch_size, running=batch_size))
         self._session.report(self._steps, min(self._steps, round(mean)))
-        before, self._steps = self._steps, self._session.ask()
+        # It is asked between two iterations, when none is under way, and sees the target as it is.
+        now_s = self.controller.now_s()
+        self.controller.observe(TargetState(resident=batch_size, running=0, time_s=now_s))
+        before, self._steps = self._steps, self._session.ask(now_s)
         return self._steps if self._steps != before else None
 
     def cuda_graph_bs_for_step(self, step: int) -> list[int] | None:

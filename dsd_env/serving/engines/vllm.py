@@ -14,6 +14,7 @@ It subclasses ``Scheduler``, with which vLLM does not schedule asynchronously.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterable
@@ -66,6 +67,7 @@ class Steering:
         self._record = record
         self._requests: dict[str, _Steered] = {}
         self._step_began_s = 0.0
+        self._state: TargetState | None = None
 
     def arrive(self, name: str, prompt_tokens: int) -> None:
         """Note a new request."""
@@ -80,7 +82,11 @@ class Steering:
         """Decide for those in a step that have no decision yet, and return the longest length of all."""
         present = [(name, each) for name in names if (each := self._requests.get(name)) is not None]
         undecided = [(name, each) for name, each in present if each.wanted is None]
-        answers = self.controller.decide_many([name for name, _ in undecided])
+        now_s = self.controller.now_s()
+        if undecided and self._state is not None:
+            # Nothing has happened since the step's end: whoever decides at the target sees it as it is.
+            self.controller.observe(dataclasses.replace(self._state, time_s=now_s))
+        answers = self.controller.decide_many([name for name, _ in undecided], now_s)
         for (_, each), answer in zip(undecided, answers, strict=True):
             wanted = each.session.take(answer)
             self.cut += wanted > self.longest
@@ -129,19 +135,28 @@ class Steering:
         """Note that a step has been scheduled."""
         self._step_began_s = time.perf_counter()
 
-    def step_ends(self, new_tokens: int, *, running: int, waiting: int, kv_fraction: float) -> None:
-        """Note that a step has been carried out, and what is there now."""
+    def step_ends(self, new_tokens: int, *, resident: int, waiting: int, kv_fraction: float) -> None:
+        """Note that a step has been carried out, and what is there now.
+
+        vLLM asks for lengths between two steps, when none is under way: what it calls running is resident.
+
+        Args:
+            new_tokens: New tokens of the step.
+            resident: Requests that hold KV.
+            waiting: Requests that wait for admission.
+            kv_fraction: Share of the KV pool in use.
+        """
         duration_s = time.perf_counter() - self._step_began_s
         if new_tokens > 0 and self._step_began_s > 0.0:
             self.controller.observe(IterationDone(duration_s, new_tokens))
-        state = TargetState(
-            running=running,
-            resident=running,
+        self._state = TargetState(
+            running=0,
+            resident=resident,
             queued=waiting,
             waiting=waiting,
             kv_fraction=min(1.0, max(0.0, kv_fraction)),
         )
-        self.controller.observe(state)
+        self.controller.observe(self._state)
 
 
 def _scheduler_class() -> Any:
@@ -200,7 +215,7 @@ def _scheduler_class() -> Any:
             outputs = super().update_from_output(scheduler_output, model_runner_output)
             steering.step_ends(
                 scheduler_output.total_num_scheduled_tokens,
-                running=len(self.running),
+                resident=len(self.running),
                 waiting=len(self.waiting),
                 kv_fraction=self.kv_cache_manager.usage,
             )

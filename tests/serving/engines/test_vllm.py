@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dsd_env.schedulers.rounds import others_at
 from dsd_env.serving import Controller
 from dsd_env.serving.engines import EngineError
 from dsd_env.serving.engines.session import controller_from_environment
@@ -39,7 +40,7 @@ def play(steering, lengths_of, steps, accept):
         steering.step_begins()
         for name, drafted in drafts.items():
             steering.committed(name, drafted, min(drafted, accept(step)) + 1)
-        steering.step_ends(sum(drafts.values()) + len(drafts), running=2, waiting=0, kv_fraction=0.1)
+        steering.step_ends(sum(drafts.values()) + len(drafts), resident=2, waiting=0, kv_fraction=0.1)
         drafts = {name: min(longest, steering.length(name)) for name in lengths_of}
         for name in lengths_of:
             made[name].append(drafts[name])
@@ -65,6 +66,24 @@ def test_each_request_gets_its_own_length():
     steering.finish("a")
     steering.finish("a")
     assert list(controller.requests) == ["b"]
+
+
+def test_whoever_decides_between_two_steps_sees_the_target_as_it_is():
+    """As in the simulator: the others are resident, no step is under way, and the report has no age."""
+    seen = []
+
+    class Looking(Cycle):
+        def decide(self, view):
+            seen.append(view.target)
+            return super().decide(view)
+
+    steering = Steering(Controller(Looking((2,)), engine()), 4)
+    for name in ("a", "b"):
+        steering.arrive(name, 10)
+    play(steering, ["a", "b"], 3, lambda step: 1)
+    last = seen[-1]
+    assert (last.running, last.resident, last.queued, last.age_s) == (0, 2, 0, 0.0)
+    assert others_at(last) == 1, "a request is none of the others"
 
 
 def test_decisions_above_what_vllm_drafts_are_cut_and_counted():
