@@ -17,7 +17,6 @@ import numpy as np
 
 import dsd_env
 from agents.environments import engine_for
-from agents.fast_runs import fast_runs
 from agents.processes import as_they_end, workers
 from agents.rollouts import BySchedulers, play
 from dsd_env.changes import changed_scenario
@@ -33,6 +32,7 @@ from dsd_env.schedulers.awc_network import JSON_FILE
 from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.sim.metrics import metric_names
 from dsd_env.similar import hint, metrics_like
+from dsd_env.whole_runs.runs import fast_runs
 
 SIDE_BY_SIDE = 4
 """Episodes that one process simulates at a time."""

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.environments import EnvFactory, make_vec_env, masks_of, reader_of
-from agents.goodput_runs import DueDecisions, can_play
 from agents.other_lists import OtherLists
 from dsd_env.control import ActionSpace
 from dsd_env.policy.network import MlpActor
@@ -26,6 +25,7 @@ from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
 from dsd_env.schedulers.policy import PolicyScheduler
+from dsd_env.whole_runs.goodput import DueDecisions, can_play
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from pydantic import Field
 from agents.config import ConfigError, FleetConfig, Positive
 from agents.config_files import ConfigModel, config_sha256, read_config
 from agents.evaluation import check_metrics
-from agents.fleet_runs import play_plans
 from agents.plan_rule import Choices, Floats, PlanRule
 from agents.provenance import git_commit, versions
 from agents.seeds import training_seed, validation_seeds
@@ -39,6 +38,7 @@ from dsd_env.policy.export import export_actor
 from dsd_env.policy.manifest import Manifest, Training
 from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
+from dsd_env.whole_runs.fleet import play_plans
 
 CONFIG_FILE = "search.yaml"
 LOG_FILE = "generations.jsonl"

@@ -13,8 +13,8 @@ from _static_choices import BY_LOAD, make_static
 from tqdm import tqdm
 
 from agents.evaluation import PartialResults, Task, tasks_of
-from agents.static_runs import run_statics
 from dsd_env.scenario import Scenario
+from dsd_env.whole_runs.static import run_statics
 
 
 @dataclass(frozen=True)

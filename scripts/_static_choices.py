@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
-from agents.static_runs import StaticPlayer
 from dsd_env.control import Decision, DecisionView
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.rules import SITES, drafters_at
+from dsd_env.whole_runs.static import StaticPlayer
 
 BY_LOAD = "by_load:"
 """Beginning of the names of :class:`ByLoad`."""

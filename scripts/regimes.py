@@ -260,7 +260,7 @@ def rows(verdicts: dict[Cell, Verdict]) -> list[dict[str, Any]]:
 def confirm(verdicts: dict[Cell, Verdict], n: int) -> list[dict[str, Any]]:
     """Simulate the best single-node and the best remote way of cells drawn at random."""
     from agents.evaluation import Task
-    from agents.static_runs import run_statics
+    from dsd_env.whole_runs.static import run_statics
 
     chosen = np.random.default_rng(0).permutation(len(verdicts))[:n]
     found = []

@@ -28,6 +28,7 @@ ORDER = {
     "envs": 8,
     "serving": 8,
     "history": 9,
+    "whole_runs": 9,
     "cli": 10,
     "__main__": 11,
 }

@@ -24,7 +24,6 @@ import dsd_env
 from agents.awc.config import AwcError, Condition, Sweep
 from agents.processes import as_they_end
 from agents.seeds import training_seed
-from agents.static_runs import StaticPlayer, played_static
 from dsd_env.control import Decision, DecisionView, Site
 from dsd_env.policy.manifest import canonical_json, scenario_ref
 from dsd_env.scenario import Scenario
@@ -33,6 +32,7 @@ from dsd_env.schedulers.awc import APART, AwcScheduler, remote_placement
 from dsd_env.schedulers.awc_network import FEATURES, features_of, load_network, to_scale
 from dsd_env.schedulers.rules import SITES, drafters_at, placement_of, stay_or_route
 from dsd_env.sim.engines import compiled_layout
+from dsd_env.whole_runs.static import StaticPlayer, played_static
 
 Floats = NDArray[np.float32]
 

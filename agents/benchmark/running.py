@@ -17,13 +17,13 @@ import numpy as np
 import dsd_env
 from agents.benchmark.cells import Cell
 from agents.benchmark.config import BenchmarkError
-from agents.fast_runs import fast_runs
 from agents.other_lists import OtherLists
 from agents.processes import as_they_end
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.sim.engines import compiled_layout, load_kernel
+from dsd_env.whole_runs.runs import fast_runs
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -100,7 +100,7 @@ def _ready() -> None:
     """Load the compiled engine, where there is one: that is no part of a cell's time."""
     with suppress(ImportError):
         load_kernel()
-        import agents.static_kernel  # noqa: F401
+        import dsd_env.whole_runs.static_kernel  # noqa: F401
 
 
 def simulate_cell(cell: Cell) -> Outcome:

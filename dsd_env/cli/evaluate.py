@@ -1,15 +1,16 @@
 """``dsd-env evaluate``: schedulers on the same episodes, and by how much they differ.
 
-One process simulates one episode after the other. ``scripts/evaluate.py`` of a checkout does the same for
-many scenarios, with several processes and static rules inside the compiled engine, and goes on where it was
-interrupted; its means and intervals are the same to the last bit.
+One process simulates one episode after the other, static choices and the goodput rule inside the compiled
+engine. ``scripts/evaluate.py`` of a checkout does the same for many scenarios, with several processes, and
+goes on where it was interrupted; its means and intervals are the same to the last bit.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,10 @@ from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluatio
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.lists import aliases
+from dsd_env.sim.engines import compiled_layout
 from dsd_env.sim.world import WorldBuilder
 from dsd_env.simulate import simulate
+from dsd_env.whole_runs import fast_runs
 
 _EXAMPLES = """
 dsd-env evaluate single_lan --schedulers cloud_ar,edge_sd:4 --seeds 10
@@ -151,17 +154,38 @@ def _simulated(
     kept: dict[str, Any] = {}
     whole, done = len(asked) * len(seeds), 0
     for name, spec in asked.items():
-        for seed in seeds:
-            if histories and name not in kept:
-                result, kept[name] = recorded(scenario, spec, seed, builder=builder, engine=engine)
-            else:
-                result = simulate(scenario, spec, seed, builder=builder, engine=engine)
+        left = list(seeds)
+        if histories:
+            result, kept[name] = recorded(scenario, spec, left.pop(0), builder=builder, engine=engine)
             rows[name].append(result.metrics)
-            done += 1
+        runs = [_Asked(scenario, spec, seed) for seed in left]
+        for metrics in _metrics(runs, builder, engine):
+            rows[name].append(metrics)
             if sys.stderr.isatty():
-                end = "\n" if done == whole else "\r"
-                print(f"simulated {done} of {whole} episodes", end=end, file=sys.stderr, flush=True)
+                told = done + len(rows[name])
+                end = "\n" if told == whole else "\r"
+                print(f"simulated {told} of {whole} episodes", end=end, file=sys.stderr, flush=True)
+        done += len(seeds)
     return rows, kept
+
+
+def _metrics(runs: list[_Asked], builder: WorldBuilder, engine: str) -> Iterator[dict[str, float]]:
+    """Simulate runs of one scenario and scheduler, whole episodes inside the compiled engine where it can."""
+    if runs and compiled_layout(engine, runs[0].scenario, builder) is not None:
+        found = fast_runs(runs)
+        if found is not None:
+            yield from (metrics for _, metrics in found)
+            return
+    for run in runs:
+        yield simulate(run.scenario, run.scheduler, run.seed, builder=builder, engine=engine).metrics
+
+
+class _Asked(NamedTuple):
+    """One simulation."""
+
+    scenario: Scenario
+    scheduler: str
+    seed: int
 
 
 def summarise(rows: Rows) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import pytest
 
 from agents.config import ConfigError
 from agents.evaluation import Task
-from agents.fleet_runs import run_fleet
 from agents.search import LOG_FILE, Generation, SearchConfig, export_search, load_search, search
 from dsd_env import policy
 from dsd_env.paths import config_dir
+from dsd_env.whole_runs.fleet import run_fleet
 
 pytest.importorskip("cmaes")
 

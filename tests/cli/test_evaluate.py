@@ -42,6 +42,27 @@ def test_seeds_and_metrics_are_those_of_single_simulations(dsd_env_command):
     assert versus["relative"] == relative and versus["relative_ci95"] == [low, high]
 
 
+def test_episodes_inside_the_compiled_engine_are_the_references(dsd_env_command):
+    """Static choices and the goodput rule are not asked in Python; the result is the same to the last bit."""
+    pytest.importorskip("numba")
+    schedulers = (
+        "--schedulers",
+        "edge_sd:4,jsq_goodput,hf_heuristic",
+        "--seeds",
+        2,
+        "--requests",
+        5,
+        "--json",
+    )
+    fast = dsd_env_command("evaluate", "single_lan", *schedulers).json
+    slow = dsd_env_command("evaluate", "single_lan", "--engine", "reference", *schedulers).json
+    assert fast["schedulers"] == slow["schedulers"]
+    with_history = dsd_env_command("evaluate", "single_lan", *schedulers, "--history").json["schedulers"]
+    for name, found in fast["schedulers"].items():
+        assert with_history[name].pop("history")
+        assert with_history[name] == found
+
+
 def test_what_seeds_have_in_common_cancels_in_the_differences():
     generator = np.random.default_rng(0)
     world = generator.normal(10.0, 3.0, 12)

@@ -11,9 +11,9 @@ import pytest
 
 import dsd_env
 from agents.evaluation import tasks_of
-from agents.static_runs import run_statics
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import measuring
+from dsd_env.whole_runs.static import run_statics
 from tests.scenarios import tiny
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import dsd_env
-from agents import goodput_kernel
 from dsd_env.sim import code_cache as cache
 from dsd_env.sim import engines
+from dsd_env.whole_runs import goodput_kernel
 
 PACKAGE = Path(dsd_env.__file__).parent
 

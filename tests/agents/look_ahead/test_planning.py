@@ -11,14 +11,14 @@ import pytest
 
 from agents.benchmark.cells import located
 from agents.evaluation import Task
-from agents.fleet_runs import run_fleet
 from agents.look_ahead.clones import PlayedWorld, clone, put
 from agents.look_ahead.config import load_look_ahead
 from agents.look_ahead.futures import Course, FixedBase, play, read
 from agents.look_ahead.planning import LookAhead, choices_of, replay
 from agents.look_ahead.verdicts import QUICK, cost_of, metric
-from agents.static_runs import run_statics
 from dsd_env import policy
+from dsd_env.whole_runs.fleet import run_fleet
+from dsd_env.whole_runs.static import run_statics
 from tests.agents.look_ahead.samples import config
 
 pytest.importorskip("numba")

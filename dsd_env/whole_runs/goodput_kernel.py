@@ -1,7 +1,7 @@
 """The goodput rule in compiled code, decision for decision that of :mod:`dsd_env.schedulers.goodput`.
 
 There it is explained. Here are the same formulas over the rows of the compiled engine's view, in the same
-order, so that they round alike. It knows no branches. :mod:`agents.goodput_runs` writes its tables.
+order, so that they round alike. It knows no branches. :mod:`dsd_env.whole_runs.goodput` writes its tables.
 """
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 

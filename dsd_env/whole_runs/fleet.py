@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.fast_runs import R
 from dsd_env.envs import EdgeCloudFleetEnv
 from dsd_env.policy import Policy
 from dsd_env.policy.manifest import Fleet
+from dsd_env.whole_runs.runs import R
 
 Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], Sequence[int]]
 """Makes a plan, an action of the fleet view, of observation and mask."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.fast_runs import R, Run
 from dsd_env.control import Decision, DecisionView
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.sim.engines import compiled_layout
+from dsd_env.whole_runs.runs import R, Run
 
 if TYPE_CHECKING:
     from dsd_env.sim.compiled import CompiledSimulation, Layout
@@ -60,11 +60,11 @@ def played_static(task: Run, player: StaticPlayer, layout: Layout | None = None)
         player: Its scheduler.
         layout: The scenario as compiled for the compiled engine, to compile it only once.
     """
-    from agents.static_kernel import go_on
     from dsd_env.sim.compiled import CompiledSimulation
     from dsd_env.sim.compiled.kernel.loop import RUN
     from dsd_env.sim.compiled.status import DUE
     from dsd_env.sim.compiled.world import WorldReader
+    from dsd_env.whole_runs.static_kernel import go_on
 
     layout = compiled_layout("compiled", task.scenario) if layout is None else layout
     assert layout is not None

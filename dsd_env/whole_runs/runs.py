@@ -43,9 +43,9 @@ def fast_runs(runs: Sequence[R], *, compiled: bool = True) -> Iterator[tuple[R, 
     Returns:
         Each run with its metrics; None if the scheduler has to be asked for every decision.
     """
-    from agents.fleet_runs import run_fleet
-    from agents.goodput_runs import can_play, run_goodput
-    from agents.static_runs import StaticPlayer, run_statics
+    from dsd_env.whole_runs.fleet import run_fleet
+    from dsd_env.whole_runs.goodput import can_play, run_goodput
+    from dsd_env.whole_runs.static import StaticPlayer, run_statics
 
     player = make_scheduler(runs[0].scheduler)
     if isinstance(player, FleetPolicyScheduler):

@@ -10,13 +10,13 @@ import pytest
 
 import dsd_env
 from agents.environments import make_vec_env
-from agents.fast_runs import fast_runs
-from agents.goodput_runs import can_play, rule_bytes, run_goodput
 from agents.rollouts import BySchedulers, Stage
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
 from dsd_env.sim.compiled import CompiledSimulation, compile_scenario
+from dsd_env.whole_runs.goodput import can_play, rule_bytes, run_goodput
+from dsd_env.whole_runs.runs import fast_runs
 
 ODD = (
     "jsq_goodput:load_weight=0.6+prior_acceptance=0.8+price_own=0.9+price_edge=1.1+price_colocated=1.05"
@@ -45,7 +45,7 @@ def rule(spec: str) -> GoodputScheduler:
     ["flaky", "flaky_stream", "metro", "drafter_menu", "cost", "tiers", "dsd_paper", "regions", "reasoning"],
 )
 def test_every_decision_is_the_rules(name: str, spec: str) -> None:
-    from agents.goodput_kernel import decide_due
+    from dsd_env.whole_runs.goodput_kernel import decide_due
 
     scenario, player = load_scenario(name), rule(spec)
     compiled = rule_bytes(player, scenario)
@@ -79,7 +79,7 @@ def test_episodes_are_those_of_simulate(name: str, spec: str) -> None:
 
 
 def test_forgotten_yields_are_worked_out_anew() -> None:
-    from agents import goodput_kernel as kernel
+    from dsd_env.whole_runs import goodput_kernel as kernel
 
     scenario, player = load_scenario("stream_node"), rule("jsq_goodput")
     compiled = rule_bytes(player, scenario)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.fast_runs import R, Run
 from dsd_env.control.actions import Decision, snap_up
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
 from dsd_env.sim.engines import compiled_layout
+from dsd_env.whole_runs.runs import R, Run
 
 if TYPE_CHECKING:
     from dsd_env.schedulers.node_times import NodeTimes, StepTimes
@@ -59,17 +59,17 @@ class DueDecisions:
 
     def __call__(self, reader: WorldReader) -> Decision:
         """Return the decision that is due in a world."""
-        from agents.goodput_kernel import decide_due
+        from dsd_env.whole_runs.goodput_kernel import decide_due
 
         decide_due(reader.layout.constants, reader.world, self._rule, self._told)
         return Decision(int(self._told[0]), self._batch_size, int(self._told[1]))
 
 
 def _simulate(task: Run, rule: Bytes) -> dict[str, float]:
-    from agents.goodput_kernel import play
     from dsd_env.sim.compiled import CompiledSimulation
     from dsd_env.sim.compiled.kernel.loop import RUN
     from dsd_env.sim.compiled.world import WorldReader
+    from dsd_env.whole_runs.goodput_kernel import play
 
     layout = compiled_layout("compiled", task.scenario)
     assert layout is not None
@@ -87,8 +87,8 @@ def rule_bytes(player: GoodputScheduler, scenario: Scenario) -> Bytes:
         player: The rule, which is reset for the scenario.
         scenario: A scenario that :func:`can_play` allows.
     """
-    from agents.goodput_kernel import NODE, PLACES, RULE, YIELD
     from dsd_env.sim.compiled.buffer import Buffer
+    from dsd_env.whole_runs.goodput_kernel import NODE, PLACES, RULE, YIELD
 
     player.reset(scenario, 0)
     buffer = Buffer()
@@ -111,7 +111,7 @@ def rule_bytes(player: GoodputScheduler, scenario: Scenario) -> Bytes:
 
 
 def _write_node(buffer: Buffer, nodes: Rows, number: int, node: NodeTimes) -> None:
-    from agents.goodput_kernel import STEP_TIMES
+    from dsd_env.whole_runs.goodput_kernel import STEP_TIMES
 
     nodes.set(
         number,

@@ -1,4 +1,4 @@
-"""A compiled loop answering the decisions of requests whose choice is made; for :mod:`agents.static_runs`."""
+"""A compiled loop answering requests whose choice is made; for :mod:`dsd_env.whole_runs.static`."""
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
