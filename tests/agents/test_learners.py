@@ -99,7 +99,7 @@ def test_what_is_missing_is_trained_measured_and_kept(tmp_path: Path) -> None:
     assert read_results(file) == results == run() and len(told) == 4, "nothing is done twice"
     for trainings in results.learners.values():
         assert trainings[1].train_cpu_s is not None
-            assert np.isfinite(list(trainings[1].values.values())).all()
+        assert np.isfinite(list(trainings[1].values.values())).all()
     # More episodes: the same model plays them, those before with the same result.
     more = run(episodes=3)
     assert told[4:] == ["edge 8", "goodput", "DQN, seed 1", "memory, seed 1"]
