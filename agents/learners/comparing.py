@@ -18,7 +18,6 @@ from agents.learners.playing import ByMemory, Counted
 from agents.learners.training import build, trained
 from agents.rollouts import BySchedulers, Decide, play
 from dsd_env import strict_json
-from dsd_env.control import ActionSpace
 from dsd_env.files import write_json
 from dsd_env.paired import evaluation_seeds
 from dsd_env.policy import export_sb3
@@ -37,6 +36,7 @@ class Outcome:
         metrics: Means of more metrics.
         choices: Share of the decisions by index: of speculation lengths, batch sizes and placements. Empty
             for schedulers.
+        moves: Share of decisions that move the request's drafter; see :meth:`Counted.moves`.
         train_cpu_s: CPU time of the training; None if not known.
     """
 
@@ -44,24 +44,17 @@ class Outcome:
     values: Mapping[int, float]
     metrics: Mapping[str, float]
     choices: Sequence[Sequence[float]] = ()
+    moves: float | None = None
     train_cpu_s: float | None = None
 
 
-def _outcome(
-    contest: Contest,
-    about: str,
-    rows: Mapping[int, Mapping[str, float]],
-    choices: Sequence[Sequence[float]] = (),
-    train_cpu_s: float | None = None,
-) -> Outcome:
+def _outcome(contest: Contest, about: str, rows: Mapping[int, Mapping[str, float]]) -> Outcome:
     names = [name for name in KEPT if name in next(iter(rows.values()))]
     means = {name: float(np.mean([row[name] for row in rows.values()])) for name in names}
     return Outcome(
         about,
         {seed: float(rows[seed][contest.objective.metric]) for seed in sorted(rows)},
         {name: value for name, value in means.items() if math.isfinite(value)},
-        choices,
-        None if train_cpu_s is None else round(train_cpu_s, 1),
     )
 
 
@@ -84,14 +77,19 @@ def _evaluated(
     else:
         export_sb3(model, scenario, folder / name, overwrite=True)
         decide = BySchedulers(f"policy:{folder / name}")
-    counted = Counted(decide, ActionSpace.of(scenario).nvec)
+    counted = Counted(decide, scenario)
     seeds = evaluation_seeds(comparison.episodes)
     rows = {
         episode.seed: episode.metrics
         for episode in play(scenario, seeds, counted, kind="compiled", side_by_side=len(seeds))
     }
     model.get_env().close()  # type: ignore[union-attr]
-    return _outcome(contest, about, rows, counted.shares(), took_s)
+    return replace(
+        _outcome(contest, about, rows),
+        choices=counted.shares(),
+        moves=counted.moves(),
+        train_cpu_s=None if took_s is None else round(took_s, 1),
+    )
 
 
 @dataclass(frozen=True)
@@ -131,14 +129,22 @@ def read_results(file: Path) -> Results:
 
 def _parsed(data: Mapping[str, Any]) -> Outcome:
     values = {int(seed): float(value) for seed, value in data["values"].items()}
-    return Outcome(data["about"], values, data["metrics"], data.get("choices", ()), data.get("train_cpu_s"))
+    return Outcome(
+        data["about"],
+        values,
+        data["metrics"],
+        data.get("choices", ()),
+        data.get("moves"),
+        data.get("train_cpu_s"),
+    )
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
     values = {str(seed): value for seed, value in outcome.values.items()}
     data: dict[str, Any] = {"about": outcome.about, "values": values, "metrics": dict(outcome.metrics)}
     if outcome.choices:
-        data |= {"choices": [list(each) for each in outcome.choices], "train_cpu_s": outcome.train_cpu_s}
+        data["choices"] = [list(each) for each in outcome.choices]
+        data |= {"moves": outcome.moves, "train_cpu_s": outcome.train_cpu_s}
     return data
 
 

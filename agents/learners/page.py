@@ -22,45 +22,35 @@ def page_table(comparison: Comparison, results: Results) -> str:
     """Return the tables of a comparison: what was reached, and what was chosen."""
     contest = comparison.contest()
     scenario = contest.load()
-    lower, metric = contest.objective.better == "lower", contest.objective.metric
-    against = [name for name in comparison.against if name in results.schedulers]
-    rows, chosen = [], []
-    for name in (*comparison.against, *comparison.beside):
-        if (known := results.schedulers.get(name)) is not None:
-            values = _means([known])
-            others = [
-                _gain(values, results.schedulers[each], lower) if each != name else "–" for each in against
-            ]
-            rows.append([f"`{name}`", "", number(_mean(values)), "", *others, ""])
+    lower, metric = contest.objective.better == "lower", f"`{contest.objective.metric}`"
+    against = {name: results.schedulers[name] for name in comparison.against if name in results.schedulers}
+    shown = {name: results.schedulers[name] for name in comparison.beside if name in results.schedulers}
+    reached, chosen = [], []
+    for name, known in {**against, **shown}.items():
+        gains = ["–" if name == other else _gain(known.values, against[other], lower) for other in against]
+        reached.append([f"`{name}`", "", number(_mean(known.values)), "", *gains, ""])
     for name, learner in comparison.learners.items():
         about = comparison.about(scenario, learner)
-        trainings = [each for each in results.learners.get(name, {}).values() if each.about == about]
+        trainings = {
+            seed: each
+            for seed, each in sorted(results.learners.get(name, {}).items())
+            if each.about == about and seed <= comparison.train_seeds
+        }
         if not trainings:
             continue
-        values = _means(trainings)
-        each_mean = sorted(_mean(training.values) for training in trainings)
-        spread = " ".join(number(mean) for mean in each_mean)
-        cpu = [training.train_cpu_s for training in trainings if training.train_cpu_s is not None]
-        others = [_gain(values, results.schedulers[each], lower) for each in against]
-        took = f"{np.mean(cpu):.0f}" if cpu else "–"
-        rows.append([name, learner.note, number(_mean(values)), spread, *others, took])
-        chosen += [
-            _choices(name, seed, each, scenario)
-            for seed, each in sorted(results.learners[name].items())
-            if each.about == about
-        ]
-    head = [
-        "",
-        "not as it comes",
-        f"`{metric}`",
-        "by training",
-        *(f"over `{each}`" for each in against),
-        "CPU s",
-    ]
-    lines = ["", *table(head, rows), ""]
+        values = _means(list(trainings.values()))
+        by_training = ", ".join(number(_mean(each.values)) for each in trainings.values())
+        took = [each.train_cpu_s for each in trainings.values() if each.train_cpu_s is not None]
+        gains = [_gain(values, each, lower) for each in against.values()]
+        cpu_s = f"{np.mean(took):.0f}" if took else "–"
+        reached.append([name, learner.note, number(_mean(values)), by_training, *gains, cpu_s])
+        chosen += [[name, str(seed), *_chosen(each, scenario)] for seed, each in trainings.items()]
+    gains = [f"over `{name}`" for name in against]
+    lines = ["", *table(["", "set", metric, "by training", *gains, "CPU s"], reached), ""]
     if chosen:
         places = [f"candidate {i}" for i in range(ActionSpace.of(scenario).n_placements)]
-        lines += [*table(["learner", "seed", f"`{metric}`", "plain", "mean length", *places], chosen), ""]
+        head = ["learner", "training", metric, "plain", "mean length", *places, "moves"]
+        lines += [*table(head, chosen), ""]
     return "\n".join(lines)
 
 
@@ -80,12 +70,13 @@ def _gain(values: Mapping[int, float], reference: Outcome, lower: bool) -> str:
     return percent(gain(np.array(own), np.array(other), lower_is_better=lower))
 
 
-def _choices(name: str, seed: int, outcome: Outcome, scenario: Scenario) -> list[str]:
-    """Return the row of one training: plain decisions, the mean length of others, places of those."""
+def _chosen(outcome: Outcome, scenario: Scenario) -> list[str]:
+    """Return what a training reached and chose: plain decisions, the mean length of others, places, moves."""
     lengths, _, placements = (np.array(each) for each in outcome.choices)
     gammas = np.array(ActionSpace.of(scenario).gammas)
-    drafts = gammas[: len(lengths)] > 0
-    share = lengths[: len(gammas)][drafts].sum()
-    mean = float((lengths[: len(gammas)] * gammas).sum() / share) if share > 0 else math.nan
-    percentages = [f"{100 * each:.0f} %" for each in (1.0 - share, *placements)]
-    return [name, str(seed), number(_mean(outcome.values)), percentages[0], number(mean), *percentages[1:]]
+    of_gammas = lengths[: len(gammas)]
+    drafts = of_gammas[gammas > 0].sum()
+    mean = float((of_gammas * gammas).sum() / drafts) if drafts > 0 else math.nan
+    plain, *places = (f"{100 * share:.0f} %" for share in (of_gammas[gammas == 0].sum(), *placements))
+    moves = "–" if outcome.moves is None else f"{100 * outcome.moves:.1f} %"
+    return [number(_mean(outcome.values)), plain, number(mean), *places, moves]

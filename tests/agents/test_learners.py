@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,9 @@ def test_every_episode_has_a_memory_of_its_own() -> None:
         update={"episode": scenario.episode.model_copy(update={"warmup_s": 0.0, "window_s": 4.0})}
     )
     model: Any = build(comparison, scenario, comparison.learners["memory"], 1)
-    sizes = ActionSpace.of(scenario).nvec
 
     def played(decide: Any, side_by_side: int) -> tuple[dict[int, float], list[list[float]]]:
-        counted = Counted(decide, sizes)
+        counted = Counted(decide, scenario)
         episodes = play(scenario, [11, 12, 13, 14, 15], counted, kind="compiled", side_by_side=side_by_side)
         return {each.seed: each.reward for each in episodes}, counted.shares()
 
@@ -83,6 +83,30 @@ def test_every_episode_has_a_memory_of_its_own() -> None:
     assert alone == together and shares == shares_together
     assert all(sum(each) == pytest.approx(1.0, abs=1e-4) for each in shares)
     assert played(forgetful, 1)[0] != alone, "its memory matters"
+
+
+def test_moves_are_drafts_elsewhere_than_in_the_last_round() -> None:
+    comparison = Comparison.model_validate(TINY)
+    scenario = comparison.contest().load()
+    scenario = scenario.model_copy(
+        update={"episode": scenario.episode.model_copy(update={"warmup_s": 0.0, "window_s": 2.0})}
+    )
+    actions = ActionSpace.of(scenario)
+
+    def moves(gamma: int, places: Callable[[int], int]) -> float:
+        decisions = iter(range(1_000_000))
+
+        def decide(stage: Stage, which: Any) -> Any:
+            return np.array([[gamma, 0, places(next(decisions))] for _ in which])
+
+        counted = Counted(decide, scenario)
+        assert len(list(play(scenario, [11], counted, kind="compiled", side_by_side=1))) == 1
+        assert counted.shares()[0][gamma] == 1.0
+        return counted.moves()
+
+    assert actions.n_placements > 1
+    assert moves(2, lambda _: 1) == 0.0 and moves(0, lambda n: n % 2) == 0.0
+    assert moves(2, lambda n: n % 2) > 0.4
 
 
 def test_what_is_missing_is_trained_measured_and_kept(tmp_path: Path) -> None:
@@ -134,7 +158,9 @@ def test_a_damaged_model_is_trained_again(tmp_path: Path) -> None:
 
 
 def test_a_table_by_hand() -> None:
-    comparison = Comparison.model_validate({**TINY, "learners": {"DQN": TINY["learners"]["DQN"]}})
+    comparison = Comparison.model_validate(
+        {**TINY, "train_seeds": 3, "learners": {"DQN": TINY["learners"]["DQN"]}}
+    )
     scenario = comparison.contest().load()
     about = comparison.about(scenario, comparison.learners["DQN"])
     n_gamma, n_batch, n_placements = ActionSpace.of(scenario).nvec
@@ -142,15 +168,18 @@ def test_a_table_by_hand() -> None:
     gammas = ActionSpace.of(scenario).gammas
     choices = [lengths, [1.0, *[0.0] * (n_batch - 1)], [1.0, *[0.0] * (n_placements - 1)]]
     trainings = {
-        1: Outcome(about, {1: 3.0, 2: 3.0}, {}, choices, 10.0),
-        2: Outcome(about, {1: 1.0, 2: 1.0}, {}, choices, 20.0),
-        3: Outcome("of other settings", {1: 99.0, 2: 99.0}, {}, choices, 20.0),
+        1: Outcome(about, {1: 3.0, 2: 3.0}, {}, choices, 0.25, 10.0),
+        2: Outcome(about, {1: 1.0, 2: 1.0}, {}, choices, 0.25, 20.0),
+        4: Outcome(about, {1: 99.0, 2: 99.0}, {}, choices, 0.25, 20.0),
+        3: Outcome("of other settings", {1: 99.0, 2: 99.0}, {}, choices, 0.25, 20.0),
     }
     schedulers = {"edge 8": Outcome("", {1: 4.0, 2: 4.0}, {}), "goodput": Outcome("", {1: 1.0, 2: 1.0}, {})}
     table = page_table(comparison, Results(schedulers, {"DQN": trainings}))
-    assert "| DQN |  | 2 | 1 3 | +50.0 % (+50.0 … +50.0) | -100.0 % (-100.0 … -100.0) | 15 |" in table
+    assert "| DQN |  | 2 | 3, 1 | +50.0 % (+50.0 … +50.0) | -100.0 % (-100.0 … -100.0) | 15 |" in table
     mean = 0.5 * (gammas[2] + gammas[-1])
-    assert f"| DQN | 1 | 3 | 50 % | {mean:g} | 100 % |" in table and "99" not in table
+    assert (
+        f"| DQN | 1 | 3 | 50 % | {mean:g} | 100 % |" in table and "| 25.0 % |" in table and "99" not in table
+    )
 
 
 @pytest.mark.parametrize(
