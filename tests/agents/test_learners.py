@@ -19,6 +19,7 @@ from agents.rollouts import Stage, play
 from agents.seeds import TRAINING_SEEDS
 from dsd_env.control import ActionSpace
 from dsd_env.paths import config_dir
+from dsd_env.policy import PolicyError, export_sb3
 
 pytest.importorskip("numba")
 
@@ -83,6 +84,14 @@ def test_every_episode_has_a_memory_of_its_own() -> None:
     assert alone == together and shares == shares_together
     assert all(sum(each) == pytest.approx(1.0, abs=1e-4) for each in shares)
     assert played(forgetful, 1)[0] != alone, "its memory matters"
+
+
+def test_a_memory_cannot_be_exported(tmp_path: Path) -> None:
+    comparison = Comparison.model_validate(TINY)
+    scenario = comparison.contest().load()
+    model = build(comparison, scenario, comparison.learners["memory"], 1)
+    with pytest.raises(PolicyError, match=r"RecurrentPPO cannot be exported; supported are PPO"):
+        export_sb3(model, scenario, tmp_path / "policy")
 
 
 def test_moves_are_drafts_elsewhere_than_in_the_last_round() -> None:
