@@ -13,7 +13,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from dsd_env.files import sha256_of, write_atomically, write_json
 
@@ -45,7 +45,7 @@ class Checkpoint:
     score: float | None = None
 
 
-def save(model: OnPolicyAlgorithm, path: Path, score: float | None = None) -> Checkpoint:
+def save(model: BaseAlgorithm, path: Path, score: float | None = None) -> Checkpoint:
     """Write zip, then JSON, each atomically; without its JSON a zip does not count."""
     described = path.with_suffix(".json")
     write_atomically(path, lambda temporary: _save_zip(model, temporary))
@@ -56,7 +56,7 @@ def save(model: OnPolicyAlgorithm, path: Path, score: float | None = None) -> Ch
     return checkpoint
 
 
-def _save_zip(model: OnPolicyAlgorithm, path: Path) -> None:
+def _save_zip(model: BaseAlgorithm, path: Path) -> None:
     # Through a file object: given a path, SB3 appends ".zip" to it.
     with path.open("wb") as file:
         model.save(file)
@@ -105,7 +105,7 @@ def prune(run: Path, keep: int) -> None:
         path.with_suffix(".json").unlink(missing_ok=True)
 
 
-def restore(model: OnPolicyAlgorithm, checkpoint: Checkpoint) -> None:
+def restore(model: BaseAlgorithm, checkpoint: Checkpoint) -> None:
     """Load weights and optimiser state into a model of the same configuration, and set its counters."""
     try:
         model.set_parameters(str(checkpoint.path), exact_match=True, device=model.device)
