@@ -126,7 +126,7 @@ def test_they_stop_as_the_rule_does() -> None:
         ({"stop_thresholds": [0.8, 0.4]}, "strictly increasing"),
         ({"stop_thresholds": [1.0]}, "less than 1"),
         ({"stop_thresholds": [0.0]}, "greater than 0"),
-        ({"stop_thresholds": [0.5], "gammas": [0]}, "only 0"),
+        ({"stop_thresholds": [0.5], "gammas": [0]}, "the longest of gammas is 0"),
     ],
 )
 def test_impossible_thresholds_are_refused(changes: dict[str, Any], message: str) -> None:
