@@ -48,7 +48,7 @@ class CheckpointCallback(BaseCallback):
 
     def save(self) -> None:
         """Save the learner as it is."""
-        checkpoints.save(self.model, checkpoints.checkpoint_path(self._run, self.model.num_timesteps))  # type: ignore[arg-type]
+        checkpoints.save(self.model, checkpoints.checkpoint_path(self._run, self.model.num_timesteps))
         checkpoints.prune(self._run, self._config.keep)
 
 
@@ -124,7 +124,7 @@ class ValidationCallback(BaseCallback):
         )
         if better:
             self.best = score
-            checkpoints.save(self.model, self._run / checkpoints.BEST, score)  # type: ignore[arg-type]
+            checkpoints.save(self.model, self._run / checkpoints.BEST, score)
 
     def _means(self, number: int, actor: MlpActor) -> dict[str, float]:
         """Return the mean metrics of the validation episodes of one scenario."""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dsd_env.control import Decision, DecisionView
 from dsd_env.policy import load
 from dsd_env.serving import Controller, Deployment
 from dsd_env.serving.service import Bucket, Limits, Service, manifest_digest
@@ -57,9 +58,14 @@ def test_what_comes_in_one_call_is_of_one_moment(bundle: Path) -> None:
     controller = Controller(bundle, clock=lambda: float(next(ticks)))
     app = create_app(Service(controller, path=bundle))
     state = {"type": "TargetState", "target": "target", "running": 0, "resident": 3}
-    seen = []
+    seen: list[float] = []
     choose = controller._choose
-    controller._choose = lambda view: seen.append(view.target.age_s) or choose(view)  # type: ignore[method-assign,func-returns-value]
+
+    def looking(view: DecisionView) -> Decision:
+        seen.append(view.target.age_s)
+        return choose(view)
+
+    controller._choose = looking  # type: ignore[method-assign]
     controller._mirror = None
     assert decide(app, ARRIVED, state, requests=("a",)).status == 200
     assert seen == [0.0]
