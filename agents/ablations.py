@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from agents.benchmark.config import Contest, load_suite
+from agents.benchmark.config import Contest, contest_of
 from agents.benchmark.pages import number, percent, table
-from agents.benchmark.statistics import gain
+from agents.benchmark.statistics import gain, in_pairs
 from agents.config import TrainConfig
 from agents.config_files import ConfigModel, config_sha256, read_config
 from agents.evaluation import run_group, tasks_of
@@ -59,10 +58,7 @@ class Ablations(ConfigModel):
 
     def contest(self) -> Contest:
         """Return the entry of the benchmark."""
-        suite = load_suite(self.suite)
-        if self.entry not in suite.scenarios:
-            raise AblationError(f"entry = {self.entry!r} is none of {sorted(suite.scenarios)}")
-        return suite.contest(self.entry)
+        return contest_of(self.suite, self.entry, AblationError)
 
     def training(self, variant: Variant) -> TrainConfig:
         """Return the configuration of one training."""
@@ -179,15 +175,8 @@ def page_table(config: Ablations, results: Mapping[str, Result]) -> str:
     for name, variant in config.variants.items():
         if name not in results or whole not in results:
             continue
-        seeds = [seed for seed in results[whole].values if seed in results[name].values]
-        values = np.array([results[name].values[seed] for seed in seeds])
-        reference = np.array([results[whole].values[seed] for seed in seeds])
+        values, reference = in_pairs(results[name].values, results[whole].values)
         compared = "–" if name == whole else percent(gain(values, reference, lower_is_better=lower))
         rows.append([f"`{config.entry}`", name, variant.note, number(float(values.mean())), compared])
     head = ["scenario", "policy", "what it lacks", f"`{contest.objective.metric}`", "over the whole"]
     return "\n".join(["", *table(head, rows), ""])
-
-
-def page(files: Sequence[tuple[Ablations, Path]]) -> str:
-    """Return the tables of several files of ablations, one below the other."""
-    return "\n".join(page_table(config, read_results(file)) for config, file in files)

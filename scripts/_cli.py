@@ -12,6 +12,7 @@ else it has to do, saving above all, and ends with the status that it has by its
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -81,3 +82,50 @@ def alone(script: str, file: Path | None, work: Callable[[], int]) -> int:
     except InUseError as error:
         print(f"{script}: {error}", file=sys.stderr)
         return 1
+
+
+def each_alone(script: str, configs: Iterable[str], folder: Path, work: Callable[[str, Path], int]) -> int:
+    """Do a script's work for one configuration after the other, each with its file of results; see `alone`.
+
+    Args:
+        script: Name of the script.
+        configs: Paths or names of configurations.
+        folder: Folder of the results, a file ``NAME.json`` each.
+        work: Takes a configuration and its file; a status other than 0 ends all.
+    """
+    for given in configs:
+        file = folder / f"{Path(given).stem}.json"
+        status = alone(script, file, functools.partial(work, given, file))
+        if status:
+            return status
+    return 0
+
+
+def continuing(script: str, work: Callable[[], int], errors: tuple[type[Exception], ...]) -> int:
+    """Do work that goes on when it is asked for again; return its status.
+
+    Args:
+        script: Name of the script.
+        work: Returns the status.
+        errors: Told in a line, with status 1.
+    """
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues", file=sys.stderr)
+        return 130
+    except errors as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        return 1
+
+
+def print_or_write(text: str, file: Path | None, page: str, block: str) -> None:
+    """Print a table, or replace a block of a page by it (``--write``; `page_with` has read the page)."""
+    from dsd_env.calibration.pages import replace_blocks
+    from dsd_env.files import write_text
+
+    if file is None:
+        print(text)
+        return
+    write_text(file, replace_blocks(page, {block: text}))
+    print(file)

@@ -11,7 +11,6 @@ kept, with its plans; the same command continues after an interrupt, and --repla
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -50,23 +49,18 @@ def main() -> int:
 
     page = _cli.page_with(whole, arguments.write, BLOCK)
     folder = arguments.out or _checkout.ROOT / "benchmark" / "look_ahead"
-    try:
+
+    def work() -> int:
         if arguments.table:
             return _table(arguments, folder, page)
         if arguments.replay:
             return _replay(arguments, folder)
-        for config in arguments.config:
-            file = folder / f"{Path(config).stem}.json"
-            status = _cli.alone("look_ahead", file, lambda: _play(config, file, arguments.seeds))  # noqa: B023
-            if status:
-                return status
-        return 0
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues", file=sys.stderr)
-        return 130
-    except (ConfigError, BenchmarkError, PolicyError, ScenarioError, OSError, ImportError) as error:
-        print(f"look_ahead: {error}", file=sys.stderr)
-        return 1
+        return _cli.each_alone(
+            "look_ahead", arguments.config, folder, lambda given, file: _play(given, file, arguments.seeds)
+        )
+
+    errors = (ConfigError, BenchmarkError, PolicyError, ScenarioError, OSError, ImportError)
+    return _cli.continuing("look_ahead", work, errors)
 
 
 def _play(given: str, file: Path, seeds: int) -> int:
@@ -146,16 +140,10 @@ def _replay(arguments: argparse.Namespace, folder: Path) -> int:
 def _table(arguments: argparse.Namespace, folder: Path, page: str) -> int:
     from agents.benchmark.records import Store
     from agents.look_ahead.records import BLOCK, compare, page_table, read
-    from dsd_env.calibration.pages import replace_blocks
-    from dsd_env.files import write_text
 
     store = Store(arguments.results or _checkout.ROOT / "benchmark" / "results")
     text = page_table(compare(read(file), store) for file in _files(arguments, folder))
-    if arguments.write is None:
-        print(text)
-    else:
-        write_text(arguments.write, replace_blocks(page, {BLOCK: text}))
-        print(arguments.write)
+    _cli.print_or_write(text, arguments.write, page, BLOCK)
     return 0
 
 

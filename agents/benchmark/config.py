@@ -291,6 +291,20 @@ def load_suite(suite: str | Path, *, tuned: bool = True) -> Suite:
     return loaded.model_copy(update={"found": read_found(results_of(loaded.tuned), BenchmarkError)})
 
 
+def contest_of(suite: str, entry: str, error: type[Exception]) -> Contest:
+    """Return an entry of a benchmark.
+
+    Args:
+        suite: Path or name of the benchmark.
+        entry: Name of the entry.
+        error: What is raised where there is none of that name.
+    """
+    loaded = load_suite(suite)
+    if entry not in loaded.scenarios:
+        raise error(f"entry = {entry!r} is none of {sorted(loaded.scenarios)}")
+    return loaded.contest(entry)
+
+
 def results_of(tunings: str | Path) -> Path:
     """Return the file of results that lies beside a file of tunings, given by path or, shipped, by name."""
     return config_path(tunings, "tune").with_suffix(".json")

@@ -9,7 +9,7 @@ pairs, so that what two schedulers have in common on a seed cancels. rliable res
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,14 @@ Scores = Sequence[NDArray[np.float64]]
 """Per scenario, one score per seed."""
 Interval = tuple[float, float, float]
 """(estimate, low, high) of a 95 % percentile bootstrap."""
+
+
+def in_pairs(
+    values: Mapping[int, float], reference: Mapping[int, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return values and reference of the seeds that both have, in the reference's order."""
+    seeds = [seed for seed in reference if seed in values]
+    return np.array([values[seed] for seed in seeds]), np.array([reference[seed] for seed in seeds])
 
 
 def interquartile_mean(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from agents.benchmark.config import Contest, load_suite
+from agents.benchmark.config import Contest, contest_of
 from agents.config_files import ConfigModel, read_config
 from dsd_env.policy.manifest import canonical_json, scenario_ref
 from dsd_env.scenario import Scenario
@@ -66,10 +66,7 @@ class Comparison(ConfigModel):
         Raises:
             LearnersError: There is none, or it has no such scheduler.
         """
-        suite = load_suite(self.suite)
-        if self.entry not in suite.scenarios:
-            raise LearnersError(f"entry = {self.entry!r} is none of {sorted(suite.scenarios)}")
-        contest = suite.contest(self.entry)
+        contest = contest_of(self.suite, self.entry, LearnersError)
         if unknown := [n for n in (*self.against, *self.beside) if n not in contest.schedulers]:
             raise LearnersError(
                 f"{unknown[0]!r} is no scheduler of {self.entry}: {', '.join(contest.schedulers)}"

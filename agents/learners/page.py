@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from agents.benchmark.pages import number, percent, table
-from agents.benchmark.statistics import gain
+from agents.benchmark.statistics import gain, in_pairs
 from agents.learners.comparing import Outcome, Results
 from agents.learners.config import Comparison
 from dsd_env.control import ActionSpace
@@ -65,9 +65,7 @@ def _mean(values: Mapping[int, float]) -> float:
 
 
 def _gain(values: Mapping[int, float], reference: Outcome, lower: bool) -> str:
-    seeds = [seed for seed in values if seed in reference.values]
-    own, other = ([of[seed] for seed in seeds] for of in (values, reference.values))
-    return percent(gain(np.array(own), np.array(other), lower_is_better=lower))
+    return percent(gain(*in_pairs(values, reference.values), lower_is_better=lower))
 
 
 def _chosen(outcome: Outcome, scenario: Scenario) -> list[str]:

@@ -196,7 +196,7 @@ def _with_null(data: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
             return data
     inner[path[-1]] = None
     try:
-        Scenario.model_validate(with_hardware(copy.deepcopy(spoiled)))
+        Scenario.model_validate(with_hardware(spoiled))
     except ValidationError as error:
         if any(
             each["type"] == "extra_forbidden" and _key(each["loc"]) == ".".join(path)

@@ -109,12 +109,13 @@ class GoodputScheduler:
                 settled and each.site == Site.EDGE_SERVER and (each.edge_server, each.drafter) not in settled
             )
         ]
-        all_stream = node is not None and self._streams_suit_all(node, view, [each for _, each in candidates])
+        here = [each for _, each in candidates]
+        all_stream = node is not None and self._streams_suit_all(node, view, here)
         best_cost_s = float("inf")
         best_gamma, best_placement = 0, plain_placement(view, number)
         if self._can_wait(view, node):
             return Decision(0, batch_size_for(view, parameters.batch_size), best_placement)
-        tried = self._explored(view, [each for _, each in candidates])
+        tried = self._explored(view, here)
         for index, candidate in candidates:
             if tried and (candidate.model != tried or candidate.shares_target):
                 continue

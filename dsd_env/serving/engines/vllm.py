@@ -83,7 +83,7 @@ class Steering:
         present = [(name, each) for name in names if (each := self._requests.get(name)) is not None]
         undecided = [(name, each) for name, each in present if each.wanted is None]
         now_s = self.controller.now_s()
-        if undecided and self._state is not None:
+        if self._state is not None:
             # Nothing has happened since the step's end: whoever decides at the target sees it as it is.
             self.controller.observe(dataclasses.replace(self._state, time_s=now_s))
         answers = self.controller.decide_many([name for name, _ in undecided], now_s)
@@ -136,7 +136,7 @@ class Steering:
         self._step_began_s = time.perf_counter()
 
     def step_ends(self, new_tokens: int, *, resident: int, waiting: int, kv_fraction: float) -> None:
-        """Note that a step has been carried out, and what is there now.
+        """Note that a step has been carried out, and what is there now; it is told with the next question.
 
         vLLM asks for lengths between two steps, when none is under way: what it calls running is resident.
 
@@ -156,7 +156,6 @@ class Steering:
             waiting=waiting,
             kv_fraction=min(1.0, max(0.0, kv_fraction)),
         )
-        self.controller.observe(self._state)
 
 
 def _scheduler_class() -> Any:
