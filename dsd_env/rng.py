@@ -54,6 +54,7 @@ class Stream(IntEnum):
     STRAGGLER = 22
     ACCEPTANCE_GUESS = 23
     ACCEPTANCE_RANK = 24
+    DRAFT_NOISE = 25
 
 
 def _mix(z: int) -> int:

@@ -5,14 +5,14 @@ started, how long it takes, how long its first token takes). With a head start, 
 turned out right, ``head_context_tokens`` says from which context (0: it has none), ``head_drafts`` how many
 drafts of this window are complete, and ``head_done_s`` how long the drafter has spent on them.
 ``opens`` says that it begins a round or a stream's generation, which takes ``per_generation_s`` beside the
-steps.
+steps. Where a drafter's times scatter, one random factor is on all that a job takes.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from dsd_env.laws.step_times import DraftTimer, draft_s
+from dsd_env.laws.step_times import DraftTimer, draft_noise, draft_s
 
 ENDED, QUEUED, ACTIVE = range(3)
 """What has become of a draft job."""
@@ -29,6 +29,8 @@ def start_job(
     active_kv_tokens: int,
     branch_tokens: int,
     now_s: float,
+    seed: int,
+    request: int,
 ) -> None:
     """Let a job start at a drafter, of which it is one of the ``active`` jobs already.
 
@@ -37,18 +39,20 @@ def start_job(
     """
     gamma, lag, context = job.gamma, job.lag_tokens, job.context_tokens
     opening_s = timer.per_generation_s * speed if job.opens else 0.0
-    duration_s = opening_s + draft_s(
-        timer, speed, lag, context, gamma, active, active_kv_tokens, branch_tokens
+    noise = draft_noise(timer, seed, request, context, gamma)
+    duration_s = noise * (
+        opening_s + draft_s(timer, speed, lag, context, gamma, active, active_kv_tokens, branch_tokens)
     )
     if job.head_context_tokens > 0:
-        whole_s = draft_s(
-            timer, speed, 1, job.head_context_tokens, gamma + 1, active, active_kv_tokens, branch_tokens
+        head_context = job.head_context_tokens
+        whole_s = draft_noise(timer, seed, request, head_context, gamma + 1) * draft_s(
+            timer, speed, 1, head_context, gamma + 1, active, active_kv_tokens, branch_tokens
         )
         duration_s = min(duration_s, max(0.0, whole_s - job.head_done_s))
     job.start_s = now_s
     job.duration_s = duration_s
     first_s = opening_s + draft_s(timer, speed, lag, context, 1, active, active_kv_tokens, branch_tokens)
-    job.first_s = min(duration_s, first_s)
+    job.first_s = min(duration_s, noise * first_s)
 
 
 def done_s(job: DraftJob, now_s: float) -> float:

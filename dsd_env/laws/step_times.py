@@ -17,6 +17,7 @@ from dsd_env.rng import Stream
 
 ITERATION_NOISE = int(Stream.ITERATION_NOISE)
 STRAGGLER = int(Stream.STRAGGLER)
+DRAFT_NOISE = int(Stream.DRAFT_NOISE)
 
 
 class Timer(Protocol):
@@ -37,13 +38,16 @@ class Timer(Protocol):
 class DraftTimer(Timer, Protocol):
     """The same of a drafter; a look-up takes its one step once a round (``per_round``).
 
-    ``per_generation_s`` is what a round or a stream's generation takes beside its steps.
+    ``per_generation_s`` is what a round or a stream's generation takes beside its steps,
+    ``draft_noise_sigma`` how the time of a single draft scatters.
     """
 
     @property
     def per_round(self) -> bool: ...
     @property
     def per_generation_s(self) -> float: ...
+    @property
+    def draft_noise_sigma(self) -> float: ...
 
 
 class Overhead(Protocol):
@@ -176,6 +180,31 @@ def iteration_noise(spec: Noise, seed: int, target: int, iterations: int) -> flo
     if share != 0.0 and rng.uniform(seed, STRAGGLER, target, iterations) < share:
         factor *= spec.straggler_factor
     return factor
+
+
+def draft_noise(timer: DraftTimer, seed: int, request: int, context_tokens: int, gamma: int) -> float:
+    """Return the random factor on the time in which a drafter makes ``gamma`` drafts.
+
+    Log-normal with mean one. Drafts scatter each for itself, so that more of them scatter less, relative to
+    their time: the sigma of one is divided by the root of their number. The draw belongs to the place in the
+    answer from which the drafter goes on, and so is the same whoever schedules.
+
+    Args:
+        timer: Times of the drafter.
+        seed: Episode seed.
+        request: Number of the request.
+        context_tokens: Tokens that the drafts follow.
+        gamma: Drafts; what a drafter only reads does not scatter.
+    """
+    if timer.draft_noise_sigma == 0.0 or gamma == 0:
+        return 1.0
+    sigma = timer.draft_noise_sigma / math.sqrt(gamma)
+    noise_key = rng.key(seed, DRAFT_NOISE, request)
+    z = rng.normal(
+        rng.uniform_from_key(noise_key, 2 * context_tokens),
+        rng.uniform_from_key(noise_key, 2 * context_tokens + 1),
+    )
+    return math.exp(sigma * z - 0.5 * sigma * sigma)
 
 
 def prefill_token_s(timer: TargetTimer, chunk_tokens: int) -> float:

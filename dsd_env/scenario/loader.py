@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,11 @@ def _inherit(
         path = _resolve(parent, beside)
     except ScenarioError as error:
         raise ScenarioError(f"{where}: extends: {error}") from error
-    return _merge(_read(path, depth + 1, read), data)
+    inherited = _read(path, depth + 1, read)
+    merged = _merge(inherited, data)
+    for keys in _removed_in_vain(inherited, data):
+        merged = _with_null(merged, keys)
+    return merged
 
 
 def _where(origin: str, overrides: Mapping[str, Any]) -> str:
@@ -170,6 +174,16 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def _removed_in_vain(base: Any, change: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the path of each key that ``change`` takes away and ``base`` does not have."""
+    inner = base if isinstance(base, dict) else {}
+    for key, value in change.items():
+        if isinstance(value, dict):
+            yield from ([key, *rest] for rest in _removed_in_vain(inner.get(key), value))
+        elif value is None and key not in inner:
+            yield [key]
 
 
 def _with_overrides(data: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -126,8 +126,10 @@ def _shown(value: Model | str) -> str:
     return repr(value) if isinstance(value, str) else str(value.model_dump(exclude_defaults=True))
 
 
-class Drafter(_AnyDrafter):
+class Drafter(_AnyDrafter, WithLaterKeys):
     """A drafter on a device or an edge server."""
+
+    later_keys: ClassVar[tuple[str, ...]] = ("draft_noise_sigma",)
 
     concurrency: int = Field(
         default=1,
@@ -146,6 +148,11 @@ class Drafter(_AnyDrafter):
         description="What each round, and each generation of a stream, takes beside its steps before its "
         "first draft: going back, tokenising anew, with another vocabulary the step that settles a token.",
     )
+    draft_noise_sigma: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="Sigma of a log-normal factor, of mean one, on the time of a draft. That of a window of "
+        "g drafts is divided by the root of g. With another vocabulary a draft can take two steps.",
+    )
 
     @model_validator(mode="after")
     def _away_from_target(self) -> Drafter:
@@ -163,6 +170,11 @@ class Drafter(_AnyDrafter):
             raise ValueError(
                 f"per_generation_s = {self.per_generation_s} has no meaning for a look-up, whose round costs "
                 "lookup.cost_per_round_s: leave it out"
+            )
+        if self.lookup is not None and self.draft_noise_sigma > 0.0:
+            raise ValueError(
+                f"draft_noise_sigma = {self.draft_noise_sigma} has no meaning for a look-up, which makes all "
+                "its drafts at once: leave it out"
             )
         return self
 
@@ -331,7 +343,7 @@ class Target(WithLaterKeys):
         description="Time from a prompt's arrival to its place in the queue: HTTP, tokenisation, the way to "
         "the engine's process.",
     )
-    extra_one_way_s: NonNegative = Field(
+    extra_one_way_s: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.0,
         description="Propagation each way beyond the clients' and edge servers' links, for a target that is "
         "farther away than those reach, such as in another region.",

@@ -232,6 +232,7 @@ def draft_timer(config: Drafter | ColocatedDrafter, most_tokens: int) -> StepTim
     timer = StepTimer(profile, most_tokens, pass_s=profile_overhead(profile).per_draft_pass_s)
     if isinstance(config, Drafter):
         timer.per_generation_s = config.per_generation_s
+        timer.draft_noise_sigma = config.draft_noise_sigma
     return timer
 
 

@@ -6,6 +6,7 @@ with a drafter of one sequence at a time. Its link to the target and the clients
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,15 @@ class Parts(StrictNumbers, BaseModel):
         if beside_s < 0:
             return float((seconds / drafts).mean()), 0.0
         return float(step_s), float(beside_s)
+
+    def draft_noise_sigma(self) -> float:
+        """Return how the time of one draft scatters, if those of a window do so each for itself."""
+        scaled = [
+            times.work * (second / times.mean_s - 1.0) ** 2
+            for times in self.windows
+            for second in times.seconds
+        ]
+        return min(1.0, math.sqrt(math.log1p(statistics.fmean(scaled))))
 
     def pass_knots(self) -> list[tuple[int, float]]:
         """Return the medians of passes of two tokens and more, made not to fall; for one token the first."""
@@ -396,10 +406,12 @@ def _drafter(found: Calibration, folder: Path, apart: bool, streams: bool) -> di
     A step under way is not broken off when a result of a stream comes: the next generation waits for its end,
     half a step on the average.
     """
-    step_s, beside_s = found.parts(apart).window_fit()
+    parts = found.parts(apart)
+    step_s, beside_s = parts.window_fit()
     return {
         "profile": str(_profile_path(folder, "drafter", apart)),
         "per_generation_s": round(beside_s + (step_s / 2 if streams else 0.0), 7),
+        "draft_noise_sigma": round(parts.draft_noise_sigma(), 5),
     }
 
 

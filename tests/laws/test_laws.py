@@ -37,6 +37,7 @@ TIMER = Case(
     k_lat_s=3e-6,
     per_round=False,
     per_generation_s=0.0,
+    draft_noise_sigma=0.0,
     per_iteration_s=2e-3,
     per_sequence_s=3e-5,
     per_token_s=1e-5,
@@ -379,32 +380,56 @@ def test_a_job_that_waits_has_nothing_done_and_one_that_ended_all() -> None:
 
 def test_a_head_start_shortens_a_draft_but_never_lengthens_it() -> None:
     plain = job()
-    drafting.start_job(plain, TIMER, 1.0, 1, 100, 0, 2.0)
+    drafting.start_job(plain, TIMER, 1.0, 1, 100, 0, 2.0, 7, 3)
     assert plain.start_s == 2.0 and plain.duration_s == pytest.approx(
         step_times.draft_s(TIMER, 1.0, 1, 100, 4, 1, 100)
     )
     ahead = job(head_context_tokens=99, head_drafts=2, head_done_s=0.03)
-    drafting.start_job(ahead, TIMER, 1.0, 1, 100, 0, 2.0)
+    drafting.start_job(ahead, TIMER, 1.0, 1, 100, 0, 2.0, 7, 3)
     whole_s = step_times.draft_s(TIMER, 1.0, 1, 99, 5, 1, 100)
     assert ahead.duration_s == pytest.approx(whole_s - 0.03) and ahead.duration_s < plain.duration_s
     late = job(head_context_tokens=99, head_done_s=0.0)
-    drafting.start_job(late, TIMER, 1.0, 1, 100, 0, 2.0)
+    drafting.start_job(late, TIMER, 1.0, 1, 100, 0, 2.0, 7, 3)
     assert late.duration_s == plain.duration_s
 
 
 def test_a_round_takes_time_beside_its_steps_once_and_by_the_devices_speed() -> None:
     timer = Case(**{**vars(TIMER), "per_generation_s": 0.2})
     usual, opening = job(), job(opens=True)
-    drafting.start_job(usual, timer, 0.5, 1, 100, 0, 2.0)
-    drafting.start_job(opening, timer, 0.5, 1, 100, 0, 2.0)
+    drafting.start_job(usual, timer, 0.5, 1, 100, 0, 2.0, 7, 3)
+    drafting.start_job(opening, timer, 0.5, 1, 100, 0, 2.0, 7, 3)
     assert usual.duration_s == pytest.approx(step_times.draft_s(TIMER, 0.5, 1, 100, 4, 1, 100))
     assert opening.duration_s - usual.duration_s == pytest.approx(0.1)
     assert opening.first_s - usual.first_s == pytest.approx(0.1)
     # What is drafted ahead already needs no beginning.
     whole_s = step_times.draft_s(TIMER, 0.5, 1, 99, 5, 1, 100)
     ahead = job(opens=True, head_context_tokens=99, head_drafts=2, head_done_s=0.0)
-    drafting.start_job(ahead, timer, 0.5, 1, 100, 0, 2.0)
+    drafting.start_job(ahead, timer, 0.5, 1, 100, 0, 2.0, 7, 3)
     assert ahead.duration_s == pytest.approx(whole_s) and ahead.duration_s < opening.duration_s
+
+
+def test_the_times_of_drafts_scatter_each_for_itself_and_by_their_place_alone() -> None:
+    sigma = 0.5
+    timer = Case(**{**vars(TIMER), "draft_noise_sigma": sigma})
+    for gamma in (1, 4):
+        factors = [step_times.draft_noise(timer, 7, request, 100, gamma) for request in range(20_000)]
+        assert np.mean(factors) == pytest.approx(1.0, abs=0.02)
+        assert np.std(np.log(factors)) == pytest.approx(sigma / gamma**0.5, rel=0.02)
+    assert step_times.draft_noise(timer, 7, 3, 100, 0) == 1.0
+    others = [step_times.draft_noise(timer, 7, 3, context, 4) for context in range(100)]
+    assert len(set(others)) == 100 and others[50] == step_times.draft_noise(timer, 7, 3, 50, 4)
+
+
+def test_a_random_factor_is_on_all_that_a_window_takes() -> None:
+    timer = Case(**{**vars(TIMER), "draft_noise_sigma": 0.5, "per_generation_s": 0.2})
+    still = Case(**{**vars(TIMER), "per_generation_s": 0.2})
+    scattered, usual = job(opens=True), job(opens=True)
+    drafting.start_job(scattered, timer, 1.0, 1, 100, 0, 2.0, 7, 3)
+    drafting.start_job(usual, still, 1.0, 1, 100, 0, 2.0, 7, 3)
+    factor = step_times.draft_noise(timer, 7, 3, scattered.context_tokens, 4)
+    assert factor != 1.0
+    assert scattered.duration_s == pytest.approx(factor * usual.duration_s)
+    assert scattered.first_s == pytest.approx(factor * usual.first_s)
 
 
 @pytest.mark.parametrize(

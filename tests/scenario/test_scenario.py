@@ -233,6 +233,12 @@ LOOKING = {"kind": "lookup", "model": "draft", "profile": None, "lookup": LOOKUP
             {**LOOKING, "lookup": {"cost_per_round_s": -1}},
             "cost_per_round_s = -1",
         ),
+        (
+            "devices__client__drafter",
+            {**LOOKING, "draft_noise_sigma": 0.1},
+            r"draft_noise_sigma = 0\.1 has no meaning for a look-up",
+        ),
+        ("devices__client__drafter", {**MODEL, "draft_noise_sigma": 1.5}, "draft_noise_sigma = 1.5"),
         ("devices__client__drafters", [MODEL], r"drafter and drafters \(with 1\) are both given"),
         ("targets__target__colocated_drafters", [LOOKING], "colocated_drafters .* are both given"),
         (

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("grpc", reason="needs the extra `testbed`")
@@ -216,6 +217,8 @@ def test_the_twin_is_what_was_measured(twin):
     scenario = load_scenario(path)
     step_s, beside_s = found.apart.window_fit()
     assert scenario.edge_servers["edge"].drafter.per_generation_s == pytest.approx(beside_s, abs=1e-6)
+    sigma = found.apart.draft_noise_sigma()
+    assert scenario.edge_servers["edge"].drafter.draft_noise_sigma == pytest.approx(sigma, abs=1e-5)
     profile = profile_of(found, "drafter", "any", "a test", apart=True)
     assert profile.coefficients.compute_s(1) == pytest.approx(step_s, abs=1e-6)
     target = profile_of(found, "target", "any", "a test", apart=True).coefficients
@@ -290,6 +293,18 @@ def test_models_slow_each_other_down_where_both_work(twin, protocol, clients, pl
     # A stream's generation waits for half a step besides, the one under way.
     expected = 0.06 if apart else 0.08 + (0.03 if protocol == "streaming" else 0.0)
     assert scenario.edge_servers["edge"].drafter.per_generation_s == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_scatter_of_a_draft_is_found_again_in_windows_of_any_length():
+    rng = np.random.default_rng(0)
+    sigma = 0.4
+    windows = []
+    for drafts in (1, 2, 4, 8):
+        scattered = sigma / math.sqrt(drafts)
+        seconds = 0.1 * drafts * np.exp(rng.normal(0.0, scattered, 4000) - scattered**2 / 2)
+        windows.append(Times(work=drafts, seconds=tuple(seconds)))
+    found = parts().model_copy(update={"windows": tuple(windows)})
+    assert found.draft_noise_sigma() == pytest.approx(sigma, rel=0.05)
 
 
 def test_noise_tells_stragglers_apart():

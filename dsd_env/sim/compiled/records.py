@@ -203,7 +203,7 @@ STOP = Record("Stop", kind="i4", least="i4", keeps="?", threshold="f8")
 
 DRAFTER_SPEC = Record(
     "DrafterSpec", mode="i4", kind="i4", host="i4", per_round="?", verify_share="f8", per_generation_s="f8",
-    concurrency="i4", kv_capacity_tokens="i8", model="i4", length="i4",
+    draft_noise_sigma="f8", concurrency="i4", kv_capacity_tokens="i8", model="i4", length="i4",
     compute_s=Block("f8"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8", busy_w="f8", idle_w="f8", gpus="f8",
     price_usd_per_gpu_hour="f8", speed_low="f8", speed_high="f8",
 )  # fmt: skip

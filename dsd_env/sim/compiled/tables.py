@@ -288,6 +288,7 @@ class Compiler(Writer):
                 per_round=timer.per_round,
                 verify_share=timer.verify_share,
                 per_generation_s=timer.per_generation_s,
+                draft_noise_sigma=timer.draft_noise_sigma,
                 concurrency=config.concurrency if mode == codes.DRAFTS_ALONE else 1,
                 kv_capacity_tokens=kv,
                 model=self.models[config.model],

@@ -183,7 +183,7 @@ class DraftJob:
     duration_s: float = 0.0
     first_s: float = 0.0
 
-    def start(self, now_s: float) -> None:
+    def start(self, now_s: float, seed: int) -> None:
         """Compute when the job ends; the drafter must have put it among its active jobs already.
 
         A job with a head start continues from it, if that is faster than drafting the window anew from the
@@ -194,7 +194,17 @@ class DraftJob:
         branch_tokens = sum(job.branch_tokens for job in active)
         self.state = JobState.ACTIVE
         timer = self.drafter.timer
-        drafting.start_job(self, timer, timer.factor, len(active), kv_tokens, branch_tokens, now_s)
+        drafting.start_job(
+            self,
+            timer,
+            timer.factor,
+            len(active),
+            kv_tokens,
+            branch_tokens,
+            now_s,
+            seed,
+            self.request.number,
+        )
 
     @property
     def head_context_tokens(self) -> int:

@@ -31,6 +31,7 @@ class StepTimer:
         k_lat_s: Seconds per KV token of the longest sequence with more than one new token.
         per_generation_s: What a drafter takes beside its steps at the beginning of a round or a stream's
             generation.
+        draft_noise_sigma: How the time of a single draft scatters; see :func:`step_times.draft_noise`.
         per_round: It is that of a look-up, whose one step makes all proposals of a round.
         verify_share: Share of the target's part of an iteration that a look-up takes besides.
         per_iteration_s: What the engine adds to a target's iteration; see :func:`step_times.overhead_s`.
@@ -42,6 +43,7 @@ class StepTimer:
 
     __slots__ = (
         "compute_s",
+        "draft_noise_sigma",
         "factor",
         "k_bw_s",
         "k_lat_s",
@@ -85,6 +87,7 @@ class StepTimer:
         self.k_multi_s = coefficients.k_bw_s_per_token + coefficients.k_multi_s_per_token
         self.k_lat_s = coefficients.k_lat_s_per_token
         self.per_generation_s = 0.0
+        self.draft_noise_sigma = 0.0
         self.per_round = False
         self.verify_share = 0.0
 

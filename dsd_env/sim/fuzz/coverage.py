@@ -220,6 +220,11 @@ def features_of(scenario: Scenario) -> set[str]:
             for site in sites
             for drafter in site.menu
         ),
+        "draft_noise": any(
+            isinstance(drafter, Drafter) and drafter.draft_noise_sigma > 0
+            for site in sites
+            for drafter in site.menu
+        ),
         "colocated": bool(colocated),
         "heads": "head" in kinds,
         "overhead": any(target.engine_overhead is not None or target.front_end_s > 0 for target in targets),

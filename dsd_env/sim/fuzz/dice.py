@@ -27,6 +27,7 @@ FEATURES = (
     "far_targets",
     "fitted",
     "generations",
+    "draft_noise",
     "graph_steps",
     "heads",
     "jitter",

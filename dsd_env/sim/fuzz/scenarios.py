@@ -357,6 +357,8 @@ def _drafter(dice: Dice, models: list[str]) -> Data:
         drafter["kv_capacity_tokens"] = dice.pick(120, 60, 220)
     if dice.has("generations", 0.2):
         drafter["per_generation_s"] = dice.of(dice.menu.draft_s)
+    if dice.has("draft_noise", 0.2):
+        drafter["draft_noise_sigma"] = dice.pick(0.3, 0.1, 1.0)
     return drafter
 
 

@@ -150,7 +150,7 @@ class Drafters(Part):
             server.active.append(job)
             if begins and server.gpus > 0.0:
                 self._accounts.occupancy_changes()
-            job.start(now_s)
+            job.start(now_s, self._episode.seed)
             number = job.drafter.number
             self._log(EventKind.DRAFT_START, number, job.request, job.gamma)
             job.timer = self._env.call_at(

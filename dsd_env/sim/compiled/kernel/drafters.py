@@ -128,7 +128,15 @@ def _job_s(k, w, host, job):
     spec = k.drafters[job.drafter]
     active = host.active
     drafting.start_job(
-        job, spec, w.drafters[job.drafter].speed, active, host.context_tokens, host.branch_tokens, w.now_s
+        job,
+        spec,
+        w.drafters[job.drafter].speed,
+        active,
+        host.context_tokens,
+        host.branch_tokens,
+        w.now_s,
+        w.seed,
+        request_of(w, job).number,
     )
     return job.duration_s
 
