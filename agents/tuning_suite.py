@@ -34,6 +34,9 @@ class Tunable(ConfigModel):
 
     template: str = Field(min_length=1, max_length=2000)
     sampler: Sampler = "tpe"
+    trials: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="Trials for this rule, instead of the common number."
+    )
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Tunable:
@@ -76,7 +79,7 @@ class Study:
     def about(self) -> dict[str, Any]:
         """What a result belongs to; another template, budget, objective or scenario asks for another."""
         return {
-            **self.tunable.model_dump(mode="json"),
+            **self.tunable.model_dump(mode="json", exclude={"trials"}),
             "trials": self.trials,
             "episodes": self.episodes,
             "seed": self.seed,
@@ -105,10 +108,10 @@ def studies(tunings: Tunings) -> list[Study]:
         raise TuningError(
             f"scenarios: {unknown} are not in {tunings.suite}, which has {list(suite.scenarios)}"
         )
+    named = [(name, rule, tunings.rules[rule]) for name, rules in tunings.scenarios.items() for rule in rules]
     return [
-        Study(suite.contest(name), rule, tunings.rules[rule], tunings.trials, tunings.episodes, tunings.seed)
-        for name, rules in tunings.scenarios.items()
-        for rule in rules
+        Study(suite.contest(name), rule, its, its.trials or tunings.trials, tunings.episodes, tunings.seed)
+        for name, rule, its in named
     ]
 
 

@@ -1,8 +1,8 @@
 r"""Is a remote drafter worth it? Time per token of plain decoding, drafts at the target, and remote drafts.
 
     python scripts/worth_it.py --rtt-ms 5 --alpha 0.75 --active 32
-    python scripts/worth_it.py --target llama-3-70b_h100-sxm_tp4 --drafter llama-3.2-3b_h100-sxm_tp2 \
-        --remote llama-3.2-3b-q4_rtx-4090 --rtt-ms 15 --alpha 0.8 --active 64 --simulate
+    python scripts/worth_it.py --target llama-3-70b_h100-sxm_tp4 --drafter llama-3.2-3b-q4_rtx-4090 \
+        --node-drafter llama-3.2-3b_h100-sxm_tp2 --rtt-ms 15 --alpha 0.8 --active 64 --simulate
 
 By closed forms and latency profiles, in a second: a target that is always busy, all requests alike, nothing
 but decoding. With --simulate the engine runs the best of each way as well, prompts included. Profiles are

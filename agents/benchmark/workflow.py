@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agents import provenance
-from agents.benchmark import pages
+from agents.benchmark import goals, pages
 from agents.benchmark.cells import ROOT, Cell
 from agents.benchmark.config import BenchmarkError, Contest, Suite
 from agents.benchmark.identity import engine_digest
@@ -220,6 +220,8 @@ def blocks_of(
     """Return the blocks of the pages by name."""
     made = {
         pages.SCOREBOARD: pages.scoreboard(suite, found),
+        goals.GOALS: goals.goals(suite, found),
+        goals.ACROSS: goals.across(found),
         pages.OVER_ALL: pages.over_all(whole),
         pages.CAPACITY: pages.capacity(capacities),
         pages.SCENARIOS: pages.scenarios(suite, found),

@@ -92,7 +92,7 @@ _ARGUMENTS = {
     "metrics": ("metrics", False),
     "target": ("profiles", True),
     "drafter": ("profiles", True),
-    "remote": ("profiles", True),
+    "node_drafter": ("profiles", True),
 }
 """What completes an argument: the kind of its names, and whether it may be a file as well."""
 

@@ -9,11 +9,16 @@ import argparse
 
 from dsd_env.cli.arguments import Commands, add_json, at_least_one, between, command
 from dsd_env.cli.output import print_json
+from dsd_env.latency import LatencyProfile
+from dsd_env.latency.lookup import latency_profile
 from dsd_env.schedulers.worth import AT_TARGET, REMOTE, Case, Cost, cheapest
 
 _EXAMPLES = """
 dsd-env worth-it --rtt-ms 5 --alpha 0.75 --active 32
-dsd-env worth-it --rtt-ms 15 --alpha 0.8 --active 64 --per-card 8 --simulate"""
+dsd-env worth-it --target llama-3-70b_h100-sxm_tp4 \\
+  --drafter llama-3.2-3b-q4_rtx-4090 --rtt-ms 15 --alpha 0.8 \\
+  --active 64 --simulate
+dsd-env worth-it --rtt-ms 15 --alpha 0.8 --active 64 --per-card 8"""
 
 _NOTES = """
 By closed forms and latency profiles, in a second: a target that is always
@@ -42,12 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", default="llama-3-70b_h100-sxm_tp4", help="profile, or path of one (default %(default)s)"
     )
     parser.add_argument(
-        "--drafter",
-        default="llama-3.2-3b_h100-sxm_tp2",
-        help="on the target's GPUs, or none (default %(default)s)",
+        "--drafter", default="llama-3.2-3b-q4_rtx-4090", help="the remote drafter (default %(default)s)"
     )
     parser.add_argument(
-        "--remote", default="llama-3.2-3b-q4_rtx-4090", help="the remote drafter (default %(default)s)"
+        "--node-drafter",
+        default="llama-3.2-3b_h100-sxm_tp2",
+        help="what it is compared with: the drafter on the target's GPUs, or none (default %(default)s)",
     )
     parser.add_argument(
         "--rtt-ms",
@@ -96,8 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     case = Case(
         arguments.target,
+        arguments.node_drafter,
         arguments.drafter,
-        arguments.remote,
         arguments.rtt_ms,
         arguments.alpha,
         arguments.active,
@@ -109,8 +114,34 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([{**cost._asdict(), "simulated_token_s": simulated_s.get(cost.way)} for cost in costs])
     else:
-        print(_table(costs, simulated_s))
+        print("\n".join([*_question(case), _table(costs, simulated_s), *_doubts(case)]))
     return 0
+
+
+def _question(case: Case) -> list[str]:
+    """Return what is compared, as lines."""
+    return [
+        f"target          {case.target}",
+        f"drafter there   {case.node_drafter}",
+        f"remote drafter  {case.drafter}, {case.rtt_ms:g} ms away",
+        "",
+    ]
+
+
+def _doubts(case: Case) -> list[str]:
+    """Return what about the profiles does not fit together, as lines."""
+    found = []
+    target, remote = latency_profile(case.target), latency_profile(case.drafter)
+    if case.node_drafter == "none" or not isinstance(target, LatencyProfile):
+        return found
+    node = latency_profile(case.node_drafter)
+    if isinstance(node, LatencyProfile) and node.device != target.device:
+        found.append(
+            f"Mind: --node-drafter was measured on {node.device}, the target runs on {target.device}."
+        )
+    if isinstance(node, LatencyProfile) and isinstance(remote, LatencyProfile) and node.model != remote.model:
+        found.append(f"Mind: {node.model} and {remote.model} are taken to be right equally often (--alpha).")
+    return found
 
 
 def _simulated_s(case: Case, cost: Cost) -> float:

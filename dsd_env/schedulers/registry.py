@@ -404,8 +404,8 @@ _ENTRIES: dict[str, SchedulerEntry] = {
         _stopping("pmin", None),
     ),
     "jsq_goodput": SchedulerEntry(
-        "jsq_goodput[:W][+KEY=VALUE...]",
-        "argmax over placement and length of expected tokens per expected time",
+        "jsq_goodput[:KEY=VALUE+...]",
+        "argmax over placement and length of expected tokens per expected time; a number is load_weight",
         _build_goodput,
     ),
     "static": SchedulerEntry(

@@ -68,8 +68,8 @@ class Case(NamedTuple):
 
     Attributes:
         target: Profile of the target.
-        drafter: Profile of the drafter on its GPUs; ``none``: it has none.
-        remote: Profile of the remote drafter.
+        node_drafter: Profile of the drafter on its GPUs; ``none``: it has none.
+        drafter: Profile of the remote drafter.
         rtt_ms: Round trip between remote drafter and target.
         acceptance: Chance that a draft is right, given that those before it were; below 1.
         active: Requests that the target serves at a time.
@@ -78,8 +78,8 @@ class Case(NamedTuple):
     """
 
     target: str
+    node_drafter: str
     drafter: str
-    remote: str
     rtt_ms: float
     acceptance: float
     active: int
@@ -89,7 +89,7 @@ class Case(NamedTuple):
     @property
     def remote_step_s(self) -> float:
         """Time of a draft step at the remote drafter, shared by so many requests."""
-        profile = latency_profile(self.remote)
+        profile = latency_profile(self.drafter)
         its = profile.coefficients if isinstance(profile, LatencyProfile) else profile
         n = self.per_card
         return float(its.compute_s(n) + its.k_bw_s_per_token * n * self.context_tokens)
@@ -106,7 +106,7 @@ class Case(NamedTuple):
         """
         target = latency_profile(self.target)
         gpus = target.parallelism if isinstance(target, LatencyProfile) else 1
-        at_target = [] if self.drafter == "none" else [{"model": _MODEL, "profile": self.drafter}]
+        at_target = [] if self.node_drafter == "none" else [{"model": _MODEL, "profile": self.node_drafter}]
         prompt = max(1, self.context_tokens - 300)
         return load_scenario(
             "stream_node",

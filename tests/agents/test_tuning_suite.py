@@ -57,6 +57,12 @@ def test_results_are_kept_and_the_benchmark_finds_them(tmp_path: Path) -> None:
     )
 
 
+def test_a_rule_can_have_a_budget_of_its_own(tmp_path: Path) -> None:
+    rules = {"rule": {"template": "jsq_goodput:load_weight={0..2 from 1}", "trials": 5}}
+    (study,) = studies(load_tunings(files(tmp_path, rules=rules)))
+    assert study.trials == study.about["trials"] == 5
+
+
 def test_another_budget_asks_for_another_result(tmp_path: Path) -> None:
     every = studies(load_tunings(files(tmp_path)))
     found = run_all(every, tmp_path / "found.json", 1)

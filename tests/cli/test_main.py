@@ -167,7 +167,7 @@ def test_a_wrong_command_line_is_told_in_one_line(dsd_env_command, arguments, me
             "--cycles",
         ),
         (
-            ["worth-it", "--rtt-ms", "5", "--alpha", "0.5", "--active", "1", "--remote", "x"],
+            ["worth-it", "--rtt-ms", "5", "--alpha", "0.5", "--active", "1", "--drafter", "x"],
             "profile named 'x'",
         ),
     ],

@@ -25,8 +25,15 @@ def regimes() -> Iterator[ModuleType]:
 def test_a_cell_is_what_worth_it_says(regimes: ModuleType) -> None:
     setup = regimes.SETUPS[0]
     verdict = regimes.judge(regimes.Cell(setup, 5.0, 0.75, 32))
-    command = [sys.executable, "scripts/worth_it.py", "--target", setup.target, "--drafter", setup.beside]
-    command += ["--remote", setup.remote, "--rtt-ms", "5", "--alpha", "0.75", "--active", "32", "--json"]
+    command = [
+        sys.executable,
+        "scripts/worth_it.py",
+        "--target",
+        setup.target,
+        "--node-drafter",
+        setup.beside,
+    ]
+    command += ["--drafter", setup.remote, "--rtt-ms", "5", "--alpha", "0.75", "--active", "32", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     told = {row["way"]: (row["gamma"], row["token_s"]) for row in json.loads(done.stdout)}
     assert told == {cost.way: (cost.gamma, pytest.approx(cost.token_s)) for cost in verdict.costs}

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from agents.benchmark import pages
+from agents.benchmark import goals, pages
 from agents.benchmark.scoring import analysis, bootstrap_means, standings, summary
 from dsd_env.paired import bootstrap_mean
 from tests.agents.benchmark.samples import records, suite
@@ -199,3 +199,41 @@ def test_capacities_as_their_script_writes_them() -> None:
     assert first == "| `fleet_24` | `cloud_ar` | 95 % | 48 clients | 9.5 | 50 | 3 |"
     assert "none tried" in second and "not found" in third
     assert pages.capacity([]) == "No capacities yet."
+
+
+@pytest.mark.parametrize(
+    ("specification", "single"),
+    [
+        ("cloud_ar", True),
+        ("colocated_sd:4", True),
+        ("static:8:1:colocated:eagle3", True),
+        ("static:8:1:own", False),
+        ("edge_sd:8", False),
+        ("pack:32:4:1:colocated", True),
+        ("pack:32:4:1:own", False),
+        ("static_map:a=4/1/colocated@0+b=0/1/plain", True),
+        ("static_map:a=4/1/colocated@0+b=8/1/own", False),
+        ("jsq_goodput", False),
+    ],
+)
+def test_single_nodes_are_told_by_where_they_draft(specification: str, single: bool) -> None:
+    assert goals.is_single_node(specification) == single
+
+
+def test_goals_hold_the_best_against_single_nodes_and_policies_against_rules() -> None:
+    found = standings(whole(), both_entries())
+    lines = goals.goals(whole(), found).splitlines()
+    (cells,) = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if "single_lan" in line
+    ]
+    assert cells[1] == "`mine`" and cells[3] == "`node` 3" and cells[4].startswith("+50.0 %")
+    assert not any("`far`" in line for line in lines)  # a variant
+    assert goals.goals(whole(), []) == goals.across([]) == pages.NO_RECORDS
+
+
+def test_who_takes_part_in_several_scenarios_has_a_line_over_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(goals, "LEAST_ENTRIES", 2)
+    text = goals.across(standings(whole(), both_entries()))
+    (line,) = [line for line in text.splitlines() if line.startswith("| `mine`")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "2" and cells[2] == cells[3] == "+100.0 %" and cells[-1] == "0"
