@@ -149,8 +149,8 @@ def _work(arguments: argparse.Namespace, folder: Path) -> int:
         if arguments.adopt:
             _adopt(arguments, cells, contests, store)
             return _summarise(suite, store, folder, arguments.report)
-        on_outcome = _bar(cells, store, _workers(arguments))
         simulate = workflow.backend(arguments.jobs, arguments.ray)
+        on_outcome = _bar(cells, store, _workers(arguments))
         report = workflow.run(cells, contests, store, simulate, on_outcome)
         _summarise(suite, store, folder, arguments.report)
         return 1 if _told(report) else 0
@@ -238,11 +238,19 @@ def _summarise(suite: Suite, store: Store, folder: Path, report: Path | None = N
 
 def _check(suite: Suite, store: Store, folder: Path) -> int:
     from agents.benchmark import workflow
+    from agents.benchmark.cells import plan
 
     texts = workflow.texts(suite, store, folder, _pages(folder))
     wrong = workflow.differing(texts)
     if not wrong:
         print(f"{len(texts)} files are what the records say")
+    stale = sum(counts["stale"] for counts in workflow.states(plan(suite), store).values())
+    if stale:
+        print(
+            f"{stale} records are of other code: benchmark_suite.py --adopt keeps those that a sample says "
+            "are the same",
+            file=sys.stderr,
+        )
     for path in wrong:
         print(
             f"benchmark_suite: {path} is not what the records say: run benchmark_suite.py --summary",

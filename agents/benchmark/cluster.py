@@ -46,6 +46,19 @@ def on_worker(cell: Cell, spec: str) -> Outcome:
     return replace(outcome, cell=cell)
 
 
+def need_ray() -> Any:
+    """Return the package ray.
+
+    Raises:
+        BenchmarkError: It is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise BenchmarkError("--ray needs the package ray: pip install -e '.[cluster]'") from error
+    return ray
+
+
 def run_on_ray(
     cells: Sequence[Cell],
     address: str,
@@ -68,10 +81,7 @@ def run_on_ray(
         BenchmarkError: Ray is not installed, the cluster cannot be reached, or a bundle lies elsewhere.
         LostWorkerError: A cell's workers died :data:`RETRIES` times.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise BenchmarkError("--ray needs the package ray: pip install -e '.[cluster]'") from error
+    ray = need_ray()
     local = address == "local"
     shipped = [(cell, cell.scheduler if local else _portable(cell.scheduler)) for cell in cells]
     begun = not ray.is_initialized()

@@ -52,18 +52,25 @@ class Report:
 
 
 def backend(jobs: int, ray: str | None) -> Backend:
-    """Return what simulates: processes of this machine, or a Ray cluster by its address."""
+    """Return what simulates: processes of this machine, or a Ray cluster by its address.
+
+    Raises:
+        BenchmarkError: Ray is asked for and not installed.
+    """
 
     def here(cells: Sequence[Cell], on_outcome: Callable[[Outcome], None]) -> None:
         run_here(cells, jobs, on_outcome)
 
     def there(cells: Sequence[Cell], on_outcome: Callable[[Outcome], None]) -> None:
-        from agents.benchmark.cluster import run_on_ray
-
         assert ray is not None
-        run_on_ray(cells, ray, on_outcome)
+        cluster.run_on_ray(cells, ray, on_outcome)
 
-    return here if ray is None else there
+    if ray is None:
+        return here
+    from agents.benchmark import cluster
+
+    cluster.need_ray()
+    return there
 
 
 def run(

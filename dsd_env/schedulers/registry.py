@@ -421,7 +421,8 @@ _ENTRIES: dict[str, SchedulerEntry] = {
     ),
     "static_map": SchedulerEntry(
         "static_map:CLASS=G/B/PLACE[@T]+...",
-        "a static choice per class of devices or of SLO; its requests go to target T, or the least loaded",
+        "a static choice per class of devices, of SLO, or pair of both (DEVICE/SLO); its requests go to "
+        "target T, or the least loaded",
         _build_static_map,
     ),
     "awc": SchedulerEntry(

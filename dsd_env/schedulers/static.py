@@ -96,7 +96,7 @@ class StaticScheduler:
 
 
 class StaticMapScheduler:
-    """A static choice per device class, or per class of objectives (SLO).
+    """A static choice per device class, per class of objectives (SLO), or per pair of both (``phone/chat``).
 
     A view tells the objectives of a request, not the name of their class. So classes with the same objectives
     must have the same choice.
@@ -111,10 +111,10 @@ class StaticMapScheduler:
         self.name = name
         self.choices = dict(choices)
         self._by_device: list[StaticChoice] = []
-        self._by_slo: dict[tuple[float, ...], StaticChoice] = {}
+        self._by_slo: list[dict[tuple[float, ...], StaticChoice]] = []
 
     def reset(self, scenario: Scenario, seed: int) -> None:
-        """Look up the class of every device, or the objectives of every class of them.
+        """Look up the class of every device, the objectives of every class of them, or both.
 
         Devices are numbered class by class in the scenario's order.
 
@@ -123,31 +123,35 @@ class StaticMapScheduler:
                 apart have different choices.
         """
         named = set(self.choices)
-        if named not in (set(scenario.devices), set(scenario.slo)):
+        pairs = {f"{device}/{slo}" for device in scenario.devices for slo in scenario.slo}
+        if named not in (set(scenario.devices), set(scenario.slo), pairs):
             raise SchedulerError(
                 f"static_map names the classes {sorted(named)}, but scenario {scenario.name!r} has devices "
                 f"{sorted(scenario.devices)} and objectives (slo) {sorted(scenario.slo)}; name each of "
-                "either once"
+                f"either once, or each pair of both, such as {min(pairs)!r}"
             )
         for choice in self.choices.values():
             choice.check(scenario, self.name)
-        self._by_device, self._by_slo = [], {}
+        self._by_device, self._by_slo = [], []
         if named == set(scenario.devices):
-            for name, device in scenario.devices.items():
-                self._by_device += [self.choices[name]] * device.count
+            for name, its in scenario.devices.items():
+                self._by_device += [self.choices[name]] * its.count
             return
-        for name, slo in scenario.slo.items():
-            bounds = tuple(slo.bounds()[name] for name in BOUNDS)
-            if self._by_slo.setdefault(bounds, self.choices[name]) != self.choices[name]:
-                raise SchedulerError(
-                    f"static_map: the objectives of slo.{name} are those of another class, which is to be "
-                    "decided otherwise; a scheduler cannot tell them apart"
-                )
+        for device, its in scenario.devices.items():
+            table: dict[tuple[float, ...], StaticChoice] = {}
+            for name, slo in scenario.slo.items():
+                choice = self.choices[f"{device}/{name}" if named == pairs else name]
+                if table.setdefault(tuple(slo.bounds()[bound] for bound in BOUNDS), choice) != choice:
+                    raise SchedulerError(
+                        f"static_map: the objectives of slo.{name} are those of another class, which is to "
+                        "be decided otherwise; a scheduler cannot tell them apart"
+                    )
+            self._by_slo += [table] * its.count
 
     def _choice(self, view: DecisionView) -> StaticChoice:
         if self._by_device:
             return self._by_device[view.device]
-        return self._by_slo[_bounds_of(view.request)]
+        return self._by_slo[view.device][_bounds_of(view.request)]
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the choice of the request's class."""

@@ -559,6 +559,26 @@ def test_static_map_gives_every_class_of_objectives_its_choice() -> None:
         scheduler.reset(alike, 0)
 
 
+def test_static_map_gives_every_pair_of_both_its_choice() -> None:
+    slo = {"chat": None, "tight": {"ttft_s": 1.0, "tpot_s": 0.02}, "loose": {"tpot_s": 0.08}}
+    kinds = {"question": {**TINY["workload"]["kinds"]["question"], "slo": "loose"}}
+    scenario = tiny(slo=slo, workload__kinds=kinds)
+    gammas = {"phone/tight": 1, "phone/loose": 2, "laptop/tight": 3, "laptop/loose": 4}
+    gammas |= {"workstation/tight": 6, "workstation/loose": 8}
+    scheduler = make_scheduler("static_map:" + "+".join(f"{pair}={g}/1/own" for pair, g in gammas.items()))
+    scheduler.reset(scenario, 0)
+    for pair, gamma in gammas.items():
+        device, _, name = pair.partition("/")
+        bounds = scenario.slo[name].bounds()
+        del bounds["slo_token_share"]
+        view = make_view(
+            device={"phone": 0, "laptop": 2, "workstation": 7}[device], request=make_request(**bounds)
+        )
+        assert scheduler.decide(view).gamma == gamma
+    with pytest.raises(SchedulerError, match="each pair of both, such as 'laptop/loose'"):
+        make_scheduler("static_map:phone/tight=1/1/own").reset(scenario, 0)
+
+
 def test_static_map_sends_a_class_to_its_target() -> None:
     choices = "static_map:phone=0/1/plain+laptop=2/1/own@0+workstation=2/1/own@{}"
     with pytest.raises(SchedulerError, match=r"has no target 2; it has 0 to 1"):
