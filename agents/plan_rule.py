@@ -40,14 +40,16 @@ class Choices:
     Attributes:
         gammas: Speculation lengths in tokens, increasing.
         batch_sizes: Batch sizes, increasing.
-        places: Places as `static_map` writes them; the first one is where it begins.
+        places: Places as `static_map` writes them.
         start: Speculation length to begin with, by group.
+        start_places: Place to begin with, by group; none: everybody at the first of ``places``.
     """
 
     gammas: tuple[int, ...]
     batch_sizes: tuple[int, ...]
     places: tuple[str, ...]
     start: tuple[int, ...]
+    start_places: tuple[str, ...] = ()
 
 
 class PlanRule:
@@ -73,6 +75,7 @@ class PlanRule:
         _known("choices.batch_sizes", choices.batch_sizes, space.batch_sizes)
         _known("choices.places", choices.places, words)
         _known("start", choices.start, choices.gammas)
+        _known("start", choices.start_places, choices.places)
         if len(choices.start) != len(space.groups):
             raise ValueError(
                 f"start: {len(choices.start)} speculation lengths for the {len(space.groups)} groups "
@@ -96,10 +99,14 @@ class PlanRule:
         """Return the parameters of the fixed plan to begin with: no line moves with any feature."""
         lines = np.zeros((len(self.space.groups), sum(self._lines), 1 + len(self.features)))
         gamma, batch, _ = self._lines
-        for group, length in enumerate(self.choices.start):
+        choices = self.choices
+        places = choices.start_places or choices.places[:1] * len(choices.start)
+        for group, (length, place) in enumerate(zip(choices.start, places, strict=True)):
             if gamma:
-                lines[group, 0, 0] = self.choices.gammas.index(length)
-            lines[group, gamma + batch :, 0] = -RELUCTANCE
+                lines[group, 0, 0] = choices.gammas.index(length)
+            # The first place has no line, and stays at 0.
+            scores = np.where(np.array(choices.places) == place, 0.0, -RELUCTANCE)
+            lines[group, gamma + batch :, 0] = scores[1:] - scores[0]
         return lines.ravel()
 
     def actor(self, parameters: Floats) -> MlpActor:

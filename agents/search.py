@@ -62,7 +62,10 @@ class SearchConfig(ConfigModel):
     fleet: FleetConfig = FleetConfig()
     features: tuple[str, ...] = Field(description="Features of the fleet view that the lines depend on.")
     choices: ChoicesConfig
-    start: dict[str, int] = Field(description="Speculation length to begin with, by group.")
+    start: dict[str, int | str] = Field(
+        description="What to begin with, by group: a speculation length, at the first of the places; or a "
+        "length and a place, as in 8/own."
+    )
     objective: str = Field(
         default="return", min_length=1, description="'return', or the name of an episode metric."
     )
@@ -92,9 +95,14 @@ class SearchConfig(ConfigModel):
         space = FleetSpace(scenario, **self.fleet.model_dump())
         if set(self.start) != set(space.group_names):
             raise ConfigError(f"start: names {sorted(self.start)}, the groups are {list(space.group_names)}")
-        start = tuple(self.start[name] for name in space.group_names)
         try:
-            return PlanRule(space, self.features, Choices(**self.choices.model_dump(), start=start))
+            begins = [_begins(self.start[name], self.choices.places[0]) for name in space.group_names]
+            choices = Choices(
+                **self.choices.model_dump(),
+                start=tuple(gamma for gamma, _ in begins),
+                start_places=tuple(place for _, place in begins),
+            )
+            return PlanRule(space, self.features, choices)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
@@ -113,6 +121,18 @@ class SearchConfig(ConfigModel):
             except ValueError as error:
                 raise ConfigError(f"objective: {error}; or 'return'") from error
         return rule
+
+
+def _begins(start: int | str, first_place: str) -> tuple[int, str]:
+    """Return the speculation length and the place that a group begins with.
+
+    Raises:
+        ValueError: It is neither a length nor a length and a place.
+    """
+    gamma, slash, place = str(start).partition("/")
+    if not gamma.isdigit() or (slash and not place):
+        raise ValueError(f"start: {start!r} is no speculation length (8), nor one with a place (8/own)")
+    return int(gamma), place or first_place
 
 
 def load_search(config: str | Path) -> SearchConfig:

@@ -79,3 +79,10 @@ def test_a_choice_that_is_not_there_is_refused(changes: dict[str, object], words
 def test_a_feature_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="features: 'future'"):
         PlanRule(SPACE, ("future",), Choices((0, 2), (1,), ("colocated",), (2, 2)))
+
+
+def test_groups_can_begin_at_places_of_their_own() -> None:
+    made = rule(start_places=("colocated", "own@1"))
+    assert chosen(made, made.start().tolist(), 0.7) == "chat=2/1/colocated+batch=8/1/own@1"
+    with pytest.raises(ValueError, match="'nowhere' is not one of"):
+        rule(start_places=("colocated", "nowhere"))

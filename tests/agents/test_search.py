@@ -112,3 +112,14 @@ def test_a_wrong_file_names_itself_and_the_key(tmp_path: Path) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError, match="wish"):
         load_search(file)
+
+
+def test_a_search_begins_where_it_is_told(tmp_path: Path) -> None:
+    made = config(start={"workstation": "4/own"})
+    rule = made.checked(made.load_scenario())
+    assert rule.choices.start == (4,) and rule.choices.start_places == ("own",)
+    for wrong in ("own", "4/", "x/own", "-1"):
+        with pytest.raises(ConfigError, match="no speculation length"):
+            config(start={"workstation": wrong}).checked(made.load_scenario())
+    with pytest.raises(ConfigError, match="'nowhere' is not one of"):
+        config(start={"workstation": "4/nowhere"}).checked(made.load_scenario())
