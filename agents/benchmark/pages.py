@@ -114,7 +114,8 @@ def legend(found: Sequence[Standing]) -> str:
     meant: dict[str, set[str]] = {}
     for each in found:
         ties = [name for names in each.tied.values() for name in names]
-        for name in [*each.best.values(), *ties]:
+        shown = [name for what, name in each.best.items() if what != "reference"]
+        for name in [*shown, *ties]:
             meant.setdefault(name, set()).add(each.contest.schedulers[name][1])
     parts = [f"`{name}` is {_in_short(meant[name])}" for name in sorted(meant)]
     return f"Names: {'; '.join(parts)}. An entry's own names and constants stand in its records."
@@ -124,6 +125,8 @@ def _in_short(specifications: set[str]) -> str:
     if len(specifications) == 1:
         (one,) = specifications
         return f"`{one}`" if len(one) <= LONGEST_NAMED else f"`{one.partition(':')[0]}` with constants found"
+    if all(each.startswith("policy:") for each in specifications):
+        return " or ".join(f"`{each}`" for each in sorted(specifications))
     kinds = sorted({each.partition(":")[0] for each in specifications})
     words = " or ".join(f"`{kind}`" for kind in kinds)
     return f"{words}, for each scenario its own"
