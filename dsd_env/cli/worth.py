@@ -130,7 +130,7 @@ def _question(case: Case) -> list[str]:
 
 def _doubts(case: Case) -> list[str]:
     """Return what about the profiles does not fit together, as lines."""
-    found = []
+    found: list[str] = []
     target, remote = latency_profile(case.target), latency_profile(case.drafter)
     if case.node_drafter == "none" or not isinstance(target, LatencyProfile):
         return found
