@@ -15,10 +15,7 @@ from dsd_env.schedulers.worth import AT_TARGET, REMOTE, Case, Cost, cheapest
 
 _EXAMPLES = """
 dsd-env worth-it --rtt-ms 5 --alpha 0.75 --active 32
-dsd-env worth-it --target llama-3-70b_h100-sxm_tp4 \\
-  --drafter llama-3.2-3b-q4_rtx-4090 --rtt-ms 15 --alpha 0.8 \\
-  --active 64 --simulate
-dsd-env worth-it --rtt-ms 15 --alpha 0.8 --active 64 --per-card 8"""
+dsd-env worth-it --rtt-ms 15 --alpha 0.8 --active 64 --per-card 8 --simulate"""
 
 _NOTES = """
 By closed forms and latency profiles, in a second: a target that is always
