@@ -10,7 +10,6 @@ configuration and a line per generation; the same command continues a search tha
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import _checkout  # noqa: F401
@@ -34,32 +33,30 @@ def main() -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     arguments = parser.parse_args()
     _cli.at_least_one(parser, arguments, ["threads"])
-    return _cli.alone("search", arguments.out / "run", lambda: _search(arguments))
+    errors = (ConfigError, ScenarioError, PolicyError, ValueError, OSError, ModuleNotFoundError)
+    return _cli.alone(
+        "search",
+        arguments.out / "run",
+        lambda: _cli.continuing("search", lambda: _search(arguments), errors),
+    )
 
 
 def _search(arguments: argparse.Namespace) -> int:
+    config = load_search(arguments.config)
     try:
-        config = load_search(arguments.config)
-        try:
-            config.checked(config.load_scenario())
-        except (ConfigError, ScenarioError) as error:
-            raise ConfigError(f"{arguments.config}: {error}") from error
-        better = "largest" if config.direction == "max" else "smallest"
-        print(f"{config.scenario}: {better} {config.objective}, {config.generations} generations")
-        rule, best, kept = search(config, arguments.out, threads=arguments.threads, report=_print)
-        print(
-            f"on {kept['validation_episodes']} validation episodes: the start {kept['start']:.5g}, "
-            f"found {kept['found']:.5g}, with {kept['episodes']} training episodes"
-        )
-        if arguments.policy is not None:
-            export_search(config, rule, best, kept, arguments.policy, overwrite=arguments.overwrite)
-            print(f"exported; run it:  --schedulers policy:{arguments.policy}")
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues", file=sys.stderr)
-        return 130
-    except (ConfigError, ScenarioError, PolicyError, ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"search: {error}", file=sys.stderr)
-        return 1
+        config.checked(config.load_scenario())
+    except (ConfigError, ScenarioError) as error:
+        raise ConfigError(f"{arguments.config}: {error}") from error
+    better = "largest" if config.direction == "max" else "smallest"
+    print(f"{config.scenario}: {better} {config.objective}, {config.generations} generations")
+    rule, best, kept = search(config, arguments.out, threads=arguments.threads, report=_print)
+    print(
+        f"on {kept['validation_episodes']} validation episodes: the start {kept['start']:.5g}, "
+        f"found {kept['found']:.5g}, with {kept['episodes']} training episodes"
+    )
+    if arguments.policy is not None:
+        export_search(config, rule, best, kept, arguments.policy, overwrite=arguments.overwrite)
+        print(f"exported; run it:  --schedulers policy:{arguments.policy}")
     return 0
 
 

@@ -12,7 +12,6 @@ The shipped network is configs/awc/core, made by --config core --network configs
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import _checkout  # noqa: F401
@@ -36,20 +35,18 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that simulate")
     arguments = parser.parse_args()
     _cli.at_least_one(parser, arguments, ["jobs"])
-    return _cli.alone("train_awc", arguments.out / "run", lambda: _train(arguments))
+    errors = (ValueError, OSError, ModuleNotFoundError)
+    return _cli.alone(
+        "train_awc",
+        arguments.out / "run",
+        lambda: _cli.continuing("train_awc", lambda: _train(arguments), errors),
+    )
 
 
 def _train(arguments: argparse.Namespace) -> int:
     network = arguments.network or arguments.out / "network"
-    try:
-        training = Training(load_awc(arguments.config), arguments.out, arguments.jobs, _print)
-        description = training.run(network)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"train_awc: {error}", file=sys.stderr)
-        return 1
+    training = Training(load_awc(arguments.config), arguments.out, arguments.jobs, _print)
+    description = training.run(network)
     print(
         f"{network / JSON_FILE}: weights {description.npz_sha256[:16]}; run it:  --schedulers awc:{network}"
     )

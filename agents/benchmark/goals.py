@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from agents.benchmark.config import Suite
 from agents.benchmark.pages import NO_RECORDS, number, percent, table
-from agents.benchmark.scoring import Standing
+from agents.benchmark.scoring import Standing, best_of
 
 GOALS, ACROSS = "benchmark goals", "benchmark across"
 """Names of the blocks."""
@@ -38,10 +38,10 @@ def _better(standing: Standing, name: str, over: str) -> float:
     return other / mine if standing.contest.objective.better == "lower" else mine / other
 
 
-def _best_of(standing: Standing, names: Sequence[str]) -> str | None:
-    """Return the best of some schedulers that keep to the constraint; None: none does."""
-    feasible = [name for name in names if standing.rows[name].feasible]
-    return max(feasible, key=lambda name: _better(standing, name, feasible[0]), default=None)
+def _best_of(standing: Standing, names: Iterable[str]) -> str | None:
+    """Return the best of some schedulers, the first of equals; None: there is none."""
+    rows = [standing.rows[name] for name in names]
+    return next(iter(best_of(rows, standing.contest.objective)), None)
 
 
 def goals(suite: Suite, found: Sequence[Standing]) -> str:

@@ -152,7 +152,7 @@ def standing(contest: Contest, records: Iterable[Record]) -> Standing | None:
         if name in by_name
     }
     found = {
-        what: _best([row for row in rows.values() if row.role in roles], contest.objective)
+        what: best_of([row for row in rows.values() if row.role in roles], contest.objective)
         for what, roles in BEST.items()
     }
     best = {what: names[0] for what, names in found.items() if names}
@@ -208,7 +208,7 @@ def _counts(n: int) -> NDArray[np.float64]:
     return counts
 
 
-def _best(rows: Sequence[Row], objective: Objective) -> list[str]:
+def best_of(rows: Sequence[Row], objective: Objective) -> list[str]:
     """Return those with the best mean, of those with most seeds that keep to the constraint, in order."""
     seen = [row for row in rows if math.isfinite(row.means.get(objective.metric, NOTHING)[0])]
     allowed = [row for row in seen if row.feasible] or seen

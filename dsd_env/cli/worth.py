@@ -132,11 +132,13 @@ def _doubts(case: Case) -> list[str]:
     if case.node_drafter == "none" or not isinstance(target, LatencyProfile):
         return found
     node = latency_profile(case.node_drafter)
-    if isinstance(node, LatencyProfile) and node.device != target.device:
+    if not isinstance(node, LatencyProfile):
+        return found
+    if node.device != target.device:
         found.append(
             f"Mind: --node-drafter was measured on {node.device}, the target runs on {target.device}."
         )
-    if isinstance(node, LatencyProfile) and isinstance(remote, LatencyProfile) and node.model != remote.model:
+    if isinstance(remote, LatencyProfile) and node.model != remote.model:
         found.append(f"Mind: {node.model} and {remote.model} are taken to be right equally often (--alpha).")
     return found
 

@@ -205,6 +205,7 @@ def features_of(scenario: Scenario) -> set[str]:
         *targets,
     ]
     kinds = {drafter.kind for site in sites for drafter in site.menu}
+    away = [drafter for site in sites for drafter in site.menu if isinstance(drafter, Drafter)]
     uses = {
         "bandwidth": any(link.bandwidth for link in links),
         "delay": any(link.delay for link in links),
@@ -215,16 +216,8 @@ def features_of(scenario: Scenario) -> set[str]:
         "edge_servers": bool(scenario.edge_servers),
         "several_targets": scenario.n_targets > 1,
         "far_targets": any(target.extra_one_way_s > 0 for target in targets),
-        "generations": any(
-            isinstance(drafter, Drafter) and drafter.per_generation_s > 0
-            for site in sites
-            for drafter in site.menu
-        ),
-        "draft_noise": any(
-            isinstance(drafter, Drafter) and drafter.draft_noise_sigma > 0
-            for site in sites
-            for drafter in site.menu
-        ),
+        "generations": any(drafter.per_generation_s > 0 for drafter in away),
+        "draft_noise": any(drafter.draft_noise_sigma > 0 for drafter in away),
         "colocated": bool(colocated),
         "heads": "head" in kinds,
         "overhead": any(target.engine_overhead is not None or target.front_end_s > 0 for target in targets),
