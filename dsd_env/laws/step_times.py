@@ -162,6 +162,15 @@ def draft_s(
     return duration_s
 
 
+def random_factor(sigma: float, seed: int, stream: int, entity: int, counter: int) -> float:
+    """Return a log-normal factor of mean one, drawn at an address; see :mod:`dsd_env.rng`."""
+    noise_key = rng.key(seed, stream, entity)
+    z = rng.normal(
+        rng.uniform_from_key(noise_key, 2 * counter), rng.uniform_from_key(noise_key, 2 * counter + 1)
+    )
+    return math.exp(sigma * z - 0.5 * sigma * sigma)
+
+
 def iteration_noise(spec: Noise, seed: int, target: int, iterations: int) -> float:
     """Return the random factor of a target's iteration number ``iterations``.
 
@@ -170,12 +179,7 @@ def iteration_noise(spec: Noise, seed: int, target: int, iterations: int) -> flo
     factor = 1.0
     sigma = spec.iteration_noise_sigma
     if sigma != 0.0:
-        noise_key = rng.key(seed, ITERATION_NOISE, target)
-        z = rng.normal(
-            rng.uniform_from_key(noise_key, 2 * iterations),
-            rng.uniform_from_key(noise_key, 2 * iterations + 1),
-        )
-        factor = math.exp(sigma * z - 0.5 * sigma * sigma)
+        factor = random_factor(sigma, seed, ITERATION_NOISE, target, iterations)
     share = spec.straggler_share
     if share != 0.0 and rng.uniform(seed, STRAGGLER, target, iterations) < share:
         factor *= spec.straggler_factor
@@ -198,13 +202,9 @@ def draft_noise(timer: DraftTimer, seed: int, request: int, context_tokens: int,
     """
     if timer.draft_noise_sigma == 0.0 or gamma == 0:
         return 1.0
-    sigma = timer.draft_noise_sigma / math.sqrt(gamma)
-    noise_key = rng.key(seed, DRAFT_NOISE, request)
-    z = rng.normal(
-        rng.uniform_from_key(noise_key, 2 * context_tokens),
-        rng.uniform_from_key(noise_key, 2 * context_tokens + 1),
+    return random_factor(
+        timer.draft_noise_sigma / math.sqrt(gamma), seed, DRAFT_NOISE, request, context_tokens
     )
-    return math.exp(sigma * z - 0.5 * sigma * sigma)
 
 
 def prefill_token_s(timer: TargetTimer, chunk_tokens: int) -> float:
