@@ -68,7 +68,7 @@ def test_every_decision_is_the_rules(name: str, spec: str) -> None:
 @pytest.mark.parametrize("spec", ["jsq_goodput", ODD])
 @pytest.mark.parametrize("name", ["single_lan", "flaky_stream", "cost", "regions"])
 def test_episodes_are_those_of_simulate(name: str, spec: str) -> None:
-    scenario = load_scenario(name, episode__requests=30, episode__warmup_requests=5)
+    scenario = load_scenario(name, episode__requests=12, episode__warmup_requests=3)
     runs = fast_runs([Asked(scenario, spec, seed) for seed in (1, 2)])
     assert runs is not None
     for run, metrics in runs:
