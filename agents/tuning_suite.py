@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,8 +124,13 @@ def waiting(all_studies: Sequence[Study], found: Found) -> Iterator[Study]:
             yield study
 
 
-def run_study(study: Study) -> dict[str, Any]:
-    """Tune one rule for one scenario; return the result as it is kept."""
+def run_study(study: Study, database: Path | None = None) -> dict[str, Any]:
+    """Tune one rule for one scenario; return the result as it is kept.
+
+    Args:
+        study: What is tuned.
+        database: SQLite file that keeps each trial, so that an interrupted study goes on.
+    """
     objective = study.contest.objective
     tuned = tune(
         study.contest.load(),
@@ -133,6 +139,7 @@ def run_study(study: Study) -> dict[str, Any]:
         direction="min" if objective.better == "lower" else "max",
         trials=study.trials,
         episodes=study.episodes,
+        study=database,
         seed=study.seed,
         sampler=study.tunable.sampler,
         constraint=objective.subject_to,
@@ -150,6 +157,7 @@ def run_all(
     path: Path,
     jobs: int,
     on_result: Callable[[Study, dict[str, Any]], None] = lambda study, result: None,
+    database: Path | None = None,
 ) -> Found:
     """Tune what has no result yet; keep each result in a file as it comes.
 
@@ -158,9 +166,12 @@ def run_all(
         path: File of results.
         jobs: Processes.
         on_result: Called with every new result.
+        database: SQLite file that keeps each trial.
     """
     found = read_found(path, TuningError)
-    with closing(as_they_end(jobs, run_study, list(waiting(all_studies, found)))) as results:
+    with closing(
+        as_they_end(jobs, partial(run_study, database=database), list(waiting(all_studies, found)))
+    ) as results:
         for study, result in results:
             found.setdefault(study.contest.name, {})[study.rule] = result
             write_text(path, json.dumps(found, indent=1, sort_keys=True) + "\n")

@@ -101,21 +101,50 @@ def each_alone(script: str, configs: Iterable[str], folder: Path, work: Callable
     return 0
 
 
-def continuing(script: str, work: Callable[[], int], errors: tuple[type[Exception], ...]) -> int:
+def continuing(
+    script: str,
+    work: Callable[[], int],
+    errors: tuple[type[Exception], ...],
+    hint: str = "the same command continues",
+) -> int:
     """Do work that goes on when it is asked for again; return its status.
 
     Args:
         script: Name of the script.
         work: Returns the status.
         errors: Told in a line, with status 1.
+        hint: What to do after an interrupt.
     """
     try:
         return work()
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues", file=sys.stderr)
+        print(f"\ninterrupted; {hint}", file=sys.stderr)
         return 130
     except errors as error:
         print(f"{script}: {error}", file=sys.stderr)
+        return 1
+
+
+def continuing_beside(script: str, file: Path | None, work: Callable[[Path | None], int]) -> int:
+    """Do work whose finished parts are kept beside its file of results, `alone`; return its status.
+
+    Args:
+        script: Name of the script.
+        file: File of results; None: nothing is kept.
+        work: Takes the file that keeps the parts, or None; returns the status.
+    """
+    partial = file.with_name(f"{file.name}.partial") if file else None
+    hint = "the same command continues" if file else "give --json FILE to be able to continue"
+    try:
+        from agents.evaluation import EvaluationError
+
+        errors = (EvaluationError, ValueError, OSError)
+        return alone(script, file, lambda: continuing(script, lambda: work(partial), errors, hint))
+    except ModuleNotFoundError as error:
+        print(
+            f"{script}: {error.name} is not installed; run `make demo`, or pip install -e '.[train]'",
+            file=sys.stderr,
+        )
         return 1
 
 

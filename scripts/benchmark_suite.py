@@ -85,7 +85,7 @@ def main() -> int:
     from agents.benchmark.config import BenchmarkError
     from dsd_env.scenario import ScenarioError
 
-    try:
+    def work() -> int:
         if arguments.verify:
             return _verify(arguments)
         if arguments.out is None and arguments.suite not in (None, SHIPPED):
@@ -96,12 +96,8 @@ def main() -> int:
         if arguments.check or arguments.status:
             return _work(arguments, folder)
         return _cli.alone("benchmark_suite", folder / "results", lambda: _work(arguments, folder))
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues", file=sys.stderr)
-        return 130
-    except (BenchmarkError, ScenarioError, OSError) as error:
-        print(f"benchmark_suite: {error}", file=sys.stderr)
-        return 1
+
+    return _cli.continuing("benchmark_suite", work, (BenchmarkError, ScenarioError, OSError))
 
 
 def _check_options(whole: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:

@@ -61,64 +61,49 @@ def main() -> int:
         value = getattr(arguments, name)
         if value is not None and not value > 0.0:
             parser.error(f"--{name.replace('_', '-')} {value}: must be > 0")
-    return _cli.alone("capacity", arguments.json, lambda: _search(arguments))
+    return _cli.continuing_beside("capacity", arguments.json, lambda partial: _search(arguments, partial))
 
 
-def _search(arguments: argparse.Namespace) -> int:
-    try:
-        from rich.console import Console
+def _search(arguments: argparse.Namespace, partial: Path | None) -> int:
+    from rich.console import Console
 
-        from agents import capacity, evaluation, provenance
-        from dsd_env import load_scenario
-        from dsd_env.files import write_json
-        from dsd_env.schedulers.lists import aliases, named_schedulers
-    except ModuleNotFoundError as error:
-        print(
-            f"capacity: {error.name} is not installed; run `make demo`, or pip install -e '.[train]'",
-            file=sys.stderr,
-        )
-        return 1
+    from agents import capacity, evaluation, provenance
+    from dsd_env import load_scenario
+    from dsd_env.files import write_json
+    from dsd_env.schedulers.lists import aliases, named_schedulers
+
     console = Console()
-    sidecar = arguments.json.with_name(arguments.json.name + ".partial") if arguments.json else None
-    try:
-        schedulers = named_schedulers(arguments.schedulers)
-        names = {spec: name for name, spec in schedulers.items()}
-        scenario = capacity.prepared(
-            load_scenario(arguments.scenario), arguments.cycles, arguments.window_s, arguments.grace_s
-        )
-        unit = capacity.what_scales(scenario)
+    schedulers = named_schedulers(arguments.schedulers)
+    names = {spec: name for name, spec in schedulers.items()}
+    scenario = capacity.prepared(
+        load_scenario(arguments.scenario), arguments.cycles, arguments.window_s, arguments.grace_s
+    )
+    unit = capacity.what_scales(scenario)
 
-        def tell(scheduler: str, probe: capacity.Probe) -> None:
-            print(
-                f"{names[scheduler]}: {probe.offered:.4g} {unit} (× {probe.scale:.3g}): "
-                f"{100 * probe.attainment:.1f} % of {probe.requests} requests",
-                flush=True,
-            )
-
-        kept = evaluation.PartialResults(sidecar)
-        if kept.results:
-            print(f"{len(kept.results)} simulations were finished before ({sidecar})")
-        search = capacity.Search(
-            arguments.scenario,
-            scenario,
-            seeds=arguments.seeds,
-            share=arguments.share,
-            tolerance=arguments.tolerance,
-            jobs=arguments.jobs,
-            kept=kept,
-            on_probe=tell,
+    def tell(scheduler: str, probe: capacity.Probe) -> None:
+        print(
+            f"{names[scheduler]}: {probe.offered:.4g} {unit} (× {probe.scale:.3g}): "
+            f"{100 * probe.attainment:.1f} % of {probe.requests} requests",
+            flush=True,
         )
-        for spec in names:
-            # An unfit policy is to be found before an hour of another scheduler.
-            evaluation.tasks_of(arguments.scenario, scenario, spec, 1)
-        found = {name: search.run(spec) for name, spec in schedulers.items()}
-    except KeyboardInterrupt:
-        hint = "the same command continues" if sidecar else "give --json FILE to be able to continue"
-        print(f"\ninterrupted; {hint}", file=sys.stderr)
-        return 130
-    except (evaluation.EvaluationError, ValueError, OSError) as error:
-        print(f"capacity: {error}", file=sys.stderr)
-        return 1
+
+    kept = evaluation.PartialResults(partial)
+    if kept.results:
+        print(f"{len(kept.results)} simulations were finished before ({partial})")
+    search = capacity.Search(
+        arguments.scenario,
+        scenario,
+        seeds=arguments.seeds,
+        share=arguments.share,
+        tolerance=arguments.tolerance,
+        jobs=arguments.jobs,
+        kept=kept,
+        on_probe=tell,
+    )
+    for spec in names:
+        # An unfit policy is to be found before an hour of another scheduler.
+        evaluation.tasks_of(arguments.scenario, scenario, spec, 1)
+    found = {name: search.run(spec) for name, spec in schedulers.items()}
     if arguments.json:
         episode = scenario.episode
         summary: dict[str, Any] = {

@@ -62,71 +62,53 @@ def main() -> int:
         if getattr(arguments, option) and arguments.json is None:
             parser.error(f"--{option}: give --json FILE, too, where its numbers stand")
     _cli.at_least_one(parser, arguments, ("seeds", "requests", "cycles", "jobs"))
-    return _cli.alone("evaluate", arguments.json, lambda: _evaluate(arguments))
+    return _cli.continuing_beside("evaluate", arguments.json, lambda sidecar: _evaluate(arguments, sidecar))
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
-    try:
-        from rich.console import Console
-        from tqdm import tqdm
+def _evaluate(arguments: argparse.Namespace, sidecar: Path | None) -> int:
+    from rich.console import Console
+    from tqdm import tqdm
 
-        from agents import evaluation, provenance
-        from agents.report import print_tables
-        from dsd_env.files import write_json
-        from dsd_env.report import write_report
-        from dsd_env.schedulers.lists import aliases, named_schedulers
-    except ModuleNotFoundError as error:
-        print(
-            f"evaluate: {error.name} is not installed; run `make demo`, or pip install -e '.[train]'",
-            file=sys.stderr,
-        )
-        return 1
+    from agents import evaluation, provenance
+    from agents.report import print_tables
+    from dsd_env.files import write_json
+    from dsd_env.report import write_report
+    from dsd_env.schedulers.lists import aliases, named_schedulers
 
-    sidecar = arguments.json.with_name(arguments.json.name + ".partial") if arguments.json else None
     shown = _names(arguments.metrics) if arguments.metrics else list(evaluation.TABLE_METRICS)
-    try:
-        schedulers = named_schedulers(arguments.schedulers)
-        tasks = evaluation.plan(
-            _names(arguments.scenarios),
-            list(schedulers.values()),
-            arguments.seeds,
-            arguments.requests,
-            cycles=arguments.cycles,
-            changes=dict(arguments.changes),
+    schedulers = named_schedulers(arguments.schedulers)
+    tasks = evaluation.plan(
+        _names(arguments.scenarios),
+        list(schedulers.values()),
+        arguments.seeds,
+        arguments.requests,
+        cycles=arguments.cycles,
+        changes=dict(arguments.changes),
+    )
+    evaluation.check_metrics(shown, tasks[0].scenario)
+    partial = evaluation.PartialResults(sidecar)
+    open_tasks = [task for task in tasks if task.key not in partial.results]
+    if len(open_tasks) < len(tasks):
+        print(f"{len(tasks) - len(open_tasks)} of {len(tasks)} simulations were finished before ({sidecar})")
+    with tqdm(
+        total=len(tasks), initial=len(tasks) - len(open_tasks), desc="evaluating", unit=" episodes"
+    ) as bar:
+
+        def done(task: evaluation.Task, metrics: dict[str, float]) -> None:
+            partial.add(task, metrics)
+            bar.update(1)
+
+        evaluation.run_all(open_tasks, arguments.jobs, done)
+    histories = {}
+    if arguments.history:
+        pairs = len(evaluation.groups_of(tasks, len(tasks)))
+        found = tqdm(
+            evaluation.histories_of(tasks, arguments.jobs),
+            total=pairs,
+            desc="histories",
+            unit=" episodes",
         )
-        evaluation.check_metrics(shown, tasks[0].scenario)
-        partial = evaluation.PartialResults(sidecar)
-        open_tasks = [task for task in tasks if task.key not in partial.results]
-        if len(open_tasks) < len(tasks):
-            print(
-                f"{len(tasks) - len(open_tasks)} of {len(tasks)} simulations were finished before ({sidecar})"
-            )
-        with tqdm(
-            total=len(tasks), initial=len(tasks) - len(open_tasks), desc="evaluating", unit=" episodes"
-        ) as bar:
-
-            def done(task: evaluation.Task, metrics: dict[str, float]) -> None:
-                partial.add(task, metrics)
-                bar.update(1)
-
-            evaluation.run_all(open_tasks, arguments.jobs, done)
-        histories = {}
-        if arguments.history:
-            pairs = len(evaluation.groups_of(tasks, len(tasks)))
-            found = tqdm(
-                evaluation.histories_of(tasks, arguments.jobs),
-                total=pairs,
-                desc="histories",
-                unit=" episodes",
-            )
-            histories = {task.key: history for task, history in found}
-    except KeyboardInterrupt:
-        hint = "the same command continues" if sidecar else "give --json FILE to be able to continue"
-        print(f"\ninterrupted; {hint}", file=sys.stderr)
-        return 130
-    except (evaluation.EvaluationError, ValueError, OSError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
+        histories = {task.key: history for task, history in found}
 
     metadata: dict[str, Any] = {
         "created": provenance.now_utc(),

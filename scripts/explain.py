@@ -105,13 +105,20 @@ def main() -> int:
     out: Path = arguments.out
     if out.exists() and not out.is_dir():
         parser.error(f"--out {out}: is no folder")
-    return _cli.alone("explain", out / "explanation.json", lambda: _explain(arguments, leaves))
+
+    def work() -> int:
+        from agents.evaluation import EvaluationError
+
+        errors = (EvaluationError, ValueError, OSError)
+        return _cli.continuing("explain", lambda: _explain(arguments, leaves), errors)
+
+    return _cli.alone("explain", out / "explanation.json", work)
 
 
 def _explain(arguments: argparse.Namespace, leaves: tuple[int, ...]) -> int:
     from pydantic import ValidationError
 
-    from agents.evaluation import EvaluationError, PartialResults
+    from agents.evaluation import PartialResults
     from agents.understanding.explain import Explanation, Question
     from agents.understanding.settings import Settings
     from dsd_env.changes import changed_scenario
@@ -134,14 +141,8 @@ def _explain(arguments: argparse.Namespace, leaves: tuple[int, ...]) -> int:
         )
         with _Bar() as bar:
             result = Explanation(question, partial, bar).result()
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on", file=sys.stderr)
-        return 130
     except ValidationError as error:
         print(explain_validation_error(error, "explain"), file=sys.stderr)
-        return 1
-    except (EvaluationError, ValueError, OSError) as error:
-        print(f"explain: {error}", file=sys.stderr)
         return 1
     _write(arguments.out, result)
     partial.discard()

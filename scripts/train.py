@@ -60,7 +60,8 @@ def main() -> int:
     if arguments.resume and not (arguments.out / CONFIG_FILE).is_file():
         print(f"train: {arguments.out}: no run to resume; leave --resume out to begin one", file=sys.stderr)
         return 1
-    try:
+
+    def work() -> int:
         config = load_config(source, timesteps=arguments.timesteps, seed=arguments.seed)
         if arguments.report and config.validation is None:
             parser.error(
@@ -69,24 +70,19 @@ def main() -> int:
         final = train(config, arguments.out, resume=arguments.resume, progress=not arguments.quiet)
         if arguments.report:
             write_report([arguments.out], arguments.out / REPORT_FILE)
-    except KeyboardInterrupt:
+        best = arguments.out / BEST
         print(
-            f"\ninterrupted; continue with: scripts/train.py --out {arguments.out} --resume", file=sys.stderr
+            f"trained {final.num_timesteps} decisions; last state {final.path}"
+            + (f", best {best}" * best.is_file()),
+            f"export it:  python scripts/export.py --run {arguments.out} --out POLICY_DIR",
+            *([f"learning curves:  {arguments.out / REPORT_FILE}"] * arguments.report),
+            sep="\n",
         )
-        return 130
-    except (ConfigError, RunError, CheckpointError, ValueError, OSError) as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 1
+        return 0
 
-    best = arguments.out / BEST
-    print(
-        f"trained {final.num_timesteps} decisions; last state {final.path}"
-        + (f", best {best}" * best.is_file()),
-        f"export it:  python scripts/export.py --run {arguments.out} --out POLICY_DIR",
-        *([f"learning curves:  {arguments.out / REPORT_FILE}"] * arguments.report),
-        sep="\n",
-    )
-    return 0
+    errors = (ConfigError, RunError, CheckpointError, ValueError, OSError)
+    hint = f"continue with: scripts/train.py --out {arguments.out} --resume"
+    return _cli.continuing("train", work, errors, hint)
 
 
 if __name__ == "__main__":

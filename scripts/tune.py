@@ -8,15 +8,14 @@
 
 Braces hold what is tuned: {LOW..HIGH} a number, {LOW..HIGH whole} a whole one, {A|B|C} one of some words;
 {0..2 from 1} says where to begin. The same command continues a study in its file. --config tunes many rules
-of a benchmark with one budget, by a file of configs/tune/, and keeps what it finds beside it. Seeds of
-evaluations are never used.
+of a benchmark with one budget, by a file of configs/tune/, and keeps what it finds beside it; with --study it
+continues within a study, too. Seeds of evaluations are never used.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from agents.tuning_suite import Study, TuningError, load_tunings, run_all, studi
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import steady
 
-ALONE = ("scenario", "scheduler", "metric", "max", "trials", "episodes", "cycles", "study", "seed", "json")
+ALONE = ("scenario", "scheduler", "metric", "max", "trials", "episodes", "cycles", "seed", "json")
 """Options of a single study."""
 
 
@@ -52,7 +51,7 @@ def main() -> int:
     parser.add_argument(
         "--cycles", type=int, default=1, metavar="N", help="of the load in the window measured"
     )
-    parser.add_argument("--study", type=Path, metavar="FILE", help="database to keep the study in")
+    parser.add_argument("--study", type=Path, metavar="FILE", help="database to keep every trial in")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the result as JSON alone")
     arguments = parser.parse_args()
@@ -63,31 +62,27 @@ def main() -> int:
         ignored = [f"--{name}" for name in ALONE if getattr(arguments, name) != parser.get_default(name)]
         if ignored:
             parser.error(f"{', '.join(ignored)}: with --config the file says what is tuned, and how")
-    try:
-        if arguments.config is not None:
-            return _tune_all(arguments)
-        if arguments.study is not None:
-            arguments.study.parent.mkdir(parents=True, exist_ok=True)
-        found = tune(
-            steady(load_scenario(arguments.scenario), arguments.cycles),
-            Template(arguments.scheduler),
-            metric=arguments.metric,
-            direction="max" if arguments.max else "min",
-            trials=arguments.trials,
-            episodes=arguments.episodes,
-            study=arguments.study,
-            seed=arguments.seed,
-            report=_quiet if arguments.json else _print,
-        )
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command continues a --study, and --config after the studies that ended",
-            file=sys.stderr,
-        )
-        return 130
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"tune: {error}", file=sys.stderr)
-        return 1
+    kept = arguments.study is not None
+    hint = "the same command continues" if kept else "with --study FILE the same command would continue"
+    if arguments.config is not None and not kept:
+        hint = "the same command continues after the studies that ended; with --study FILE, within them"
+    work = _tune_all if arguments.config is not None else _tune_one
+    return _cli.continuing("tune", lambda: work(arguments), (ValueError, OSError, ModuleNotFoundError), hint)
+
+
+def _tune_one(arguments: argparse.Namespace) -> int:
+    _make_room(arguments.study)
+    found = tune(
+        steady(load_scenario(arguments.scenario), arguments.cycles),
+        Template(arguments.scheduler),
+        metric=arguments.metric,
+        direction="max" if arguments.max else "min",
+        trials=arguments.trials,
+        episodes=arguments.episodes,
+        study=arguments.study,
+        seed=arguments.seed,
+        report=_quiet if arguments.json else _print,
+    )
     if arguments.json:
         print(json.dumps({"scheduler": found.scheduler, "value": found.value, "trials": found.trials}))
     else:
@@ -97,6 +92,7 @@ def main() -> int:
 
 def _tune_all(arguments: argparse.Namespace) -> int:
     path = arguments.found or results_of(arguments.config)
+    _make_room(arguments.study)
     every = studies(load_tunings(arguments.config))
     rest = list(waiting(every, read_found(path, TuningError)))
     print(f"{len(rest)} of {len(every)} studies to do", flush=True)
@@ -106,10 +102,15 @@ def _tune_all(arguments: argparse.Namespace) -> int:
         print(f"{study.contest.name}, {study.rule}: {result['scheduler']}   {value}", flush=True)
 
     def work() -> int:
-        run_all(every, path, arguments.jobs, tell)
+        run_all(every, path, arguments.jobs, tell, arguments.study)
         return 0
 
     return _cli.alone("tune", path, work)
+
+
+def _make_room(study: Path | None) -> None:
+    if study is not None:
+        study.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _print(scheduler: str, value: float) -> None:

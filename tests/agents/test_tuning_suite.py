@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agents.benchmark.config import BenchmarkError, load_suite, read_found, results_of
-from agents.tuning_suite import TuningError, load_tunings, run_all, studies, waiting
+from agents.tuning_suite import TuningError, load_tunings, run_all, run_study, studies, waiting
 from dsd_env import strict_yaml
 
 pytest.importorskip("optuna")
@@ -61,6 +61,17 @@ def test_a_rule_can_have_a_budget_of_its_own(tmp_path: Path) -> None:
     rules = {"rule": {"template": "jsq_goodput:load_weight={0..2 from 1}", "trials": 5}}
     (study,) = studies(load_tunings(files(tmp_path, rules=rules)))
     assert study.trials == study.about["trials"] == 5
+
+
+def test_a_database_keeps_trials_of_studies_that_did_not_end(tmp_path: Path, monkeypatch) -> None:
+    database, results = tmp_path / "trials.db", tmp_path / "found.json"
+    (study,) = studies(load_tunings(files(tmp_path)))
+    first = run_study(study, database)
+    asked: list[int] = []
+    monkeypatch.setattr("agents.tuning.run_group", lambda tasks: asked.append(len(tasks)) or [])
+    assert run_study(study, database) == first and not asked, "both trials were there already"
+    found = run_all([study], results, 1, database=database)
+    assert found["single_lan"]["rule"]["scheduler"] == first["scheduler"]
 
 
 def test_another_budget_asks_for_another_result(tmp_path: Path) -> None:
