@@ -316,6 +316,19 @@ def tune(
     return Tuned(best.user_attrs["scheduler"], float(best.value), max(trials, len(done)))
 
 
+def prepare_database(file: Path) -> None:
+    """Make a database for studies, and its folder, before several processes open it at once.
+
+    Args:
+        file: SQLite file; one that is there stays as it is.
+    """
+    with needs("tune", "tuning rules"):
+        import optuna
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    optuna.storages.RDBStorage(f"sqlite:///{file}")
+
+
 def _sampler(template: Template, sampler: Sampler, seed: int) -> Any:
     import optuna
 

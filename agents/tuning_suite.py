@@ -21,7 +21,7 @@ import dsd_env
 from agents.benchmark.config import Contest, Found, Label, Name, load_suite, read_found
 from agents.config_files import ConfigModel, read_config
 from agents.processes import as_they_end
-from agents.tuning import Sampler, Template, tune
+from agents.tuning import Sampler, Template, prepare_database, tune
 from dsd_env.files import write_text
 from dsd_env.policy.manifest import scenario_ref
 
@@ -169,6 +169,8 @@ def run_all(
         database: SQLite file that keeps each trial.
     """
     found = read_found(path, TuningError)
+    if database is not None:
+        prepare_database(database)
     with closing(
         as_they_end(jobs, partial(run_study, database=database), list(waiting(all_studies, found)))
     ) as results:

@@ -23,7 +23,7 @@ import _checkout  # noqa: F401
 import _cli
 
 from agents.benchmark.config import read_found, results_of
-from agents.tuning import Template, tune
+from agents.tuning import Template, prepare_database, tune
 from agents.tuning_suite import Study, TuningError, load_tunings, run_all, studies, waiting
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import steady
@@ -71,7 +71,8 @@ def main() -> int:
 
 
 def _tune_one(arguments: argparse.Namespace) -> int:
-    _make_room(arguments.study)
+    if arguments.study is not None:
+        prepare_database(arguments.study)
     found = tune(
         steady(load_scenario(arguments.scenario), arguments.cycles),
         Template(arguments.scheduler),
@@ -92,7 +93,6 @@ def _tune_one(arguments: argparse.Namespace) -> int:
 
 def _tune_all(arguments: argparse.Namespace) -> int:
     path = arguments.found or results_of(arguments.config)
-    _make_room(arguments.study)
     every = studies(load_tunings(arguments.config))
     rest = list(waiting(every, read_found(path, TuningError)))
     print(f"{len(rest)} of {len(every)} studies to do", flush=True)
@@ -106,11 +106,6 @@ def _tune_all(arguments: argparse.Namespace) -> int:
         return 0
 
     return _cli.alone("tune", path, work)
-
-
-def _make_room(study: Path | None) -> None:
-    if study is not None:
-        study.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _print(scheduler: str, value: float) -> None:

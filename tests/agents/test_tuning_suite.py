@@ -68,10 +68,19 @@ def test_a_database_keeps_trials_of_studies_that_did_not_end(tmp_path: Path, mon
     (study,) = studies(load_tunings(files(tmp_path)))
     first = run_study(study, database)
     asked: list[int] = []
-    monkeypatch.setattr("agents.tuning.run_group", lambda tasks: asked.append(len(tasks)) or [])
+    monkeypatch.setattr("agents.tuning.run_group", lambda tasks: asked.append(len(tasks)))
     assert run_study(study, database) == first and not asked, "both trials were there already"
     found = run_all([study], results, 1, database=database)
     assert found["single_lan"]["rule"]["scheduler"] == first["scheduler"]
+
+
+def test_processes_that_open_a_new_database_together(tmp_path: Path) -> None:
+    rules = {name: {"template": f"jsq_goodput:{name}={{0..1 from 0}}"} for name in ("slo_margin", "relief")}
+    tunings = files(tmp_path, rules=rules, scenarios={"single_lan": list(rules)}, trials=1)
+    found = run_all(
+        studies(load_tunings(tunings)), tmp_path / "found.json", 2, database=tmp_path / "new" / "trials.db"
+    )
+    assert set(found["single_lan"]) == set(rules)
 
 
 def test_another_budget_asks_for_another_result(tmp_path: Path) -> None:
