@@ -53,7 +53,7 @@ STAMP_vllm := $(VLLM_VENV)/.installed-$(shell cat pyproject.toml constraints-vll
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-demo: $(STAMP_demo) ## Train, evaluate, export and load a scheduler on the default scenario (some minutes)
+demo: $(STAMP_demo) ## Train, evaluate, export and load a scheduler that routes, places and drafts (some minutes)
 	$(BIN)/python scripts/demo.py $(DEMO_ARGS)
 
 testbed-demo: $(STAMP_testbed) ## Steer a real pair of models across a shaped link, live (1.2 GB of weights once)

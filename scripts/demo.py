@@ -23,16 +23,17 @@ import numpy as np
 
 from dsd_env.locks import LOCK_FILE, InUseError, hold
 
-BASELINES = (
-    "cloud_ar",
-    "colocated_sd:4",
-    "static:16:1:edge",
-    "jsq_goodput",
-)
-"""Rules of the field, among them the best static choices on the targets' own GPUs and elsewhere.
+BASELINES = ("cloud_ar", "colocated_sd:4", "jsq_goodput")
+"""Rules of the field that every scenario is compared with."""
+STRONGEST = {
+    "metro": ("static:16:1:edge",),
+    "regions": ("adaptive:4:colocated:fastest_first+most=20",),
+}
+"""The strongest opponents that the benchmark knows of a scenario, tuned for it, beside these.
 
 The rule that the training imitated, if it is another, is compared with as well.
 """
+
 LEARNED, IMITATED = "learned policy", "imitated rule"
 METRICS = (
     "e2e_s_mean",
@@ -61,10 +62,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="demo", help="training configuration (default %(default)s)")
+    parser.add_argument("--config", default="regions", help="training configuration (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="where results go")
     parser.add_argument("--timesteps", type=int, help="decisions to train for, instead of the file's")
-    parser.add_argument("--seeds", type=int, default=2, help="evaluation episodes per scheduler")
+    parser.add_argument("--seeds", type=int, default=6, help="evaluation episodes per scheduler")
     parser.add_argument(
         "--requests", type=int, help="measured requests per evaluation episode, instead of a load cycle"
     )
@@ -104,13 +105,14 @@ def main() -> int:
     console.rule("3. Evaluate: episodes that training never saw, the same for every scheduler")
     learned = f"policy:{bundle}"
     imitated = [config.warm_start.scheduler] if config.warm_start else []
-    names = list(dict.fromkeys([*BASELINES, *imitated, learned]))
+    baselines = [*BASELINES, *STRONGEST.get(config.scenario, ())]
+    names = list(dict.fromkeys([*baselines, *imitated, learned]))
     summary = evaluate(config.scenario, names, arguments)
 
     from agents.report import print_tables
 
     short = {learned: LEARNED}
-    for rule in set(imitated) - set(BASELINES):
+    for rule in set(imitated) - set(baselines):
         short[rule] = IMITATED
         print(f"{IMITATED}: {rule}")
     summary = with_short_names(summary, short)
@@ -259,10 +261,11 @@ def verdict(schedulers: dict[str, Any], learned: str) -> str:
 
     others = [name for name in schedulers if name != learned]
     best = min(others, key=lambda name: per_seed(name, "e2e_s_mean").mean())
+    width = max(map(len, others))
     lines = ["Mean request time of the learned policy, episode by episode against:"]
     for name in others:
         mark = "  <- the best baseline" if name == best else ""
-        lines.append(f"  {name:16} {compare(name, 'e2e_s_mean')}{mark}")
+        lines.append(f"  {name:{width}} {compare(name, 'e2e_s_mean')}{mark}")
     lines.append(f"Everything else against {best}:")
     for metric, lower_is_better in COMPARED:
         lines.append(f"  {metric:28} {compare(best, metric, lower_is_better)}")

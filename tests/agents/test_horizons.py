@@ -66,7 +66,7 @@ def test_a_batch_that_no_rollout_holds_is_refused(tmp_path: Path) -> None:
         load_config(file)
 
 
-@pytest.mark.parametrize("name", ["metro", "demo", "heavy_draft"])
+@pytest.mark.parametrize("name", ["metro", "regions", "heavy_draft"])
 def test_shipped_configurations_ask_for_more_than_a_moment(name: str) -> None:
     shipped = load_config(name)
     assert shipped.rollout_s is not None and shipped.rollout_s >= 8.0

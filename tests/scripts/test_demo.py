@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dsd_env.scenario import load_scenario
+from dsd_env.schedulers import make_scheduler
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "scripts" / "demo.py"
@@ -41,3 +43,12 @@ def test_the_whole_way_on_the_smallest_scenario(tmp_path: Path) -> None:
     assert "one decision takes" in done.stdout
     page = (out / "report.html").read_text()
     assert "Demonstration on single_lan" in page and learned in page and "training run" in page
+
+
+def test_the_strongest_opponents_are_schedulers_of_their_scenarios(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from demo import BASELINES, STRONGEST
+
+    for name, specifications in STRONGEST.items():
+        for specification in (*BASELINES, *specifications):
+            make_scheduler(specification).reset(load_scenario(name), 0)
