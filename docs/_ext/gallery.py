@@ -56,6 +56,7 @@ MORE: Mapping[str, Sequence[tuple[str, str]]] = {
     "drafter_menu": (("Where the drafters' acceptance comes from", "../acceptance_models.md"),),
     "no_room": (("Where the drafters' acceptance comes from", "../acceptance_models.md"),),
     "replay": (("What the arrivals were fitted to", "../workload.md"),),
+    "replay_servegen": (("What the arrivals were fitted to", "../workload.md"),),
     "regions": (
         ("Scores by route", "../scenarios.md#targets-at-different-distances-regions"),
         ("What a distance does", "../simulator.md#links"),
@@ -75,6 +76,7 @@ OF_THE_CARD: Mapping[str, str] = {
     "cost": "pack:32:4:1:colocated",
     "regions": "adaptive:4:colocated:least_time",
     "replay": "colocated_sd:4",
+    "replay_servegen": "colocated_sd:4",
 }
 """The best scheduler of a scenario's card, where no table of scores has the scenario."""
 OTHERWISE = "jsq_goodput"
@@ -97,6 +99,7 @@ ORDER = (
     "cost",
     "regions",
     "replay",
+    "replay_servegen",
     "mobile",
     "flaky",
     "dsd_paper",

@@ -292,6 +292,19 @@ def test_generated_lengths_are_those_in_the_file(name: str) -> None:
             assert found[row["statistic"]] == pytest.approx(row["generated"], rel=0.05, abs=1.0), row
 
 
+@pytest.mark.parametrize(
+    ("scenario", "name"), [("replay", "azure-conv-2023"), ("replay_servegen", "servegen-deepseek-r1")]
+)
+def test_a_scenario_has_the_arrivals_and_lengths_of_its_fit(scenario: str, name: str) -> None:
+    """Copies do not drift apart; replay alone scales the rate, and answers of ServeGen end earlier."""
+    workload, fit = load_scenario(scenario).workload, catalogue.load_model(WORKLOAD / f"{name}.yaml")
+    rate = fit.arrivals.rate_per_s if scenario == "replay_servegen" else workload.arrivals.rate_per_s
+    assert workload.arrivals == fit.arrivals.model_copy(update={"rate_per_s": rate})
+    for kind, own in zip(fit.kinds.values(), workload.kinds.values(), strict=True):
+        for key in ("weight", "prompt_tokens", "output_tokens", "length_correlation"):
+            assert getattr(own, key) == getattr(kind, key), key
+
+
 def test_the_azure_fit_compares_with_the_data(data_dir: Path) -> None:
     entry = catalogue.CATALOGUE["azure-conv-2023"]
     measured = catalogue.measure(entry, data_dir)
