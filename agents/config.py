@@ -137,10 +137,27 @@ class Credit(ConfigModel):
         )
 
 
-class WarmStart(ConfigModel):
+class Imitation(ConfigModel):
+    """How an actor is fitted to what others have decided."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 10
+    batch_size: Annotated[int, Field(ge=8)] = 512
+    learning_rate: Positive = 1e-3
+    entropy: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0,
+        description="Weight of the actor's entropy: one that is sure of what it imitates explores nothing in "
+        "the learning that follows.",
+    )
+
+
+class WarmStart(Imitation):
     """Imitation of a scheduler before PPO; declared here and in every exported policy's manifest."""
 
-    scheduler: str = Field(min_length=1, description="Whose decisions to imitate, e.g. jsq_goodput.")
+    scheduler: str = Field(
+        min_length=1,
+        description="Whose decisions to imitate, e.g. jsq_goodput; with fleet a plan (8/1/own) or a bundle "
+        "of the fleet view (policy:DIR).",
+    )
     decisions: Annotated[int, Field(ge=64, le=10**8)] = Field(
         default=50_000, description="Decisions to imitate per round."
     )
@@ -151,17 +168,9 @@ class WarmStart(ConfigModel):
     n_envs: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=8, description="Environments to collect from."
     )
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 10
     rounds: Annotated[int, Field(ge=1, le=20)] = Field(
         default=2,
         description="The first round visits the scheduler's states, later ones the learner's (DAgger).",
-    )
-    batch_size: Annotated[int, Field(ge=8)] = 512
-    learning_rate: Positive = 1e-3
-    entropy: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        default=0.0,
-        description="Weight of the actor's entropy: one that is sure of what it imitates explores nothing in "
-        "the learning that follows.",
     )
     critic: bool = Field(
         default=True, description="Fit the critic to the discounted returns of the last round."
@@ -176,6 +185,42 @@ class FleetConfig(ConfigModel):
         default="device_slo", description="What a group is: class of devices, of objectives, or one of each."
     )
     name_targets: bool = Field(default=False, description="Places name targets.")
+
+
+class ChoicesConfig(ConfigModel):
+    """What plans may say, of the lists of a scenario."""
+
+    gammas: tuple[int, ...] = Field(min_length=1)
+    batch_sizes: tuple[int, ...] = Field(default=(1,), min_length=1)
+    places: tuple[str, ...] = Field(min_length=1)
+
+    def allowed(self, space: FleetSpace) -> NDArray[np.bool_]:
+        """Return which choices of the fleet view these are, of those that can be executed.
+
+        Args:
+            space: The plans.
+
+        Returns:
+            bool, shape (sum(nvec),).
+
+        Raises:
+            ConfigError: One is not on its list, or a group is left without any.
+        """
+        words = [place.word for place in space.places]
+        rows = []
+        for key, known in (("gammas", space.gammas), ("batch_sizes", space.batch_sizes), ("places", words)):
+            chosen: tuple[int | str, ...] = getattr(self, key)
+            if unknown := [value for value in chosen if value not in known]:
+                raise ConfigError(f"choices.{key}: {unknown[0]!r} is not one of {list(known)}")
+            rows += [value in chosen for value in known]
+        allowed: NDArray[np.bool_] = space.mask & np.tile(rows, len(space.groups))
+        ends = np.cumsum(space.nvec)
+        for number, (begin, end) in enumerate(zip(ends - space.nvec, ends, strict=True)):
+            if not allowed[begin:end].any():
+                raise ConfigError(
+                    f"choices: leave group {space.group_names[number // 3]!r} nothing that can be executed"
+                )
+        return allowed
 
 
 class Part(ConfigModel):
@@ -212,6 +257,11 @@ class TrainConfig(ConfigModel):
         default=None,
         description="Train on the fleet view with these settings. vec_env then is compiled: environments of "
         "the compiled engine in this process; subproc: in one process each; dummy: of the reference engine.",
+    )
+    choices: ChoicesConfig | None = Field(
+        default=None,
+        description="What a learner of the fleet view may choose, of the scenario's lists; none: all. The "
+        "rest gets no weights, so that nothing is lost on trying it; the bundle has the lists as they are.",
     )
     n_envs: Annotated[int, Field(ge=1, le=4096)] = 8
     vec_env: Literal["compiled", "dummy", "subproc"] = Field(
@@ -251,8 +301,8 @@ class TrainConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _of_one_view(self) -> TrainConfig:
-        if self.fleet is not None and self.warm_start is not None:
-            raise ValueError("warm_start imitates decisions on single requests, which fleet has none of")
+        if self.fleet is None and self.choices is not None:
+            raise ValueError("choices are those of plans: cut actions.… by overrides, or give fleet")
         if self.fleet is not None and self.credit.kind == "request":
             raise ValueError("credit.kind = 'request' credits decisions on single requests; fleet has none")
         return self

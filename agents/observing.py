@@ -1,11 +1,14 @@
-"""Learners that see only part of the observation: for ablations of what a policy needs to know."""
+"""Learners that see only part of the observation, or may choose only part of what there is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import cast
 
+import numpy as np
 import torch as th
+from numpy.typing import NDArray
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 
@@ -43,3 +46,26 @@ def see_only(model: OnPolicyAlgorithm, names: Sequence[str], patterns: Sequence[
         with th.no_grad():
             first.weight.mul_(kept)
         first.weight.register_hook(lambda gradient: gradient * kept)
+
+
+NEVER = -1e4
+"""Logit of what a learner may not choose: its probability is 0, in float32 too."""
+
+
+def choose_only(model: OnPolicyAlgorithm, allowed: NDArray[np.bool_]) -> None:
+    """Take all choices but some from a fresh learner.
+
+    Their logits are constant, far below all others, and get no gradient: what is saved and exported is a
+    network like any other, which never chooses them.
+
+    Args:
+        model: PPO or MaskablePPO with an MlpPolicy.
+        allowed: What it may choose, bool, shape (sum(nvec),).
+    """
+    layer = cast("th.nn.Linear", model.policy.action_net)
+    kept = th.as_tensor(allowed, dtype=th.float32, device=model.device)
+    with th.no_grad():
+        layer.weight.mul_(kept[:, None])
+        layer.bias.mul_(kept).add_(NEVER * (1.0 - kept))
+    layer.weight.register_hook(lambda gradient: gradient * kept[:, None])
+    layer.bias.register_hook(lambda gradient: gradient * kept)

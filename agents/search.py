@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from agents.config import ConfigError, FleetConfig, Positive
+from agents.config import ChoicesConfig, ConfigError, FleetConfig, Positive
 from agents.config_files import ConfigModel, config_sha256, read_config
 from agents.evaluation import check_metrics
 from agents.plan_rule import Choices, Floats, PlanRule
@@ -42,14 +42,6 @@ from dsd_env.whole_runs.fleet import play_plans
 
 CONFIG_FILE = "search.yaml"
 LOG_FILE = "generations.jsonl"
-
-
-class ChoicesConfig(ConfigModel):
-    """What the rule may choose; see :class:`agents.plan_rule.Choices`."""
-
-    gammas: tuple[int, ...] = Field(min_length=1)
-    batch_sizes: tuple[int, ...] = Field(default=(1,), min_length=1)
-    places: tuple[str, ...] = Field(min_length=1)
 
 
 class SearchConfig(ConfigModel):

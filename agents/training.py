@@ -25,8 +25,9 @@ from agents.config import ConfigError, TrainConfig, load_config
 from agents.credit import MaskableRequestRolloutBuffer, RequestCreditCallback, RequestRolloutBuffer
 from agents.environments import EnvFactory, FleetEnv, TrainingEpisodes, make_vec_env
 from agents.horizons import SpanCallback, rollout_shape, with_shape
-from agents.observing import see_only
+from agents.observing import choose_only, see_only
 from agents.policies import FastMaskablePolicy, FastPolicy
+from agents.rollouts import ByPlans
 from agents.stagger import StaggerCallback
 from agents.warm_start import warm_start
 from dsd_env.files import write_json, write_text
@@ -84,6 +85,9 @@ def build_model(
     )
     if config.observe:
         see_only(model, config.feature_names(scenarios), config.observe)
+    space = config.fleet_space(scenarios[0])
+    if space is not None and config.choices is not None:
+        choose_only(model, config.choices.allowed(space))
     return model
 
 
@@ -186,6 +190,7 @@ def train(
 
     Raises:
         RunError: The directory cannot be used.
+        ConfigError: The warm start's teacher makes no plans of the scenario.
         dsd_env.locks.InUseError: Another process is training in it.
         dsd_env.scenario.ScenarioError: The scenario is not valid.
         KeyboardInterrupt: Interrupted; the state has been saved as a checkpoint.
@@ -202,6 +207,14 @@ def train(
     make_envs = partial(make_vec_env, ground, price_delays=priced, make=make_env, offered=config.offered())
     th.set_num_threads(config.torch_threads)
     # Whatever is missing is missed before the directory is made.
+    space = config.fleet_space(scenarios[0])
+    if space is not None and config.choices is not None:
+        config.choices.allowed(space)
+    if space is not None and config.warm_start is not None:
+        try:
+            ByPlans(space, config.warm_start.scheduler)
+        except ConfigError as error:
+            raise ConfigError(f"warm_start.scheduler: {error}") from error
     make_envs(1, TrainingEpisodes(config.seed, 0), engine).close()
     check_run(config, scenarios, run, resume)
     with hold(run / LOCK_FILE, run):
@@ -254,8 +267,9 @@ def _train(
         elif config.warm_start:
             envs = partial(make_envs, kind=engine)
             teachers = config.teachers()
+            space = config.fleet_space(scenario)
             figures = warm_start(
-                model, envs, scenario, config.warm_start, config.credit, config.seed, teachers
+                model, envs, scenario, config.warm_start, config.credit, config.seed, teachers, space
             )
             record = _read_record(run)
             about = {**config.warm_start.model_dump(mode="json"), "result": figures}

@@ -22,12 +22,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from agents.actors import actor_of
-from agents.config import Credit, WarmStart
+from agents.config import Credit, Imitation, WarmStart
 from agents.credit import Completions, advantages, link, token_value
 from agents.environments import EpisodeSeeds
-from agents.rollouts import ByActor, BySchedulers, Stage
+from agents.rollouts import ByActor, ByPlans, BySchedulers, Decide, Stage
 from agents.seeds import DEMONSTRATION_SEEDS
 from agents.tracking import Completed, Moments, tracker_of
+from dsd_env.control.fleet import FleetSpace
 from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
 
@@ -45,7 +46,7 @@ class Demonstrations:
     Attributes:
         observations: float32, (N, n_features).
         masks: bool, (N, n_logits).
-        actions: int64, (N, 3).
+        actions: int64, (N, 3); of the fleet view (N, 3 · groups).
         returns: float32, (N,); NaN where the rest of the episode is not known.
     """
 
@@ -77,6 +78,7 @@ def collect(
     gamma: float,
     credit: Credit,
     generator: np.random.Generator,
+    space: FleetSpace | None = None,
 ) -> Demonstrations:
     """Run episodes and note what the scheduler decides in some of the states.
 
@@ -90,17 +92,20 @@ def collect(
         gamma: Discount of the returns.
         credit: Along what the returns are computed.
         generator: Picks the states.
+        space: The plans, in the fleet view.
     """
     n = config.n_envs
     steps = -(-config.decisions * config.one_in // n)
     seeds = _Episodes(first_seed, [0] * n)
     env = make_envs(n, seeds)
-    teacher = BySchedulers(teachers, nearest=True)
+    teacher: Decide = (
+        BySchedulers(teachers, nearest=True) if space is None else ByPlans(space, teachers[scenario.name])
+    )
     pupil = None if driver is None else ByActor(driver)
     kept = generator.random((steps, n)) * config.one_in < 1.0
     observations, masks, actions = [], [], []
     everybody = list(range(n))
-    trail = _Trail(steps, n)
+    trail = _Trail(steps, n, credit)
     try:
         stage = Stage(scenario, env, seeds.current)
         trail.begin(env)
@@ -108,9 +113,10 @@ def collect(
         words = f"collecting {names[0] if len(names) == 1 else f'{len(names)} schedulers'}"
         for t in tqdm(range(steps), desc=words, unit=" steps", leave=False):
             asked = everybody if pupil is None else np.flatnonzero(kept[t]).tolist()
-            acted = np.zeros((n, 3), dtype=np.int64)
+            acted = np.zeros((n, *env.action_space.shape), dtype=np.int64)  # type: ignore[misc]
             if asked:
-                acted[asked] = _within(stage, asked, teacher(stage, asked))
+                told = teacher(stage, asked)
+                acted[asked] = told if space is not None else _within(stage, asked, told)
             if kept[t].any():
                 observations.append(stage.observations[kept[t]])
                 masks.append(stage.masks[kept[t]])
@@ -121,7 +127,7 @@ def collect(
     finally:
         env.close()
         references_s = np.array([stage.scenario_of(world).reward.reference_e2e_s for world in everybody])
-    returns = trail.returns(gamma, credit, references_s)
+    returns = trail.returns(gamma, references_s)
     return Demonstrations(
         np.concatenate(observations), np.concatenate(masks), np.concatenate(actions), returns[kept]
     )
@@ -140,10 +146,11 @@ def _within(stage: Stage, which: Sequence[int], actions: NDArray[np.int64]) -> N
 
 
 class _Trail:
-    """What the returns of all steps are computed from."""
+    """What the returns of all steps are computed from; requests are followed where they are credited."""
 
-    def __init__(self, steps: int, n: int) -> None:
+    def __init__(self, steps: int, n: int, credit: Credit) -> None:
         shape = (steps, n)
+        self.credit = credit
         self.moments = Moments.empty(shape)
         self.episodes = np.zeros(shape, dtype=np.int64)
         self.rewards = np.zeros(shape)
@@ -152,8 +159,9 @@ class _Trail:
 
     def begin(self, env: VecEnv) -> None:
         """Follow environments that have been reset."""
-        self._tracker = tracker_of(env)
-        self._due = self._tracker.due()
+        if self.credit.kind == "request":
+            self._tracker = tracker_of(env)
+            self._due = self._tracker.due()
         self._episode = np.zeros(env.num_envs, dtype=np.int64)
 
     def add(
@@ -164,18 +172,20 @@ class _Trail:
         infos: Sequence[dict[str, Any]],
     ) -> None:
         """Note one step of all environments."""
-        self.moments.put(t, self._due)
         self.episodes[t], self.rewards[t], self.dones[t] = self._episode, rewards, dones
+        self._episode += dones
+        if self.credit.kind != "request":
+            return
+        self.moments.put(t, self._due)
         completed = self._tracker.completed(infos, dones)
         if len(completed.worlds):
             self.completed[t] = completed
-        self._episode += dones
         self._due = self._tracker.due()
 
-    def returns(self, gamma: float, credit: Credit, references_s: NDArray[np.float64]) -> NDArray[np.float32]:
+    def returns(self, gamma: float, references_s: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return the return of every step, shape (T, n); NaN where the rest is not known."""
-        if credit.kind == "request":
-            return self._returns_by_request(gamma, credit, references_s)
+        if self.credit.kind == "request":
+            return self._returns_by_request(gamma, references_s)
         steps, n = self.rewards.shape
         result = np.zeros((steps, n))
         total = np.zeros(n)
@@ -190,10 +200,8 @@ class _Trail:
             result[steps - tail :][~ends_later[steps - tail :]] = np.nan
         return result.astype(np.float32)
 
-    def _returns_by_request(
-        self, gamma: float, credit: Credit, references_s: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
-        weights = credit.weights(references_s)
+    def _returns_by_request(self, gamma: float, references_s: NDArray[np.float64]) -> NDArray[np.float32]:
+        weights = self.credit.weights(references_s)
         completions = Completions.of(self.completed, self.episodes)
         chains = link(self.moments, self.episodes, self.rewards, completions, weights)
         # With V = 0 and λ = 1 the advantage is the return; a chain that breaks off has none.
@@ -210,6 +218,7 @@ def warm_start(
     credit: Credit,
     seed: int,
     teachers: Mapping[str, str] | None = None,
+    space: FleetSpace | None = None,
 ) -> dict[str, float]:
     """Fit a fresh learner to a scheduler; see the module's docstring.
 
@@ -221,6 +230,7 @@ def warm_start(
         credit: Along what the critic's returns are computed.
         seed: Seed of the run; picks the demonstration episodes and the order of the minibatches.
         teachers: Whose decisions are imitated, by the name of the scenario. Default: the configured one's.
+        space: The plans, in the fleet view, whose teachers make plans (:class:`agents.rollouts.ByPlans`).
 
     Returns:
         Figures for the record: decisions used, those left out because the mask forbade the scheduler's
@@ -238,7 +248,7 @@ def warm_start(
         driver = actor_of(model, nvec) if round_number else None
         first_seed = first + round_number * 1_000_000
         shown = collect(
-            make_envs, scenario, config, teachers, first_seed, driver, model.gamma, credit, generator
+            make_envs, scenario, config, teachers, first_seed, driver, model.gamma, credit, generator, space
         )
         possible = _allowed(shown, nvec)
         left_out += int((~possible).sum())
@@ -250,7 +260,8 @@ def warm_start(
         observations = np.concatenate([d.observations[k] for d, k in zip(seen, kept, strict=True)])
         masks = np.concatenate([d.masks[k] for d, k in zip(seen, kept, strict=True)])
         actions = np.concatenate([d.actions[k] for d, k in zip(seen, kept, strict=True)])
-        _fit_actor(model, observations, masks, actions, config, generator, round_number)
+        told = f"imitating, round {round_number + 1}"
+        fit_actor(model, observations, masks, actions, config, generator, told)
     if config.critic:
         _fit_critic(model, seen[-1], config, generator)
     actor = actor_of(model, nvec)
@@ -272,24 +283,35 @@ def _allowed(shown: Demonstrations, nvec: list[int]) -> NDArray[np.bool_]:
     return np.asarray(shown.masks[rows, shown.actions + starts].all(axis=1))
 
 
-def _fit_actor(
+def fit_actor(
     model: OnPolicyAlgorithm,
     observations: NDArray[np.float32],
     masks: NDArray[np.bool_],
     actions: NDArray[np.int64],
-    config: WarmStart,
+    config: Imitation,
     generator: np.random.Generator,
-    round_number: int,
+    told: str = "imitating",
+    after_epoch: Callable[[], None] = lambda: None,
 ) -> None:
+    """Fit a learner's actor to decisions by maximum likelihood.
+
+    Args:
+        model: PPO or MaskablePPO; its actor is changed.
+        observations: float32, (N, n_features).
+        masks: bool, (N, n_logits).
+        actions: int64, (N, dimensions); those that the masks allow.
+        config: The fit's settings.
+        generator: Orders the minibatches.
+        told: What the progress bar says.
+        after_epoch: Called after every epoch.
+    """
     policy: ActorCriticPolicy = model.policy
     parameters = [*policy.mlp_extractor.policy_net.parameters(), *policy.action_net.parameters()]
     optimiser = th.optim.Adam(parameters, lr=config.learning_rate)
     x, m, y = (th.as_tensor(array, device=model.device) for array in (observations, masks, actions))
     maskable = isinstance(model, MaskablePPO)
     policy.set_training_mode(True)
-    for _ in tqdm(
-        range(config.epochs), desc=f"imitating, round {round_number + 1}", unit=" epochs", leave=False
-    ):
+    for _ in tqdm(range(config.epochs), desc=told, unit=" epochs", leave=False):
         for rows in _minibatches(len(x), config.batch_size, generator):
             options = {"action_masks": m[rows]} if maskable else {}
             _, log_prob, entropy = policy.evaluate_actions(x[rows], y[rows], **options)
@@ -299,6 +321,7 @@ def _fit_actor(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+        after_epoch()
 
 
 def _fit_critic(

@@ -11,7 +11,6 @@ kept, with its plans; the same command continues after an interrupt, and --repla
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import _checkout
@@ -64,56 +63,20 @@ def main() -> int:
 
 
 def _play(given: str, file: Path, seeds: int) -> int:
-    from tqdm import tqdm
-
-    from agents.benchmark.identity import engine_digest
     from agents.config import ConfigError
     from agents.look_ahead.config import load_look_ahead
     from agents.look_ahead.planning import LookAhead
-    from agents.look_ahead.records import Kept, Reference, inputs_of, read
-    from agents.provenance import git_commit, versions
+    from agents.look_ahead.playing import play_missing
     from dsd_env.paired import evaluation_seeds
-    from dsd_env.policy.manifest import scenario_ref
 
     config = load_look_ahead(given)
     try:
-        player, contest = LookAhead(config), config.contest()
-        scenario = player.space.scenario
-        kept = contest.metrics(scenario)
+        player = LookAhead(config)
     except ConfigError as error:
         raise ConfigError(f"{given}: {error}") from error
-    about = {
-        "scenario": scenario_ref(scenario).model_dump(),
-        "inputs": inputs_of(config, scenario),
-        "engine": engine_digest(),
-        "git_commit": git_commit(_checkout.ROOT),
-        "versions": versions(),
-    }
-    before = read(file) if file.is_file() else None
-    same = before is not None and before.about["inputs"] == about["inputs"]
-    episodes = dict(before.episodes) if before is not None and same else {}
-    if before is not None and not same:
-        print(f"{file}: episodes of another configuration or other code, played anew")
-    end_s = scenario.episode.end_s
-    todo = [seed for seed in evaluation_seeds(seeds) if seed not in episodes]
-    if len(todo) < seeds:
-        rest = "" if todo else "; --table compares them with the benchmark's schedulers"
-        print(f"{file.stem}: {seeds - len(todo)} of {seeds} episodes were played before ({file}){rest}")
-    for seed in todo:
-        start = time.perf_counter()
-        with tqdm(
-            total=round(end_s), desc=f"{file.stem} {seed}", unit="s", bar_format="{l_bar}{bar}| [{elapsed}]"
-        ) as bar:
-            episode = player.play(seed, lambda now_s: _advance(bar, now_s))
-        episodes[seed] = Kept.of(episode, kept, time.perf_counter() - start)
-        Reference(file.stem, config, about, episodes).write(file)
-        value = episode.metrics[player.objective.metric]
-        print(f"{file.stem}, seed {seed}: {player.objective.metric} {value:.5g}, {episode.futures} futures")
+    hint = "; --table compares them with the benchmark's schedulers"
+    play_missing(player, file, evaluation_seeds(seeds), hint)
     return 0
-
-
-def _advance(bar: object, now_s: float) -> None:
-    bar.update(min(now_s, bar.total) - bar.n)  # type: ignore[attr-defined]
 
 
 def _files(arguments: argparse.Namespace, folder: Path) -> list[Path]:

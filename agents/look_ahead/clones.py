@@ -68,6 +68,16 @@ def put(saved: Clone, world: PlayedWorld) -> None:
     simulation.terminated = simulation.truncated = False
 
 
+def draw_anew(world: PlayedWorld, seed: int) -> None:
+    """Let all that a world still has to draw be that of another seed.
+
+    What has been drawn stays: the phase of the load, devices and their links, lengths of the answers under
+    way, the next arrival, messages under way. What comes after these is another future of the same present.
+    """
+    header: Any = world.simulation.world[: rec.WORLD.itemsize].view(rec.WORLD.dtype)[0]
+    header["seed"] = seed
+
+
 def _in_use(layout: Layout, memory: Bytes) -> list[tuple[int, int]]:
     """Return where the parts in use begin, and their lengths, in bytes."""
     header: Any = memory[: rec.WORLD.itemsize].view(rec.WORLD.dtype)[0]

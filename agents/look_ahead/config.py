@@ -10,10 +10,8 @@ from pydantic import Field, model_validator
 from agents.benchmark.config import Contest, Name, load_suite
 from agents.config import ConfigError, FleetConfig, NonNegative, Positive
 from agents.config_files import ConfigModel, read_config
+from agents.plans import POLICY, plan_named
 from dsd_env.control.fleet import FleetSpace, Plan
-
-POLICY = "policy:"
-"""What a base begins with that is a bundle."""
 
 Periods = Annotated[int, Field(ge=1, le=100_000)]
 Score = Literal["metric", "requests_in_system", "committed_tokens", "completed_requests", "reward"]
@@ -53,6 +51,16 @@ class LookAheadConfig(ConfigModel):
         description="Worth of the tokens still to be made at the horizon, in units of what a token takes the "
         "base; for requests_in_system.",
     )
+    redraws: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0,
+        description="How many other futures of the present a course is judged by, drawn anew at every "
+        "decision; it is then no foresight. 0: by the very future that comes.",
+    )
+    surely: NonNegative = Field(
+        default=0.0,
+        description="With redraws: by how many standard errors of the difference a course must be better "
+        "than the best so far.",
+    )
     sweeps: Annotated[int, Field(ge=0, le=100)] = Field(
         default=2,
         description="Most times that every group's choices are tried in one decision; 0: the base alone.",
@@ -78,6 +86,11 @@ class LookAheadConfig(ConfigModel):
             raise ValueError(
                 f"holds = {list(self.holds)}: the longest takes {longest_s:g} s, horizon_s = "
                 f"{self.horizon_s:g} is shorter"
+            )
+        if self.surely and self.redraws < 2:
+            raise ValueError(
+                f"surely = {self.surely:g} needs redraws of at least 2, not {self.redraws}: one future has "
+                "no standard error"
             )
         for key in ("gammas", "batch_sizes", "places", "holds"):
             values = getattr(self, key)
@@ -128,13 +141,8 @@ class LookAheadConfig(ConfigModel):
             ConfigError: It is none of the scenario.
         """
         try:
-            if isinstance(self.base, str):
-                return space.uniform(self.base)
-            if set(self.base) != set(space.group_names):
-                raise ValueError(f"names {sorted(self.base)}, the groups are {list(space.group_names)}")
-            rows = [space.uniform(self.base[name])[index] for index, name in enumerate(space.group_names)]
-            return space.plan([number for row in rows for number in row.tolist()])
-        except ValueError as error:
+            return plan_named(space, self.base)
+        except ConfigError as error:
             raise ConfigError(f"base: {error}") from error
 
 

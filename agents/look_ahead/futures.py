@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.benchmark.config import Objective
-from agents.look_ahead.clones import Clone, PlayedWorld, put
+from agents.look_ahead.clones import Clone, PlayedWorld, draw_anew, put
 from agents.look_ahead.config import LookAheadConfig
 from agents.look_ahead.verdicts import cost_of
+from agents.seeds import training_seed
 from dsd_env.control.fleet import FleetSpace, Plan
 from dsd_env.control.fleet_view import FleetEncoder, fleet_view
 from dsd_env.control.rewards import reward_factors, reward_weights, running_totals
 from dsd_env.policy import Policy
 from dsd_env.sim.compiled.world import WorldReader
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,30 +177,55 @@ def read(world: PlayedWorld, until_s: float) -> Reading:
 class Appraiser:
     """Says what a course is worth in the episode that a clone is of; less is better.
 
+    It is judged by the very future of the episode, or by others that are drawn anew, the same ones for all
+    courses of a decision.
+
     Attributes:
         played: Futures played so far.
         simulated_s: Simulated time of these.
     """
 
-    def __init__(self, world: PlayedWorld, base: Base, config: LookAheadConfig, objective: Objective) -> None:
-        """Take a world to play futures in, which has begun an episode, of whatever seed."""
+    def __init__(
+        self, world: PlayedWorld, base: Base, config: LookAheadConfig, objective: Objective, seed: int = 0
+    ) -> None:
+        """Take a world to play futures in, which has begun an episode, of whatever seed.
+
+        Args:
+            world: The world.
+            base: What goes on.
+            config: How to judge.
+            objective: The benchmark's objective.
+            seed: Seed of the episode; futures that are drawn anew follow from it.
+        """
         self._world, self._base, self._config, self._objective = world, base, config, objective
         self.played, self.simulated_s = 0, 0.0
+        self._seed, self._decisions = seed, 0
         self._saved: Clone
         self._in_force: Plan
+        self._future: int | None = None
         self._s_per_token = 0.0
 
     def begin(self, saved: Clone, in_force: Plan) -> None:
         """Judge courses from a decision on."""
         self._saved, self._in_force = saved, in_force
+        self._decisions += 1
         if self._config.score == "requests_in_system" and self._config.tail:
+            self._future = None
             passed = self._play(Course())
             self._s_per_token = passed.request_s / max(1, passed.tokens)
 
-    def cost(self, course: Course) -> float:
-        """Return what a course costs; the cheapest is the best."""
+    def costs(self, course: Course) -> Floats:
+        """Return what a course costs in each of the futures, shape (1,) or (redraws,)."""
+        futures: list[int | None] = [None]
+        if self._config.redraws:
+            numbers = range(self._config.redraws)
+            futures = [training_seed(self._seed, number, self._decisions, 0) for number in numbers]
+        return np.array([self._cost(course, future) for future in futures])
+
+    def _cost(self, course: Course, future: int | None) -> float:
+        self._future = future
         if self._config.score == "metric":
-            put(self._saved, self._world)
+            self._put()
             self._run(course, math.inf)
             return cost_of(self._world, self._objective)
         passed = self._play(course)
@@ -209,9 +238,14 @@ class Appraiser:
         }
         return -worth[self._config.score]
 
+    def _put(self) -> None:
+        put(self._saved, self._world)
+        if self._future is not None:
+            draw_anew(self._world, self._future)
+
     def _play(self, course: Course) -> Reading:
         assert self._config.horizon_s is not None
-        put(self._saved, self._world)
+        self._put()
         now_s = float(self._world.simulation.now_s)
         before = read(self._world, now_s)
         self._run(course, now_s + self._config.horizon_s)
@@ -222,3 +256,18 @@ class Appraiser:
         play(self._world, self._base, course, self._in_force, end_s)
         self.played += 1
         self.simulated_s += float(self._world.simulation.now_s) - now_s
+
+
+def better(found: Floats, best: Floats, surely: float) -> bool:
+    """Return whether a course is cheaper than the best so far.
+
+    Args:
+        found: What it costs, by future.
+        best: What the best so far costs in the same futures.
+        surely: By how many standard errors of the mean difference.
+    """
+    gain = best - found
+    mean = float(gain.mean())
+    if not surely:
+        return float(found.mean()) < float(best.mean())
+    return mean > surely * float(gain.std(ddof=1)) / math.sqrt(len(gain))

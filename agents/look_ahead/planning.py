@@ -11,10 +11,10 @@ import numpy as np
 
 from agents.benchmark.config import Objective
 from agents.look_ahead.clones import PlayedWorld, clone
-from agents.look_ahead.config import POLICY, LookAheadConfig
-from agents.look_ahead.futures import Appraiser, Base, Course, FixedBase, PolicyBase, Step, play
+from agents.look_ahead.config import LookAheadConfig
+from agents.look_ahead.futures import Appraiser, Base, Course, FixedBase, PolicyBase, Step, better, play
+from agents.plans import plans_of
 from dsd_env.control.fleet import FleetSpace, Plan
-from dsd_env.policy import PolicyError, load
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,15 @@ class Episode:
 
 
 class LookAhead:
-    """Plays episodes of one scenario by look-ahead."""
+    """Plays episodes of one scenario by look-ahead.
+
+    Attributes:
+        config: The configuration.
+        objective: The benchmark's objective.
+        space: The plans.
+        base: What goes on where nothing is changed.
+        world: The world that is played.
+    """
 
     def __init__(self, config: LookAheadConfig) -> None:
         """Prepare the worlds: one that is played, one for futures.
@@ -54,9 +62,14 @@ class LookAhead:
         self.config, self.objective = config, contest.objective
         self.space = config.space(contest)
         self.base = base_of(config, self.space)
-        self._world = PlayedWorld(self.space)
-        self._clone = PlayedWorld(self.space, self._world.layout)
+        self.world = PlayedWorld(self.space)
+        self._clone = PlayedWorld(self.space, self.world.layout)
         self._choices = choices_of(config, self.space)
+
+    @property
+    def begin_s(self) -> float:
+        """Simulated time at which it begins to decide."""
+        return max(0.0, self.space.scenario.episode.warmup_s - self.config.lead_s)
 
     def play(self, seed: int, tell: Callable[[float], None] = lambda now_s: None) -> Episode:
         """Play an episode.
@@ -65,9 +78,8 @@ class LookAhead:
             seed: Its seed.
             tell: Told of the simulated time that the episode has come to.
         """
-        world, config, space = self._world, self.config, self.space
-        episode = space.scenario.episode
-        begin_s = max(0.0, episode.warmup_s - config.lead_s)
+        world, config, space = self.world, self.config, self.space
+        begin_s = self.begin_s
         appraiser = _appraiser(self._clone, seed, self.base, config, self.objective)
         period_s = config.fleet.control_period_s
         steps, decisions, changed = list[Step](), 0, 0
@@ -106,12 +118,12 @@ class LookAhead:
     ) -> Course:
         """Return the cheapest course that changing one group at a time comes to."""
         config, left = self.config, self.config.budget
-        best, cost = intended, appraiser.cost(intended)
+        best, cost = intended, appraiser.costs(intended)
         plan = self.base.plan(world, in_force) if intended.plan is None else intended.plan
         first_s = self.space.next_tick_s(now_s) - config.fleet.control_period_s
         tried: set[tuple[Any, ...]] = set()
         for _ in range(config.sweeps):
-            before = cost
+            before = best
             for changed in self._neighbours():
                 for hold in config.holds:
                     candidate = Course(changed(plan), first_s + hold * config.fleet.control_period_s)
@@ -121,10 +133,10 @@ class LookAhead:
                         continue
                     tried.add(key)
                     left -= 1
-                    its = appraiser.cost(candidate)
-                    if its < cost:
+                    its = appraiser.costs(candidate)
+                    if better(its, cost, config.surely):
                         best, cost, plan = candidate, its, candidate.plan
-            if cost >= before:
+            if best is before:
                 break
         return best
 
@@ -153,7 +165,7 @@ def _appraiser(
     world: PlayedWorld, seed: int, base: Base, config: LookAheadConfig, objective: Objective
 ) -> Appraiser:
     world.begin(seed)
-    return Appraiser(world, base, config, objective)
+    return Appraiser(world, base, config, objective, seed)
 
 
 def base_of(config: LookAheadConfig, space: FleetSpace) -> Base:
@@ -165,17 +177,8 @@ def base_of(config: LookAheadConfig, space: FleetSpace) -> Base:
     """
     if not config.is_policy:
         return FixedBase(config.base_plan(space))
-    from agents.benchmark.cells import located
-
     assert isinstance(config.base, str)
-    policy = load(located(config.base).removeprefix(POLICY))
-    theirs = policy.fleet_space(space.scenario)
-    if not theirs.is_like(space):
-        raise PolicyError(
-            f"{config.base}: a bundle with control_period_s = {theirs.control_period_s:g}, grouping = "
-            f"{theirs.grouping!r}, name_targets = {theirs.name_targets}: the look-ahead's fleet must be this"
-        )
-    return PolicyBase(space, policy)
+    return PolicyBase(space, plans_of(space, config.base))
 
 
 def choices_of(config: LookAheadConfig, space: FleetSpace) -> list[list[tuple[int, int, int]]]:

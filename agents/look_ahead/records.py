@@ -129,8 +129,11 @@ def _null(value: float) -> float | None:
 
 def inputs_of(config: LookAheadConfig, scenario: Scenario) -> str:
     """Return the digest of all that an episode depends on besides its seed and the code of the look-ahead."""
+    settings = config.model_dump(mode="json")
+    if not config.redraws:  # as before there were any
+        del settings["redraws"], settings["surely"]
     parts = [
-        config.model_dump(mode="json"),
+        settings,
         engine_digest(),
         scenario_digest(scenario),
         data_digest(scenario),

@@ -33,6 +33,7 @@ def test_shipped_ones_fit_their_scenarios(file: Path) -> None:
         ({"gammas": []}, "gammas"),
         ({"every": 0}, "every"),
         ({"budget": 0}, "budget"),
+        ({"surely": 1.0}, "surely = 1 needs redraws of at least 2, not 0"),
         ({"wish": 1}, "wish"),
     ],
 )

@@ -11,9 +11,9 @@ import pytest
 
 from agents.benchmark.cells import located
 from agents.evaluation import Task
-from agents.look_ahead.clones import PlayedWorld, clone, put
+from agents.look_ahead.clones import PlayedWorld, clone, draw_anew, put
 from agents.look_ahead.config import load_look_ahead
-from agents.look_ahead.futures import Course, FixedBase, play, read
+from agents.look_ahead.futures import Course, FixedBase, better, play, read
 from agents.look_ahead.planning import LookAhead, choices_of, replay
 from agents.look_ahead.verdicts import QUICK, cost_of, metric
 from dsd_env import policy
@@ -51,6 +51,7 @@ def static(player: LookAhead, scheduler: str) -> dict[str, float]:
             "every": 3,
             "holds": [3],
         },
+        {"gammas": [4], "places": ["colocated"], "redraws": 2, "every": 8},
     ],
 )
 @pytest.mark.parametrize("scenario", ["single_lan", "fleet"])
@@ -78,7 +79,7 @@ def test_with_nothing_to_choose_a_bundle_as_base_plays_as_by_itself(tmp_path: Pa
 
 def test_a_bundle_of_other_plans_is_no_base(tmp_path: Path) -> None:
     shipped = load_look_ahead("slow_cloud_from_rule").model_dump(include={"scenario", "base"})
-    with pytest.raises(policy.PolicyError, match=r"control_period_s = 1, .*the look-ahead's fleet"):
+    with pytest.raises(policy.PolicyError, match=r"control_period_s = 1, .*settings of fleet must"):
         LookAhead(config(tmp_path, **shipped))
 
 
@@ -199,3 +200,41 @@ def test_a_missed_constraint_costs_more_than_any_gain(monkeypatch: pytest.Monkey
     assert costs(cost, usd=1.0, slo=0.949) == pytest.approx(2.0)
     assert costs(cost, usd=math.nan, slo=1.0) == math.inf
     assert costs(Objective(metric="good", better="higher"), good=3.0) == -3.0
+
+
+def test_a_future_that_is_drawn_anew_begins_in_the_same_present_and_is_another_one(tmp_path: Path) -> None:
+    space = LookAhead(config(tmp_path, scenario="fleet")).space
+    plan = space.uniform("4/1/colocated")
+    world, first, second = PlayedWorld(space), PlayedWorld(space), PlayedWorld(space)
+    for each in (world, first, second):
+        each.begin(SEED)
+    world.follow(plan, 5.0)
+    for each, seed in ((first, 7), (second, 7)):
+        put(clone(world), each)
+        draw_anew(each, seed)
+        assert each.simulation.now_s == world.simulation.now_s
+        assert each.simulation.totals == world.simulation.totals
+        each.follow(plan, math.inf)
+    world.follow(plan, math.inf)
+    assert same(first.simulation.metrics(), second.simulation.metrics())
+    assert not same(first.simulation.metrics(), world.simulation.metrics())
+
+
+def test_without_foresight_the_episode_is_still_the_one_that_is_played(tmp_path: Path) -> None:
+    """What is drawn anew is so on clones alone, and the same look-ahead decides the same twice."""
+    made = config(tmp_path, scenario="fleet", gammas=[0, 4], every=8, holds=[8], sweeps=1, redraws=2)
+    player = LookAhead(made)
+    episode = player.play(SEED)
+    assert episode.futures % 2 == 0 and episode.changed > 0
+    assert same(replay(player.space, SEED, episode.steps), episode.metrics)
+    again = LookAhead(made).play(SEED)
+    assert len(again.steps) == len(episode.steps) and same(again.metrics, episode.metrics)
+
+
+def test_a_course_is_better_by_so_many_standard_errors() -> None:
+    best = np.array([4.0, 6.0, 8.0])
+    assert better(best - np.array([3.0, 0.0, 0.0]), best, 0.0)
+    assert not better(best, best, 0.0)
+    # A gain of 1 with a standard deviation of √3, and so a standard error of 1.
+    assert better(best - np.array([3.0, 0.0, 0.0]), best, 0.99)
+    assert not better(best - np.array([3.0, 0.0, 0.0]), best, 1.01)
