@@ -25,16 +25,13 @@ from dsd_env.locks import LOCK_FILE, InUseError, hold
 
 BASELINES = ("cloud_ar", "colocated_sd:4", "jsq_goodput")
 """Rules of the field that every scenario is compared with."""
-STRONGEST = {
-    "metro": ("static:16:1:edge",),
-    "regions": ("adaptive:4:colocated:fastest_first+most=20",),
-}
-"""The strongest opponents that the benchmark knows of a scenario, tuned for it, beside these.
+STRONGEST = {"metro": "static:16:1:edge", "regions": "adaptive:4:colocated:fastest_first+most=20"}
+"""The strongest opponent that the benchmark knows of a scenario, tuned for it.
 
 The rule that the training imitated, if it is another, is compared with as well.
 """
 
-LEARNED, IMITATED = "learned policy", "imitated rule"
+LEARNED, IMITATED, TUNED = "learned policy", "imitated rule", "strongest rule"
 METRICS = (
     "e2e_s_mean",
     "e2e_s_p95",
@@ -105,16 +102,18 @@ def main() -> int:
     console.rule("3. Evaluate: episodes that training never saw, the same for every scheduler")
     learned = f"policy:{bundle}"
     imitated = [config.warm_start.scheduler] if config.warm_start else []
-    baselines = [*BASELINES, *STRONGEST.get(config.scenario, ())]
+    strongest = [STRONGEST[config.scenario]] if config.scenario in STRONGEST else []
+    baselines = [*BASELINES, *strongest]
     names = list(dict.fromkeys([*baselines, *imitated, learned]))
     summary = evaluate(config.scenario, names, arguments)
 
     from agents.report import print_tables
 
     short = {learned: LEARNED}
-    for rule in set(imitated) - set(baselines):
-        short[rule] = IMITATED
-        print(f"{IMITATED}: {rule}")
+    for name, rules in ((TUNED, set(strongest)), (IMITATED, set(imitated) - set(baselines))):
+        for rule in rules:
+            short[rule] = name
+            print(f"{name}: {rule}")
     summary = with_short_names(summary, short)
     print_tables(summary, METRICS, console)
     schedulers = summary["scenarios"][config.scenario]["schedulers"]

@@ -49,6 +49,6 @@ def test_the_strongest_opponents_are_schedulers_of_their_scenarios(monkeypatch) 
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     from demo import BASELINES, STRONGEST
 
-    for name, specifications in STRONGEST.items():
-        for specification in (*BASELINES, *specifications):
+    for name, strongest in STRONGEST.items():
+        for specification in (*BASELINES, strongest):
             make_scheduler(specification).reset(load_scenario(name), 0)
