@@ -228,10 +228,13 @@ def test_random_scenarios(choices: dict[str, Any], seed: int, price_delays: bool
 
 
 @pytest.mark.parametrize("name", dsd_env.list_scenarios())
-@pytest.mark.parametrize("scheduler", ["indices", "jsq_goodput", "edge_sd:4"])
-def test_shipped_scenarios(name: str, scheduler: str) -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "decisions"), [("indices", 1500), ("jsq_goodput", 600), ("edge_sd:4", 1500)]
+)
+def test_shipped_scenarios(name: str, scheduler: str, decisions: int) -> None:
     scenario = load_scenario(name, episode__requests=20, episode__warmup_requests=5)
-    assert assert_engines_agree(scenario, scheduler, 5, price_delays=True, decisions=1500) > 1000
+    events = assert_engines_agree(scenario, scheduler, 5, price_delays=True, decisions=decisions)
+    assert events > decisions * 2 // 3
 
 
 @pytest.mark.parametrize("scheduler", ["random", "colocated_sd:4", "cloud_ar", "hf_heuristic"])
