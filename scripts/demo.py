@@ -110,10 +110,10 @@ def main() -> int:
     from agents.report import print_tables
 
     short = {learned: LEARNED}
-    for name, rules in ((TUNED, set(strongest)), (IMITATED, set(imitated) - set(baselines))):
+    for label, rules in ((TUNED, set(strongest)), (IMITATED, set(imitated) - set(baselines))):
         for rule in rules:
-            short[rule] = name
-            print(f"{name}: {rule}")
+            short[rule] = label
+            print(f"{label}: {rule}")
     summary = with_short_names(summary, short)
     print_tables(summary, METRICS, console)
     schedulers = summary["scenarios"][config.scenario]["schedulers"]
