@@ -229,7 +229,7 @@ def test_random_scenarios(choices: dict[str, Any], seed: int, price_delays: bool
 
 @pytest.mark.parametrize("name", dsd_env.list_scenarios())
 @pytest.mark.parametrize(
-    ("scheduler", "decisions"), [("indices", 1500), ("jsq_goodput", 600), ("edge_sd:4", 1500)]
+    ("scheduler", "decisions"), [("indices", 1500), ("jsq_goodput", 600), ("edge_sd:4", 1000)]
 )
 def test_shipped_scenarios(name: str, scheduler: str, decisions: int) -> None:
     scenario = load_scenario(name, episode__requests=20, episode__warmup_requests=5)
