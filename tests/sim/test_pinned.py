@@ -19,8 +19,8 @@ def test_every_scenario_is_pinned() -> None:
 def _takes_long(name: str, scheduler: str) -> bool:
     """Return whether others show the same in less time.
 
-    24 devices show as much as 600, metro as its variants; and the rule decides alike inside the compiled engine
-    on metro and drafter_menu (tests/whole_runs).
+    24 devices show as much as 600, metro as its variants; and the rule decides alike
+    on metro and drafter_menu in the compiled engine (tests/whole_runs).
     """
     if name.startswith("fleet_600") or name in ("overload", "wan_stream", "metro_branches", "tiers"):
         return True
