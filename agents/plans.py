@@ -11,6 +11,7 @@ from agents.benchmark.cells import located
 from agents.config import ConfigError
 from dsd_env.control.fleet import FleetSpace, Plan
 from dsd_env.policy import Policy, PolicyError, load
+from dsd_env.whole_runs.fleet import Choose
 
 POLICY = "policy:"
 """What the name of a bundle begins with."""
@@ -59,3 +60,20 @@ def plans_of(space: FleetSpace, bundle: str) -> Policy:
             f"{theirs.grouping!r}, name_targets = {theirs.name_targets}: the settings of fleet must be these"
         )
     return policy
+
+
+def chooser_of(space: FleetSpace, words: str | Mapping[str, str]) -> Choose:
+    """Return what makes plans by name: a bundle, which is asked, or a plan, which is always the same.
+
+    Args:
+        space: The plans.
+        words: ``policy:DIR``, or a plan as :func:`plan_named` reads it.
+
+    Raises:
+        ConfigError: It is no plan of the space.
+        dsd_env.policy.PolicyError: The bundle cannot be loaded, or is of other plans.
+    """
+    if isinstance(words, str) and words.startswith(POLICY):
+        return plans_of(space, words).choose
+    fixed: list[int] = plan_named(space, words).ravel().tolist()
+    return lambda observation, mask: fixed

@@ -20,10 +20,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.config import ConfigError
 from agents.environments import EnvFactory, make_vec_env, masks_of, reader_of
 from agents.other_lists import OtherLists
-from agents.plans import POLICY, plan_named, plans_of
+from agents.plans import chooser_of
 from dsd_env.control import ActionSpace
 from dsd_env.control.fleet import FleetSpace
-from dsd_env.policy import Policy, PolicyError
+from dsd_env.policy import PolicyError
 from dsd_env.policy.network import MlpActor
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
@@ -141,17 +141,14 @@ class ByPlans:
     """Decides in the fleet view by a plan, or by a bundle that is asked about every environment by itself."""
 
     def __init__(self, space: FleetSpace, name: str) -> None:
-        """Take ``policy:DIR``, or a plan as :func:`agents.plans.plan_named` reads it.
+        """Take ``policy:DIR``, or a plan; see :func:`agents.plans.chooser_of`.
 
         Raises:
             ConfigError: It is neither, or a bundle of other plans.
         """
-        self._policy: Policy | None = None
+        self._width = len(space.nvec)
         try:
-            if name.startswith(POLICY):
-                self._policy = plans_of(space, name)
-            else:
-                self._plan = plan_named(space, name).ravel()
+            self._choose = chooser_of(space, name)
         except (ConfigError, PolicyError) as error:
             raise ConfigError(
                 f"{error}; in the fleet view a scheduler is a plan, such as 4/1/edge or "
@@ -160,10 +157,8 @@ class ByPlans:
 
     def __call__(self, stage: Stage, which: Sequence[int]) -> NDArray[np.int64]:
         """Return the plans in some environments, int64, shape (k, 3 · groups)."""
-        if self._policy is None:
-            return np.tile(self._plan, (len(which), 1))
-        plans = [self._policy.choose(stage.observations[world], stage.masks[world]) for world in which]
-        return np.array(plans, dtype=np.int64)
+        plans = [self._choose(stage.observations[world], stage.masks[world]) for world in which]
+        return np.array(plans, dtype=np.int64).reshape(len(which), self._width)
 
 
 class ByActor:

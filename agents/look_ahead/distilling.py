@@ -29,7 +29,7 @@ from agents.look_ahead.config import LookAheadConfig, load_look_ahead
 from agents.look_ahead.labels import Labels, base_labels_of
 from agents.look_ahead.planning import LookAhead
 from agents.observing import choose_only
-from agents.plans import plans_of
+from agents.plans import chooser_of
 from agents.provenance import git_commit, versions
 from agents.seeds import training_seed, validation_seeds
 from agents.training import build_model
@@ -282,17 +282,11 @@ def validate(config: DistilConfig, player: LookAhead, actor: MlpActor) -> dict[s
     space, ahead = player.space, player.config
     settings = ahead.fleet.model_dump()
     env = EdgeCloudFleetEnv(space.scenario, engine="compiled", **settings)
-    choose: dict[str, Choose] = {"policy": actor.action}
-    if ahead.is_policy:
-        assert isinstance(ahead.base, str)
-        choose["base"] = plans_of(space, ahead.base).choose
-    else:
-        fixed: list[int] = ahead.base_plan(space).ravel().tolist()
-        choose["base"] = lambda observation, mask: fixed
+    choose: dict[str, Choose] = {"base": chooser_of(space, ahead.base), "policy": actor.action}
     seeds = validation_seeds(config.validation_episodes)
     result: dict[str, Any] = {"validation_episodes": len(seeds)}
-    for name in ("base", "policy"):
-        played = [play_plans(env, choose[name], seed)[1] for seed in seeds]
+    for name, its in choose.items():
+        played = [play_plans(env, its, seed)[1] for seed in seeds]
         result[name] = {
             metric: round(float(np.mean([metrics[metric] for metrics in played])), 5)
             for metric in player.objective.metrics

@@ -202,7 +202,6 @@ class Appraiser:
         self._seed, self._decisions = seed, 0
         self._saved: Clone
         self._in_force: Plan
-        self._future: int | None = None
         self._s_per_token = 0.0
 
     def begin(self, saved: Clone, in_force: Plan) -> None:
@@ -210,7 +209,6 @@ class Appraiser:
         self._saved, self._in_force = saved, in_force
         self._decisions += 1
         if self._config.score == "requests_in_system" and self._config.tail:
-            self._future = None
             passed = self._play(Course())
             self._s_per_token = passed.request_s / max(1, passed.tokens)
 
@@ -223,12 +221,11 @@ class Appraiser:
         return np.array([self._cost(course, future) for future in futures])
 
     def _cost(self, course: Course, future: int | None) -> float:
-        self._future = future
         if self._config.score == "metric":
-            self._put()
+            self._put(future)
             self._run(course, math.inf)
             return cost_of(self._world, self._objective)
-        passed = self._play(course)
+        passed = self._play(course, future)
         if self._config.score == "requests_in_system":
             return passed.request_s + self._config.tail * self._s_per_token * passed.left_tokens
         worth = {
@@ -238,14 +235,15 @@ class Appraiser:
         }
         return -worth[self._config.score]
 
-    def _put(self) -> None:
+    def _put(self, future: int | None) -> None:
+        """Begin a future: the episode's own, or that of another seed."""
         put(self._saved, self._world)
-        if self._future is not None:
-            draw_anew(self._world, self._future)
+        if future is not None:
+            draw_anew(self._world, future)
 
-    def _play(self, course: Course) -> Reading:
+    def _play(self, course: Course, future: int | None = None) -> Reading:
         assert self._config.horizon_s is not None
-        self._put()
+        self._put(future)
         now_s = float(self._world.simulation.now_s)
         before = read(self._world, now_s)
         self._run(course, now_s + self._config.horizon_s)
@@ -266,8 +264,7 @@ def better(found: Floats, best: Floats, surely: float) -> bool:
         best: What the best so far costs in the same futures.
         surely: By how many standard errors of the mean difference.
     """
-    gain = best - found
-    mean = float(gain.mean())
     if not surely:
         return float(found.mean()) < float(best.mean())
-    return mean > surely * float(gain.std(ddof=1)) / math.sqrt(len(gain))
+    gain = best - found
+    return float(gain.mean()) > surely * float(gain.std(ddof=1)) / math.sqrt(len(gain))
