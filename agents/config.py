@@ -269,6 +269,11 @@ class TrainConfig(ConfigModel):
         description="Worlds of the compiled engine, or environments of the reference engine: all in this "
         "process, or one process each.",
     )
+    worlds_per_seed: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1,
+        description="So many worlds play the same episodes, and advantages are taken against those of the "
+        "others at the same simulated time: what is luck is then none of the decision's. 1: none do.",
+    )
     rollout_s: Positive | None = Field(
         default=None,
         description="Simulated time that a rollout is to span in every world; ppo.n_steps is then what a "
@@ -339,6 +344,16 @@ class TrainConfig(ConfigModel):
         if self.validation is not None and self.validation.select_by == "return":
             raise ValueError(
                 "validation.select_by: returns of a mixture's scenarios have no common scale; name a metric"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> TrainConfig:
+        if self.n_envs % (self.worlds_per_seed * max(1, len(self.mixture))):
+            each = f" of each of the {len(self.mixture)} scenarios" if self.mixture else ""
+            raise ValueError(
+                f"n_envs = {self.n_envs} is no multiple of worlds_per_seed = {self.worlds_per_seed}{each}: "
+                "a world would have a seed for itself"
             )
         return self
 

@@ -321,6 +321,10 @@ class RequestCreditCallback(BaseCallback):
         self._due = self._tracker.due()
         self._episodes = np.zeros(self.training_env.num_envs, dtype=np.int64)
 
+    def _on_rollout_start(self) -> None:
+        # Worlds may have been put into other states since the last rollout.
+        self._due = self._tracker.due()
+
     def _on_step(self) -> bool:
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
         dones = self.locals["dones"]

@@ -40,14 +40,18 @@ class TrainingEpisodes:
     Attributes:
         run_seed: Seed of the run.
         start_step: Global step at which this process starts.
+        groups: Number that stands for each environment; environments with the same one play the same
+            episodes. Default: its own.
     """
 
     run_seed: int
     start_step: int
+    groups: tuple[int, ...] = ()
 
     def __call__(self, worker: int, episode: int) -> int:
         """Return the seed of one episode of one environment."""
-        return training_seed(self.run_seed, worker, self.start_step, episode)
+        number = self.groups[worker] if self.groups else worker
+        return training_seed(self.run_seed, number, self.start_step, episode)
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ def rollout_shape(config: TrainConfig, scenario: Scenario) -> Shape | None:
     """Return the worlds and steps with which a rollout spans `rollout_s`; None without that.
 
     Worlds are given up before time: there are as many as `n_envs`, or as few as needed for
-    `rollout_decisions` decisions altogether. If one world's are more than that, the rollout is as long as it
-    allows.
+    `rollout_decisions` decisions altogether, in whole groups of `worlds_per_seed`. If one group's are more
+    than that, the rollout is as long as it allows.
     """
     if config.rollout_s is None:
         return None
@@ -88,7 +88,8 @@ def rollout_shape(config: TrainConfig, scenario: Scenario) -> Shape | None:
         rate = decisions_per_s(scenario, config.warm_start.scheduler if config.warm_start else PILOT)
     most, batch = config.rollout_decisions, config.ppo.batch_size
     n_steps = max(2, math.ceil(config.rollout_s * rate))
-    n_envs = max(1, min(config.n_envs, most // n_steps))
+    group = config.worlds_per_seed
+    n_envs = max(group, min(config.n_envs, most // n_steps) // group * group)
     # Whole minibatches of every rollout.
     grain = batch // math.gcd(batch, n_envs)
     whole = math.ceil(n_steps / grain) * grain
@@ -132,10 +133,11 @@ class SpanCallback(BaseCallback):
         self._now_s: NDArray[np.float64] | None = None
 
     def _on_rollout_start(self) -> None:
-        n = self.training_env.num_envs
-        now_s = self._now_s
-        self._begin_s = _clocks_s(self.training_env, None) if now_s is None else now_s.copy()
-        self.spans_s = np.zeros(n)
+        # Compiled worlds may have been put into other states since the last rollout.
+        compiled = getattr(self.training_env.unwrapped, "worlds", None) is not None
+        now_s = None if compiled else self._now_s
+        self._begin_s = clocks_s(self.training_env, None) if now_s is None else now_s.copy()
+        self.spans_s = np.zeros(self.training_env.num_envs)
 
     def _on_step(self) -> bool:
         for world in np.flatnonzero(self.locals["dones"]).tolist():
@@ -144,7 +146,7 @@ class SpanCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        self._now_s = _clocks_s(self.training_env, self.locals)
+        self._now_s = clocks_s(self.training_env, self.locals)
         self.spans_s += self._now_s - self._begin_s
         self.logger.record("rollout/simulated_s", float(self.spans_s.mean()))
         periods_s = [scenario.workload.load.period_s for scenario in self._scenarios]
@@ -155,8 +157,13 @@ class SpanCallback(BaseCallback):
             print(describe(self.spans_s, self._scenarios), flush=True)
 
 
-def _clocks_s(env: VecEnv, step: Mapping[str, Any] | None) -> NDArray[np.float64]:
-    """Return the simulated time of every world: of compiled ones by array, else from the newest infos."""
+def clocks_s(env: VecEnv, step: Mapping[str, Any] | None) -> NDArray[np.float64]:
+    """Return the simulated time of every world: of compiled ones by array, else from the newest infos.
+
+    Args:
+        env: The worlds.
+        step: ``dones`` and ``infos`` of the last step; None after a reset.
+    """
     worlds = getattr(env.unwrapped, "worlds", None)
     if worlds is not None:
         clocks: NDArray[np.float64] = worlds.clocks[:, 0].copy()

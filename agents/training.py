@@ -28,6 +28,7 @@ from agents.horizons import SpanCallback, rollout_shape, with_shape
 from agents.observing import choose_only, see_only
 from agents.policies import FastMaskablePolicy, FastPolicy
 from agents.rollouts import ByPlans
+from agents.shared_seeds import SharedSeedsCallback, groups_of
 from agents.stagger import StaggerCallback
 from agents.warm_start import warm_start
 from dsd_env.files import write_json, write_text
@@ -242,7 +243,8 @@ def _train(
         write_json(run / RECORD_FILE, record)
     config = with_shape(config, shape)
     kind = "dummy" if config.fleet is not None and config.vec_env == "compiled" else config.vec_env
-    vec_env = make_envs(config.n_envs, TrainingEpisodes(config.seed, step), kind)
+    groups = groups_of(config.n_envs, config.worlds_per_seed, len(scenarios))
+    vec_env = make_envs(config.n_envs, TrainingEpisodes(config.seed, step, tuple(groups.tolist())), kind)
     validation = (
         ValidationCallback(
             run,
@@ -281,6 +283,9 @@ def _train(
             episodes = TrainingEpisodes(config.seed, step)
             ahead = partial(make_envs, kind=engine)
             callbacks.append(StaggerCallback(ahead, scenario, episodes, mixed=len(scenarios)))
+        if config.worlds_per_seed > 1:
+            period_s = config.fleet.control_period_s if config.fleet else None
+            callbacks.append(SharedSeedsCallback(groups, period_s))
         callbacks += [validation] if validation else []
         callbacks += [RequestCreditCallback()] if by_request else []
         callbacks += [SpanCallback(scenarios)]

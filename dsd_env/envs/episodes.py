@@ -43,6 +43,7 @@ class EnvState:
         world: The world (compiled engine).
         actions: The actions until then (reference engine, which repeats them, and where pictures are drawn).
         steps: Steps taken in the episode.
+        named: Episodes begun until then where each one's seed is named by its number, otherwise 0.
     """
 
     engine: str
@@ -52,6 +53,7 @@ class EnvState:
     world: SavedWorld | None = None
     actions: tuple[tuple[int, ...], ...] = ()
     steps: int = 0
+    named: int = 0
 
 
 class Episodes(Protocol):

@@ -312,6 +312,7 @@ class EpisodeWorlds:
             self.generator(world).bit_generator.state,
             self.worlds.save(world),
             steps=int(self.steps[world]),
+            named=self._episodes[world],
         )
 
     def restore(self, world: int, state: EnvState) -> None:
@@ -327,6 +328,7 @@ class EpisodeWorlds:
         self.episode_seeds[world] = state.episode_seed
         self.generator(world).bit_generator.state = dict(state.generator)
         self.steps[world] = state.steps
+        self._episodes[world] = state.named or self._episodes[world]
         self.cut[world] = self._max_steps is not None and state.steps >= self._max_steps
 
     # ------------------------------------------------------------------ infos of one world

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dsd_env.control import DecisionView, Site, TargetView
 from dsd_env.rng import Stream, key, uniform_from_key
-from dsd_env.schedulers.rules import least_loaded_target, pick
+from dsd_env.schedulers.rules import least_loaded, least_loaded_target, pick
 
 ROUTING_DRAW = 9
 """Offset of the draw among those of a decision (:mod:`dsd_env.schedulers.lengths`)."""
@@ -85,6 +85,28 @@ class FastestFirst:
         return _least_time(view, seed)
 
 
+@dataclass(frozen=True)
+class ByLength:
+    """Keep short and long prompts apart, so that those of one batch are alike.
+
+    The first half of the targets, by number, takes the short ones (of an odd number the middle one, too), the
+    rest the long ones; among these the one with the fewest requests. That is DSD's length-aware batching
+    (arXiv 2511.21669) where batches are continuous: what is batched together is what shares a target.
+
+    Attributes:
+        tokens: Longest prompt that is short.
+    """
+
+    tokens: int
+
+    def __call__(self, view: DecisionView, seed: int) -> int:
+        """Return the number of the target."""
+        targets = _offered(view)
+        short = -(-len(targets) // 2)
+        kept = targets[:short] if view.request.prompt_tokens <= self.tokens else targets[short:]
+        return least_loaded(kept or targets)
+
+
 def packed_target(view: DecisionView, most: int) -> int:
     """Return the first target, by number, that is up and has fewer than ``most`` requests, or the idlest.
 
@@ -105,11 +127,25 @@ ROUTES: dict[str, Route] = {
     "least_time": _least_time,
 }
 """Routes by name, without parameters."""
-FASTEST_FIRST = "fastest_first"
-ROUTE_USAGES = (*ROUTES, f"{FASTEST_FIRST}+most=N")
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """The one whole number that a route has."""
+
+    make: Callable[[int], Route]
+    key: str
+    largest: int
+    means: str
+
+
+PARAMETRIC: dict[str, _Parameter] = {
+    "fastest_first": _Parameter(FastestFirst, "most", 4096, "requests up to which a target is filled"),
+    "by_length": _Parameter(ByLength, "tokens", 1_000_000, "tokens of the longest prompt that is short"),
+}
+"""Routes by name, with a parameter."""
+ROUTE_USAGES = (*ROUTES, *(f"{name}+{each.key}=N" for name, each in PARAMETRIC.items()))
 """How the routes are written."""
-MOST_REQUESTS = 4096
-"""Largest number of requests up to which a target may be filled."""
 
 
 def make_route(text: str) -> Route:
@@ -121,13 +157,14 @@ def make_route(text: str) -> Route:
     """
     if text in ROUTES:
         return ROUTES[text]
-    name, _, parameter = text.partition("+")
-    if name != FASTEST_FIRST:
+    name, _, given = text.partition("+")
+    if name not in PARAMETRIC:
         raise ValueError(f"route {text!r} is not one of {', '.join(ROUTE_USAGES)}")
-    key, _, number = parameter.partition("=")
-    if key != "most" or not number.isdecimal() or not 1 <= int(number) <= MOST_REQUESTS:
+    parameter = PARAMETRIC[name]
+    key, _, number = given.partition("=")
+    if key != parameter.key or not number.isdecimal() or not 1 <= int(number) <= parameter.largest:
         raise ValueError(
-            f"route {text!r}: write {FASTEST_FIRST}+most=N, N requests up to which a target is filled, "
-            f"a whole number in 1..{MOST_REQUESTS}"
+            f"route {text!r}: write {name}+{parameter.key}=N, N {parameter.means}, a whole number in "
+            f"1..{parameter.largest}"
         )
-    return FastestFirst(int(number))
+    return parameter.make(int(number))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from dsd_env.control import CandidateView, Decision, DecisionView, Site
+from dsd_env.control import CandidateView, Decision, DecisionView, Site, TargetView
 from dsd_env.control.actions import snap_up
 from dsd_env.control.fleet import SITES, drafters_at
 
@@ -28,8 +28,13 @@ def least_loaded_target(view: DecisionView) -> int:
     Ties go to the shorter iteration time, then to the lower number. Down targets are taken only if
     there is no other.
     """
+    return least_loaded(candidate.target for candidate in view.candidates)
+
+
+def least_loaded(targets: Iterable[TargetView]) -> int:
+    """Return the number of that one of some targets; see :func:`least_loaded_target`."""
     best = min(
-        (candidate.target for candidate in view.candidates),
+        targets,
         key=lambda target: (
             not target.up,
             target.resident + target.waiting,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsd_env.control import ActionSpace, DecisionView, Site
+from dsd_env.control import ActionSpace, DecisionView, Site, TargetView
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import SchedulerError, make_scheduler
 from dsd_env.schedulers.lengths import (
@@ -293,11 +293,38 @@ def test_the_fastest_target_is_filled_first() -> None:
     assert make_route("fastest_first+most=8")(view, 3) == 1
 
 
+def test_short_and_long_prompts_are_kept_apart() -> None:
+    idle, busy, far = make_target(0), make_target(1, resident=9), make_target(2, resident=20)
+
+    def target(prompt_tokens: int, *targets: TargetView) -> int:
+        candidates = tuple(make_candidate(Site.COLOCATED, each) for each in targets)
+        request = make_request(is_admission=True, prompt_tokens=prompt_tokens)
+        return make_route("by_length+tokens=500")(make_view(candidates=candidates, request=request), 3)
+
+    assert [target(tokens, idle, busy) for tokens in (1, 500, 501)] == [0, 0, 1]
+    # The middle one of three is for short prompts; among those the one with the fewest requests.
+    assert [target(tokens, idle, busy, far) for tokens in (500, 501)] == [0, 2]
+    assert target(500, make_target(0, resident=10), busy, far) == 1
+    # Who is alone, or believed to be, takes all.
+    assert target(501, idle) == 0
+    assert target(501, idle, make_target(1, up=False)) == 0
+
+
 @pytest.mark.parametrize(
-    "route", ["fastest_first", "fastest_first+most=0", "fastest_first+most=x", "nearest", "jsq+most=3"]
+    "route",
+    [
+        "fastest_first",
+        "fastest_first+most=0",
+        "fastest_first+most=x",
+        "nearest",
+        "jsq+most=3",
+        "by_length",
+        "by_length+most=3",
+        "by_length+tokens=0",
+    ],
 )
 def test_routes_that_are_none_are_refused(route: str) -> None:
-    with pytest.raises(SchedulerError, match=r"adaptive: route '.*(most=N|is not one of jsq)"):
+    with pytest.raises(SchedulerError, match=r"adaptive: route '.*(most=N|tokens=N|is not one of jsq)"):
         make_scheduler(f"adaptive:4:own:{route}")
     assert (
         make_scheduler("adaptive:4:own:fastest_first+most=22").name == "adaptive:4:own:fastest_first+most=22"
