@@ -1,15 +1,19 @@
 """Worlds that share their seeds, and what they say about luck: a baseline that depends on the input.
 
-What a decision is followed by depends more on who arrives next than on the decision, and a critic cannot know
-who will. Worlds with the same seed have the same arrivals, prompts, links and drafts, whatever is decided in
-them. So where a group of worlds plays the same episode, what the *others* of the group got at the same
-simulated time tells what was luck. Their mean advantage is taken off every advantage:
+What a decision is followed by depends more on who arrives next, how long the answer will be and which drafts
+are right than on the decision, and a critic cannot know any of it. Worlds with the same seed have the same
+arrivals, prompts, answers, links and drafts, whatever is decided in them. So where a group of worlds plays
+the same episode, what the *others* of the group got in the same place tells what was luck. Their mean
+advantage is taken off every advantage:
 
-    A'(w, t) = A(w, t) − mean of A(w', t'), over w' ≠ w in w's group, t' near t
+    A'(w, x) = A(w, x) − mean of A(w', x'), over w' ≠ w in w's group, x' in the same place as x
 
 As the world itself is not among those, what is subtracted does not depend on its action, and the expected
 gradient is unchanged. It is the input-dependent baseline of Mao et al. ("Variance reduction for reinforcement
 learning in input-driven environments", arXiv 1807.02264), with the critic's value inside of each A.
+
+The same place is: with credit by request, the same request of the same device, within so many tokens; with
+credit by step the same simulated time.
 
 Worlds of the compiled engine are put into the same state before every rollout, that of each member in turn;
 what follows then differs by their decisions alone. Others begin the same episodes, and drift apart as their
@@ -18,20 +22,25 @@ episodes end at different times.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.credit import MaskableRequestRolloutBuffer, RequestRolloutBuffer
 from agents.horizons import clocks_s
-from agents.tracking import Float64, Int64
+from agents.tracking import Float64, Int64, tracker_of
 
 if TYPE_CHECKING:
     from stable_baselines3.common.buffers import RolloutBuffer
 
 DECISIONS_NEARBY = 32
 """Decisions of one world that are taken as being of the same time, on average."""
+
+TOKENS_NEARBY = 16
+"""Tokens of one answer that are taken as being the same place."""
 
 
 def groups_of(n_worlds: int, worlds_per_seed: int, n_scenarios: int = 1) -> Int64:
@@ -48,28 +57,39 @@ def groups_of(n_worlds: int, worlds_per_seed: int, n_scenarios: int = 1) -> Int6
     return worlds // n_scenarios // worlds_per_seed * n_scenarios + worlds % n_scenarios
 
 
+def ordinals_of(requests: Int64, devices: Int64, episodes: Int64) -> Int64:
+    """Return which of its device's requests every decision is of, counted from the first one that decides.
+
+    Numbers of requests go by arrival, so in a closed loop they depend on what was decided; that a request is
+    its device's third does not.
+
+    Args:
+        requests: Number of the request within its episode, shape (T, n): T steps of n worlds.
+        devices: Number of its device, shape (T, n).
+        episodes: Number of the episode within its world, shape (T, n).
+    """
+    worlds = np.broadcast_to(np.arange(requests.shape[1]), requests.shape)
+    rows = np.stack([each.ravel() for each in (worlds, episodes, devices, requests)], axis=1)
+    found, which = np.unique(rows, axis=0, return_inverse=True)
+    begins = np.append(True, (np.diff(found[:, :3], axis=0) != 0).any(axis=1))
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(found)), 0))
+    return (np.arange(len(found)) - first)[which.ravel()].reshape(requests.shape)
+
+
 def without_luck(
-    advantages: Float64,
-    known: NDArray[np.bool_],
-    times_s: Float64,
-    episodes: Int64,
-    groups: Int64,
-    width_s: float,
+    advantages: Float64, known: NDArray[np.bool_], groups: Int64, places: Sequence[Int64]
 ) -> Float64:
-    """Return advantages less the mean of those that the others of the group had at the same simulated time.
+    """Return advantages less the mean of those that the others of the group had in the same place.
 
     Args:
         advantages: Shape (T, n): T steps of n worlds.
         known: Those that count, shape (T, n); the others stay as they are.
-        times_s: Simulated time of the decisions, shape (T, n).
-        episodes: Number of the episode within its world, shape (T, n).
         groups: From :func:`groups_of`, shape (n,).
-        width_s: Decisions are of the same time if theirs round to the same multiple of this.
+        places: Whole numbers that together say where a decision is, each of shape (T, n).
     """
-    steps, n = advantages.shape
-    worlds = np.broadcast_to(np.arange(n), (steps, n))[known]
-    moments = np.rint(times_s[known] / width_s).astype(np.int64)
-    keys = np.stack((groups[worlds], episodes[known], moments), axis=1)
+    n = advantages.shape[1]
+    worlds = np.broadcast_to(np.arange(n), advantages.shape)[known]
+    keys = np.stack([groups[worlds], *(each[known] for each in places)], axis=1)
     cells = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
     own = np.unique(cells * n + worlds, return_inverse=True)[1].ravel()
     values = advantages[known]
@@ -91,7 +111,8 @@ class SharedSeedsCallback(BaseCallback):
 
         Args:
             groups: Group of every world, shape (n,).
-            width_s: See :func:`without_luck`; default: what 32 decisions of a world take.
+            width_s: With credit by step, decisions are of the same time if theirs round to the same multiple
+                of this; default: what 32 decisions of a world take.
         """
         super().__init__()
         self._groups, self._width_s = groups, width_s
@@ -99,17 +120,29 @@ class SharedSeedsCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._compiled = getattr(self.training_env.unwrapped, "worlds", None) is not None
-        self._episodes = np.zeros(len(self._groups), dtype=np.int64)
-        self._now_s = clocks_s(self.training_env, None)
+        self._episode = np.zeros(len(self._groups), dtype=np.int64)
+        self._by_request = isinstance(self._buffer, RequestRolloutBuffer | MaskableRequestRolloutBuffer)
+        if self._by_request:
+            self._tracker = tracker_of(self.training_env)
+        self._now()
+
+    def _now(self, step: Mapping[str, Any] | None = None) -> None:
+        """Note what is due in every world, after a step or before the first."""
+        if not self._by_request:
+            self._now_s = clocks_s(self.training_env, step)
+            return
+        if step is not None and not self._compiled:  # Of compiled worlds it reads what is due now.
+            self._tracker.completed(step["infos"], step["dones"])
+        self._device = self._tracker.devices()
 
     def _on_rollout_start(self) -> None:
         if self._compiled:
             self._put_together()
-            self._now_s = clocks_s(self.training_env, None)
-            self._episodes[:] = 0
+            self._now()
+            self._episode[:] = 0
         shape = (self._buffer.buffer_size, len(self._groups))
         self._times_s = np.zeros(shape)
-        self._numbers = np.zeros(shape, dtype=np.int64)
+        self._devices, self._episodes = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         self._rollouts += 1
 
     def _put_together(self) -> None:
@@ -128,18 +161,31 @@ class SharedSeedsCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         # The transition is added to the buffer after this.
-        self._times_s[self._buffer.pos], self._numbers[self._buffer.pos] = self._now_s, self._episodes
-        self._episodes += self.locals["dones"]
-        self._now_s = clocks_s(self.training_env, self.locals)
+        at = self._buffer.pos
+        self._episodes[at] = self._episode
+        if self._by_request:
+            self._devices[at] = self._device
+        else:
+            self._times_s[at] = self._now_s
+        self._episode += self.locals["dones"]
+        self._now(self.locals)
         return True
+
+    def _places(self) -> list[Int64]:
+        buffer = self._buffer
+        if isinstance(buffer, RequestRolloutBuffer | MaskableRequestRolloutBuffer):
+            moments = buffer.moments
+            ordinals = ordinals_of(moments.requests, self._devices, self._episodes)
+            return [self._episodes, self._devices, ordinals, moments.tokens // TOKENS_NEARBY]
+        gaps_s = np.diff(self._times_s, axis=0)[np.diff(self._episodes, axis=0) == 0]
+        width_s = self._width_s or DECISIONS_NEARBY * float(gaps_s.mean())
+        return [self._episodes, np.rint(self._times_s / width_s).astype(np.int64)]
 
     def _on_rollout_end(self) -> None:
         buffer = self._buffer
-        known = getattr(buffer, "known", np.ones(self._times_s.shape, dtype=np.bool_))
+        known = getattr(buffer, "known", np.ones(self._episodes.shape, dtype=np.bool_))
         advantages = buffer.advantages.astype(np.float64)
-        spread = np.diff(self._times_s, axis=0)[np.diff(self._numbers, axis=0) == 0]
-        width_s = self._width_s or DECISIONS_NEARBY * float(spread.mean())
-        lean = without_luck(advantages, known, self._times_s, self._numbers, self._groups, width_s)
+        lean = without_luck(advantages, known, self._groups, self._places())
         before, after = advantages[known].var(), lean[known].var()
         self.logger.record("rollout/luck", float(1.0 - after / before) if before > 0.0 else 0.0)
         buffer.advantages[:] = lean

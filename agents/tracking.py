@@ -97,6 +97,10 @@ class Tracker(Protocol):
         """Return the decision now due in every world, shape (n,), as copies."""
         ...
 
+    def devices(self) -> Int64:
+        """Return the device of the request whose decision is due in every world, shape (n,), as copies."""
+        ...
+
     def completed(self, infos: Sequence[Mapping[str, Any]], dones: NDArray[np.bool_]) -> Completed:
         """Return who completed during the last step."""
         ...
@@ -120,10 +124,15 @@ class InfoTracker:
         """Follow an environment that has been reset."""
         self._env = vec_env.unwrapped
         self._rows = [decision_row(info, float(info["now_s"])) for info in self._env.reset_infos]
+        self._devices = [int(info["decision"]["device"]) for info in self._env.reset_infos]
 
     def due(self) -> Moments:
         """Return the decision now due in every world."""
         return Moments.of(self._rows)
+
+    def devices(self) -> Int64:
+        """Return the device of the request whose decision is due in every world."""
+        return np.array(self._devices, dtype=np.int64)
 
     def completed(self, infos: Sequence[Mapping[str, Any]], dones: NDArray[np.bool_]) -> Completed:
         """Return who completed during the last step, and note what is due now."""
@@ -134,6 +143,7 @@ class InfoTracker:
             rows += info["completed"]
             begun = self._env.reset_infos[world] if done else info
             self._rows[world] = decision_row(begun, float(begun["now_s"]))
+            self._devices[world] = int(begun["decision"]["device"])
         return Completed(np.array(worlds, dtype=np.int64), Moments.of(rows))
 
 
@@ -147,6 +157,7 @@ class CompiledTracker:
         self._worlds = vec_env.worlds
         due = {field.name: batch.FACT_DUE + place for place, field in enumerate(DUE_FIELDS)}
         self._request, self._committed = due["request_id"], due["committed_tokens"]
+        self._device = due["device"]
         self._completed = batch.FACT_COMPLETED
 
     def due(self) -> Moments:
@@ -158,6 +169,10 @@ class CompiledTracker:
             worlds.delays[:, 0].copy(),
             worlds.facts[:, self._committed].copy(),
         )
+
+    def devices(self) -> Int64:
+        """Return the device of the request whose decision is due in every world."""
+        return self._worlds.facts[:, self._device].copy()
 
     def completed(self, infos: Sequence[Mapping[str, Any]], dones: NDArray[np.bool_]) -> Completed:
         """Return who completed during the last step.

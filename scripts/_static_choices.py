@@ -39,6 +39,11 @@ def class_options(start: str, places: Iterable[str], gammas: Sequence[int]) -> l
     return [f"0/{batch}/plain"] + [f"{gamma}/{batch}/{place}" for place in places for gamma in gammas]
 
 
+def same_for_all(scenario: Scenario, start: str) -> str:
+    """Return the map that gives every device class the same choice, that of ``static:G:B:PLACE``."""
+    return _map(dict.fromkeys(scenario.devices, start.split(":", 1)[1].replace(":", "/", 2)))
+
+
 def descend(
     scenario: Scenario,
     start: str,

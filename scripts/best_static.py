@@ -50,7 +50,7 @@ RULES = (
 KEPT = ("e2e_s_mean", "e2e_s_mean_se", "e2e_s_p95", "ttft_s_mean", "tpot_s_mean", "slo_attainment", "load",
         "cloud_usd_per_1m_tokens", "throughput_tokens_per_s", "requests_in_system_mean")  # fmt: skip
 BLOCK = "best static choices"
-"""Name of the block of a page that the tables are written into."""
+"""Name of the block of a page that the tables are written into; a page with parts has one for each."""
 OBJECTIVE = "e2e_s_mean"
 
 
@@ -101,8 +101,11 @@ class Study:
 
 
 def drafting_places(scenario: Scenario) -> list[str]:
-    """Return the places where anybody can draft in a scenario."""
-    return [place for place in places_of(scenario) if drafters_at(scenario, SITES[place.partition(":")[0]])]
+    """Return the places where anybody can draft in a scenario; twice where streams may have branches."""
+    places = [place for place in places_of(scenario) if drafters_at(scenario, SITES[place.partition(":")[0]])]
+    if scenario.actions.offer_branches:
+        places += [f"{place}+branches" for place in places if not place.startswith("colocated")]
+    return places
 
 
 def study_scenario(
@@ -186,8 +189,9 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
                 f"| {row['e2e_s_p95']:.2f} | {row['ttft_s_mean']:.2f} | {tpot_ms:.1f} | {slo} "
                 f"| {row['load']:.2f} | {row['cloud_usd_per_1m_tokens']:.1f} |"
             )
-        if "+" in result["best_per_class"]:
-            lines += ["", f"Per class: `{result['best_per_class'].partition(':')[2].replace('+', ', ')}`"]
+        if result["best_per_class"] != result["best_for_all"]:
+            choice = result["best_per_class"].partition(":")[2].replace("+branches", " with branches")
+            lines += ["", f"Per class: `{choice.replace('+', ', ')}`"]
         elif result["n_classes"] > 1:
             lines += ["", "No class of devices gains by another choice than that for all."]
         lines.append("")
@@ -216,14 +220,18 @@ def main() -> int:
     parser.add_argument(
         "--write", type=Path, metavar="FILE", help="page whose tables are replaced, between its marks"
     )
+    parser.add_argument(
+        "--part", default="", metavar="NAME", help="of the page's blocks of tables, the one of this name"
+    )
     parser.add_argument("--jobs", type=int, default=2, metavar="J", help="processes (default 2)")
     arguments = parser.parse_args()
     _cli.at_least_one(parser, arguments, ("seeds", "confirm", "cycles", "jobs"))
-    page = _cli.page_with(parser, arguments.write, BLOCK)
-    return _cli.alone("best_static", arguments.json, lambda: _run(arguments, page))
+    block = f"{BLOCK}: {arguments.part}" if arguments.part else BLOCK
+    page = _cli.page_with(parser, arguments.write, block)
+    return _cli.alone("best_static", arguments.json, lambda: _run(arguments, page, block))
 
 
-def _run(arguments: argparse.Namespace, page: str) -> int:
+def _run(arguments: argparse.Namespace, page: str, block: str) -> int:
     labels, rules = arguments.scenarios.split(","), arguments.rules.split(",")
     before = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     found: dict[str, dict[str, Any]] = dict(before.get("scenarios", {}))
@@ -243,7 +251,7 @@ def _run(arguments: argparse.Namespace, page: str) -> int:
         print(markdown({label: found[label]}, command))
     if arguments.write:
         tables = markdown({label: found[label] for label in labels}, command)
-        write_text(arguments.write, replace_blocks(page, {BLOCK: tables}))
+        write_text(arguments.write, replace_blocks(page, {block: tables}))
         print(arguments.write)
     return 0
 

@@ -28,7 +28,16 @@ import _checkout  # noqa: F401  (finds agents/ beside scripts/)
 import _cli
 import numpy as np
 from _runs import Runs
-from _static_choices import BY_LOAD, choice_of, choices_for_all, class_options, descend, places_of, splits
+from _static_choices import (
+    BY_LOAD,
+    choice_of,
+    choices_for_all,
+    class_options,
+    descend,
+    places_of,
+    same_for_all,
+    splits,
+)
 
 from dsd_env import Scenario, load_scenario
 from dsd_env.calibration.pages import replace_blocks
@@ -73,7 +82,9 @@ class Phase:
         """Return the scenario under this phase's load."""
         if self.multiplier is None:
             return scenario
-        load = {"period_s": 20.0, "points": [[0.0, self.multiplier]], "random_phase": False}
+        # The scenario's own period: with --cycles that is how long is measured.
+        period_s = scenario.workload.load.period_s
+        load = {"period_s": period_s, "points": [[0.0, self.multiplier]], "random_phase": False}
         return load_scenario(scenario, workload__load=load)
 
 
@@ -204,15 +215,19 @@ def main() -> int:
     return _cli.alone("sweep_static", file, lambda: _run(arguments, scenario, file, block, page))
 
 
+def _drafting_places(scenario: Scenario) -> list[str]:
+    """Return the places where anybody can draft."""
+    return [place for place in places_of(scenario) if drafters_at(scenario, SITES[place.partition(":")[0]])]
+
+
 def _single_choices(scenario: Scenario, arguments: argparse.Namespace) -> list[str]:
     """Return the choices for all: those of each place, with its own lengths."""
     names = ["static:0:1:plain"]
-    for place in places_of(scenario):
-        if not drafters_at(scenario, SITES[place.partition(":")[0]]):
-            continue
+    places = _drafting_places(scenario)
+    for place in places:
         lengths = arguments.gammas if place.startswith("colocated") else arguments.windows
         names += choices_for_all([place], lengths)[1:]
-    if {"own", "edge"} <= set(places_of(scenario)):
+    if {"own", "edge"} <= set(places):
         names += [_mixed(scenario, window) for window in arguments.windows]
     return names
 
@@ -246,7 +261,7 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
     starts = ["static:0:1:plain"] if arguments.from_plain else []
     phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
     singles = _single_choices(scenario, arguments)
-    places = [name for name in places_of(scenario) if drafters_at(scenario, SITES[name.partition(":")[0]])]
+    places = _drafting_places(scenario)
     sweep = Sweep(runs, arguments.seeds, arguments.confirm, arguments.requests, arguments.cycles)
     chosen: dict[str, dict[str, Any]] = {}
     for phase in phases:
@@ -256,7 +271,8 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
         _, gamma, _, place = best.split(":", 3)
         sizes = [f"static:{gamma}:{batch}:{place}" for batch in BATCHES]
         sweep.run(phase, scenario, sizes)
-        tried = [name for name in singles if name.startswith("static_map:")]
+        # A choice for all is one for each class, too: the best per class is never worse than it.
+        tried = [same_for_all(scenario, best), *(name for name in singles if name.startswith("static_map:"))]
         tried += [each["best_per_class_name"] for each in chosen.values()]
         for start in dict.fromkeys((best, *starts)) if phase.name in arguments.descend else ():
             options = [start.split(":", 1)[1].replace(":", "/", 2)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from agents.config import ConfigError, TrainConfig, load_config
 from agents.credit import RequestCreditCallback
-from agents.environments import TrainingEpisodes, make_vec_env
+from agents.environments import TrainingEpisodes, make_vec_env, masks_of
 from agents.horizons import rollout_shape
-from agents.shared_seeds import SharedSeedsCallback, groups_of, without_luck
+from agents.shared_seeds import SharedSeedsCallback, groups_of, ordinals_of, without_luck
+from agents.tracking import tracker_of
 from agents.training import build_model, train
 from dsd_env import load_scenario
 
@@ -49,40 +49,76 @@ def test_worlds_of_a_group_play_the_same_scenario_of_a_mixture() -> None:
     assert groups_of(8, 2, 2).tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
 
 
-def test_the_mean_of_the_others_at_the_same_time_is_taken_off() -> None:
-    # Groups of two worlds. World 0 decides at 0 s, 0.1 s and 1 s, world 1 at 0 s and twice at 1 s.
-    times_s = np.array([[0.0, 0.0, 0.0, 0.0], [0.1, 0.9, 5.0, 7.0], [1.0, 1.1, 6.0, 8.0]])
+def test_the_mean_of_the_others_in_the_same_place_is_taken_off() -> None:
+    # Groups of two worlds. World 0 decides in places 0, 0 and 1, world 1 in place 0 and twice in place 1.
+    places = np.array([[0, 0, 0, 0], [0, 1, 5, 7], [1, 1, 6, 8]])
     advantages = np.array([[1.0, 4.0, 1.0, 2.0], [3.0, 6.0, 9.0, 9.0], [5.0, 8.0, 9.0, 9.0]])
     known, episodes = np.ones((3, 4), dtype=np.bool_), np.zeros((3, 4), dtype=np.int64)
-    lean = without_luck(advantages, known, times_s, episodes, groups_of(4, 2), width_s=1.0)
+    lean = without_luck(advantages, known, groups_of(4, 2), [episodes, places])
     assert lean[:, 0].tolist() == [1.0 - 4.0, 3.0 - 4.0, 5.0 - 7.0]
     assert lean[:, 1].tolist() == [4.0 - 2.0, 6.0 - 5.0, 8.0 - 5.0]
-    # At other times there is nobody to compare with.
+    # In other places there is nobody to compare with.
     assert lean[:, 2].tolist() == [1.0 - 2.0, 9.0, 9.0]
     known[0, 1] = False
-    fewer = without_luck(advantages, known, times_s, episodes, groups_of(4, 2), width_s=1.0)
+    fewer = without_luck(advantages, known, groups_of(4, 2), [episodes, places])
     assert fewer[:, 0].tolist() == [1.0, 3.0, 5.0 - 7.0] and fewer[0, 1] == 4.0
-    episodes[2, 0] = 1  # The same time of another episode is another time.
-    assert without_luck(advantages, known, times_s, episodes, groups_of(4, 2), width_s=1.0)[2, 0] == 5.0
+    episodes[2, 0] = 1  # The same place of another episode is another place.
+    assert without_luck(advantages, known, groups_of(4, 2), [episodes, places])[2, 0] == 5.0
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4]))
-def test_what_is_common_to_a_group_at_a_time_does_not_matter(seed: int, worlds_per_seed: int) -> None:
+def test_what_is_common_to_a_group_in_a_place_does_not_matter(seed: int, worlds_per_seed: int) -> None:
     draw = np.random.default_rng(seed)
     groups = groups_of(8, worlds_per_seed)
-    # Every world decides once in every unit of time, so that all have somebody to compare with.
-    steps = np.arange(20)[:, None]
-    times_s = steps + draw.uniform(-0.49, 0.49, (20, 8))
+    # Every world decides once in every place, in an order of its own: all have somebody to compare with.
+    places = draw.permuted(np.repeat(np.arange(20)[:, None], 8, axis=1), axis=0)
     own = draw.normal(size=(20, 8))
-    luck = draw.normal(size=(20, 8))[steps, groups[None, :]] * 100.0
-    known, episodes = np.ones((20, 8), dtype=np.bool_), np.zeros((20, 8), dtype=np.int64)
-    lean: Callable[..., Any] = partial(
-        without_luck, known=known, times_s=times_s, episodes=episodes, groups=groups, width_s=1.0
-    )
+    luck = draw.normal(size=(20, 8))[places, groups[None, :]] * 100.0
+    lean = partial(without_luck, known=np.ones((20, 8), dtype=np.bool_), groups=groups, places=[places])
     if worlds_per_seed == 1:
         np.testing.assert_array_equal(lean(own + luck), own + luck)
     else:
         np.testing.assert_allclose(lean(own + luck), lean(own), atol=1e-9)
+
+
+def test_requests_are_counted_by_device_whatever_their_numbers() -> None:
+    # Two worlds of two devices; in the second the other device asked first, so that numbers are exchanged.
+    requests = np.array([[7, 8], [8, 7], [7, 8], [9, 9], [12, 12], [7, 7]])
+    devices = np.array([[0, 0], [1, 1], [0, 0], [0, 0], [0, 0], [0, 0]])
+    episodes = np.array([[0, 0], [0, 0], [0, 0], [0, 0], [0, 0], [1, 1]])
+    ordinals = ordinals_of(requests, devices, episodes)
+    assert ordinals[:, 0].tolist() == ordinals[:, 1].tolist() == [0, 0, 0, 1, 2, 0]
+
+
+def test_the_same_request_of_the_same_device_is_told_in_every_world() -> None:
+    """What is taken for the same request has the same prompt, however the worlds were steered."""
+    scenario = load_scenario("slow_cloud", episode__requests=4, episode__warmup_requests=0)
+    envs = make_vec_env(scenario, 4, TrainingEpisodes(3, 0, (0, 0, 0, 0)), "compiled")
+    envs.reset()
+    tracker, draw = tracker_of(envs), np.random.default_rng(5)
+    rows: list[tuple[Any, ...]] = []
+    prompts: list[list[int]] = []
+    episode = np.zeros(4, dtype=np.int64)
+    for _ in range(400):
+        rows.append((tracker.due().requests, tracker.devices(), episode.copy()))
+        prompts.append([view.request.prompt_tokens for view in envs.get_attr("view")])
+        masks = masks_of(envs)
+        logits = np.where(masks, draw.normal(size=masks.shape), -np.inf)
+        ends = np.cumsum(envs.action_space.nvec)
+        actions = [part.argmax(axis=1) for part in np.split(logits, ends[:-1], axis=1)]
+        episode += envs.step(np.stack(actions, axis=1))[2]
+    requests, devices, episodes = (np.array(each) for each in zip(*rows, strict=True))
+    ordinals = ordinals_of(requests, devices, episodes)
+    of_place: dict[tuple[int, ...], set[int]] = {}
+    worlds_of: dict[tuple[int, ...], set[int]] = {}
+    for (step, world), ordinal in np.ndenumerate(ordinals):
+        place = (int(episodes[step, world]), int(devices[step, world]), int(ordinal))
+        of_place.setdefault(place, set()).add(prompts[step][world])
+        worlds_of.setdefault(place, set()).add(world)
+    assert all(len(found) == 1 for found in of_place.values())
+    assert len({next(iter(found)) for found in of_place.values()}) > 3
+    assert sum(len(worlds) == 4 for worlds in worlds_of.values()) > 3
+    envs.close()
 
 
 class Look(BaseCallback):
