@@ -146,14 +146,15 @@ class SharedSeedsCallback(BaseCallback):
         self._rollouts += 1
 
     def _put_together(self) -> None:
-        env = self.training_env
+        env, begins = self.training_env, self.model._last_episode_starts
+        assert begins is not None
         for group in np.unique(self._groups):
             members = np.flatnonzero(self._groups == group)
             leader = int(members[self._rollouts % len(members)])
             others = [world for world in members.tolist() if world != leader]
             state = env.clone_state(leader)  # type: ignore[attr-defined]
             self.model._last_obs = env.restore_state(state, others)  # type: ignore[attr-defined]
-            self.model._last_episode_starts[others] = self.model._last_episode_starts[leader]  # type: ignore
+            begins[others] = begins[leader]
 
     @property
     def _buffer(self) -> RolloutBuffer:

@@ -188,12 +188,12 @@ def test_a_world_that_takes_over_a_state_goes_on_with_the_episodes_of_its_leader
 def test_a_run_of_either_view_learns_on_shared_seeds_and_logs_the_luck(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
     settings = config(**changes)
     done = train(settings, tmp_path / "run", progress=False)
     assert done.num_timesteps >= settings.timesteps
-    log = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    log = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     log.Reload()
     luck = [point.value for point in log.Scalars("rollout/luck")]
     assert luck and all(-10.0 < value <= 1.0 for value in luck) and any(luck)

@@ -49,8 +49,8 @@ def test_tables_come_into_the_part_of_the_page_that_is_named(
     page = tmp_path / "page.md"
     page.write_text("\n".join(mark.format(part) for part in ("", ": others") for mark in (begin, end)))
     run = calls("best_static.py")
-    given = ("--scenarios", tmp_path / "tiny.json", "--json", tmp_path / "out.json", "--jobs", 1)
-    given += ("--confirm", 1, "--rules", "cloud_ar,colocated_sd:2", "--write", page)
+    given = ["--scenarios", tmp_path / "tiny.json", "--json", tmp_path / "out.json", "--jobs", 1]
+    given += ["--confirm", 1, "--rules", "cloud_ar,colocated_sd:2", "--write", page]
     status, out, _ = run(*given, "--part", "others")
     assert status == 0 and str(page) in out
     first, second = page.read_text().split(end.format(""))
