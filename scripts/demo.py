@@ -25,7 +25,7 @@ from dsd_env.locks import LOCK_FILE, InUseError, hold
 
 BASELINES = ("cloud_ar", "colocated_sd:4", "jsq_goodput")
 """Rules of the field that every scenario is compared with."""
-STRONGEST = {"metro": "static:16:1:edge", "regions": "adaptive:4:colocated:fastest_first+most=20"}
+STRONGEST = {"metro": "static:16:1:edge", "regions": "adaptive:4:colocated:fastest_first+most=22"}
 """The strongest opponent that the benchmark knows of a scenario, tuned for it.
 
 The rule that the training imitated, if it is another, is compared with as well.
