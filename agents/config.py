@@ -272,7 +272,8 @@ class TrainConfig(ConfigModel):
     worlds_per_seed: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
         description="So many worlds play the same episodes, and advantages are taken against those of the "
-        "others at the same simulated time: what is luck is then none of the decision's. 1: none do.",
+        "others in the same place: at the same request, or with credit by step at the same simulated time. "
+        "What is luck is then none of the decision's. 1: none do.",
     )
     rollout_s: Positive | None = Field(
         default=None,
@@ -354,6 +355,11 @@ class TrainConfig(ConfigModel):
             raise ValueError(
                 f"n_envs = {self.n_envs} is no multiple of worlds_per_seed = {self.worlds_per_seed}{each}: "
                 "a world would have a seed for itself"
+            )
+        if self.worlds_per_seed > 1 and self.credit.kind == "request" and self.vec_env != "compiled":
+            raise ValueError(
+                f"worlds_per_seed = {self.worlds_per_seed} with credit.kind = 'request' needs vec_env: "
+                "compiled: other worlds cannot be put into one state, and requests would be mistaken"
             )
         return self
 

@@ -1,7 +1,7 @@
 """Tune a rule for a scenario with Optuna, on training episodes.
 
     python scripts/tune.py --scenario slow_cloud --scheduler "jsq_goodput:prior_acceptance={0.4..0.9}"
-    python scripts/tune.py --scenario cost --scheduler "pack:{4..48 whole}:{2|4|8}:1:colocated"
+    python scripts/tune.py --scenario cost --scheduler "pack:{16..96 whole}:{2|4|8}:1:colocated"
         --metric cloud_usd_per_1m_tokens --study runs/tuning.db
 
     python scripts/tune.py --config core --jobs 2

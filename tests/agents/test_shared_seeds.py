@@ -206,6 +206,14 @@ def test_no_world_has_a_seed_for_itself(tmp_path: Path) -> None:
         load_config(file)
 
 
+def test_requests_are_compared_only_where_worlds_begin_in_one_state() -> None:
+    with pytest.raises(
+        ValueError, match=r"worlds_per_seed = 2 with credit.kind = 'request' needs vec_env: compiled"
+    ):
+        config(vec_env="dummy", credit={"kind": "request"})
+    assert config(vec_env="dummy").worlds_per_seed == 2
+
+
 def test_worlds_are_given_up_in_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.horizons.decisions_per_s", lambda scenario, scheduler: 1000.0)
     given = config(
