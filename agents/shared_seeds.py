@@ -12,8 +12,8 @@ As the world itself is not among those, what is subtracted does not depend on it
 gradient is unchanged. It is the input-dependent baseline of Mao et al. ("Variance reduction for reinforcement
 learning in input-driven environments", arXiv 1807.02264), with the critic's value inside of each A.
 
-The same place is: with credit by request, the same request of the same device, within so many tokens; with
-credit by step the same simulated time.
+The same place is: with credit by request (on compiled worlds alone), the same request of the same device, in
+the same few tokens; with credit by step the same simulated time.
 
 Worlds of the compiled engine are put into the same state before every rollout, that of each member in turn;
 what follows then differs by their decisions alone. Others begin the same episodes, and drift apart as their
@@ -31,7 +31,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.credit import MaskableRequestRolloutBuffer, RequestRolloutBuffer
 from agents.horizons import clocks_s
-from agents.tracking import Float64, Int64, tracker_of
+from agents.tracking import CompiledTracker, Float64, Int64
 
 if TYPE_CHECKING:
     from stable_baselines3.common.buffers import RolloutBuffer
@@ -123,17 +123,16 @@ class SharedSeedsCallback(BaseCallback):
         self._episode = np.zeros(len(self._groups), dtype=np.int64)
         self._by_request = isinstance(self._buffer, RequestRolloutBuffer | MaskableRequestRolloutBuffer)
         if self._by_request:
-            self._tracker = tracker_of(self.training_env)
+            # Of worlds that are not in the same state at first nobody knows which requests are the same.
+            self._tracker = CompiledTracker(self.training_env.unwrapped)  # type: ignore[arg-type]
         self._now()
 
     def _now(self, step: Mapping[str, Any] | None = None) -> None:
         """Note what is due in every world, after a step or before the first."""
-        if not self._by_request:
+        if self._by_request:
+            self._device = self._tracker.devices()
+        else:
             self._now_s = clocks_s(self.training_env, step)
-            return
-        if step is not None and not self._compiled:  # Of compiled worlds it reads what is due now.
-            self._tracker.completed(step["infos"], step["dones"])
-        self._device = self._tracker.devices()
 
     def _on_rollout_start(self) -> None:
         if self._compiled:

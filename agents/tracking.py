@@ -97,10 +97,6 @@ class Tracker(Protocol):
         """Return the decision now due in every world, shape (n,), as copies."""
         ...
 
-    def devices(self) -> Int64:
-        """Return the device of the request whose decision is due in every world, shape (n,), as copies."""
-        ...
-
     def completed(self, infos: Sequence[Mapping[str, Any]], dones: NDArray[np.bool_]) -> Completed:
         """Return who completed during the last step."""
         ...
@@ -124,15 +120,10 @@ class InfoTracker:
         """Follow an environment that has been reset."""
         self._env = vec_env.unwrapped
         self._rows = [decision_row(info, float(info["now_s"])) for info in self._env.reset_infos]
-        self._devices = [int(info["decision"]["device"]) for info in self._env.reset_infos]
 
     def due(self) -> Moments:
         """Return the decision now due in every world."""
         return Moments.of(self._rows)
-
-    def devices(self) -> Int64:
-        """Return the device of the request whose decision is due in every world."""
-        return np.array(self._devices, dtype=np.int64)
 
     def completed(self, infos: Sequence[Mapping[str, Any]], dones: NDArray[np.bool_]) -> Completed:
         """Return who completed during the last step, and note what is due now."""
@@ -143,7 +134,6 @@ class InfoTracker:
             rows += info["completed"]
             begun = self._env.reset_infos[world] if done else info
             self._rows[world] = decision_row(begun, float(begun["now_s"]))
-            self._devices[world] = int(begun["decision"]["device"])
         return Completed(np.array(worlds, dtype=np.int64), Moments.of(rows))
 
 
@@ -171,7 +161,7 @@ class CompiledTracker:
         )
 
     def devices(self) -> Int64:
-        """Return the device of the request whose decision is due in every world."""
+        """Return the device of the request whose decision is due in every world, shape (n,), as copies."""
         return self._worlds.facts[:, self._device].copy()
 
     def completed(self, infos: Sequence[Mapping[str, Any]], dones: NDArray[np.bool_]) -> Completed:

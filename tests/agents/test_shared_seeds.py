@@ -18,7 +18,7 @@ from agents.credit import RequestCreditCallback
 from agents.environments import TrainingEpisodes, make_vec_env, masks_of
 from agents.horizons import rollout_shape
 from agents.shared_seeds import SharedSeedsCallback, groups_of, ordinals_of, without_luck
-from agents.tracking import tracker_of
+from agents.tracking import CompiledTracker
 from agents.training import build_model, train
 from dsd_env import load_scenario
 
@@ -95,7 +95,7 @@ def test_the_same_request_of_the_same_device_is_told_in_every_world() -> None:
     scenario = load_scenario("slow_cloud", episode__requests=4, episode__warmup_requests=0)
     envs = make_vec_env(scenario, 4, TrainingEpisodes(3, 0, (0, 0, 0, 0)), "compiled")
     envs.reset()
-    tracker, draw = tracker_of(envs), np.random.default_rng(5)
+    tracker, draw = CompiledTracker(envs), np.random.default_rng(5)
     rows: list[tuple[Any, ...]] = []
     prompts: list[list[int]] = []
     episode = np.zeros(4, dtype=np.int64)
