@@ -196,6 +196,7 @@ def main() -> int:
     parser.add_argument(
         "--switch-at", type=int, nargs="+", default=[], help="requests in the system that make it busy"
     )
+    parser.add_argument("--brief", action="store_true", help="tables of the best choices alone")
     parser.add_argument("--out", type=Path, required=True, help="path without suffix")
     parser.add_argument(
         "--write", type=Path, metavar="FILE", help="page whose tables are replaced, between its marks"
@@ -327,7 +328,9 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
     for name in ("gammas", "windows", "class_gammas", "descend", "switch_at"):
         if given[name]:
             command += f" --{name.replace('_', '-')} {' '.join(map(str, given[name]))}"
-    command += "".join(f" --{name.replace('_', '-')}" for name in ("from_plain", "split") if given[name])
+    command += "".join(
+        f" --{name.replace('_', '-')}" for name in ("from_plain", "split", "brief") if given[name]
+    )
     command += f" --out {arguments.out.name}"
     rows = [
         {"phase": phase, "scheduler": name, **metrics} for (phase, name), metrics in sweep.results.items()
@@ -336,7 +339,10 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {**report, "simulations": runs.finished.results})
     runs.finished.discard()
-    markdown = table(sweep, phases, singles, chosen, command)
+    if arguments.brief:
+        markdown = brief_table(sweep, phases, chosen, command, scenario.name)
+    else:
+        markdown = table(sweep, phases, singles, chosen, command)
     write_text(arguments.out.with_suffix(".md"), markdown)
     plot(sweep, phases, places, arguments.out.with_suffix(".png"), scenario.name)
     print(markdown)
@@ -396,6 +402,34 @@ def table(
         lines.append(
             f"- **{phase.name}**: " + ", ".join(f"{words(name)} {value:.2f}" for name, value in others)
         )
+    return "\n".join(lines) + "\n"
+
+
+def brief_table(
+    sweep: Sweep, phases: list[Phase], chosen: dict[str, dict[str, Any]], command: str, title: str
+) -> str:
+    """Return the best choices alone as Markdown."""
+    lines = [
+        "",
+        f"    {command}",
+        "",
+        f"| {title} | best for all | mean request time, s (load) | plain decoding, s "
+        "| best per class, and what it changes |",
+        "|---|---|---|---|---|",
+    ]
+    for phase in phases:
+        found = chosen[phase.name]
+        best = sweep.results[phase.name, found["best_single"]]
+        plain_s = sweep.latency_s(phase, "static:0:1:plain")
+        change, error = found["against_best_single_percent"]["best_per_class_name"]
+        classes = f"{words(found['best_per_class_name'])}: {change:+.1f} ± {error:.1f} %"
+        lines.append(
+            f"| {phase.name} | {words(found['best_single'])} | {best['e2e_s_mean']:.2f} ({best['load']:.2f}) "
+            f"| {plain_s:.2f} | {classes} |"
+        )
+    if "by_load" in (mixed := chosen["mixed"]):
+        change, error = mixed["against_best_single_percent"]["by_load"]
+        lines += ["", f"In turn ({words(mixed['by_load'])}): {change:+.1f} ± {error:.1f} %."]
     return "\n".join(lines) + "\n"
 
 

@@ -72,13 +72,14 @@ class Parts(StrictNumbers, BaseModel):
         """Return the time of a draft and what a window takes beside its drafts, in seconds.
 
         A line through the means by drafts, weighted so that relative errors are least. Means, since windows
-        differ by what is drafted: with another vocabulary a draft can take two steps.
+        differ by what is drafted: with another vocabulary a draft can take two steps. Where the line says that
+        a draft takes no time, or what is beside it less than none, it is laid through 0.
         """
         drafts = np.array([times.work for times in self.windows], float)
         seconds = np.array([times.mean_s for times in self.windows])
         design = np.stack([drafts, np.ones_like(drafts)], axis=1) / seconds[:, None]
         (step_s, beside_s), *_ = np.linalg.lstsq(design, np.ones_like(drafts), rcond=None)
-        if beside_s < 0:
+        if beside_s < 0 or step_s <= 0:
             return float((seconds / drafts).mean()), 0.0
         return float(step_s), float(beside_s)
 
