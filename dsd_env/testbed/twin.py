@@ -72,8 +72,8 @@ class Parts(StrictNumbers, BaseModel):
         """Return the time of a draft and what a window takes beside its drafts, in seconds.
 
         A line through the means by drafts, weighted so that relative errors are least. Means, since windows
-        differ by what is drafted: with another vocabulary a draft can take two steps. Where the line says that
-        a draft takes no time, or what is beside it less than none, it is laid through 0.
+        differ by what is drafted: with another vocabulary a draft can take two steps. Where the line says
+        that a draft takes no time, or what is beside it less than none, it is laid through 0.
         """
         drafts = np.array([times.work for times in self.windows], float)
         seconds = np.array([times.mean_s for times in self.windows])
