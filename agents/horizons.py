@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.config import TrainConfig
 from agents.environments import engine_for
 from agents.seeds import validation_seeds
+from agents.tracking import is_compiled
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.sim import ReferenceSimulation
@@ -134,8 +135,7 @@ class SpanCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         # Compiled worlds may have been put into other states since the last rollout.
-        compiled = getattr(self.training_env.unwrapped, "worlds", None) is not None
-        now_s = None if compiled else self._now_s
+        now_s = None if is_compiled(self.training_env) else self._now_s
         self._begin_s = clocks_s(self.training_env, None) if now_s is None else now_s.copy()
         self.spans_s = np.zeros(self.training_env.num_envs)
 
@@ -164,11 +164,11 @@ def clocks_s(env: VecEnv, step: Mapping[str, Any] | None) -> NDArray[np.float64]
         env: The worlds.
         step: ``dones`` and ``infos`` of the last step; None after a reset.
     """
-    worlds = getattr(env.unwrapped, "worlds", None)
-    if worlds is not None:
-        clocks: NDArray[np.float64] = worlds.clocks[:, 0].copy()
+    unwrapped: Any = env.unwrapped
+    if is_compiled(env):
+        clocks: NDArray[np.float64] = unwrapped.worlds.clocks[:, 0].copy()
         return clocks
-    resets: Sequence[Mapping[str, Any]] = env.unwrapped.reset_infos
+    resets: Sequence[Mapping[str, Any]] = unwrapped.reset_infos
     if step is None:
         return np.array([float(info.get("now_s", 0.0)) for info in resets])
     dones, infos = step["dones"], step["infos"]

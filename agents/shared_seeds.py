@@ -31,7 +31,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.credit import MaskableRequestRolloutBuffer, RequestRolloutBuffer
 from agents.horizons import clocks_s
-from agents.tracking import CompiledTracker, Float64, Int64
+from agents.tracking import CompiledTracker, Float64, Int64, is_compiled
 
 if TYPE_CHECKING:
     from stable_baselines3.common.buffers import RolloutBuffer
@@ -119,29 +119,26 @@ class SharedSeedsCallback(BaseCallback):
         self._rollouts = 0
 
     def _on_training_start(self) -> None:
-        self._compiled = getattr(self.training_env.unwrapped, "worlds", None) is not None
         self._episode = np.zeros(len(self._groups), dtype=np.int64)
-        self._by_request = isinstance(self._buffer, RequestRolloutBuffer | MaskableRequestRolloutBuffer)
-        if self._by_request:
+        self._tracker: CompiledTracker | None = None
+        if isinstance(self._buffer, RequestRolloutBuffer | MaskableRequestRolloutBuffer):
             # Of worlds that are not in the same state at first nobody knows which requests are the same.
             self._tracker = CompiledTracker(self.training_env.unwrapped)  # type: ignore[arg-type]
-        self._now()
+        self._due = self._now(None)
 
-    def _now(self, step: Mapping[str, Any] | None = None) -> None:
-        """Note what is due in every world, after a step or before the first."""
-        if self._by_request:
-            self._device = self._tracker.devices()
-        else:
-            self._now_s = clocks_s(self.training_env, step)
+    def _now(self, step: Mapping[str, Any] | None) -> Float64:
+        """Return whose device's request is due in every world, or with credit by step the simulated time."""
+        if self._tracker is None:
+            return clocks_s(self.training_env, step)
+        return self._tracker.devices().astype(np.float64)
 
     def _on_rollout_start(self) -> None:
-        if self._compiled:
+        if is_compiled(self.training_env):
             self._put_together()
-            self._now()
+            self._due = self._now(None)
             self._episode[:] = 0
         shape = (self._buffer.buffer_size, len(self._groups))
-        self._times_s = np.zeros(shape)
-        self._devices, self._episodes = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        self._dues, self._episodes = np.zeros(shape), np.zeros(shape, dtype=np.int64)
         self._rollouts += 1
 
     def _put_together(self) -> None:
@@ -161,25 +158,20 @@ class SharedSeedsCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         # The transition is added to the buffer after this.
-        at = self._buffer.pos
-        self._episodes[at] = self._episode
-        if self._by_request:
-            self._devices[at] = self._device
-        else:
-            self._times_s[at] = self._now_s
+        self._episodes[self._buffer.pos], self._dues[self._buffer.pos] = self._episode, self._due
         self._episode += self.locals["dones"]
-        self._now(self.locals)
+        self._due = self._now(self.locals)
         return True
 
     def _places(self) -> list[Int64]:
         buffer = self._buffer
         if isinstance(buffer, RequestRolloutBuffer | MaskableRequestRolloutBuffer):
-            moments = buffer.moments
-            ordinals = ordinals_of(moments.requests, self._devices, self._episodes)
-            return [self._episodes, self._devices, ordinals, moments.tokens // TOKENS_NEARBY]
-        gaps_s = np.diff(self._times_s, axis=0)[np.diff(self._episodes, axis=0) == 0]
+            moments, devices = buffer.moments, self._dues.astype(np.int64)
+            ordinals = ordinals_of(moments.requests, devices, self._episodes)
+            return [self._episodes, devices, ordinals, moments.tokens // TOKENS_NEARBY]
+        gaps_s = np.diff(self._dues, axis=0)[np.diff(self._episodes, axis=0) == 0]
         width_s = self._width_s or DECISIONS_NEARBY * float(gaps_s.mean())
-        return [self._episodes, np.rint(self._times_s / width_s).astype(np.int64)]
+        return [self._episodes, np.rint(self._dues / width_s).astype(np.int64)]
 
     def _on_rollout_end(self) -> None:
         buffer = self._buffer

@@ -187,9 +187,13 @@ class CompiledTracker:
         return Completed(np.array(worlds, dtype=np.int64), Moments.of(rows))
 
 
+def is_compiled(vec_env: VecEnv) -> bool:
+    """Return whether an environment steps worlds of the compiled engine."""
+    return getattr(vec_env.unwrapped, "worlds", None) is not None
+
+
 def tracker_of(vec_env: VecEnv) -> Tracker:
     """Return what follows the requests of an environment that has been reset."""
-    worlds = vec_env.unwrapped
-    if getattr(worlds, "worlds", None) is not None:
-        return CompiledTracker(worlds)  # type: ignore[arg-type]
+    if is_compiled(vec_env):
+        return CompiledTracker(vec_env.unwrapped)  # type: ignore[arg-type]
     return InfoTracker(vec_env)

@@ -25,6 +25,20 @@ def places_of(scenario: Scenario) -> list[str]:
     return places
 
 
+def drafting_places(scenario: Scenario, *, branches: bool = False) -> list[str]:
+    """Return the places where anybody can draft.
+
+    Args:
+        scenario: The scenario.
+        branches: Where each decision may ask for branches, name the places of streams a second time, with
+            branches.
+    """
+    places = [place for place in places_of(scenario) if drafters_at(scenario, SITES[place.partition(":")[0]])]
+    if branches and scenario.actions.offer_branches:
+        places += [f"{place}+branches" for place in places if not place.startswith("colocated")]
+    return places
+
+
 def choices_for_all(places: Iterable[str], gammas: Sequence[int], sizes: Sequence[str] = ("1",)) -> list[str]:
     """Return the schedulers that choose the same for all: plain decoding, every place and length."""
     names = [f"static:0:{size}:plain" for size in sizes]
@@ -39,9 +53,14 @@ def class_options(start: str, places: Iterable[str], gammas: Sequence[int]) -> l
     return [f"0/{batch}/plain"] + [f"{gamma}/{batch}/{place}" for place in places for gamma in gammas]
 
 
+def class_choice(start: str) -> str:
+    """Return the choice of ``static:G:B:PLACE`` as a class's: ``G/B/PLACE``."""
+    return start.split(":", 1)[1].replace(":", "/", 2)
+
+
 def same_for_all(scenario: Scenario, start: str) -> str:
     """Return the map that gives every device class the same choice, that of ``static:G:B:PLACE``."""
-    return _map(dict.fromkeys(scenario.devices, start.split(":", 1)[1].replace(":", "/", 2)))
+    return _map(dict.fromkeys(scenario.devices, class_choice(start)))
 
 
 def descend(
@@ -63,7 +82,7 @@ def descend(
     Returns:
         The best scheduler found and its choice per device class.
     """
-    choice = dict.fromkeys(scenario.devices, start.split(":", 1)[1].replace(":", "/", 2))
+    choice = dict.fromkeys(scenario.devices, class_choice(start))
     for _ in range(passes):
         before = dict(choice)
         for device in scenario.devices:

@@ -22,7 +22,7 @@ from typing import Any
 import _checkout  # noqa: F401
 import _cli
 import numpy as np
-from _static_choices import choices_for_all, class_options, descend, places_of
+from _static_choices import choices_for_all, class_choice, class_options, descend, drafting_places
 from tqdm import tqdm
 
 from agents.evaluation import PartialResults, Task, run_all, tasks_of
@@ -30,7 +30,6 @@ from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_json, write_text
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import steady
-from dsd_env.schedulers.rules import SITES, drafters_at
 
 GAMMAS = (1, 2, 4, 6)
 """Speculation lengths of a choice for all."""
@@ -100,20 +99,12 @@ class Study:
         return float(np.mean([row[metric] for row in self.rows(scheduler, seeds)]))
 
 
-def drafting_places(scenario: Scenario) -> list[str]:
-    """Return the places where anybody can draft in a scenario; twice where streams may have branches."""
-    places = [place for place in places_of(scenario) if drafters_at(scenario, SITES[place.partition(":")[0]])]
-    if scenario.actions.offer_branches:
-        places += [f"{place}+branches" for place in places if not place.startswith("colocated")]
-    return places
-
-
 def study_scenario(
     study: Study, seeds: int, confirming: int, compared: Sequence[str] = RULES
 ) -> dict[str, Any]:
     """Return what was found in a scenario, searching on some seeds and confirming on others."""
     search, confirm = slice(0, seeds), slice(seeds, seeds + confirming)
-    places = drafting_places(study.scenario)
+    places = drafting_places(study.scenario, branches=True)
     streams = study.scenario.protocol.kind == "streaming"
     uniform = choices_for_all(places, (*GAMMAS, *WINDOWS) if streams else GAMMAS)
     study.run(uniform, search)
@@ -122,7 +113,7 @@ def study_scenario(
     if len(study.scenario.devices) > 1:
         lengths = (*CLASS_GAMMAS, WINDOWS[-1]) if streams else CLASS_GAMMAS
         # The choice that it starts from stays open to every class.
-        options = [best.split(":", 1)[1].replace(":", "/", 2), *class_options(best, places, lengths)]
+        options = [class_choice(best), *class_options(best, places, lengths)]
         options = list(dict.fromkeys(options))
         per_class, choice = descend(study.scenario, best, options, partial(study.best_of, search))
         mapped = per_class if set(choice.values()) != {options[0]} else best

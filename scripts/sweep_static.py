@@ -32,9 +32,10 @@ from _static_choices import (
     BY_LOAD,
     choice_of,
     choices_for_all,
+    class_choice,
     class_options,
     descend,
-    places_of,
+    drafting_places,
     same_for_all,
     splits,
 )
@@ -43,7 +44,6 @@ from dsd_env import Scenario, load_scenario
 from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_atomically, write_json, write_text
 from dsd_env.scenario.measuring import measuring, steady
-from dsd_env.schedulers.rules import SITES, drafters_at
 
 GAMMAS = (1, 2, 4, 8)
 BATCHES = (4, 16)
@@ -216,15 +216,10 @@ def main() -> int:
     return _cli.alone("sweep_static", file, lambda: _run(arguments, scenario, file, block, page))
 
 
-def _drafting_places(scenario: Scenario) -> list[str]:
-    """Return the places where anybody can draft."""
-    return [place for place in places_of(scenario) if drafters_at(scenario, SITES[place.partition(":")[0]])]
-
-
 def _single_choices(scenario: Scenario, arguments: argparse.Namespace) -> list[str]:
     """Return the choices for all: those of each place, with its own lengths."""
     names = ["static:0:1:plain"]
-    places = _drafting_places(scenario)
+    places = drafting_places(scenario)
     for place in places:
         lengths = arguments.gammas if place.startswith("colocated") else arguments.windows
         names += choices_for_all([place], lengths)[1:]
@@ -262,7 +257,7 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
     starts = ["static:0:1:plain"] if arguments.from_plain else []
     phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
     singles = _single_choices(scenario, arguments)
-    places = _drafting_places(scenario)
+    places = drafting_places(scenario)
     sweep = Sweep(runs, arguments.seeds, arguments.confirm, arguments.requests, arguments.cycles)
     chosen: dict[str, dict[str, Any]] = {}
     for phase in phases:
@@ -276,7 +271,7 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
         tried = [same_for_all(scenario, best), *(name for name in singles if name.startswith("static_map:"))]
         tried += [each["best_per_class_name"] for each in chosen.values()]
         for start in dict.fromkeys((best, *starts)) if phase.name in arguments.descend else ():
-            options = [start.split(":", 1)[1].replace(":", "/", 2)]
+            options = [class_choice(start)]
             options += class_options(start, places, arguments.class_gammas)
             options = list(dict.fromkeys(options))
             best_of = partial(sweep.best_of, phase, scenario)

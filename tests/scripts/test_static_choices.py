@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ def scripts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("scripts")
 def test_streams_are_tried_with_branches_where_each_decision_may_have_them() -> None:
-    places = importlib.import_module("best_static").drafting_places
+    drafting_places = importlib.import_module("_static_choices").drafting_places
+    places = partial(drafting_places, branches=True)
     assert places(load_scenario("metro")) == ["colocated", "own", "edge"]
     assert places(load_scenario("metro_branches")) == [
         *("colocated", "own", "edge"),
