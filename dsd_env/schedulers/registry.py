@@ -37,6 +37,8 @@ from dsd_env.schedulers.table import TableScheduler, load_table
 
 _BRANCHES = "+branches"
 """What follows a place whose streams are to have branches."""
+_PACK = "pack"
+"""What begins the bounds that stand in place of a target, where targets are packed."""
 MAX_BATCH_SIZE = 4096
 MAX_GAMMA = 64
 _RULES = {**LENGTHS, **STOPS}
@@ -297,16 +299,27 @@ def _build_static(arguments: str) -> Scheduler:
     return StaticScheduler(f"static:{arguments}", _place("static", gamma, batch, ":".join(parts[2:])))
 
 
-def _build_pack(arguments: str) -> Scheduler:
-    most, _, rest = arguments.partition(":")
+def _pack_bounds(name: str, text: str) -> tuple[int, int]:
+    """Return `pack` and `until` of a choice that packs targets, from ``N`` or ``N-M``."""
+    most, dash, until = text.partition("-")
     if not most.isdecimal() or int(most) < 1:
-        raise SchedulerError(f"pack: N = {most!r} must be a whole number of at least 1")
+        raise SchedulerError(f"{name}: N = {most!r} must be a whole number of at least 1")
+    if dash and not (until.isdecimal() and 1 <= int(until) < int(most)):
+        raise SchedulerError(
+            f"{name}: M = {until!r} must be a whole number of at least 1, less than N = {most}"
+        )
+    return int(most), int(until) if dash else 0
+
+
+def _build_pack(arguments: str) -> Scheduler:
+    bounds, _, rest = arguments.partition(":")
+    most, until = _pack_bounds("pack", bounds)
     parts = rest.split(":", 2)
     if len(parts) < 3:
         raise SchedulerError(f"pack: {arguments!r} is incomplete; write {_ENTRIES['pack'].usage}")
     gamma, batch = _gamma("pack", parts[0], 0), _batch("pack", parts[1])
     choice = _place("pack", gamma, batch, parts[2])
-    return StaticScheduler(f"pack:{arguments}", choice._replace(pack=int(most)))
+    return StaticScheduler(f"pack:{arguments}", choice._replace(pack=most, until=until))
 
 
 def _build_static_map(arguments: str) -> Scheduler:
@@ -321,9 +334,14 @@ def _build_static_map(arguments: str) -> Scheduler:
         gamma, batch = _gamma("static_map", fields[0], 0), _batch("static_map", fields[1])
         place, at, target = fields[2].partition("@")
         choices[device] = _place("static_map", gamma, batch, place)
-        if at:
+        if at and target.startswith(_PACK):
+            most, until = _pack_bounds("static_map", target.removeprefix(_PACK))
+            choices[device] = choices[device]._replace(pack=most, until=until)
+        elif at:
             if not target.isdecimal():
-                raise SchedulerError(f"static_map: target {target!r} in {part!r} must be a whole number")
+                raise SchedulerError(
+                    f"static_map: target {target!r} in {part!r} must be a whole number, or {_PACK}N[-M]"
+                )
             choices[device] = choices[device]._replace(target=int(target))
     if not choices:
         raise SchedulerError(f"static_map: names no class; write {_ENTRIES['static_map'].usage}")
@@ -415,14 +433,15 @@ _ENTRIES: dict[str, SchedulerEntry] = {
         _build_static,
     ),
     "pack": SchedulerEntry(
-        "pack:N:G:B:PLACE",
-        "as static, and requests go to the first target that has fewer than N, not to the least loaded",
+        "pack:N[-M]:G:B:PLACE",
+        "as static, and requests go to the first target that has fewer than N, not to the least loaded; with "
+        "M, one that had N gets others once it is down to M",
         _build_pack,
     ),
     "static_map": SchedulerEntry(
         "static_map:CLASS=G/B/PLACE[@T]+...",
         "a static choice per class of devices, of SLO, or pair of both (DEVICE/SLO); its requests go to "
-        "target T, or the least loaded",
+        "target T, by packN[-M] as pack sends them, or to the least loaded",
         _build_static_map,
     ),
     "awc": SchedulerEntry(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from dsd_env.control import DecisionView, Site, TargetView
@@ -107,15 +107,47 @@ class ByLength:
         return least_loaded(kept or targets)
 
 
-def packed_target(view: DecisionView, most: int) -> int:
+def packed_target(view: DecisionView, most: int, full: Container[int] = ()) -> int:
     """Return the first target, by number, that is up and has fewer than ``most`` requests, or the idlest.
 
     Targets fill one after the other, so that in quiet hours the last ones have nobody and cost nothing.
+
+    Args:
+        view: The decision.
+        most: Requests up to which a target is filled.
+        full: Numbers of targets that are passed over in any case, unless there is no other.
     """
     for target in _offered(view):
-        if target.up and target.resident + target.waiting < most:
+        if target.up and target.resident + target.waiting < most and target.index not in full:
             return target.index
     return least_loaded_target(view)
+
+
+class Packing:
+    """Fills targets one after the other, and lets one that was full work off its queue.
+
+    Where ``until`` is less than ``most - 1``, the next target gets requests in bursts: all of them from the
+    moment at which the one before it is full until that one has room again. In between it has nobody.
+
+    Attributes:
+        most: Requests up to which a target is filled.
+        until: Requests that a full one must come down to before it gets others.
+    """
+
+    def __init__(self, most: int, until: int) -> None:
+        """Begin an episode in which no target is full."""
+        self.most, self.until = most, until
+        self._full: set[int] = set()
+
+    def target(self, view: DecisionView) -> int:
+        """Return the number of the target that a request goes to; it is asked in the order of time."""
+        for target in _offered(view):
+            requests = target.resident + target.waiting
+            if requests >= self.most:
+                self._full.add(target.index)
+            elif requests <= self.until:
+                self._full.discard(target.index)
+        return packed_target(view, self.most, self._full)
 
 
 Route = Callable[[DecisionView, int], int]

@@ -11,7 +11,7 @@ from dsd_env.control.actions import snap
 from dsd_env.control.fleet import BOUNDS
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import SchedulerError
-from dsd_env.schedulers.routing import packed_target
+from dsd_env.schedulers.routing import Packing
 from dsd_env.schedulers.rules import decision_at, drafters_at, stay_or_route
 
 _bounds_of = attrgetter(*BOUNDS)
@@ -28,6 +28,8 @@ class StaticChoice(NamedTuple):
         target: Number of the target that requests go to while it is on offer; None: the least loaded.
         branches: Streams with branches are wanted.
         pack: Requests go to the first target, by number, that has fewer than so many; 0: no.
+        until: A target that had ``pack`` requests gets others once it is down to so many; 0: as soon as it
+            has fewer.
     """
 
     gamma: int
@@ -37,6 +39,7 @@ class StaticChoice(NamedTuple):
     target: int | None = None
     branches: bool = False
     pack: int = 0
+    until: int = 0
 
     def check(self, scenario: Scenario, scheduler: str) -> None:
         """Check that a scenario has the drafter, and the branches.
@@ -67,10 +70,26 @@ class StaticChoice(NamedTuple):
             )
 
 
+class Packings:
+    """How full the targets are for the choices of one scheduler that pack them, in one episode."""
+
+    def __init__(self) -> None:
+        """Begin an episode."""
+        self._by_bounds: dict[tuple[int, int], Packing] = {}
+
+    def target(self, view: DecisionView, choice: StaticChoice) -> int:
+        """Return the target that a choice sends a request to; choices with the same bounds share them."""
+        bounds = (choice.pack, choice.until or choice.pack - 1)
+        if bounds not in self._by_bounds:
+            self._by_bounds[bounds] = Packing(*bounds)
+        return self._by_bounds[bounds].target(view)
+
+
 class StaticScheduler:
     """The same choice for every decision of every request.
 
-    The request is routed at admission to the offered target with the fewest requests and stays there.
+    The request is routed at admission, to the offered target with the fewest requests unless the choice names
+    or packs them, and stays there.
 
     Attributes:
         name: Canonical specification.
@@ -81,14 +100,16 @@ class StaticScheduler:
         """Build the rule ``choice`` under ``name``."""
         self.name = name
         self.choice = choice
+        self._packings = Packings()
 
     def reset(self, scenario: Scenario, seed: int) -> None:
-        """Check that the scenario has the drafter named, if one is; the rule has no state."""
+        """Check that the scenario has the drafter named, if one is; no target is full."""
         self.choice.check(scenario, self.name)
+        self._packings = Packings()
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the fixed choice, or plain decoding where none of its sites can draft."""
-        return apply_static(view, self.choice)
+        return apply_static(view, self.choice, self._packings)
 
     def holds(self, view: DecisionView, decision: Decision) -> bool:
         """Return whether the rule decides alike as long as this placement can draft; see `choice_holds`."""
@@ -112,6 +133,7 @@ class StaticMapScheduler:
         self.choices = dict(choices)
         self._by_device: list[StaticChoice] = []
         self._by_slo: list[dict[tuple[float, ...], StaticChoice]] = []
+        self._packings = Packings()
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Look up the class of every device, the objectives of every class of them, or both.
@@ -132,6 +154,7 @@ class StaticMapScheduler:
             )
         for choice in self.choices.values():
             choice.check(scenario, self.name)
+        self._packings = Packings()
         self._by_device, self._by_slo = [], []
         if named == set(scenario.devices):
             for name, its in scenario.devices.items():
@@ -155,20 +178,27 @@ class StaticMapScheduler:
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the choice of the request's class."""
-        return apply_static(view, self._choice(view))
+        return apply_static(view, self._choice(view), self._packings)
 
     def holds(self, view: DecisionView, decision: Decision) -> bool:
         """Return whether the rule decides alike as long as this placement can draft; see `choice_holds`."""
         return choice_holds(view, decision, self._choice(view))
 
 
-def apply_static(view: DecisionView, choice: StaticChoice) -> Decision:
-    """Return the decision of a static choice in this view."""
+def apply_static(view: DecisionView, choice: StaticChoice, packings: Packings | None = None) -> Decision:
+    """Return the decision of a static choice in this view.
+
+    Args:
+        view: The decision.
+        choice: The choice.
+        packings: How full the targets are, where the choice packs them.
+    """
     target = stay_or_route(view)
     if view.request.is_admission and choice.target in [each.target.index for each in view.candidates]:
         target = choice.target
     elif view.request.is_admission and choice.pack > 0:
-        target = packed_target(view, choice.pack)
+        assert packings is not None, "a choice that packs targets needs to know which were full"
+        target = packings.target(view, choice)
     gamma = snap(view.gammas, choice.gamma)
     return decision_at(view, choice.sites, target, gamma, choice.batch_size, choice.drafter, choice.branches)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,9 +125,14 @@ def test_every_name_is_explained() -> None:
         ("jsq_goodput:batch_size=2.5", ["batch_size = 2.5", "whole number"]),
         ("static:4:8", ["incomplete", "static:G:B:PLACE"]),
         ("static:4:8:here", ["'here'", "plain"]),
-        ("pack:4:1:colocated", ["incomplete", "pack:N:G:B:PLACE"]),
+        ("pack:4:1:colocated", ["incomplete", "pack:N[-M]:G:B:PLACE"]),
         ("pack:0:4:1:colocated", ["N = '0'", "at least 1"]),
         ("pack:8:4:1:moon", ["placement 'moon'"]),
+        ("pack:8-8:4:1:own", ["M = '8'", "less than N = 8"]),
+        ("pack:8-:4:1:own", ["M = ''"]),
+        ("static_map:phone=4/1/own@pack", ["N = ''"]),
+        ("static_map:phone=4/1/own@pack8-x", ["M = 'x'"]),
+        ("static_map:phone=4/1/own@full", ["target 'full'", "packN[-M]"]),
         ("static_map:", ["names no class"]),
         ("static_map:phone=4/8", ["CLASS=G/B/PLACE"]),
         ("static_map:phone=4/8/own+phone=4/8/own", ["given twice"]),
@@ -613,6 +619,44 @@ def test_pack_counts_who_waits_and_passes_by_a_target_that_is_down() -> None:
         candidates = tuple(make_candidate(Site.OWN_DEVICE, each) for each in (first, make_target(1)))
         asked = make_view(candidates, request=make_request(is_admission=True))
         assert scheduler.decide(asked).placement == 1
+
+
+def _admission(residents: Sequence[int], **request: float) -> DecisionView:
+    targets = [make_target(number, resident=count) for number, count in enumerate(residents)]
+    candidates = tuple(make_candidate(Site.OWN_DEVICE, each) for each in targets)
+    return make_view(candidates, request=make_request(is_admission=True, **request))
+
+
+def test_pack_in_bursts_lets_a_full_target_work_off_its_queue() -> None:
+    scheduler = make_scheduler("pack:6-3:2:1:own")
+    scheduler.reset(tiny(), 0)
+    seen = [scheduler.decide(_admission((first, 0))).placement for first in (5, 6, 5, 4, 3, 5, 6)]
+    assert seen == [0, 1, 1, 1, 0, 0, 1]
+    scheduler.reset(tiny(), 0)
+    assert scheduler.decide(_admission((4, 0))).placement == 0, "a new episode begins with nobody full"
+
+
+def test_packing_down_to_one_less_is_packing() -> None:
+    plain, bursts = make_scheduler("pack:6:2:1:own"), make_scheduler("pack:6-5:2:1:own")
+    for scheduler in (plain, bursts):
+        scheduler.reset(tiny(), 0)
+    rng = np.random.default_rng(0)
+    for residents in rng.integers(0, 9, (200, 3)).tolist():
+        assert plain.decide(_admission(residents)) == bursts.decide(_admission(residents))
+
+
+def test_a_map_packs_the_class_that_says_so() -> None:
+    slo = {"chat": {"tpot_s": 0.02}, "batch": {"tpot_s": 0.08}}
+    kinds = {"question": {**TINY["workload"]["kinds"]["question"], "slo": "chat"}}
+    scenario = tiny(slo=slo, workload__kinds=kinds)
+    scheduler = make_scheduler("static_map:chat=2/1/own@pack6-3+batch=2/1/own@0")
+    scheduler.reset(scenario, 0)
+    bounds = {name: its.bounds() for name, its in scenario.slo.items()}
+    for each in bounds.values():
+        del each["slo_token_share"]
+    for first, chat in ((5, 0), (6, 1), (4, 1), (3, 0)):
+        assert scheduler.decide(_admission((first, 0), **bounds["chat"])).placement == chat
+        assert scheduler.decide(_admission((first, 0), **bounds["batch"])).placement == 0
 
 
 def test_a_stream_keeps_its_edge_server_and_others_take_the_fastest() -> None:

@@ -38,6 +38,7 @@ SEVERAL: dict[str, Any] = {
         "edge_sd:4",
         "cloud_ar",
         "static_map:phone=0/1/plain+laptop=2/1/own+workstation=6/1/edge@0",
+        "static_map:phone=0/1/plain@0+laptop=2/1/own@pack3-1+workstation=6/1/edge@pack4",
     ],
 )
 def test_static_runs_are_those_of_simulate(kind: str, scheduler: str) -> None:
