@@ -332,6 +332,11 @@ class Target(WithLaterKeys):
         default=1.0, description="How many times as long a straggler takes, beside the noise."
     )
     price_usd_per_gpu_hour: NonNegative = 0.0
+    keep_alive_s: NonNegative = Field(
+        default=0.0,
+        description="A target counts as occupied, and is paid for, until nobody has been there for so long. "
+        "It serves at once in any case.",
+    )
     power: Power
     engine_overhead: Overhead | None = Field(
         default=None,

@@ -11,7 +11,7 @@ class Order(IntEnum):
 
     Crashes and returns come first. Then follow the ends of work, the arrivals of messages, the time-outs that
     wait for them, and the decisions. All decisions come before any server starts an iteration, so that a
-    request can join the very next batch.
+    request can join the very next batch. Last of all a target that nobody has come to is let go.
     Events of one kind go by the number of their entity, then by sequence number.
     """
 
@@ -25,6 +25,7 @@ class Order(IntEnum):
     TIMEOUT = 8
     DECISION = 9
     ITERATION_START = 10
+    KEEP_ALIVE_END = 11
 
 
 class EventKind(IntEnum):

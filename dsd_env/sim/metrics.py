@@ -44,7 +44,8 @@ class Totals:
         round_tokens: Tokens committed by draft rounds.
         gpu_s: Busy GPU-seconds of targets, edge servers and dedicated drafters.
         gpu_occupied_s: Their occupied GPU-seconds: a target is occupied while a request is resident or waits
-            there, whether an iteration runs or not; a drafter while it has jobs under way.
+            there, whether an iteration runs or not, and for `keep_alive_s` after that; a drafter while it has
+            jobs under way.
         cloud_usd: The price of the occupied GPU-seconds, and egress.
         energy_joules: Idle and busy energy of servers, drafting energy of devices, radio energy.
         client_joules: The part of it that users pay: drafting and radio of their devices.

@@ -186,6 +186,7 @@ CHOICES = st.fixed_dictionaries(
                 "graph_batch_tokens": st.sampled_from([(), (1, 2, 4, 8, 16, 32), (3, 40)]),
                 "max_batch_wait_s": st.sampled_from([0.0, 0.004, 0.1]),
                 "max_num_seqs": st.sampled_from([3, 64]),
+                "keep_alive_s": st.sampled_from([0.0, 0.05, 2.0]),
                 "max_admission_wait_s": st.sampled_from([0.0, 0.2, 2.0]),
                 "prefix_cache": st.booleans(),
                 "max_num_batched_tokens": st.sampled_from([32, 256]),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dsd_env
-from dsd_env import Decision, ReferenceSimulation
+from dsd_env import Decision, ReferenceSimulation, Result
 from dsd_env.scenario import Scenario, ScenarioError, load_scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.sim.capacity import MeanRequest
@@ -228,6 +228,31 @@ def test_a_target_is_occupied_while_it_holds_a_request() -> None:
     assert metrics["energy_j_per_1k_tokens"] == pytest.approx(
         metrics["client_energy_j_per_1k_tokens"] + metrics["cloud_energy_j_per_1k_tokens"]
     )
+
+
+@pytest.mark.parametrize("engine", ["reference", "compiled"])
+def test_a_target_is_paid_for_until_nobody_has_been_there_for_its_keep_alive(engine: str) -> None:
+    """One client, who thinks for a while after each answer: of each pause at most the keep-alive is paid."""
+
+    def episode(keep_alive_s: float) -> tuple[float, Result]:
+        scenario = lab(
+            clients=1,
+            requests=40,
+            workload__arrivals__think_s={"distribution": "lognormal", "median": 2.0, "sigma": 1.0},
+            episode__total_requests=40,
+            targets__target__keep_alive_s=keep_alive_s,
+        )
+        result = dsd_env.simulate(scenario, "cloud_ar", 1, engine=engine)
+        return result.metrics["gpu_occupied_s_per_1k_tokens"] * result.requests[
+            "output_tokens"
+        ].sum() / 1e3, result
+
+    at_once_s, result = episode(0.0)
+    pauses_s = result.requests["arrival_s"][1:] - result.requests["completed_s"][:-1]
+    assert pauses_s.min() < 1.0 and pauses_s.max() > 3.0
+    for keep_alive_s in (1.0, 3.0, 1e6):
+        kept_s = episode(keep_alive_s)[0] - at_once_s
+        assert kept_s == pytest.approx(np.minimum(pauses_s, keep_alive_s).sum(), rel=1e-6)
 
 
 # ---------------------------------------------------------------------- classes of SLO

@@ -240,9 +240,10 @@ TARGET_SPEC = Record(
     prefill_first="?", shortest_first="?", preempts="?", caches_prefixes="?", pads="?",
     compute_s=Block("f8"), padded=Block("i4"), k_bw_s="f8", k_multi_s="f8", k_lat_s="f8",
     max_batch_wait_s="f8", max_admission_wait_s="f8", prefill_token_s="f8", iteration_noise_sigma="f8",
-    straggler_share="f8", straggler_factor="f8", gpus="f8", price_usd_per_gpu_hour="f8", busy_w="f8",
-    idle_w="f8", per_iteration_s="f8", per_sequence_s="f8", per_token_s="f8", per_verifying_iteration_s="f8",
-    token_limit="i4", front_end_s="f8", extra_one_way_s="f8",
+    straggler_share="f8", straggler_factor="f8", gpus="f8", price_usd_per_gpu_hour="f8",
+    keep_alive_s="f8", busy_w="f8", idle_w="f8", per_iteration_s="f8", per_sequence_s="f8",
+    per_token_s="f8", per_verifying_iteration_s="f8", token_limit="i4", front_end_s="f8",
+    extra_one_way_s="f8",
 )  # fmt: skip
 SEAT = Record("Seat", slot="i4", tokens="i4")
 """A job in the iteration under way, with its number of new tokens."""
@@ -252,13 +253,14 @@ TARGET = Record(
     kv_given_tokens="i8", iterations="i8", joined="i8", admissions="i8", busy_s="f8", iteration_start_s="f8",
     expected_end_s="f8", iteration_s="f8", check_s="f8", admission_check_s="f8", oldest_s="f8",
     iteration_tokens="f8", n_plain="i4", n_colocated="i4", n_remote="i4", gammas="i4", prefill_tokens="i4",
-    is_occupied="?", ready=Block("i4"), running=Block(SEAT),
+    is_occupied="?", keep_alive_set="?", kept_until_s="f8", ready=Block("i4"), running=Block(SEAT),
 )  # fmt: skip
 """A target: requests that wait for admission, ready jobs, the iteration under way.
 
 `stands_back` is how many of those who wait asked for a batch size above 1, `least_batch` the smallest batch
 that any ready job wants. `check_s` is when the target next looks whether an iteration is due, and
-`admission_check_s` when somebody has stood back long enough.
+`admission_check_s` when somebody has stood back long enough. `kept_until_s` is infinite while somebody is
+there, and after that the end of the time that the target is kept and paid for.
 """
 
 # ---------------------------------------------------------------------- devices, requests

@@ -389,6 +389,7 @@ class Compiler(Writer):
                     straggler_factor=config.straggler_factor,
                     gpus=config.gpus,
                     price_usd_per_gpu_hour=config.price_usd_per_gpu_hour,
+                    keep_alive_s=config.keep_alive_s,
                     busy_w=config.power.busy_w,
                     idle_w=config.power.idle_w,
                 )
@@ -440,7 +441,7 @@ class Compiler(Writer):
         closed = isinstance(scenario.workload.arrivals, ClosedLoop)
         slots = max_active_requests or (2 * self.n_devices + 64 if closed else 4096)
         # Per request: its wait, its drafter's prefill, a draft ahead, timers, a message of its stream in each
-        # direction, messages in vain.
+        # direction, messages in vain. Per target: its iteration, its looks at who is ready, its keep-alive.
         heap = heap_events or 8 * slots + 64 * self.n_targets + self.n_devices + len(self.crashing) + 64
         most_measured, most_rows = self._most_requests(slots)
         deliveries = self._most_deliveries(most_measured) if keep_deliveries else 0

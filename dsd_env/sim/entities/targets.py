@@ -175,6 +175,8 @@ class TargetServer:
         self.kv_given_tokens = 0
         self.resident = 0
         self.is_occupied = False
+        # Infinite while somebody is there; after that the end of the time that it is kept, and paid for.
+        self.kept_until_s = 0.0
         # What each request whose target it is has last asked of it, and with how many drafts.
         self.modes: dict[int, tuple[TargetTask, int]] = {}
         self.iterations = 0

@@ -231,6 +231,7 @@ def features_of(scenario: Scenario) -> set[str]:
         "decision_latency": protocol.decision_latency_s > 0,
         "patience": protocol.patience_s is not None,
         "client_timeout": protocol.client_timeout_s is not None,
+        "keep_alive": any(target.keep_alive_s > 0 for target in targets),
         "preempt": any(target.kv_policy == "preempt" for target in targets),
         "stragglers": any(target.straggler_share > 0 for target in targets),
         "graph_steps": any(target.graph_batch_tokens for target in targets),

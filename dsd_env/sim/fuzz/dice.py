@@ -31,6 +31,7 @@ FEATURES = (
     "graph_steps",
     "heads",
     "jitter",
+    "keep_alive",
     "link_outage",
     "load",
     "lookups",

@@ -441,6 +441,8 @@ def _target(dice: Dice, models: list[str], workload: Data, gamma: int) -> Data:
         target["graph_batch_tokens"] = list(dice.pick((1, 2, 4, 8, 16), (8,), (3, 5, 64), (1,)))
     if dice.chance(0.5):
         target["price_usd_per_gpu_hour"] = 2.0
+    if dice.has("keep_alive", 0.3):
+        target["keep_alive_s"] = dice.of(menu.wait_s) * dice.pick(1.0, 8.0, 100.0)
     if menu.noisy:
         target["iteration_noise_sigma"] = dice.pick(0.1, 0.0)
         if dice.has("stragglers", 0.3):

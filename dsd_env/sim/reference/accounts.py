@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from dsd_env.sim.entities import Request, TargetServer
+from dsd_env.sim.events import Order
 from dsd_env.sim.metrics import Totals, Window, boundaries_s
 from dsd_env.sim.reference.episode import Episode, Part
 
@@ -98,7 +100,24 @@ class Accounts(Part):
 
     def occupy(self, target: TargetServer) -> None:
         """Note whether requests are at a target, after that may have changed."""
-        occupied = target.resident > 0 or len(target.waiting) > 0
+        if target.resident > 0 or len(target.waiting) > 0:
+            target.kept_until_s = math.inf
+            self._pay_for(target, True)
+        elif target.kept_until_s == math.inf:
+            keep_alive_s = target.config.keep_alive_s
+            target.kept_until_s = until_s = self._now_s + keep_alive_s
+            if keep_alive_s == 0.0:
+                self._pay_for(target, False)
+                return
+            number = target.number
+            self._env.call_at(until_s, Order.KEEP_ALIVE_END, number, lambda: self._keep_alive_ends(target))
+
+    def _keep_alive_ends(self, target: TargetServer) -> None:
+        """Let a target go, unless somebody has come meanwhile."""
+        if self._now_s >= target.kept_until_s:
+            self._pay_for(target, False)
+
+    def _pay_for(self, target: TargetServer, occupied: bool) -> None:
         if target.is_occupied != occupied:
             target.is_occupied = occupied
             self.occupancy_changes()

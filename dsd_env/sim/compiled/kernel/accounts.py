@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+from dsd_env.sim.compiled.kernel.events import AT_KEEP_ALIVE_END, push
 from dsd_env.sim.compiled.kernel.jit import jit
 from dsd_env.sim.compiled.kernel.rows import assign
 from dsd_env.sim.compiled.status import TRUNCATED
@@ -52,7 +53,37 @@ def occupancy_changes(k, w):
 @jit
 def occupy(k, w, server):
     """Note whether requests are at a target, after that may have changed."""
-    occupied = server.resident > 0 or server.waiting > 0
+    if server.resident > 0 or server.waiting > 0:
+        server.kept_until_s = math.inf
+        _pay_for(k, w, server, True)
+    elif server.kept_until_s == math.inf:
+        keep_alive_s = k.targets[server.number].keep_alive_s
+        server.kept_until_s = w.now_s + keep_alive_s
+        if keep_alive_s == 0.0:
+            _pay_for(k, w, server, False)
+        elif not server.keep_alive_set:
+            # One timer a target: when it goes off too early, it is set again.
+            _set_keep_alive(k, w, server)
+
+
+@jit
+def keep_alive_ends(k, w, server):
+    """Let a target go, unless somebody has come meanwhile."""
+    server.keep_alive_set = False
+    if w.now_s >= server.kept_until_s:
+        _pay_for(k, w, server, False)
+    elif server.kept_until_s < math.inf:
+        _set_keep_alive(k, w, server)
+
+
+@jit
+def _set_keep_alive(k, w, server):
+    server.keep_alive_set = True
+    push(k, w, server.kept_until_s, AT_KEEP_ALIVE_END, server.number, server.number)
+
+
+@jit
+def _pay_for(k, w, server, occupied):
     if server.is_occupied != occupied:
         server.is_occupied = occupied
         occupancy_changes(k, w)

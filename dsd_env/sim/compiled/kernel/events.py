@@ -17,6 +17,7 @@ AT_ARRIVAL = number(Order.ARRIVAL)
 AT_TIMEOUT = number(Order.TIMEOUT)
 AT_DECISION = number(Order.DECISION)
 AT_ITERATION_START = number(Order.ITERATION_START)
+AT_KEEP_ALIVE_END = number(Order.KEEP_ALIVE_END)
 
 LOG_ARRIVAL = number(EventKind.ARRIVAL)
 LOG_DECISION = number(EventKind.DECISION)

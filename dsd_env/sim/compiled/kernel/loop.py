@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dsd_env.laws import links, step_times
 from dsd_env.rng import Stream
 from dsd_env.sim.compiled.codes import NO_DRAFTER
-from dsd_env.sim.compiled.kernel.accounts import accrue, pass_boundary
+from dsd_env.sim.compiled.kernel.accounts import accrue, keep_alive_ends, pass_boundary
 from dsd_env.sim.compiled.kernel.arrivals import arrival, begin_arrivals, think
 from dsd_env.sim.compiled.kernel.drafters import step_s
 from dsd_env.sim.compiled.kernel.draws import uniform
@@ -27,6 +27,7 @@ from dsd_env.sim.compiled.kernel.events import (
     AT_ITERATION_END,
     AT_ITERATION_START,
     AT_JOB_DONE,
+    AT_KEEP_ALIVE_END,
     AT_TELEMETRY,
     AT_TIMEOUT,
     ENTITY_BITS,
@@ -180,6 +181,8 @@ def _happens(k, w, place, argument):
         publish(k, w)
     elif order == AT_FAULT:
         fault_event(k, w, argument)
+    elif order == AT_KEEP_ALIVE_END:
+        keep_alive_ends(k, w, w.targets[argument])
     else:
         arrival(k, w, argument)
     return False
