@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +12,7 @@ from numpy.typing import NDArray
 from dsd_env.control import ActionSpace
 from dsd_env.control.actions import Decision, StopKind, StopRule, check_decision
 from dsd_env.control.fleet_view import TARGET_FIELDS, FleetTelemetry, RequestColumns
-from dsd_env.control.view import (
-    CandidateView,
-    DecisionView,
-    DrafterKind,
-    DrafterView,
-    LinkView,
-    RequestView,
-    Site,
-    SystemView,
-    TargetView,
-)
+from dsd_env.control.view import DecisionView, Site
 from dsd_env.laws import stopping
 from dsd_env.laws.resolve import REASONS
 from dsd_env.rng import checked_seed
@@ -31,6 +21,7 @@ from dsd_env.sim.compiled import plan, status
 from dsd_env.sim.compiled import records as rec
 from dsd_env.sim.compiled.kernel import loop
 from dsd_env.sim.compiled.tables import Bytes, Layout, compile_scenario
+from dsd_env.sim.compiled.views import ViewReader
 from dsd_env.sim.events import Event, EventKind, Span
 from dsd_env.sim.metrics import Totals, Window, episode_metrics, requests_table
 from dsd_env.sim.reference import Resolution
@@ -120,6 +111,9 @@ class WorldReader:
         self.world = world
         self.header: Any = world[: rec.WORLD.itemsize].view(rec.WORLD.dtype)[0]
         self._sizes = layout.header
+        # Where rows are only a world that was reset says, so these begin with the first question.
+        self._views: ViewReader | None = None
+        self._requests: NDArray[Any] | None = None
 
     # The header looks at the world: a copy of such a view would be a record of its own.
 
@@ -152,27 +146,9 @@ class WorldReader:
 
     def view(self) -> DecisionView:
         """Return the view of the due decision."""
-        view = self.rows("due_view", 1)[0]
-        targets = [_target_view(row) for row in self.rows("target_views", int(self._sizes["n_offered"]))]
-        rows = self.rows("candidates", int(self._sizes["n_places"]))
-        models = (*self.scenario.acceptance, "")
-        candidates = tuple(_candidate_view(row, targets, models) for row in rows)
-        link, drafter, system = view["link"].item(), view["drafter"].item(), view["system"].item()
-        actions = self.scenario.actions
-        return DecisionView(
-            float(view["now_s"]),
-            int(view["request_id"]),
-            int(view["device"]),
-            int(view["counter"]),
-            _request_view(view["request"]),
-            targets[0],
-            LinkView(link[0] != 0.0, *link[1:]),
-            DrafterView(drafter[0] != 0.0, drafter[1], int(drafter[2]), int(drafter[3])),
-            candidates,
-            SystemView(int(system[0]), *system[1:]),
-            actions.gammas,
-            actions.batch_sizes,
-        )
+        if self._views is None:
+            self._views = ViewReader(self.layout, self.world)
+        return self._views.view()
 
     def totals(self) -> Totals:
         """Return the cumulative totals until now."""
@@ -312,7 +288,9 @@ class WorldReader:
 
     def request(self, slot: int) -> Any:
         """Return the record of a request in the system."""
-        return self.rows("requests", slot + 1)[slot]
+        if self._requests is None:
+            self._requests = self.rows("requests", int(self._sizes["n_slots"]))
+        return self._requests[slot]
 
     def fleet_telemetry(self) -> FleetTelemetry:
         """Return what the fleet's controller is told now; see :mod:`dsd_env.control.fleet_view`."""
@@ -475,6 +453,7 @@ class CompiledSimulation:
         self.events: list[Event] = []
         self.spans: list[Span] = []
         self._layout = layout
+        self._n_placements = scenario.n_placements
         self.world = layout.new_worlds(1)[0]
         self._reader = WorldReader(layout, self.world)
         self._record_events = record_events
@@ -557,7 +536,7 @@ class CompiledSimulation:
         """
         if self._header["pending"] < 0:
             raise RuntimeError("no decision is pending: call next_decision() first")
-        check_decision(decision, self.scenario.actions.gammas[-1], self.scenario.n_placements)
+        check_decision(decision, self.scenario.actions.gammas[-1], self._n_placements)
         gamma, batch_size, placement, stop = decision
         loop.answer_world(self._layout.constants, self.world, gamma, batch_size, placement)
         if stop is not None:
@@ -635,67 +614,4 @@ def _stop_rule(row: Any) -> StopRule | None:
         return None
     return StopRule(
         StopKind(int(row["kind"])), float(row["threshold"]), int(row["least"]), bool(row["keeps"])
-    )
-
-
-def _request_view(row: Any) -> RequestView:
-    names = RequestView.__dataclass_fields__
-    values = {name: row[name].tolist() for name in names}
-    values["is_admission"], values["control_site"] = bool(row["is_admission"]), Site(int(row["control_site"]))
-    for name in ("recent_gammas", "recent_accepted"):
-        values[name] = tuple(map(int, values[name]))
-    for name in ("prompt_tokens", "committed_tokens", "rounds", "head_start_tokens"):
-        values[name] = int(values[name])
-    return RequestView(**values)
-
-
-def _target_view(row: Any) -> TargetView:
-    values = dict(zip(rec.TARGET_VIEW.fields, row.item(), strict=True))
-    values["up"] = values["up"] != 0.0
-    for name in (
-        "index",
-        "queued",
-        "running",
-        "resident",
-        "waiting",
-        "max_num_seqs",
-        "plain",
-        "colocated",
-        "remote",
-        "prefill_tokens",
-    ):
-        values[name] = int(values[name])
-    del values["seat_fraction"]  # the view derives it
-    return TargetView(**values)
-
-
-def _candidate_view(row: Any, targets: list[TargetView], models: Sequence[str]) -> CandidateView:
-    """Return a candidate; `models` ends with the name of none."""
-    values = dict(zip(rec.CANDIDATE_VIEW.fields, row.item(), strict=True))
-    return CandidateView(
-        Site(int(values["site"])),
-        int(values["edge_server"]),
-        targets[int(values["offered"])],
-        values["valid"] != 0.0,
-        values["is_current"] != 0.0,
-        values["same_target"] != 0.0,
-        values["draft_step_s"],
-        values["catch_up_s"],
-        values["draft_wait_s"],
-        values["rtt_s"],
-        values["handover_s"],
-        int(values["kv_lag_tokens"]),
-        values["move_s"],
-        values["shares_target"] != 0.0,
-        int(values["drafter"]),
-        DrafterKind(int(values["kind"])),
-        models[int(values["model"])],
-        values["acceptance_rate"],
-        values["tokens_per_round"],
-        int(values["model_rounds"]),
-        values["streams"] != 0.0,
-        values["coalesces"] != 0.0,
-        values["pooled_acceptance"],
-        int(values["fanout"]),
-        int(values["depth"]),
     )
