@@ -276,7 +276,7 @@ _FORMER_TARGET_KEYS = {
 class Target(WithLaterKeys):
     """A verification server in the cloud, with continuous batching."""
 
-    later_keys: ClassVar[tuple[str, ...]] = ("extra_one_way_s",)
+    later_keys: ClassVar[tuple[str, ...]] = ("extra_one_way_s", "keep_alive_s")
 
     count: Count = 1
     profile: Profile
