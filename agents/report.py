@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from agents.evaluation import DRIFT
 
+WITHIN = "within"
+COLUMNS = {"mean": 6, "95 %": 15, WITHIN: 9, "change": 6, "95 % of it": 13}
+"""Columns by heading, with the least width of each."""
+
 
 def print_tables(summary: Mapping[str, Any], metrics: Sequence[str], console: Console) -> None:
-    """Print one table per scenario, a section per metric, a line per scheduler.
+    """Print the results of each scenario: metric by metric, a line per scheduler. 80 columns are enough.
+
+    `within` is the standard error of the mean from the parts of the windows. Where the window is a single
+    cycle of the load it is left out, since parts differ there by what the load does.
 
     Args:
         summary: From :func:`agents.evaluation.summarise`.
@@ -24,29 +32,30 @@ def print_tables(summary: Mapping[str, Any], metrics: Sequence[str], console: Co
     for label, result in summary["scenarios"].items():
         schedulers = result["schedulers"]
         first = next(iter(schedulers))
-        table = Table(title=f"{escape(label)}: {seeds} episodes of {_measured(result)}")
-        table.add_column("metric")
-        table.add_column("scheduler", overflow="fold")
-        table.add_column("mean", justify="right")
-        table.add_column("95% interval", justify="right")
-        windowed = result.get("window_s") is not None
-        if windowed:
-            table.add_column("s.e. within", justify="right")
+        shown = {WITHIN} if result.get("window_s") is not None and result["load_cycles"] != 1 else set()
+        shown |= {"change", "95 % of it"} if len(schedulers) > 1 else set()
+        columns = {name: least for name, least in COLUMNS.items() if name in {"mean", "95 %"} | shown}
+        console.print(f"\n[bold]{escape(label)}[/bold]: {seeds} episodes of {_measured(result)}")
         if len(schedulers) > 1:
-            table.add_column(f"vs {escape(first)}, paired", justify="right")
+            console.print(f"changes are paired by episode, against {escape(first)}")
         for metric in metrics:
-            for name, entry in schedulers.items():
-                mean, interval, change = _cells(entry, metric)
-                cells = [mean, interval]
-                if windowed:
-                    cells.append(_error(entry, metric))
-                cells.append(change)
-                title = metric if name == first else ""
-                table.add_row(title, escape(name), *cells[: len(table.columns) - 2])
-            table.add_section()
-        console.print(table)
+            cells = {name: _cells(entry, metric) for name, entry in schedulers.items()}
+            console.print(f"\n[bold]{escape(metric)}[/bold]")
+            console.print(_table(cells, columns, console.width))
         for note in drift_notes(result):
             console.print(escape(f"{label}: {note}"))
+
+
+def _table(cells: Mapping[str, Mapping[str, str]], columns: Mapping[str, int], width: int) -> Table:
+    """Return the table of one metric: its cells by scheduler and heading."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    longest, spare = max(map(len, cells)), width - sum(least + 3 for least in columns.values())
+    table.add_column("", overflow="fold", width=min(longest, spare))
+    for heading, least in columns.items():
+        table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+    for name, told in cells.items():
+        table.add_row(escape(name), *(told[heading] for heading in columns))
+    return table
 
 
 def _measured(result: Mapping[str, Any]) -> str:
@@ -71,26 +80,27 @@ def drift_notes(result: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _error(entry: Mapping[str, Any], metric: str) -> str:
-    """Return the standard error of a mean from the parts of the windows."""
-    error = entry["metrics"][metric].get("se_batches")
-    return "" if error is None else f"± {_number(error)}"
-
-
-def _cells(entry: Mapping[str, Any], metric: str) -> tuple[str, str, str]:
+def _cells(entry: Mapping[str, Any], metric: str) -> dict[str, str]:
+    """Return what is told of one metric of one scheduler, by the columns' headings."""
     value = entry["metrics"][metric]
     if value["mean"] is None:
-        return "–", "", ""
+        return {"mean": "–"} | dict.fromkeys(list(COLUMNS)[1:], "")
+    error = value.get("se_batches")
     versus = entry.get("versus", {}).get("metrics", {}).get(metric)
-    change = ""
-    if versus and versus["relative"] is not None:
-        change = f"{_percent(versus['relative'])} {_interval(versus['ci95'], _percent)}"
-    return _number(value["mean"]), _interval(value["ci95"], _number), change
+    known = versus is not None and versus["relative"] is not None
+    told = (
+        _number(value["mean"]),
+        _interval(value["ci95"], _number),
+        "" if error is None else f"± {error:.2g}",
+        _percent(versus["relative"]) if known else "",
+        _interval(versus["ci95"], _percent) if known else "",
+    )
+    return dict(zip(COLUMNS, told, strict=True))
 
 
 def _interval(interval: Sequence[float | None], form: Callable[[float], str]) -> str:
     low, high = interval
-    return "" if low is None or high is None else f"{form(low)} … {form(high)}"
+    return "" if low is None or high is None else f"{form(low)}…{form(high)}"
 
 
 def _number(value: float) -> str:
