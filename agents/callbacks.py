@@ -86,13 +86,15 @@ class ValidationCallback(BaseCallback):
         self._run, self._config, self._scenarios = run, config, scenarios
         self._kind, self._make, self._at_start, self._offered = kind, make, at_start, offered
         self.best: float | None = None
+        self._lacks = 0.0
         self._last_step = -1
 
     def _on_training_start(self) -> None:
         try:
-            self.best = checkpoints.read(self._run / checkpoints.BEST).score
+            kept = checkpoints.read(self._run / checkpoints.BEST)
+            self.best, self._lacks = kept.score, kept.lacks
         except checkpoints.CheckpointError:
-            self.best = None
+            self.best, self._lacks = None, 0.0
         first = self._at_start and self.num_timesteps == 0
         self._due = 0 if first else self.num_timesteps + self._config.every_steps
 
@@ -118,13 +120,30 @@ class ValidationCallback(BaseCallback):
         row = {name: value if math.isfinite(value) else None for name, value in means.items()}
         with (self._run / "validation.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": self._last_step, **row}) + "\n")
-        score = means[self._config.select_by]
-        better = math.isfinite(score) and (
-            self.best is None or (score > self.best if self._config.maximise else score < self.best)
-        )
-        if better:
-            self.best = score
-            checkpoints.save(self.model, self._run / checkpoints.BEST, score)
+        score, lacks = means[self._config.select_by], max(map(self._lacking, played))
+        if math.isfinite(score) and self._is_better(score, lacks):
+            self.best, self._lacks = score, lacks
+            checkpoints.save(self.model, self._run / checkpoints.BEST, score, lacks)
+
+    def _is_better(self, score: float, lacks: float) -> bool:
+        """Return whether a state goes before the best one: by the bound, and if that is the same by score."""
+        if self.best is None or lacks != self._lacks:
+            return self.best is None or lacks < self._lacks
+        return score > self.best if self._config.maximise else score < self.best
+
+    def _lacking(self, means: dict[str, float]) -> float:
+        """Return by what share of its bound the constrained metric of a scenario misses it."""
+        bound = self._config.subject_to
+        if bound is None:
+            return 0.0
+        mean = self._metric(means, "subject_to.metric", bound.metric)
+        return bound.lacks(mean) if math.isfinite(mean) else math.inf
+
+    @staticmethod
+    def _metric(means: dict[str, float], key: str, name: str) -> float:
+        if name not in means:
+            raise ValueError(f"validation.{key} = {name!r} is no episode metric; there are {sorted(means)}")
+        return means[name]
 
     def _means(self, number: int, actor: MlpActor) -> dict[str, float]:
         """Return the mean metrics of the validation episodes of one scenario."""
@@ -140,11 +159,7 @@ class ValidationCallback(BaseCallback):
             offered=None if self._offered is None else self._offered[number : number + 1],
         )
         means = mean_metrics(list(episodes))
-        if self._config.select_by not in means:
-            raise ValueError(
-                f"validation.select_by = {self._config.select_by!r} is no episode metric; "
-                f"there are {sorted(means)}"
-            )
+        self._metric(means, "select_by", self._config.select_by)
         return means
 
     def _of_all(self, played: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -36,6 +36,7 @@ class Checkpoint:
         n_updates: Optimisation passes so far.
         sha256: Digest of the zip.
         score: Validation score, if it was saved for one.
+        lacks: By what share its validation missed the bound that it is subject to; 0 if by nothing.
     """
 
     path: Path
@@ -43,13 +44,14 @@ class Checkpoint:
     n_updates: int
     sha256: str
     score: float | None = None
+    lacks: float = 0.0
 
 
-def save(model: BaseAlgorithm, path: Path, score: float | None = None) -> Checkpoint:
+def save(model: BaseAlgorithm, path: Path, score: float | None = None, lacks: float = 0.0) -> Checkpoint:
     """Write zip, then JSON, each atomically; without its JSON a zip does not count."""
     described = path.with_suffix(".json")
     write_atomically(path, lambda temporary: _save_zip(model, temporary))
-    checkpoint = Checkpoint(path, model.num_timesteps, model._n_updates, sha256_of(path), score)
+    checkpoint = Checkpoint(path, model.num_timesteps, model._n_updates, sha256_of(path), score, lacks)
     data = asdict(checkpoint)
     data["path"] = path.name
     write_json(described, data)
@@ -72,7 +74,12 @@ def read(path: Path) -> Checkpoint:
     try:
         data: dict[str, Any] = json.loads(described.read_text(encoding="utf-8"))
         checkpoint = Checkpoint(
-            path, int(data["num_timesteps"]), int(data["n_updates"]), str(data["sha256"]), data.get("score")
+            path,
+            int(data["num_timesteps"]),
+            int(data["n_updates"]),
+            str(data["sha256"]),
+            data.get("score"),
+            float(data.get("lacks", 0.0)),
         )
         actual = sha256_of(path)
     except (OSError, ValueError, KeyError, TypeError) as error:

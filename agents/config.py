@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from agents.config_files import ConfigModel, config_sha256, read_config
+from agents.constraint import Constraint
 from agents.credit import CreditWeights
 from dsd_env import strict_yaml
 from dsd_env.changes import changed_scenario
@@ -81,6 +82,10 @@ class Validation(ConfigModel):
     direction: Literal["max", "min"] | None = Field(
         default=None,
         description="Whether more of it is better; may be left out for 'return' and times in seconds.",
+    )
+    subject_to: Constraint | None = Field(
+        default=None,
+        description="A bound on another metric: a state that keeps to it goes before all that do not.",
     )
 
     @model_validator(mode="after")

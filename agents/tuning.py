@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import dsd_env
-from agents.benchmark.config import Constraint
+from agents.constraint import Constraint
 from agents.evaluation import Task, check_metrics, run_group
 from agents.seeds import training_seed
 from dsd_env.extras import needs

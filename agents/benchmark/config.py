@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from agents.config_files import ConfigModel, config_path, read_config
+from agents.constraint import Constraint
 from dsd_env import strict_json
 from dsd_env.changes import changed_scenario
 from dsd_env.scenario import Scenario
@@ -50,31 +51,6 @@ Spec = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^,`\n]+$"
 
 class BenchmarkError(ValueError):
     """A benchmark, its records or a submission are wrong; the message says what, and what to do."""
-
-
-class Constraint(ConfigModel):
-    """What the mean of a metric over all seeds has to keep to; a scheduler that does not is not ranked."""
-
-    metric: str = Field(min_length=1)
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @model_validator(mode="after")
-    def _one_bound(self) -> Constraint:
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("give at_least or at_most, one of them")
-        return self
-
-    def holds(self, mean: float) -> bool:
-        """Return whether a mean keeps to it; NaN does not."""
-        return mean >= self.at_least if self.at_least is not None else mean <= (self.at_most or 0.0)
-
-    def lacks(self, mean: float) -> float:
-        """Return by what share of the bound a mean misses it; 0 if it keeps to it."""
-        if self.at_least is not None:
-            return max(0.0, self.at_least - mean) / (abs(self.at_least) or 1.0)
-        bound = self.at_most or 0.0
-        return max(0.0, mean - bound) / (abs(bound) or 1.0)
 
 
 class Objective(ConfigModel):

@@ -16,6 +16,7 @@ import torch as th
 import yaml
 
 from agents import checkpoints
+from agents.callbacks import ValidationCallback
 from agents.config import ConfigError, Credit, TrainConfig, WarmStart, load_config
 from agents.environments import (
     NamedEpisodes,
@@ -500,3 +501,37 @@ def test_a_pickle_among_the_tensors_is_refused(finished: Path, tmp_path: Path) -
     with pytest.raises(checkpoints.CheckpointError):
         export_run(run, tmp_path / "policy", "evil.zip")
     assert not marker.exists()
+
+
+def test_a_state_that_keeps_the_bound_goes_before_all_that_do_not(tmp_path: Path) -> None:
+    bound = {"metric": "slo_attainment", "at_least": 0.95}
+    config = tiny(
+        validation={"select_by": "cloud_usd_per_1m_tokens", "direction": "min", "subject_to": bound}
+    ).validation
+    assert config is not None
+    callback = ValidationCallback(tmp_path, config, [], "compiled")
+    chosen = []
+    for usd, met in (
+        (2.0, 0.80),
+        (1.0, 0.70),
+        (2.5, 0.90),
+        (3.0, 0.96),
+        (1.0, 0.94),
+        (2.9, 1.0),
+        (2.95, 0.97),
+    ):
+        lacks = callback._lacking({"slo_attainment": met})
+        if callback._is_better(usd, lacks):
+            callback.best, callback._lacks = usd, lacks
+            chosen.append((usd, met))
+    assert chosen == [(2.0, 0.80), (2.5, 0.90), (3.0, 0.96), (2.9, 1.0)]
+
+
+def test_the_bound_of_a_validation_is_kept_with_its_checkpoint(tmp_path: Path) -> None:
+    bound = {"metric": "slo_attainment", "at_least": 2.0}
+    validation = {"select_by": "e2e_s_mean", "every_steps": 64, "episodes": 1}
+    train(tiny(validation={**validation, "subject_to": bound}), tmp_path / "run", progress=False)
+    assert 0.5 <= checkpoints.read(tmp_path / "run" / checkpoints.BEST).lacks <= 1.0
+    unknown = {**bound, "metric": "happiness"}
+    with pytest.raises(ValueError, match=r"subject_to\.metric = 'happiness' is no episode metric"):
+        train(tiny(validation={**validation, "subject_to": unknown}), tmp_path / "other", progress=False)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from agents.benchmark.config import Constraint
+from agents.constraint import Constraint
 from agents.evaluation import Task, run_group
 from agents.seeds import training_seed
 from agents.tuning import Range, Sampler, Template, TemplateError, Words, tune

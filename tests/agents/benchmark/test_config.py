@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.benchmark.config import BenchmarkError, Constraint, load_suite
+from agents.benchmark.config import BenchmarkError, load_suite
+from agents.constraint import Constraint
 from dsd_env.paths import config_dir
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import steady
