@@ -87,7 +87,7 @@ def test_train_export_evaluate(checkout: Path, tmp_path: Path, call, monkeypatch
     more = ("--seeds", "2", "--json", "out/e.json", "--history", "--report", "report.html")
     code, output, errors = call("evaluate", *arguments, *more)
     assert code == 0, errors
-    assert "vs cloud_ar, paired" in output
+    assert "paired by episode, against cloud_ar" in output
     schedulers = json.loads((tmp_path / "out" / "e.json").read_text())["scenarios"]["single_lan"][
         "schedulers"
     ]
