@@ -127,8 +127,10 @@ class ValidationCallback(BaseCallback):
 
     def _is_better(self, score: float, lacks: float) -> bool:
         """Return whether a state goes before the best one: by the bound, and if that is the same by score."""
-        if self.best is None or lacks != self._lacks:
-            return self.best is None or lacks < self._lacks
+        if self.best is None:
+            return True
+        if lacks != self._lacks:
+            return lacks < self._lacks
         return score > self.best if self._config.maximise else score < self.best
 
     def _lacking(self, means: dict[str, float]) -> float:

@@ -511,15 +511,8 @@ def test_a_state_that_keeps_the_bound_goes_before_all_that_do_not(tmp_path: Path
     assert config is not None
     callback = ValidationCallback(tmp_path, config, [], "compiled")
     chosen = []
-    for usd, met in (
-        (2.0, 0.80),
-        (1.0, 0.70),
-        (2.5, 0.90),
-        (3.0, 0.96),
-        (1.0, 0.94),
-        (2.9, 1.0),
-        (2.95, 0.97),
-    ):
+    states = [(2.0, 0.80), (1.0, 0.70), (2.5, 0.90), (3.0, 0.96), (1.0, 0.94), (2.9, 1.0), (2.95, 0.97)]
+    for usd, met in states:
         lacks = callback._lacking({"slo_attainment": met})
         if callback._is_better(usd, lacks):
             callback.best, callback._lacks = usd, lacks

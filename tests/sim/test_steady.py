@@ -243,9 +243,8 @@ def test_a_target_is_paid_for_until_nobody_has_been_there_for_its_keep_alive(eng
             targets__target__keep_alive_s=keep_alive_s,
         )
         result = dsd_env.simulate(scenario, "cloud_ar", 1, engine=engine)
-        return result.metrics["gpu_occupied_s_per_1k_tokens"] * result.requests[
-            "output_tokens"
-        ].sum() / 1e3, result
+        tokens = result.requests["output_tokens"].sum()
+        return result.metrics["gpu_occupied_s_per_1k_tokens"] * tokens / 1e3, result
 
     at_once_s, result = episode(0.0)
     pauses_s = result.requests["arrival_s"][1:] - result.requests["completed_s"][:-1]
