@@ -27,6 +27,7 @@ from dsd_env.calibration.latency.entries import (
     VllmEntry,
     power_of,
 )
+from dsd_env.calibration.latency.experts import WARM_BELOW
 from dsd_env.calibration.latency.fit import (
     FitResult,
     error_stats,
@@ -39,7 +40,14 @@ from dsd_env.calibration.latency.fit import (
     summarise,
 )
 from dsd_env.calibration.latency.noise import fit_noise
-from dsd_env.calibration.latency.shapes import DEVICES, MODELS, DeviceSpec, DraftHeadShape, ModelShape
+from dsd_env.calibration.latency.shapes import (
+    DEVICES,
+    MODELS,
+    DeviceSpec,
+    DraftHeadShape,
+    ExpertsShape,
+    ModelShape,
+)
 from dsd_env.calibration.latency.splitwise import HARDWARE, iteration_cells, select
 from dsd_env.calibration.latency.tables import StepModel, build_cells, bus_bandwidth
 from dsd_env.latency.memory import kv_capacity_tokens
@@ -205,6 +213,14 @@ def _notes(entry: KernelEntry, shape: ModelShape, device: DeviceSpec) -> list[st
         "and parallelism and taken for all. No engine that schedules asynchronously was measured: there, the "
         "part per iteration is smaller",
     ]
+    if isinstance(shape, ExpertsShape):
+        notes.append(
+            f"a layer has {shape.experts} experts, of which a token passes {shape.experts_per_token}: an "
+            "iteration reads those that its tokens touch, counted as if each chose evenly and by itself. "
+            "Real routers touch fewer, so few tokens beside each other are somewhat cheaper. Fewer than "
+            f"{WARM_BELOW} experts are read off the line through more, since the measured ones lay in the "
+            "cache"
+        )
     if isinstance(shape, DraftHeadShape):
         notes.append(
             "a pass is the layer and the output projection; the first of a round runs over the accepted "
@@ -256,7 +272,7 @@ def _memory(shape: ModelShape, device: DeviceSpec, tp: int) -> Memory:
     return Memory(
         gpu_memory_bytes=device.memory_bytes,
         activation_bytes_per_sequence=round(_LOGIT_BYTES * shape.vocab),
-        activation_bytes_per_token=round(2 * (3 * shape.ffn / tp + 2 * shape.hidden)),
+        activation_bytes_per_token=round(2 * (3 * shape.ffn_per_token / tp + 2 * shape.hidden)),
         note=(
             "memory as CUDA reports it; a sequence: 41.2 bytes an entry of the vocabulary, of vLLM's "
             "start-up logs (8B on one and on two H100); a token: a layer's intermediate values, counted"
@@ -294,6 +310,8 @@ def _kernel_profile(name: str, entry: KernelEntry, data_dir: Path, command: str,
     checks, sources = _external_checks(entry, profile, data_dir)
     if sums.layer_source(shape, device, entry.tp) is not None:
         layers = "all layers, output projection, sampler, mixed-batch attention"
+        if isinstance(shape, ExpertsShape):
+            layers += "; experts by tokens and by how many are touched"
         sources.insert(0, sums.LLMSERVINGSIM.model_copy(update={"used_for": layers}))
     else:
         sources = [sums.AICONFIGURATOR, sums.LLMSERVINGSIM, *sources]

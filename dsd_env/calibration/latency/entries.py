@@ -165,6 +165,7 @@ _M2_MAX = power_of(6.0, 60.0, "spec", _M3_PRO.note)
 
 _1B, _3B, _8B, _70B = "Llama-3.2-1B", "Llama-3.2-3B", "Llama-3-8B", "Llama-3-70B"
 _L2_70B, _Q3_32B, _Q25_32B, _Q25_72B = "Llama-2-70B", "Qwen3-32B", "Qwen2.5-32B", "Qwen2.5-72B"
+_Q3_A3B = "Qwen3-30B-A3B"
 _A100, _H100, _H200, _L40S = "A100-SXM-80GB", "H100-SXM-80GB", "H200-SXM-141GB", "L40S-48GB"
 _PRO, _4090 = "RTX-PRO-6000-96GB", "RTX-4090-24GB"
 
@@ -179,6 +180,7 @@ _TARGETS: dict[str, dict[str, tuple[int, ...]]] = {
     _Q3_32B: {_H100: (1, 2), _A100: (1, 2), _H200: (1, 2), _L40S: (2, 4), _PRO: (1, 2)},
     _Q25_32B: {_H100: (1, 2), _A100: (1,), _H200: (1,), _L40S: (2, 4), _PRO: (1, 2)},
     _8B: {_H100: (1, 2), _H200: (1,), _A100: (1, 2), _4090: (1,), _PRO: (1, 2), _L40S: (2,)},
+    _Q3_A3B: {_PRO: (1,)},
 }
 _DRAFTERS: dict[str, dict[str, tuple[int, ...]]] = {
     _8B: {_L40S: (1,), _H100: (4,), _A100: (4,)},

@@ -522,6 +522,33 @@ def cross_check_block(data_dir: Path) -> str:
     return _table(header, rows)
 
 
+def experts_block(data_dir: Path) -> str:
+    """What more tokens cost a mixture of experts, beside a dense model on the same GPU."""
+    from dsd_env.calibration.latency.shapes import MODELS, ExpertsShape
+    from dsd_env.calibration.latency.tables import QWEN3_30B_A3B, load_layer_tables
+
+    shape = MODELS["Qwen3-30B-A3B"]
+    experts = load_layer_tables(data_dir, "RTXPRO6000", QWEN3_30B_A3B).experts
+    assert isinstance(shape, ExpertsShape)
+    assert experts is not None
+    mixture, dense = (load_profile(f"{name}_rtx-pro-6000_tp1") for name in ("qwen3-30b-a3b", "qwen3-32b"))
+    rows = []
+    for tokens in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
+        steps = [p.step_s(tokens, 0, 0) for p in (mixture, dense)]
+        ratios = [f"{s / p.step_s(1, 0, 0):.2f}" for s, p in zip(steps, (mixture, dense), strict=True)]
+        layer = f"{1e6 * experts.layer_s(shape, tokens):.0f}"
+        rows.append((str(tokens), f"{shape.touched(tokens):.1f}", layer, f"{1e3 * steps[0]:.1f}", *ratios))
+    header = (
+        "new tokens",
+        f"experts touched, of {shape.experts}",
+        "experts of a layer, us",
+        "iteration, ms",
+        "against one token",
+        "Qwen3-32B (dense): against one token",
+    )
+    return _table(header, rows)
+
+
 def measured_blocks(built: Sequence[Built], data_dir: Path) -> dict[str, str]:
     """Blocks that need the measured tables: name -> Markdown."""
     blocks = {f"{family}: misses": misses_block(built, family) for family in FAMILIES if family != "edge"}
@@ -530,6 +557,7 @@ def measured_blocks(built: Sequence[Built], data_dir: Path) -> dict[str, str]:
     blocks["engine"] = engine_block(data_dir)
     blocks["eagle"] = eagle_block(data_dir)
     blocks["links"] = links_block(data_dir)
+    blocks["experts"] = experts_block(data_dir)
     blocks["cross-check"] = cross_check_block(data_dir)
     return blocks
 

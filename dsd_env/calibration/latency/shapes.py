@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DEVICES", "MODELS", "DeviceSpec", "DraftHeadShape", "ModelShape"]
+__all__ = ["DEVICES", "MODELS", "DeviceSpec", "DraftHeadShape", "ExpertsShape", "ModelShape"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,19 @@ class ModelShape:
     def params(self) -> int:
         """Number of weights."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        mlp = 3 * self.hidden * self.ffn
+        layer = attention + self.feed_forward_params + 2 * self.hidden
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
-        return self.layers * (attention + mlp + 2 * self.hidden) + embeddings + self.hidden
+        return self.layers * layer + embeddings + self.hidden
+
+    @property
+    def feed_forward_params(self) -> int:
+        """Number of weights of a layer's MLP."""
+        return 3 * self.hidden * self.ffn
+
+    @property
+    def ffn_per_token(self) -> int:
+        """Width of what one token passes through in a layer's MLP."""
+        return self.ffn
 
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """Bytes of KV cache of one token over all layers."""
@@ -58,6 +68,38 @@ class ModelShape:
     def fused_inputs(self) -> int:
         """Width of what is projected to ``hidden`` before the first layer; 0: nothing."""
         return 0
+
+
+@dataclass(frozen=True)
+class ExpertsShape(ModelShape):
+    """A mixture of experts: each token passes a few of a layer's narrow MLPs; ``ffn`` is the width of one.
+
+    Attributes:
+        experts: experts of a layer.
+        experts_per_token: of these, those that a token passes.
+    """
+
+    experts: int = 1
+    experts_per_token: int = 1
+
+    @property
+    def feed_forward_params(self) -> int:
+        """Number of weights of a layer's experts and their router."""
+        return self.experts * (3 * self.hidden * self.ffn + self.hidden)
+
+    @property
+    def ffn_per_token(self) -> int:
+        """Width of what one token passes through: all of its experts."""
+        return self.experts_per_token * self.ffn
+
+    def touched(self, tokens: int) -> float:
+        """Return how many experts of a layer ``tokens`` tokens pass together, expected.
+
+        Each token chooses its experts evenly and independently of the others: ``E (1 - (1 - k / E)^n)``. Real
+        routers are neither even nor independent, and touch fewer.
+        """
+        missed = (1.0 - self.experts_per_token / self.experts) ** tokens
+        return self.experts * (1.0 - missed)
 
 
 @dataclass(frozen=True)
@@ -122,6 +164,18 @@ MODELS: dict[str, ModelShape] = {
 }
 
 
+MODELS |= {
+    m.name: m
+    for m in (
+        ExpertsShape(
+            "Qwen3-30B-A3B",
+            *(48, 2048, 768, 32, 4, 128, 151936, False, 262144),
+            qk_norm=True,
+            experts=128,
+            experts_per_token=8,
+        ),
+    )
+}
 MODELS |= {head.name: head for name in ("Llama-3-8B", "Llama-3-70B") for head in _heads(MODELS[name])}
 
 

@@ -6,15 +6,16 @@ from functools import cache
 from pathlib import Path
 
 from dsd_env.calibration.latency.cells import Cell
+from dsd_env.calibration.latency.curves import Curve
 from dsd_env.calibration.latency.edge import ClassFit, Figure, fit_class, load_figures
 from dsd_env.calibration.latency.entries import Link
 from dsd_env.calibration.latency.shapes import DEVICES, MODELS, DeviceSpec, ModelShape
 from dsd_env.calibration.latency.splitwise import SplitwiseCell, load_splitwise
 from dsd_env.calibration.latency.tables import (
     LLAMA_8B,
+    QWEN3_30B_A3B,
     QWEN3_32B,
     AiConfiguratorTables,
-    Curve,
     DenseLayers,
     LayerTables,
     StepModel,
@@ -110,6 +111,8 @@ def layer_source(shape: ModelShape, device: DeviceSpec, tp: int) -> tuple[str, s
         return "RTX4090", LLAMA_8B
     if device.name == _PRO and tp in (1, 2):
         model = {"Llama-3-8B": LLAMA_8B, "Qwen3-32B": QWEN3_32B}.get(shape.name)
+        if shape.name == "Qwen3-30B-A3B" and tp == 1:  # On two cards its experts were not measured.
+            model = QWEN3_30B_A3B
         return ("RTXPRO6000", model) if model else None
     return None
 

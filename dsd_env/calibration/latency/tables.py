@@ -37,17 +37,18 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dsd_env.calibration.latency.cells import DECODE, PREFILL, VERIFY, Cell
+from dsd_env.calibration.latency.curves import Curve
+from dsd_env.calibration.latency.experts import ExpertTimes
 from dsd_env.calibration.latency.reading import csv_table, number_field, text_of
-from dsd_env.calibration.latency.shapes import DeviceSpec, ModelShape
+from dsd_env.calibration.latency.shapes import DeviceSpec, ExpertsShape, ModelShape
 
 __all__ = [
     "LLAMA_8B",
+    "QWEN3_30B_A3B",
     "QWEN3_32B",
     "AiConfiguratorTables",
-    "Curve",
     "DenseLayers",
     "Grid",
     "LayerTables",
@@ -81,6 +82,7 @@ _ELEMENTWISE_DEVICE_BANDWIDTH = 1.597e12
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B"
 QWEN3_32B = "Qwen/Qwen3-32B"
+QWEN3_30B_A3B = "Qwen/Qwen3-30B-A3B-Instruct-2507"
 """Models whose layers LLMServingSim measured, as its folders spell them."""
 
 _QWEN3_HEADS = 72
@@ -139,31 +141,6 @@ def _table_text(path: Path) -> str:
     if not text.strip():
         raise TableError(f"{path}: empty file")
     return text
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Piecewise linear curve through measured points; flat before the first, last slope after the last."""
-
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-
-    @staticmethod
-    def of(points: Mapping[float, float]) -> Curve:
-        """Curve through ``{x: y}``; at least one point."""
-        xs = sorted(points)
-        return Curve(np.array(xs, dtype=np.float64), np.array([points[x] for x in xs], dtype=np.float64))
-
-    def __call__(self, at: float) -> float:
-        """Value at ``at``."""
-        if at <= self.x[-1] or len(self.x) == 1:
-            return float(np.interp(at, self.x, self.y))
-        slope = (self.y[-1] - self.y[-2]) / (self.x[-1] - self.x[-2])
-        return float(self.y[-1] + max(slope, 0.0) * (at - self.x[-1]))
-
-    def inside(self, at: float) -> bool:
-        """Whether ``at`` needs no extrapolation to the right."""
-        return bool(at <= self.x[-1])
 
 
 def link_curve(devices: int, bytes_per_s: float, latency_s: float) -> Curve:
@@ -313,20 +290,34 @@ class LayerTables:
     Attributes:
         layers: dense and per-sequence layers.
         attention: ``(prefill_chunk, kv_prefill, n_decode, kv_decode) -> seconds`` per layer.
+        experts: router and experts of a layer, in place of an MLP; None: the model has one.
     """
 
     layers: DenseLayers
     attention: dict[tuple[int, int, int, int], float]
+    experts: ExpertTimes | None = None
 
 
 def load_layer_tables(data_dir: Path, table: str, model: str = LLAMA_8B, tp: int = 1) -> LayerTables:
-    """Load dense layers and ``attention.csv`` of one model on one GPU."""
+    """Load dense layers, ``attention.csv`` and, of a mixture, ``moe.csv`` of one model on one GPU."""
+    base = _layer_dir(data_dir, table, model, tp)
     columns = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
     attention = {}
-    for v, _ in read_table(_layer_dir(data_dir, table, model, tp) / "attention.csv", columns):
+    for v, _ in read_table(base / "attention.csv", columns):
         key = (int(v["prefill_chunk"]), int(v["kv_prefill"]), int(v["n_decode"]), int(v["kv_decode"]))
         attention[key] = v["time_us"] * 1e-6
-    return LayerTables(load_dense_layers(data_dir, table, model, tp), attention)
+    experts = _expert_times(base / "moe.csv") if (base / "moe.csv").is_file() else None
+    return LayerTables(load_dense_layers(data_dir, table, model, tp), attention, experts)
+
+
+def _expert_times(path: Path) -> ExpertTimes:
+    cells = {}
+    for v, _ in read_table(path, ("tokens", "activated_experts", "time_us")):
+        cells[int(v["tokens"]), int(v["activated_experts"])] = v["time_us"] * 1e-6
+    try:
+        return ExpertTimes.of(cells)
+    except ValueError as error:
+        raise TableError(f"{path}: {error}") from error
 
 
 # ------------------------------------------------------------------------------------------- composition
@@ -509,25 +500,37 @@ def layer_step_model(
 ) -> StepModel:
     """Step model of a model on the GPU whose layers were measured, mixed-batch attention included.
 
-    The output projection beyond the 256 rows measured grows like the gate+up projection. Under tensor
+    The output projection beyond the 256 rows measured grows like the gate+up projection (in a mixture of
+    experts, which has none, like that of queries, keys and values). Under tensor
     parallelism the tables hold one GPU's share and ``allreduce`` (message in elements -> seconds) is added.
     """
     dense = tables.layers.dense
 
+    mixture = shape if isinstance(shape, ExpertsShape) else None
+    experts = tables.experts
+    if mixture and experts is None:
+        raise TableError(f"{shape.name} is a mixture of experts: needs their table (moe.csv)")
+    mlp = () if mixture else ("gate_up_proj", "down_proj")
+
     def dense_s(m: int) -> float:
-        gemms = sum(dense[name](m) for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"))
-        small = 2.0 * dense["layernorm"](m) + dense["rotary_emb"](m) + dense["act_fn"](m)
+        gemms = sum(dense[name](m) for name in ("qkv_proj", "o_proj", *mlp))
+        small = 2.0 * dense["layernorm"](m) + dense["rotary_emb"](m)
+        if mixture and experts:
+            small += experts.layer_s(mixture, m)
+        else:
+            small += dense["act_fn"](m)
         if shape.qk_norm:
             small += dense["qk_norm"](m)
         return gemms + small + (2.0 * allreduce(m * shape.hidden) if allreduce else 0.0)
 
     head = tables.layers.per_sequence["lm_head"]
+    like_head = dense["qkv_proj" if mixture else "gate_up_proj"]
 
     def once_s(m: int, rows: int) -> float:
         last = float(head.x[-1])
         lm_head = head(rows)
         if rows > last:
-            lm_head = head(last) * dense["gate_up_proj"](rows) / dense["gate_up_proj"](last)
+            lm_head = head(last) * like_head(rows) / like_head(last)
         sampler = tables.layers.per_sequence["sampler"](rows)
         total = lm_head + sampler + dense["embedding"](m) + dense["final_layernorm"](m)
         return total + (allreduce(m * shape.hidden) if allreduce else 0.0)

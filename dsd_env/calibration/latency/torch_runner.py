@@ -28,7 +28,7 @@ from dsd_env.calibration.latency.cells import PREFILL
 from dsd_env.calibration.latency.measure import CellRecord, ModelInfo
 from dsd_env.calibration.latency.measurements import MeasurementError
 from dsd_env.calibration.latency.reading import text_of
-from dsd_env.calibration.latency.shapes import MODELS, ModelShape
+from dsd_env.calibration.latency.shapes import MODELS, ExpertsShape, ModelShape
 
 __all__ = [
     "SHAPES",
@@ -47,7 +47,7 @@ SHAPES: dict[str, tuple[str, ModelShape]] = {
     "smollm2-135m": ("llama", _SMOLLM2),
     "qwen2.5-coder-1.5b": ("qwen2", _QWEN2),
     **{
-        name.lower(): (kind, shape)
+        name.lower(): (f"{kind}_moe" if isinstance(shape, ExpertsShape) else kind, shape)
         for name, shape in MODELS.items()
         for prefix, kind in (("Llama-", "llama"), ("Qwen2.5-", "qwen2"), ("Qwen3-", "qwen3"))
         if name.startswith(prefix)
@@ -66,6 +66,13 @@ def _config_of(spec: str) -> tuple[str, Any]:
 
     if spec.lower() in SHAPES:
         kind, s = SHAPES[spec.lower()]
+        experts = {}
+        if isinstance(s, ExpertsShape):
+            experts = {
+                "num_experts": s.experts,
+                "num_experts_per_tok": s.experts_per_token,
+                "moe_intermediate_size": s.ffn,
+            }
         return s.name, transformers.AutoConfig.for_model(
             kind,
             hidden_size=s.hidden,
@@ -77,6 +84,7 @@ def _config_of(spec: str) -> tuple[str, Any]:
             vocab_size=s.vocab,
             tie_word_embeddings=s.tied,
             max_position_embeddings=s.context_limit_tokens,
+            **experts,
         )
     path = Path(spec)
     try:

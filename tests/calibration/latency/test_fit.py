@@ -16,6 +16,7 @@ pytest.importorskip("scipy")
 from dsd_env.calibration.latency import report
 from dsd_env.calibration.latency.catalogue import CATALOGUE, build
 from dsd_env.calibration.latency.cells import Cell
+from dsd_env.calibration.latency.curves import Curve
 from dsd_env.calibration.latency.edge import (
     CLASSES,
     Figure,
@@ -39,7 +40,6 @@ from dsd_env.calibration.latency.splitwise import iteration_cells, load_splitwis
 from dsd_env.calibration.latency.sums import kernel_and_layer_cells
 from dsd_env.calibration.latency.tables import (
     AiConfiguratorTables,
-    Curve,
     DenseLayers,
     LayerTables,
     StepModel,
