@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
-from dsd_env.control import Decision, DecisionView
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
+from dsd_env.schedulers.by_load import ByLoadScheduler
 from dsd_env.schedulers.rules import SITES, drafters_at
-from dsd_env.whole_runs.static import StaticPlayer
+from dsd_env.schedulers.static import StaticMapScheduler, StaticScheduler
 
-BY_LOAD = "by_load:"
-"""Beginning of the names of :class:`ByLoad`."""
+BY_LOAD = "choices_by_load:"
+"""How the names of two choices begin that are taken by the load; see :func:`make_static`."""
 
 PLACES = ("colocated", "own", "edge")
+APART = ("own", "edge")
+"""Places away from the target."""
 
 
 def places_of(scenario: Scenario) -> list[str]:
@@ -28,12 +30,21 @@ def places_of(scenario: Scenario) -> list[str]:
 def drafting_places(scenario: Scenario, *, branches: bool = False) -> list[str]:
     """Return the places where anybody can draft.
 
+    Where something fails now and then, each site away from the target is named once more, with the others to
+    fall back on behind it.
+
     Args:
         scenario: The scenario.
         branches: Where each decision may ask for branches, name the places of streams a second time, with
             branches.
     """
     places = [place for place in places_of(scenario) if drafters_at(scenario, SITES[place.partition(":")[0]])]
+    if scenario.faults:
+        sites = [place for place in PLACES if place in places]
+        orders = [
+            [first, *(s for s in APART if s != first), "colocated"] for first in APART if first in sites
+        ]
+        places += ["-".join(s for s in order if s in sites) for order in orders if len(sites) > 1]
     if branches and scenario.actions.offer_branches:
         places += [f"{place}+branches" for place in places if not place.startswith("colocated")]
     return places
@@ -102,51 +113,21 @@ def choice_of(name: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in name.partition(":")[2].split("+"))
 
 
-def _static(name: str) -> StaticPlayer:
-    player = make_scheduler(name)
-    assert isinstance(player, StaticPlayer), name
-    return player
-
-
-class ByLoad:
-    """One static choice in a quiet system and another in a busy one, taken at each request's admission.
-
-    Written ``by_load:N|QUIET|BUSY``: the system is busy while its targets have more than N requests.
-
-    Attributes:
-        name: How it is written.
-    """
-
-    def __init__(self, name: str) -> None:
-        """Read the name."""
-        self.name = name
-        limit, *choices = name.removeprefix(BY_LOAD).split("|")
-        self._limit = int(limit)
-        self._quiet, self._busy = (_static(choice) for choice in choices)
-        self._chosen: dict[int, StaticPlayer] = {}
-
-    def reset(self, scenario: Scenario, seed: int) -> None:
-        """Begin an episode."""
-        self._chosen = {}
-        self._quiet.reset(scenario, seed)
-        self._busy.reset(scenario, seed)
-
-    def decide(self, view: DecisionView) -> Decision:
-        """Return the decision of the choice that holds for this request."""
-        if view.request.is_admission:
-            targets = {each.target.index: each.target for each in view.candidates}.values()
-            busy = sum(target.resident + target.waiting for target in targets) > self._limit
-            self._chosen[view.request_id] = self._busy if busy else self._quiet
-        return self._chosen[view.request_id].decide(view)
-
-    def holds(self, view: DecisionView, decision: Decision) -> bool:
-        """Return whether the choice of this request holds as long as its placement can draft."""
-        return self._chosen[view.request_id].holds(view, decision)
+def _static(name: str) -> StaticScheduler | StaticMapScheduler:
+    rule = make_scheduler(name)
+    assert isinstance(rule, StaticScheduler | StaticMapScheduler), name
+    return rule
 
 
 def make_static(name: str) -> Scheduler:
-    """Return a scheduler that chooses once per request, by its name."""
-    return ByLoad(name) if name.startswith(BY_LOAD) else make_scheduler(name)
+    """Return a scheduler that chooses once per request, by its name.
+
+    Besides those of the registry there is ``choices_by_load:N|QUIET|BUSY``, of two static rules of any kind.
+    """
+    if not name.startswith(BY_LOAD):
+        return make_scheduler(name)
+    above, quiet, busy = name.removeprefix(BY_LOAD).split("|")
+    return ByLoadScheduler(name, int(above), _static(quiet), _static(busy))
 
 
 def splits(scenario: Scenario, tolerance: float = 0.1) -> list[frozenset[str]]:

@@ -15,6 +15,7 @@ from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.awc import APART, AwcScheduler, awc_parts, shipped_network
 from dsd_env.schedulers.awc_network import load_network
 from dsd_env.schedulers.base import Scheduler, SchedulerError
+from dsd_env.schedulers.by_load import ByLoadScheduler
 from dsd_env.schedulers.clairvoyant import ClairvoyantScheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
@@ -37,10 +38,13 @@ from dsd_env.schedulers.table import TableScheduler, load_table
 
 _BRANCHES = "+branches"
 """What follows a place whose streams are to have branches."""
+_PLUS = rf"\+(?!{_BRANCHES[1:]}(?:[+@]|$))"
+"""What separates the parts of a specification, and is not the beginning of :data:`_BRANCHES`."""
 _PACK = "pack"
 """What begins the bounds that stand in place of a target, where targets are packed."""
 MAX_BATCH_SIZE = 4096
 MAX_GAMMA = 64
+MAX_REQUESTS = 1_000_000
 _RULES = {**LENGTHS, **STOPS}
 """Rules for the length by name."""
 DEFAULT_GAMMA = 4
@@ -281,14 +285,25 @@ def _place(name: str, gamma: int, batch: int, place: str) -> StaticChoice:
     branches = place.endswith(_BRANCHES)
     place = place.removesuffix(_BRANCHES)
     site, colon, drafter = place.partition(":")
-    if site not in SITES:
+    words = site.split("-")
+    if not set(words) <= set(SITES) or len(words) > len(set(words)):
         raise SchedulerError(
-            f"{name}: placement {place!r} is not one of {', '.join((*SITES, 'plain'))}, or a site with one "
-            "of its drafters such as 'colocated:MODEL'"
+            f"{name}: placement {place!r} is not one of {', '.join((*SITES, 'plain'))}, several sites in the "
+            "order in which one stands in for another, such as 'edge-own-colocated', or a site with one of "
+            "its drafters such as 'colocated:MODEL'"
         )
     if colon and not drafter:
         raise SchedulerError(f"{name}: placement {place!r} names no drafter after the colon")
-    return StaticChoice(gamma, batch, (SITES[site],), drafter or None, branches=branches)
+    if colon and len(words) > 1:
+        raise SchedulerError(f"{name}: placement {place!r} names a drafter and several sites; name one site")
+    sites = tuple(SITES[word] for word in words)
+    return StaticChoice(gamma, batch, sites, drafter or None, branches=branches)
+
+
+def _slashed(name: str, text: str) -> StaticChoice:
+    """Return the choice of ``G/B/PLACE``."""
+    gamma, batch, place = text.split("/")
+    return _place(name, _gamma(name, gamma, 0), _batch(name, batch), place)
 
 
 def _build_static(arguments: str) -> Scheduler:
@@ -324,16 +339,14 @@ def _build_pack(arguments: str) -> Scheduler:
 
 def _build_static_map(arguments: str) -> Scheduler:
     choices: dict[str, StaticChoice] = {}
-    for part in filter(None, re.split(rf"\+(?!{_BRANCHES[1:]}(?:[+@]|$))", arguments)):
+    for part in filter(None, re.split(_PLUS, arguments)):
         device, equals, choice = part.partition("=")
-        fields = choice.split("/")
-        if not equals or len(fields) != 3:
+        if not equals or choice.count("/") != 2:
             raise SchedulerError(f"static_map: {part!r} is not CLASS=G/B/PLACE")
         if device in choices:
             raise SchedulerError(f"static_map: class {device!r} is given twice")
-        gamma, batch = _gamma("static_map", fields[0], 0), _batch("static_map", fields[1])
-        place, at, target = fields[2].partition("@")
-        choices[device] = _place("static_map", gamma, batch, place)
+        choice, at, target = choice.partition("@")
+        choices[device] = _slashed("static_map", choice)
         if at and target.startswith(_PACK):
             most, until = _pack_bounds("static_map", target.removeprefix(_PACK))
             choices[device] = choices[device]._replace(pack=most, until=until)
@@ -346,6 +359,16 @@ def _build_static_map(arguments: str) -> Scheduler:
     if not choices:
         raise SchedulerError(f"static_map: names no class; write {_ENTRIES['static_map'].usage}")
     return StaticMapScheduler(f"static_map:{arguments}", choices)
+
+
+def _build_by_load(arguments: str) -> Scheduler:
+    parts = dict(part.partition("=")[::2] for part in re.split(_PLUS, arguments))
+    if set(parts) != {"above", "quiet", "busy"} or any(parts[k].count("/") != 2 for k in ("quiet", "busy")):
+        raise SchedulerError(f"by_load: {arguments!r} is not {_ENTRIES['by_load'].usage.partition(':')[2]}")
+    above = _integer("by_load", "above", parts["above"], 0, MAX_REQUESTS)
+    quiet, busy = (StaticScheduler(parts[key], _slashed("by_load", parts[key])) for key in ("quiet", "busy"))
+    name = f"by_load:above={above}+quiet={parts['quiet']}+busy={parts['busy']}"
+    return ByLoadScheduler(name, above, quiet, busy)
 
 
 def _build_awc(arguments: str) -> Scheduler:
@@ -428,8 +451,9 @@ _ENTRIES: dict[str, SchedulerEntry] = {
     ),
     "static": SchedulerEntry(
         "static:G:B:PLACE",
-        "the same everywhere; PLACE is colocated, own, edge or plain; SITE:MODEL names one of its drafters, "
-        "and +branches behind a place asks for streams with branches",
+        "the same everywhere; PLACE is colocated, own, edge or plain, or several of the first three, each "
+        "standing in where the one before cannot draft (edge-own-colocated); SITE:MODEL names one of its "
+        "drafters, and +branches behind a place asks for streams with branches",
         _build_static,
     ),
     "pack": SchedulerEntry(
@@ -443,6 +467,12 @@ _ENTRIES: dict[str, SchedulerEntry] = {
         "a static choice per class of devices, of SLO, or pair of both (DEVICE/SLO); its requests go to "
         "target T, by packN[-M] as pack sends them, or to the least loaded",
         _build_static_map,
+    ),
+    "by_load": SchedulerEntry(
+        "by_load:above=N+quiet=G/B/PLACE+busy=G/B/PLACE",
+        "a static choice for requests that come while the targets have at most N, another for those that "
+        "come while they have more",
+        _build_by_load,
     ),
     "awc": SchedulerEntry(
         "awc[:SITE][:DIR]",

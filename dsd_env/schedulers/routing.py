@@ -107,7 +107,7 @@ class ByLength:
         return least_loaded(kept or targets)
 
 
-def packed_target(view: DecisionView, most: int, full: Container[int] = ()) -> int:
+def packed_target(view: DecisionView, most: int) -> int:
     """Return the first target, by number, that is up and has fewer than ``most`` requests, or the idlest.
 
     Targets fill one after the other, so that in quiet hours the last ones have nobody and cost nothing.
@@ -115,10 +115,15 @@ def packed_target(view: DecisionView, most: int, full: Container[int] = ()) -> i
     Args:
         view: The decision.
         most: Requests up to which a target is filled.
-        full: Numbers of targets that are passed over in any case, unless there is no other.
     """
+    full = {each.index for each in _offered(view) if each.resident + each.waiting >= most}
+    return _first_open(view, full)
+
+
+def _first_open(view: DecisionView, full: Container[int]) -> int:
+    """Return the first target, by number, that is up and not full, or else the idlest."""
     for target in _offered(view):
-        if target.up and target.resident + target.waiting < most and target.index not in full:
+        if target.up and target.index not in full:
             return target.index
     return least_loaded_target(view)
 
@@ -147,7 +152,7 @@ class Packing:
                 self._full.add(target.index)
             elif requests <= self.until:
                 self._full.discard(target.index)
-        return packed_target(view, self.most, self._full)
+        return _first_open(view, self._full)
 
 
 Route = Callable[[DecisionView, int], int]

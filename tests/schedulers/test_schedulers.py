@@ -124,7 +124,10 @@ def test_every_name_is_explained() -> None:
         ("jsq_goodput:1+load_weight=2", ["given twice"]),
         ("jsq_goodput:batch_size=2.5", ["batch_size = 2.5", "whole number"]),
         ("static:4:8", ["incomplete", "static:G:B:PLACE"]),
-        ("static:4:8:here", ["'here'", "plain"]),
+        ("static:4:8:here", ["'here'", "plain", "edge-own-colocated"]),
+        ("static:4:8:edge-plain", ["'edge-plain'"]),
+        ("static:4:8:edge-edge", ["'edge-edge'"]),
+        ("static:4:8:edge-own:look", ["'edge-own:look'", "name one site"]),
         ("pack:4:1:colocated", ["incomplete", "pack:N[-M]:G:B:PLACE"]),
         ("pack:0:4:1:colocated", ["N = '0'", "at least 1"]),
         ("pack:8:4:1:moon", ["placement 'moon'"]),
@@ -137,6 +140,10 @@ def test_every_name_is_explained() -> None:
         ("static_map:phone=4/8", ["CLASS=G/B/PLACE"]),
         ("static_map:phone=4/8/own+phone=4/8/own", ["given twice"]),
         ("static_map:phone=4/8/own@near", ["target 'near'", "whole number"]),
+        ("by_load:above=4+quiet=4/1/own", ["above=N+quiet=G/B/PLACE+busy=G/B/PLACE"]),
+        ("by_load:above=4+quiet=4/1+busy=4/1/own", ["above=N+quiet=G/B/PLACE+busy=G/B/PLACE"]),
+        ("by_load:above=-1+quiet=4/1/own+busy=4/1/edge", ["above = '-1'", "0..1000000"]),
+        ("by_load:above=4+quiet=4/1/own+busy=4/1/moon", ["'moon'"]),
         ("policy", ["policy:PATH"]),
     ],
 )
@@ -240,6 +247,37 @@ def test_static_names_one_site_only() -> None:
         replace(candidate, valid=candidate.site != Site.EDGE_SERVER) for candidate in view.candidates
     )
     assert make_scheduler("static:3:8:edge").decide(make_view(invalid)) == Decision(0, 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("impossible", "placement", "gamma"),
+    [
+        ((), 2, 3),
+        ((Site.EDGE_SERVER,), 1, 3),
+        ((Site.EDGE_SERVER, Site.OWN_DEVICE), 0, 3),
+        ((Site.EDGE_SERVER, Site.OWN_DEVICE, Site.COLOCATED), 0, 0),
+    ],
+)
+def test_static_with_several_sites_takes_the_first_that_can_draft(
+    impossible: tuple[Site, ...], placement: int, gamma: int
+) -> None:
+    view = make_view()
+    there = tuple(replace(each, valid=each.site not in impossible) for each in view.candidates)
+    decision = make_scheduler("static:3:8:edge-own-colocated").decide(make_view(there))
+    assert decision == Decision(gamma, 8, placement)
+
+
+def test_by_load_keeps_what_held_at_admission() -> None:
+    rule = make_scheduler("by_load:above=10+quiet=4/1/colocated+busy=0/1/plain")
+    rule.reset(tiny(), 0)
+
+    def gamma(resident: int, waiting: int, admission: bool) -> int:
+        target = make_target(resident=resident, waiting=waiting)
+        request = make_request(is_admission=admission)
+        return rule.decide(make_view((make_candidate(target=target),), request=request)).gamma
+
+    assert [gamma(8, 2, True), gamma(90, 0, False)] == [4, 4]
+    assert [gamma(8, 3, True), gamma(0, 0, False)] == [0, 0]
 
 
 # --- Hugging Face's heuristic --------------------------------------------------------------------

@@ -35,6 +35,13 @@ def test_streams_are_tried_with_branches_where_each_decision_may_have_them() -> 
 
 
 @pytest.mark.usefixtures("scripts")
+def test_places_that_fail_are_tried_with_others_to_fall_back_on() -> None:
+    places = importlib.import_module("_static_choices").drafting_places
+    expected = ["colocated", "own", "edge", "own-edge-colocated", "edge-own-colocated"]
+    assert places(load_scenario("flaky_stream")) == expected
+
+
+@pytest.mark.usefixtures("scripts")
 def test_a_constant_load_is_measured_as_long_as_the_load_that_changes() -> None:
     # slow_cloud's requests take 15 s; a window of any other length would measure a handful.
     scenario = load_scenario("slow_cloud")

@@ -39,6 +39,7 @@ SEVERAL: dict[str, Any] = {
         "cloud_ar",
         "static_map:phone=0/1/plain+laptop=2/1/own+workstation=6/1/edge@0",
         "static_map:phone=0/1/plain@0+laptop=2/1/own@pack3-1+workstation=6/1/edge@pack4",
+        "by_load:above=1+quiet=4/1/own-edge+busy=2/1/colocated",
     ],
 )
 def test_static_runs_are_those_of_simulate(kind: str, scheduler: str) -> None:
@@ -55,6 +56,7 @@ def test_static_runs_are_those_of_simulate(kind: str, scheduler: str) -> None:
         ("metro_sync", "edge_sd:4"),
         ("flaky", "edge_sd:4"),
         ("flaky_stream", "static:8:1:edge"),
+        ("flaky_stream", "static:8:1:edge-own-colocated"),
     ],
 )
 def test_static_runs_are_those_of_simulate_with_several_edge_servers_and_faults(
@@ -64,6 +66,15 @@ def test_static_runs_are_those_of_simulate_with_several_edge_servers_and_faults(
     (task,) = tasks_of(name, scenario, scheduler, 1)
     ((_, metrics),) = run_statics([task])
     assert metrics == pytest.approx(dsd_env.simulate(scenario, scheduler, task.seed).metrics, 0, 0, True)
+
+
+def test_a_fixed_length_with_places_to_fall_back_on_is_the_rule_of_that_length() -> None:
+    scenario = measuring(load_scenario("flaky_stream", episode__warmup_requests=0), 15)
+    (task,) = tasks_of("flaky_stream", scenario, "static:8:1:edge-own-colocated", 1)
+    ((_, metrics),) = run_statics([task])
+    assert metrics == pytest.approx(
+        dsd_env.simulate(scenario, "adaptive:8:edge", task.seed).metrics, 0, 0, True
+    )
 
 
 def test_static_runs_refuse_who_may_change_his_mind() -> None:
@@ -122,21 +133,15 @@ def test_halves_of_the_devices(scripts: None) -> None:
     assert all(frozenset({"phone", "laptop", "jetson", "workstation"}) - group in groups for group in groups)
 
 
-def test_choices_by_load_change_at_admission(scripts: None) -> None:
+def test_choices_by_load_may_be_maps(scripts: None) -> None:
     from _static_choices import make_static
 
-    from tests.views import make_candidate, make_request, make_target, make_view
-
-    rule = make_static("by_load:10|static:4:1:colocated|static:0:1:plain")
-    rule.reset(tiny(), 0)
-
-    def decision(resident: int, admission: bool) -> int:
-        candidate = make_candidate(target=make_target(resident=resident))
-        view = make_view((candidate,), request=make_request(is_admission=admission))
-        return int(rule.decide(view).gamma)
-
-    assert [decision(10, True), decision(90, False)] == [4, 4]
-    assert [decision(11, True), decision(0, False)] == [0, 0]
+    by_class = "static_map:phone=0/1/plain+laptop=2/1/own+workstation=6/1/edge"
+    rule = make_static(f"choices_by_load:0|static:4:1:own|{by_class}")
+    busy = dsd_env.simulate(tiny(), rule, 1).metrics
+    assert busy != dsd_env.simulate(tiny(), "static:4:1:own", 1).metrics
+    never = make_static(f"choices_by_load:1000|static:4:1:own|{by_class}")
+    assert dsd_env.simulate(tiny(), never, 1).metrics == dsd_env.simulate(tiny(), "static:4:1:own", 1).metrics
 
 
 @pytest.mark.parametrize(
