@@ -25,11 +25,21 @@ class Runs:
     kept: tuple[str, ...]
 
     @classmethod
-    def beside(cls, file: Path, before: dict[str, Any], kept: Iterable[str]) -> Runs:
-        """Return the runs whose unfinished results lie beside a file of results."""
+    def beside(
+        cls, file: Path, before: dict[str, Any], kept: Iterable[str], needed: Iterable[str] = ()
+    ) -> Runs:
+        """Return the runs whose unfinished results lie beside a file of results.
+
+        Args:
+            file: The file of results.
+            before: What it holds.
+            kept: Metrics that are remembered.
+            needed: Those without which a simulation counts as not done: earlier ones may not have kept them.
+        """
         finished = PartialResults(file.with_name(file.name + ".partial"))
         known = {**before.get("simulations", {}), **finished.results}
-        finished.results = {key: _finite(metrics) for key, metrics in known.items()}
+        found = {key: _finite(metrics) for key, metrics in known.items()}
+        finished.results = {key: found[key] for key in found if set(needed) <= set(found[key])}
         return cls(finished, tuple(kept))
 
     def run(self, wanted: Sequence[tuple[Scenario, str]], seeds: slice, label: str = "") -> None:

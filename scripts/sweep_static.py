@@ -13,12 +13,19 @@ the devices go to the first target and draft away from it, and the other half dr
 the changing load, the best choices of the quiet and the busy phase are also taken in turn, by the number of
 requests at each request's admission. What is found on one set of seeds is confirmed on another. Writes
 OUT.json, OUT.md and OUT.png; an interrupted run continues where it stopped when started again.
+
+The best choice is the one with the least mean request time, or by another --metric, within a bound of one
+more if --subject-to says so, as in --metric cloud_usd_per_1m_tokens --subject-to 'slo_attainment >= 0.95'.
+Where no choice keeps to the bound, the one that comes nearest to it counts as the best.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +34,7 @@ from typing import Any
 import _checkout  # noqa: F401  (finds agents/ beside scripts/)
 import _cli
 import numpy as np
+from _objectives import bound, change_percent, metric_and_unit, objective_of, rank, spelled
 from _runs import Runs
 from _static_choices import (
     BY_LOAD,
@@ -40,16 +48,22 @@ from _static_choices import (
     splits,
 )
 
+from agents.benchmark.config import Objective
+from agents.benchmark.pages import in_words, number
 from dsd_env import Scenario, load_scenario
 from dsd_env.calibration.pages import replace_blocks
+from dsd_env.cli.output import finite
 from dsd_env.files import write_atomically, write_json, write_text
 from dsd_env.scenario.measuring import measuring, steady
 
+PLAIN = "static:0:1:plain"
 GAMMAS = (1, 2, 4, 8)
 BATCHES = (4, 16)
 REQUESTS = 300
+METRIC = "e2e_s_mean"
+"""What choices are compared by unless another metric is asked for."""
 REPORTED = (
-    "e2e_s_mean",
+    METRIC,
     "ttft_s_mean",
     "utilisation_target",
     "requests_in_system_mean",
@@ -89,13 +103,25 @@ class Phase:
 
 
 class Sweep:
-    """Runs static choices on paired seeds and remembers every result."""
+    """Runs static choices on paired seeds and remembers every result.
+
+    Attributes:
+        objective: What they are compared by.
+        results: Means of metrics, by phase and scheduler.
+        confirmed: Metrics on the other seeds, seed by seed, by phase and scheduler.
+    """
 
     def __init__(
-        self, runs: Runs, seeds: int, confirm: int, requests: int | None, cycles: int | None
+        self,
+        runs: Runs,
+        objective: Objective,
+        seeds: int,
+        confirm: int,
+        requests: int | None,
+        cycles: int | None,
     ) -> None:
         """Set up a sweep that searches on some seeds and confirms on others."""
-        self._runs = runs
+        self._runs, self.objective = runs, objective
         self._search, self._confirm = slice(0, seeds), slice(seeds, seeds + confirm)
         self._requests, self._cycles = requests, cycles
         self.results: dict[tuple[str, str], dict[str, float]] = {}
@@ -115,7 +141,7 @@ class Sweep:
         for name in names:
             rows = self._runs.rows(loaded, name, self._search)
             self.results[phase.name, name] = {
-                key: float(np.mean([row[key] for row in rows])) for key in REPORTED
+                key: float(np.mean([row.get(key, math.nan) for row in rows])) for key in self._runs.kept
             }
 
     def confirm(self, phase: Phase, scenario: Scenario, schedulers: list[str]) -> None:
@@ -126,17 +152,23 @@ class Sweep:
             self.confirmed[phase.name, name] = self._runs.rows(loaded, name, self._confirm)
 
     def against(self, phase: Phase, scheduler: str, other: str) -> tuple[float, float]:
-        """Return the change in mean request time against another choice, and its standard error, per cent."""
-        rows, others = self.confirmed[phase.name, scheduler], self.confirmed[phase.name, other]
-        changes = [
-            100 * (row["e2e_s_mean"] / base["e2e_s_mean"] - 1) for row, base in zip(rows, others, strict=True)
-        ]
+        """Return the change in the metric against another choice, and its standard error, per cent."""
+        values, bases = (self._confirmed(self.objective.metric, phase, name) for name in (scheduler, other))
+        changes = [change_percent(value, base) for value, base in zip(values, bases, strict=True)]
         spread = float(np.std(changes, ddof=1) / np.sqrt(len(changes))) if len(changes) > 1 else float("nan")
         return float(np.mean(changes)), spread
 
-    def latency_s(self, phase: Phase, scheduler: str) -> float:
-        """Return the mean request time of a scheduler in a phase."""
-        return self.results[phase.name, scheduler]["e2e_s_mean"]
+    def bounded(self, phase: Phase, scheduler: str) -> float | None:
+        """Return what the bound holds for, on the other seeds; None without a bound."""
+        limit = self.objective.subject_to
+        return None if limit is None else float(np.mean(self._confirmed(limit.metric, phase, scheduler)))
+
+    def _confirmed(self, metric: str, phase: Phase, scheduler: str) -> list[float]:
+        return [row.get(metric, math.nan) for row in self.confirmed[phase.name, scheduler]]
+
+    def value(self, phase: Phase, scheduler: str) -> float:
+        """Return the mean of the metric under a scheduler in a phase."""
+        return self.results[phase.name, scheduler][self.objective.metric]
 
     def names(self, phase: Phase) -> list[str]:
         """Return the choices for all that were simulated in a phase."""
@@ -148,8 +180,8 @@ class Sweep:
         return self.best(phase, schedulers)
 
     def best(self, phase: Phase, schedulers: list[str]) -> str:
-        """Return the scheduler with the least mean request time."""
-        return min(schedulers, key=lambda name: self.latency_s(phase, name))
+        """Return the best scheduler by the objective."""
+        return min(schedulers, key=lambda name: rank(self.objective, self.results[phase.name, name]))
 
 
 def main() -> int:
@@ -158,6 +190,15 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenario", default="metro")
+    parser.add_argument(
+        "--metric", default=METRIC, help="episode metric to compare choices by (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--subject-to",
+        type=bound,
+        metavar="BOUND",
+        help="what the mean of another metric has to keep to, as in 'slo_attainment >= 0.95'",
+    )
     parser.add_argument("--seeds", type=int, default=1, help="episodes to search on (default 1)")
     parser.add_argument("--confirm", type=int, default=2, help="other episodes to confirm on (default 2)")
     parser.add_argument("--requests", type=int, help="measured requests per episode (default 300)")
@@ -208,17 +249,21 @@ def main() -> int:
     if arguments.cycles is None:
         arguments.requests = arguments.requests or REQUESTS
     scenario = load_scenario(arguments.scenario)
+    try:
+        objective = objective_of(arguments.metric, arguments.subject_to, scenario)
+    except ValueError as error:
+        parser.error(str(error))
     if arguments.split and scenario.n_targets != 2:
         parser.error(f"--split needs two targets; {scenario.name} has {scenario.n_targets}")
     block = f"choices by load: {scenario.name}"
     page = _cli.page_with(parser, arguments.write, block)
     file = arguments.out.with_suffix(".json")
-    return _cli.alone("sweep_static", file, lambda: _run(arguments, scenario, file, block, page))
+    return _cli.alone("sweep_static", file, lambda: _run(arguments, scenario, objective, file, block, page))
 
 
 def _single_choices(scenario: Scenario, arguments: argparse.Namespace) -> list[str]:
     """Return the choices for all: those of each place, with its own lengths."""
-    names = ["static:0:1:plain"]
+    names = [PLAIN]
     places = drafting_places(scenario)
     for place in places:
         lengths = arguments.gammas if place.startswith("colocated") else arguments.windows
@@ -251,14 +296,23 @@ def _split_choices(scenario: Scenario, arguments: argparse.Namespace) -> list[st
     return names
 
 
-def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: str, page: str) -> int:
+def _run(
+    arguments: argparse.Namespace,
+    scenario: Scenario,
+    objective: Objective,
+    file: Path,
+    block: str,
+    page: str,
+) -> int:
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    runs = Runs.beside(file, before, REPORTED)
-    starts = ["static:0:1:plain"] if arguments.from_plain else []
+    kept = dict.fromkeys((*REPORTED, *objective.metrics))
+    runs = Runs.beside(file, before, kept, objective.metrics)
+    short = _short(objective)
+    starts = [PLAIN] if arguments.from_plain else []
     phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
     singles = _single_choices(scenario, arguments)
     places = drafting_places(scenario)
-    sweep = Sweep(runs, arguments.seeds, arguments.confirm, arguments.requests, arguments.cycles)
+    sweep = Sweep(runs, objective, arguments.seeds, arguments.confirm, arguments.requests, arguments.cycles)
     chosen: dict[str, dict[str, Any]] = {}
     for phase in phases:
         sweep.run(phase, scenario, singles)
@@ -284,15 +338,15 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
         mapped = sweep.best(phase, tried)
         chosen[phase.name] = {
             "best_single": best,
-            "best_single_e2e_s": sweep.latency_s(phase, best),
-            "batch_sizes_e2e_s": {name: sweep.latency_s(phase, name) for name in sizes},
+            f"best_single_{short}": sweep.value(phase, best),
+            f"batch_sizes_{short}": {name: sweep.value(phase, name) for name in sizes},
             "best_per_class": choice_of(mapped),
             "best_per_class_name": mapped,
-            "best_per_class_e2e_s": sweep.latency_s(phase, mapped),
+            f"best_per_class_{short}": sweep.value(phase, mapped),
         }
         if arguments.split:
             half = sweep.best(phase, halves)
-            chosen[phase.name] |= {"best_split": half, "best_split_e2e_s": sweep.latency_s(phase, half)}
+            chosen[phase.name] |= {"best_split": half, f"best_split_{short}": sweep.value(phase, half)}
         print(f"{phase.name}: {chosen[phase.name]}", flush=True)
     # What the best choice of one phase costs in the others, and what it brings to change with the load.
     winners = [str(chosen[phase.name]["best_single"]) for phase in phases]
@@ -308,14 +362,23 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
     for phase in phases:
         sweep.run(phase, scenario, winners)
         mine = chosen[phase.name]
-        mine["others_best_e2e_s"] = {name: sweep.latency_s(phase, name) for name in winners}
+        mine[f"others_best_{short}"] = {name: sweep.value(phase, name) for name in winners}
         shown = [mine[key] for key in CONFIRMED if key in mine]
         sweep.confirm(phase, scenario, list(dict.fromkeys(shown)))
         mine["against_best_single_percent"] = {
             key: sweep.against(phase, mine[key], mine["best_single"]) for key in CONFIRMED if key in mine
         }
+        if objective.subject_to is not None:
+            mine[f"confirmed_{objective.subject_to.metric}"] = {
+                key: sweep.bounded(phase, mine[key]) for key in CONFIRMED if key in mine
+            }
     given = vars(arguments)
-    command = f"python scripts/sweep_static.py --scenario {arguments.scenario} --seeds {arguments.seeds}"
+    command = f"python scripts/sweep_static.py --scenario {arguments.scenario}"
+    if arguments.metric != METRIC:
+        command += f" --metric {arguments.metric}"
+    if arguments.subject_to is not None:
+        command += f" --subject-to {shlex.quote(spelled(arguments.subject_to))}"
+    command += f" --seeds {arguments.seeds}"
     command += f" --confirm {arguments.confirm}"
     for name in ("requests", "cycles", "quiet", "busy"):
         if given[name] is not None:
@@ -332,7 +395,7 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
     ]
     report = {"scenario": scenario.name, "command": command, "phases": chosen, "results": rows}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {**report, "simulations": runs.finished.results})
+    write_json(file, finite({**report, "simulations": runs.finished.results}))
     runs.finished.discard()
     if arguments.brief:
         markdown = brief_table(sweep, phases, chosen, command, scenario.name)
@@ -347,15 +410,60 @@ def _run(arguments: argparse.Namespace, scenario: Scenario, file: Path, block: s
     return 0
 
 
+def _short(objective: Objective) -> str:
+    """Return what keys of the results end with that hold the metric's values."""
+    return objective.metric.removesuffix("_mean")
+
+
+def compared_by(objective: Objective) -> list[str]:
+    """Return the lines that say what choices are compared by, none for the usual metric alone."""
+    if objective == Objective(metric=METRIC, better="lower"):
+        return []
+    way = "less" if objective.better == "lower" else "more"
+    return [f"Compared by {in_words(objective)}; {way} is better.", ""]
+
+
+def value_text(objective: Objective, value: float) -> str:
+    """Return a value of the metric as the tables write it."""
+    return f"{value:.2f}" if objective.metric == METRIC else four_digits(value)
+
+
+def four_digits(value: float) -> str:
+    """Return a number of four digits, those that are 0, too."""
+    return f"{value:#.4g}".rstrip(".") if 1e-3 <= abs(value) < 1e4 else number(value)
+
+
+def cell(objective: Objective, means: Mapping[str, float]) -> str:
+    """Return a value of the metric with, in brackets, the load and what the bound holds for."""
+    beside = f"{means['load']:.2f}"
+    if objective.subject_to is not None:
+        beside += f", {four_digits(means[objective.subject_to.metric])}"
+    return f"{value_text(objective, means[objective.metric])} ({beside})"
+
+
+def change_text(sweep: Sweep, phase: Phase, found: Mapping[str, Any], key: str) -> str:
+    """Return by how much a choice changes the metric, with what the bound holds for in brackets."""
+    change, error = found["against_best_single_percent"][key]
+    held = sweep.bounded(phase, found[key])
+    return f"{change:+.1f} ± {error:.1f} %" + ("" if held is None else f" ({four_digits(held)})")
+
+
 def table(
     sweep: Sweep, phases: list[Phase], singles: list[str], chosen: dict[str, dict[str, Any]], command: str
 ) -> str:
     """Return the report as Markdown."""
+    objective, limit = sweep.objective, sweep.objective.subject_to
+    word, unit = metric_and_unit(objective.metric)
+    of_bound = "" if limit is None else metric_and_unit(limit.metric)[0]
+    title = f"{word[:1].upper()}{word[1:]}" + (f" ({unit})" if unit else "")
+    in_brackets = f"load and {of_bound}" if limit else "load"
+    meanings = {"best_single": "best for all", **MEANINGS} if limit else MEANINGS
     lines = [
         "",
         f"    {command}",
         "",
-        "Mean request time (s) of single choices, load in brackets:",
+        *compared_by(objective),
+        f"{title} of single choices, {in_brackets} in brackets:",
         "",
         "| choice | " + " | ".join(phase.name for phase in phases) + " |",
         "|---|" + "---|" * len(phases),
@@ -363,39 +471,46 @@ def table(
     for name in singles:
         cells = []
         for phase in phases:
-            row = sweep.results[phase.name, name]
-            text = f"{row['e2e_s_mean']:.2f} ({row['load']:.2f})"
+            text = cell(objective, sweep.results[phase.name, name])
             cells.append(f"**{text}**" if chosen[phase.name]["best_single"] == name else text)
         lines.append(f"| {words(name)} | " + " | ".join(cells) + " |")
     lines += ["", "B, the batch size that requests ask for, with the best single choice of the phase:", ""]
     for phase in phases:
-        sizes = chosen[phase.name]["batch_sizes_e2e_s"].items()
+        sizes = chosen[phase.name][f"batch_sizes_{_short(objective)}"].items()
         lines.append(
             f"- **{phase.name}**: "
-            + ", ".join(f"B {name.split(':')[2]}: {value:.2f} s" for name, value in sizes)
+            + ", ".join(
+                f"B {name.split(':')[2]}: {value_text(objective, value)}{unit and ' '}{unit}"
+                for name, value in sizes
+            )
         )
     lines += [
         "",
-        "What else was found, and what it changes in mean request time against the best single choice of the "
-        "phase (on seeds that nothing was searched on, ± the standard error over them):",
+        f"What else was found, and what it changes in {word} against the best single choice of the "
+        "phase (on seeds that nothing was searched on, ± the standard error over them"
+        + (f"; {of_bound} in brackets" if limit else "")
+        + "):",
         "",
         "| load | what | choice | change |",
         "|---|---|---|---|",
     ]
     for phase in phases:
         found = chosen[phase.name]
-        for key, meaning in MEANINGS.items():
+        for key, meaning in meanings.items():
             if key not in found:
                 continue
-            change, error = found["against_best_single_percent"][key]
-            lines.append(
-                f"| {phase.name} | {meaning} | {words(found[key])} | {change:+.1f} ± {error:.1f} % |"
-            )
-    lines += ["", "The best single choice of each phase, in every phase (s):", ""]
+            change = change_text(sweep, phase, found, key)
+            lines.append(f"| {phase.name} | {meaning} | {words(found[key])} | {change} |")
+    lines += [
+        "",
+        "The best single choice of each phase, in every phase" + (f" ({unit})" if unit else "") + ":",
+        "",
+    ]
     for phase in phases:
-        others = chosen[phase.name]["others_best_e2e_s"].items()
+        others = chosen[phase.name][f"others_best_{_short(objective)}"].items()
         lines.append(
-            f"- **{phase.name}**: " + ", ".join(f"{words(name)} {value:.2f}" for name, value in others)
+            f"- **{phase.name}**: "
+            + ", ".join(f"{words(name)} {value_text(objective, value)}" for name, value in others)
         )
     return "\n".join(lines) + "\n"
 
@@ -404,27 +519,30 @@ def brief_table(
     sweep: Sweep, phases: list[Phase], chosen: dict[str, dict[str, Any]], command: str, title: str
 ) -> str:
     """Return the best choices alone as Markdown."""
+    objective, limit = sweep.objective, sweep.objective.subject_to
+    word, unit = metric_and_unit(objective.metric)
+    of_bound = "" if limit is None else metric_and_unit(limit.metric)[0]
+    beside = f"load, {of_bound}" if limit else "load"
+    in_unit = f", {unit}" if unit else ""
     lines = [
         "",
         f"    {command}",
         "",
-        f"| {title} | best for all | mean request time, s (load) | plain decoding, s "
+        *compared_by(objective),
+        f"| {title} | best for all | {word}{in_unit} ({beside}) | plain decoding{in_unit} "
         "| best per class, and what it changes |",
         "|---|---|---|---|---|",
     ]
     for phase in phases:
         found = chosen[phase.name]
-        best = sweep.results[phase.name, found["best_single"]]
-        plain_s = sweep.latency_s(phase, "static:0:1:plain")
-        change, error = found["against_best_single_percent"]["best_per_class_name"]
-        classes = f"{words(found['best_per_class_name'])}: {change:+.1f} ± {error:.1f} %"
-        lines.append(
-            f"| {phase.name} | {words(found['best_single'])} | {best['e2e_s_mean']:.2f} ({best['load']:.2f}) "
-            f"| {plain_s:.2f} | {classes} |"
-        )
+        best = cell(objective, sweep.results[phase.name, found["best_single"]])
+        plain = value_text(objective, sweep.value(phase, PLAIN))
+        per_class = change_text(sweep, phase, found, "best_per_class_name")
+        classes = f"{words(found['best_per_class_name'])}: {per_class}"
+        lines.append(f"| {phase.name} | {words(found['best_single'])} | {best} | {plain} | {classes} |")
     if "by_load" in (mixed := chosen["mixed"]):
-        change, error = mixed["against_best_single_percent"]["by_load"]
-        lines += ["", f"In turn ({words(mixed['by_load'])}): {change:+.1f} ± {error:.1f} %."]
+        change = change_text(sweep, phases[-1], mixed, "by_load")
+        lines += ["", f"In turn ({words(mixed['by_load'])}): {change}."]
     return "\n".join(lines) + "\n"
 
 
@@ -449,23 +567,26 @@ def _words(gamma: str, batch: str, place: str) -> str:
 
 
 def plot(sweep: Sweep, phases: list[Phase], places: list[str], path: Path, title: str) -> None:
-    """Draw mean request time against speculation length, one panel per phase, one line per place."""
+    """Draw the metric against speculation length, one panel per phase, one line per place."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    word, unit = metric_and_unit(sweep.objective.metric)
+    # What more is better of may be 0.
+    scale = "log" if sweep.objective.better == "lower" else "linear"
     figure, axes = plt.subplots(1, len(phases), figsize=(4.2 * len(phases), 3.6), layout="constrained")
     for axis, phase in zip(axes, phases, strict=True):
-        plain = sweep.latency_s(phase, "static:0:1:plain")
+        plain = sweep.value(phase, PLAIN)
         for place in places:
             names = [name for name in sweep.names(phase) if name.endswith(f":1:{place}")]
-            points = sorted((int(name.split(":")[1]), sweep.latency_s(phase, name)) for name in names)
+            points = sorted((int(name.split(":")[1]), sweep.value(phase, name)) for name in names)
             lengths, values = zip(*points, strict=True)
             axis.plot((0, *lengths), (plain, *values), marker="o", markersize=4, label=place)
-        axis.set(title=f"{title}, {phase.name}", xlabel="speculation length (tokens)", yscale="log")
+        axis.set(title=f"{title}, {phase.name}", xlabel="speculation length (tokens)", yscale=scale)
         axis.grid(alpha=0.3, which="both")
-    axes[0].set_ylabel("mean request time (s)")
+    axes[0].set_ylabel(f"{word} ({unit})" if unit else word)
     axes[0].legend(title="drafts at", frameon=False)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
     plt.close(figure)
