@@ -235,7 +235,11 @@ def main() -> int:
     parser.add_argument("--from-plain", action="store_true", help="descend from plain decoding too")
     parser.add_argument("--split", action="store_true", help="try targets that specialise (two targets)")
     parser.add_argument(
-        "--switch-at", type=int, nargs="+", default=[], help="requests in the system that make it busy"
+        "--switch-at",
+        type=int,
+        nargs="+",
+        default=[],
+        help="requests at the targets on offer that make it busy",
     )
     parser.add_argument("--brief", action="store_true", help="tables of the best choices alone")
     parser.add_argument("--out", type=Path, required=True, help="path without suffix")
