@@ -8,7 +8,8 @@ from dsd_env.control.fleet import SITES, drafters_at
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler
 from dsd_env.schedulers.adaptive import AdaptiveScheduler
-from dsd_env.schedulers.static import StaticMapScheduler, StaticScheduler
+from dsd_env.schedulers.by_load import ByLoadScheduler
+from dsd_env.schedulers.static import StaticChoice, StaticMapScheduler, StaticScheduler
 from dsd_env.schedulers.stops import StoppingRule
 
 START_UP = "A start-up, from an empty system on; --cycles 2 measures the steady state."
@@ -26,11 +27,7 @@ def absent_sites(scheduler: Scheduler, scenario: Scenario) -> list[str]:
     drafting there. Choices with several sites have one to fall back on, and a named drafter that is missing
     is an error already.
     """
-    choices = []
-    if isinstance(scheduler, StaticScheduler):
-        choices = [scheduler.choice]
-    elif isinstance(scheduler, StaticMapScheduler):
-        choices = list(scheduler.choices.values())
+    choices = _static_choices(scheduler)
     named = {choice.sites[0] for choice in choices if choice.gamma > 0 and len(choice.sites) == 1}
     there = [word for word, site in SITES.items() if drafters_at(scenario, site)]
     return [
@@ -39,6 +36,16 @@ def absent_sites(scheduler: Scheduler, scenario: Scenario) -> list[str]:
         for word, site in SITES.items()
         if site in named and word not in there
     ]
+
+
+def _static_choices(scheduler: Scheduler) -> list[StaticChoice]:
+    if isinstance(scheduler, StaticScheduler):
+        return [scheduler.choice]
+    if isinstance(scheduler, StaticMapScheduler):
+        return list(scheduler.choices.values())
+    if isinstance(scheduler, ByLoadScheduler):
+        return _static_choices(scheduler.quiet) + _static_choices(scheduler.busy)
+    return []
 
 
 def constant_confidence(scheduler: Scheduler, scenario: Scenario) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dsd_env.control import Decision, DecisionView
 from dsd_env.scenario import Scenario
+from dsd_env.schedulers.lengths import remember
 from dsd_env.schedulers.static import StaticMapScheduler, StaticScheduler
 
 StaticRule = StaticScheduler | StaticMapScheduler
@@ -17,6 +18,8 @@ class ByLoadScheduler:
 
     Attributes:
         name: Canonical specification.
+        quiet: The rule for requests that come while it is quiet.
+        busy: The other one.
     """
 
     def __init__(self, name: str, above: int, quiet: StaticRule, busy: StaticRule) -> None:
@@ -29,24 +32,28 @@ class ByLoadScheduler:
             quiet: The rule for requests that come otherwise.
             busy: The rule for requests that come then.
         """
-        self.name = name
-        self._above, self._quiet, self._busy = above, quiet, busy
+        self.name, self.quiet, self.busy = name, quiet, busy
+        self._above = above
         self._chosen: dict[int, StaticRule] = {}
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Begin an episode; both rules check the scenario."""
         self._chosen = {}
-        self._quiet.reset(scenario, seed)
-        self._busy.reset(scenario, seed)
+        self.quiet.reset(scenario, seed)
+        self.busy.reset(scenario, seed)
 
     def decide(self, view: DecisionView) -> Decision:
         """Return the decision of the rule that this request has."""
         if view.request.is_admission:
             targets = {each.target.index: each.target for each in view.candidates}.values()
             busy = sum(target.resident + target.waiting for target in targets) > self._above
-            self._chosen[view.request_id] = self._busy if busy else self._quiet
-        return self._chosen[view.request_id].decide(view)
+            remember(self._chosen, view.request_id, self.busy if busy else self.quiet)
+        return self._rule(view).decide(view)
 
     def holds(self, view: DecisionView, decision: Decision) -> bool:
         """Return whether this request's rule decides alike as long as its placement can draft."""
-        return self._chosen[view.request_id].holds(view, decision)
+        return self._rule(view).holds(view, decision)
+
+    def _rule(self, view: DecisionView) -> StaticRule:
+        """Return the rule of a request; one whose admission was not seen has that of quiet hours."""
+        return self._chosen.get(view.request_id, self.quiet)

@@ -118,6 +118,8 @@ def test_a_place_where_nothing_drafts_is_told_apart_from_the_numbers(dsd_env_com
         ("stream_node", "cloud_ar", []),
         ("stream_node", "jsq_goodput", []),
         ("stream_node", "static_map:client=8/1/edge", ["edge"]),
+        ("stream_node", "by_load:above=9+quiet=8/1/own+busy=8/1/edge", ["edge"]),
+        ("stream_node", "static:8:1:edge-own", []),
         ("metro", "static:8:1:edge", []),
     ],
 )
