@@ -61,6 +61,10 @@ MORE: Mapping[str, Sequence[tuple[str, str]]] = {
         ("Scores by route", "../scenarios.md#targets-at-different-distances-regions"),
         ("What a distance does", "../simulator.md#links"),
     ),
+    "experts": (
+        ("Choices by load", "../scenarios.md#a-mixture-of-experts-experts"),
+        ("What more tokens cost", "../calibration.md#mixtures-of-experts"),
+    ),
     "single_lan": (("Where the first numbers come from", "../quickstart.md"),),
     "mobile": (("What the links were fitted to", "../network.md"),),
     "mobile_stream": (("What the links were fitted to", "../network.md"),),
@@ -94,6 +98,7 @@ ORDER = (
     "reasoning",
     "slow_cloud",
     "sure_drafters",
+    "experts",
     "drafter_menu",
     "no_room",
     "cost",
