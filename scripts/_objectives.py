@@ -16,6 +16,8 @@ from dsd_env.report.words import better
 from dsd_env.scenario import Scenario
 from dsd_env.sim.metrics import metric_names
 
+SHARES = ("slo_attainment", "acceptance_rate", "utilisation", "jain_fairness")
+"""How the names of metrics begin that are shares."""
 _BOUND = re.compile(r"\s*([^\s<>=]+)\s*(>=|<=)\s*(\S+)\s*")
 
 
@@ -53,14 +55,25 @@ def objective_of(metric: str, limit: Constraint | None, scenario: Scenario) -> O
         scenario: The scenario.
 
     Raises:
-        ValueError: An episode has no such metric, or neither more nor less of the first one is better.
+        ValueError: An episode has no such metric, neither more nor less of the first one is better, or the
+            bound is of that one itself, or of a share that it cannot have.
     """
     check_metrics([metric, *([] if limit is None else [limit.metric])], scenario)
+    if limit is not None:
+        _check_bound(metric, limit)
     if not _direction(metric):
         known = ", ".join(name for name in metric_names(scenario) if _direction(name))
         raise ValueError(f"neither more nor less of {metric} is better. There are: {known}")
     way: Literal["lower", "higher"] = "higher" if _direction(metric) > 0 else "lower"
     return Objective(metric=metric, better=way, subject_to=limit)
+
+
+def _check_bound(metric: str, limit: Constraint) -> None:
+    if limit.metric == metric:
+        raise ValueError(f"{metric} is what choices are compared by: the bound must be of another metric")
+    at = limit.at_most if limit.at_least is None else limit.at_least
+    if limit.metric.startswith(SHARES) and at is not None and not 0.0 <= at <= 1.0:
+        raise ValueError(f"{spelled(limit)}: {limit.metric} is a share, so the bound must be in [0, 1]")
 
 
 def _direction(metric: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
+from dsd_env.control.actions import snap_up
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.by_load import ByLoadScheduler
@@ -48,6 +49,16 @@ def drafting_places(scenario: Scenario, *, branches: bool = False) -> list[str]:
     if branches and scenario.actions.offer_branches:
         places += [f"{place}+branches" for place in places if not place.startswith("colocated")]
     return places
+
+
+def listed_lengths(scenario: Scenario, gammas: Iterable[int]) -> list[int]:
+    """Return those lengths that the scenario offers; another would be drawn to one of them."""
+    return [gamma for gamma in gammas if gamma in scenario.actions.gammas]
+
+
+def batch_sizes_of(scenario: Scenario) -> list[int]:
+    """Return the batch sizes above 1 to try: 4 and 16, or what the scenario makes of them."""
+    return sorted({snap_up(scenario.actions.batch_sizes, size) for size in (4, 16)} - {1})
 
 
 def choices_for_all(places: Iterable[str], gammas: Sequence[int], sizes: Sequence[str] = ("1",)) -> list[str]:

@@ -22,7 +22,14 @@ from typing import Any
 import _checkout  # noqa: F401
 import _cli
 import numpy as np
-from _static_choices import choices_for_all, class_choice, class_options, descend, drafting_places
+from _static_choices import (
+    choices_for_all,
+    class_choice,
+    class_options,
+    descend,
+    drafting_places,
+    listed_lengths,
+)
 from tqdm import tqdm
 
 from agents.evaluation import PartialResults, Task, run_all, tasks_of
@@ -106,12 +113,14 @@ def study_scenario(
     search, confirm = slice(0, seeds), slice(seeds, seeds + confirming)
     places = drafting_places(study.scenario, branches=True)
     streams = study.scenario.protocol.kind == "streaming"
-    uniform = choices_for_all(places, (*GAMMAS, *WINDOWS) if streams else GAMMAS)
+    lengths = listed_lengths(study.scenario, (*GAMMAS, *WINDOWS) if streams else GAMMAS)
+    uniform = choices_for_all(places, lengths)
     study.run(uniform, search)
     best, second = sorted(uniform, key=lambda name: study.mean(name, search))[:2]
     mapped = best
     if len(study.scenario.devices) > 1:
-        lengths = (*CLASS_GAMMAS, WINDOWS[-1]) if streams else CLASS_GAMMAS
+        wanted = (*CLASS_GAMMAS, WINDOWS[-1]) if streams else CLASS_GAMMAS
+        lengths = listed_lengths(study.scenario, wanted)
         # The choice that it starts from stays open to every class.
         options = [class_choice(best), *class_options(best, places, lengths)]
         options = list(dict.fromkeys(options))

@@ -38,6 +38,7 @@ from _objectives import bound, change_percent, metric_and_unit, objective_of, ra
 from _runs import Runs
 from _static_choices import (
     BY_LOAD,
+    batch_sizes_of,
     choice_of,
     choices_for_all,
     class_choice,
@@ -58,7 +59,6 @@ from dsd_env.scenario.measuring import measuring, steady
 
 PLAIN = "static:0:1:plain"
 GAMMAS = (1, 2, 4, 8)
-BATCHES = (4, 16)
 REQUESTS = 300
 METRIC = "e2e_s_mean"
 """What choices are compared by unless another metric is asked for."""
@@ -323,7 +323,7 @@ def _run(
         uniform = [name for name in singles if name.startswith("static:")]
         best = sweep.best(phase, uniform)
         _, gamma, _, place = best.split(":", 3)
-        sizes = [f"static:{gamma}:{batch}:{place}" for batch in BATCHES]
+        sizes = [f"static:{gamma}:{batch}:{place}" for batch in batch_sizes_of(scenario)]
         sweep.run(phase, scenario, sizes)
         # A choice for all is one for each class, too: the best per class is never worse than it.
         tried = [same_for_all(scenario, best), *(name for name in singles if name.startswith("static_map:"))]
@@ -478,9 +478,16 @@ def table(
             text = cell(objective, sweep.results[phase.name, name])
             cells.append(f"**{text}**" if chosen[phase.name]["best_single"] == name else text)
         lines.append(f"| {words(name)} | " + " | ".join(cells) + " |")
-    lines += ["", "B, the batch size that requests ask for, with the best single choice of the phase:", ""]
-    for phase in phases:
-        sizes = chosen[phase.name][f"batch_sizes_{_short(objective)}"].items()
+    by_phase = {phase: chosen[phase.name][f"batch_sizes_{_short(objective)}"].items() for phase in phases}
+    if any(by_phase.values()):
+        lines += [
+            "",
+            "B, the batch size that requests ask for, with the best single choice of the phase:",
+            "",
+        ]
+    for phase, sizes in by_phase.items():
+        if not sizes:
+            continue
         lines.append(
             f"- **{phase.name}**: "
             + ", ".join(

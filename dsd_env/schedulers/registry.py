@@ -286,18 +286,33 @@ def _place(name: str, gamma: int, batch: int, place: str) -> StaticChoice:
     place = place.removesuffix(_BRANCHES)
     site, colon, drafter = place.partition(":")
     words = site.split("-")
-    if not set(words) <= set(SITES) or len(words) > len(set(words)):
-        raise SchedulerError(
-            f"{name}: placement {place!r} is not one of {', '.join((*SITES, 'plain'))}, several sites in the "
-            "order in which one stands in for another, such as 'edge-own-colocated', or a site with one of "
-            "its drafters such as 'colocated:MODEL'"
-        )
+    _check_sites(name, place, words)
     if colon and not drafter:
         raise SchedulerError(f"{name}: placement {place!r} names no drafter after the colon")
     if colon and len(words) > 1:
         raise SchedulerError(f"{name}: placement {place!r} names a drafter and several sites; name one site")
     sites = tuple(SITES[word] for word in words)
     return StaticChoice(gamma, batch, sites, drafter or None, branches=branches)
+
+
+def _check_sites(name: str, place: str, words: Sequence[str]) -> None:
+    """Check the sites of a place, of which each stands in for the one before."""
+    chain = (
+        "a site, or several such as 'edge-own-colocated', of which each stands in where the one before cannot"
+    )
+    for number, word in enumerate(words):
+        if word in SITES and word not in words[:number]:
+            continue
+        if word in SITES:
+            raise SchedulerError(f"{name}: placement {place!r} names {word!r} twice; a place is {chain}")
+        close = difflib.get_close_matches(word, SITES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        if word == "plain":
+            hint = "; plain decoding stands alone, and is what is done anyway where nothing can draft"
+        raise SchedulerError(
+            f"{name}: placement {place!r}: {word!r} is not one of {', '.join((*SITES, 'plain'))}{hint}. A "
+            f"place is {chain}, or a site with one of its drafters such as 'colocated:MODEL'"
+        )
 
 
 def _slashed(name: str, text: str) -> StaticChoice:
@@ -362,11 +377,24 @@ def _build_static_map(arguments: str) -> Scheduler:
 
 
 def _build_by_load(arguments: str) -> Scheduler:
-    parts = dict(part.partition("=")[::2] for part in re.split(_PLUS, arguments))
-    if set(parts) != {"above", "quiet", "busy"} or any(parts[k].count("/") != 2 for k in ("quiet", "busy")):
-        raise SchedulerError(f"by_load: {arguments!r} is not {_ENTRIES['by_load'].usage.partition(':')[2]}")
+    parts: dict[str, str] = {}
+    usage = f"write {_ENTRIES['by_load'].usage}"
+    for part in re.split(_PLUS, arguments):
+        key, _, value = part.partition("=")
+        if key not in ("above", "quiet", "busy"):
+            raise SchedulerError(f"by_load: {part!r} is none of above=N, quiet=... and busy=...; {usage}")
+        if key in parts:
+            raise SchedulerError(f"by_load: {key} is given twice; {usage}")
+        if key != "above" and value.count("/") != 2:
+            raise SchedulerError(f"by_load: {key} = {value!r} is not G/B/PLACE; {usage}")
+        parts[key] = value
+    missing = [key for key in ("above", "quiet", "busy") if key not in parts]
+    if missing:
+        raise SchedulerError(f"by_load: {', '.join(missing)} missing; {usage}")
     above = _integer("by_load", "above", parts["above"], 0, MAX_REQUESTS)
-    quiet, busy = (StaticScheduler(parts[key], _slashed("by_load", parts[key])) for key in ("quiet", "busy"))
+    quiet, busy = (
+        StaticScheduler(parts[key], _slashed(f"by_load: {key}", parts[key])) for key in ("quiet", "busy")
+    )
     name = f"by_load:above={above}+quiet={parts['quiet']}+busy={parts['busy']}"
     return ByLoadScheduler(name, above, quiet, busy)
 

@@ -39,6 +39,15 @@ def test_streams_are_tried_with_branches_where_each_decision_may_have_them() -> 
 
 
 @pytest.mark.usefixtures("scripts")
+def test_only_what_a_scenario_offers_is_tried() -> None:
+    choices = importlib.import_module("_static_choices")
+    flaky, regions = load_scenario("flaky_stream"), load_scenario("regions")
+    assert choices.listed_lengths(flaky, (1, 2, 4, 6, 8, 16)) == [1, 2, 4, 6, 8]
+    assert [choices.batch_sizes_of(each) for each in (load_scenario("metro"), regions)] == [[4, 16], []]
+    assert choices.batch_sizes_of(load_scenario("experts")) == [4, 8]
+
+
+@pytest.mark.usefixtures("scripts")
 def test_places_that_fail_are_tried_with_others_to_fall_back_on() -> None:
     places = importlib.import_module("_static_choices").drafting_places
     expected = ["colocated", "own", "edge", "own-edge-colocated", "edge-own-colocated"]
@@ -192,6 +201,8 @@ def test_tables_by_another_metric_name_it_and_its_bound(calls: Callable[[str], C
         (("--metric", "load"), "neither more nor less of load is better. There are: e2e_s_mean, "),
         (("--subject-to", "joy >= 1"), "no metric joy."),
         (("--subject-to", "joy"), "'joy' is no bound"),
+        (("--subject-to", "slo_attainment >= 95"), "is a share, so the bound must be in [0, 1]"),
+        (("--subject-to", "e2e_s_mean <= 5"), "the bound must be of another metric"),
     ],
 )
 def test_metrics_that_there_are_not_are_refused(
