@@ -271,7 +271,15 @@ def _train(
             teachers = config.teachers()
             space = config.fleet_space(scenario)
             figures = warm_start(
-                model, envs, scenario, config.warm_start, config.credit, config.seed, teachers, space
+                model,
+                envs,
+                scenario,
+                config.warm_start,
+                config.credit,
+                config.seed,
+                teachers,
+                space,
+                progress,
             )
             record = _read_record(run)
             about = {**config.warm_start.model_dump(mode="json"), "result": figures}

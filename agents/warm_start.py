@@ -79,6 +79,7 @@ def collect(
     credit: Credit,
     generator: np.random.Generator,
     space: FleetSpace | None = None,
+    progress: bool = True,
 ) -> Demonstrations:
     """Run episodes and note what the scheduler decides in some of the states.
 
@@ -93,6 +94,7 @@ def collect(
         credit: Along what the returns are computed.
         generator: Picks the states.
         space: The plans, in the fleet view.
+        progress: Show a progress bar.
     """
     n = config.n_envs
     steps = -(-config.decisions * config.one_in // n)
@@ -111,7 +113,7 @@ def collect(
         trail.begin(env)
         names = sorted(set(teachers.values()))
         words = f"collecting {names[0] if len(names) == 1 else f'{len(names)} schedulers'}"
-        for t in tqdm(range(steps), desc=words, unit=" steps", leave=False):
+        for t in tqdm(range(steps), desc=words, unit=" steps", leave=False, disable=not progress):
             asked = everybody if pupil is None else np.flatnonzero(kept[t]).tolist()
             acted = np.zeros((n, *env.action_space.shape), dtype=np.int64)  # type: ignore[misc]
             if asked:
@@ -219,6 +221,7 @@ def warm_start(
     seed: int,
     teachers: Mapping[str, str] | None = None,
     space: FleetSpace | None = None,
+    progress: bool = True,
 ) -> dict[str, float]:
     """Fit a fresh learner to a scheduler; see the module's docstring.
 
@@ -231,6 +234,7 @@ def warm_start(
         seed: Seed of the run; picks the demonstration episodes and the order of the minibatches.
         teachers: Whose decisions are imitated, by the name of the scenario. Default: the configured one's.
         space: The plans, in the fleet view, whose teachers make plans (:class:`agents.rollouts.ByPlans`).
+        progress: Show progress bars.
 
     Returns:
         Figures for the record: decisions used, those left out because the mask forbade the scheduler's
@@ -248,7 +252,17 @@ def warm_start(
         driver = actor_of(model, nvec) if round_number else None
         first_seed = first + round_number * 1_000_000
         shown = collect(
-            make_envs, scenario, config, teachers, first_seed, driver, model.gamma, credit, generator, space
+            make_envs,
+            scenario,
+            config,
+            teachers,
+            first_seed,
+            driver,
+            model.gamma,
+            credit,
+            generator,
+            space,
+            progress,
         )
         possible = _allowed(shown, nvec)
         left_out += int((~possible).sum())
@@ -261,9 +275,9 @@ def warm_start(
         masks = np.concatenate([d.masks[k] for d, k in zip(seen, kept, strict=True)])
         actions = np.concatenate([d.actions[k] for d, k in zip(seen, kept, strict=True)])
         told = f"imitating, round {round_number + 1}"
-        fit_actor(model, observations, masks, actions, config, generator, told)
+        fit_actor(model, observations, masks, actions, config, generator, told, progress=progress)
     if config.critic:
-        _fit_critic(model, seen[-1], config, generator)
+        _fit_critic(model, seen[-1], config, generator, progress)
     actor = actor_of(model, nvec)
     probe = range(0, len(seen[-1].actions), max(1, len(seen[-1].actions) // 2000))
     agree = [
@@ -292,6 +306,7 @@ def fit_actor(
     generator: np.random.Generator,
     told: str = "imitating",
     after_epoch: Callable[[], None] = lambda: None,
+    progress: bool = True,
 ) -> None:
     """Fit a learner's actor to decisions by maximum likelihood.
 
@@ -304,6 +319,7 @@ def fit_actor(
         generator: Orders the minibatches.
         told: What the progress bar says.
         after_epoch: Called after every epoch.
+        progress: Show a progress bar.
     """
     policy: ActorCriticPolicy = model.policy
     parameters = [*policy.mlp_extractor.policy_net.parameters(), *policy.action_net.parameters()]
@@ -311,7 +327,7 @@ def fit_actor(
     x, m, y = (th.as_tensor(array, device=model.device) for array in (observations, masks, actions))
     maskable = isinstance(model, MaskablePPO)
     policy.set_training_mode(True)
-    for _ in tqdm(range(config.epochs), desc=told, unit=" epochs", leave=False):
+    for _ in tqdm(range(config.epochs), desc=told, unit=" epochs", leave=False, disable=not progress):
         for rows in _minibatches(len(x), config.batch_size, generator):
             options = {"action_masks": m[rows]} if maskable else {}
             _, log_prob, entropy = policy.evaluate_actions(x[rows], y[rows], **options)
@@ -325,7 +341,11 @@ def fit_actor(
 
 
 def _fit_critic(
-    model: OnPolicyAlgorithm, shown: Demonstrations, config: WarmStart, generator: np.random.Generator
+    model: OnPolicyAlgorithm,
+    shown: Demonstrations,
+    config: WarmStart,
+    generator: np.random.Generator,
+    progress: bool,
 ) -> None:
     known = np.isfinite(shown.returns)
     if not known.any():
@@ -338,7 +358,10 @@ def _fit_critic(
     with th.no_grad():
         # The fit need not first learn the mean, which may be large.
         policy.value_net.bias.fill_(float(y.mean()))
-    for _ in tqdm(range(config.epochs), desc="fitting the critic", unit=" epochs", leave=False):
+    bar = tqdm(
+        range(config.epochs), desc="fitting the critic", unit=" epochs", leave=False, disable=not progress
+    )
+    for _ in bar:
         for rows in _minibatches(len(x), config.batch_size, generator):
             loss = th.nn.functional.mse_loss(policy.predict_values(x[rows]).flatten(), y[rows])
             optimiser.zero_grad()

@@ -270,7 +270,9 @@ def test_interrupt_saves_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "maskable_ppo"])
-def test_request_credit_and_warm_start_run_end_to_end(algorithm: str, tmp_path: Path) -> None:
+def test_request_credit_and_warm_start_run_end_to_end(
+    algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tiny(
         algorithm=algorithm,
         credit={"kind": "request", "own_weight": 1.0, "global_weight": 0.1},
@@ -278,6 +280,8 @@ def test_request_credit_and_warm_start_run_end_to_end(algorithm: str, tmp_path: 
         timesteps=64,
     )
     train(config, tmp_path / "run", progress=False)
+    said = capsys.readouterr().err
+    assert not [bar for bar in ("collecting", "imitating", "critic") if bar in said]
     manifest = export_run(tmp_path / "run", tmp_path / "policy")
     assert "colocated_sd:4" in (manifest.training.warm_start or "")
     assert json.loads(manifest.training.warm_start or "")["result"]["decisions"] == 256
