@@ -10,14 +10,12 @@ from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.by_load import ByLoadScheduler
 from dsd_env.schedulers.rules import SITES, drafters_at
-from dsd_env.schedulers.static import StaticMapScheduler, StaticScheduler
+from dsd_env.schedulers.static import EDGE_FIRST, StaticMapScheduler, StaticScheduler
 
 BY_LOAD = "choices_by_load:"
 """How the names of two choices begin that are taken by the load; see :func:`make_static`."""
 
 PLACES = ("colocated", "own", "edge")
-APART = ("own", "edge")
-"""Places away from the target."""
 
 
 def places_of(scenario: Scenario) -> list[str]:
@@ -41,11 +39,11 @@ def drafting_places(scenario: Scenario, *, branches: bool = False) -> list[str]:
     """
     places = [place for place in places_of(scenario) if drafters_at(scenario, SITES[place.partition(":")[0]])]
     if scenario.faults:
-        sites = [place for place in PLACES if place in places]
-        orders = [
-            [first, *(s for s in APART if s != first), "colocated"] for first in APART if first in sites
-        ]
-        places += ["-".join(s for s in order if s in sites) for order in orders if len(sites) > 1]
+        words = {site: word for word, site in SITES.items()}
+        sites = [words[site] for site in EDGE_FIRST if words[site] in places]
+        for first in sites if len(sites) > 1 else ():
+            if first != "colocated":
+                places.append("-".join([first, *(site for site in sites if site != first)]))
     if branches and scenario.actions.offer_branches:
         places += [f"{place}+branches" for place in places if not place.startswith("colocated")]
     return places

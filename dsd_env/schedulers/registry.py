@@ -301,10 +301,10 @@ def _check_sites(name: str, place: str, words: Sequence[str]) -> None:
         "a site, or several such as 'edge-own-colocated', of which each stands in where the one before cannot"
     )
     for number, word in enumerate(words):
-        if word in SITES and word not in words[:number]:
-            continue
-        if word in SITES:
+        if word in words[:number]:
             raise SchedulerError(f"{name}: placement {place!r} names {word!r} twice; a place is {chain}")
+        if word in SITES:
+            continue
         close = difflib.get_close_matches(word, SITES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         if word == "plain":
