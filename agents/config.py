@@ -301,7 +301,7 @@ class TrainConfig(ConfigModel):
         default=(),
         max_length=1000,
         description="Features that the learner sees, as patterns (`request.*`); none: all. Of the others it "
-        "gets no weights: for ablations.",
+        "gets no weights: for ablations, and where an engine does not tell them.",
     )
     ppo: Ppo = Ppo()
     network: NetworkConfig = NetworkConfig()

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from agents.config_files import ConfigModel
 
+SHARES = ("slo_attainment", "acceptance_rate", "utilisation", "jain_fairness")
+"""How the names of metrics begin that are shares."""
+
 
 class Constraint(ConfigModel):
     """What the mean of a metric over all episodes has to keep to."""
@@ -18,6 +21,9 @@ class Constraint(ConfigModel):
     def _one_bound(self) -> Constraint:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("give at_least or at_most, one of them")
+        bound = self.at_most if self.at_least is None else self.at_least
+        if self.metric.startswith(SHARES) and bound is not None and not 0.0 <= bound <= 1.0:
+            raise ValueError(f"{self.metric} is a share, so the bound must be in [0, 1], not {bound:g}")
         return self
 
     def holds(self, mean: float) -> bool:

@@ -53,16 +53,27 @@ class Tunings(ConfigModel):
     episodes: Annotated[int, Field(ge=1, le=1000)] = Field(description="Training episodes of each trial.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     rules: dict[Label, Tunable] = Field(min_length=1)
+    groups: dict[Label, tuple[Label, ...]] = Field(default={}, description="Names for several rules.")
     scenarios: dict[Name, tuple[Label, ...]] = Field(
-        min_length=1, description="Entries of the benchmark, and what is tuned for each."
+        min_length=1, description="Entries of the benchmark, and the rules and groups tuned for each."
     )
 
     @model_validator(mode="after")
     def _known(self) -> Tunings:
-        for name, rules in self.scenarios.items():
+        if both := sorted(set(self.groups) & set(self.rules)):
+            raise ValueError(f"groups: {both} are names of rules, too")
+        listed = {**{f"groups.{key}": rules for key, rules in self.groups.items()}}
+        listed |= {f"scenarios.{key}": self.of(key) for key in self.scenarios}
+        for where, rules in listed.items():
             if unknown := sorted(set(rules) - set(self.rules)):
-                raise ValueError(f"scenarios.{name}: no rules {unknown}; there are {sorted(self.rules)}")
+                groups = f", and groups {sorted(self.groups)}" if self.groups else ""
+                raise ValueError(f"{where}: no rules {unknown}; there are {sorted(self.rules)}{groups}")
         return self
+
+    def of(self, scenario: str) -> tuple[str, ...]:
+        """Return the rules that are tuned for a scenario, each once."""
+        rules = [rule for name in self.scenarios[scenario] for rule in self.groups.get(name, (name,))]
+        return tuple(dict.fromkeys(rules))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +120,7 @@ def studies(tunings: Tunings) -> list[Study]:
         raise TuningError(
             f"scenarios: {unknown} are not in {tunings.suite}, which has {list(suite.scenarios)}"
         )
-    named = [(name, rule, tunings.rules[rule]) for name, rules in tunings.scenarios.items() for rule in rules]
+    named = [(name, rule, tunings.rules[rule]) for name in tunings.scenarios for rule in tunings.of(name)]
     return [
         Study(suite.contest(name), rule, its, its.trials or tunings.trials, tunings.episodes, tunings.seed)
         for name, rule, its in named

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import ValidationError
+
 from agents.benchmark.config import Objective
 from agents.benchmark.pages import UNITS
 from agents.constraint import Constraint
@@ -16,8 +18,6 @@ from dsd_env.report.words import better
 from dsd_env.scenario import Scenario
 from dsd_env.sim.metrics import metric_names
 
-SHARES = ("slo_attainment", "acceptance_rate", "utilisation", "jain_fairness")
-"""How the names of metrics begin that are shares."""
 _BOUND = re.compile(r"\s*([^\s<>=]+)\s*(>=|<=)\s*(\S+)\s*")
 
 
@@ -34,9 +34,11 @@ def bound(text: str) -> Constraint:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no bound: write 'METRIC >= NUMBER' or 'METRIC <= NUMBER'"
         ) from None
-    if sign == ">=":
-        return Constraint(metric=metric, at_least=number)
-    return Constraint(metric=metric, at_most=number)
+    try:
+        return Constraint(metric=metric, **{"at_least" if sign == ">=" else "at_most": number})
+    except ValidationError as error:
+        said = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise argparse.ArgumentTypeError(f"{text!r}: {said}") from None
 
 
 def spelled(limit: Constraint) -> str:
@@ -56,24 +58,16 @@ def objective_of(metric: str, limit: Constraint | None, scenario: Scenario) -> O
 
     Raises:
         ValueError: An episode has no such metric, neither more nor less of the first one is better, or the
-            bound is of that one itself, or of a share that it cannot have.
+            bound is of that one itself.
     """
     check_metrics([metric, *([] if limit is None else [limit.metric])], scenario)
-    if limit is not None:
-        _check_bound(metric, limit)
+    if limit is not None and limit.metric == metric:
+        raise ValueError(f"{metric} is what choices are compared by: the bound must be of another metric")
     if not _direction(metric):
         known = ", ".join(name for name in metric_names(scenario) if _direction(name))
         raise ValueError(f"neither more nor less of {metric} is better. There are: {known}")
     way: Literal["lower", "higher"] = "higher" if _direction(metric) > 0 else "lower"
     return Objective(metric=metric, better=way, subject_to=limit)
-
-
-def _check_bound(metric: str, limit: Constraint) -> None:
-    if limit.metric == metric:
-        raise ValueError(f"{metric} is what choices are compared by: the bound must be of another metric")
-    at = limit.at_most if limit.at_least is None else limit.at_least
-    if limit.metric.startswith(SHARES) and at is not None and not 0.0 <= at <= 1.0:
-        raise ValueError(f"{spelled(limit)}: {limit.metric} is a share, so the bound must be in [0, 1]")
 
 
 def _direction(metric: str) -> int:

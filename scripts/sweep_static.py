@@ -45,6 +45,7 @@ from _static_choices import (
     class_options,
     descend,
     drafting_places,
+    listed_lengths,
     same_for_all,
     splits,
 )
@@ -257,6 +258,12 @@ def main() -> int:
         objective = objective_of(arguments.metric, arguments.subject_to, scenario)
     except ValueError as error:
         parser.error(str(error))
+    for name in ("gammas", "windows", "class_gammas"):
+        listed = listed_lengths(scenario, getattr(arguments, name))
+        if not listed:
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"{option}: {scenario.name} offers none, only {list(scenario.actions.gammas)}")
+        setattr(arguments, name, listed)
     if arguments.split and scenario.n_targets != 2:
         parser.error(f"--split needs two targets; {scenario.name} has {scenario.n_targets}")
     block = f"choices by load: {scenario.name}"

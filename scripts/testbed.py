@@ -51,6 +51,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     link.add_argument("--rtt-ms", type=float, default=40.0)
     link.add_argument("--jitter-ms", type=float, default=0.0)
     link.add_argument("--kbytes-per-s", type=float, default=0.0, help="bandwidth each way; 0: no limit")
+    link.add_argument(
+        "--replay", type=Path, metavar="SERIES", help="bandwidth and further delay by time: CSV or Mahimahi"
+    )
     for name in ("drop", "duplicate", "reorder"):
         link.add_argument(f"--{name}", type=float, default=0.0, help="share of messages")
     link.add_argument("--seed", type=int, default=0)
@@ -134,9 +137,11 @@ async def serve(options: argparse.Namespace) -> int:
 
 async def link(options: argparse.Namespace) -> int:
     """Pass messages on until interrupted."""
+    from dsd_env.network.series import load_series
     from dsd_env.testbed.link import LinkConfig, ShapedProxy
 
     up = LinkConfig(
+        series=None if options.replay is None else load_series(options.replay),
         delay_s=options.rtt_ms / 2e3,
         jitter_s=options.jitter_ms / 1e3,
         bandwidth_bytes_per_s=1e3 * options.kbytes_per_s,

@@ -7,10 +7,20 @@ Steps, each of which goes on where it was interrupted; `all` does them one after
     run         play every setting in the testbed that is not there yet
     simulate    simulate the same settings in the twin, and write results.json
     report      tables, and the plot, of what results.json has
+    spells      write spells.csv, a link that is good and bad by turns, and the scenario of a training for it
 
     python scripts/validate_sim.py all --out validation
     python scripts/validate_sim.py run --out validation --settings 'sync-*_rtt5_c1'
     python scripts/validate_sim.py run --out validation --policy policies/twin --rules policy:synchronous
+
+With --replay the link follows a series from its beginning, in the testbed as in the twin, for whole passes of
+it, and one client drafts on a device of its own; results and plot have the series' name. `spells` writes such
+a series, and what to train on for it:
+
+    python scripts/validate_sim.py spells --out validation/spells
+    python scripts/validate_sim.py run simulate report --out validation/spells \
+        --replay validation/spells/spells.csv \
+        --rules plain:synchronous static:4:synchronous policy:synchronous --policy validation/spells/policy
 
 The target keeps to one core and everything at the edge (drafter, clients, link) to another: --cores.
 """
@@ -46,7 +56,7 @@ if TYPE_CHECKING:
 
 #: Cores that other programs may keep busy meanwhile.
 MOST_OF_OTHERS = 0.05
-STEPS = ("calibrate", "run", "simulate", "report", "all")
+STEPS = ("calibrate", "run", "simulate", "report", "all", "spells")
 RULES = (
     "plain:synchronous",
     "static:1:synchronous",
@@ -85,7 +95,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("step", choices=STEPS, nargs="+", help="one or several")
     parser.add_argument("--out", type=Path, default=Path("validation"), help="directory (%(default)s)")
     models = parser.add_argument_group("testbed")
     models.add_argument("--target", default="qwen2.5-coder-1.5b", help="as for testbed_demo.py (%(default)s)")
@@ -97,8 +107,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     run = parser.add_argument_group("settings")
     run.add_argument("--rules", nargs="+", default=RULES, metavar="RULE:PROTOCOL", help="%(default)s")
     run.add_argument("--policy", type=Path, help="exported policy, for the rule `policy`")
-    run.add_argument("--rtt-ms", type=float, nargs="+", default=[5.0, 80.0], help="(5 80)")
-    run.add_argument("--clients", type=int, nargs="+", default=[1, 4], help="(1 4)")
+    run.add_argument("--rtt-ms", type=float, nargs="+", help="(5 80; with --replay 5)")
+    run.add_argument("--clients", type=int, nargs="+", help="(1 4; with --replay 1)")
+    run.add_argument("--replay", type=Path, metavar="SERIES", help="CSV of a link that changes")
+    run.add_argument("--cycles", type=int, default=4, help="passes of the series (%(default)s)")
     run.add_argument(
         "--requests", type=int, default=6, help="of each setting, at least 2 of each client (%(default)s)"
     )
@@ -106,7 +118,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     run.add_argument("--seed", type=_seeds.seed(), default=16, help="of the workload (%(default)s)")
     run.add_argument("--again", action="store_true", help="run settings that are there already anew")
     found = parser.parse_args(arguments)
-    _cli.at_least_one(parser, found, ("tokens", "repeats", "requests"))
+    _cli.at_least_one(parser, found, ("tokens", "repeats", "requests", "cycles"))
+    found.rtt_ms = found.rtt_ms or ([5.0] if found.replay else [5.0, 80.0])
+    found.clients = found.clients or ([1] if found.replay else [1, 4])
+    if found.replay and found.clients != [1]:
+        parser.error(
+            "--replay needs --clients 1: no report measures the link of a drafter that several share"
+        )
     if found.tokens < 2 or any(n < 1 for n in found.clients) or any(rtt < 0 for rtt in found.rtt_ms):
         parser.error("--tokens must be at least 2, --clients at least 1, --rtt-ms not negative")
     try:
@@ -130,9 +148,16 @@ def chosen_settings(options: argparse.Namespace) -> list[Setting]:
         rules.append((f"policy:{options.policy}" if rule == "policy" else rule, protocol))
     settings = settings_of(rules, [rtt / 1e3 for rtt in options.rtt_ms], options.clients)
     settings = [
-        replace(s, label=f"{SHORT[s.protocol]}-policy") if s.rule.startswith("policy:") else s
+        replace(s, label=f"{SHORT[s.protocol]}-{name}")
+        if (name := s.rule.partition(":")[0]) in ("policy", "goodput")
+        else s
         for s in settings
     ]
+    if options.replay:
+        from dsd_env.network.series import load_series
+
+        until_s = options.cycles * load_series(options.replay).length_s
+        settings = [replace(s, series=str(options.replay), until_s=until_s) for s in settings]
     if options.settings is None:
         return settings
     found = [s for s in settings if any(fnmatch.fnmatch(s.name, wanted) for wanted in options.settings)]
@@ -287,6 +312,47 @@ def write_twins(options: argparse.Namespace, found: Calibration, questions: dict
             write_scenario(options.out / f"{name}.yaml", data, head)
 
 
+def write_spells(options: argparse.Namespace) -> None:
+    """Write the link of a comparison, another to train on, and the scenario to train on."""
+    from dsd_env.acceptance import TraceError, load_trace_set
+    from dsd_env.network.series import save_series
+    from dsd_env.testbed.changing import spells, to_train_on
+    from dsd_env.testbed.twin import variant, write_scenario
+
+    good_s, bad_s, delay_s = 60.0, 30.0, 0.4
+    series = spells(
+        0,
+        good_s + bad_s,
+        good_s=(good_s, good_s, good_s),
+        bad_s=(bad_s, bad_s, bad_s),
+        delay_s=(delay_s, delay_s),
+    )
+    told = f"{good_s:g} s good, {bad_s:g} s with {delay_s:g} s more each way"
+    save_series(series, options.out / "spells.csv", comments=(told,))
+    path = options.out / "spells-train.csv"
+    save_series(spells(1, 7200.0), path, comments=("Spells of random length: dsd_env/testbed/changing.py",))
+    pair = (Path(options.target).name, Path(options.draft).name)
+    try:
+        trace = load_trace_set("_".join((*pair, "greedy")))
+    except TraceError:
+        trace = load_trace_set(options.out / "testbed_greedy")
+    twin = variant(
+        calibration_of(options),
+        options.out / "testbed.yaml",
+        options.out,
+        rtt_s=options.rtt_ms[0] / 1e3,
+        clients=1,
+        protocol="synchronous",
+        episode__requests=64,
+        episode__total_requests=None,
+    )
+    data = to_train_on(twin, path, trace, pair[1]).model_dump(mode="json", exclude_unset=True)
+    data["name"] = "testbed-train_spells"
+    head = f"The testbed's twin, to train on: python scripts/validate_sim.py spells --out {options.out}"
+    write_scenario(options.out / "testbed-train_spells.yaml", data, head)
+    print(f"wrote {options.out / 'spells.csv'} and {options.out / 'testbed-train_spells.yaml'}")
+
+
 def bytes_of(options: argparse.Namespace) -> int:
     """Return the bytes of the drafter's weights; 1 for a look-up."""
     from dsd_env.testbed.models import load_model
@@ -299,10 +365,11 @@ def bytes_of(options: argparse.Namespace) -> int:
 
 def twin_of(options: argparse.Namespace, setting: Setting) -> Any:
     """Return the twin's scenario for a setting."""
+    from dsd_env.testbed.changing import on_own_device
     from dsd_env.testbed.twin import variant
 
     requests = max(options.requests, 2 * setting.clients)
-    return variant(
+    twin = variant(
         calibration_of(options),
         options.out / "testbed.yaml",
         options.out,
@@ -313,6 +380,7 @@ def twin_of(options: argparse.Namespace, setting: Setting) -> Any:
         episode__requests=requests,
         episode__total_requests=requests,
     )
+    return on_own_device(twin, setting.series, random_start=False) if setting.series else twin
 
 
 def calibration_of(options: argparse.Namespace) -> Calibration:
@@ -410,8 +478,15 @@ def compare_all(options: argparse.Namespace) -> None:
         rows += compare(setting.name, served, simulated(setting, twin_of(options, setting), options.seed))
     if not rows:
         raise ValidationError(f"{options.out / 'runs'}: no setting has run yet")
-    write_json(options.out / "results.json", [vars(row) for row in rows])
-    print(f"wrote {options.out / 'results.json'}")
+    path = results_of(options)
+    write_json(path, [vars(row) for row in rows])
+    print(f"wrote {path}")
+
+
+def results_of(options: argparse.Namespace) -> Path:
+    """Return where results go; the plot is beside them."""
+    name: str = f"results-{options.replay.stem}.json" if options.replay else "results.json"
+    return Path(options.out) / name
 
 
 def report(options: argparse.Namespace) -> None:
@@ -419,31 +494,35 @@ def report(options: argparse.Namespace) -> None:
     from dsd_env.testbed.against import load_results, load_run
     from dsd_env.testbed.reporting import gains, markdown, plot
 
-    rows = load_results(options.out / "results.json")
+    rows = load_results(results_of(options))
     print(markdown(rows))
-    found = {path.stem: load_run(path) for path in sorted((options.out / "runs").glob("*.json"))}
+    wanted = {row.setting for row in rows} if options.replay else None
+    files = sorted((options.out / "runs").glob("*.json"))
+    found = {path.stem: load_run(path) for path in files if wanted is None or path.stem in wanted}
     if shared := [name for name, (facts, _) in found.items() if disturbed(facts)]:
         print(f"Other programs took more than {MOST_OF_OTHERS:g} cores during {', '.join(shared)}.\n")
-    print(gains({name: served for name, (_, served) in found.items()}))
-    plot(rows, options.out / "validation.png")
-    print(f"wrote {options.out / 'validation.png'}")
+    print(gains({name: served for name, (_, served) in found.items()}, options.replay))
+    picture = results_of(options).with_suffix(".png").name.replace("results", "validation")
+    plot(rows, options.out / picture)
+    print(f"wrote {options.out / picture}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = parse_arguments(arguments)
     steps = {"calibrate": calibrate, "run": run, "simulate": compare_all, "report": report}
+    others = {"spells": write_spells}
     try:
         from dsd_env.scenario import ScenarioError
         from dsd_env.testbed.against import ValidationError
         from dsd_env.testbed.measuring import MeasuringError
 
         try:
-            if options.step in ("run", "simulate", "all"):
+            if {"run", "simulate", "all"} & set(options.step):
                 chosen_settings(options)  # what is wrong with them is told before hours of work
             with hold(options.out / LOCK_FILE, options.out):
-                for name in steps if options.step == "all" else [options.step]:
-                    steps[name](options)
+                for name in steps if "all" in options.step else options.step:
+                    {**steps, **others}[name](options)
         except (ValidationError, MeasuringError, ScenarioError, OSError) as error:
             print(f"validate_sim: {error}", file=sys.stderr)
             return 2

@@ -115,8 +115,9 @@ class Entry(ConfigModel):
         default=None, description="Cycles of the load that are measured after the warm-up."
     )
     objective: Objective | None = None
+    groups: tuple[Label, ...] = Field(default=(), description="Groups of the benchmark that take part.")
     schedulers: Schedulers = Schedulers()
-    without: tuple[Label, ...] = Field(default=(), description="Schedulers of `schedulers` above left out.")
+    without: tuple[Label, ...] = Field(default=(), description="Schedulers and groups left out.")
     note: str = Field(default="", max_length=500)
 
 
@@ -179,6 +180,9 @@ class Suite(ConfigModel):
         default=None, description="Name of a scheduler that all are compared with besides."
     )
     schedulers: Schedulers = Field(default=Schedulers(), description="Those of every scenario.")
+    groups: dict[Label, Schedulers] = Field(
+        default={}, description="Schedulers that take part where an entry names their group."
+    )
     scenarios: dict[Name, Entry] = Field(min_length=1)
     tuned: str | None = Field(
         default=None, min_length=1, description="Tunings of `tuned:RULE`: a name in configs/tune, or a path."
@@ -193,8 +197,10 @@ class Suite(ConfigModel):
             parent = None if entry.of is None else self.scenarios.get(entry.of)
             if entry.of is not None and (parent is None or parent.of is not None):
                 raise ValueError(f"scenarios.{name}.of = {entry.of!r} must name an entry that is no variant")
+            if unknown := sorted(set(entry.groups) - set(self.groups)):
+                raise ValueError(f"scenarios.{name}.groups: no {unknown}; there are {sorted(self.groups)}")
             known = self._offered(entry)
-            for left_out in entry.without:
+            for left_out in self._left_out(entry):
                 if left_out not in known:
                     raise ValueError(f"scenarios.{name}.without: no scheduler {left_out!r} is given for it")
             contest = self.contest(name)
@@ -210,18 +216,30 @@ class Suite(ConfigModel):
         offered = self.schedulers.by_name()
         if entry.of is not None:
             parent = self.scenarios[entry.of]
-            offered = {k: v for k, v in self._offered(parent).items() if k not in parent.without}
+            left_out = self._left_out(parent)
+            offered = {k: v for k, v in self._offered(parent).items() if k not in left_out}
+        for group in entry.groups:
+            offered |= self.groups[group].by_name()
         return {**offered, **entry.schedulers.by_name()}
+
+    def _left_out(self, entry: Entry) -> set[str]:
+        """Return the schedulers that an entry leaves out, those of groups included."""
+        return {
+            name
+            for left_out in entry.without
+            for name in (self.groups[left_out].by_name() if left_out in self.groups else (left_out,))
+        }
 
     def contest(self, name: str) -> Contest:
         """Return an entry with all that it takes from elsewhere."""
         entry = self.scenarios[name]
         parent = Entry() if entry.of is None else self.scenarios[entry.of]
         order = {role: number for number, role in enumerate(ROLES)}
+        left_out = self._left_out(entry)
         schedulers = {
             key: (role, self._found_for(entry.of or name, spec))
             for key, (role, spec) in self._offered(entry).items()
-            if key not in entry.without
+            if key not in left_out
         }
         return Contest(
             name=name,

@@ -97,6 +97,9 @@ def load_series(name: str | Path) -> LinkSeries:
 def save_series(series: LinkSeries, path: str | Path, *, comments: tuple[str, ...] = ()) -> Path:
     """Write a series as CSV, atomically.
 
+    A file has no end: its last row holds as long as the one before it. Where the last piece does not, it is
+    written as two halves.
+
     Args:
         series: The series.
         path: Where to.
@@ -111,7 +114,11 @@ def save_series(series: LinkSeries, path: str | Path, *, comments: tuple[str, ..
         series.downlink_bits_per_s,
         series.extra_delay_s,
     )
-    lines += [",".join(f"{value:.9g}" for value in row) for row in zip(*columns, strict=True)]
+    rows = list(zip(*columns, strict=True))
+    lasts_s = series.times_s[-1] - rows[-1][0]
+    if len(rows) < 2 or not math.isclose(lasts_s, rows[-1][0] - rows[-2][0]):
+        rows.append((rows[-1][0] + lasts_s / 2, *rows[-1][1:]))
+    lines += [",".join(f"{value:.9g}" for value in row) for row in rows]
     write_text(path, "\n".join(lines) + "\n")
     return path
 

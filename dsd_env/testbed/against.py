@@ -21,8 +21,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from dsd_env.files import write_json
+from dsd_env.network.series import load_series
 from dsd_env.paired import bootstrap_ratio
-from dsd_env.scenario import Scenario
+from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.simulate import simulate
 from dsd_env.testbed.client import ClientConfig, EdgeClient, Output
 from dsd_env.testbed.connection import open_channel
@@ -60,11 +61,13 @@ class Setting:
     """One way of decoding across one link.
 
     Attributes:
-        rule: ``plain``, ``static:N``, ``hf``, or ``policy:DIR``, an exported policy.
+        rule: ``plain``, ``static:N``, ``hf``, ``goodput``, or ``policy:DIR``, an exported policy.
         protocol: Who waits for whom; for ``plain`` it says nothing.
         rtt_s: Round trip of the link alone.
         clients: Number of clients.
         label: Name of the rule in tables and files; default its own.
+        series: Path of a series that the link replays from its beginning; "": it does not change.
+        until_s: Requests are asked until then; 0: as many as the scenario says.
     """
 
     rule: str
@@ -72,6 +75,8 @@ class Setting:
     rtt_s: float
     clients: int
     label: str = ""
+    series: str = ""
+    until_s: float = 0.0
 
     @property
     def way(self) -> str:
@@ -84,7 +89,8 @@ class Setting:
     @property
     def name(self) -> str:
         """Name of the setting."""
-        return f"{self.way}_rtt{1e3 * self.rtt_s:g}_c{self.clients}"
+        link = f"+{Path(self.series).stem.replace('_', '-')}" if self.series else ""
+        return f"{self.way}_rtt{1e3 * self.rtt_s:g}{link}_c{self.clients}"
 
     @property
     def scheduler(self) -> str:
@@ -96,13 +102,18 @@ class Setting:
         name, _, rest = self.rule.partition(":")
         if self.rule == "plain":
             return "cloud_ar"
+        place = "own" if self.series else "edge"  # see dsd_env/testbed/changing.py
         if name == "static" and rest.isdecimal() and int(rest) > 0:
-            return f"static:{rest}:1:edge"
+            return f"static:{rest}:1:{place}"
         if self.rule == "hf":
-            return "hf_heuristic:edge"
+            return f"hf_heuristic:{place}"
+        if name == "goodput":
+            return "jsq_goodput" + (f":{rest}" if rest else "")
         if name == "policy" and rest:
             return self.rule
-        raise ValidationError(f"rule {self.rule!r} is none of plain, static:N, hf, policy:DIR")
+        raise ValidationError(
+            f"rule {self.rule!r} is none of plain, static:N, hf, goodput, goodput:KEY=VALUE+..., policy:DIR"
+        )
 
     def decide(self, scenario: Scenario) -> Decide:
         """Return the rule for the testbed: what the twin decides by, or for one length that length."""
@@ -218,7 +229,9 @@ async def play(
         One entry for each request, in the order in which they were asked.
     """
     generator = WorkloadGenerator(scenario, seed)
-    total = generator.total_requests or scenario.episode.measured_requests
+    total: float = generator.total_requests or scenario.episode.measured_requests
+    if setting.until_s:
+        total = math.inf
     kinds = list(scenario.workload.kinds)
     if missing := set(kinds) - set(questions):
         raise ValidationError(f"no question for the kinds {sorted(missing)}")
@@ -229,7 +242,8 @@ async def play(
             "stream_chunk_tokens": scenario.protocol.stream_chunk_tokens,
         }
     )
-    link = LinkConfig(delay_s=setting.rtt_s / 2, header_bytes=0)
+    series = load_series(setting.series) if setting.series else None
+    link = LinkConfig(delay_s=setting.rtt_s / 2, header_bytes=0, series=series)
     served: list[Served] = []
     asked = 0
     async with AsyncExitStack() as stack:
@@ -238,6 +252,7 @@ async def play(
         await proxy.ready()
         decide = setting.decide(scenario)
         began_s = time.monotonic()
+        proxy.begin()
 
         async def work(number: int) -> None:
             nonlocal asked
@@ -250,7 +265,7 @@ async def play(
                 while True:
                     at_s = generator.think_end_s(number, ordinal, time.monotonic() - began_s)
                     await asyncio.sleep(max(0.0, at_s - (time.monotonic() - began_s)))
-                    if asked >= total:
+                    if asked >= total or (setting.until_s and time.monotonic() - began_s >= setting.until_s):
                         return
                     asked += 1
                     kind = generator.request(number, ordinal).kind
@@ -295,6 +310,10 @@ def simulated(setting: Setting, scenario: Scenario, seed: int, engine: str = "re
         engine: Engine that simulates; both give the same, and the reference needs no compiling.
     """
     result = simulate(scenario, setting.scheduler, seed, engine=engine, record_events=True)
+    while setting.until_s and float(result.requests["arrival_s"].max()) < setting.until_s:
+        more = 2 * scenario.episode.measured_requests
+        scenario = load_scenario(scenario, episode__requests=more, episode__total_requests=more)
+        result = simulate(scenario, setting.scheduler, seed, engine=engine, record_events=True)
     commits: dict[int, int] = {}
     for event in result.events:
         if event.kind.name == "COMMIT":
@@ -319,7 +338,7 @@ def simulated(setting: Setting, scenario: Scenario, seed: int, engine: str = "re
                 commits[int(table["request"][row])] - 1,
             )
         )
-    return served
+    return [one for one in served if not setting.until_s or one.arrival_s < setting.until_s]
 
 
 # ---------------------------------------------------------------------- results

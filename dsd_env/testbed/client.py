@@ -248,7 +248,7 @@ class _Request:
             return self._out
         finally:
             if isinstance(self._client.decide, RequestScheduler):
-                self._client.decide.finished(self._number)
+                self._client.decide.finished(self._number, self._out if self._finished else None)
             if self._connection is not None:
                 await self._connection.close()
 

@@ -48,7 +48,7 @@ class Connection:
         self._call: Any = serve(metadata=metadata)
         self._request_id = request_id
         self._sequence = 0
-        self._sent_s: OrderedDict[int, float] = OrderedDict()
+        self._sent_s: OrderedDict[int, float | None] = OrderedDict()
         self.inbox: asyncio.Queue[pb.CloudMessage | Lost] = asyncio.Queue()
         self._reader = asyncio.create_task(self._read())
 
@@ -70,15 +70,16 @@ class Connection:
 
     async def send_again(self, message: pb.EdgeMessage) -> None:
         """Send a message as it is. That an RPC is over is told by the inbox."""
-        self._sent_s.pop(message.sequence, None)
-        self._sent_s[message.sequence] = time.monotonic()
+        # Nobody knows which copy an answer echoes: a message sent twice times nothing (Karn's rule).
+        again = self._sent_s.pop(message.sequence, None) is not None
+        self._sent_s[message.sequence] = None if again else time.monotonic()
         while len(self._sent_s) > REMEMBERED:
             self._sent_s.popitem(last=False)
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await self._call.write(message)
 
     def rtt_s(self, echo: int, hold_s: float) -> float | None:
-        """Return the round trip of a message that an answer echoes; None where it has been forgotten."""
+        """Return the round trip of a message that an answer echoes; None if sent again, or forgotten."""
         sent_s = self._sent_s.get(echo)
         if sent_s is None:
             return None

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from dsd_env.testbed.client import Output
 
 Placement = Literal["edge", "cloud"]
 #: Weight of the newest value in a running mean.
@@ -94,8 +97,13 @@ class RequestScheduler(Protocol):
     def __call__(self, seen: Telemetry) -> RoundDecision:
         """Decide."""
 
-    def finished(self, request: int) -> None:
-        """Forget a request."""
+    def finished(self, request: int, output: Output | None = None) -> None:
+        """Forget a request.
+
+        Args:
+            request: Its number.
+            output: Its whole answer; None if it was given up.
+        """
 
 
 def static(gamma: int, placement: Placement = "edge") -> Decide:
@@ -126,7 +134,7 @@ class HfHeuristic:
         self._length[seen.request] = length
         return RoundDecision(length)
 
-    def finished(self, request: int) -> None:
+    def finished(self, request: int, output: Output | None = None) -> None:
         """Forget a request."""
         self._length.pop(request, None)
 

@@ -8,15 +8,18 @@ messages: below them TCP hides such things, and a datagram transport would not.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
+from bisect import bisect_right
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dsd_env.extras import needs
+from dsd_env.network.series import LinkSeries
 from dsd_env.strict_model import StrictNumbers
 
 with needs("testbed", "the testbed"):
@@ -38,6 +41,8 @@ class LinkConfig(StrictNumbers, BaseModel):
         reorder: Probability that it is held back, so that later ones overtake it. Others keep their order.
         reorder_s: How long it is held back at most.
         outages: Begin and end of times in which everything is lost, in seconds after the link began.
+        series: What a recorded or made series says of bandwidth and of a further delay, from its beginning
+            on, again and again; takes the place of ``bandwidth_bytes_per_s``.
         seed: Seed of the draws.
     """
 
@@ -52,25 +57,42 @@ class LinkConfig(StrictNumbers, BaseModel):
     reorder: float = Field(0.0, ge=0, le=1)
     reorder_s: float = Field(0.02, ge=0)
     outages: tuple[tuple[float, float], ...] = ()
+    series: LinkSeries | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_bandwidth(self) -> LinkConfig:
+        if self.series is not None and self.bandwidth_bytes_per_s:
+            raise ValueError("series has a bandwidth of its own: give no bandwidth_bytes_per_s beside it")
+        if self.series is not None and not all(
+            any(rates) for rates in (self.series.uplink_bits_per_s, self.series.downlink_bits_per_s)
+        ):
+            raise ValueError("series has no bandwidth at all in a direction: nothing would ever arrive")
+        return self
 
 
 class LinkState:
     """One direction of a link at work: when each message arrives. All RPCs of a proxy share it."""
 
-    def __init__(self, config: LinkConfig, began_s: float) -> None:
+    def __init__(self, config: LinkConfig, began_s: float, *, upwards: bool = True) -> None:
         """Begin.
 
         Args:
             config: The direction.
-            began_s: Time from which outages count.
+            began_s: Time from which outages and series count.
+            upwards: Which of the two bandwidths of a series holds.
         """
         self.config = config
+        self._series = None if config.series is None else _Pieces(config.series, upwards)
         self.down = False
         self.messages = self.bytes = self.lost = 0
         self._random = random.Random(config.seed)
         self._began_s = began_s
         self._free_s = self._last_s = began_s
+
+    def begin(self, began_s: float) -> None:
+        """Count outages and series from this time on."""
+        self._began_s = began_s
 
     def arrivals(self, now_s: float, size_bytes: int) -> list[float]:
         """Return when copies of a message arrive: none, one or two times."""
@@ -78,10 +100,14 @@ class LinkState:
         self.messages += 1
         self.bytes += size_bytes
         start = max(now_s, self._free_s)
-        if link.bandwidth_bytes_per_s:
+        since = now_s - self._began_s
+        further_s = 0.0
+        if self._series is not None:
+            left_s = self._series.sent_s(start - self._began_s, size_bytes + link.header_bytes)
+            start, further_s = self._began_s + left_s, self._series.delay_s(left_s)
+        elif link.bandwidth_bytes_per_s:
             start += (size_bytes + link.header_bytes) / link.bandwidth_bytes_per_s
         self._free_s = start
-        since = now_s - self._began_s
         out = self.down or any(begin <= since < end for begin, end in link.outages)
         if out or draw.random() < link.drop:
             self.lost += 1
@@ -89,13 +115,44 @@ class LinkState:
         delay = (
             max(link.delay_s / 2, draw.gauss(link.delay_s, link.jitter_s)) if link.jitter_s else link.delay_s
         )
-        arrival = max(start + delay, self._last_s)
+        arrival = max(start + delay + further_s, self._last_s)
         if draw.random() < link.reorder:
             return [arrival + draw.uniform(0, link.reorder_s)]
         self._last_s = arrival
         if draw.random() < link.duplicate:
             return [arrival, arrival + draw.uniform(0, link.reorder_s)]
         return [arrival]
+
+
+class _Pieces:
+    """One direction of a series, piece by piece and again from the first."""
+
+    def __init__(self, series: LinkSeries, upwards: bool) -> None:
+        self._ends_s = series.times_s[1:]
+        rates = series.uplink_bits_per_s if upwards else series.downlink_bits_per_s
+        self._bytes_per_s = [rate / 8.0 for rate in rates]
+        self._delays_s = series.extra_delay_s
+
+    def _at(self, at_s: float) -> tuple[int, float]:
+        """Return which piece holds at a time, and for how long still."""
+        in_s = at_s % self._ends_s[-1]
+        piece = min(bisect_right(self._ends_s, in_s), len(self._ends_s) - 1)
+        return piece, self._ends_s[piece] - in_s
+
+    def sent_s(self, at_s: float, size_bytes: float) -> float:
+        """Return when a message that begins to leave at a time has left; some piece has a bandwidth."""
+        while True:
+            piece, left_s = self._at(at_s)
+            rate = self._bytes_per_s[piece]
+            if size_bytes <= rate * left_s:
+                return at_s + (size_bytes / rate if size_bytes else 0.0)
+            size_bytes -= rate * left_s
+            # Never less than the smallest step, so that rounding cannot keep it in one piece.
+            at_s = max(at_s + left_s, math.nextafter(at_s, math.inf))
+
+    def delay_s(self, at_s: float) -> float:
+        """Return the further delay of what has left at a time."""
+        return self._delays_s[self._at(at_s)[0]]
 
 
 class ShapedProxy:
@@ -111,12 +168,18 @@ class ShapedProxy:
         """
         now = time.monotonic()
         self.upstream = upstream
-        self.up, self.down = LinkState(up, now), LinkState(down, now)
+        self.up, self.down = LinkState(up, now), LinkState(down, now, upwards=False)
         self._channel: Any = None
 
     async def ready(self) -> None:
         """Wait until the way to the server is open, which otherwise the first message pays for."""
         await self._channel.channel_ready()
+
+    def begin(self) -> None:
+        """Count outages and series of both directions from now on."""
+        now = time.monotonic()
+        self.up.begin(now)
+        self.down.begin(now)
 
     def outage(self, is_down: bool) -> None:
         """Begin or end an outage in both directions."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dsd_env.files import write_atomically
 from dsd_env.testbed.against import CLOSE_PCT, GOALS_PCT, METRICS, Row, Served, paired_gain, rankings
+from dsd_env.testbed.changing import gain_by_spell
 
 _TITLES = {
     "ttft_s_mean": "TTFT, mean",
@@ -58,11 +59,12 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def gains(runs: Mapping[str, Sequence[Served]]) -> str:
+def gains(runs: Mapping[str, Sequence[Served]], series: Path | None = None) -> str:
     """Return a table of what learned policies gain over the other ways, measured, by link and clients.
 
     Args:
         runs: Requests by name of the setting.
+        series: What their link replayed, if it changed: requests have no partners then.
     """
     lines = []
     for name, ours in runs.items():
@@ -71,7 +73,8 @@ def gains(runs: Mapping[str, Sequence[Served]]) -> str:
             continue
         for other, theirs in runs.items():
             if other != name and other.partition("_")[2] == where:
-                gain, low, high = paired_gain(ours, theirs)
+                found = paired_gain(ours, theirs) if series is None else gain_by_spell(ours, theirs, series)
+                gain, low, high = found
                 against = other.partition("_")[0]
                 lines.append(f"| {where} | {way} | {against} | {gain:+.1f} % | {low:+.1f} … {high:+.1f} % |")
     if not lines:

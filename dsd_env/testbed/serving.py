@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+from dsd_env.laws.slo import is_met, late_tokens
 from dsd_env.testbed.control import Placement, RoundDecision, Telemetry
+
+if TYPE_CHECKING:
+    from dsd_env.testbed.client import Output
 
 #: Requests of one client have numbers from its own number times this on.
 REQUESTS_PER_CLIENT = 1_000_000
@@ -71,7 +77,20 @@ class ControllerHook:
         elif new:
             tell(events.TokensCommitted(name, new))
 
-    def finished(self, request: int) -> None:
-        """Forget a request."""
+    def finished(self, request: int, output: Output | None = None) -> None:
+        """Forget a request; its whole answer, if there is one, has met its objectives or not."""
         if self._committed.pop(request, None) is not None:
-            self._controller.observe(self._events.RequestFinished(str(request)))
+            met = None if output is None else self._is_met(output)
+            self._controller.observe(self._events.RequestFinished(str(request), met_slo=met))
+
+    def _is_met(self, output: Output) -> bool:
+        """Return whether an answer met the objectives of the deployment's first class."""
+        scenario = self._controller.deployment.scenario
+        bounds = SimpleNamespace(**next(iter(scenario.slo.values())).bounds())
+        times_s = output.times_s
+        late_gaps = sum(b - a > bounds.slo_itl_p99_s for a, b in pairwise(times_s))
+        late = sum(
+            late_tokens(at_s, bounds.slo_first_s, bounds.slo_per_token_s, before, 1)
+            for before, at_s in enumerate(times_s)
+        )
+        return is_met(bounds, output.ttft_s, output.tpot_s, len(output.tokens), late_gaps, late)

@@ -329,10 +329,7 @@ def scenario_of(
                 "kv_capacity_tokens": 16 * longest,
                 "max_num_seqs": 16,
                 "max_num_batched_tokens": 512,
-                "engine_overhead": {
-                    "per_iteration_s": round(max(0.0, found.overhead_s() - found.per_sequence_s()), 7),
-                    "per_sequence_s": round(found.per_sequence_s(), 7),
-                },
+                "engine_overhead": _overhead(found),
                 "power": nothing,
             }
         },
@@ -398,6 +395,19 @@ def _target(found: Calibration, folder: Path, apart: bool, plain: bool, prompt_t
         "iteration_noise_sigma": noise["sigma"],
         "straggler_share": noise["straggler_share"],
         "straggler_factor": noise["straggler_factor"],
+    }
+
+
+def _overhead(found: Calibration) -> dict[str, float]:
+    """Return what iterations take beside their passes.
+
+    Where the machine did other work meanwhile, that can be more than a scenario can say; its bounds are taken
+    then.
+    """
+    sequence_s = found.per_sequence_s()
+    return {
+        "per_iteration_s": round(min(0.1, max(0.0, found.overhead_s() - sequence_s)), 7),
+        "per_sequence_s": round(min(0.01, sequence_s), 7),
     }
 
 

@@ -57,6 +57,24 @@ def test_results_are_kept_and_the_benchmark_finds_them(tmp_path: Path) -> None:
     )
 
 
+def test_a_group_names_several_rules_and_each_is_tuned_once(tmp_path: Path) -> None:
+    rules = {
+        name: {"template": f"jsq_goodput:{name}={{0.1..0.9 from 0.5}}"} for name in ("slo_margin", "relief")
+    }
+    rules["rule"] = {"template": "jsq_goodput:load_weight={0..2 from 1}"}
+    tunings = files(
+        tmp_path,
+        rules=rules,
+        groups={"both": ["slo_margin", "relief"]},
+        scenarios={"single_lan": ["relief", "both"], "far": ["both", "rule"]},
+    )
+    named = [(study.contest.name, study.rule) for study in studies(load_tunings(tunings))]
+    assert named == [
+        ("single_lan", "relief"), ("single_lan", "slo_margin"),
+        ("far", "slo_margin"), ("far", "relief"), ("far", "rule"),
+    ]  # fmt: skip
+
+
 def test_a_rule_can_have_a_budget_of_its_own(tmp_path: Path) -> None:
     rules = {"rule": {"template": "jsq_goodput:load_weight={0..2 from 1}", "trials": 5}}
     (study,) = studies(load_tunings(files(tmp_path, rules=rules)))
@@ -102,6 +120,8 @@ def test_what_has_not_been_tuned_is_an_error_of_the_benchmark(tmp_path: Path) ->
     [
         ({"scenarios": {"single_lan": ["rool"]}}, r"tunings.yaml.*no rules \['rool'\]; there are \['rule'\]"),
         ({"scenarios": {"moon": ["rule"]}}, r"\['moon'\] are not in"),
+        ({"groups": {"all": ["rool"]}}, r"tunings.yaml.*groups.all: no rules \['rool'\]"),
+        ({"groups": {"rule": ["rule"]}}, r"tunings.yaml.*groups: \['rule'\] are names of rules, too"),
         ({"trials": 0}, "tunings.yaml.*trials"),
         ({"rules": {"rule": {"template": "jsq_goodput"}}}, "tunings.yaml.*rules.rule.*nothing to tune"),
         (

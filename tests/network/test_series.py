@@ -119,6 +119,15 @@ def test_a_saved_series_is_loaded_again(tmp_path: Path) -> None:
     assert load_series(saved) == whole
 
 
+def test_a_last_piece_of_another_length_keeps_its_length(tmp_path: Path) -> None:
+    """A file's last row holds as long as the one before it, so that such a piece is written as its halves."""
+    series = LinkSeries((0.0, 60.0, 90.0), (8e5, 4e5), (8e5, 4e5), (0.0, 0.4))
+    loaded = load_series(save_series(series, tmp_path / "spells.csv"))
+    assert loaded.times_s == (0.0, 60.0, 75.0, 90.0) and loaded.extra_delay_s == (0.0, 0.4, 0.4)
+    one = load_series(save_series(LinkSeries((0.0, 8.0), (8e5,), (8e5,), (0.0,)), tmp_path / "one.csv"))
+    assert one.length_s == 8.0 and set(one.uplink_bits_per_s) == {8e5}
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SeriesError, match="'nowhere' does not exist"):
         load_series("nowhere")

@@ -39,17 +39,13 @@ from dsd_env.testbed.client import ClientConfig
 from dsd_env.testbed.engine import EngineConfig
 from dsd_env.testbed.measuring import (
     MeasuringError,
-    live_at,
     outputs_of,
-    parts_of,
     runs_of,
-    together_at,
-    trace_of,
 )
 from dsd_env.testbed.reporting import gains, markdown, plot
 from dsd_env.testbed.server import CloudServer
 from dsd_env.testbed.target import PackedTarget
-from dsd_env.testbed.timing import Times, pin, time_drafter, time_target
+from dsd_env.testbed.timing import Times, pin
 from dsd_env.testbed.twin import (
     Calibration,
     Live,
@@ -58,72 +54,10 @@ from dsd_env.testbed.twin import (
     profile_of,
     scenario_of,
     variant,
-    write_profiles,
-    write_scenario,
 )
 
-from .pair import QUICK, STOP, make_pair, questions
-
-TOKENS = 12
-PAIR = make_pair()
-
-
-def long_enough(count: int) -> dict:
-    """Questions whose answers do not end by themselves."""
-    found = {}
-    for number, question in enumerate(questions(4 * count, max_new_tokens=TOKENS + 32)):
-        if len(PAIR.alone(replace(question, max_new_tokens=TOKENS))) == TOKENS and len(found) < count:
-            found[f"q{number}"] = question
-    assert len(found) == count
-    return found
-
-
-QUESTIONS = long_enough(3)
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory):
-    """All steps of a calibration, on tiny models: the folder and the scenario's path."""
-    folder = tmp_path_factory.mktemp("twin")
-    outputs = outputs_of(PackedTarget(PAIR.target), STOP, QUESTIONS, TOKENS)
-    trace = trace_of(
-        "tiny", PAIR.line, QUESTIONS, outputs, most=8, target={"model": "tiny"}, draft="draft",
-        draft_card={"model": "noisy"},
-    )  # fmt: skip
-    trace.save(folder)
-    windows = time_drafter(PAIR.line, list(QUESTIONS.values()), list(outputs.values()), windows=(1, 4))
-    passes = time_target(PackedTarget(PAIR.target), repeats=2, shapes=((1, 1), (1, 2), (2, 4)), prompts=(16,))
-    assert [times.work for times in passes] == [1, 2, 8, 16] and all(len(t.seconds) == 2 for t in passes)
-    parts = parts_of(passes, [windows, windows])
-    assert parts.windows[0].seconds == windows[0][0].seconds * 2
-
-    async def live() -> Live:
-        server = CloudServer(PAIR.target, STOP, engine=EngineConfig(end_after_tokens=TOKENS))
-        async with server.serving() as port:
-            asked = (port, list(QUESTIONS.values()), PAIR.line, ClientConfig(**QUICK))
-            together = {"sequences": len(QUESTIONS), "together_s": await together_at(*asked)}
-            return (await live_at(*asked)).model_copy(update=together)
-
-    found = Calibration(
-        target="tiny", draft="draft", dtype="float64", target_bytes=1, draft_bytes=1, processor="any",
-        software="any", date="2026-01-01", apart=parts, together=parts, live=asyncio.run(live()),
-    )  # fmt: skip
-    kinds = {kind: len(question.prompt_ids) for kind, question in QUESTIONS.items()}
-    write_profiles(found, folder, "a test")
-    data = scenario_of(
-        found, "tiny", kinds, trace=str(folder / "tiny"), folder=folder, output_tokens=TOKENS, requests=4,
-        think_s=0.01,
-    )  # fmt: skip
-    write_scenario(folder / "tiny.yaml", data, "a test")
-    return folder, folder / "tiny.yaml", outputs, found
-
-
-def variant_of(twin, setting):
-    folder, path, _, found = twin
-    return variant(
-        found, path, folder, rtt_s=setting.rtt_s, clients=setting.clients, protocol=setting.protocol,
-        plain=setting.rule == "plain",
-    )  # fmt: skip
+from .pair import QUICK, STOP
+from .twins import PAIR, QUESTIONS, TOKENS, variant_of
 
 
 def test_the_answers_are_the_targets_own(twin):
@@ -267,6 +201,20 @@ def test_what_several_sequences_show_beside_the_passes():
     assert calibration(live).per_sequence_s() == pytest.approx((0.037 - 0.025) / 3)
     assert calibration(live.model_copy(update={"together_s": None})).per_sequence_s() == 0.0
     assert calibration().per_sequence_s() == 0.0
+
+
+def test_what_a_disturbed_machine_shows_stays_within_what_a_scenario_can_say(tmp_path):
+    live = Live(
+        round_trip_s=0.01, token_s=2.0, ttft_s=(0.4,), prompt_tokens=(10,), sequences=4, together_s=9.0
+    )
+    found = calibration(live)
+    data = scenario_of(found, "busy", {"q": 10}, output_tokens=12, trace="unused", folder=tmp_path)
+    assert data["targets"]["target"]["engine_overhead"] == {"per_iteration_s": 0.0, "per_sequence_s": 0.01}
+    live = live.model_copy(update={"together_s": None})
+    data = scenario_of(
+        calibration(live), "busy", {"q": 10}, output_tokens=12, trace="unused", folder=tmp_path
+    )
+    assert data["targets"]["target"]["engine_overhead"] == {"per_iteration_s": 0.1, "per_sequence_s": 0.0}
 
 
 def test_passes_of_one_token_may_take_longer_and_others_do_not_fall():

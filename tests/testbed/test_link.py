@@ -11,6 +11,7 @@ pytest.importorskip("transformers", reason="needs the extra `testbed`")
 
 from pydantic import ValidationError
 
+from dsd_env.network.series import LinkSeries
 from dsd_env.testbed.control import static
 from dsd_env.testbed.link import LinkConfig, LinkState
 from tests.testbed.pair import client, make_pair, questions, testbed
@@ -55,7 +56,39 @@ def test_outages_lose_everything_and_end():
     assert [bool(a) for a in arrivals] == [True, False, False, True, False, True]
 
 
-@pytest.mark.parametrize("wrong", [{"drop": 1.0}, {"delay_s": -1.0}, {"delay_s": True}, {"loss": 0.1}])
+def test_a_series_says_bandwidth_and_delay_again_and_again():
+    """1000 bytes take 1 s up and 0.5 s down; the second half of each 10 s is 0.25 s further away."""
+    series = LinkSeries((0.0, 5.0, 10.0), (8e3, 8e3), (16e3, 16e3), (0.0, 0.25))
+    config = LinkConfig(delay_s=0.05, series=series)
+    _, up = deliver(config, [0.0, 0.0, 7.0, 11.0, 4.5])
+    assert [a for [a] in up] == pytest.approx([1.05, 2.05, 8.3, 12.05, 13.05])
+    down = LinkState(config, 100.0, upwards=False)
+    assert down.arrivals(107.0, 900) == pytest.approx([107.8])
+    down.begin(120.0)  # counted from then on, the link is good
+    assert down.arrivals(121.0, 900) == pytest.approx([121.55])
+
+
+def test_a_message_is_sent_piece_by_piece_and_waits_where_there_is_no_bandwidth():
+    """Of 1000 bytes 250 leave in the first second, none in the next two, and the rest at twice the rate."""
+    series = LinkSeries((0.0, 1.0, 3.0, 10.0), (2e3, 0.0, 4e3), (2e3, 0.0, 4e3), (0.0, 0.0, 0.0))
+    _, arrivals = deliver(LinkConfig(series=series), [0.0])
+    assert [a for [a] in arrivals] == pytest.approx([4.5])
+    # What begins to leave in the last piece and does not fit goes on in the first one.
+    _, arrivals = deliver(LinkConfig(series=series), [9.0])
+    assert [a for [a] in arrivals] == pytest.approx([13.5])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"drop": 1.0},
+        {"delay_s": -1.0},
+        {"delay_s": True},
+        {"loss": 0.1},
+        {"series": LinkSeries((0.0, 1.0), (1e6,), (0.0,), (0.0,))},
+        {"bandwidth_bytes_per_s": 1e3, "series": LinkSeries((0.0, 1.0), (1e6,), (1e6,), (0.0,))},
+    ],
+)
 def test_impossible_links_are_refused(wrong):
     with pytest.raises(ValidationError):
         LinkConfig(**wrong)

@@ -110,3 +110,36 @@ def test_constraints_hold_for_means_and_not_for_nothing() -> None:
     for bounds in ({}, {"at_least": 1.0, "at_most": 2.0}):
         with pytest.raises(ValueError, match="give at_least or at_most"):
             Constraint(metric="x", **bounds)
+    for bound in ({"at_least": 95.0}, {"at_most": -0.1}):
+        with pytest.raises(ValueError, match=r"slo_attainment is a share, so the bound must be in \[0, 1\]"):
+            Constraint(metric="slo_attainment", **bound)
+
+
+GROUPED = {
+    "baseline": None,
+    "groups": {"pair": {"rules": {"goodput": "jsq_goodput", "heuristic": "hf_heuristic"}}},
+    "schedulers": {"static": {"plain": "cloud_ar"}},
+}
+
+
+def test_a_group_takes_part_where_it_is_named_and_variants_may_leave_it_out() -> None:
+    variant = {"of": "single_lan", "set": {"devices.laptop.count": 2}}
+    scenarios = {
+        "single_lan": {"groups": ["pair"], "without": ["heuristic"]},
+        "metro": {},
+        "more": variant,
+        "fewer": {**variant, "without": ["pair"]},
+    }
+    found = suite(**GROUPED, scenarios=scenarios)
+    taking_part = {name: list(found.contest(name).schedulers) for name in scenarios}
+    assert taking_part == {
+        "single_lan": ["plain", "goodput"],
+        "metro": ["plain"],
+        "more": ["plain", "goodput"],
+        "fewer": ["plain"],
+    }
+
+
+def test_a_group_that_there_is_not_is_named() -> None:
+    with pytest.raises(ValueError, match=r"scenarios.metro.groups: no \['pear'\]; there are \['pair'\]"):
+        suite(**GROUPED, scenarios={"metro": {"groups": ["pear"]}})
