@@ -62,7 +62,7 @@ class Tunings(ConfigModel):
     def _known(self) -> Tunings:
         if both := sorted(set(self.groups) & set(self.rules)):
             raise ValueError(f"groups: {both} are names of rules, too")
-        listed = {**{f"groups.{key}": rules for key, rules in self.groups.items()}}
+        listed = {f"groups.{key}": rules for key, rules in self.groups.items()}
         listed |= {f"scenarios.{key}": self.of(key) for key in self.scenarios}
         for where, rules in listed.items():
             if unknown := sorted(set(rules) - set(self.rules)):

@@ -71,8 +71,9 @@ class Connection:
     async def send_again(self, message: pb.EdgeMessage) -> None:
         """Send a message as it is. That an RPC is over is told by the inbox."""
         # Nobody knows which copy an answer echoes: a message sent twice times nothing (Karn's rule).
-        again = self._sent_s.pop(message.sequence, None) is not None
+        again = message.sequence in self._sent_s
         self._sent_s[message.sequence] = None if again else time.monotonic()
+        self._sent_s.move_to_end(message.sequence)
         while len(self._sent_s) > REMEMBERED:
             self._sent_s.popitem(last=False)
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
