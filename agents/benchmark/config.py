@@ -200,8 +200,8 @@ class Suite(ConfigModel):
             if unknown := sorted(set(entry.groups) - set(self.groups)):
                 raise ValueError(f"scenarios.{name}.groups: no {unknown}; there are {sorted(self.groups)}")
             known = self._offered(entry)
-            for left_out in self._left_out(entry):
-                if left_out not in known:
+            for left_out in entry.without:
+                if not known.keys() & self._named(left_out):
                     raise ValueError(f"scenarios.{name}.without: no scheduler {left_out!r} is given for it")
             contest = self.contest(name)
             if not any(role == "static" for role, _ in contest.schedulers.values()):
@@ -222,13 +222,13 @@ class Suite(ConfigModel):
             offered |= self.groups[group].by_name()
         return {**offered, **entry.schedulers.by_name()}
 
+    def _named(self, name: str) -> set[str]:
+        """Return the schedulers of a group, or the one of that name."""
+        return set(self.groups[name].by_name()) if name in self.groups else {name}
+
     def _left_out(self, entry: Entry) -> set[str]:
         """Return the schedulers that an entry leaves out, those of groups included."""
-        return {
-            name
-            for left_out in entry.without
-            for name in (self.groups[left_out].by_name() if left_out in self.groups else (left_out,))
-        }
+        return {name for left_out in entry.without for name in self._named(left_out)}
 
     def contest(self, name: str) -> Contest:
         """Return an entry with all that it takes from elsewhere."""

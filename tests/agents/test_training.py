@@ -525,7 +525,7 @@ def test_a_state_that_keeps_the_bound_goes_before_all_that_do_not(tmp_path: Path
 
 
 def test_the_bound_of_a_validation_is_kept_with_its_checkpoint(tmp_path: Path) -> None:
-    bound = {"metric": "slo_attainment", "at_least": 2.0}
+    bound = {"metric": "ttft_s_mean", "at_least": 1e9}  # nobody waits so long
     validation = {"select_by": "e2e_s_mean", "every_steps": 64, "episodes": 1}
     train(tiny(validation={**validation, "subject_to": bound}), tmp_path / "run", progress=False)
     assert 0.5 <= checkpoints.read(tmp_path / "run" / checkpoints.BEST).lacks <= 1.0
