@@ -143,5 +143,5 @@ def test_a_group_takes_part_where_it_is_named_and_variants_may_leave_it_out() ->
 def test_a_group_that_there_is_not_is_named() -> None:
     with pytest.raises(ValueError, match=r"scenarios.metro.groups: no \['pear'\]; there are \['pair'\]"):
         suite(**GROUPED, scenarios={"metro": {"groups": ["pear"]}})
-    with pytest.raises(ValueError, match="scenarios.metro.without: no scheduler 'pair' is given for it"):
+    with pytest.raises(ValueError, match=r"scenarios\.metro\.without: no scheduler 'pair' is given for it"):
         suite(**GROUPED, scenarios={"metro": {"without": ["pair"]}})
