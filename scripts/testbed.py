@@ -74,6 +74,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for name in ("authority", "key", "certificate"):
         ask.add_argument(f"--tls-{name}", type=Path, help="PEM; `authority`: who signed the server's")
     found = parser.parse_args(arguments)
+    if found.command == "link" and found.replay is not None and found.kbytes_per_s:
+        parser.error("--replay has a bandwidth of its own: leave --kbytes-per-s out")
     names = {"serve": ("threads", "max_num_seqs"), "link": (), "ask": ("tokens",)}[found.command]
     _cli.at_least_one(parser, found, names)
     return found

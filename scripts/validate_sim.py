@@ -148,9 +148,7 @@ def chosen_settings(options: argparse.Namespace) -> list[Setting]:
         rules.append((f"policy:{options.policy}" if rule == "policy" else rule, protocol))
     settings = settings_of(rules, [rtt / 1e3 for rtt in options.rtt_ms], options.clients)
     settings = [
-        replace(s, label=f"{SHORT[s.protocol]}-{name}")
-        if (name := s.rule.partition(":")[0]) in ("policy", "goodput")
-        else s
+        replace(s, label=f"{SHORT[s.protocol]}-policy") if s.rule.startswith("policy:") else s
         for s in settings
     ]
     if options.replay:
@@ -513,6 +511,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps = {"calibrate": calibrate, "run": run, "simulate": compare_all, "report": report}
     others = {"spells": write_spells}
     try:
+        from dsd_env.network.errors import SeriesError
         from dsd_env.scenario import ScenarioError
         from dsd_env.testbed.against import ValidationError
         from dsd_env.testbed.measuring import MeasuringError
@@ -523,7 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with hold(options.out / LOCK_FILE, options.out):
                 for name in steps if "all" in options.step else options.step:
                     {**steps, **others}[name](options)
-        except (ValidationError, MeasuringError, ScenarioError, OSError) as error:
+        except (ValidationError, MeasuringError, ScenarioError, SeriesError, OSError) as error:
             print(f"validate_sim: {error}", file=sys.stderr)
             return 2
     except ImportError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -24,6 +25,7 @@ from dsd_env.files import write_json
 from dsd_env.network.series import load_series
 from dsd_env.paired import bootstrap_ratio
 from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.schedulers import SchedulerError, make_scheduler
 from dsd_env.simulate import simulate
 from dsd_env.testbed.client import ClientConfig, EdgeClient, Output
 from dsd_env.testbed.connection import open_channel
@@ -84,6 +86,8 @@ class Setting:
         if self.label:
             return self.label
         name = self.rule.replace(":", "")
+        if self.rule.startswith("goodput:"):
+            name = re.sub(r"[^A-Za-z0-9]+", "-", self.rule)
         return name if self.rule == "plain" else f"{SHORT[self.protocol]}-{name}"
 
     @property
@@ -108,7 +112,12 @@ class Setting:
         if self.rule == "hf":
             return f"hf_heuristic:{place}"
         if name == "goodput":
-            return "jsq_goodput" + (f":{rest}" if rest else "")
+            spec = "jsq_goodput" + (f":{rest}" if rest else "")
+            try:
+                make_scheduler(spec)
+            except SchedulerError as error:
+                raise ValidationError(f"rule {self.rule!r}: {error}") from error
+            return spec
         if name == "policy" and rest:
             return self.rule
         raise ValidationError(

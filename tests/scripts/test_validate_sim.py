@@ -93,6 +93,8 @@ def test_all_steps_and_resume(validate_sim, arguments, capsys, monkeypatch):
         (["--rules", "nothing:synchronous"], "rule 'nothing' is none of plain"),
         (["--rules", "static:4:pipelined"], "no such protocol"),
         (["--rules", "policy:synchronous"], "needs --policy DIR"),
+        (["--rules", "goodput:oops=1:synchronous"], "rule 'goodput:oops=1': "),
+        (["--replay", "nowhere.csv"], "network series 'nowhere.csv' does not exist"),
         (["--settings", "none*"], "no such setting; there are plain_rtt5_c1"),
     ],
 )
@@ -102,7 +104,15 @@ def test_wrong_settings_are_told_before_any_work(validate_sim, tmp_path, capsys,
 
 
 @pytest.mark.parametrize(
-    "more", [["--cores", "1"], ["--cores", "a,b"], ["--tokens", "1"], ["--clients", "0"], ["--rtt-ms", "-1"]]
+    "more",
+    [
+        ["--cores", "1"],
+        ["--cores", "a,b"],
+        ["--tokens", "1"],
+        ["--clients", "0"],
+        ["--rtt-ms", "-1"],
+        ["--replay", "spells.csv", "--clients", "4"],
+    ],
 )
 def test_wrong_arguments(validate_sim, capsys, more):
     with pytest.raises(SystemExit) as stopped:

@@ -203,6 +203,15 @@ def test_what_several_sequences_show_beside_the_passes():
     assert calibration().per_sequence_s() == 0.0
 
 
+def test_rules_with_other_constants_have_other_names():
+    plain, tuned = (Setting(rule, "synchronous", 0.005, 1) for rule in ("goodput", "goodput:load_weight=0.5"))
+    assert plain.name == "sync-goodput_rtt5_c1" and plain.scheduler == "jsq_goodput"
+    assert tuned.name == "sync-goodput-load-weight-0-5_rtt5_c1"
+    assert tuned.scheduler == "jsq_goodput:load_weight=0.5"
+    with pytest.raises(ValidationError, match="rule 'goodput:load_weight=-1': "):
+        _ = Setting("goodput:load_weight=-1", "synchronous", 0.005, 1).scheduler
+
+
 def test_what_a_disturbed_machine_shows_stays_within_what_a_scenario_can_say(tmp_path):
     live = Live(
         round_trip_s=0.01, token_s=2.0, ttft_s=(0.4,), prompt_tokens=(10,), sequences=4, together_s=9.0
