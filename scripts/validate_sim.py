@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 
 #: Cores that other programs may keep busy meanwhile.
 MOST_OF_OTHERS = 0.05
-STEPS = ("calibrate", "run", "simulate", "report", "all", "spells")
+ALL = ("calibrate", "run", "simulate", "report")
+STEPS = (*ALL, "all", "spells")
 RULES = (
     "plain:synchronous",
     "static:1:synchronous",
@@ -508,8 +509,13 @@ def report(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = parse_arguments(arguments)
-    steps = {"calibrate": calibrate, "run": run, "simulate": compare_all, "report": report}
-    others = {"spells": write_spells}
+    steps = {
+        "calibrate": calibrate,
+        "run": run,
+        "simulate": compare_all,
+        "report": report,
+        "spells": write_spells,
+    }
     try:
         from dsd_env.network.errors import SeriesError
         from dsd_env.scenario import ScenarioError
@@ -520,8 +526,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if {"run", "simulate", "all"} & set(options.step):
                 chosen_settings(options)  # what is wrong with them is told before hours of work
             with hold(options.out / LOCK_FILE, options.out):
-                for name in steps if "all" in options.step else options.step:
-                    {**steps, **others}[name](options)
+                for name in ALL if "all" in options.step else options.step:
+                    steps[name](options)
         except (ValidationError, MeasuringError, ScenarioError, SeriesError, OSError) as error:
             print(f"validate_sim: {error}", file=sys.stderr)
             return 2

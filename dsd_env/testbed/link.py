@@ -8,10 +8,8 @@ messages: below them TCP hides such things, and a datagram transport would not.
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
-from bisect import bisect_right
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -19,7 +17,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dsd_env.extras import needs
+from dsd_env.network.channel import Channel, duplex
+from dsd_env.network.processes import SeriesCursor
 from dsd_env.network.series import LinkSeries
+from dsd_env.scenario.links import Link, Replay
 from dsd_env.strict_model import StrictNumbers
 
 with needs("testbed", "the testbed"):
@@ -83,16 +84,21 @@ class LinkState:
             upwards: Which of the two bandwidths of a series holds.
         """
         self.config = config
-        self._series = None if config.series is None else _Pieces(config.series, upwards)
+        self._upwards = upwards
         self.down = False
         self.messages = self.bytes = self.lost = 0
         self._random = random.Random(config.seed)
-        self._began_s = began_s
         self._free_s = self._last_s = began_s
+        self.begin(began_s)
 
     def begin(self, began_s: float) -> None:
         """Count outages and series from this time on."""
         self._began_s = began_s
+        self._replay: tuple[Channel, Any, LinkSeries] | None = None
+        if (series := self.config.series) is not None:
+            # The simulator's own channel says when a message has left, so that both replay a series alike.
+            channels = duplex(_replaying(series), seed=0, number=0, series=series)
+            self._replay = channels[0 if self._upwards else 1], SeriesCursor(series, 0.0), series
 
     def arrivals(self, now_s: float, size_bytes: int) -> list[float]:
         """Return when copies of a message arrive: none, one or two times."""
@@ -102,9 +108,11 @@ class LinkState:
         start = max(now_s, self._free_s)
         since = now_s - self._began_s
         further_s = 0.0
-        if self._series is not None:
-            left_s = self._series.sent_s(start - self._began_s, size_bytes + link.header_bytes)
-            start, further_s = self._began_s + left_s, self._series.delay_s(left_s)
+        if self._replay is not None:
+            channel, piece, series = self._replay
+            channel.send(start - self._began_s, size_bytes + link.header_bytes)
+            piece.advance(channel.free_s)
+            start, further_s = self._began_s + channel.free_s, series.extra_delay_s[piece.index]
         elif link.bandwidth_bytes_per_s:
             start += (size_bytes + link.header_bytes) / link.bandwidth_bytes_per_s
         self._free_s = start
@@ -124,35 +132,14 @@ class LinkState:
         return [arrival]
 
 
-class _Pieces:
-    """One direction of a series, piece by piece and again from the first."""
-
-    def __init__(self, series: LinkSeries, upwards: bool) -> None:
-        self._ends_s = series.times_s[1:]
-        rates = series.uplink_bits_per_s if upwards else series.downlink_bits_per_s
-        self._bytes_per_s = [rate / 8.0 for rate in rates]
-        self._delays_s = series.extra_delay_s
-
-    def _at(self, at_s: float) -> tuple[int, float]:
-        """Return which piece holds at a time, and for how long still."""
-        in_s = at_s % self._ends_s[-1]
-        piece = min(bisect_right(self._ends_s, in_s), len(self._ends_s) - 1)
-        return piece, self._ends_s[piece] - in_s
-
-    def sent_s(self, at_s: float, size_bytes: float) -> float:
-        """Return when a message that begins to leave at a time has left; some piece has a bandwidth."""
-        while True:
-            piece, left_s = self._at(at_s)
-            rate = self._bytes_per_s[piece]
-            if size_bytes <= rate * left_s:
-                return at_s + (size_bytes / rate if size_bytes else 0.0)
-            size_bytes -= rate * left_s
-            # Never less than the smallest step, so that rounding cannot keep it in one piece.
-            at_s = max(at_s + left_s, math.nextafter(at_s, math.inf))
-
-    def delay_s(self, at_s: float) -> float:
-        """Return the further delay of what has left at a time."""
-        return self._delays_s[self._at(at_s)[0]]
+def _replaying(series: LinkSeries) -> Link:
+    """Return the simulator's link that has nothing but the series."""
+    return Link(
+        one_way_s=0.0,
+        uplink_bits_per_s=max(series.uplink_bits_per_s),
+        downlink_bits_per_s=max(series.downlink_bits_per_s),
+        replay=Replay(file="given", random_start=False),
+    )
 
 
 class ShapedProxy:

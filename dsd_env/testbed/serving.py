@@ -7,7 +7,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from dsd_env.laws.slo import is_met, late_tokens
+from dsd_env.laws.slo import is_met, note_delivery
 from dsd_env.testbed.control import Placement, RoundDecision, Telemetry
 
 if TYPE_CHECKING:
@@ -87,10 +87,8 @@ class ControllerHook:
         """Return whether an answer met the objectives of the deployment's first class."""
         scenario = self._controller.deployment.scenario
         bounds = SimpleNamespace(**next(iter(scenario.slo.values())).bounds())
-        times_s = output.times_s
-        late_gaps = sum(b - a > bounds.slo_itl_p99_s for a, b in pairwise(times_s))
-        late = sum(
-            late_tokens(at_s, bounds.slo_first_s, bounds.slo_per_token_s, before, 1)
-            for before, at_s in enumerate(times_s)
-        )
-        return is_met(bounds, output.ttft_s, output.tpot_s, len(output.tokens), late_gaps, late)
+        late = SimpleNamespace(arrival_s=0.0, longest_gap_s=0.0, late_gaps=0, late_tokens=0)
+        for before, (previous_s, at_s) in enumerate(pairwise([0.0, *output.times_s])):
+            note_delivery(late, bounds, before, 1, previous_s, at_s)
+        tokens = len(output.tokens)
+        return is_met(bounds, output.ttft_s, output.tpot_s, tokens, late.late_gaps, late.late_tokens)
