@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dsd_env.scenario.base import Model, NonNegative, Positive
+from dsd_env.scenario.base import Model, NonNegative, Positive, WithLaterKeys
 
 
 class Branches(Model):
@@ -32,8 +32,10 @@ class Branches(Model):
         return self
 
 
-class Protocol(Model):
+class Protocol(WithLaterKeys):
     """The coordinated execution protocol between drafter and target."""
+
+    later_keys: ClassVar[tuple[str, ...]] = ("token_acks",)
 
     kind: Literal["synchronous", "pipelined", "streaming"] = Field(
         default="synchronous",
@@ -62,6 +64,12 @@ class Protocol(Model):
     confidence_stop: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
         description="Drafting ends after a token whose top-1 probability is below this; 0: never.",
+    )
+    token_acks: bool = Field(
+        default=False,
+        description="Clients acknowledge tokens, as TCP does: of each client one message of tokens at a time "
+        "is timed, so that its link is measured wherever drafts are made, and where none are. Without, only "
+        "the results of drafts from its own device measure it.",
     )
     decision_latency_s: NonNegative = 0.0
     patience_s: Positive | None = Field(

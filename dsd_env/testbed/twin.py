@@ -363,7 +363,8 @@ def scenario_of(
             "max_prompt_tokens": max(kinds.values()),
             "max_output_tokens": output_tokens,
         },
-        "protocol": {"kind": "synchronous", "plain_chunk_tokens": 8},
+        # The testbed's clients measure their link with every token, as acknowledgements do here.
+        "protocol": {"kind": "synchronous", "plain_chunk_tokens": 8, "token_acks": True},
         "actions": {"gammas": list(GAMMAS), "batch_sizes": [1], "targets_offered": 1},
         "reward": {"reference_e2e_s": round(output_tokens * found.apart.pass_s(1), 3)},
         "episode": {"requests": requests, "total_requests": requests},

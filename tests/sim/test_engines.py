@@ -158,6 +158,7 @@ CHOICES = st.fixed_dictionaries(
         "protocol": st.fixed_dictionaries(
             {
                 "confidence_stop": st.sampled_from([0.0, 0.5]),
+                "token_acks": st.booleans(),
                 "decision_latency_s": st.sampled_from([0.0, 0.003]),
                 "plain_chunk_tokens": st.sampled_from([1, 3, 8]),
                 "telemetry_period_s": st.sampled_from([0.01, 0.05, 0.5]),

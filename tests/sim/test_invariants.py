@@ -76,6 +76,7 @@ def test_nothing_is_lost_whatever_is_decided(data: st.DataObject, seed: int) -> 
         "episode__requests": 12,
         "protocol__decision_latency_s": data.draw(st.sampled_from([0.0, 0.001])),
         "protocol__confidence_stop": data.draw(st.sampled_from([0.0, 0.5])),
+        "protocol__token_acks": data.draw(st.booleans()),
     }
     scenario = load_scenario(TINY, **changes)
     simulation = ReferenceSimulation(scenario, seed, record_events=True)

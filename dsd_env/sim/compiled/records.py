@@ -273,7 +273,15 @@ DEVICE_SPEC = Record(
     downlink_bits_per_s="f8",
 )
 DEVICE = Record(
-    "Device", rtt_s="f8", rtt_deviation_s="f8", rtt_sample_s="f8", loss="f8", ordinal="i4", down_faults="i4"
+    "Device",
+    rtt_s="f8",
+    rtt_deviation_s="f8",
+    rtt_sample_s="f8",
+    loss="f8",
+    timed_s="f8",
+    timed_target="i4",
+    ordinal="i4",
+    down_faults="i4",
 )
 
 REQUEST = Record(
@@ -455,7 +463,7 @@ SCENARIO = Record(
     ring="i4", gamma_max="i4", plain_chunk_tokens="i4", max_prompt_tokens="i4", max_output_tokens="i4",
     by_number="?", n_boundaries="i4", boundaries_s=Block("f8"), n_classes="i4", attainment_weight="f8",
     total="i8", arrivals="i4", n_replayed="i8", closed="?", pipelined="?", streaming="?",
-    stream_waits="?", stream_chunk_tokens="i4", fanout="i4", depth="i4", offers_branches="?",
+    stream_waits="?", stream_chunk_tokens="i4", fanout="i4", depth="i4", offers_branches="?", token_acks="?",
     has_shares="?", replays_devices="?", replays_kinds="?", replay_random="?",
     horizon_s="f8", header_bytes="f8", bytes_per_token="f8", bytes_per_draft_token="f8", stop=STOP,
     decision_latency_s="f8", telemetry_period_s="f8", stats_weight="f8", rate_weight="f8",

@@ -189,6 +189,7 @@ class Compiler(Writer):
             fanout=protocol.branches.fanout,
             depth=protocol.branches.depth,
             offers_branches=scenario.actions.offer_branches,
+            token_acks=protocol.token_acks,
             horizon_s=scenario.episode.horizon_s,
             header_bytes=protocol.header_bytes,
             bytes_per_token=protocol.bytes_per_token,
@@ -442,7 +443,8 @@ class Compiler(Writer):
         slots = max_active_requests or (2 * self.n_devices + 64 if closed else 4096)
         # Per request: its wait, its drafter's prefill, a draft ahead, timers, a message of its stream in each
         # direction, messages in vain. Per target: its iteration, its looks at who is ready, its keep-alive.
-        heap = heap_events or 8 * slots + 64 * self.n_targets + self.n_devices + len(self.crashing) + 64
+        # Per device: its next request, and a message of tokens that is timed.
+        heap = heap_events or 8 * slots + 64 * self.n_targets + 2 * self.n_devices + len(self.crashing) + 64
         most_measured, most_rows = self._most_requests(slots)
         deliveries = self._most_deliveries(most_measured) if keep_deliveries else 0
         self.set(
@@ -483,7 +485,7 @@ class Compiler(Writer):
         block("jobs", rec.DRAFT_JOB, codes.JOBS * slots).set_columns(number=np.arange(codes.JOBS * slots))
         block("streams", rec.STREAM, slots)
         block("drafters", rec.DRAFTER, n_drafters).set_columns(number=np.arange(n_drafters))
-        block("devices", rec.DEVICE, self.n_devices).set_columns(rtt_sample_s=-1.0)
+        block("devices", rec.DEVICE, self.n_devices).set_columns(rtt_sample_s=-1.0, timed_s=-1.0)
         channels = block("channels", rec.CHANNEL, int(h["n_channels"][0]))
         self._world_rates(block("link_rates", rec.RATE, len(self.channels_of_rates)), channels, world)
         block("crashes", rec.CRASH, len(self.crashing)).array["window"]["index"] = -1

@@ -35,6 +35,7 @@ class Device:
             measured; how far a target is beyond the link does not count.
         rtt_deviation_s: Running mean of their absolute deviations from it.
         rtt_sample_s: When the newest of them was measured.
+        timed_s: When the tokens were sent that its acknowledgement will time; -1: none are timed.
         loss: Running share of messages that needed a retransmission.
         down_faults: Number of faults that keep it down; 0 while it is up.
     """
@@ -49,6 +50,7 @@ class Device:
     rtt_s: float
     rtt_deviation_s: float = 0.0
     rtt_sample_s: float = -1.0
+    timed_s: float = -1.0
     loss: float = 0.0
     down_faults: int = 0
 

@@ -228,6 +228,7 @@ def features_of(scenario: Scenario) -> set[str]:
         "branches": protocol.branches.fanout > 0,
         "offered_branches": scenario.actions.offer_branches,
         "confidence_stop": protocol.confidence_stop > 0,
+        "token_acks": protocol.token_acks,
         "decision_latency": protocol.decision_latency_s > 0,
         "patience": protocol.patience_s is not None,
         "client_timeout": protocol.client_timeout_s is not None,

@@ -53,6 +53,7 @@ FEATURES = (
     "stragglers",
     "streaming",
     "target_crash",
+    "token_acks",
     "trace",
 )
 """What a generator may draw; a subset leaves the others out."""

@@ -586,6 +586,8 @@ def _protocol(dice: Dice) -> Data:
         if "patience" in dice.features and dice.chance(0.3):
             protocol["stream_idle"] = "wait"
             protocol["patience_s"] = dice.of(menu.wait_s)
+    if dice.has("token_acks", 0.3):
+        protocol["token_acks"] = True
     if dice.has("confidence_stop", 0.2):
         protocol["confidence_stop"] = dice.pick(0.5, 0.7, 0.1)
     if dice.has("decision_latency", 0.2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dsd_env.laws import reports
 from dsd_env.sim.entities import Device, Request
-from dsd_env.sim.events import EventKind
+from dsd_env.sim.events import EventKind, Order
 from dsd_env.sim.reference.episode import Part
 
 
@@ -17,10 +17,13 @@ class Links(Part):
 
     def send_up(self, device: Device, payload_bytes: float, request: Request, target: int) -> float:
         """Send from a device to a target."""
+        request.own_jobs = device.jobs
+        return self._send_up(device, payload_bytes, request, target)
+
+    def _send_up(self, device: Device, payload_bytes: float, request: Request, target: int) -> float:
         size = self._protocol.header_bytes + payload_bytes
         arrives_s = device.up.send(self._now_s, size) + self._extra_s(target)
         self._sent(device, device.up.last_lost, size)
-        request.own_jobs = device.jobs
         return self._trace_message(f"up:{device.number}", request, 4 * device.number, arrives_s)
 
     def send_down(self, device: Device, payload_bytes: float, request: Request, target: int) -> float:
@@ -59,6 +62,30 @@ class Links(Part):
         access_s = reports.access_round_trip_s(round_trip_s, self._extra_s(target))
         request.device.measure(self._now_s, access_s, self._protocol.stats_window)
         request.own_jobs = request.device.jobs
+
+    def time_tokens(self, request: Request, arrives_s: float) -> None:
+        """Time tokens that have just been sent to a client until it acknowledges them.
+
+        One message to a client is timed at a time.
+        """
+        device, target = request.device, request.target
+        if device.timed_s >= 0.0:
+            return
+        device.timed_s = self._now_s
+        self._env.call_at(
+            arrives_s, Order.DELIVERY, request.number, lambda: self._acknowledge(request, target)
+        )
+
+    def _acknowledge(self, request: Request, target: int) -> None:
+        device = request.device
+        arrives_s = self._send_up(device, 0.0, request, target)
+
+        def take() -> None:
+            sample_s = reports.access_round_trip_s(self._now_s - device.timed_s, self._extra_s(target))
+            device.measure(self._now_s, sample_s, self._protocol.stats_window)
+            device.timed_s = -1.0
+
+        self._env.call_at(arrives_s, Order.DELIVERY, request.number, take)
 
     def count_bytes(self, size_bytes: float, device: Device) -> None:
         """Count bytes of a device, and the energy of its radio."""

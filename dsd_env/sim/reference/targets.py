@@ -477,6 +477,8 @@ class Targets(Part):
         self._log(EventKind.COMMIT, request.target, request, tokens)
         size = tokens * self._protocol.bytes_per_token
         arrives_s = self._links.send_down(request.device, size, request, request.target)
+        if self._protocol.token_acks:
+            self._links.time_tokens(request, arrives_s)
         before = request.committed - tokens
         previous_s = request.delivery_s[-1] if before else arrives_s
         arrives_s = max(arrives_s, previous_s)

@@ -53,6 +53,8 @@ SLOT_BITS, KIND_BITS = 20, 3
 SLOT_MASK, KIND_MASK = (1 << SLOT_BITS) - 1, (1 << KIND_BITS) - 1
 """The argument of a request's event is its slot, the kind of event and the request's epoch; see ``tag``."""
 IS_WAIT, IS_WARM_UP, IS_MESSAGE, IS_DUPLICATE, IS_DRAFTS, IS_RESULT = (number(kind) for kind in range(6))
+IS_TIMED_TOKENS, IS_ACK = number(6), number(7)
+"""The last two outlive their request: instead of its slot their argument has the number of its device."""
 
 
 @jit

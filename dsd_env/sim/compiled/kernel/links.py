@@ -6,7 +6,15 @@ from __future__ import annotations
 from dsd_env.laws import links, reports
 from dsd_env.rng import Stream
 from dsd_env.sim.compiled.kernel.draws import key
-from dsd_env.sim.compiled.kernel.events import LOG_SEND, log
+from dsd_env.sim.compiled.kernel.events import (
+    AT_DELIVERY,
+    IS_ACK,
+    IS_TIMED_TOKENS,
+    LOG_SEND,
+    SLOT_BITS,
+    log,
+    push,
+)
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit, number
 
 compile_laws(links, reports)
@@ -97,12 +105,16 @@ def own_jobs(k, w, device):
 @jit
 def send_up(k, w, request, target, payload):
     """Send from a request's device to a target."""
-    device = request.device
+    request.own_jobs = own_jobs(k, w, request.device)
+    return _send_up(k, w, request.device, target, payload, request.number)
+
+
+@jit
+def _send_up(k, w, device, target, payload, number_of_request):
     size = k.header_bytes + payload
     arrives_s = send(k, w, 4 * device + UP, size) + k.targets[target].extra_one_way_s
     _sent(k, w, device, 4 * device + UP, size)
-    request.own_jobs = own_jobs(k, w, device)
-    log(k, w, LOG_SEND, 4 * device + UP, request.number, arrives_s)
+    log(k, w, LOG_SEND, 4 * device + UP, number_of_request, arrives_s)
     return arrives_s
 
 
@@ -146,3 +158,30 @@ def measure_round_trip(k, w, request, target, round_trip_s):
     access_s = reports.access_round_trip_s(round_trip_s, k.targets[target].extra_one_way_s)
     reports.measure_round_trip(w.devices[request.device], w.now_s, access_s, k.stats_weight)
     request.own_jobs = own_jobs(k, w, request.device)
+
+
+@jit
+def time_tokens(k, w, request, arrives_s):
+    """Time tokens that have just been sent to a client until it acknowledges them; one message at a time."""
+    device = w.devices[request.device]
+    if device.timed_s >= 0.0:
+        return
+    device.timed_s, device.timed_target = w.now_s, request.target
+    push(k, w, arrives_s, AT_DELIVERY, request.number, (IS_TIMED_TOKENS << SLOT_BITS) | request.device)
+
+
+@jit
+def acknowledge(k, w, device, number_of_request):
+    """A client acknowledges the tokens that are timed."""
+    arrives_s = _send_up(k, w, device, w.devices[device].timed_target, 0.0, number_of_request)
+    push(k, w, arrives_s, AT_DELIVERY, number_of_request, (IS_ACK << SLOT_BITS) | device)
+
+
+@jit
+def take_ack(k, w, number_of_device):
+    """Take the time until an acknowledgement into the estimates of its device's link."""
+    device = w.devices[number_of_device]
+    extra_s = k.targets[device.timed_target].extra_one_way_s
+    sample_s = reports.access_round_trip_s(w.now_s - device.timed_s, extra_s)
+    reports.measure_round_trip(device, w.now_s, sample_s, k.stats_weight)
+    device.timed_s = -1.0

@@ -34,10 +34,12 @@ from dsd_env.sim.compiled.kernel.drafters import (
 from dsd_env.sim.compiled.kernel.events import (
     AT_DELIVERY,
     ENTITY_MASK,
+    IS_ACK,
     IS_DRAFTS,
     IS_DUPLICATE,
     IS_MESSAGE,
     IS_RESULT,
+    IS_TIMED_TOKENS,
     IS_WARM_UP,
     KIND_MASK,
     LOG_DECISION,
@@ -56,6 +58,7 @@ from dsd_env.sim.compiled.kernel.links import (
     EDGE_SERVER,
     EDGE_UP,
     OWN_DEVICE,
+    acknowledge,
     count_bytes,
     measure_round_trip,
     send,
@@ -63,6 +66,7 @@ from dsd_env.sim.compiled.kernel.links import (
     send_down,
     send_edge,
     send_up,
+    take_ack,
 )
 from dsd_env.sim.compiled.kernel.requests import (
     FOR_DEDICATED_DRAFTS,
@@ -368,7 +372,14 @@ def _move_on(k, w, request):
 @jit
 def delivery(k, w, place, argument):
     """Something arrives."""
-    request, kind = w.requests[argument & SLOT_MASK], (argument >> SLOT_BITS) & KIND_MASK
+    kind = (argument >> SLOT_BITS) & KIND_MASK
+    if kind == IS_TIMED_TOKENS:
+        acknowledge(k, w, argument & SLOT_MASK, place & ENTITY_MASK)
+        return
+    if kind == IS_ACK:
+        take_ack(k, w, argument & SLOT_MASK)
+        return
+    request = w.requests[argument & SLOT_MASK]
     if kind == IS_DUPLICATE:
         w.totals.duplicate_messages += 1
         log(k, w, LOG_DUPLICATE, -1, place & ENTITY_MASK, 0)

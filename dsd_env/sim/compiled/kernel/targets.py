@@ -55,7 +55,7 @@ from dsd_env.sim.compiled.kernel.iteration import (
 )
 from dsd_env.sim.compiled.kernel.jit import compile_laws, jit
 from dsd_env.sim.compiled.kernel.learning import learn, remember
-from dsd_env.sim.compiled.kernel.links import COLOCATED, send_down
+from dsd_env.sim.compiled.kernel.links import COLOCATED, send_down, time_tokens
 from dsd_env.sim.compiled.kernel.streams import available, compare, keep_drafts, stop_stream, tell
 from dsd_env.sim.compiled.status import DELIVERIES_FULL
 
@@ -655,6 +655,8 @@ def _commit(k, w, request, tokens):
     number_of_request = request.number
     log(k, w, LOG_COMMIT, request.target, number_of_request, tokens)
     arrives_s = send_down(k, w, request, request.target, tokens * k.bytes_per_token)
+    if k.token_acks:
+        time_tokens(k, w, request, arrives_s)
     before = request.committed - tokens
     if not first:
         arrives_s = max(arrives_s, request.last_delivery_s)
