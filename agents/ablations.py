@@ -19,6 +19,7 @@ from agents.export import export_run
 from agents.training import RunError, train
 from dsd_env import strict_json
 from dsd_env.files import write_json
+from dsd_env.paired import evaluation_seeds
 from dsd_env.scenario.loader import explain_validation_error
 
 BLOCK = "ablations"
@@ -138,7 +139,8 @@ def run_ablations(
             continue
         _trained(training, run, progress)
         changed = contest.model_copy(update={"changes": {**contest.changes, **variant.overrides}})
-        tasks = tasks_of(config.entry, changed.load(), f"policy:{run / 'policy'}", config.seeds)
+        seeds = evaluation_seeds(config.seeds)
+        tasks = tasks_of(config.entry, changed.load(), f"policy:{run / 'policy'}", seeds)
         values = {task.seed: metrics[contest.objective.metric] for task, metrics in run_group(tasks)}
         results[name] = Result(about, dict(sorted(values.items())))
         _write(file, contest, {key: results[key] for key in config.variants if key in results})

@@ -138,8 +138,7 @@ class ValidationCallback(BaseCallback):
         bound = self._config.subject_to
         if bound is None:
             return 0.0
-        mean = self._metric(means, "subject_to.metric", bound.metric)
-        return bound.lacks(mean) if math.isfinite(mean) else math.inf
+        return bound.lacks(self._metric(means, "subject_to.metric", bound.metric))
 
     @staticmethod
     def _metric(means: dict[str, float], key: str, name: str) -> float:

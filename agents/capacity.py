@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agents.evaluation import EvaluationError, PartialResults, Task, run_all, tasks_of
+from dsd_env.paired import evaluation_seeds
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import steady
 from dsd_env.scenario.schema import ClosedLoop, ReplayArrivals
@@ -182,7 +183,7 @@ class Search:
 
     def _probe(self, scheduler: str, scale: float) -> Probe:
         scenario, offered = scaled(self._scenario, scale)
-        tasks = tasks_of(self._label, scenario, scheduler, self._seeds)
+        tasks = tasks_of(self._label, scenario, scheduler, evaluation_seeds(self._seeds))
         todo = [task for task in tasks if task.key not in self._kept.results]
         try:
             run_all(todo, self._jobs, self._kept.add)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, model_validator
 
 from agents.config_files import ConfigModel
@@ -21,18 +23,23 @@ class Constraint(ConfigModel):
     def _one_bound(self) -> Constraint:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("give at_least or at_most, one of them")
-        bound = self.at_most if self.at_least is None else self.at_least
-        if self.metric.startswith(SHARES) and bound is not None and not 0.0 <= bound <= 1.0:
-            raise ValueError(f"{self.metric} is a share, so the bound must be in [0, 1], not {bound:g}")
+        if self.metric.startswith(SHARES) and not 0.0 <= self.bound <= 1.0:
+            raise ValueError(f"{self.metric} is a share, so the bound must be in [0, 1], not {self.bound:g}")
         return self
+
+    @property
+    def bound(self) -> float:
+        """The bound, whichever way it holds."""
+        bound = self.at_most if self.at_least is None else self.at_least
+        assert bound is not None
+        return bound
 
     def holds(self, mean: float) -> bool:
         """Return whether a mean keeps to it; NaN does not."""
-        return mean >= self.at_least if self.at_least is not None else mean <= (self.at_most or 0.0)
+        return mean <= self.bound if self.at_least is None else mean >= self.bound
 
     def lacks(self, mean: float) -> float:
-        """Return by what share of the bound a mean misses it; 0 if it keeps to it."""
-        if self.at_least is not None:
-            return max(0.0, self.at_least - mean) / (abs(self.at_least) or 1.0)
-        bound = self.at_most or 0.0
-        return max(0.0, mean - bound) / (abs(bound) or 1.0)
+        """Return by what share of the bound a mean misses it; 0 if it keeps to it, infinity for NaN."""
+        if math.isnan(mean):
+            return math.inf
+        return 0.0 if self.holds(mean) else abs(mean - self.bound) / (abs(self.bound) or 1.0)

@@ -17,18 +17,17 @@ import numpy as np
 
 import dsd_env
 from agents.environments import engine_for
+from agents.identity import data_digest, engine_digest, scenario_digest, scheduler_digest
 from agents.processes import as_they_end, workers
 from agents.rollouts import BySchedulers, play
 from dsd_env.changes import changed_scenario
 from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
-from dsd_env.policy.manifest import MANIFEST_FILE, canonical_json, scenario_ref
+from dsd_env.policy.manifest import canonical_json, scenario_ref
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.adaptive import stopping_rule
-from dsd_env.schedulers.awc import awc_parts
-from dsd_env.schedulers.awc_network import JSON_FILE
 from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.sim.metrics import metric_names
 from dsd_env.similar import hint, metrics_like
@@ -36,8 +35,6 @@ from dsd_env.whole_runs.runs import fast_runs
 
 SIDE_BY_SIDE = 4
 """Episodes that one process simulates at a time."""
-
-LOWER_IS_BETTER = ("_s_mean", "_s_p50", "_s_p95", "_s_p99", "_per_1k_tokens", "_per_1m_tokens", "_per_token")
 
 TABLE_METRICS = (
     "e2e_s_mean",
@@ -117,29 +114,30 @@ def plan(
         elif cycles is not None:
             scenario = steady(scenario, cycles)
         for scheduler in schedulers:
-            tasks += tasks_of(label, scenario, scheduler, seeds)
+            tasks += tasks_of(label, scenario, scheduler, evaluation_seeds(seeds))
     return tasks
 
 
-def tasks_of(label: str, scenario: Scenario, scheduler: str, seeds: int) -> list[Task]:
-    """Return the simulations of one scenario and scheduler, one per evaluation seed.
+def tasks_of(label: str, scenario: Scenario, scheduler: str, seeds: Sequence[int]) -> list[Task]:
+    """Return the simulations of one scenario and scheduler, one per seed.
 
     Raises:
         ValueError: The scheduler is unknown, or the policy does not fit.
     """
     # Complain about a wrong name or an unfit policy now, not after an hour.
     make_scheduler(scheduler).reset(scenario, 0)
-    common = [dsd_env.__version__, scenario_ref(scenario).sha256, scheduler, policy_digest(scheduler)]
-    return [
-        Task(
-            label,
-            scenario,
-            scheduler,
-            seed,
-            hashlib.sha256(canonical_json([*common, seed]).encode()).hexdigest(),
-        )
-        for seed in evaluation_seeds(seeds)
-    ]
+    common = digests(scenario, scheduler)
+    return [Task(label, scenario, scheduler, seed, key_of(*common, seed)) for seed in seeds]
+
+
+def digests(scenario: Scenario, scheduler: str) -> list[str]:
+    """Return what an episode's result depends on besides its seed: code, data, scenario and scheduler."""
+    return [engine_digest(), data_digest(scenario), scenario_digest(scenario), scheduler_digest(scheduler)]
+
+
+def key_of(*parts: Any) -> str:
+    """Return the digest of parts that JSON can hold."""
+    return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()
 
 
 def check_metrics(names: Sequence[str], scenario: Scenario) -> None:
@@ -154,18 +152,6 @@ def check_metrics(names: Sequence[str], scenario: Scenario) -> None:
         # Among two hundred names nobody finds the one that is meant.
         rest = "docs/simulator.md has all of them" if likes else f"There are: {', '.join(known)}"
         raise ValueError(f"no metric {', '.join(unknown)}{hint(likes)} {rest}")
-
-
-def policy_digest(scheduler: str) -> str:
-    """Return the digest of the file that vouches for a bundle's or a network's weights; "" for others."""
-    name, _, path = scheduler.partition(":")
-    if name == "awc":
-        file = awc_parts(path)[1] / JSON_FILE
-    elif name == "policy":
-        file = Path(path) / MANIFEST_FILE
-    else:
-        return ""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:

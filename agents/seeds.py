@@ -14,6 +14,9 @@ TRAINING_SEEDS = range(0, 1_000_000_000)
 VALIDATION_SEEDS = range(1_000_000_000, 1_100_000_000)
 """Episodes that pick the best model during training."""
 
+SEARCH_SEEDS = range(1_200_000_000, 1_300_000_000)
+"""Episodes on which static choices are searched, and on which those found are confirmed."""
+
 DEMONSTRATION_SEEDS = range(1_500_000_000, 1_600_000_000)
 """Episodes from which a warm start collects a heuristic's decisions."""
 

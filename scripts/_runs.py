@@ -13,6 +13,7 @@ from _static_choices import BY_LOAD, make_static
 from tqdm import tqdm
 
 from agents.evaluation import PartialResults, Task, tasks_of
+from agents.seeds import SEARCH_SEEDS
 from dsd_env.scenario import Scenario
 from dsd_env.whole_runs.static import run_statics
 
@@ -47,7 +48,7 @@ class Runs:
 
         Args:
             wanted: Scenarios and static choices.
-            seeds: Which of the evaluation seeds.
+            seeds: Which of the seeds of searches.
             label: What the bar of progress says.
         """
         new: dict[str, Task] = {}
@@ -68,7 +69,7 @@ class Runs:
 
     def _tasks(self, scenario: Scenario, scheduler: str, seeds: slice) -> list[Task]:
         if not scheduler.startswith(BY_LOAD):
-            return tasks_of(scenario.name, scenario, scheduler, seeds.stop)[seeds]
+            return tasks_of(scenario.name, scenario, scheduler, SEARCH_SEEDS[seeds])
         make_static(scheduler).reset(scenario, 0)
         return [
             replace(
@@ -76,7 +77,7 @@ class Runs:
                 scheduler=scheduler,
                 key=hashlib.sha256(f"{task.key} {scheduler}".encode()).hexdigest(),
             )
-            for task in tasks_of(scenario.name, scenario, "cloud_ar", seeds.stop)[seeds]
+            for task in tasks_of(scenario.name, scenario, "cloud_ar", SEARCH_SEEDS[seeds])
         ]
 
 

@@ -33,6 +33,7 @@ from _static_choices import (
 from tqdm import tqdm
 
 from agents.evaluation import PartialResults, Task, run_all, tasks_of
+from agents.seeds import SEARCH_SEEDS
 from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_json, write_text
 from dsd_env.scenario import Scenario, load_scenario
@@ -77,10 +78,10 @@ class Study:
     finished: PartialResults
 
     def run(self, schedulers: Sequence[str], seeds: slice) -> None:
-        """Simulate what has not been simulated yet, on some of the evaluation seeds."""
+        """Simulate what has not been simulated yet, on some of the seeds of searches."""
         tasks: list[Task] = []
         for name in dict.fromkeys(schedulers):
-            tasks += tasks_of(self.label, self.scenario, name, seeds.stop)[seeds]
+            tasks += tasks_of(self.label, self.scenario, name, SEARCH_SEEDS[seeds])
         new = [task for task in tasks if task.key not in self.finished.results]
         with tqdm(total=len(new), desc=self.label, leave=False, disable=not new) as bar:
 
@@ -93,7 +94,7 @@ class Study:
 
     def rows(self, scheduler: str, seeds: slice) -> list[dict[str, float]]:
         """Return the metrics of a scheduler, seed by seed."""
-        tasks = tasks_of(self.label, self.scenario, scheduler, seeds.stop)[seeds]
+        tasks = tasks_of(self.label, self.scenario, scheduler, SEARCH_SEEDS[seeds])
         return [self.finished.results[task.key] for task in tasks]
 
     def best_of(self, seeds: slice, schedulers: list[str]) -> str:

@@ -102,7 +102,7 @@ def _search(arguments: argparse.Namespace, partial: Path | None) -> int:
     )
     for spec in names:
         # An unfit policy is to be found before an hour of another scheduler.
-        evaluation.tasks_of(arguments.scenario, scenario, spec, 1)
+        evaluation.tasks_of(arguments.scenario, scenario, spec, [0])
     found = {name: search.run(spec) for name, spec in schedulers.items()}
     if arguments.json:
         episode = scenario.episode

@@ -34,7 +34,7 @@ from typing import Any
 import _checkout  # noqa: F401  (finds agents/ beside scripts/)
 import _cli
 import numpy as np
-from _objectives import bound, change_percent, metric_and_unit, objective_of, rank, spelled
+from _objectives import bound, change_percent, metric_and_unit, spelled
 from _runs import Runs
 from _static_choices import (
     BY_LOAD,
@@ -51,6 +51,7 @@ from _static_choices import (
 )
 
 from agents.benchmark.config import Objective
+from agents.benchmark.objectives import objective_by, rank
 from agents.benchmark.pages import in_words, number
 from dsd_env import Scenario, load_scenario
 from dsd_env.calibration.pages import replace_blocks
@@ -255,7 +256,7 @@ def main() -> int:
         arguments.requests = arguments.requests or REQUESTS
     scenario = load_scenario(arguments.scenario)
     try:
-        objective = objective_of(arguments.metric, arguments.subject_to, scenario)
+        objective = objective_by(arguments.metric, arguments.subject_to, scenario)
     except ValueError as error:
         parser.error(str(error))
     for name in ("gammas", "windows", "class_gammas"):

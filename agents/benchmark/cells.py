@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dsd_env
 from agents.benchmark.config import ROLES, BenchmarkError, Contest, Role, Suite
-from agents.benchmark.identity import data_digest, engine_digest, scenario_digest, scheduler_digest
+from agents.identity import data_digest, engine_digest, scenario_digest, scheduler_digest
 from dsd_env.paired import EVALUATION_SEEDS, evaluation_seeds
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.scenario import Scenario

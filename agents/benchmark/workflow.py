@@ -13,10 +13,10 @@ from agents import provenance
 from agents.benchmark import goals, pages
 from agents.benchmark.cells import ROOT, Cell
 from agents.benchmark.config import BenchmarkError, Contest, Suite
-from agents.benchmark.identity import engine_digest
 from agents.benchmark.records import Record, Store
 from agents.benchmark.running import Outcome, run_here
 from agents.benchmark.scoring import Standing, analysis, standings, summary
+from agents.identity import engine_digest
 from dsd_env import strict_json
 from dsd_env.calibration.pages import replace_blocks
 from dsd_env.files import write_text

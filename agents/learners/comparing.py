@@ -187,13 +187,13 @@ def run_comparison(
         LearnersError: The comparison cannot be made.
     """
     contest, results = comparison.contest(), read_results(file)
-    scenario = contest.load()
+    scenario, seeds = contest.load(), evaluation_seeds(comparison.episodes)
 
     def enough(known: Outcome | None, about: str) -> bool:
         return known is not None and known.about == about and len(known.values) >= comparison.episodes
 
     for name in (*comparison.against, *comparison.beside):
-        tasks = tasks_of(comparison.entry, scenario, contest.schedulers[name][1], comparison.episodes)
+        tasks = tasks_of(comparison.entry, scenario, contest.schedulers[name][1], seeds)
         about = tasks[0].key
         if enough(results.schedulers.get(name), about):
             continue

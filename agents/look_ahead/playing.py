@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from agents.benchmark.identity import engine_digest
+from agents.identity import engine_digest
 from agents.look_ahead.config import LookAheadConfig
 from agents.look_ahead.planning import LookAhead
 from agents.look_ahead.records import Kept, Reference, inputs_of, read

@@ -14,12 +14,12 @@ import numpy as np
 
 from agents.benchmark.cells import located
 from agents.benchmark.config import BenchmarkError
-from agents.benchmark.identity import data_digest, engine_digest, scenario_digest, scheduler_digest
 from agents.benchmark.pages import in_words, number, percent, table
 from agents.benchmark.records import Store
 from agents.benchmark.running import metrics_digest
 from agents.benchmark.scoring import standing
 from agents.benchmark.statistics import gain
+from agents.identity import data_digest, engine_digest, scenario_digest, scheduler_digest
 from agents.look_ahead.config import LookAheadConfig
 from dsd_env import strict_json
 from dsd_env.files import write_text

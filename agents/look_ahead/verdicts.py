@@ -24,8 +24,8 @@ def cost_of(world: PlayedWorld, objective: Objective) -> float:
     limit = objective.subject_to
     if limit is not None:
         found = metric(world, limit.metric)
-        short = limit.at_least - found if limit.at_least is not None else found - (limit.at_most or 0.0)
-        value += PENALTY * max(0.0, short)
+        if not limit.holds(found):  # nor does NaN, which makes the cost infinite
+            value += PENALTY * abs(found - limit.bound)
     return value if math.isfinite(value) else math.inf
 
 

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import dsd_env
 from agents.benchmark.config import Objective, load_suite
+from agents.benchmark.objectives import objective_by
 from agents.environments import engine_for
-from agents.evaluation import LOWER_IS_BETTER, PartialResults, Task, check_metrics, policy_digest, run_group
+from agents.evaluation import PartialResults, Task, digests, key_of, run_group
 from agents.rollouts import Decide, play
 from dsd_env.paired import bootstrap_mean, bootstrap_ratio
-from dsd_env.policy.manifest import canonical_json, scenario_ref
 from dsd_env.scenario import Scenario
 
 SIDE_BY_SIDE = 8
@@ -32,11 +31,11 @@ def objective_of(label: str, scenario: Scenario, metric: str | None = None) -> O
         metric: A metric; None: that of the shipped benchmark's entry of this name.
 
     Raises:
-        ValueError: There is no such metric; with the names most like it.
+        ValueError: There is no such metric, with the names most like it; or neither more nor less of it is
+            better.
     """
     if metric is not None:
-        check_metrics([metric], scenario)
-        return Objective(metric=metric, better="lower" if metric.endswith(LOWER_IS_BETTER) else "higher")
+        return objective_by(metric, None, scenario)
     suite = load_suite("core", tuned=False)
     if label in suite.scenarios:
         return suite.contest(label).objective
@@ -150,17 +149,13 @@ class Arena:
         self.told(task.seed)
 
     def _task(self, name: str, depends_on: Mapping[str, Any], seed: int) -> Task:
-        parts = [
-            dsd_env.__version__,
-            scenario_ref(self.scenario).sha256,
-            self.scheduler,
-            policy_digest(self.scheduler),
+        key = key_of(
+            *digests(self.scenario, self.scheduler),
             list(self.objective.metrics),
             name,
             dict(depends_on),
             seed,
-        ]
-        key = hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+        )
         return Task(self.label, self.scenario, self.scheduler, seed, key)
 
 

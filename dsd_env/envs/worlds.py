@@ -627,9 +627,10 @@ class WorldMember:
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return the mask of the due decision (bool; shape (sum(nvec),), or (n,) with flat actions)."""
-        worlds = self._parent.worlds
-        mask: NDArray[np.bool_] = worlds.masks[self._world].copy()
-        return worlds.flat_masks(self._world) if self._parent.flat else mask
+        if self._parent.flat:
+            return self._parent.worlds.flat_masks(self._world)
+        mask: NDArray[np.bool_] = self._parent.masks()[self._world].copy()
+        return mask
 
     def metrics(self) -> dict[str, float]:
         """Return every metric of the episode so far."""

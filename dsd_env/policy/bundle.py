@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from dsd_env.control import ActionSpace, Decision, ObservationEncoder
 from dsd_env.control.fleet import FleetSpace
+from dsd_env.files import write_bytes, write_text
 from dsd_env.policy.manifest import (
     MANIFEST_FILE,
     MAX_FILE_BYTES,
@@ -309,14 +310,20 @@ def write_bundle(
     manifest = Manifest.model_validate({**manifest.model_dump(), "files": files})
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as scratch:
-        new = Path(scratch) / "new"
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
         new.mkdir()
-        (new / NPZ_FILE).write_bytes(npz)
-        (new / ONNX_FILE).write_bytes(onnx_bytes)
-        (new / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-        if target.exists():
-            os.replace(target, Path(scratch) / "old")
-        os.replace(new, target)
+        write_bytes(new / NPZ_FILE, npz)
+        write_bytes(new / ONNX_FILE, onnx_bytes)
+        write_text(new / MANIFEST_FILE, manifest.to_json())
+        try:
+            if target.exists():
+                os.replace(target, old)
+            os.replace(new, target)
+        except BaseException:
+            # What stands in the temporary directory is about to be deleted.
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            raise
     return manifest
 
 

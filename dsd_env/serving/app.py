@@ -26,6 +26,7 @@ from dsd_env.serving.service import Bucket, Limits, Service, ServiceError, loads
 
 with needs("serve", "the HTTP service"):
     from fastapi import FastAPI, Request, Response
+    from fastapi.concurrency import run_in_threadpool
 
 logger = logging.getLogger("dsd_env.serving.http")
 
@@ -231,10 +232,10 @@ def create_app(service: Service, *, limits: Limits | None = None, token: str | N
         digest = wanted.get("sha256")
         if set(wanted) - {"sha256"} or not isinstance(digest, str | None):
             raise ServiceError("reload takes nothing but sha256, the digest that the manifest must have")
-        return answer({"sha256": service.reload(digest)})
+        return answer({"sha256": await run_in_threadpool(service.reload, digest)})
 
     async def rollback(request: Request) -> Response:
-        return answer({"sha256": service.roll_back()})
+        return answer({"sha256": await run_in_threadpool(service.roll_back)})
 
     async def metrics(request: Request) -> Response:
         return Response(service.metrics(), media_type="text/plain; version=0.0.4")

@@ -32,7 +32,9 @@ logger = logging.getLogger("dsd_env.serving")
 MAX_ITEMS = 4096
 """Most observations, and most requests, in one call."""
 ANSWERS_KEPT = 1024
-"""Newest calls with an `id` whose answers are kept for a repetition."""
+"""Newest calls with an `id` whose answers are kept for a repetition, at most."""
+DECISIONS_KEPT = 65_536
+"""Most decisions in these answers together: some 30 MB."""
 
 
 class ServiceError(ValueError):
@@ -143,9 +145,11 @@ class Service:
         self.latency = Histogram()
         self.calls: dict[tuple[str, int], int] = {}
         self.reloads = dict.fromkeys(("done", "refused", "rolled_back"), 0)
-        self._lock = threading.Lock()
+        # Reading a bundle takes time, for which nobody who counts a call should wait.
+        self._reloading, self._counting = threading.Lock(), threading.Lock()
         self._before: tuple[Policy, str] | None = None
         self._answers: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._decisions_kept = 0
         # The controller's own copy computes in buffers that only its lock protects.
         self._tensors = None if controller.policy is None else controller.policy.copy()
 
@@ -193,10 +197,16 @@ class Service:
             )
             answer = {"decisions": [decision._asdict() for decision in decisions]}
             if call is not None:
-                self._answers[call] = answer
-                if len(self._answers) > ANSWERS_KEPT:
-                    self._answers.popitem(last=False)
+                self._keep(call, answer)
             return answer
+
+    def _keep(self, call: str, answer: dict[str, Any]) -> None:
+        """Keep an answer for a repetition of its call, and give up the oldest ones that are too many."""
+        self._answers[call] = answer
+        self._decisions_kept += len(answer["decisions"])
+        while len(self._answers) > ANSWERS_KEPT or self._decisions_kept > DECISIONS_KEPT:
+            _, oldest = self._answers.popitem(last=False)
+            self._decisions_kept -= len(oldest["decisions"])
 
     def plan(self) -> dict[str, Any]:
         """Return the plan in force, made anew if it is due: the call ``/v1/plan``.
@@ -242,7 +252,7 @@ class Service:
             ServiceError: There is no bundle, it is damaged, does not fit, or is another one than asked for.
                 The one before goes on deciding.
         """
-        with self._lock:
+        with self._reloading:
             if self.path is None or self.controller.policy is None:
                 raise ServiceError("a rule decides here; there is nothing to reload", 409)
             try:
@@ -256,12 +266,12 @@ class Service:
                 _check_tensors(before, policy)
                 self.controller.swap(policy)
             except PolicyError as error:
-                self.reloads["refused"] += 1
+                self._count_reload("refused")
                 logger.warning("reload refused", extra={"error": str(error)})
                 raise ServiceError(str(error), 409) from error
             self._before = (before, self.digest)
             self._tensors, self.digest = policy, digest
-            self.reloads["done"] += 1
+            self._count_reload("done")
             logger.info("reloaded", extra={"sha256": digest})
             return digest
 
@@ -271,7 +281,7 @@ class Service:
         Raises:
             ServiceError: There is none.
         """
-        with self._lock:
+        with self._reloading:
             if self._before is None:
                 raise ServiceError("nothing has been reloaded, so there is nothing to return to", 409)
             now = self._tensors
@@ -280,7 +290,7 @@ class Service:
             assert now is not None
             self._before = (now, self.digest)
             self._tensors, self.digest = policy.copy(), digest
-            self.reloads["rolled_back"] += 1
+            self._count_reload("rolled_back")
             logger.info("rolled back", extra={"sha256": digest})
             return digest
 
@@ -288,15 +298,19 @@ class Service:
 
     def count(self, path: str, status: int, seconds: float) -> None:
         """Count an answered call."""
-        with self._lock:
+        with self._counting:
             self.calls[path, status] = self.calls.get((path, status), 0) + 1
             self.latency.note(seconds)
+
+    def _count_reload(self, result: str) -> None:
+        with self._counting:
+            self.reloads[result] += 1
 
     def metrics(self) -> str:
         """Return every figure in Prometheus' text format."""
         stats = self.controller.stats()
         lines = ["# TYPE dsd_http_requests_total counter"]
-        with self._lock:
+        with self._counting:
             lines += [
                 f'dsd_http_requests_total{{path="{path}",status="{status}"}} {count}'
                 for (path, status), count in sorted(self.calls.items())

@@ -33,12 +33,14 @@ _SOURCES = (
     "sim/metrics.py",
     "rng.py",
     "control/view.py",
+    "scenario/episode.py",
     "network/processes.py",
     *(f"schedulers/{name}.py" for name in ("goodput", "goodput_parameters", "rounds", "busy_node")),
     "schedulers/stream_model.py",
 )
 """What code is compiled from, files and folders within the package. The kernel knows no schedulers; but the
-compiled goodput rule, which is kept in the same folder, takes constants from the rule that it repeats."""
+compiled goodput rule, which is kept in the same folder, takes constants from the rule that it repeats, and from
+the scenario's limits."""
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _LOGGER = logging.getLogger("dsd_env")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
+from agents import identity
 from agents.awc.config import AwcConfig, AwcError, Condition, Fit, Sweep, load_awc
 from agents.awc.fitting import States, fit, split
 from agents.awc.sweep import checked, choices_apart, choices_fused, labels, nearest_choice, read_lines
 from agents.awc.training import Training
-from agents.benchmark import identity
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.awc_network import (
     FEATURES,

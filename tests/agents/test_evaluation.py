@@ -200,7 +200,7 @@ def test_rules_that_end_drafts_by_thresholds_of_their_own_are_evaluated_as_simul
         scenario = dsd_env.load_scenario(
             "single_lan", acceptance={"draft": recorded}, actions__stop_thresholds=thresholds
         )
-        tasks = evaluation.tasks_of("sure", scenario, "specdec_pp:0.77:own", 1)
+        tasks = evaluation.tasks_of("sure", scenario, "specdec_pp:0.77:own", [7])
         ((_, metrics),) = run_group(tasks)
         wanted = dsd_env.simulate(scenario, "specdec_pp:0.77:own", tasks[0].seed).metrics
         assert metrics == pytest.approx(wanted, nan_ok=True, rel=0, abs=0)

@@ -276,6 +276,24 @@ def test_writing_never_replaces_by_accident(bundle: Path, tmp_path: Path) -> Non
     assert sorted(p.name for p in tmp_path.iterdir()) == ["policy"], "no temporary files are left"
 
 
+def test_an_interrupted_replacement_leaves_the_bundle_as_it_was(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load(bundle).logits(np.ones(WIDTHS[0]))
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if Path(target) == bundle and Path(source).name == "new":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(bundle, manifest(), random_arrays(1), b"onnx", overwrite=True)
+    assert np.array_equal(load(bundle).logits(np.ones(WIDTHS[0])), before)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["policy"]
+
+
 def test_writing_refuses_what_loading_would(tmp_path: Path) -> None:
     arrays = random_arrays()
     with pytest.raises(PolicyError, match="not those of the manifest"):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agents.benchmark.objectives import objective_by, rank
 from agents.constraint import Constraint
 from dsd_env.scenario import load_scenario
 from dsd_env.scenario.measuring import steady
@@ -115,8 +116,8 @@ def test_the_best_comes_first(
 ) -> None:
     objectives = importlib.import_module("_objectives")
     bound = None if limit is None else objectives.bound(limit)
-    objective = objectives.objective_of(metric, bound, tiny())
-    keys = {name: objectives.rank(objective, {metric: one, SLO: two}) for name, (one, two) in means.items()}
+    objective = objective_by(metric, bound, tiny())
+    keys = {name: rank(objective, {metric: one, SLO: two}) for name, (one, two) in means.items()}
     assert "".join(sorted(keys, key=lambda name: keys[name])) == order
 
 
@@ -148,7 +149,7 @@ def _descended(metric: str) -> dict[str, str]:
 def _sweep(metric: str, limit: str | None = None) -> Any:
     objectives = importlib.import_module("_objectives")
     bound = None if limit is None else objectives.bound(limit)
-    objective = objectives.objective_of(metric, bound, tiny())
+    objective = objective_by(metric, bound, tiny())
     return importlib.import_module("sweep_static").Sweep(None, objective, 1, 2, None, 1)
 
 

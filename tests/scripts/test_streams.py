@@ -44,7 +44,7 @@ SEVERAL: dict[str, Any] = {
 )
 def test_static_runs_are_those_of_simulate(kind: str, scheduler: str) -> None:
     scenario = tiny(**{**SEVERAL, "protocol__kind": kind})
-    (task,) = tasks_of("tiny", scenario, scheduler, 1)
+    (task,) = tasks_of("tiny", scenario, scheduler, [7])
     ((_, metrics),) = run_statics([task])
     assert metrics == pytest.approx(dsd_env.simulate(scenario, scheduler, task.seed).metrics, 0, 0, True)
 
@@ -63,14 +63,14 @@ def test_static_runs_are_those_of_simulate_with_several_edge_servers_and_faults(
     name: str, scheduler: str
 ) -> None:
     scenario = measuring(load_scenario(name, episode__warmup_requests=0), 15)
-    (task,) = tasks_of(name, scenario, scheduler, 1)
+    (task,) = tasks_of(name, scenario, scheduler, [7])
     ((_, metrics),) = run_statics([task])
     assert metrics == pytest.approx(dsd_env.simulate(scenario, scheduler, task.seed).metrics, 0, 0, True)
 
 
 def test_a_fixed_length_with_places_to_fall_back_on_is_the_rule_of_that_length() -> None:
     scenario = measuring(load_scenario("flaky_stream", episode__warmup_requests=0), 15)
-    (task,) = tasks_of("flaky_stream", scenario, "static:8:1:edge-own-colocated", 1)
+    (task,) = tasks_of("flaky_stream", scenario, "static:8:1:edge-own-colocated", [7])
     ((_, metrics),) = run_statics([task])
     assert metrics == pytest.approx(
         dsd_env.simulate(scenario, "adaptive:8:edge", task.seed).metrics, 0, 0, True
@@ -78,7 +78,7 @@ def test_a_fixed_length_with_places_to_fall_back_on_is_the_rule_of_that_length()
 
 
 def test_static_runs_refuse_who_may_change_his_mind() -> None:
-    tasks = tasks_of("tiny", tiny(), "jsq_goodput", 1)
+    tasks = tasks_of("tiny", tiny(), "jsq_goodput", [7])
     with pytest.raises(ValueError, match="'jsq_goodput' may change its mind"):
         list(run_statics(tasks))
 

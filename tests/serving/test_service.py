@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,43 @@ def test_a_repeated_call_is_answered_again_and_taken_in_once(app: Any, service: 
         service.decide({"id": f"x{number}"})
     assert len(service._answers) == 1024
     assert call(app, "POST", "/v1/decide", {"id": 7}).status == 400
+
+
+def test_answers_that_are_kept_are_bounded_by_their_decisions(app: Any, service: Service) -> None:
+    many = 4096
+    calls = [{"requests": ["a"] * many, "id": f"{number}"} for number in range(20)]
+    first = call(app, "POST", "/v1/decide", calls[0])
+    for each in calls[1:]:
+        service.decide(each)
+    kept = service._answers
+    assert sum(len(answer["decisions"]) for answer in kept.values()) <= 65_536
+    assert list(kept) == [f"{number}" for number in range(4, 20)]
+    assert len(first.json["decisions"]) == many
+
+
+def test_a_slow_reload_holds_up_nobody_else(
+    service: Service, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, done = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> Any:
+        reading.set()
+        assert done.wait(20.0)
+        return load(path)
+
+    monkeypatch.setattr("dsd_env.serving.service.load_bundle", slow)
+    thread = threading.Thread(target=service.reload)
+    thread.start()
+    try:
+        assert reading.wait(20.0)
+        service.decide({"events": [ARRIVED], "requests": ["a"]})
+        service.count("/v1/decide", 200, 0.001)
+        assert "dsd_http_requests_total" in service.metrics()
+        assert service.reloads["done"] == 0
+    finally:
+        done.set()
+        thread.join()
+    assert service.reloads["done"] == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 import dsd_env
 from dsd_env.sim import code_cache as cache
 from dsd_env.sim import engines
-from dsd_env.whole_runs import goodput_kernel
+from dsd_env.whole_runs import goodput_kernel, static_kernel
 
 PACKAGE = Path(dsd_env.__file__).parent
 
@@ -85,7 +86,12 @@ def test_every_module_that_the_kernel_takes_constants_from_is_a_source() -> None
                 module = str(node.module).removeprefix("dsd_env").lstrip(".").replace(".", "/")
                 if module == "sim/code_cache":
                     continue
-                if name in ("sim/metrics.py", "network/processes.py", "control/view.py"):
+                if name in (
+                    "sim/metrics.py",
+                    "network/processes.py",
+                    "control/view.py",
+                    "scenario/episode.py",
+                ):
                     continue  # of these only tuples of names and numbers are taken
                 if name.startswith("schedulers/"):
                     continue  # of these only numbers
@@ -93,15 +99,16 @@ def test_every_module_that_the_kernel_takes_constants_from_is_a_source() -> None
                 assert module in known or wanted <= known, f"{name} imports {module}, which is not a source"
 
 
-def test_every_rule_that_compiled_rules_take_constants_from_is_a_source() -> None:
-    kernel = Path(goodput_kernel.__file__)
+@pytest.mark.parametrize("kernel", [goodput_kernel, static_kernel])
+def test_everything_that_compiled_rules_take_constants_from_is_a_source(kernel: ModuleType) -> None:
+    known = {name.removesuffix("/__init__.py").removesuffix(".py") for name in sources()}
     taken = {
-        f"{module}.py"
-        for node in ast.walk(ast.parse(kernel.read_text()))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsd_env.schedulers")
+        module
+        for node in ast.walk(ast.parse(Path(str(kernel.__file__)).read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsd_env.")
         for module in _modules(str(node.module), [alias.name for alias in node.names])
     }
-    assert taken and taken <= set(sources())
+    assert taken and taken <= known
 
 
 def _modules(module: str, names: list[str]) -> list[str]:

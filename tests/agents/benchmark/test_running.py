@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dsd_env
-from agents.benchmark import identity
+from agents import identity
 from agents.benchmark.cells import cells_of, located, plan
 from agents.benchmark.config import BenchmarkError
 from agents.benchmark.running import (

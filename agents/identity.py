@@ -25,8 +25,20 @@ from dsd_env.schedulers.awc import awc_parts
 from dsd_env.schedulers.awc_network import JSON_FILE
 
 PACKAGE = Path(dsd_env.__file__).parent
-ENGINE = ("laws", "latency", "scenario", "acceptance", "network", "workload", "control", "sim", "rng.py")
-"""What of the package simulates, files and folders."""
+ENGINE = (
+    "laws",
+    "latency",
+    "scenario",
+    "acceptance",
+    "network",
+    "workload",
+    "control",
+    "sim",
+    "whole_runs",
+    "envs",
+    "rng.py",
+)
+"""What of the package simulates, files and folders; whole runs and environments ask the schedulers."""
 ASIDE = ("sim/fuzz", "sim/timeline")
 """Folders among them that do not."""
 NAMED = ("latency", "network", "workload")
@@ -80,7 +92,7 @@ def _sources(parts: Iterable[str]) -> Iterator[Path]:
 def _digest_of(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\n{_bare_file(file)}\n".encode())
+        digest.update(f"{file.relative_to(PACKAGE.parent).as_posix()}\n{_bare_file(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -183,4 +195,5 @@ def scheduler_sources(spec: str) -> list[Path]:
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     if "policy" in spec.partition(":")[0]:
         found["dsd_env.policy.network"] = PACKAGE / "policy" / "network.py"
+        found["agents.other_lists"] = Path(__file__).with_name("other_lists.py")
     return [found[module] for module in sorted(found)]
