@@ -107,9 +107,9 @@ def checkpoint_path(run: Path, step: int) -> Path:
 def prune(run: Path, keep: int) -> None:
     """Delete all but the newest ``keep`` checkpoints."""
     for path in sorted((run / CHECKPOINTS).glob("step_*.zip"))[:-keep]:
-        # JSON last: a zip without it is passed over, a JSON without its zip would be reported.
-        path.unlink(missing_ok=True)
+        # JSON first: an interrupt leaves a zip without it, which is passed over and pruned next time.
         path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def restore(model: BaseAlgorithm, checkpoint: Checkpoint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -76,11 +77,13 @@ class EachItsOwn:
         from dsd_env.envs import drawn_scenario
 
         wanted = world % self.n_scenarios
-        for attempt in range(self.TRIES):
-            seed = self.seeds(world, self.TRIES * episode + attempt)
+        # One seed in n_scenarios will do: so many fail once in a billion episodes.
+        tries = self.TRIES * math.ceil(self.n_scenarios / 12)
+        for attempt in range(tries):
+            seed = self.seeds(world, tries * episode + attempt)
             if drawn_scenario(seed, self.n_scenarios) == wanted:
                 return seed
-        raise RuntimeError(f"none of {self.TRIES} seeds draws scenario {wanted} of {self.n_scenarios}")
+        raise RuntimeError(f"none of {tries} seeds draws scenario {wanted} of {self.n_scenarios}")
 
 
 class NamedEpisodes(gym.Wrapper[Any, Any, Any, Any]):

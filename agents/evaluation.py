@@ -21,6 +21,7 @@ from agents.identity import data_digest, engine_digest, scenario_digest, schedul
 from agents.processes import as_they_end, workers
 from agents.rollouts import BySchedulers, play
 from dsd_env.changes import changed_scenario
+from dsd_env.files import append_json_line
 from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.policy.manifest import canonical_json, scenario_ref
@@ -263,16 +264,8 @@ class PartialResults:
         self.results[task.key] = dict(metrics)
         if self.path is None:
             return
-        line = json.dumps(
-            {"key": task.key, "metrics": {name: _json(value) for name, value in metrics.items()}}
-        )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
-            # A line that an interrupt cut off must not swallow this one.
-            torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-            file.write((b"\n" if torn else b"") + line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        kept = {name: _json(value) for name, value in metrics.items()}
+        append_json_line(self.path, {"key": task.key, "metrics": kept})
 
     def discard(self) -> None:
         """Delete the sidecar; the final file holds everything now."""

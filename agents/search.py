@@ -33,7 +33,7 @@ from dsd_env.control.fleet import FleetSpace
 from dsd_env.envs import EdgeCloudFleetEnv
 from dsd_env.envs.fleet_vector import many
 from dsd_env.extras import needs
-from dsd_env.files import write_text
+from dsd_env.files import append_json_line, write_text
 from dsd_env.policy.export import export_actor
 from dsd_env.policy.manifest import Manifest, Training
 from dsd_env.policy.network import MlpActor
@@ -225,7 +225,7 @@ def search(
     )
     first = told[0]["validated"] if told else validate(rule.start())
     if not told:
-        _append(folder, {"generation": 0, "validated": first})
+        append_json_line(folder / LOG_FILE, {"generation": 0, "validated": first})
     best, best_value = rule.start(), first
     for number in range(1, config.generations + 1):
         candidates = [optimiser.ask() for _ in range(config.population)]
@@ -244,7 +244,8 @@ def search(
             if sign * checked < sign * best_value:
                 best, best_value = mean.copy(), checked
         if entry is None:
-            _append(folder, {"generation": number, "values": values, "validated": checked})
+            line = {"generation": number, "values": values, "validated": checked}
+            append_json_line(folder / LOG_FILE, line)
         top = max(values) if config.direction == "max" else min(values)
         report(Generation(number, float(np.mean(values)), top, checked))
     kept = {
@@ -305,10 +306,5 @@ def _told(config: SearchConfig, folder: Path) -> Sequence[dict[str, Any]]:
             entries.append(json.loads(line))
         except ValueError:  # a write that was cut off
             break
-    log.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    write_text(log, "".join(json.dumps(entry) + "\n" for entry in entries))
     return entries
-
-
-def _append(folder: Path, entry: dict[str, Any]) -> None:
-    with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")

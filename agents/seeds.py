@@ -31,7 +31,7 @@ def training_seed(run_seed: int, worker: int, start_step: int, episode: int) -> 
         episode: Number of the episode within this worker and process.
     """
     u = rng.uniform(run_seed, worker, start_step, episode)
-    return TRAINING_SEEDS.start + int(u * len(TRAINING_SEEDS))
+    return TRAINING_SEEDS.start + rng.number_below(len(TRAINING_SEEDS), u)
 
 
 def validation_seeds(count: int) -> list[int]:

@@ -126,9 +126,9 @@ def collect(
             if pupil is not None:
                 acted = pupil(stage, everybody)
             trail.add(t, *stage.step(acted))
+        references_s = np.array([stage.scenario_of(world).reward.reference_e2e_s for world in everybody])
     finally:
         env.close()
-        references_s = np.array([stage.scenario_of(world).reward.reference_e2e_s for world in everybody])
     returns = trail.returns(gamma, references_s)
     return Demonstrations(
         np.concatenate(observations), np.concatenate(masks), np.concatenate(actions), returns[kept]

@@ -43,6 +43,20 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
+def append_json_line(path: Path, data: Any) -> None:
+    """Append a line of JSON to a file, on disk before this returns; the file is made if it is not there.
+
+    A line that an interrupt cut off before does not swallow this one. NaN raises ValueError.
+    """
+    line = json.dumps(data, allow_nan=False).encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write((b"\n" if torn else b"") + line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:

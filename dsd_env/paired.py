@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 EVALUATION_SEEDS = range(2_000_000_000, 2_100_000_000)
 """Episodes of reported results; no part of training ever touches them."""
 
+FEW_SEEDS = 10
+"""With fewer seeds than this users are told that bootstrap intervals are too narrow."""
 RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
 

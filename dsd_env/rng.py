@@ -101,14 +101,19 @@ def key(seed: int, stream: int, entity: int) -> int:
 
 
 def uniform_from_key(stream_key: int, counter: int) -> float:
-    """Return the ``counter``-th uniform draw of a key, strictly inside (0, 1)."""
+    """Return the ``counter``-th uniform draw of a key, in (0, 1]; 1 once in 2^53."""
     h = _mix((stream_key ^ ((counter + 1) * _GOLDEN)) & _MASK64)
     return ((h >> 11) + 0.5) * _TO_UNIT
 
 
 def uniform(seed: int, stream: int, entity: int, counter: int) -> float:
-    """Return the uniform draw at ``(seed, stream, entity, counter)``, strictly inside (0, 1)."""
+    """Return the uniform draw at ``(seed, stream, entity, counter)``, in (0, 1]."""
     return uniform_from_key(key(seed, stream, entity), counter)
+
+
+def number_below(n: int, u: float) -> int:
+    """Return which of the numbers 0 to n - 1, all as likely, a uniform draw stands for."""
+    return min(int(u * n), n - 1)
 
 
 def uniforms(seed: int, stream: int, entity: int, counters: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -121,7 +126,7 @@ def uniforms(seed: int, stream: int, entity: int, counters: NDArray[np.int64]) -
         counters: Counters of any shape, non-negative.
 
     Returns:
-        float64 array of the same shape, values strictly inside (0, 1).
+        float64 array of the same shape, values in (0, 1].
     """
     k = np.uint64(key(seed, stream, entity))
     with np.errstate(over="ignore"):

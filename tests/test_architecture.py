@@ -94,6 +94,16 @@ def test_imports_follow_the_order():
     assert used == set(EXCEPTIONS), "an exception that nothing needs any more"
 
 
+def test_the_page_lists_the_rooms_in_their_order():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = page.partition("\ndsd_env/\n")[2].partition("\nbeside these")[0]
+    heads = re.findall(r"^  (\S.*)$", listed, re.MULTILINE)
+    rooms_ = [room for head in heads for room in re.findall(r"^\w+|(?<=/ )\w+(?=/)", head)]
+    orders = [ORDER[room] for room in rooms_ if room in ORDER]
+    assert orders == sorted(orders, reverse=True)
+    assert set(ORDER) <= set(rooms_)
+
+
 def test_the_page_names_only_files_and_functions_that_exist():
     """Whoever has only docs/architecture.md looks for these names."""
     checkout = ROOT.parent

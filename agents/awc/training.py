@@ -8,8 +8,6 @@ on with what is missing. Given a configuration and a machine, the result is the 
 from __future__ import annotations
 
 import io
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +35,7 @@ from agents.awc.sweep import (
     swept,
 )
 from agents.config_files import config_sha256
-from dsd_env.files import write_bytes
+from dsd_env.files import append_json_line, write_bytes
 from dsd_env.schedulers.awc_network import (
     Description,
     WindowNetwork,
@@ -130,7 +128,7 @@ class Training:
         for done, (job, times) in enumerate(all_in_order(missing, self._jobs, swept), 1):
             key = keys[number_of[job]]
             known[key] = times
-            _append(file, {"key": key, "condition": job.condition.name, "times": times})
+            append_json_line(file, {"key": key, "condition": job.condition.name, "times": times})
             best = min(times, key=lambda name: times[name][""])
             self._report(f"{done:4}/{len(missing)}  {job.condition.name}: {best}  {times[best]['']:.4g} s")
         return [known[key] for key in keys]
@@ -254,16 +252,6 @@ def _joined(pair: tuple[States, States]) -> States:
     return States(
         np.concatenate([first.inputs, second.inputs]), np.concatenate([first.labels, second.labels])
     )
-
-
-def _append(file: Path, line: dict[str, Any]) -> None:
-    """Append a line, on disk before this returns; one that an interrupt cut off must not swallow it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+b") as stream:
-        torn = stream.tell() > 0 and (stream.seek(-1, os.SEEK_END), stream.read(1))[1] != b"\n"
-        stream.write((b"\n" if torn else b"") + json.dumps(line, allow_nan=False).encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 __all__ = ["Regret", "Training"]

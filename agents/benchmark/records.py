@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from agents.benchmark.cells import Cell
 from agents.benchmark.config import BenchmarkError
 from agents.benchmark.running import Outcome
 from dsd_env import strict_json
-from dsd_env.files import write_text
+from dsd_env.files import append_json_line, write_text
 
 FORMAT = "dsd_env.benchmark.records"
 FORMAT_VERSION = 1
@@ -173,15 +172,7 @@ class Store:
     def add(self, record: Record) -> None:
         """Keep a record, on disk before this returns."""
         self._records.setdefault(record.entry, {})[record.name, record.seed] = record
-        path = self._partial(record.entry)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            # A line that an interrupt cut off must not swallow this one.
-            torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-            line = json.dumps(record.to_json(), allow_nan=False).encode()
-            file.write((b"\n" if torn else b"") + line + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_json_line(self._partial(record.entry), record.to_json())
 
     def drop(self, entry: str, wanted: set[tuple[str, int]]) -> int:
         """Forget the records of a scenario that are not wanted, by name and seed; return how many."""

@@ -15,7 +15,7 @@ from dsd_env.acceptance.source import (
     run_lengths,
 )
 from dsd_env.acceptance.traceset import TraceSet
-from dsd_env.rng import Stream, key, uniform_from_key, uniforms
+from dsd_env.rng import Stream, key, number_below, uniform_from_key, uniforms
 
 
 class TraceReplay:
@@ -125,7 +125,7 @@ class TraceReplay:
         lengths = self._trace.lengths
         first = -1 if recorded is None or not self.names else self.names[recorded]
         if first < 0:
-            first = int(pool[int(uniform_from_key(stream, 0) * len(pool))])
+            first = int(pool[number_below(len(pool), uniform_from_key(stream, 0))])
         picked = [first]
         have = int(lengths[first])
         if have >= n_tokens:

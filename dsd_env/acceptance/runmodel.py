@@ -473,7 +473,8 @@ def simulate_runs(
 
     def pick(bounds: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.int64]:
         # Scaled by the last bound, so that rounding of the sum never picks beyond it.
-        return np.asarray((u[:, None] * bounds[:, -1:] >= bounds).sum(axis=1), dtype=np.int64)
+        picked = (u[:, None] * bounds[:, -1:] >= bounds).sum(axis=1)
+        return np.asarray(np.minimum(picked, bounds.shape[-1] - 1), dtype=np.int64)
 
     runs = np.zeros((n, steps), dtype=np.int64)
     state = np.zeros(n, dtype=np.int64)

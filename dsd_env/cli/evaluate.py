@@ -31,7 +31,7 @@ from dsd_env.cli.notes import start_up, tell_notes
 from dsd_env.cli.output import number, paragraph, print_json, table
 from dsd_env.cli.simulate import add_metrics, chosen
 from dsd_env.history import recorded
-from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
+from dsd_env.paired import FEW_SEEDS, RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.lists import aliases
@@ -60,9 +60,6 @@ SELECTION = (
     "cloud_usd_per_1m_tokens",
 )
 """What is printed unless something else is asked for; JSON holds every metric."""
-
-FEW_SEEDS = 10
-"""Below so many seeds bootstrap intervals are told to be too narrow."""
 
 _CI = f"percentile bootstrap over seeds, {RESAMPLES} resamples, fixed generator seed; null if < 2 seeds"
 

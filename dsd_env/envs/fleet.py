@@ -377,12 +377,14 @@ class EdgeCloudFleetEnv(EpisodicEnv):
             action: Indices of speculation length, batch size and place of each group, shape (3 · groups,).
 
         Raises:
-            ValueError: The action is not in the action space.
+            ValueError: The action is not in the action space, or another one than that simulated ahead.
             gymnasium.error.ResetNeeded: The episode is over or was never begun.
             EngineError: A bounded resource of the compiled engine ran out (see `engine_options`).
         """
         if self._ahead is None:
             self.simulate_ahead(action)
+        elif not np.array_equal(self.space.plan(action), self._ahead[0]):
+            raise ValueError("simulate_ahead has been called with another action: step with that one")
         assert self._ahead is not None
         (self._plan, due), self._ahead = self._ahead, None
         simulation = self._world.simulation

@@ -40,7 +40,7 @@ RENDER_MODES = ("ansi",)
 
 def drawn_scenario(episode_seed: int, n_scenarios: int) -> int:
     """Return the number of the scenario that an episode of a mixture runs: a function of its seed alone."""
-    return int(rng.uniform(episode_seed, Stream.SCENARIO, 0, 0) * n_scenarios)
+    return rng.number_below(n_scenarios, rng.uniform(episode_seed, Stream.SCENARIO, 0, 0))
 
 
 def load_mixture(scenario: ScenarioLike | Sequence[ScenarioLike]) -> tuple[Scenario, ...]:

@@ -154,7 +154,7 @@ def open_device(seed: int, ordinal: int, n_devices: int, has_shares: bool, share
     """
     u = rng.uniform(seed, ROUTING, 0, ordinal)
     if not has_shares:
-        return int(u * n_devices)
+        return rng.number_below(n_devices, u)
     below = 0.0
     for device in range(n_devices):
         below += shares[device]

@@ -11,9 +11,9 @@ import math
 from typing import Any
 
 NEVER, TOP1, SURVIVAL, ENTROPY, BOUND = range(5)
+"""What a rule goes by; NEVER is no rule."""
 LEAST_IN_DOUBT = 2
 """The fewest drafts of an action that stops in doubt: SpecDec++'s lower bound."""
-"""What a rule goes by; NEVER is no rule."""
 
 SVIP_FACTOR = 0.15
 """Of the entropy under SVIP's root."""

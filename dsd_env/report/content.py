@@ -21,9 +21,6 @@ from dsd_env.report.reading import (
 )
 from dsd_env.report.words import better, metric_words
 
-FEW_SEEDS = 10
-"""Below so many seeds bootstrap intervals are told to be too narrow."""
-
 SCOREBOARD = (
     "e2e_s_mean",
     "e2e_s_p95",

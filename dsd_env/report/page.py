@@ -19,8 +19,9 @@ from typing import Any
 
 import dsd_env
 from dsd_env.files import write_text
+from dsd_env.paired import FEW_SEEDS
 from dsd_env.provenance import now_utc
-from dsd_env.report.content import FEW_SEEDS, SCOREBOARD, content
+from dsd_env.report.content import SCOREBOARD, content
 from dsd_env.report.reading import Source, read_results
 from dsd_env.report.words import better, metric_words
 

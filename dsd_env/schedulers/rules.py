@@ -8,13 +8,14 @@ from typing import TypeVar
 from dsd_env.control import CandidateView, Decision, DecisionView, Site, TargetView
 from dsd_env.control.actions import snap_up
 from dsd_env.control.fleet import SITES, drafters_at
+from dsd_env.rng import number_below
 
 Item = TypeVar("Item")
 
 
 def pick(values: Sequence[Item], u: float) -> Item:
-    """Return the value that a uniform draw of [0, 1) falls on."""
-    return values[min(int(u * len(values)), len(values) - 1)]
+    """Return the value that a uniform draw falls on."""
+    return values[number_below(len(values), u)]
 
 
 def batch_size_for(view: DecisionView, wanted: int) -> int:

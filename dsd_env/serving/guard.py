@@ -26,8 +26,8 @@ class GuardConfig:
         safe_plan: What is in force meanwhile where a policy of the fleet view makes plans: ``plain``, or
             ``G/B/PLACE`` for all groups; see :meth:`dsd_env.control.fleet.FleetSpace.uniform`.
         budget_s: A decision that takes longer counts as a time-out.
-        streak: So many decisions in a row of one kind of trouble end the trust; `not_finite` and `error`
-            replace the decision itself at once.
+        streak: So many decisions with one kind of trouble end the trust, if none without trouble came
+            between; `not_finite` and `error` replace the decision itself at once.
         stale_s: Telemetry of a target that is older is stale; its age is seen as this.
         retry_s: How long the safe rule decides before the policy is tried again.
     """
@@ -51,9 +51,10 @@ class GuardConfig:
 class Guard:
     """Decides whether the policy or the safe rule answers.
 
-    Trouble of one kind in `streak` decisions in a row ends the trust: the safe rule answers for `retry_s`,
-    then the policy is tried again. One decision without trouble restores the trust; one with trouble sends it
-    away for another `retry_s`. Loss and return of the trust are logged once each.
+    Trouble of one kind in `streak` decisions ends the trust, if none without trouble came between: the safe
+    rule answers for `retry_s`, then the policy is tried again. One decision without trouble restores the
+    trust; one with trouble sends it away for another `retry_s`. Loss and return of the trust are logged once
+    each.
 
     Attributes:
         trusted: Whether the policy answers.

@@ -39,8 +39,8 @@ _SOURCES = (
     "schedulers/stream_model.py",
 )
 """What code is compiled from, files and folders within the package. The kernel knows no schedulers; but the
-compiled goodput rule, which is kept in the same folder, takes constants from the rule that it repeats, and from
-the scenario's limits."""
+compiled goodput rule, which is kept in the same folder, takes constants from the rule that it repeats and
+from the limits of scenarios."""
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _LOGGER = logging.getLogger("dsd_env")

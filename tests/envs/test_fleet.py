@@ -288,6 +288,17 @@ def test_a_copy_goes_on_alike_and_apart(engine: str) -> None:
 # --- vectors -------------------------------------------------------------------------------------
 
 
+def test_a_step_is_the_one_that_was_simulated_ahead() -> None:
+    env = EdgeCloudFleetEnv(tiny())
+    env.reset(seed=1)
+    first, other = np.zeros(len(env.space.nvec), dtype=np.int64), env.action_space.sample()
+    other[0] = 1
+    env.simulate_ahead(first)
+    with pytest.raises(ValueError, match="simulate_ahead"):
+        env.step(other)
+    env.step(first)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_world_i_of_a_vector_is_the_environment_seeded_with_i(threads: int) -> None:
     scenario = scenario_of("streaming", episode__requests=4)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dsd_env.rng import Stream
 from dsd_env.sim.compiled.codes import IID, MATCHES, RUNS
-from dsd_env.sim.compiled.kernel.draws import key, uniform, uniform_from_key
+from dsd_env.sim.compiled.kernel.draws import key, number_below, uniform, uniform_from_key
 from dsd_env.sim.compiled.kernel.jit import jit, number
 from dsd_env.sim.compiled.kernel.rows import tail
 
@@ -43,7 +43,7 @@ def _locate(k, w, request, model, position, keep):
     if picks == 0:
         pool = spec.pools[request.kind]
         u = uniform(w.seed, ACCEPTANCE_PICK, request.uid, 0)
-        entry, start, picks = k.integers[pool.first + int(u * pool.n)], 0, 1
+        entry, start, picks = k.integers[pool.first + number_below(pool.n, u)], 0, 1
     length = spec.offsets[entry + 1] - spec.offsets[entry]
     while position >= start + length:
         same = spec.same_kind[spec.kind_of[entry]]

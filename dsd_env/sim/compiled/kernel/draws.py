@@ -33,7 +33,7 @@ def key(seed, stream, entity):
 
 @jit
 def uniform_from_key(stream_key, counter):
-    """Return the uniform draw of a key, strictly inside (0, 1)."""
+    """Return the uniform draw of a key, in (0, 1]."""
     h = _mix(stream_key ^ (np.uint64(counter + 1) * _GOLDEN))
     return (np.float64(h >> _S11) + 0.5) * _TO_UNIT
 
@@ -62,4 +62,5 @@ def _uniform(seed, stream, entity, counter):
 
 
 normal = register_jitable(error_model="numpy")(rng.normal)
+number_below = register_jitable(error_model="numpy")(rng.number_below)
 exponential = register_jitable(error_model="numpy")(rng.exponential)
