@@ -136,9 +136,9 @@ def gain_by_spell(
     """Return by how many per cent the mean time of a request is below another way's, with a 95 % interval.
 
     Ways of different speed ask different questions in the same state of the link, so that requests have no
-    partners. Clients ask again when they are answered: a way that is slow in bad spells asks less in them, and
-    its mean counts them less, which flatters it. The interval is a bootstrap of each way's requests, of those asked in good and in bad spells
-    apart, since the spells are given and not chance.
+    partners. Clients ask again when they are answered: a way that is slow in bad spells asks less in them,
+    and its mean counts them less, which flatters it. The interval is a bootstrap of each way's requests, of
+    those asked in good and in bad spells apart, since the spells are given and not chance.
 
     Args:
         ours: Requests of one way.
