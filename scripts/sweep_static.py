@@ -319,89 +319,17 @@ def _run(
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     kept = dict.fromkeys((*REPORTED, *objective.metrics))
     runs = Runs.beside(file, before, kept, objective.metrics)
-    short = _short(objective)
-    starts = [PLAIN] if arguments.from_plain else []
     phases = [Phase("quiet", arguments.quiet), Phase("busy", arguments.busy), Phase("mixed", None)]
     singles = _single_choices(scenario, arguments)
-    places = drafting_places(scenario)
     sweep = Sweep(runs, objective, arguments.seeds, arguments.confirm, arguments.requests, arguments.cycles)
     chosen: dict[str, dict[str, Any]] = {}
     for phase in phases:
-        sweep.run(phase, scenario, singles)
-        uniform = [name for name in singles if name.startswith("static:")]
-        best = sweep.best(phase, uniform)
-        _, gamma, _, place = best.split(":", 3)
-        sizes = [f"static:{gamma}:{batch}:{place}" for batch in batch_sizes_of(scenario)]
-        sweep.run(phase, scenario, sizes)
-        # A choice for all is one for each class, too: the best per class is never worse than it.
-        tried = [same_for_all(scenario, best), *(name for name in singles if name.startswith("static_map:"))]
-        tried += [each["best_per_class_name"] for each in chosen.values()]
-        for start in dict.fromkeys((best, *starts)) if phase.name in arguments.descend else ():
-            options = [class_choice(start)]
-            options += class_options(start, places, arguments.class_gammas)
-            options = list(dict.fromkeys(options))
-            best_of = partial(sweep.best_of, phase, scenario)
-            tried.append(descend(scenario, start, options, best_of, arguments.passes)[0])
-        sweep.run(phase, scenario, tried)
-        if arguments.split:
-            halves = _split_choices(scenario, arguments)
-            sweep.run(phase, scenario, halves)
-            tried += halves
-        mapped = sweep.best(phase, tried)
-        chosen[phase.name] = {
-            "best_single": best,
-            f"best_single_{short}": sweep.value(phase, best),
-            f"batch_sizes_{short}": {name: sweep.value(phase, name) for name in sizes},
-            "best_per_class": choice_of(mapped),
-            "best_per_class_name": mapped,
-            f"best_per_class_{short}": sweep.value(phase, mapped),
-        }
-        if arguments.split:
-            half = sweep.best(phase, halves)
-            chosen[phase.name] |= {"best_split": half, f"best_split_{short}": sweep.value(phase, half)}
+        found_before = [each["best_per_class_name"] for each in chosen.values()]
+        chosen[phase.name] = _searched(sweep, phase, scenario, arguments, singles, found_before)
         print(f"{phase.name}: {chosen[phase.name]}", flush=True)
-    # What the best choice of one phase costs in the others, and what it brings to change with the load.
-    winners = [str(chosen[phase.name]["best_single"]) for phase in phases]
-    mixed = phases[-1]
-    by_load = [
-        f"{BY_LOAD}{limit}|{chosen['quiet'][key]}|{chosen['busy'][key]}"
-        for limit in arguments.switch_at
-        for key in ("best_single", "best_per_class_name")
-    ]
-    if by_load:
-        sweep.run(mixed, scenario, by_load)
-        chosen["mixed"]["by_load"] = sweep.best(mixed, by_load)
-    for phase in phases:
-        sweep.run(phase, scenario, winners)
-        mine = chosen[phase.name]
-        mine[f"others_best_{short}"] = {name: sweep.value(phase, name) for name in winners}
-        shown = [mine[key] for key in CONFIRMED if key in mine]
-        sweep.confirm(phase, scenario, list(dict.fromkeys(shown)))
-        mine["against_best_single_percent"] = {
-            key: sweep.against(phase, mine[key], mine["best_single"]) for key in CONFIRMED if key in mine
-        }
-        if objective.subject_to is not None:
-            mine[f"confirmed_{objective.subject_to.metric}"] = {
-                key: sweep.bounded(phase, mine[key]) for key in CONFIRMED if key in mine
-            }
-    given = vars(arguments)
-    command = f"python scripts/sweep_static.py --scenario {arguments.scenario}"
-    if arguments.metric != METRIC:
-        command += f" --metric {arguments.metric}"
-    if arguments.subject_to is not None:
-        command += f" --subject-to {shlex.quote(spelled(arguments.subject_to))}"
-    command += f" --seeds {arguments.seeds}"
-    command += f" --confirm {arguments.confirm}"
-    for name in ("requests", "cycles", "quiet", "busy"):
-        if given[name] is not None:
-            command += f" --{name} {given[name]}"
-    for name in ("gammas", "windows", "class_gammas", "descend", "switch_at"):
-        if given[name]:
-            command += f" --{name.replace('_', '-')} {' '.join(map(str, given[name]))}"
-    command += "".join(
-        f" --{name.replace('_', '-')}" for name in ("from_plain", "split", "brief") if given[name]
-    )
-    command += f" --out {arguments.out.name}"
+    _switched(sweep, phases[-1], scenario, arguments, chosen)
+    _confirmed(sweep, phases, scenario, chosen)
+    command = _command(arguments)
     rows = [
         {"phase": phase, "scheduler": name, **metrics} for (phase, name), metrics in sweep.results.items()
     ]
@@ -414,12 +342,122 @@ def _run(
     else:
         markdown = table(sweep, phases, singles, chosen, command)
     write_text(arguments.out.with_suffix(".md"), markdown)
-    plot(sweep, phases, places, arguments.out.with_suffix(".png"), scenario.name)
+    plot(sweep, phases, drafting_places(scenario), arguments.out.with_suffix(".png"), scenario.name)
     print(markdown)
     if arguments.write:
         write_text(arguments.write, replace_blocks(page, {block: markdown}))
         print(arguments.write)
     return 0
+
+
+def _searched(
+    sweep: Sweep,
+    phase: Phase,
+    scenario: Scenario,
+    arguments: argparse.Namespace,
+    singles: list[str],
+    found_before: list[str],
+) -> dict[str, Any]:
+    """Search a phase; return its best choice for all and the best per class, with their values.
+
+    Args:
+        sweep: Simulates.
+        phase: Which load.
+        scenario: The scenario.
+        arguments: What is tried.
+        singles: Choices for all, and maps beside them.
+        found_before: The best choices per class of other phases.
+    """
+    short, places = _short(sweep.objective), drafting_places(scenario)
+    sweep.run(phase, scenario, singles)
+    best = sweep.best(phase, [name for name in singles if name.startswith("static:")])
+    _, gamma, _, place = best.split(":", 3)
+    sizes = [f"static:{gamma}:{batch}:{place}" for batch in batch_sizes_of(scenario)]
+    sweep.run(phase, scenario, sizes)
+    # A choice for all is one for each class, too: the best per class is never worse than it.
+    tried = [same_for_all(scenario, best), *(name for name in singles if name.startswith("static_map:"))]
+    tried += found_before
+    starts = [best, *([PLAIN] if arguments.from_plain else [])]
+    for start in dict.fromkeys(starts) if phase.name in arguments.descend else ():
+        options = [class_choice(start), *class_options(start, places, arguments.class_gammas)]
+        best_of = partial(sweep.best_of, phase, scenario)
+        tried.append(descend(scenario, start, list(dict.fromkeys(options)), best_of, arguments.passes)[0])
+    halves = _split_choices(scenario, arguments) if arguments.split else []
+    tried += halves
+    sweep.run(phase, scenario, tried)
+    mapped = sweep.best(phase, tried)
+    found = {
+        "best_single": best,
+        f"best_single_{short}": sweep.value(phase, best),
+        f"batch_sizes_{short}": {name: sweep.value(phase, name) for name in sizes},
+        "best_per_class": choice_of(mapped),
+        "best_per_class_name": mapped,
+        f"best_per_class_{short}": sweep.value(phase, mapped),
+    }
+    if halves:
+        half = sweep.best(phase, halves)
+        found |= {"best_split": half, f"best_split_{short}": sweep.value(phase, half)}
+    return found
+
+
+def _switched(
+    sweep: Sweep,
+    mixed: Phase,
+    scenario: Scenario,
+    arguments: argparse.Namespace,
+    chosen: dict[str, dict[str, Any]],
+) -> None:
+    """Add to the results of the mixed load the best way of changing between the other phases' choices."""
+    by_load = [
+        f"{BY_LOAD}{limit}|{chosen['quiet'][key]}|{chosen['busy'][key]}"
+        for limit in arguments.switch_at
+        for key in ("best_single", "best_per_class_name")
+    ]
+    if by_load:
+        sweep.run(mixed, scenario, by_load)
+        chosen["mixed"]["by_load"] = sweep.best(mixed, by_load)
+
+
+def _confirmed(
+    sweep: Sweep, phases: list[Phase], scenario: Scenario, chosen: dict[str, dict[str, Any]]
+) -> None:
+    """Add what the best choice of each phase costs in the others, and what is found on other seeds."""
+    limit, short = sweep.objective.subject_to, _short(sweep.objective)
+    winners = [str(chosen[phase.name]["best_single"]) for phase in phases]
+    for phase in phases:
+        sweep.run(phase, scenario, winners)
+        mine = chosen[phase.name]
+        mine[f"others_best_{short}"] = {name: sweep.value(phase, name) for name in winners}
+        shown = {key: mine[key] for key in CONFIRMED if key in mine}
+        sweep.confirm(phase, scenario, list(dict.fromkeys(shown.values())))
+        mine["against_best_single_percent"] = {
+            key: sweep.against(phase, name, mine["best_single"]) for key, name in shown.items()
+        }
+        if limit is not None:
+            mine[f"confirmed_{limit.metric}"] = {
+                key: sweep.bounded(phase, name) for key, name in shown.items()
+            }
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command line that does the same."""
+    given = vars(arguments)
+    command = f"python scripts/sweep_static.py --scenario {arguments.scenario}"
+    if arguments.metric != METRIC:
+        command += f" --metric {arguments.metric}"
+    if arguments.subject_to is not None:
+        command += f" --subject-to {shlex.quote(spelled(arguments.subject_to))}"
+    command += f" --seeds {arguments.seeds} --confirm {arguments.confirm}"
+    for name in ("requests", "cycles", "quiet", "busy"):
+        if given[name] is not None:
+            command += f" --{name} {given[name]}"
+    for name in ("gammas", "windows", "class_gammas", "descend", "switch_at"):
+        if given[name]:
+            command += f" --{name.replace('_', '-')} {' '.join(map(str, given[name]))}"
+    for name in ("from_plain", "split", "brief"):
+        if given[name]:
+            command += f" --{name.replace('_', '-')}"
+    return f"{command} --out {arguments.out.name}"
 
 
 def _short(objective: Objective) -> str:
