@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from agents.evaluation import (
 )
 from agents.report import print_tables
 from dsd_env.paired import EVALUATION_SEEDS
+from dsd_env.paths import config_dir
 from dsd_env.scenario import ScenarioError
 
 NAN = math.nan
@@ -204,3 +206,25 @@ def test_rules_that_end_drafts_by_thresholds_of_their_own_are_evaluated_as_simul
         ((_, metrics),) = run_group(tasks)
         wanted = dsd_env.simulate(scenario, "specdec_pp:0.77:own", tasks[0].seed).metrics
         assert metrics == pytest.approx(wanted, nan_ok=True, rel=0, abs=0)
+
+
+def key(scenario: str | Path, scheduler: str = "cloud_ar") -> str:
+    (task,) = evaluation.tasks_of("mine", dsd_env.load_scenario(scenario), scheduler, [7])
+    return task.key
+
+
+def test_results_are_found_again_by_all_that_they_depend_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile, mine = tmp_path / "profile.yaml", tmp_path / "mine.yaml"
+    text = (config_dir() / "latency" / "llama-3-8b_a100-sxm_tp1.yaml").read_text()
+    profile.write_text(text)
+    mine.write_text(f"extends: single_lan\nname: mine\ntargets: {{target: {{profile: {profile}}}}}\n")
+    first = key(mine)
+    assert key(mine) == first != key(mine, "colocated_sd:4") != key("single_lan", "colocated_sd:4")
+    profile.write_text(re.sub(r"t0_s: .*", "t0_s: 0.5", text, count=1))
+    assert profile.read_text() != text and key(mine) != first
+    profile.write_text(text)
+    assert key(mine) == first
+    monkeypatch.setattr(evaluation, "engine_digest", lambda: "another engine")
+    assert key(mine) != first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -105,6 +106,16 @@ def test_cma_es_searches_numbers_alone() -> None:
                 episodes=1,
                 sampler="cmaes",
             )
+
+
+def test_what_was_not_observed_keeps_to_no_bound() -> None:
+    for bound in (
+        Constraint(metric="acceptance_rate", at_least=0.6),
+        Constraint(metric="e2e_s_p95", at_most=2.0),
+    ):
+        assert not bound.holds(math.nan) and bound.lacks(math.nan) == math.inf
+        assert bound.holds(bound.bound) and bound.lacks(bound.bound) == 0.0
+    assert Constraint(metric="e2e_s_p95", at_most=2.0).lacks(3.0) == pytest.approx(0.5)
 
 
 def test_who_breaks_a_constraint_pays_for_what_is_lacking() -> None:

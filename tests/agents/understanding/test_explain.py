@@ -151,6 +151,9 @@ def test_objectives() -> None:
     assert objective_of("my.yaml", scenario).metric == "e2e_s_mean"
     assert objective_of("cost", scenario, "goodput_requests_per_s").better == "higher"
     assert objective_of("cost", scenario, "tpot_s_p95").better == "lower"
+    assert objective_of("cost", scenario, "itl_s_max").better == "lower"
+    with pytest.raises(ValueError, match="neither more nor less of takeovers is better"):
+        objective_of("cost", scenario, "takeovers")
     with pytest.raises(ValueError, match="did you mean 'e2e_s_mean'"):
         objective_of("cost", scenario, "e2e_mean")
 
