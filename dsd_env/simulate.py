@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control import DecisionView
+from dsd_env.control import Decision, DecisionView
 from dsd_env.rng import checked_seed
 from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.scenario.measuring import measuring, steady
@@ -70,6 +70,9 @@ def simulate(
 ) -> Result:
     """Simulate one episode, to its end unless told otherwise.
 
+    The compiled engine follows static choices and the goodput rule by itself where they are given by name
+    and no events are recorded; the result is the same. Any other scheduler is asked for every decision.
+
     Args:
         scenario: Name of a shipped scenario, path of a YAML file, mapping, or scenario.
         scheduler: Name of a scheduler, e.g. ``"colocated_sd:4"`` or ``"policy:DIR"``, or an object.
@@ -118,6 +121,12 @@ def simulate(
 
         try:
             compiled = CompiledSimulation(scenario, seed, record_events=record_events, layout=layout)
+            # An object may be of a class that decides otherwise than the rule of that name.
+            if isinstance(scheduler, str) and not record_events and until_s == math.inf:
+                from dsd_env.whole_runs.runs import play_alone
+
+                if play_alone(compiled, layout, policy, seed):
+                    return _result(compiled, policy, seed, "compiled", compiled.decisions)
             return _run(compiled, policy, seed, "compiled", until_s, timeline)
         except EngineError:
             # The reference has no bounds.
@@ -137,9 +146,33 @@ def _run(
         policy.watch(simulation.fleet_telemetry)
     decisions = 0
     while view is not None and view.now_s <= until_s:
-        simulation.decide(policy.decide(view))
+        simulation.decide(_checked(policy.decide(view), view, policy.name))
         decisions += 1
         view = simulation.next_decision()
+    return _result(simulation, policy, seed, engine, decisions, timeline)
+
+
+def _checked(decision: Decision, view: DecisionView, name: str) -> Decision:
+    """Return a scheduler's decision, if it is one and on the lists of the scenario.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(decision, Decision):
+        raise ValueError(f"{name}: decide() returned {decision!r:.80}, not a dsd_env.Decision")
+    for key, listed in (("gamma", view.gammas), ("batch_size", view.batch_sizes)):
+        value = getattr(decision, key)
+        if value not in listed:
+            raise ValueError(
+                f"{name}: {key} = {value!r} is not on the list {list(listed)}; take one of those, or list it "
+                f"in the scenario (actions.{'gammas' if key == 'gamma' else 'batch_sizes'})"
+            )
+    return decision
+
+
+def _result(
+    simulation: Any, policy: Scheduler, seed: int, engine: str, decisions: int, timeline: bool = False
+) -> Result:
     return Result(
         scenario=simulation.scenario,
         scheduler=policy.name,

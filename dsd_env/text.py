@@ -31,6 +31,11 @@ class TextError(ValueError):
     """A file cannot be read as text; the message names the file and says what it seems to be."""
 
 
+def whereabouts(path: Path) -> str:
+    """Return where a relative path was looked for, to go behind an error; "" for an absolute one."""
+    return "" if path.is_absolute() else f" (relative to the working directory, {Path.cwd()})"
+
+
 def read_text(path: str | Path, *, max_bytes: int = MAX_BYTES) -> str:
     r"""Return a file's whole text; line ends are ``\n``, a byte order mark is left out.
 
@@ -70,7 +75,7 @@ def open_text(path: str | Path) -> Iterator[TextIO]:
             raise TextError(f"{path}: is not a file")
         raw = path.open("rb")
     except FileNotFoundError:
-        raise TextError(f"{path}: there is no such file") from None
+        raise TextError(f"{path}: there is no such file{whereabouts(path)}") from None
     except TextError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte

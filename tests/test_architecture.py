@@ -24,13 +24,13 @@ ORDER = {
     "sim": 5,
     "policy": 6,
     "schedulers": 7,
-    "simulate": 8,
     "envs": 8,
     "serving": 8,
-    "history": 9,
     "whole_runs": 9,
-    "cli": 10,
-    "__main__": 11,
+    "simulate": 10,
+    "history": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 # The workshop, and the testbed, which loads models with the recorder; nothing else imports them.
 WORKSHOP = {"calibration", "testbed"}

@@ -10,8 +10,9 @@ from typing import Any
 from dsd_env.cli.arguments import Commands, add_json, add_scenario, command, scenario_of
 from dsd_env.cli.output import number, paragraph, print_json, shortened, table, width
 from dsd_env.scenario import Scenario, list_scenarios, load_scenario
-from dsd_env.scenario.loader import scenario_dir
-from dsd_env.scenario.schema import ColocatedDrafter, Drafter, Profile
+from dsd_env.scenario.loader import has_own_card, scenario_dir
+from dsd_env.scenario.schema import ColocatedDrafter, Drafter, Profile, ReplayArrivals
+from dsd_env.workload.replay import replay_schedule
 
 _LIST = """
 dsd-env list
@@ -77,11 +78,14 @@ def _protocol(scenario: Scenario) -> str:
 def run_show(arguments: argparse.Namespace) -> int:
     """Show one scenario."""
     scenario = scenario_of(arguments)
+    if isinstance(scenario.workload.arrivals, ReplayArrivals):
+        replay_schedule(scenario)  # which reads the trace, and says what is wrong with it
     if arguments.json:
         print_json(scenario.model_dump(mode="json"))
         return 0
-    print("\n\n".join(_sections(scenario)))
-    if scenario.card.utilisation and not arguments.changes:
+    own_card = not arguments.changes and has_own_card(arguments.scenario)
+    print("\n\n".join(_sections(scenario, own_card)))
+    if scenario.card.utilisation and own_card:
         print(f"\nto measure it, as above:\n  {_measuring(arguments.scenario)}")
     return 0
 
@@ -91,14 +95,23 @@ def _measuring(scenario: str) -> str:
     return f"dsd-env simulate {shlex.quote(scenario)} --cycles 1 --scheduler {RULE} --seed 1"
 
 
-def _sections(scenario: Scenario) -> Iterator[str]:
-    """Yield what is said about a scenario, paragraph by paragraph."""
+def _sections(scenario: Scenario, own_card: bool) -> Iterator[str]:
+    """Yield what is said about a scenario, paragraph by paragraph.
+
+    Args:
+        scenario: The scenario.
+        own_card: Its card is about this very scenario, and not about one that it extends or changes.
+    """
     card = scenario.card
     yield scenario.name
+    if not own_card:
+        yield paragraph(
+            "(The text below is of the scenario that this one changes; nothing of it was measured here.)"
+        )
     for title, text in (
         ("situation", card.models),
         ("regime", card.regime),
-        ("measured", card.utilisation),
+        ("measured", card.utilisation if own_card else ""),
         ("limits", card.limits),
     ):
         if text:

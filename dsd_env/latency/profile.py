@@ -47,6 +47,7 @@ from dsd_env.files import write_text
 from dsd_env.latency.overhead import EngineOverhead
 from dsd_env.paths import config_dir
 from dsd_env.strict_model import StrictNumbers, expected_type
+from dsd_env.text import whereabouts
 
 __all__ = [
     "ErrorStats",
@@ -638,7 +639,7 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> LatencyProfile:
     if is_path:
         path = Path(text_name)
         if not path.is_file():
-            raise ProfileError(f"{path}: no such latency profile file")
+            raise ProfileError(f"{path}: no such latency profile file{whereabouts(path)}")
     else:
         path = _latency_dir() / f"{text_name}.yaml"
         if not path.is_file():

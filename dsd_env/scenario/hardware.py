@@ -49,6 +49,8 @@ def with_hardware(data: dict[str, Any]) -> dict[str, Any]:
 def _target(key: str, target: Mapping[str, Any], _data: Mapping[str, Any]) -> Mapping[str, Any]:
     given = target.get("kv_capacity_tokens", AUTO)
     profile = _profile(target.get("profile"), key, needed=given == AUTO)
+    if profile is not None:
+        _check_gpus(key, target, profile)
     if profile is None or profile.memory is None:
         if "kv_capacity_tokens" in target and given == AUTO:
             raise HardwareError(
@@ -80,6 +82,17 @@ def _target(key: str, target: Mapping[str, Any], _data: Mapping[str, Any]) -> Ma
     if type(given) is int:
         _check_given(key, given, named, profile, drafters, sizes)
     return target
+
+
+def _check_gpus(key: str, target: Mapping[str, Any], profile: LatencyProfile) -> None:
+    """Refuse another number of GPUs than the profile's: its times would go with another machine's costs."""
+    gpus, power = target.get("gpus"), profile.power
+    if isinstance(gpus, int | float) and not isinstance(gpus, bool) and gpus != profile.parallelism:
+        raise HardwareError(
+            f"{key}.gpus = {gpus:g}, but profile {profile.name!r} is of {profile.parallelism}; give gpus: "
+            f"{profile.parallelism} and the power of all of them (the profile says power: {{idle_w: "
+            f"{power.idle_w:g}, busy_w: {power.busy_w:g}}}), or a profile of {gpus:g}"
+        )
 
 
 def _check_given(

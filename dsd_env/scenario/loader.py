@@ -63,6 +63,16 @@ def load_scenario(scenario: str | Path | Scenario | Mapping[str, Any], **overrid
     return _load_file(path)
 
 
+def has_own_card(scenario: str | Path) -> bool:
+    """Return whether a file's card is its own, and not that of a scenario that it extends.
+
+    Raises:
+        ScenarioError: There is no such file.
+    """
+    data = strict_yaml.load(_resolve(scenario))
+    return isinstance(data, dict) and "card" in data
+
+
 _kept: dict[tuple[Path, Path], tuple[dict[Path, Stamp], Scenario]] = {}
 """Scenarios by absolute path and scenario folder, with the files behind each and their stamps then."""
 

@@ -21,6 +21,7 @@ from dsd_env.whole_runs.runs import R, Run
 
 if TYPE_CHECKING:
     from dsd_env.schedulers.node_times import NodeTimes, StepTimes
+    from dsd_env.sim.compiled import CompiledSimulation, Layout
     from dsd_env.sim.compiled.buffer import Buffer, Rows
     from dsd_env.sim.compiled.world import WorldReader
 
@@ -67,17 +68,29 @@ class DueDecisions:
 
 def _simulate(task: Run, rule: Bytes) -> dict[str, float]:
     from dsd_env.sim.compiled import CompiledSimulation
-    from dsd_env.sim.compiled.kernel.loop import RUN
-    from dsd_env.sim.compiled.world import WorldReader
-    from dsd_env.whole_runs.goodput_kernel import play
 
     layout = compiled_layout("compiled", task.scenario)
     assert layout is not None
     simulation = CompiledSimulation(task.scenario, task.seed, layout=layout)
+    play_goodput(simulation, layout, rule)
+    return simulation.metrics()
+
+
+def play_goodput(simulation: CompiledSimulation, layout: Layout, rule: Bytes) -> None:
+    """Play a simulation to its end under the goodput rule.
+
+    Args:
+        simulation: The simulation, at its beginning, without a log of events.
+        layout: Its scenario as compiled for the compiled engine.
+        rule: The rule, of :func:`rule_bytes`.
+    """
+    from dsd_env.sim.compiled.kernel.loop import RUN
+    from dsd_env.sim.compiled.world import WorldReader
+    from dsd_env.whole_runs.goodput_kernel import play
+
     if simulation.advance():
         play(RUN, layout.constants, simulation.world, rule)
         WorldReader(layout, simulation.world).check()
-    return simulation.metrics()
 
 
 def rule_bytes(player: GoodputScheduler, scenario: Scenario) -> Bytes:

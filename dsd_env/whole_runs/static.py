@@ -61,16 +61,30 @@ def played_static(task: Run, player: StaticPlayer, layout: Layout | None = None)
         layout: The scenario as compiled for the compiled engine, to compile it only once.
     """
     from dsd_env.sim.compiled import CompiledSimulation
+
+    layout = compiled_layout("compiled", task.scenario) if layout is None else layout
+    assert layout is not None
+    simulation = CompiledSimulation(task.scenario, task.seed, layout=layout)
+    play_static(simulation, layout, player, task.seed)
+    return simulation
+
+
+def play_static(simulation: CompiledSimulation, layout: Layout, player: StaticPlayer, seed: int) -> None:
+    """Play a simulation to its end under a static choice.
+
+    Args:
+        simulation: The simulation, at its beginning, without a log of events.
+        layout: Its scenario as compiled for the compiled engine.
+        player: Its scheduler.
+        seed: Its seed.
+    """
     from dsd_env.sim.compiled.kernel.loop import RUN
     from dsd_env.sim.compiled.status import DUE
     from dsd_env.sim.compiled.world import WorldReader
     from dsd_env.whole_runs.static_kernel import go_on
 
-    layout = compiled_layout("compiled", task.scenario) if layout is None else layout
-    assert layout is not None
-    simulation = CompiledSimulation(task.scenario, task.seed, layout=layout)
     reader = WorldReader(layout, simulation.world)
-    player.reset(task.scenario, task.seed)
+    player.reset(simulation.scenario, seed)
     known: NDArray[np.int64] = np.full(256, -1, dtype=np.int64)
     choices: NDArray[np.int64] = np.zeros((256, 3), dtype=np.int64)
     due = simulation.advance()
@@ -83,4 +97,3 @@ def played_static(task: Run, player: StaticPlayer, layout: Layout | None = None)
         known[slot] = view.request_id if player.holds(view, decision) else -1
         due = go_on(RUN, layout.constants, simulation.world, known, choices, *decision[:3]) == DUE
         reader.check()
-    return simulation

@@ -136,6 +136,17 @@ def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Sc
             late,
             horizon_s,
         )
+    episode = scenario.episode
+    played = episode.warmup_requests + episode.requests if episode.window_s is None else len(part)
+    if played < len(part) and not arrivals.loop and not arrivals.random_start:
+        _LOGGER.warning(
+            "%s: of %d requests, an episode measures %d after %d (episode.requests, episode.warmup_requests) "
+            "and ends then",
+            arrivals.trace,
+            len(part),
+            episode.requests,
+            episode.warmup_requests,
+        )
     most_prompt, most_output = workload.max_prompt_tokens, workload.max_output_tokens
     capped_prompts = int((part.prompt_tokens > most_prompt).sum())
     capped_outputs = int((part.output_tokens > most_output).sum())

@@ -89,3 +89,25 @@ def test_every_scheduler_is_listed(dsd_env_command):
 def test_thresholds_are_shown_where_there_are_any(dsd_env_command):
     assert "until in doubt by: 0.3 0.4 0.5" in dsd_env_command("show", "sure_drafters").out
     assert "doubt" not in dsd_env_command("show", "single_lan").out
+
+
+def test_a_card_of_another_scenario_is_shown_as_such(dsd_env_command, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: metro\nname: mine\ndevices: {phone: {count: 1}}\n")
+    measured = load_scenario("metro").card.utilisation.split()[0]
+    for arguments in ((str(mine),), ("metro", "--set", "devices.phone.count=1")):
+        out = dsd_env_command("show", *arguments).out
+        assert "of the scenario that this one changes" in out
+        assert "measured:\n" not in out and "situation:\n" in out
+    assert f"measured:\n  {measured}" in dsd_env_command("show", "metro").out
+
+
+def test_a_workload_that_is_not_there_is_told_by_show(dsd_env_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "extends: single_lan\nname: mine\nworkload: {load: null, arrivals: {kind: replay, trace: no.csv}}\n"
+    )
+    done = dsd_env_command("show", "mine.yaml")
+    assert done.status == 1
+    assert f"no.csv: there is no such file (relative to the working directory, {tmp_path})" in done.err

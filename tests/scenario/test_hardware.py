@@ -87,7 +87,7 @@ def test_every_drafter_on_a_targets_gpus_takes_its_part_of_the_memory() -> None:
     [
         (
             "heavy_draft",
-            {"targets__cloud__profile": "llama-3-70b_h100-sxm_tp2"},
+            {"targets__cloud__gpus": 2, "targets__cloud__profile": "llama-3-70b_h100-sxm_tp2"},
             ["targets.cloud.colocated_drafter.profile = 'llama-3-8b_h100-sxm_tp4'", "14.96 GiB", "leave "],
         ),
         (
@@ -142,3 +142,13 @@ def test_what_does_not_fit_names_file_key_value_and_range(
 def test_data_that_are_no_scenario_are_left_to_the_schema() -> None:
     for data in ({}, {"targets": 7}, {"targets": {"t": 7}}, {"edge_servers": {"e": {"drafter": "x"}}}):
         assert with_hardware(dict(data)) == data
+
+
+def test_a_target_has_as_many_gpus_as_its_profile() -> None:
+    for gpus in (1, 8):
+        with pytest.raises(
+            ScenarioError, match=rf"targets.cloud.gpus = {gpus}, but profile .* is of 4; give gpus: 4"
+        ):
+            load_scenario("metro", targets__cloud__gpus=gpus)
+    with pytest.raises(ScenarioError, match=r"gpus = 4, but profile 'llama-3-8b_h100-sxm_tp1' is of 1"):
+        load_scenario("metro", targets__cloud__profile="llama-3-8b_h100-sxm_tp1")

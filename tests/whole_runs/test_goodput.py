@@ -72,7 +72,7 @@ def test_episodes_are_those_of_simulate(name: str, spec: str) -> None:
     runs = fast_runs([Asked(scenario, spec, seed) for seed in (1, 2)])
     assert runs is not None
     for run, metrics in runs:
-        expected = dsd_env.simulate(scenario, spec, seed=run.seed).metrics
+        expected = dsd_env.simulate(scenario, make_scheduler(spec), run.seed).metrics
         assert metrics.keys() == expected.keys()
         for key, value in expected.items():
             assert metrics[key] == value or (math.isnan(value) and math.isnan(metrics[key])), key

@@ -349,6 +349,19 @@ def test_requests_after_the_end_of_the_episode_are_announced(
     assert "of 4 requests, 2 come after the end of the episode (episode.horizon_s = 45)" in caplog.text
 
 
+def test_requests_that_an_episode_does_not_play_are_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "four.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i},50,20\n" for i in range(4)))
+    scenario = replaying(path)
+    for requests, told in ((2, True), (3, False)):
+        caplog.clear()
+        episode = {"requests": requests, "warmup_requests": 1}
+        replay_schedule(load_scenario({**scenario.model_dump(mode="json"), "episode": episode}))
+        assert ("of 4 requests, an episode measures 2 after 1" in caplog.text) == told
+
+
 def test_a_replay_has_the_times_lengths_and_clients_of_the_trace(
     trace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -570,6 +570,11 @@ class CompiledSimulation:
         return {reason: count for reason, count in counts if reason is not None and count}
 
     @property
+    def decisions(self) -> int:
+        """Decisions answered so far."""
+        return int(self._header["decisions"])
+
+    @property
     def newly_completed(self) -> list[NewlyCompleted]:
         """Requests that completed since the last decision was answered."""
         return list(self._reader.newly_completed())

@@ -120,7 +120,8 @@ def test_data_files_are_those_that_the_scenario_names() -> None:
 def test_a_cell_is_the_episode_of_simulate_and_of_evaluate(scheduler: str) -> None:
     cell = one(scheduler, role="rules", **{"workload.load.period_s": 5.0})
     metrics = metrics_of(cell)
-    np.testing.assert_equal(metrics, dsd_env.simulate(cell.scenario, scheduler, cell.seed).metrics)
+    rule = dsd_env.make_scheduler(scheduler)
+    np.testing.assert_equal(metrics, dsd_env.simulate(cell.scenario, rule, cell.seed).metrics)
     outcome = simulate_cell(cell)
     assert outcome.digest == metrics_digest(metrics) and not outcome.failure and outcome.wall_s > 0
     assert outcome.metrics["e2e_s_mean"] == metrics["e2e_s_mean"]
