@@ -27,6 +27,7 @@ def main() -> int:
         description=__doc__,
         epilog="schedulers:\n" + listing().replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--scenarios", required=True, metavar="A,B", help="names, or paths of YAML files")
     add_changes(parser)

@@ -35,7 +35,7 @@ ALONE = ("scenario", "scheduler", "metric", "max", "trials", "episodes", "cycles
 def main() -> int:
     """Run the script; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--scenario", help="name or path")
     parser.add_argument("--scheduler", metavar="TEMPLATE", help="specification with braces")
