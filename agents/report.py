@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,18 @@ from agents.evaluation import DRIFT
 WITHIN = "within"
 COLUMNS = {"mean": 6, "95 %": 15, WITHIN: 9, "change": 6, "95 % of it": 13}
 """Columns by heading, with the least width of each."""
+NO_END = 10_000
+"""Columns of an output that has no width of its own: more than any table needs."""
+
+
+def console() -> Console:
+    """Return where tables are printed: as wide as the terminal, or as the tables need where there is none.
+
+    What a file or another program reads is not cut for a screen; the variable COLUMNS says how wide it is
+    to be nevertheless.
+    """
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console() if narrow else Console(width=NO_END)
 
 
 def print_tables(summary: Mapping[str, Any], metrics: Sequence[str], console: Console) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_NAMED = re.compile(r"\+?\b\w+=\0")
+"""A parameter by name, whose value is left open, with what separates it from others."""
 _RANGE = re.compile(r"(-?[0-9.e+-]+)\.\.(-?[0-9.e+-]+)( whole)?(?: from (-?[0-9.e+-]+))?")
 SHORTFALL = 10.0
 """What a candidate that breaks a constraint pays, in its value, for each share of the bound that it lacks."""
@@ -144,6 +146,22 @@ class Template:
         )
 
     @property
+    def untuned(self) -> str | None:
+        """The rule before it is tuned; None if nobody says what that is.
+
+        Each hole holds what it begins with, where it says so. A parameter by name is left out otherwise, so
+        that the rule has its own default.
+        """
+        values = [f"{hole.first:.4g}" if isinstance(hole, Range) else hole.first for hole in self.holes]
+        open_ = [value if hole.has_start else "\0" for hole, value in zip(self.holes, values, strict=True)]
+        left = _NAMED.sub("", self.fill(open_)).replace(":+", ":").removesuffix(":")
+        try:
+            make_scheduler(left)
+        except SchedulerError:
+            return None
+        return left
+
+    @property
     def start(self) -> dict[str, Any] | None:
         """The first trial, if every number says where to begin."""
         if not all(hole.has_start for hole in self.holes):
@@ -216,11 +234,15 @@ class Tuned:
         scheduler: The best specification.
         value: Its mean objective on the training episodes.
         trials: Specifications tried.
+        untuned: The rule before it was tuned, if that was asked for and is known.
+        untuned_value: Its objective on the same episodes.
     """
 
     scheduler: str
     value: float
     trials: int
+    untuned: str | None = None
+    untuned_value: float = math.nan
 
 
 def tune(
@@ -235,6 +257,7 @@ def tune(
     seed: int = 0,
     sampler: Sampler = "tpe",
     constraint: Constraint | None = None,
+    compare: bool = False,
     report: Callable[[str, float], None] = lambda scheduler, value: None,
 ) -> Tuned:
     """Search the parameters of a rule for one scenario.
@@ -251,6 +274,7 @@ def tune(
         seed: Of the search, and of the choice of episodes.
         sampler: Who suggests: Optuna's TPE, or CMA-ES (numbers alone, each with a beginning).
         constraint: What the mean of another metric has to keep to; who does not pays for what is lacking.
+        compare: Measure the rule before it is tuned, too, unless that was tried.
         report: Called after every trial.
 
     Returns:
@@ -270,9 +294,7 @@ def tune(
     def tasks_of(scheduler: str) -> list[Task]:
         return [Task(scenario.name, scenario, scheduler, each, "") for each in seeds]
 
-    def value_of(trial: Trial) -> float:
-        scheduler = template.suggest(trial)
-        trial.set_user_attr("scheduler", scheduler)
+    def measured(scheduler: str) -> float:
         if scheduler not in tried:
             template.check_filled(scheduler, scenario)
             rows = [metrics for _, metrics in run_group(tasks_of(scheduler))]
@@ -281,7 +303,12 @@ def tune(
                 lacks = constraint.lacks(float(np.mean([row[constraint.metric] for row in rows])))
                 value *= 1.0 + (SHORTFALL if direction == "min" else -SHORTFALL) * lacks
             tried[scheduler] = value
-        value = tried[scheduler]
+        return tried[scheduler]
+
+    def value_of(trial: Trial) -> float:
+        scheduler = template.suggest(trial)
+        trial.set_user_attr("scheduler", scheduler)
+        value = measured(scheduler)
         report(scheduler, value)
         return value if math.isfinite(value) else (math.inf if direction == "min" else -math.inf)
 
@@ -313,7 +340,14 @@ def tune(
     if len(done) < trials:
         made.optimize(value_of, n_trials=trials - len(done))
     best: Any = made.best_trial
-    return Tuned(best.user_attrs["scheduler"], float(best.value), max(trials, len(done)))
+    untuned = template.untuned if compare else None
+    return Tuned(
+        best.user_attrs["scheduler"],
+        float(best.value),
+        max(trials, len(done)),
+        untuned,
+        math.nan if untuned is None else measured(untuned),
+    )
 
 
 def prepare_database(file: Path) -> None:

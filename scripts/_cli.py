@@ -37,7 +37,7 @@ def command(name: str, describes: str | None, module: Any) -> int:
         module: The command's module, with ``add_arguments`` and ``run``.
     """
     parser = argparse.ArgumentParser(
-        description=describes, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=describes, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     module.add_arguments(parser)
     try:

@@ -39,7 +39,7 @@ def parser(kind: str, describes: str | None, runs: str) -> argparse.ArgumentPars
         runs: What is in the folder of runs.
     """
     whole = argparse.ArgumentParser(
-        description=describes, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=describes, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = whole.add_argument
     add("config", nargs="*", help=f"YAML files, or names of those in configs/{kind}")

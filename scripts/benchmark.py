@@ -46,7 +46,7 @@ ROLLOUT = 16_384
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, and all behind them")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each; the best counts")

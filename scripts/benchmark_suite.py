@@ -48,7 +48,9 @@ _WITHOUT_MEANING: dict[str | None, tuple[str, ...]] = {
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    whole = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add = whole.add_argument
     add("--suite", metavar="S", help="name or YAML file of a benchmark (default core)")
     add("--out", type=Path, metavar="DIR", help="folder of records (default for core: benchmark/)")

@@ -202,7 +202,7 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--scenarios", required=True, metavar="A,B", help="names, or paths of YAML files")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="episodes to search on (default 1)")

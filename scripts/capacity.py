@@ -28,6 +28,7 @@ def main() -> int:
         description=__doc__,
         epilog="schedulers:\n" + listing().replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--scenario", required=True, metavar="A", help="name, or path of a YAML file")
     parser.add_argument(

@@ -39,7 +39,7 @@ SCHEDULERS = ("static:4:1:own", "cloud_ar:1")
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--name", default="starlink-rtt", help="the fit (default %(default)s)")
     parser.add_argument("--log", type=Path, help="log of pings to replay")

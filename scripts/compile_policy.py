@@ -168,7 +168,7 @@ def _edges(text: str) -> tuple[float, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--policy", required=True, help="folder of a bundle, or a scheduler by name")
     parser.add_argument("--scenario", required=True, help="name or file of the scenario to compile on")

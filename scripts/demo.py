@@ -57,7 +57,7 @@ COMPARED = (
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", default="regions", help="training configuration (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="where results go")

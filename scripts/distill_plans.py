@@ -20,7 +20,7 @@ import _cli
 def main() -> int:
     """Run the script; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", required=True, help="YAML file, or the name of one in configs/distill")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the episodes")

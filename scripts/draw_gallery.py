@@ -21,7 +21,7 @@ import _cli
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="names (default: all)")
     arguments = parser.parse_args()

@@ -225,7 +225,7 @@ def draw(axes: Axes, simulation: ReferenceSimulation, title: str) -> None:
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--out", type=Path, default=Path("docs/figures/protocols.png"), help="picture (PNG)")
     parser.add_argument(

@@ -27,6 +27,7 @@ def main() -> int:
         description=__doc__,
         epilog="schedulers:\n" + listing().replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--scenarios", required=True, metavar="A,B", help="names, or paths of YAML files")
     add_changes(parser)
@@ -66,11 +67,12 @@ def main() -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, sidecar: Path | None) -> int:
-    from rich.console import Console
     from tqdm import tqdm
 
     from agents import evaluation, provenance
-    from agents.report import print_tables
+    from agents.report import console, print_tables
+    from dsd_env.cli.notes import closing_notes
+    from dsd_env.cli.output import paragraph
     from dsd_env.files import write_json
     from dsd_env.report import write_report
     from dsd_env.schedulers.lists import aliases, named_schedulers
@@ -123,9 +125,12 @@ def _evaluate(arguments: argparse.Namespace, sidecar: Path | None) -> int:
     if arguments.json:
         write_json(arguments.json, summary)
         partial.discard()
-    print_tables(summary, shown, Console())
+    print_tables(summary, shown, console())
     for line in aliases(schedulers):
         print(line)
+    if notes := closing_notes({task.label: task.scenario for task in tasks}.values(), arguments.seeds):
+        print()
+        print("\n".join(map(paragraph, notes)))
     if arguments.json:
         print(f"wrote {arguments.json}")
     if arguments.report:

@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     from dsd_env.cli.arguments import add_changes, names
 
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("scenario", help="name, or path of a YAML file")
     parser.add_argument("--scheduler", required=True, metavar="X", help="policy:DIR, or a rule by its name")

@@ -102,7 +102,7 @@ def row_of(entry: Entry, measured: Mapping[str, NetworkRow], folder: Path) -> Ne
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--all", action="store_true", help="fit everything in the catalogue (minutes)")

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,9 +28,10 @@ import _cli
 import numpy as np
 
 from dsd_env.acceptance import TraceError
-from dsd_env.calibration.acceptance.reading import json_messages, read_text
 from dsd_env.calibration.acceptance.rounds import (
+    FORMATS,
     RoundCounts,
+    format_of,
     model_from_rounds,
     read_aiperf,
     read_plain_rounds,
@@ -42,37 +42,6 @@ from dsd_env.calibration.acceptance.rounds import (
     read_vllm_responses,
 )
 
-FORMATS = ("vllm-log", "vllm-metrics", "vllm-bench", "vllm-responses", "sglang", "aiperf", "plain")
-
-
-def detect(path: Path) -> str:
-    """Return the format of a file, by what is in it.
-
-    Raises:
-        TraceError: None of them, or it cannot be read.
-    """
-    content = read_text(path)
-    if "SpecDecoding metrics:" in content:
-        return "vllm-log"
-    if re.search(r"^\s*vllm[:_]spec_decode_num_", content, re.MULTILINE):
-        return "vllm-metrics"
-    marks = {
-        "aiperf": r'"spec_decode_acceptance"|"benchmark_phase"',
-        "vllm-bench": r'"spec_decode_num_drafts"|"total_output_tokens"',
-        "vllm-responses": r'"speculative_decoding"|"acceptance_histogram"',
-        "sglang": r'"spec_(?:verify_ct|accept|correct_drafts)\w*"|"meta_info"|"sglext"',
-        "plain": r'"rounds"',
-    }
-    for name, pattern in marks.items():
-        if re.search(pattern, content):
-            return name
-    json_messages(path)  # says what it is if it is no JSON at all
-    raise TraceError(
-        f"{path}: holds nothing of speculative decoding that is known, of vLLM (log, /metrics, benchmark, "
-        "responses), SGLang (responses), AIPerf (profile_export.jsonl) or the plain format with rounds; "
-        "--format says what it should be. Traces with run lengths are for scripts/inspect_traces.py"
-    )
-
 
 def read(path: Path, options: argparse.Namespace) -> dict[str, dict[str, RoundCounts]]:
     """Return kind -> drafter -> counts.
@@ -80,7 +49,7 @@ def read(path: Path, options: argparse.Namespace) -> dict[str, dict[str, RoundCo
     Raises:
         TraceError: The file cannot be read, or says too little.
     """
-    name = options.format or detect(path)
+    name = options.format or format_of(path)
     if options.before is not None and name != "vllm-metrics":
         raise TraceError(f"{path}: --before is for /metrics pages, this is {name}")
     if name == "plain":
@@ -127,7 +96,7 @@ def show(item: Mapping[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("file", type=Path, help="what the engine wrote")
     parser.add_argument("--format", choices=FORMATS, help="what the file is; default: seen in it")

@@ -408,7 +408,7 @@ def _positive(text: str) -> float:
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--minutes", type=_positive, default=5.0, metavar="M", help="how long (default 5)")
     parser.add_argument(

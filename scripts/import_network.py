@@ -29,7 +29,7 @@ PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("file", type=Path, help="the log")
     parser.add_argument("--host", help="of a log of fping to several hosts, the one to read")

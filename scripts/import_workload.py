@@ -40,7 +40,7 @@ from dsd_env.workload import RequestTrace, save_trace
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("file", type=Path, help="the trace")
     parser.add_argument("--format", choices=list(IMPORTERS), help="default: found out")

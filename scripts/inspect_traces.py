@@ -306,7 +306,7 @@ def plot(item: dict[str, Any], directory: Path) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("trace", nargs="?", metavar="NAME|PATH", help="trace set, fitted model, or plain JSONL")

@@ -126,7 +126,7 @@ class Client(threading.Thread):
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--url", default="http://127.0.0.1:8400", help="the server (%(default)s)")
     parser.add_argument("--clients", type=int, default=8, help="calls at the same time (%(default)s)")

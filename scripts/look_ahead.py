@@ -19,7 +19,9 @@ import _cli
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    whole = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add = whole.add_argument
     add("config", nargs="*", help="YAML files, or names of those in configs/look_ahead")
     add("--seeds", type=int, default=3, metavar="N", help="the first N evaluation seeds (default 3)")

@@ -23,7 +23,9 @@ from torch.distributions import Categorical
 import dsd_env
 from dsd_env.control import ActionSpace, ObservationEncoder
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+)
 parser.add_argument("--scenario", default="metro")
 parser.add_argument("--timesteps", type=int, default=500_000, help="decisions to learn from")
 parser.add_argument("--worlds", type=int, default=64, help="worlds stepped together")

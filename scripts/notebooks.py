@@ -101,7 +101,7 @@ def stripped(notebook: Any) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("name", nargs="*", help="notebooks to run (default: all)")
     parser.add_argument("--write", action="store_true", help="store their outputs")

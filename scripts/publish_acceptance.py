@@ -35,7 +35,7 @@ BEGIN, END = "<!-- begin: published -->", "<!-- end: published -->"
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--facts", type=Path, default=FACTS, help="the figures and rules (%(default)s)")
     parser.add_argument("--name", action="append", metavar="NAME", help="this model (may be repeated)")

@@ -80,7 +80,7 @@ def digest_of(parts: Sequence[Any]) -> str:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"all, or some of {', '.join(REPRODUCTIONS)}"

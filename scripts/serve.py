@@ -48,7 +48,7 @@ class JsonLines(logging.Formatter):
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
         "--policy", required=True, help="directory of a bundle, or a rule by name (docs/schedulers.md)"

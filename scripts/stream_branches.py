@@ -162,7 +162,7 @@ def markdown(found: dict[str, dict[str, Any]], command: str) -> str:
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
         "--json", type=Path, required=True, metavar="FILE", help="every simulation and the result"

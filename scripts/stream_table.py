@@ -256,7 +256,7 @@ def _shown(prototype: dict[tuple[int, float], int], requests: str, rtt_s: float)
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
         "--json", type=Path, required=True, metavar="FILE", help="every simulation and the result"

@@ -28,10 +28,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Return the command line's arguments, checked."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="run the target")
+    serve = commands.add_parser("serve", help="run the target", allow_abbrev=False)
     serve.add_argument(
         "--target", default="qwen2.5-coder-1.5b", help="packaged name, .gguf, directory, hub id"
     )
@@ -45,7 +45,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     serve.add_argument("--token-file", type=Path, help="names and bearer tokens of clients")
     for name in ("key", "certificate", "clients"):
         serve.add_argument(f"--tls-{name}", type=Path, help="PEM; `clients`: authority of their certificates")
-    link = commands.add_parser("link", help="shape the way to a server")
+    link = commands.add_parser("link", help="shape the way to a server", allow_abbrev=False)
     link.add_argument("--upstream", required=True, help="host and port of the server")
     link.add_argument("--address", default="127.0.0.1:50052", help="host and port (%(default)s)")
     link.add_argument("--rtt-ms", type=float, default=40.0)
@@ -57,7 +57,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for name in ("drop", "duplicate", "reorder"):
         link.add_argument(f"--{name}", type=float, default=0.0, help="share of messages")
     link.add_argument("--seed", type=int, default=0)
-    ask = commands.add_parser("ask", help="ask a question, drafting here")
+    ask = commands.add_parser("ask", help="ask a question, drafting here", allow_abbrev=False)
     ask.add_argument("message")
     ask.add_argument("--server", default="127.0.0.1:50051", help="host and port (%(default)s)")
     ask.add_argument("--target", default="qwen2.5-coder-1.5b", help="the server's, for its tokenizer")

@@ -22,7 +22,7 @@ REPORT_FILE = "report.html"
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
         "--config", help="YAML file, or the name of one in configs/train; with --resume the run's own"

@@ -25,7 +25,7 @@ from dsd_env.schedulers.awc_network import JSON_FILE
 def main() -> int:
     """Run the script; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", default="core", help="YAML file, or the name of one in configs/awc")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")

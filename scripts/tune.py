@@ -7,9 +7,10 @@
     python scripts/tune.py --config core --jobs 2
 
 Braces hold what is tuned: {LOW..HIGH} a number, {LOW..HIGH whole} a whole one, {A|B|C} one of some words;
-{0..2 from 1} says where to begin. The same command continues a study in its file. --config tunes many rules
-of a benchmark with one budget, by a file of configs/tune/, and keeps what it finds beside it; with --study it
-continues within a study, too. Seeds of evaluations are never used.
+{0..2 from 1} says where to begin. Whole cycles of the load are measured, in the steady state; beside the best
+stands what the rule does untuned: as it begins, or with its own defaults. The same command continues a study
+in its file. --config tunes many rules of a benchmark with one budget, by a file of configs/tune/, and keeps
+what it finds beside it; with --study it continues within a study, too. Seeds of evaluations are never used.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ ALONE = ("scenario", "scheduler", "metric", "max", "trials", "episodes", "cycles
 def main() -> int:
     """Run the script; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--scenario", help="name or path")
     parser.add_argument("--scheduler", metavar="TEMPLATE", help="specification with braces")
@@ -82,12 +83,26 @@ def _tune_one(arguments: argparse.Namespace) -> int:
         episodes=arguments.episodes,
         study=arguments.study,
         seed=arguments.seed,
+        compare=True,
         report=_quiet if arguments.json else _print,
     )
     if arguments.json:
-        print(json.dumps({"scheduler": found.scheduler, "value": found.value, "trials": found.trials}))
+        told: dict[str, Any] = {"scheduler": found.scheduler, "value": found.value, "trials": found.trials}
+        if found.untuned is not None:
+            told["untuned"] = {"scheduler": found.untuned, "value": found.untuned_value}
+        print(json.dumps(told))
+        return 0
+    if found.untuned is None:
+        print("untuned: unknown; {LOW..HIGH from START} says where a rule begins")
     else:
-        print(f"best of {found.trials}: {found.scheduler}   {arguments.metric} {found.value:.5g}")
+        print(f"untuned: {found.untuned}   {arguments.metric} {found.untuned_value:.5g}")
+    print(f"best of {found.trials}: {found.scheduler}   {arguments.metric} {found.value:.5g}")
+    cycles = "a cycle" if arguments.cycles == 1 else f"{arguments.cycles} cycles"
+    episodes = f"{arguments.episodes} training episode{'s' * (arguments.episodes != 1)}"
+    print(
+        f"means of {episodes}, over {cycles} of the load in the steady state: "
+        f"compare with evaluations of --cycles {arguments.cycles}, not with those of a start-up"
+    )
     return 0
 
 

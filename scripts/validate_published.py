@@ -52,7 +52,7 @@ WITH_DATA: dict[str, tuple[str, Callable[[Mapping[str, Any], Path, Path], Check]
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
         "--only", action="append", choices=[*CHECKS, *WITH_DATA], help="run this check (may be repeated)"

@@ -62,10 +62,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    measure = commands.add_parser("measure", help="run vLLM; needs an idle machine and about ten minutes")
+    measure = commands.add_parser(
+        "measure", help="run vLLM; needs an idle machine and about ten minutes", allow_abbrev=False
+    )
     add_engine_arguments(measure, dtype="bfloat16")
     measure.add_argument("--out", type=Path, required=True, help="file for the runs")
     measure.add_argument("--scale", type=float, default=1.0, help="factor on the number of questions")
@@ -81,7 +83,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="let all settings run so often, in turn; keeps three engines in memory (%(default)s)",
     )
     describe = commands.add_parser(
-        "describe", help="write the scenario of a measured engine, and how to train on it"
+        "describe", help="write the scenario of a measured engine, and how to train on it", allow_abbrev=False
     )
     describe.add_argument("runs", type=Path, help="file that `measure` wrote")
     describe.add_argument(
@@ -93,12 +95,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=SCENARIO,
         help="what says the rest of it, with a train.yaml beside it (default: the shipped one)",
     )
-    gain = commands.add_parser("gain", help="say what a setting gains on the others")
+    gain = commands.add_parser("gain", help="say what a setting gains on the others", allow_abbrev=False)
     gain.add_argument("runs", type=Path, help="file that `measure --repeats N` wrote")
     gain.add_argument("--of", default="policy", help="the setting (%(default)s)")
     gain.add_argument("--out", type=Path, required=True, help="file for the gains (JSON)")
     gain.add_argument("--markdown", type=Path, help="file for the tables")
-    compare = commands.add_parser("compare", help="simulate the same runs, and hold them against each other")
+    compare = commands.add_parser(
+        "compare", help="simulate the same runs, and hold them against each other", allow_abbrev=False
+    )
     compare.add_argument("runs", type=Path, help="file that `measure` wrote")
     compare.add_argument("--out", type=Path, required=True, help="file for the rows (JSON)")
     compare.add_argument("--markdown", type=Path, help="file for the tables")

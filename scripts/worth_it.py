@@ -22,7 +22,7 @@ from dsd_env.cli import worth
 def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     worth.add_arguments(parser)
     arguments = parser.parse_args()

@@ -74,6 +74,26 @@ def test_yaml_blocks_are_yaml() -> None:
         assert isinstance(strict_yaml.loads(block.text, block.where), dict), block.where
 
 
+def test_the_scenarios_of_make_your_own_are_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are whole files, beside the files that they name."""
+    import dsd_env
+
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    found = []
+    for block in blocks(ROOT / "docs" / "make_your_own.md"):
+        if block.language != "yaml" or not block.text.startswith("extends:"):
+            continue
+        exec(compile(block.before, f"before {block.where}", "exec"), names)
+        file = tmp_path / f"of_line_{block.line}.yaml"
+        file.write_text(block.text, encoding="utf-8")
+        scenario = dsd_env.load_scenario(file)
+        found.append(scenario.name)
+        result = dsd_env.simulate(scenario, "cloud_ar", seed=1, requests=2, engine="reference")
+        assert result.metrics["e2e_s_mean"] > 0.0, block.where
+    assert found == ["my_metro", "my_node", "my_traffic", "my_pair"]
+
+
 class Understood(Exception):
     """A parser has read its command line; nothing is done with it."""
 

@@ -1,4 +1,7 @@
-"""The programs of docs/recipes.md: every one runs, where its library is installed."""
+"""The programs of docs/recipes.md: every one runs, where its library is installed.
+
+The first two need nothing beside the libraries of the project itself.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import pytest
 from tests.conftest import ROOT
 
 LIBRARIES = {
+    "A reward of your own": "stable_baselines3",
     "A loop of your own, as in CleanRL": "torch",
     "RLlib": "ray",
     "TorchRL": "torchrl",
@@ -74,17 +78,20 @@ def test_every_section_has_a_program_and_a_library() -> None:
         assert "print(" in program
 
 
+def test_a_reward_of_ones_own_is_paid(tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    said = run(dict(programs())["A reward of your own"], tmp_path)
+    assert said == "20 for an episode of 20 requests\n"
+
+
 def test_the_loop_of_ones_own_runs(tmp_path: Path) -> None:
-    """The one recipe that needs no other library."""
     pytest.importorskip("torch")
-    title, program = programs()[0]
-    assert LIBRARIES[title] == "torch"
-    said = run(program, tmp_path)
+    said = run(dict(programs())["A loop of your own, as in CleanRL"], tmp_path)
     assert said.count("mean reward -") == 3
 
 
 @pytest.mark.clients
-@pytest.mark.parametrize(("title", "program"), programs()[1:])
+@pytest.mark.parametrize(("title", "program"), programs()[2:])
 def test_recipes_run(title: str, program: str, tmp_path: Path) -> None:
     library = LIBRARIES[title]
     if importlib.util.find_spec(library) is None:

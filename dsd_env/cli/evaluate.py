@@ -27,11 +27,11 @@ from dsd_env.cli.arguments import (
     measured_scenario_of,
     schedulers,
 )
-from dsd_env.cli.notes import start_up, tell_notes
+from dsd_env.cli.notes import closing_notes, tell_notes
 from dsd_env.cli.output import number, paragraph, print_json, table
 from dsd_env.cli.simulate import add_metrics, chosen
 from dsd_env.history import recorded
-from dsd_env.paired import FEW_SEEDS, RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
+from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.lists import aliases
@@ -130,11 +130,9 @@ def run(arguments: argparse.Namespace) -> int:
     if own := aliases(asked):
         print()
         print("\n".join(own))
-    few = f"Of {len(seeds)} seeds these intervals are too narrow; take {FEW_SEEDS} or more."
-    notes = [start_up(scenario), few if 1 < len(seeds) < FEW_SEEDS else ""]
-    if any(notes):
+    if notes := closing_notes([scenario], len(seeds)):
         print()
-        print("\n".join(paragraph(note) for note in notes if note))
+        print("\n".join(map(paragraph, notes)))
     return 0
 
 

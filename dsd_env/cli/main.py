@@ -12,6 +12,7 @@ from dsd_env.cli import (
     completion,
     evaluate,
     picture,
+    profiles,
     report,
     scenarios,
     schedulers,
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     scenarios.add_list(commands)
     scenarios.add_show(commands)
     schedulers.add(commands)
+    profiles.add(commands)
     simulate.add(commands)
     evaluate.add(commands)
     worth.add(commands)

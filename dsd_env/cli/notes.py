@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 
 from dsd_env.control.fleet import SITES, drafters_at
+from dsd_env.paired import FEW_SEEDS
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler
 from dsd_env.schedulers.adaptive import AdaptiveScheduler
@@ -18,6 +20,26 @@ START_UP = "A start-up, from an empty system on; --cycles 2 measures the steady 
 def start_up(scenario: Scenario) -> str:
     """Return the line that says that metrics are those of a start-up; "" if a window of time is measured."""
     return START_UP if scenario.episode.window_s is None else ""
+
+
+def few_seeds(count: int) -> str:
+    """Return the line that says that intervals of so few seeds are too narrow; "" if they are not."""
+    few = f"Of {count} seeds these intervals are too narrow; take {FEW_SEEDS} or more."
+    return few if 1 < count < FEW_SEEDS else ""
+
+
+def closing_notes(scenarios: Collection[Scenario], seeds: int) -> list[str]:
+    """Return what there is to say below a comparison of schedulers.
+
+    Args:
+        scenarios: What was simulated; if some alone are measured from their start-up, these are named.
+        seeds: Number of episodes of each.
+    """
+    begun = [scenario.name for scenario in scenarios if start_up(scenario)]
+    note = START_UP if begun else ""
+    if begun and len(begun) < len(scenarios):
+        note = f"{', '.join(begun)}: {START_UP}"
+    return [line for line in (note, few_seeds(seeds)) if line]
 
 
 def absent_sites(scheduler: Scheduler, scenario: Scenario) -> list[str]:

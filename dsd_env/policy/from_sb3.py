@@ -36,6 +36,9 @@ from dsd_env.scenario import Scenario, load_scenario
 NORMALISATIONS: dict[str, Literal[0, 1, 2]] = {"A2C": 1, "DQN": 0, "MaskablePPO": 2, "PPO": 1}
 """What can be exported; see :class:`dsd_env.policy.manifest.Network` for the numbers."""
 
+FLEET_SETTINGS = ("control_period_s", "grouping", "name_targets")
+"""What a model of the fleet view was trained with, beside its scenario."""
+
 _MAX_TEXT_BYTES = 100_000_000
 _MAX_TENSOR_BYTES = 500_000_000
 _N_PROBES = 200
@@ -159,12 +162,15 @@ def _fleet_space(
         except (AttributeError, IndexError):
             trained = None
         if isinstance(trained, FleetSpace):
-            settings = {
-                "control_period_s": trained.control_period_s,
-                "grouping": trained.grouping,
-                "name_targets": trained.name_targets,
-            }
-    return None if settings is None else FleetSpace(scenario, **settings)
+            settings = {name: getattr(trained, name) for name in FLEET_SETTINGS}
+    if settings is None:
+        return None
+    if unknown := sorted(set(settings) - set(FLEET_SETTINGS)):
+        raise PolicyError(
+            f"fleet: no setting of the fleet view is called {unknown[0]!r}; there are "
+            f"{', '.join(FLEET_SETTINGS)}"
+        )
+    return FleetSpace(scenario, **settings)
 
 
 # ---------------------------------------------------------------------- networks
@@ -411,10 +417,16 @@ def _check_observation(
     if learner.low is None or learner.high is None:
         raise PolicyError(f"{where}: its observation is no vector of numbers (Box of one dimension)")
     if len(learner.low) != len(encoder.features):
+        if isinstance(encoder, FleetEncoder):
+            why = "on another scenario, with other settings of the fleet view, or not on the fleet view"
+        else:
+            why = (
+                "on a scenario with another number of placements, with n_placements, or on the fleet view "
+                "(then say with which settings: --fleet of scripts/export.py, fleet= in Python)"
+            )
         raise PolicyError(
             f"{where}: reads {len(learner.low)} features, scenario {scenario.name!r} gives "
-            f"{len(encoder.features)}; it was trained on a scenario with another number of placements, with "
-            "n_placements, or behind a wrapper that changes observations"
+            f"{len(encoder.features)}; it was trained {why}, or behind a wrapper that changes observations"
         )
     for index, feature in enumerate(encoder.features):
         was = learner.low[index], learner.high[index]

@@ -11,7 +11,7 @@ import pytest
 from agents.constraint import Constraint
 from agents.evaluation import Task, run_group
 from agents.seeds import training_seed
-from agents.tuning import Range, Sampler, Template, TemplateError, Words, tune
+from agents.tuning import Range, Sampler, Template, TemplateError, Tuned, Words, tune
 from dsd_env import Scenario, load_scenario
 
 pytest.importorskip("optuna")
@@ -75,6 +75,41 @@ def test_it_finds_the_best_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
         tasks = [Task("x", SCENARIO, f"adaptive:{gamma}:colocated", seed, "") for seed in seeds]
         means[tasks[0].scheduler] = sum(m["e2e_s_mean"] for _, m in run_group(tasks)) / 2
     assert value == means[best] == min(means[each] for each in {*first, *more})
+
+
+@pytest.mark.parametrize(
+    ("text", "untuned"),
+    [
+        ("jsq_goodput:load_weight={0..3}", "jsq_goodput"),
+        ("jsq_goodput:load_weight={0..3}+pack={1..9 whole}+explore=2", "jsq_goodput:explore=2"),
+        ("jsq_goodput:explore=2+load_weight={0..3}+pack={1..9 whole from 4}", "jsq_goodput:explore=2+pack=4"),
+        ("adaptive:{2|4}:colocated", "adaptive:2:colocated"),
+        ("pack:{4..48 whole}:4:1:colocated", None),
+    ],
+)
+def test_what_a_rule_is_before_it_is_tuned(text: str, untuned: str | None) -> None:
+    assert Template(text).untuned == untuned
+
+
+def test_the_untuned_rule_is_measured_on_the_same_episodes() -> None:
+    def go(text: str, compare: bool) -> Tuned:
+        return tune(
+            SCENARIO,
+            Template(text),
+            metric="e2e_s_mean",
+            direction="min",
+            trials=1,
+            episodes=2,
+            compare=compare,
+        )
+
+    assert go("jsq_goodput:load_weight={0..3}", False).untuned is None
+    found = go("jsq_goodput:load_weight={0..3}", True)
+    tasks = [Task("x", SCENARIO, "jsq_goodput", training_seed(0, worker, 0, 0), "") for worker in range(2)]
+    assert found.untuned == "jsq_goodput"
+    assert found.untuned_value == sum(m["e2e_s_mean"] for _, m in run_group(tasks)) / 2
+    begun = go("jsq_goodput:load_weight={0..3 from 1}", True)
+    assert (begun.untuned, begun.untuned_value) == (begun.scheduler, begun.value)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])

@@ -10,10 +10,11 @@ import pytest
 
 import dsd_env
 from dsd_env.cli.evaluate import SELECTION, summarise
-from dsd_env.cli.notes import START_UP
+from dsd_env.cli.notes import START_UP, closing_notes
 from dsd_env.paired import bootstrap_mean, bootstrap_ratio, evaluation_seeds
 from dsd_env.report.content import content
 from dsd_env.report.reading import read_results
+from dsd_env.scenario.measuring import steady
 from dsd_env.sim.metrics import METRICS
 
 ARGUMENTS = ("evaluate", "single_lan", "--requests", 2, "--engine", "reference", "--seeds", 3)
@@ -108,6 +109,14 @@ def test_the_tables_fit_80_columns_and_warn_of_few_seeds(dsd_env_command):
     assert out.endswith("Of 3 seeds these intervals are too narrow; take 10 or more.\n")
     chosen = dsd_env_command(*ARGUMENTS, *PAIR, "--metrics", "itl_s_p99").out
     assert chosen.startswith("itl_s_p99, 3 seeds")
+
+
+def test_start_ups_are_named_where_others_are_measured_in_the_steady_state():
+    begun = dsd_env.load_scenario("single_lan")
+    windowed = steady(begun, 1)
+    assert closing_notes([begun], 1) == [START_UP]
+    assert closing_notes([begun, windowed], 10) == [f"single_lan: {START_UP}"]
+    assert closing_notes([windowed], 10) == []
 
 
 def test_cycles_measure_a_window(dsd_env_command):

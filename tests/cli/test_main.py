@@ -20,6 +20,7 @@ COMMANDS = (
     "list",
     "show",
     "schedulers",
+    "profiles",
     "simulate",
     "evaluate",
     "worth-it",

@@ -25,7 +25,14 @@ import dsd_env
 from dsd_env.control import DecisionView, ObservationEncoder
 from dsd_env.control.due import DUE_FIELDS
 from dsd_env.control.rewards import TERMS
-from dsd_env.envs import ENV_ID, REWARD_TERMS, EdgeCloudEnv, FlatActionWrapper, register_envs
+from dsd_env.envs import (
+    ENV_ID,
+    REWARD_TERMS,
+    EdgeCloudEnv,
+    EdgeCloudFleetEnv,
+    FlatActionWrapper,
+    register_envs,
+)
 from dsd_env.envs.infos import METRICS, RESOLVED_CODES
 from dsd_env.envs.tables import TABLES, observation_table, with_tables
 from dsd_env.scenario.schema import Reward, RewardWeights
@@ -742,6 +749,16 @@ def test_table_numbers_every_feature_of_every_layout(n_placements: int) -> None:
         else:
             found[int(number) % len(encoder.features)] = name
     assert tuple(found[index] for index in range(len(encoder.features))) == encoder.names
+
+
+def test_every_argument_is_documented_with_its_default(checkout: Path) -> None:
+    page = (checkout / "docs" / "environment.md").read_text(encoding="utf-8")
+    per_request, _, fleet = page.partition("\n## The fleet view\n")
+    for env, text in ((EdgeCloudEnv, per_request), (EdgeCloudFleetEnv, fleet)):
+        for name, parameter in inspect.signature(env).parameters.items():
+            default = repr(parameter.default).replace("'", '"')
+            if parameter.kind is not parameter.KEYWORD_ONLY:
+                assert f"| `{name}` | `{default}` |" in text, f"{env.__name__}: {name}"
 
 
 def test_every_reward_term_and_info_key_is_documented(checkout: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,38 @@ def test_a_model_of_stable_baselines_exports_with_the_settings_of_its_environmen
     with pytest.raises(PolicyError, match="reads 54 features"):
         policy.export_sb3(tmp_path / "model.zip", scenario, tmp_path / "d", fleet={"grouping": "device"})
     envs.close()
+
+
+def test_the_script_exports_a_file_of_it_with_the_settings_given(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ppo = pytest.importorskip("stable_baselines3").PPO
+    monkeypatch.syspath_prepend(str(checkout / "scripts"))
+    envs = dsd_env.make_sb3_fleet_vec_env("single_lan", 1, control_period_s=0.4, grouping="slo")
+    file, out = tmp_path / "plans.zip", tmp_path / "policy"
+    ppo("MlpPolicy", envs, n_steps=8, batch_size=8, device="cpu", seed=1).save(file)
+    envs.close()
+
+    def call(*fleet: str) -> tuple[object, str]:
+        words = ["--model", str(file), "--scenario", "single_lan", "--out", str(out), *fleet]
+        monkeypatch.setattr("sys.argv", ["export.py", *words])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(checkout / "scripts" / "export.py"), run_name="__main__")
+        said = capsys.readouterr()
+        return stopped.value.code, said.out + said.err
+
+    for fleet, message in (
+        ((), "say with which settings: --fleet of scripts/export.py"),
+        (("--fleet", "period=0.4"), "no setting of the fleet view is called 'period'"),
+        (("--fleet", "grouping=sites"), "grouping = 'sites' is not one of"),
+    ):
+        code, said = call(*fleet)
+        assert code == 1 and message in said, said
+    code, said = call("--fleet", "control_period_s=0.4", "grouping=slo")
+    assert code == 0, said
+    assert f"--scenarios single_lan --schedulers jsq_goodput,policy:{out}" in said
+    made = policy.load(out).manifest.action.fleet
+    assert made is not None and (made.control_period_s, made.grouping) == (0.4, "slo")
 
 
 def test_it_is_refused_where_it_does_not_fit(bundle: Path) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from dsd_env.cli.notes import START_UP, few_seeds
+
 CONFIG = """
 scenario: single_lan
 overrides: {episode.requests: 2}
@@ -100,6 +102,26 @@ def test_train_export_evaluate(checkout: Path, tmp_path: Path, call, monkeypatch
     )
     assert "policy:policy" in (tmp_path / "report.html").read_text()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["e.json"], "the sidecar is gone"
+
+
+def test_tables_that_no_terminal_shows_are_not_cut_and_what_was_measured_is_told(call, monkeypatch) -> None:
+    name = "a_name_of_its_own_" * 4
+    pair = f"cloud_ar,{name}=edge_sd:4"
+    arguments = ("--scenarios", "single_lan", "--schedulers", pair, "--seeds", 2, "--metrics", "e2e_s_mean")
+
+    def rows(*more: object) -> list[str]:
+        code, output, errors = call("evaluate", *arguments, *more)
+        assert code == 0, errors
+        return output.splitlines()
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    found = rows("--requests", 2)
+    assert [line.split()[0] for line in found if line.startswith(name) and "%" in line] == [name]
+    assert found[-3:] == ["", START_UP, few_seeds(2)]
+    monkeypatch.setenv("COLUMNS", "80")
+    found = rows("--cycles", 1)
+    assert not [line for line in found if line.startswith(name) and "%" in line]
+    assert found[-2:] == ["", few_seeds(2)]
 
 
 @pytest.mark.parametrize(

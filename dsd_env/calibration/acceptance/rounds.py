@@ -15,6 +15,7 @@ The readers of engines' files are in :mod:`dsd_env.calibration.acceptance.vllm`,
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from dsd_env.acceptance.traceset import TraceError
 from dsd_env.calibration.acceptance.aiperf import read_aiperf
 from dsd_env.calibration.acceptance.counts import MAX_PLACES, Floats, RoundCounts, file_notes
 from dsd_env.calibration.acceptance.importers import plain_rows
-from dsd_env.calibration.acceptance.reading import field, integer
+from dsd_env.calibration.acceptance.reading import field, integer, json_messages, read_text
 from dsd_env.calibration.acceptance.sglang import read_sglang
 from dsd_env.calibration.acceptance.vllm import (
     read_vllm_bench,
@@ -45,12 +46,16 @@ from dsd_env.calibration.acceptance.vllm import (
 
 MAX_CLASSES = 4
 """Most classes of requests that a fit to logged rounds tries."""
+FORMATS = ("vllm-log", "vllm-metrics", "vllm-bench", "vllm-responses", "sglang", "aiperf", "plain")
+"""What a file of rounds can be."""
 
 __all__ = [
     "EXTRAPOLATED_PLACES",
+    "FORMATS",
     "MAX_CLASSES",
     "RoundCounts",
     "fit_rounds",
+    "format_of",
     "model_from_rounds",
     "read_aiperf",
     "read_plain_rounds",
@@ -60,6 +65,36 @@ __all__ = [
     "read_vllm_metrics",
     "read_vllm_responses",
 ]
+
+
+def format_of(path: Path) -> str:
+    """Return the format of a file, by what is in it.
+
+    Raises:
+        TraceError: None of them, or it cannot be read.
+    """
+    content = read_text(path)
+    if "SpecDecoding metrics:" in content:
+        return "vllm-log"
+    if re.search(r"^\s*vllm[:_]spec_decode_num_", content, re.MULTILINE):
+        return "vllm-metrics"
+    marks = {
+        "aiperf": r'"spec_decode_acceptance"|"benchmark_phase"',
+        "vllm-bench": r'"spec_decode_num_drafts"|"total_output_tokens"',
+        "vllm-responses": r'"speculative_decoding"|"acceptance_histogram"',
+        "sglang": r'"spec_(?:verify_ct|accept|correct_drafts)\w*"|"meta_info"|"sglext"',
+        "plain": r'"rounds"',
+    }
+    for name, pattern in marks.items():
+        if re.search(pattern, content):
+            return name
+    json_messages(path)  # says what it is if it is no JSON at all
+    raise TraceError(
+        f"{path}: holds nothing of speculative decoding that is known, of vLLM (log, /metrics, benchmark, "
+        "responses), SGLang (responses), AIPerf (profile_export.jsonl) or the plain format with rounds; "
+        "--format says what it should be. Traces with run lengths are for scripts/import_traces.py"
+    )
+
 
 # ---------------------------------------------------------------------- the plain format
 
