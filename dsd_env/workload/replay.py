@@ -137,7 +137,8 @@ def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Sc
             horizon_s,
         )
     episode = scenario.episode
-    played = episode.warmup_requests + episode.requests if episode.window_s is None else len(part)
+    # Where no window of time is measured, the schema fills in a number of requests.
+    played = episode.warmup_requests + episode.requests if episode.window_s is None else len(part)  # type: ignore[operator]
     if played < len(part) and not arrivals.loop and not arrivals.random_start:
         _LOGGER.warning(
             "%s: of %d requests, an episode measures %d after %d (episode.requests, episode.warmup_requests) "
