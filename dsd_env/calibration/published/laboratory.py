@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsd_env.acceptance.traceset import DrafterTrace, TraceSet
+from dsd_env.latency import load_profile
 from dsd_env.scenario import Scenario, load_scenario
 
 _CARD = {"models": "see docs/validation.md", "regime": "a published experiment", "utilisation": "simulated"}
@@ -127,7 +128,7 @@ def scenario(
         "targets": {
             "cloud": {
                 "profile": target,
-                "gpus": 1,
+                "gpus": load_profile(target).parallelism if isinstance(target, str) else 1,
                 # What a profile of real hardware has; unlimited where the target is made of coefficients.
                 **({} if isinstance(target, str) else {"kv_capacity_tokens": 10_000_000}),
                 "max_batch_wait_s": 0.0,
