@@ -1,4 +1,4 @@
-"""The configuration of a training run: typed, frozen, validated, the whole of it saved beside the run."""
+"""The configuration of a training run: typed, frozen, validated, and saved completely beside the run."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class ConfigError(ValueError):
 
 
 class Ppo(ConfigModel):
-    """PPO's own settings, by the names of Stable-Baselines3.
+    """Settings of PPO, by their names in Stable-Baselines3.
 
-    The defaults take few, large minibatches: on networks this small that is some ten times faster than SB3's
-    own default (64 × 10), whose time goes into overhead per minibatch.
+    The defaults use few, large minibatches. For networks of this size that is some ten times faster than
+    SB3's default (64 × 10), which spends its time on overhead per minibatch.
     """
 
     learning_rate: Positive = 3e-4
@@ -57,7 +57,7 @@ class Ppo(ConfigModel):
 
 
 class NetworkConfig(ConfigModel):
-    """Hidden layers of actor and critic, which share nothing."""
+    """Hidden layers of actor and critic, which share no layers."""
 
     actor: tuple[Width, ...] = Field(default=(64, 64), max_length=15)
     critic: tuple[Width, ...] = Field(default=(64, 64), max_length=15)
@@ -65,14 +65,14 @@ class NetworkConfig(ConfigModel):
 
 
 class CheckpointConfig(ConfigModel):
-    """How often the run is saved; a killed run loses at most this many steps."""
+    """How often checkpoints of the run are saved; a killed run loses at most `every_steps` steps."""
 
     every_steps: Steps = 50_000
     keep: Annotated[int, Field(ge=1)] = 3
 
 
 class Validation(ConfigModel):
-    """Episodes on validation seeds during training; the best model is kept."""
+    """Validation during training, by episodes on validation seeds; the best model is kept."""
 
     every_steps: Steps = 50_000
     episodes: Annotated[int, Field(ge=1, le=1000)] = 3
@@ -96,20 +96,21 @@ class Validation(ConfigModel):
 
     @property
     def maximise(self) -> bool:
-        """Whether more is better."""
+        """Whether higher values of `select_by` are better."""
         if self.direction is not None:
             return self.direction == "max"
         return self.select_by == "return"
 
 
 class Credit(ConfigModel):
-    """Whom the consequences of a decision are credited to.
+    """How rewards are credited to decisions.
 
-    `step`: generalised advantage estimation over the environment's steps, as in any PPO. One step's reward
-    then mixes all requests in the system. `request`: along each request's own decisions; the reward between
-    two of them is − `own_weight` × elapsed time − `price_weight` × delay caused to others, both in units of
-    the scenario's reference_e2e_s, + `global_weight` × the environment's reward meanwhile, + `outcome_weight`
-    × its reward in the step that completes the request: whether it met its objective, where that is rewarded.
+    `step`: generalised advantage estimation over the environment's steps, as in any PPO. The reward of a step
+    then mixes all requests in the system. `request`: advantage estimation along each request's own decisions.
+    The reward between two of them is − `own_weight` × elapsed time − `price_weight` × delay caused to others,
+    both in units of the scenario's reference_e2e_s, + `global_weight` × the environment's reward meanwhile,
+    + `outcome_weight` × the environment's reward in the step that completes the request, which shows whether
+    the request met its objective if the scenario rewards that.
     """
 
     kind: Literal["step", "request"] = "step"
@@ -131,7 +132,7 @@ class Credit(ConfigModel):
         return self
 
     def weights(self, reference_s: float | NDArray[np.float64]) -> CreditWeights:
-        """Return the mix in the form that the buffers take; see :class:`agents.credit.CreditWeights`."""
+        """Return the weights in the form that rollout buffers take, :class:`agents.credit.CreditWeights`."""
         return CreditWeights(
             self.own_weight,
             self.price_weight,
@@ -143,7 +144,7 @@ class Credit(ConfigModel):
 
 
 class Imitation(ConfigModel):
-    """How an actor is fitted to what others have decided."""
+    """How an actor is fitted to recorded decisions (imitation learning)."""
 
     epochs: Annotated[int, Field(ge=1, le=1000)] = 10
     batch_size: Annotated[int, Field(ge=8)] = 512
@@ -156,7 +157,7 @@ class Imitation(ConfigModel):
 
 
 class WarmStart(Imitation):
-    """Imitation of a scheduler before PPO; declared here and in every exported policy's manifest."""
+    """Imitation of a scheduler before PPO; the manifest of every exported policy records it too."""
 
     scheduler: str = Field(
         min_length=1,
@@ -183,7 +184,7 @@ class WarmStart(Imitation):
 
 
 class FleetConfig(ConfigModel):
-    """The fleet view: one plan for all requests per step, instead of a decision on each."""
+    """Settings of the fleet view, in which each step sets one plan for all requests."""
 
     control_period_s: Positive = Field(default=CONTROL_PERIOD_S, description="Time between two plans.")
     grouping: Literal["device", "slo", "device_slo"] = Field(
@@ -193,23 +194,23 @@ class FleetConfig(ConfigModel):
 
 
 class ChoicesConfig(ConfigModel):
-    """What plans may say, of the lists of a scenario."""
+    """The choices that plans may make, a subset of the scenario's lists."""
 
     gammas: tuple[int, ...] = Field(min_length=1)
     batch_sizes: tuple[int, ...] = Field(default=(1,), min_length=1)
     places: tuple[str, ...] = Field(min_length=1)
 
     def allowed(self, space: FleetSpace) -> NDArray[np.bool_]:
-        """Return which choices of the fleet view these are, of those that can be executed.
+        """Return the mask of these choices in a plan space, without choices that cannot be executed.
 
         Args:
-            space: The plans.
+            space: The plan space.
 
         Returns:
             bool, shape (sum(nvec),).
 
         Raises:
-            ConfigError: One is not on its list, or a group is left without any.
+            ConfigError: A choice is not on its list, or a group is left without choices.
         """
         words = [place.word for place in space.places]
         rows = []
@@ -241,7 +242,7 @@ class Part(ConfigModel):
 
 
 class TrainConfig(ConfigModel):
-    """One training run."""
+    """The configuration of one training run."""
 
     algorithm: Literal["ppo", "maskable_ppo"] = "maskable_ppo"
     scenario: str = Field(
@@ -321,7 +322,7 @@ class TrainConfig(ConfigModel):
     @model_validator(mode="before")
     @classmethod
     def _first_of_mixture(cls, data: Any) -> Any:
-        # So that a configuration that was saved whole is read back.
+        # This also reads back a complete configuration as saved, whose scenario is the mixture's first.
         if isinstance(data, dict) and isinstance(data.get("mixture"), dict) and data["mixture"]:
             return {"scenario": next(iter(data["mixture"]))} | data
         return data
@@ -391,18 +392,18 @@ class TrainConfig(ConfigModel):
         return self
 
     def load_scenario(self) -> Scenario:
-        """Return the scenario with the overrides; of a mixture the first.
+        """Return the scenario with its overrides; the first one of a mixture.
 
         Raises:
-            dsd_env.scenario.ScenarioError: It does not exist or is not valid.
+            dsd_env.scenario.ScenarioError: The scenario does not exist or is not valid.
         """
         return self.load_scenarios()[0]
 
     def load_scenarios(self) -> tuple[Scenario, ...]:
-        """Return the scenarios of a mixture, or the one, with the overrides.
+        """Return the scenarios of the mixture, or the single scenario, with their overrides.
 
         Raises:
-            dsd_env.scenario.ScenarioError: One does not exist or is not valid.
+            dsd_env.scenario.ScenarioError: A scenario does not exist or is not valid.
         """
         if not self.mixture:
             return (changed_scenario(self.scenario, self.overrides),)
@@ -412,9 +413,9 @@ class TrainConfig(ConfigModel):
         )
 
     def offered(self) -> NDArray[np.bool_] | None:
-        """Return what each scenario of the mixture offers of the common lists; None without a mixture.
+        """Return which entries of the common lists each scenario of a mixture offers; None without mixture.
 
-        That is what it has by itself, before the lists that are for all.
+        A scenario offers the entries of its own lists, as they are before the common lists override them.
 
         Returns:
             bool, shape (number of scenarios, sum(nvec)).
@@ -436,7 +437,7 @@ class TrainConfig(ConfigModel):
         return np.stack(rows)
 
     def teachers(self) -> dict[str, str]:
-        """Return whose decisions a warm start imitates, by the scenario's name; none without a warm start."""
+        """Return the scheduler that a warm start imitates, by scenario name; empty without a warm start."""
         common = self.warm_start
         if common is None:
             return {}
@@ -445,11 +446,11 @@ class TrainConfig(ConfigModel):
         return {name: part.imitate or common.scheduler for name, part in self.mixture.items()}
 
     def fleet_space(self, scenario: Scenario) -> FleetSpace | None:
-        """Return the plans of the fleet view, if that is what is trained on."""
+        """Return the plan space of a scenario if the run trains on the fleet view, else None."""
         return None if self.fleet is None else FleetSpace(scenario, **self.fleet.model_dump())
 
     def action_sizes(self, scenarios: Sequence[Scenario]) -> tuple[int, ...]:
-        """Return the sizes of the action's dimensions, for the scenario or those of the mixture."""
+        """Return the sizes of the action dimensions, for the scenario or the scenarios of the mixture."""
         space = self.fleet_space(scenarios[0])
         if space is not None:
             return space.nvec
@@ -472,7 +473,7 @@ class TrainConfig(ConfigModel):
 
 
 def most_placements(scenarios: Sequence[Scenario]) -> int:
-    """Return the length of the longest list of candidates."""
+    """Return the length of the longest candidate list of some scenarios."""
     return max(scenario.n_placements for scenario in scenarios)
 
 
@@ -481,10 +482,10 @@ def load_config(config: str | Path, **changes: Any) -> TrainConfig:
 
     Args:
         config: Path of a YAML file, or the name of a shipped one (``"metro"``).
-        **changes: Top-level keys that replace the file's; None changes nothing.
+        **changes: New values of top-level keys; None keeps the value of the file.
 
     Raises:
-        ConfigError: Not found, not YAML, unknown key, or impossible value.
+        ConfigError: The file is not found or not YAML, or has an unknown key or an impossible value.
     """
     given = {key: value for key, value in changes.items() if value is not None}
     return read_config(TrainConfig, config, "train", "training configuration", ConfigError, given)

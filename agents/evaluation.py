@@ -1,4 +1,4 @@
-"""Paired evaluation: every scheduler on the same episodes, means with bootstrap intervals."""
+"""Paired evaluation: every scheduler plays the same episodes; results are means with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from dsd_env.similar import hint, metrics_like
 from dsd_env.whole_runs.runs import fast_runs
 
 SIDE_BY_SIDE = 4
-"""Episodes that one process simulates at a time."""
+"""Number of episodes that one process simulates at the same time."""
 
 TABLE_METRICS = (
     "e2e_s_mean",
@@ -51,7 +51,7 @@ TABLE_METRICS = (
     "cost_usd_per_1m_tokens",
     "load",
 )
-"""What the terminal shows; the JSON file holds every metric."""
+"""Metrics that the terminal shows; the JSON file holds every metric."""
 
 
 class EvaluationError(RuntimeError):
@@ -60,14 +60,14 @@ class EvaluationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Task:
-    """One simulation.
+    """One simulation of an evaluation.
 
     Attributes:
-        label: The scenario as the user named it.
-        scenario: Its content.
+        label: Name of the scenario as the user gave it.
+        scenario: The scenario.
         scheduler: Name of the scheduler.
         seed: Episode seed.
-        key: Digest of all that the result depends on.
+        key: Digest of everything that the result depends on.
     """
 
     label: str
@@ -89,17 +89,19 @@ def plan(
     """Return every simulation of an evaluation, seeds innermost.
 
     Args:
-        scenarios: Names or paths.
-        schedulers: Names, e.g. ``jsq_goodput`` or ``policy:DIR``.
+        scenarios: Names or paths of scenarios.
+        schedulers: Names of schedulers, e.g. ``jsq_goodput`` or ``policy:DIR``.
         seeds: Number of evaluation seeds.
-        requests: Measured requests per episode, instead of the scenario's own or its window.
-        cycles: Measure so many cycles of the load, after a warm-up, instead; see
+        requests: Number of requests to measure per episode, instead of the number or the window that the
+            scenario sets.
+        cycles: Number of load cycles to measure instead, after a warm-up; see
             :func:`dsd_env.scenario.measuring.steady`.
-        changes: Other values for keys of the scenarios, by dotted key.
+        changes: Overrides of scenario keys, by dotted key.
 
     Raises:
         dsd_env.scenario.ScenarioError: A scenario is not valid.
-        ValueError: A scheduler is unknown, a policy cannot be loaded, or something is named twice.
+        ValueError: A scheduler is unknown, a policy cannot be loaded, no scenario or scheduler is named, or
+            one is named twice.
     """
     for what, names in (("scenario", scenarios), ("scheduler", schedulers)):
         if not names:
@@ -123,34 +125,34 @@ def tasks_of(label: str, scenario: Scenario, scheduler: str, seeds: Sequence[int
     """Return the simulations of one scenario and scheduler, one per seed.
 
     Raises:
-        ValueError: The scheduler is unknown, or the policy does not fit.
+        ValueError: The scheduler is unknown, or the policy does not fit the scenario.
     """
-    # Complain about a wrong name or an unfit policy now, not after an hour.
+    # Report a wrong name or an unfit policy now, not after an hour of simulation.
     make_scheduler(scheduler).reset(scenario, 0)
     common = digests(scenario, scheduler)
     return [Task(label, scenario, scheduler, seed, key_of(*common, seed)) for seed in seeds]
 
 
 def digests(scenario: Scenario, scheduler: str) -> list[str]:
-    """Return what an episode's result depends on besides its seed: code, data, scenario and scheduler."""
+    """Return digests of what a result depends on besides the seed: code, data, scenario, scheduler."""
     return [engine_digest(), data_digest(scenario), scenario_digest(scenario), scheduler_digest(scheduler)]
 
 
 def key_of(*parts: Any) -> str:
-    """Return the digest of parts that JSON can hold."""
+    """Return the digest of some parts, which must be JSON values."""
     return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()
 
 
 def check_metrics(names: Sequence[str], scenario: Scenario) -> None:
-    """Raise ValueError if a metric is not one that episodes have: before they run, not after.
+    """Check, before any simulation, that episodes of a scenario have the given metrics.
 
     Raises:
-        ValueError: With the names most like it, and those that there are.
+        ValueError: A metric does not exist; the message has similar names, or else all names.
     """
     known = metric_names(scenario)
     if unknown := [name for name in names if name not in known]:
         likes = metrics_like(unknown, known)
-        # Among two hundred names nobody finds the one that is meant.
+        # With similar names at hand, do not list all two hundred.
         rest = "docs/simulator.md has all of them" if likes else f"There are: {', '.join(known)}"
         raise ValueError(f"no metric {', '.join(unknown)}{hint(likes)} {rest}")
 
@@ -158,11 +160,11 @@ def check_metrics(names: Sequence[str], scenario: Scenario) -> None:
 def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
     """Run simulations of one scenario and scheduler side by side; yield each with its metrics as it ends.
 
-    On the compiled engine, if it is installed and simulates this scenario: the metrics are the same, bit for
-    bit, as those of :func:`dsd_env.simulate`.
+    The simulations run on the compiled engine if it is installed and simulates the scenario. The metrics
+    equal those of :func:`dsd_env.simulate`, bit for bit.
 
     Raises:
-        EvaluationError: One failed.
+        EvaluationError: A simulation failed.
     """
     label, scenario, scheduler = tasks[0].label, tasks[0].scenario, tasks[0].scheduler
     by_seed = {task.seed: task for task in tasks}
@@ -173,7 +175,7 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
             yield from fast
             return
         if stopping_rule(make_scheduler(scheduler)) is not None:
-            # It ends drafts by thresholds of its own, for which no action need stand.
+            # The scheduler ends drafts by its own thresholds, which the action lists may lack.
             for task in tasks:
                 yield task, dsd_env.simulate(scenario, scheduler, task.seed, engine=kind).metrics
             return
@@ -189,7 +191,7 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
 
 
 def _room_for(scheduler: str, scenario: Scenario) -> int | None:
-    """Return how long the list of candidates must be for a policy to read the environment's observation."""
+    """Return the length of the candidate list with which a policy can read the environment's observation."""
     player = make_scheduler(scheduler)
     if not isinstance(player, PolicyScheduler) or player.policy.fleet:
         return None
@@ -202,7 +204,7 @@ def _run_group_at_once(tasks: Sequence[Task]) -> list[tuple[Task, dict[str, floa
 
 
 def groups_of(tasks: Sequence[Task], most: int) -> list[list[Task]]:
-    """Return the tasks in groups of one scenario and scheduler, of at most ``most`` each, in order."""
+    """Return the tasks, in order, in groups of at most ``most`` with one scenario and scheduler each."""
     groups: list[list[Task]] = []
     for _, same in itertools.groupby(tasks, key=lambda task: (task.label, task.scheduler)):
         members = list(same)
@@ -211,15 +213,15 @@ def groups_of(tasks: Sequence[Task], most: int) -> list[list[Task]]:
 
 
 def run_all(tasks: Sequence[Task], jobs: int, on_result: Callable[[Task, dict[str, float]], None]) -> None:
-    """Run tasks, in this process or several, and hand over each result as it comes.
+    """Run tasks in this process or in several, and pass on each result as it arrives.
 
     Args:
-        tasks: What to run.
-        jobs: Number of processes; 1 is this one.
-        on_result: Called in this process.
+        tasks: The tasks to run.
+        jobs: Number of processes; 1 runs the tasks in this process.
+        on_result: Function called with each result, in this process.
 
     Raises:
-        EvaluationError: A simulation failed; the results before it have been handed over.
+        EvaluationError: A simulation failed; the results before it have been passed on.
     """
     if jobs <= 1:
         for group in groups_of(tasks, len(tasks)):
@@ -234,20 +236,20 @@ def run_all(tasks: Sequence[Task], jobs: int, on_result: Callable[[Task, dict[st
 
 
 def _leave_cores_to_processes() -> None:
-    # Thread pools of the numerical libraries would fight over the cores.
+    # Thread pools of the numerical libraries would compete with the processes for cores.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
 
 class PartialResults:
-    """Finished simulations in a sidecar file, so that an interrupted evaluation loses nothing.
+    """Results of finished simulations in a sidecar file, so that an interrupted evaluation loses nothing.
 
-    One JSON line each. Lines are found again by the digest of all they depend on: results of other settings
-    are not mistaken for these.
+    Each result is one JSON line, keyed by the digest of everything it depends on, so that results of other
+    settings cannot be mistaken for it.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Read what is there; ``path`` None keeps results in memory only."""
+        """Read the results in the file, if it exists; ``path`` None keeps results in memory only."""
         self.path = path
         self.results: dict[str, dict[str, float]] = {}
         if path is not None and path.is_file():
@@ -257,10 +259,10 @@ class PartialResults:
                     metrics = {str(name): _float(value) for name, value in data["metrics"].items()}
                     self.results[str(data["key"])] = metrics
                 except (ValueError, KeyError, TypeError, AttributeError):
-                    continue  # the line that an interrupt cut off
+                    continue  # a line that an interrupt cut short
 
     def add(self, task: Task, metrics: Mapping[str, float]) -> None:
-        """Keep a result, on disk before this returns."""
+        """Keep a result; it is on disk when this method returns."""
         self.results[task.key] = dict(metrics)
         if self.path is None:
             return
@@ -268,23 +270,23 @@ class PartialResults:
         append_json_line(self.path, {"key": task.key, "metrics": kept})
 
     def discard(self) -> None:
-        """Delete the sidecar; the final file holds everything now."""
+        """Delete the sidecar file, once the final file holds everything."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
 
 def histories_of(tasks: Sequence[Task], jobs: int = 1) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Simulate the first episode of every scenario and scheduler, and yield its history.
+    """Simulate the first episode of each scenario and scheduler, and yield its history.
 
-    Load, decisions and latencies over time, as :mod:`dsd_env.history` makes them; the scheduler is asked for
-    every decision, so that this takes longer than the metrics of a static rule do.
+    A history holds load, decisions and latencies over time; see :mod:`dsd_env.history`. Every decision is
+    asked of the scheduler, so for a static rule this takes longer than computing metrics.
 
     Args:
-        tasks: The evaluation's tasks.
-        jobs: Number of processes; 1 is this one.
+        tasks: The tasks of the evaluation.
+        jobs: Number of processes; 1 runs the simulations in this process.
 
     Raises:
-        EvaluationError: One failed.
+        EvaluationError: A simulation failed.
     """
     firsts = [first for first, *_ in groups_of(tasks, len(tasks))]
     if jobs <= 1 or len(firsts) <= 1:
@@ -316,14 +318,14 @@ def summarise(
     histories: Mapping[str, Mapping[str, Any]] | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Any:
-    """Return the content of the JSON file: per scenario and scheduler every metric, mean and interval.
+    """Return the content of the JSON file: mean and interval of each metric, by scenario and scheduler.
 
     Args:
-        tasks: The evaluation's tasks.
-        results: Metrics by task key, complete.
-        metadata: What else to record.
-        histories: Histories of episodes by task key, for some of them or none.
-        names: What schedulers are called, by specification; without one a specification is its name.
+        tasks: The tasks of the evaluation.
+        results: Metrics of all tasks, by task key.
+        metadata: Further metadata to record.
+        histories: Histories of episodes by task key, for some tasks or none.
+        names: Names of schedulers by specification; default: the specification itself.
 
     Returns:
         A JSON-ready dict; NaN has become null.
@@ -374,14 +376,14 @@ def summarise(
 
 
 DRIFT = 4.0
-"""Difference of a window's halves, in standard errors of it over all seeds, from which on it is told."""
+"""Drift from which it is reported: difference between a window's halves, over its standard error."""
 
 
 def _within(rows: Sequence[Mapping[str, float]], name: str) -> dict[str, float | None]:
-    """Return what the parts of the windows tell of a metric: its standard error, and its drift.
+    """Return a metric's standard error and drift, both of the mean over seeds, from parts of the windows.
 
-    Both are of the mean over the seeds. A drift of :data:`DRIFT` or more says that the window's halves
-    differ by more than chance makes them: the warm-up was too short, or the system does not settle.
+    A drift of :data:`DRIFT` or more means that the halves of the window differ by more than chance: the
+    warm-up was too short, or the system does not reach a steady state.
     """
     if f"{name}_se" not in rows[0]:
         return {}

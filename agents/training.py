@@ -1,4 +1,4 @@
-"""A training run: PPO or MaskablePPO on the environment, resumable, all of its circumstances on record."""
+"""Training runs of PPO or MaskablePPO on the environment, resumable and fully recorded."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _ACTIVATIONS: dict[str, type[th.nn.Module]] = {"tanh": th.nn.Tanh, "relu": th.nn
 
 
 class RunError(ValueError):
-    """A run directory cannot be used as asked; the message says what to do."""
+    """A run's directory cannot be used as requested; the message says what to do."""
 
 
 def build_model(
     config: TrainConfig, scenario: Scenario | Sequence[Scenario], vec_env: VecEnv
 ) -> OnPolicyAlgorithm:
-    """Return a fresh learner for a configuration, on its scenario or those of its mixture."""
+    """Return an untrained learner for a configuration, on its scenario or the scenarios of its mixture."""
     ppo = config.ppo
     scenarios = [scenario] if isinstance(scenario, Scenario) else scenario
     references_s = np.resize([each.reward.reference_e2e_s for each in scenarios], vec_env.num_envs)
@@ -99,17 +99,17 @@ def scenarios_json(scenarios: Sequence[Scenario]) -> dict[str, Any]:
 
 
 def scenarios_of_json(data: dict[str, Any]) -> tuple[Scenario, ...]:
-    """Return the scenarios of the content of ``scenario.json``."""
+    """Return the scenarios that the content of ``scenario.json`` describes."""
     return (
         tuple(map(load_scenario, data["mixture"].values())) if "mixture" in data else (load_scenario(data),)
     )
 
 
 def check_run(config: TrainConfig, scenarios: Sequence[Scenario], run: Path, resume: bool) -> None:
-    """Make sure that a run can be begun in a directory, or resumed; write nothing.
+    """Check that a run can be begun or resumed in a directory, without writing anything.
 
     Raises:
-        RunError: The directory is taken, holds another configuration, or there is nothing to resume.
+        RunError: The directory is in use, holds another configuration, or has no run to resume.
     """
     if resume:
         if not (run / CONFIG_FILE).is_file():
@@ -132,13 +132,13 @@ def check_run(config: TrainConfig, scenarios: Sequence[Scenario], run: Path, res
 def prepare_run(
     config: TrainConfig, scenarios: Sequence[Scenario], run: Path, resume: bool
 ) -> checkpoints.Checkpoint | None:
-    """Make the run's directory, or find where to resume; write configuration, scenario and circumstances.
+    """Make a run's directory or find the checkpoint to resume from; write configuration, scenario and record.
 
     Returns:
-        The checkpoint to continue from; None to begin.
+        The checkpoint to continue from; None starts from the beginning.
 
     Raises:
-        RunError: The directory is taken, holds another configuration, or there is nothing to resume.
+        RunError: The directory is in use, holds another configuration, or has no run to resume.
     """
     check_run(config, scenarios, run, resume)
     run.mkdir(parents=True, exist_ok=True)
@@ -182,24 +182,26 @@ def train(
     Args:
         config: The configuration.
         run: Directory of the run.
-        resume: Continue from the newest valid checkpoint (from the start if there is none yet).
-        make_env: Makes one environment; None: the registered one on the configured scenario.
-        progress: Show a progress bar.
+        resume: Whether to continue from the newest valid checkpoint (from the start if there is none yet).
+        make_env: Function that makes one environment; None: the registered environment on the configured
+            scenario.
+        progress: Whether to show a progress bar.
 
     Returns:
         The last state, saved as ``final.zip``.
 
     Raises:
         RunError: The directory cannot be used.
-        ConfigError: The warm start's teacher makes no plans of the scenario.
-        dsd_env.locks.InUseError: Another process is training in it.
+        ConfigError: For the fleet view, `choices` do not fit the scenario, or the warm start's scheduler
+            makes no plans for the scenario.
+        dsd_env.locks.InUseError: Another process is training in the directory.
         dsd_env.scenario.ScenarioError: The scenario is not valid.
-        KeyboardInterrupt: Interrupted; the state has been saved as a checkpoint.
+        KeyboardInterrupt: The user interrupted the training; the state has been saved as a checkpoint.
     """
     run = Path(run)
     scenarios = config.load_scenarios()
     priced = config.credit.price_weight > 0
-    # One engine in all parts of a run; only collection may be spread over processes.
+    # All parts of a run use the same engine; only the collection of rollouts may use several processes.
     engine = "compiled" if config.vec_env == "compiled" else "dummy"
     if config.fleet is not None and make_env is None:
         simulates = "reference" if config.vec_env == "dummy" else "compiled"
@@ -207,7 +209,7 @@ def train(
     ground = scenarios if config.mixture else scenarios[0]
     make_envs = partial(make_vec_env, ground, price_delays=priced, make=make_env, offered=config.offered())
     th.set_num_threads(config.torch_threads)
-    # Whatever is missing is missed before the directory is made.
+    # Find errors before the directory is made.
     space = config.fleet_space(scenarios[0])
     if space is not None and config.choices is not None:
         config.choices.allowed(space)
@@ -232,7 +234,7 @@ def _train(
     make_env: EnvFactory | None,
     progress: bool,
 ) -> checkpoints.Checkpoint:
-    """Train in a directory that is locked; see :func:`train`."""
+    """Train in a locked directory; see :func:`train`."""
     start, scenario = prepare_run(config, scenarios, run, resume), scenarios[0]
     step = start.num_timesteps if start else 0
     by_request = config.credit.kind == "request"
@@ -264,7 +266,7 @@ def _train(
         model.set_logger(configure(str(run / "tensorboard"), ["tensorboard"]))
         if start:
             checkpoints.restore(model, start)
-            # Not the numbers of the first time again: actions are sampled, minibatches shuffled.
+            # Draw other random numbers than the first start, for sampling actions and shuffling minibatches.
             model.set_random_seed((config.seed + step) % 2**31)
         elif config.warm_start:
             envs = partial(make_envs, kind=engine)

@@ -6,8 +6,8 @@
 
 >>> environments = gymnasium.make_vec("dsd_env/EdgeCloud-v0", num_envs=8, scenario="metro")
 
-Importing registers the environment and needs neither torch nor Stable-Baselines3; Numba is imported by what
-uses the compiled engine.
+Importing the package registers the environments. It needs neither torch nor Stable-Baselines3, and imports
+Numba only for what uses the compiled engine.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,8 @@ def make_sb3_vec_env(
     """Return many environments on the compiled engine as one Stable-Baselines3 ``VecEnv``.
 
     Args:
-        scenario: Name, file or content of a scenario; or a list of them, of which each episode draws one.
+        scenario: Name, file or content of a scenario; or a list of scenarios, from which each episode draws
+            one.
         n_envs: Number of worlds.
         seed: World ``i`` is the environment seeded with ``seed + i``.
         **options: See :class:`dsd_env.envs.sb3.CompiledVecEnv`.
@@ -62,7 +63,8 @@ def make_sb3_vec_env(
     Raises:
         ImportError: Stable-Baselines3 or Numba is not installed; the message says what to install.
         ScenarioError: A scenario is not valid.
-        ValueError: An argument is wrong, or the scenarios of a mixture have different spaces.
+        ValueError: An argument is wrong, or the scenarios of a mixture have different observation or action
+            spaces.
     """
     from dsd_env.envs.sb3 import CompiledVecEnv
 
@@ -78,7 +80,7 @@ def make_sb3_fleet_vec_env(
         scenario: Name, file or content of a scenario.
         n_envs: Number of worlds.
         seed: World ``i`` is the environment seeded with ``seed + i``.
-        threads: Threads that simulate.
+        threads: Number of threads that simulate.
         **options: Arguments of :class:`dsd_env.envs.EdgeCloudFleetEnv`.
 
     Raises:

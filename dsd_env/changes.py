@@ -1,7 +1,7 @@
-"""Other values for keys of a scenario, as command lines and configurations give them: by dotted key.
+"""Overrides of a scenario's keys by dotted key, as command lines and configuration files give them.
 
-In Python, where a keyword has no dots, two underscores stand for them (``episode__requests=50``); here they
-are understood, too, and an error names a key as it was written.
+Python keywords cannot contain dots, so there two underscores stand for a dot (``episode__requests=50``). This
+module accepts both spellings, and its errors name a key as the user wrote it.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Any
 from dsd_env.scenario import Scenario, ScenarioError, load_scenario
 
 LEVELS = "__"
-"""Stands between the levels of a key for :func:`dsd_env.scenario.load_scenario`."""
+"""What separates the levels of a key for :func:`dsd_env.scenario.load_scenario`."""
 
 
 def changed_scenario(scenario: str | Path | Scenario, changes: Mapping[str, Any]) -> Scenario:
-    """Return a scenario with other values for some keys.
+    """Return a scenario with some of its keys overridden.
 
     Args:
-        scenario: Its name or path, or itself.
-        changes: By dotted key, e.g. ``{"episode.requests": 200}``; None removes a key. A name that has a dot
-            in it is found among the scenario's own: ``acceptance.llama-3.2-3b.level``.
+        scenario: Name or path of the scenario, or the scenario itself.
+        changes: New values by dotted key, e.g. ``{"episode.requests": 200}``; None removes a key. A name that
+            itself contains dots is recognised if the scenario has it: ``acceptance.llama-3.2-3b.level``.
 
     Raises:
-        dsd_env.scenario.ScenarioError: It does not exist, or is not valid with the changes; the message has
-            the keys as they are written in ``changes``.
+        dsd_env.scenario.ScenarioError: The scenario does not exist, or is not valid with the changes; the
+            message spells the keys as ``changes`` does.
     """
     if not changes:
         return load_scenario(scenario)
     try:
         data = load_scenario(scenario).model_dump()
     except ScenarioError:
-        data = {}  # with the changes it may be valid, or else that is what is told
+        data = {}  # the changes may make it valid; if not, loading it below says why
     joined = {key: LEVELS.join(levels(key, data)) for key in changes}
     overrides = {joined[key]: value for key, value in changes.items()}
     try:
@@ -49,8 +49,9 @@ def levels(key: str, data: Mapping[str, Any]) -> list[str]:
     """Return the levels of a key.
 
     Args:
-        key: With dots between its levels, or with double underscores: then its dots are letters.
-        data: Where it is looked up: a name with dots in it that is there is one level.
+        key: The key, with dots or with double underscores between its levels. With double underscores, a dot
+            is a part of a name.
+        data: Data in which the key is looked up: a name with dots that stands there counts as one level.
     """
     if LEVELS in key:
         return key.split(LEVELS)
@@ -67,11 +68,11 @@ def levels(key: str, data: Mapping[str, Any]) -> list[str]:
 
 
 def _as_written(message: str, joined: Mapping[str, str]) -> str:
-    """Return what the loader says with each key as the user wrote it.
+    """Return a message of the loader with each key spelled as the user wrote it.
 
     Args:
-        message: The loader names what was overridden once a line, and then the wrong keys with dots.
-        joined: The keys with double underscores between the levels, by the keys as written.
+        message: The message. Each of its lines names the overridden keys once, then the wrong keys with dots.
+        joined: For each key as written, the same key with double underscores between its levels.
     """
     theirs = f" with {', '.join(dict.fromkeys(joined.values()))} overridden"
     message = message.replace(theirs, f" with {', '.join(joined)} overridden")
@@ -82,10 +83,10 @@ def _as_written(message: str, joined: Mapping[str, str]) -> str:
 
 
 def _explained(message: str, joined: Mapping[str, str], data: Mapping[str, Any]) -> list[str]:
-    """Return the lines of an error, names that the scenario has not first.
+    """Return the lines of an error, those about names that the scenario lacks first.
 
-    Where one key alone stands below such a name it is mistyped, and what the loader says of that name, such
-    as keys that it lacks, says nothing more. Several may be meant to make something new.
+    If only one key stands below such a name, the name is mistyped. The loader's own lines about it, such as
+    keys that it lacks, then add nothing and are left out. Several keys may be meant to make a new entry.
     """
     unknown, places = list[str](), list[str]()
     for written, key in joined.items():
@@ -101,7 +102,7 @@ def _explained(message: str, joined: Mapping[str, str], data: Mapping[str, Any])
 
 
 def _new_name(message: str, written: str, key: str, data: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return a name that a key has and the scenario has not, and a line about it, if that came out wrong."""
+    """Return the place of a name in a key that the scenario lacks, and a line about it; None: no error."""
     inner: Any = data
     before: list[str] = []
     for level in key.split(LEVELS)[:-1]:

@@ -1,7 +1,7 @@
-"""Comparing schedulers on the same episodes: which seeds, and intervals of what differs.
+"""Comparing schedulers on paired seeds: the evaluation seeds, and confidence intervals of differences.
 
-One seed gives one world to every scheduler. What two schedulers have in common on a seed cancels in the
-difference, so that pairs tell more than means do.
+A seed gives every scheduler the same world. What the world does to both schedulers cancels in their
+difference, so paired differences tell more than separate means.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 EVALUATION_SEEDS = range(2_000_000_000, 2_100_000_000)
-"""Episodes of reported results; no part of training ever touches them."""
+"""Episode seeds of reported results; no part of training ever uses them."""
 
 FEW_SEEDS = 10
-"""With fewer seeds than this users are told that bootstrap intervals are too narrow."""
+"""With fewer seeds than this, users are warned that bootstrap intervals are too narrow."""
 RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
 
@@ -29,10 +29,10 @@ def bootstrap_mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
     """Return mean and 95 % percentile bootstrap interval over seeds, deterministically.
 
     Args:
-        values: One per seed; NaN (nothing observed) is left out.
+        values: One value per seed; NaN (nothing observed) is left out.
 
     Returns:
-        (mean, low, high); NaN where there is nothing, and no interval for fewer than two values.
+        (mean, low, high). All three are NaN without values; low and high are NaN for a single value.
     """
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
@@ -49,15 +49,16 @@ def bootstrap_ratio(
 ) -> tuple[float, float, float]:
     """Return mean(values) / mean(baseline) − 1 with its 95 % paired bootstrap interval.
 
-    Seeds are resampled as pairs, so what the seeds have in common cancels.
+    Each resample draws whole pairs, so what a seed does to both schedulers cancels.
 
     Args:
-        values: One per seed.
-        baseline: The same seeds under the other scheduler.
-        resamples: How often the pairs are resampled.
+        values: One value per seed.
+        baseline: Values of the baseline scheduler on the same seeds.
+        resamples: Number of resamples.
 
     Returns:
-        (relative difference, low, high); NaN where a pair is missing throughout or the baseline's mean is 0.
+        (relative difference, low, high). All three are NaN if no seed has both values or the baseline's mean
+        is 0; low and high are NaN for a single pair.
     """
     both = np.isfinite(values) & np.isfinite(baseline)
     x, y = values[both], baseline[both]

@@ -23,7 +23,7 @@ from dsd_env.sim.timeline import Timeline
 from dsd_env.sim.world import WorldBuilder
 
 _LOG_EVENTS = 1 << 18
-"""Room for recorded events between two decisions."""
+"""Capacity of the event log between two decisions, in events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,17 @@ class Result:
     """The outcome of one simulation.
 
     Attributes:
-        scenario: What was simulated.
+        scenario: The scenario that was simulated.
         scheduler: Name of the scheduler.
         seed: Episode seed.
         metrics: Every metric by name; NaN where nothing was observed. See :mod:`dsd_env.sim.metrics`.
-        requests: One column per property of the completed requests, by order of arrival.
+        requests: Table of the completed requests in order of arrival, one column per property.
         decisions: Number of decisions taken.
-        resolved: Decisions that were not executed as given, by reason.
-        events: Event log, if asked for, or for a timeline.
+        resolved: Number of decisions that were not executed as given, by reason.
+        events: Event log, if `record_events` or `timeline` asked for it.
         engine: Engine that simulated: `compiled` or `reference`.
-        timeline: What happened, to be looked at, if asked for; see :class:`dsd_env.sim.timeline.Timeline`.
+        timeline: What happened in the episode, track by track, if `timeline` asked for it; see
+            :class:`dsd_env.sim.timeline.Timeline`.
     """
 
     scenario: Scenario
@@ -68,36 +69,35 @@ def simulate(
     builder: WorldBuilder | None = None,
     engine: str = "auto",
 ) -> Result:
-    """Simulate one episode, to its end unless told otherwise.
+    """Simulate one episode to its end, or until ``until_s``.
 
     The compiled engine follows static choices and the goodput rule by itself where they are given by name
     and no events are recorded; the result is the same. Any other scheduler is asked for every decision.
 
     Args:
         scenario: Name of a shipped scenario, path of a YAML file, mapping, or scenario.
-        scheduler: Name of a scheduler, e.g. ``"colocated_sd:4"`` or ``"policy:DIR"``, or an object.
-        seed: Episode seed, a whole number of at least 0. The same seed gives the same world to every
-            scheduler.
-        requests: Number of requests to measure, instead of the scenario's own or its window.
-        cycles: Measure the steady state instead: so many cycles of the load, after a warm-up, in simulated
+        scheduler: Name of a scheduler, e.g. ``"colocated_sd:4"`` or ``"policy:DIR"``, or a scheduler object.
+        seed: Episode seed, a whole number of at least 0. The same seed gives every scheduler the same world.
+        requests: Number of requests to measure, instead of the number or the window that the scenario sets.
+        cycles: Measure the steady state instead: this many cycles of the load, after a warm-up, in simulated
             time; see :func:`dsd_env.scenario.measuring.steady`.
         record_events: Keep the event log in the result.
-        timeline: Keep a timeline in the result, and the event log that it is made of.
-        until_s: Stop at the first decision after this time. The metrics are then of what has been by then,
-            and not those of the episode.
-        builder: Builder of this scenario's worlds, to load profiles and traces only once.
-        engine: ``"compiled"`` or ``"reference"``, which give the same result; ``"auto"`` is the compiled one,
-            but where only the reference will do.
+        timeline: Keep a timeline in the result, with the event log that it is drawn from.
+        until_s: Stop at the first decision after this time. The metrics then cover only what happened until
+            the stop, not the whole episode.
+        builder: Builder of this scenario's worlds; several calls that share it load profiles and traces once.
+        engine: ``"compiled"`` or ``"reference"``, which give the same result. ``"auto"`` takes the compiled
+            engine, unless only the reference can simulate the episode.
 
     Returns:
-        The metrics and a table of requests.
+        The metrics, the table of requests, and the log and timeline if they were asked for.
 
     Raises:
         ScenarioError: The scenario is not valid.
-        ValueError: The scheduler is unknown or decides something off the lists, or the engine is unknown,
-            or the seed is not a whole number from 0 to 2^63 − 1, or both requests and cycles are given, or
-            cycles are below 1.
-        EngineError: With ``"compiled"``, a bounded resource ran out.
+        ValueError: The scheduler is unknown or returns a decision that is not on the scenario's lists, or the
+            engine is unknown, or the seed is not a whole number from 0 to 2^63 − 1, or both requests and
+            cycles are given, or cycles are below 1.
+        EngineError: With ``"compiled"``, a bounded table of the engine is full.
 
     Example:
         >>> simulate("single_lan", "colocated_sd:4", seed=1, cycles=1).metrics["e2e_s_mean"]
@@ -129,7 +129,7 @@ def simulate(
                     return _result(compiled, policy, seed, "compiled", compiled.decisions)
             return _run(compiled, policy, seed, "compiled", until_s, timeline)
         except EngineError:
-            # The reference has no bounds.
+            # A bounded table is full. The reference engine has no bounds.
             if engine == "compiled":
                 raise
     reference = ReferenceSimulation(scenario, seed, record_events=record_events, builder=builder)
@@ -139,7 +139,7 @@ def simulate(
 def _run(
     simulation: Any, policy: Scheduler, seed: int, engine: str, until_s: float, timeline: bool
 ) -> Result:
-    """Simulate from the first decision on."""
+    """Answer the decisions of a new simulation with a scheduler, and return the result."""
     view: DecisionView | None = simulation.next_decision()
     policy.reset(simulation.scenario, seed)
     if isinstance(policy, FleetWatcher):

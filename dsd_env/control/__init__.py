@@ -1,4 +1,4 @@
-"""What a scheduler sees and what it may answer: the contract between simulator and schedulers."""
+"""The contract between simulator and schedulers: what a scheduler sees, and what it may decide."""
 
 from dsd_env.control.actions import ActionSpace, Decision, StopKind, StopRule
 from dsd_env.control.encoding import Feature, ObservationEncoder

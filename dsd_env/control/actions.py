@@ -1,4 +1,4 @@
-"""Decisions, the lists that actions index into, and masks."""
+"""Decisions, action spaces (the lists that actions index into), and action masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dsd_env.scenario.schema import Scenario
 
 
 class StopKind(IntEnum):
-    """What a stop rule goes by; see :func:`dsd_env.laws.stopping.doubts`."""
+    """The quantity that a stop rule compares with its threshold; see :func:`dsd_env.laws.stopping.doubts`."""
 
     TOP1 = stopping.TOP1
     SURVIVAL = stopping.SURVIVAL
@@ -28,14 +28,15 @@ class StopKind(IntEnum):
 
 
 class StopRule(NamedTuple):
-    """When a draft ends before its speculation length, by the drafter's confidence.
+    """A rule that ends a draft before its speculation length, by the drafter's confidence.
 
     Attributes:
-        kind: What it goes by.
-        threshold: Its threshold: a probability (TOP1, SURVIVAL, BOUND) or a root of nats (ENTROPY).
-        least: The fewest drafts that it leaves; 0: perhaps none, if it does not keep the doubted token.
-        keeps: Whether the token at which it ends a round's draft is part of the draft. Otherwise that costs
-            its step, and nobody gets it.
+        kind: The quantity that the rule compares with the threshold.
+        threshold: The threshold: a probability (TOP1, SURVIVAL, BOUND) or a root of nats (ENTROPY).
+        least: The fewest drafts that the rule leaves. With 0 there may be none, unless the rule keeps the
+            doubted token.
+        keeps: Whether the doubted token, at which the rule ends a round's draft, is part of the draft. If
+            not, its draft step is spent and the token is dropped.
     """
 
     kind: StopKind
@@ -48,14 +49,15 @@ class Decision(NamedTuple):
     """One scheduling decision; it opens one round of one request.
 
     Attributes:
-        gamma: Speculation length in tokens; 0 is plain decoding. With a stop rule, the longest.
-        batch_size: B. At admission, how far the request stands back for others: it enters its target once
-            fewer than `max_num_seqs` / B requests are resident there. Afterwards, the smallest batch that its
-            verification wants to be part of, where drafts are made elsewhere than on the target's GPUs. Both
+        gamma: Speculation length in tokens; 0 is plain decoding. With a stop rule, the most drafts of the
+            round.
+        batch_size: B. At admission, how far the request yields to others: it enters its target once fewer
+            than `max_num_seqs` / B requests are resident there. Afterwards, the smallest batch in which the
+            request's drafts should be verified, if they are made anywhere but on the target's GPUs. Both
             waits are limited; 1 waits nowhere.
         placement: Index into the request's candidate list.
-        stop: When the draft ends before that; None: by the scenario's `protocol.confidence_stop`, if it has
-            one. The action spaces have those of the scenario's `actions.stop_thresholds`.
+        stop: Rule that ends the draft before `gamma`; None: the scenario's `protocol.confidence_stop` holds,
+            if it is set. Action spaces offer the rules of the scenario's `actions.stop_thresholds`.
     """
 
     gamma: int
@@ -64,22 +66,23 @@ class Decision(NamedTuple):
     stop: StopRule | None = None
 
     def __repr__(self) -> str:
-        """Return it as one would write it: without a stop rule if it has none."""
+        """Return the decision as Python code, without `stop` if that is None."""
         parts = zip(self._fields, self, strict=True)
         return f"Decision({', '.join(f'{name}={value!r}' for name, value in parts if value is not None)})"
 
 
 def stop_at(threshold: float) -> StopRule:
-    """Return the stop rule of an entry of `stop_thresholds`.
+    """Return the stop rule that an entry of `stop_thresholds` stands for.
 
-    The draft ends behind the token with which the probability that some token of it is rejected, as the
-    drafter sees it, is above the threshold, and has two tokens at least: SpecDec++'s rule (arXiv 2405.19715).
+    This is SpecDec++'s rule (arXiv 2405.19715): the draft ends after the token that raises the probability of
+    some token being rejected, as estimated by the drafter, above the threshold. A draft has at least two
+    tokens.
     """
     return StopRule(StopKind.SURVIVAL, threshold, stopping.LEAST_IN_DOUBT)
 
 
 def check_decision(decision: Decision, largest_gamma: int, n_placements: int) -> None:
-    """Refuse a decision that nobody could mean; what can be meant and not be done is resolved.
+    """Refuse a decision that is out of range; one that is in range but impossible now is resolved instead.
 
     Raises:
         ValueError: gamma, batch size, placement or a part of the stop rule is out of range.
@@ -114,9 +117,9 @@ class Resolved(NamedTuple):
     """A decision as it is executed.
 
     Attributes:
-        candidate: The candidate that is taken.
-        gamma: Speculation length used.
-        batch_size: Batch size used.
+        candidate: The candidate used.
+        gamma: The speculation length used.
+        batch_size: The batch size used.
         reason: Why the decision was changed (``no_drafter``, ``batch_clipped``, ``target_down``); None if it
             was not.
     """
@@ -128,16 +131,17 @@ class Resolved(NamedTuple):
 
 
 def resolve(view: DecisionView, decision: Decision, max_num_seqs: Sequence[int]) -> Resolved:
-    """Return a decision as it can be executed.
+    """Return a decision in the form in which it can be executed.
 
-    A target believed down is replaced by the first candidate's that is believed up (``target_down``);
-    drafting where no drafter is available becomes plain decoding at that candidate's target (``no_drafter``);
-    a batch size above the target's limit is clipped (``batch_clipped``). The first of these that applies is
-    the reason. Of the speculation length it matters only whether it is 0.
+    If the target is believed down, the first candidate with the same drafter and branches, at a target
+    believed up, takes its place (``target_down``). Drafting where no drafter is available becomes plain
+    decoding at that candidate's target (``no_drafter``). A batch size above the target's limit is clipped
+    (``batch_clipped``). The first of these that applies is the reason. The result depends on the speculation
+    length only by whether that is 0.
 
     Args:
         view: What the controller knows.
-        decision: What it decided; its placement is on the list.
+        decision: The decision, with a placement within the candidate list.
         max_num_seqs: Largest batch size of each target, by number.
     """
     candidate = view.candidates[decision.placement]
@@ -157,14 +161,14 @@ def resolve(view: DecisionView, decision: Decision, max_num_seqs: Sequence[int])
 
 @dataclass(frozen=True, slots=True)
 class ActionSpace:
-    """The action lists of a scenario and the translation between indices and decisions.
+    """The action lists of a scenario, and the translation between indices and decisions.
 
     Attributes:
         gammas: Speculation lengths, increasing, the first 0.
         batch_sizes: Batch sizes, increasing.
-        n_placements: Length of the candidate list, with the candidates that only fill it up.
-        stop_thresholds: Further entries of the dimension of the speculation length, behind `gammas`: the
-            largest of these with :func:`stop_at` each threshold, increasing.
+        n_placements: Length of the candidate list, including candidates that only pad the list.
+        stop_thresholds: Thresholds, increasing. Each adds an entry to the speculation lengths, after
+            `gammas`: the largest of `gammas` with the stop rule :func:`stop_at` of the threshold.
     """
 
     gammas: tuple[int, ...]
@@ -178,11 +182,11 @@ class ActionSpace:
 
         Args:
             scenario: The scenario.
-            n_placements: Length to which the candidate list is filled up, so that scenarios with different
-                numbers of candidates have one action space. Default: no more than the scenario's own.
+            n_placements: Length to which the candidate list is padded, so that scenarios with different
+                numbers of candidates have the same action space. Default: the scenario's own number.
 
         Raises:
-            ValueError: The scenario has more candidates.
+            ValueError: The scenario has more candidates than `n_placements`.
         """
         own = scenario.n_placements
         if n_placements is not None and n_placements < own:
@@ -195,12 +199,12 @@ class ActionSpace:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """The longest draft of each entry of the first dimension, in tokens."""
+        """Speculation length of each entry of the first dimension, in tokens."""
         return tuple(longest for longest, _ in self.lengths)
 
     @property
     def lengths(self) -> tuple[tuple[int, float | None], ...]:
-        """The entries of the first dimension: the longest draft, and its stop threshold or None."""
+        """The entries of the first dimension: speculation length, and stop threshold or None."""
         stops = ((self.gammas[-1], threshold) for threshold in self.stop_thresholds)
         return (*((gamma, None) for gamma in self.gammas), *stops)
 
@@ -211,7 +215,7 @@ class ActionSpace:
 
     @property
     def n_flat(self) -> int:
-        """Number of actions when the three dimensions are one (see :meth:`unflatten`)."""
+        """Number of flat actions, which combine the three dimensions into one (see :meth:`unflatten`)."""
         return math.prod(self.nvec)
 
     def indices(self, given: object, shape: tuple[int, ...], *, flat: bool = False) -> NDArray[np.integer]:
@@ -219,12 +223,12 @@ class ActionSpace:
 
         Args:
             given: The actions: integers of any integer type, as an array or as lists.
-            shape: The shape that they must have.
-            flat: They are flat actions (see :meth:`unflatten`).
+            shape: The shape that the actions must have.
+            flat: Whether the actions are flat (see :meth:`unflatten`).
 
         Raises:
-            ValueError: They are no integers (numbers such as 1.0, truth values and digits in a text are
-                not), or have another shape.
+            ValueError: The actions are not integers (floats such as 1.0, booleans and digits in a string do
+                not count), or have another shape.
         """
         found = integers(given, shape)
         if found is not None:
@@ -235,7 +239,7 @@ class ActionSpace:
         """Return one MultiDiscrete action, checked, as an array: int64, shape (3,).
 
         Raises:
-            ValueError: It is not in the action space; see :meth:`indices`.
+            ValueError: The action is not in the action space; see :meth:`indices`.
         """
         found = self.indices(given, (3,))
         gamma, batch, placement = found.tolist()
@@ -245,19 +249,19 @@ class ActionSpace:
         return found.astype(np.int64, copy=False)
 
     def decode(self, action: Sequence[int] | NDArray[np.integer]) -> Decision:
-        """Return the decision of a MultiDiscrete action.
+        """Return the decision that a MultiDiscrete action stands for.
 
         Args:
             action: Three indices.
 
         Raises:
-            ValueError: Not three integers, or one outside its dimension.
+            ValueError: The action is not three integers, or one of them is outside its dimension.
         """
         gamma, batch, placement = self.checked(action).tolist()
         return self.decision(gamma, batch, placement)
 
     def decision(self, gamma: int, batch: int, placement: int) -> Decision:
-        """Return the decision of three indices, unchecked."""
+        """Return the decision that three indices stand for, without checking the indices."""
         past = gamma - len(self.gammas)
         if past < 0:
             return Decision(self.gammas[gamma], self.batch_sizes[batch], placement)
@@ -268,7 +272,8 @@ class ActionSpace:
         """Return the MultiDiscrete action (int64, shape (3,)) of a decision on the lists.
 
         Raises:
-            ValueError: The decision is not on the lists; of stop rules these have the thresholds' alone.
+            ValueError: The decision is not on the lists. The only stop rules on the lists are those of
+                `stop_thresholds`.
         """
         try:
             gamma, batch = self._length_index(decision), self.batch_sizes.index(decision.batch_size)
@@ -282,9 +287,9 @@ class ActionSpace:
         return np.array([gamma, batch, decision.placement], dtype=np.int64)
 
     def nearest(self, decision: Decision) -> Decision:
-        """Return a decision with the nearest threshold on the list, if its stop rule is one of a threshold.
+        """Return a decision with the nearest threshold on the list, if its stop rule is :func:`stop_at`'s.
 
-        All else stays as it is, whether it is on the lists or not.
+        Everything else stays as it is, whether it is on the lists or not.
         """
         stop = decision.stop
         if stop is None or not self.stop_thresholds or stop != stop_at(stop.threshold):
@@ -293,9 +298,9 @@ class ActionSpace:
         return decision._replace(stop=stop_at(listed))
 
     def offered_by(self, other: ActionSpace) -> NDArray[np.bool_]:
-        """Return which of these entries another space has, too (bool, shape (sum(nvec),)).
+        """Return which entries of this space another space also has (bool, shape (sum(nvec),)).
 
-        An entry of `stop_thresholds` is the same entry only where the longest drafts are equally long.
+        An entry of `stop_thresholds` is the same entry only if both spaces have the same largest gamma.
         """
         return np.concatenate(
             [
@@ -316,10 +321,10 @@ class ActionSpace:
     def mask(self, view: DecisionView) -> NDArray[np.bool_]:
         """Return the concatenated mask (bool, shape (sum(nvec),)) of selectable indices.
 
-        A placement is masked when drafting there is impossible now, or if it only fills the list up;
-        candidate 0 never is. Gamma is masked down to 0 when no candidate can draft. Batch sizes are masked
-        down to 1 where no candidate gives them an effect (:func:`dsd_env.laws.resolve.batch_matters`), and
-        beyond the largest limit of those that do.
+        A placement is masked if drafting there is impossible now, or if it only pads the list; candidate 0 is
+        never masked. If no candidate can draft, all speculation lengths but 0 are masked. If a batch size has
+        an effect at no candidate (:func:`dsd_env.laws.resolve.batch_matters`), all batch sizes but 1 are
+        masked; otherwise those above the largest limit of the candidates at which it has one.
         """
         n_gamma, n_batch, n_placements = self.nvec
         mask = np.ones(sum(self.nvec), dtype=np.bool_)
@@ -335,7 +340,7 @@ class ActionSpace:
         return mask
 
     def sample_mask(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.int8], ...]:
-        """Return a mask as ``MultiDiscrete.sample(mask=...)`` takes it: int8, one array per dimension.
+        """Return a mask in the form of ``MultiDiscrete.sample(mask=...)``: int8, one array per dimension.
 
         Args:
             mask: Concatenated mask, shape (sum(nvec),).
@@ -344,7 +349,7 @@ class ActionSpace:
         return tuple(part.astype(np.int8) for part in np.split(mask, (n_gamma, n_gamma + n_batch)))
 
     def unflatten(self, actions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """Return the MultiDiscrete actions (int64, shape (..., 3)) of flat ones.
+        """Return the MultiDiscrete actions (int64, shape (..., 3)) that flat actions stand for.
 
         Placement varies fastest, then batch size, then speculation length, as in ``numpy.unravel_index``.
 
@@ -352,7 +357,7 @@ class ActionSpace:
             actions: Integers below :attr:`n_flat`, of any shape.
 
         Raises:
-            ValueError: An action is no integer, or outside ``Discrete(n_flat)``.
+            ValueError: An action is not an integer, or is outside ``Discrete(n_flat)``.
         """
         indices = self.indices(actions, np.shape(actions), flat=True)
         outside = np.atleast_1d((indices < 0) | (indices >= self.n_flat))
@@ -365,7 +370,7 @@ class ActionSpace:
     def flattened(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the flat actions that a mask by dimension allows (bool, shape (..., n_flat)).
 
-        It cannot know what the three indices mean together; :meth:`flat_mask` does.
+        The result ignores what the three indices mean together; :meth:`flat_mask` takes that into account.
 
         Args:
             mask: Concatenated masks, shape (..., sum(nvec)).
@@ -378,18 +383,18 @@ class ActionSpace:
         return valid.reshape(*mask.shape[:-1], self.n_flat)
 
     def flat_mask(self, view: DecisionView, max_num_seqs: Sequence[int]) -> NDArray[np.bool_]:
-        """Return which flat actions are carried out as they are (bool, shape (n_flat,)).
+        """Return which flat actions are carried out unchanged (bool, shape (n_flat,)).
 
-        Unlike :meth:`mask` it knows what the three indices mean together: it excludes exactly the actions
-        that :func:`resolve` would change, and those that differ from another only in a batch size without
-        effect.
+        Unlike :meth:`mask`, this mask takes into account what the three indices mean together. It excludes
+        exactly the actions that :func:`resolve` would change, and those that differ from another one only in
+        a batch size without effect.
 
         Args:
-            view: The due decision.
+            view: View of the decision now due.
             max_num_seqs: Largest batch size of each target, by number (``scenario.max_num_seqs``).
         """
         n_gamma, n_batch, n_placements = self.nvec
-        # Resolving depends on the speculation length only by whether it is 0.
+        # `resolve` depends on the speculation length only by whether that is 0.
         kinds = min(n_gamma, 2)
         valid = np.zeros((kinds, n_batch, n_placements), dtype=np.bool_)
         for gamma, batch, placement in np.ndindex(kinds, n_batch, min(n_placements, len(view.candidates))):
@@ -410,12 +415,12 @@ def _batch_matters(candidate: CandidateView, drafts: bool) -> bool:
 
 
 def integers(given: object, shape: tuple[int, ...]) -> NDArray[np.integer] | None:
-    """Return what was given as an array of integers, or None if it is no integers or has another shape."""
+    """Return the given values as an array of integers; None if they are not integers of that shape."""
     try:
         found = np.asarray(given)
     except (TypeError, ValueError):
         return None
-    # NumPy turns truth values in a list of numbers into integers.
+    # NumPy turns booleans in a list of numbers into integers.
     mixed = not isinstance(given, np.ndarray) and _holds_bool(given)
     return found if found.dtype.kind in "iu" and found.shape == shape and not mixed else None
 
@@ -423,13 +428,13 @@ def integers(given: object, shape: tuple[int, ...]) -> NDArray[np.integer] | Non
 def refused_action(
     given: object, shape: tuple[int, ...], sizes: Sequence[int], world: int | None = None
 ) -> ValueError:
-    """Return the error of an action that is not in the action space, the same for every environment.
+    """Return the error for an action outside the action space, the same for every environment.
 
     Args:
-        given: What was given.
-        shape: The shape that it should have.
-        sizes: Sizes of the dimensions; one for flat actions.
-        world: Number of the world whose action it is, where there are several.
+        given: The action.
+        shape: The shape that the action should have.
+        sizes: Sizes of the dimensions; a single one for flat actions.
+        world: Index of the world that the action is for, if there are several worlds.
     """
     flat = len(sizes) == 1
     space = f"Discrete({sizes[0]})" if flat else f"MultiDiscrete({list(sizes)})"

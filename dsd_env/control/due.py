@@ -1,4 +1,4 @@
-"""The table of what infos tell of the decision that is due, beside its observation."""
+"""The fields that infos hold about the decision now due, beside its observation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dsd_env.control.view import DecisionView
 
 
 class DueField(NamedTuple):
-    """One whole number or flag that is told of the decision due.
+    """One whole number or flag about the decision now due.
 
     Attributes:
-        name: Its key in ``info["decision"]``; in numeric infos ``decision_`` stands before it.
-        source: Where it stands in the view of the decision.
-        is_flag: It is true or false.
-        meaning: What it is.
+        name: Key in ``info["decision"]``; numeric infos put ``decision_`` before it.
+        source: Dotted path of the value in the view of the decision.
+        is_flag: Whether the value is true or false.
+        meaning: Description of the value.
     """
 
     name: str
@@ -31,18 +31,18 @@ DUE_FIELDS = (
     DueField("is_admission", "request.is_admission", True, "first decision: places the prompt"),
     DueField("committed_tokens", "request.committed_tokens", False, "output tokens committed"),
 )
-"""What is told of the decision due, in the order of the compiled engine's array of it."""
+"""The fields about the decision now due, in the order of the compiled engine's array."""
 
 _read = attrgetter(*(field.source for field in DUE_FIELDS))
 
 
 def due_of_view(view: DecisionView) -> dict[str, Any]:
-    """Return what is told of a decision, by name, from its view."""
+    """Return the fields about a decision by name, read from its view."""
     return dict(zip((field.name for field in DUE_FIELDS), _read(view), strict=True))
 
 
 def due_of_row(row: list[int]) -> dict[str, Any]:
-    """Return what is told of a decision, by name, from the compiled engine's numbers."""
+    """Return the fields about a decision by name, read from the compiled engine's numbers."""
     return {
         field.name: value != 0 if field.is_flag else value
         for field, value in zip(DUE_FIELDS, row, strict=True)

@@ -1,9 +1,9 @@
 """The flat observation: a fixed, bounded, documented scaling of the typed view.
 
-Every open-ended quantity x ≥ 0 becomes x / (x + half), where `half` is the value that maps to 0.5:
-bounded in [0, 1), monotone, never saturated, and made of two IEEE operations, so that every engine
-computes the same float. Signed quantities use ``x / (|x| + half)``. Fractions and flags pass through.
-No running statistics: what a policy saw in training is what it sees when deployed.
+Every open-ended quantity x ≥ 0 becomes x / (x + half), where `half` is the value that maps to 0.5. This
+scaling is bounded in [0, 1), monotone, never saturated, and made of two IEEE operations, so that every engine
+computes the same float. Signed quantities use ``x / (|x| + half)``. Fractions and flags pass through. There
+are no running statistics, so a deployed policy sees the scaling that it was trained with.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Feature(NamedTuple):
     """One entry of the observation vector.
 
     Attributes:
-        name: Unique: the group of the view that it is taken from, a dot, its name there.
+        name: Unique name: the group of the view that holds the raw value, a dot, and a name in that group.
         unit: Unit of the raw value.
         scale: ``fraction`` (passes through), ``squash`` (x / (x + half)) or ``signed``.
         half: Raw value that maps to 0.5; 1 for fractions.
-        meaning: What it is.
-        field: Field of that group with the raw value, where it is not the name after the dot. Both engines
-            gather the raw values by these fields; :data:`DERIVED` has those that the typed view lacks.
-        element: Element of the field, if it is a list.
+        meaning: Description of the feature.
+        field: Field of the group that holds the raw value, if it differs from the name after the dot. Both
+            engines gather raw values by these fields; :data:`DERIVED` has those that the typed view lacks.
+        element: Index into the field, if the field is a list.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Feature(NamedTuple):
 
     @property
     def source(self) -> tuple[str, str, int | None]:
-        """The group of the view, the field, and the element if the field is a list."""
+        """Where the raw value is: group of the view, field, and index into the field if that is a list."""
         group, name = self.name.split(".")
         return group, self.field or name, self.element
 
@@ -71,7 +71,7 @@ def flag(name: str, meaning: str) -> Feature:
 
 
 def share(name: str, meaning: str) -> Feature:
-    """Return a feature in [0, 1] that passes through."""
+    """Return a feature in [0, 1] that passes through unscaled."""
     return Feature(name, "1", "fraction", 1.0, meaning)
 
 
@@ -81,7 +81,7 @@ def squash(name: str, unit: str, half: float, meaning: str) -> Feature:
 
 
 def _recent(name: str, field: str, what: str) -> tuple[Feature, ...]:
-    """Return one feature per round that a list of the request goes back."""
+    """Return one feature for each of the request's recent rounds in a list of the view."""
     return tuple(
         Feature(f"request.{name}_{i}", "tokens", "squash", 4.0, f"{what}, {i} rounds ago", field, i)
         for i in range(RECENT_ROUNDS)
@@ -168,9 +168,11 @@ def _candidate_features(index: int, has_menu: bool, offers_branches: bool) -> tu
     """Return the features of a candidate.
 
     Args:
-        index: Its number.
-        has_menu: The scenario has a menu of drafters, so that what is known of this one is told, too.
-        offers_branches: Streams are offered without and with branches, so that it is told which this is.
+        index: Number of the candidate.
+        has_menu: Whether the scenario has a menu of drafters. If so, there are features of the candidate's
+            drafter too.
+        offers_branches: Whether streams are offered without and with branches. If so, there are features of
+            the candidate's branches too.
     """
     group = f"candidate_{index}"
     of_drafter = (
@@ -210,8 +212,8 @@ def _candidate_features(index: int, has_menu: bool, offers_branches: bool) -> tu
     )
 
 
-# What features take from the view that is no field of the typed view. In the compiled engine these are fields
-# of the view's records, written where the view is (dsd_env/sim/compiled/kernel/observe.py).
+# Raw values of features that are not fields of the typed view. In the compiled engine they are fields of the
+# view's records, written together with the view (dsd_env/sim/compiled/kernel/observe.py).
 
 _COLOCATED, _OWN_DEVICE, _EDGE_SERVER = Site.COLOCATED, Site.OWN_DEVICE, Site.EDGE_SERVER
 
@@ -281,17 +283,17 @@ DERIVED: Mapping[str, Callable[[Any], float] | str] = {
     "candidate.target_prefill_tokens": "target.prefill_tokens",
     "candidate.target_iteration_s": "target.iteration_s",
 }
-"""What the typed view does not hold as such, by group and field: a function of the group, or a path in it."""
+"""Raw values that the typed view has in no field, by group and field: a function of the group, or a path."""
 
 
 class _Reader:
     """Reads the raw values of some features from their group of the typed view.
 
-    Plain fields are taken all at once, since this is what an observation costs most; lists and derived values
-    come after them. So the values are not in the order of the features, but in that of ``places``.
+    Plain fields are read all at once, because reading takes most of the time of an observation; lists and
+    derived values follow. The values therefore come in the order of ``places``, not of the features.
 
     Attributes:
-        places: For each value that is read, the number of its feature among the given ones.
+        places: For each value in reading order, the index of its feature among the given features.
     """
 
     def __init__(self, features: Sequence[Feature]) -> None:
@@ -317,7 +319,7 @@ class _Reader:
         self.places += [place for place, _ in derived]
 
     def read(self, part: object, raw: list[float]) -> None:
-        """Append the values of a part of the view."""
+        """Append the raw values of a group of the view to ``raw``."""
         if self._plain is not None:
             raw += self._plain(part)
         for take, elements in self._lists:
@@ -328,7 +330,7 @@ class _Reader:
 
 
 def _readers(features: Sequence[Feature]) -> tuple[tuple[str, _Reader], ...]:
-    """Return a reader for each group that features name; the features of a group stand together."""
+    """Return one reader for each group of the view that the features name."""
     groups: dict[str, list[Feature]] = {}
     for feature in features:
         groups.setdefault(feature.source[0], []).append(feature)
@@ -340,17 +342,17 @@ class ObservationEncoder:
 
     The layout depends only on the number of placements, on whether there is a menu of drafters (see
     :attr:`dsd_env.scenario.schema.Scenario.has_menu`) and on whether branches are offered, so policies
-    transfer between scenarios with the same candidate list. Where a scenario has fewer candidates than there
-    is room for, the features of those that it lacks are 0.
+    transfer between scenarios with the same candidate list. If a scenario has fewer candidates than the
+    layout, the features of the missing candidates are 0.
 
     Attributes:
-        features: The table of features, in order.
+        features: The features, in order.
         low: float32 lower bounds, shape (n,).
         high: float32 upper bounds, shape (n,).
     """
 
     def __init__(self, n_placements: int, has_menu: bool = False, offers_branches: bool = False) -> None:
-        """Build the feature table for ``n_placements`` candidates, with or without a menu of drafters."""
+        """Build the features for ``n_placements`` candidates, with or without a menu and branches."""
         self._n_placements = n_placements
         of_candidates = [
             _candidate_features(index, has_menu, offers_branches) for index in range(n_placements)
@@ -366,7 +368,7 @@ class ObservationEncoder:
         self.high = np.ones(len(self.features), dtype=np.float32)
         self._first, self._last = _readers((*_REQUEST, *TARGET_FEATURES, *_OWN)), _readers(_SYSTEM)
         self._candidate = _Reader(of_candidates[0])
-        # The features in the order in which they are read, and where each of them then is.
+        # The index of each feature in the order in which raw values are read.
         readers = [reader for _, reader in self._first]
         readers += [self._candidate] * n_placements
         readers += [reader for _, reader in self._last]
@@ -380,12 +382,12 @@ class ObservationEncoder:
 
     @classmethod
     def of(cls, scenario: Scenario, n_placements: int | None = None) -> ObservationEncoder:
-        """Return the encoder of a scenario, with room for `n_placements` candidates (default: its own)."""
+        """Return the encoder of a scenario, for `n_placements` candidates (default: the scenario's own)."""
         return cls(n_placements or scenario.n_placements, scenario.has_menu, scenario.actions.offer_branches)
 
     @property
     def n_last(self) -> int:
-        """How many features come after those of the candidates."""
+        """Number of features after those of the candidates."""
         return len(_SYSTEM)
 
     @property
@@ -397,7 +399,7 @@ class ObservationEncoder:
         """Return the observation (float32, shape (n,), within ``[low, high]``).
 
         Raises:
-            ValueError: The view has more candidates than there is room for.
+            ValueError: The view has more candidates than the layout.
         """
         missing = self._n_placements - len(view.candidates)
         if missing < 0:
@@ -412,7 +414,7 @@ class ObservationEncoder:
         raw += [0.0] * (missing * len(self._candidate.places))
         for group, reader in self._last:
             reader.read(getattr(view, group), raw)
-        # A list of floats, integers and truth values; NumPy's own conversion takes three times as long.
+        # `raw` mixes floats, integers and booleans; NumPy's own conversion takes three times as long.
         values: NDArray[np.float64] = np.frombuffer(struct.pack(self._format, *raw))
         scaled = np.abs(values)
         scaled *= self._squashes

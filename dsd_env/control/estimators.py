@@ -1,7 +1,7 @@
-"""What controllers estimate from what they have seen: the same code in training and in serving.
+"""Running estimates that controllers keep of what they observe, by the same code in training and serving.
 
 The simulator's telemetry (:mod:`dsd_env.sim.telemetry`) and the controller of real systems
-(:mod:`dsd_env.serving`) keep their running means by these classes; the formulas behind them are the laws of
+(:mod:`dsd_env.serving`) keep their running means with these classes. The formulas are in
 :mod:`dsd_env.laws.reports` and :mod:`dsd_env.laws.drafting`.
 """
 
@@ -31,8 +31,8 @@ class Learned:
 
     Attributes:
         acceptance_rate: Running acceptance rate.
-        tokens_per_round: Running number of committed tokens per round.
-        model_rounds: Number of rounds.
+        tokens_per_round: Running number of committed tokens per round with the model.
+        model_rounds: Number of rounds with the model.
     """
 
     acceptance_rate: float = ACCEPTANCE_PRIOR
@@ -42,11 +42,11 @@ class Learned:
 
 @dataclass(slots=True)
 class Pool:
-    """What the verifications of a draft model's tokens have shown, over all requests; recent ones count most.
+    """Verification results of a draft model's drafts over all requests, with recent ones weighted most.
 
     Attributes:
-        right: Drafts that were right.
-        judged: These, and those that were the first wrong one.
+        right: Weighted number of drafts that were right.
+        judged: `right`, plus the weighted number of drafts that were the first wrong one.
     """
 
     right: float
@@ -56,14 +56,14 @@ class Pool:
 def note_round(
     request: Any, model: str, drafted: int, accepted: int, committed: int, confidence: float, weight: float
 ) -> None:
-    """Take the outcome of a draft round into what a request's controller knows.
+    """Update the estimates of a request's controller with the outcome of a draft round.
 
     Args:
-        request: Has `learned` (:class:`Learned` by draft model), `acceptance_rate`, `tokens_per_round`,
-            `recent_gammas`, `recent_accepted` and `last_confidence`.
+        request: Object with `learned` (:class:`Learned` by draft model), `acceptance_rate`,
+            `tokens_per_round`, `recent_gammas`, `recent_accepted` and `last_confidence`.
         model: Draft model.
         drafted: Drafts verified.
-        accepted: Those that were right.
+        accepted: Drafts that were right.
         committed: Tokens committed.
         confidence: Top-1 probability of the drafter at the last token that it drafted on the true path.
         weight: Weight of the newest sample.
@@ -77,23 +77,23 @@ def note_round(
 
 
 def note_lengths(request: Any, drafted: int, accepted: int) -> None:
-    """Put a round at the head of a request's list of recent ones; (0, 0) for plain decoding."""
+    """Put a round at the head of a request's recent rounds; plain decoding counts as (0, 0)."""
     request.recent_gammas = (drafted, *request.recent_gammas[:-1])
     request.recent_accepted = (accepted, *request.recent_accepted[:-1])
 
 
 class SystemEstimates:
-    """Running estimates of the whole system, published once a period.
+    """Running estimates of the whole system, published once per period.
 
     Attributes:
         period_s: Time between two publications.
     """
 
     def __init__(self, scenario: Scenario) -> None:
-        """Begin with nothing seen.
+        """Start without observations.
 
         Args:
-            scenario: Gives the period, the classes of SLO and the draft models.
+            scenario: Scenario with the period, the classes of SLO and the draft models.
         """
         self.period_s = scenario.protocol.telemetry_period_s
         self._weight = min(1.0, self.period_s / RATE_TIME_CONSTANT_S)
@@ -130,7 +130,7 @@ class SystemEstimates:
         self._tokens += tokens
 
     def publish(self, now_s: float) -> None:
-        """Publish rates, attainments and acceptances, and begin the next period."""
+        """Publish rates, SLO attainments and acceptances, and begin the next period."""
         if now_s > 0.0:
             period_s, weight = self.period_s, self._weight
             self._arrivals_per_s = reports.moved(self._arrivals_per_s, self._arrivals / period_s, weight)
@@ -144,7 +144,8 @@ class SystemEstimates:
     def _publish_attainments(self, now_s: float) -> None:
         """Publish the share of requests that met their SLO, by class.
 
-        What clients saw during a period they tell in the next, so that it stands in the report after that.
+        Clients report during the next period what they saw in this one, so it appears in the report after
+        that.
         """
         if now_s > 0.0:
             for rates, counts in zip(self._completed_per_s, self._completed_before, strict=True):
@@ -158,15 +159,15 @@ class SystemEstimates:
 
     @property
     def latest_s(self) -> float:
-        """When the newest of them were published."""
+        """Time at which the newest estimates were published."""
         return self._rates[-1][0]
 
     def known(
         self, visible_s: float
     ) -> tuple[tuple[float, float, float], tuple[float, ...], tuple[float, ...]]:
-        """Return what was published no later than that: rates, attainments by class, acceptances by model.
+        """Return the newest rates, attainments by class and acceptances by model published by a given time.
 
-        Each begins with the time at which it was published.
+        Each tuple begins with the time at which it was published.
         """
         return (
             newest(self._rates, visible_s),
@@ -175,23 +176,23 @@ class SystemEstimates:
         )
 
     def rates(self, visible_s: float) -> tuple[float, float]:
-        """Return arrivals and committed tokens per second, as published no later than that."""
+        """Return arrivals and committed tokens per second, as last published by a given time."""
         _, arrivals_per_s, tokens_per_s = newest(self._rates, visible_s)
         return arrivals_per_s, tokens_per_s
 
     def attainments(self, visible_s: float, slo_class: int) -> tuple[float, float]:
-        """Return the share of a class that met its SLO, and the least of the other classes'."""
+        """Return a class's share of requests that met their SLO, and the least share of the other classes."""
         _, *attainments = newest(self._attainments, visible_s)
         own = attainments.pop(slo_class)
         return own, min(attainments, default=own)
 
     def acceptances(self, visible_s: float) -> tuple[float, ...]:
-        """Return the time of a report and the pooled acceptance by number of the draft model, from 1."""
+        """Return the pooled acceptance by number of the draft model, from 1; entry 0 is the report's time."""
         return newest(self._acceptances, visible_s)
 
 
 def newest(reports: deque[Row], visible_s: float) -> Row:
-    """Return the newest report made no later than a time (the first kept, if none was)."""
+    """Return the newest report made no later than a time; the oldest kept, if all are later."""
     for report in reversed(reports):
         if report[0] <= visible_s:
             return report

@@ -1,9 +1,9 @@
-"""The fleet view's plan: for every group of requests a speculation length, a batch size and a place to draft.
+"""Plans of the fleet view: for every group of requests a speculation length, a batch size and a draft place.
 
 A *group* is a class of devices, a class of objectives (SLO), or one of each. A *place* is a site with a
-drafter, as static rules name it: ``edge``, ``colocated``, ``own``. One decision of the fleet view sets a
-choice per group; until the next one, every request is decided by its group's choice, as by `static_map`.
-:mod:`dsd_env.control.fleet_view` has what the controller knows when it makes a plan.
+drafter, written as in static rules: ``edge``, ``colocated``, ``own``. A decision of the fleet view sets one
+choice per group. Until the next decision, every request follows its group's choice, as in `static_map`.
+:mod:`dsd_env.control.fleet_view` describes what the controller knows when it makes a plan.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from dsd_env.scenario.schema import ColocatedDrafter, DeviceClass, Drafter, Edge
 GROUPINGS = ("device", "slo", "device_slo")
 """What a group can be: a class of devices, a class of objectives, or one of each."""
 CONTROL_PERIOD_S = 0.5
-"""Simulated time between two decisions of the fleet view, unless told otherwise."""
+"""Default simulated time between two decisions of the fleet view, in seconds."""
 SITES: dict[str, Site] = {"colocated": Site.COLOCATED, "own": Site.OWN_DEVICE, "edge": Site.EDGE_SERVER}
-"""Words for draft sites."""
+"""Draft sites, by the word that stands for each."""
 BRANCHES = "+branches"
-"""What follows the word for a place whose streams are to have branches."""
+"""Suffix of the word for a place at which streams are to have branches."""
 BOUNDS = ("slo_ttft_s", "slo_tpot_s", "slo_itl_p99_s", "slo_first_s", "slo_per_token_s")
-"""The bounds of a request's objectives that a view tells; they are what a controller knows a class by."""
+"""The bounds of a request's objectives in its view, by which a controller recognises the request's class."""
 
 Plan = NDArray[np.int64]
 """A plan: indices of speculation length, batch size and place, shape (groups, 3)."""
@@ -40,13 +40,13 @@ class FleetError(ValueError):
 
 
 class Place(NamedTuple):
-    """Where a group's drafts are made.
+    """A place at which a group's drafts are made.
 
     Attributes:
-        site: The site.
-        drafter: Draft model there, where the site has several anywhere; None: the site's first drafter.
-        branches: Streams with branches are wanted.
-        target: Number of the target that the group's new requests go to; None: the least loaded.
+        site: The draft site.
+        drafter: Draft model at the site, if any such site has several; None: the site's first drafter.
+        branches: Whether streams are to have branches.
+        target: Number of the target to which the group's new requests go; None: the least loaded target.
     """
 
     site: Site
@@ -56,19 +56,19 @@ class Place(NamedTuple):
 
     @property
     def word(self) -> str:
-        """The place as `static_map` writes it."""
+        """The word for the place, as `static_map` writes it."""
         word = next(word for word, site in SITES.items() if site == self.site)
         word += "" if self.drafter is None else f":{self.drafter}"
         return word + BRANCHES * self.branches + ("" if self.target is None else f"@{self.target}")
 
 
 class GroupChoice(NamedTuple):
-    """What a plan says for one group.
+    """A plan's choice for one group.
 
     Attributes:
         gamma: Speculation length in tokens; 0 is plain decoding.
-        batch_size: B.
-        place: Where drafts are made.
+        batch_size: Batch size B.
+        place: Place at which drafts are made.
     """
 
     gamma: int
@@ -78,13 +78,13 @@ class GroupChoice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Requests that a plan decides alike.
+    """A group of requests for which a plan makes one choice.
 
     Attributes:
-        name: Name of its class of devices, of objectives, or of both with a stroke between them.
-        devices: Numbers of its devices.
-        slo_classes: Numbers of its classes of objectives, in the scenario's order.
-        places: For every place of the space whether any of its requests can ever draft there.
+        name: Name of the class of devices, of the class of objectives, or of both with a slash in between.
+        devices: Numbers of the group's devices.
+        slo_classes: Numbers of the group's classes of objectives, in the scenario's order.
+        places: For each place of the space, whether any request of the group can ever draft there.
     """
 
     name: str
@@ -97,7 +97,7 @@ def check_settings(control_period_s: object, grouping: object) -> None:
     """Check the settings of the fleet view.
 
     Raises:
-        FleetError: One is wrong.
+        FleetError: A setting is wrong.
     """
     number = isinstance(control_period_s, (int, float)) and not isinstance(control_period_s, bool)
     if not number or not 0.0 < float(control_period_s) < math.inf:  # type: ignore[arg-type]
@@ -109,20 +109,20 @@ def check_settings(control_period_s: object, grouping: object) -> None:
 
 
 class FleetSpace:
-    """The plans of a scenario: its groups, the choices of each, and when the next plan is due.
+    """The plan space of a scenario: its groups, their choices, and when the next plan is due.
 
     Attributes:
         scenario: The scenario.
         control_period_s: Time between two plans.
-        grouping: One of :data:`GROUPINGS`.
-        name_targets: Places name targets.
+        grouping: What a group is, one of :data:`GROUPINGS`.
+        name_targets: Whether places name targets.
         gammas: Speculation lengths.
         batch_sizes: Batch sizes.
         places: Places to draft at, the same list for every group.
         groups: The groups.
-        group_of: int64, shape (devices, classes of objectives): number of each request's group; -1 where the
-            workload has no such requests.
-        mask: bool, shape (sum(nvec),): the choices that can be executed, by dimension. It never changes.
+        group_of: int64, shape (devices, classes of objectives): number of the group of each request; -1 if
+            the workload has no such requests.
+        mask: bool, shape (sum(nvec),): the choices that can be executed, by dimension; it never changes.
     """
 
     def __init__(
@@ -137,9 +137,9 @@ class FleetSpace:
         Args:
             scenario: The scenario.
             control_period_s: Time between two plans.
-            grouping: What a group is.
-            name_targets: Each place comes once for the least loaded target and once for every target by
-                number, so that a plan can send groups to targets of their own.
+            grouping: What a group is, one of :data:`GROUPINGS`.
+            name_targets: Whether to list each place once for the least loaded target and once for every
+                target by number, so that a plan can send each group to a target of its own.
 
         Raises:
             FleetError: A setting is wrong.
@@ -156,7 +156,7 @@ class FleetSpace:
         self._class_of = _classes_by_bounds(scenario)
 
     def is_like(self, other: FleetSpace) -> bool:
-        """Return whether another space is of the same scenario, with the same settings."""
+        """Return whether another space has the same scenario and the same settings."""
         settings = ("control_period_s", "grouping", "name_targets", "scenario")
         return all(getattr(self, name) == getattr(other, name) for name in settings)
 
@@ -185,7 +185,7 @@ class FleetSpace:
         """Return an action, checked: int64, shape (3 · groups,).
 
         Raises:
-            ValueError: It is not in the action space: integers within their dimensions.
+            ValueError: The action is not in the action space: integers, each within its dimension.
         """
         sizes = np.array(self.nvec)
         found = integers(action, sizes.shape)
@@ -194,10 +194,10 @@ class FleetSpace:
         return found.astype(np.int64, copy=False)
 
     def plan(self, action: object) -> Plan:
-        """Return the plan of an action: int64, shape (groups, 3).
+        """Return the plan that an action stands for: int64, shape (groups, 3).
 
         Raises:
-            ValueError: It is not in the action space.
+            ValueError: The action is not in the action space.
         """
         return self.checked(action).reshape(len(self.groups), 3)
 
@@ -207,10 +207,10 @@ class FleetSpace:
         return np.zeros((len(self.groups), 3), dtype=np.int64)
 
     def invalid(self, plan: Plan) -> int:
-        """Return how many groups of a plan have a choice that cannot be executed as it is.
+        """Return the number of groups whose choice in a plan cannot be executed unchanged.
 
-        Drafting at a place where none of the group's requests can ever draft, or a batch size above the
-        largest `max_num_seqs`. Such requests decode plainly, or the batch size is clipped.
+        Such a choice drafts at a place where none of the group's requests can ever draft, or has a batch size
+        above the largest `max_num_seqs`. The requests then decode plainly, or the batch size is clipped.
         """
         parts = np.split(self.mask, np.cumsum(self.nvec)[:-1])
         count = 0
@@ -221,20 +221,20 @@ class FleetSpace:
         return count
 
     def choices(self, plan: Plan) -> tuple[GroupChoice, ...]:
-        """Return what a plan says, group by group."""
+        """Return a plan's choices, group by group."""
         return tuple(
             GroupChoice(self.gammas[gamma], self.batch_sizes[batch], self.places[place])
             for gamma, batch, place in plan.tolist()
         )
 
     def action(self, choices: Sequence[tuple[int, int, str]]) -> NDArray[np.int64]:
-        """Return the action of choices given in words.
+        """Return the action for choices given in words.
 
         Args:
-            choices: For each group speculation length, batch size and place, e.g. ``(8, 1, "edge")``.
+            choices: For each group, speculation length, batch size and place, e.g. ``(8, 1, "edge")``.
 
         Raises:
-            ValueError: There is another number of groups, or something is not on its list.
+            ValueError: There is not one choice per group, or a value is not on its list.
         """
         words = [place.word for place in self.places]
         if len(choices) != len(self.groups):
@@ -253,13 +253,13 @@ class FleetSpace:
         return np.array(action, dtype=np.int64)
 
     def uniform(self, words: str) -> Plan:
-        """Return the plan that has one choice for all groups.
+        """Return the plan that makes the same choice for all groups.
 
         Args:
             words: ``G/B/PLACE``, e.g. ``4/1/edge``, or ``plain``: plain decoding that waits nowhere.
 
         Raises:
-            FleetError: It is neither, or something is not on its list.
+            FleetError: ``words`` has neither form, or a value is not on its list.
         """
         if words == "plain":
             return self.first_plan
@@ -273,16 +273,16 @@ class FleetSpace:
             raise FleetError(f"plan {words!r}: {error}") from error
 
     def group_of_view(self, view: DecisionView) -> int:
-        """Return the number of the group of the request that a view is about.
+        """Return the number of the group to which the request of a view belongs.
 
-        A view tells the bounds of its objectives, not the name of their class; classes with the same bounds
-        are one group.
+        A view holds the bounds of the request's objectives, not the name of their class; classes with the
+        same bounds belong to one group.
         """
         bounds = tuple(getattr(view.request, name) for name in BOUNDS)
         return int(self.group_of[view.device, self._class_of[bounds]])
 
     def next_tick_s(self, now_s: float) -> float:
-        """Return the first multiple of the period after a time."""
+        """Return the first multiple of the control period after a time."""
         period_s = self.control_period_s
         number = math.floor(now_s / period_s) + 1
         while number * period_s <= now_s:  # the quotient was rounded
@@ -290,7 +290,7 @@ class FleetSpace:
         return number * period_s
 
     def describe(self, plan: Plan) -> str:
-        """Return a plan in words: one ``GROUP=G/B/PLACE`` per group, as `static_map` takes them."""
+        """Return a plan in words, as `static_map` takes it: one ``GROUP=G/B/PLACE`` per group."""
         return "+".join(
             f"{group.name}={choice.gamma}/{choice.batch_size}/"
             + (choice.place.word if choice.gamma > 0 else "plain")
@@ -299,7 +299,7 @@ class FleetSpace:
 
 
 def drafters_at(scenario: Scenario, site: Site) -> list[str]:
-    """Return the draft models that a scenario has at a site anywhere, in order, each once."""
+    """Return all draft models that a scenario has at sites of one kind, in order and each once."""
     menus: list[Sequence[Drafter | ColocatedDrafter]]
     if site == Site.COLOCATED:
         menus = [target.menu for target in scenario.targets.values()]
@@ -311,7 +311,7 @@ def drafters_at(scenario: Scenario, site: Site) -> list[str]:
 
 
 def _places(scenario: Scenario, name_targets: bool) -> tuple[Place, ...]:
-    """Return the places of a scenario: by site, and by draft model where a site has several somewhere."""
+    """Return the places of a scenario: one per site, or one per draft model if a site has several."""
     places: list[Place] = []
     for site in SITES.values():
         models = drafters_at(scenario, site)
@@ -337,7 +337,7 @@ def _holders(scenario: Scenario, site: Site) -> list[DeviceClass | EdgeServer | 
 
 
 def _can_branch(scenario: Scenario, site: Site, model: str | None) -> bool:
-    """Return whether a drafter of a place can stream, so that it can have branches."""
+    """Return whether any drafter of a place can stream, and so can have branches."""
     return any(
         drafter.kind == "model"
         and not (isinstance(drafter, ColocatedDrafter) and drafter.mode == "shared")
@@ -365,7 +365,7 @@ def _reaches(scenario: Scenario, device: DeviceClass, place: Place) -> bool:
 
 
 def _classes_by_bounds(scenario: Scenario) -> dict[tuple[float, ...], int]:
-    """Return by bounds the first class of objectives of the workload that has them."""
+    """Return, by bounds, the number of the first class of objectives in the workload with these bounds."""
     used = {kind.slo for kind in scenario.workload.kinds.values()}
     found: dict[tuple[float, ...], int] = {}
     for number, (name, slo) in enumerate(scenario.slo.items()):
@@ -377,7 +377,7 @@ def _classes_by_bounds(scenario: Scenario) -> dict[tuple[float, ...], int]:
 def _groups(
     scenario: Scenario, grouping: str, places: tuple[Place, ...]
 ) -> tuple[tuple[Group, ...], NDArray[np.int64]]:
-    """Return the groups, and the number of each request's by device and class of objectives."""
+    """Return the groups, and the number of each request's group by device and class of objectives."""
     used = {kind.slo for kind in scenario.workload.kinds.values()}
     classes: dict[tuple[float, ...], list[int]] = {}
     for number, (name, slo) in enumerate(scenario.slo.items()):
@@ -402,7 +402,7 @@ def _groups(
             group_of[np.ix_(devices, slo_classes)] = len(groups)
             name = "/".join(filter(None, (of_device, of_slo)))
             groups.append(Group(name, devices, slo_classes, can))
-    # A class that the workload does not use is that of one with the same objectives, if there is one.
+    # A class that the workload does not use joins the group of a class with the same objectives, if any.
     for number, slo in enumerate(scenario.slo.values()):
         alike = classes.get(tuple(slo.bounds()[bound] for bound in BOUNDS), [number])
         group_of[:, number] = group_of[:, alike[0]]

@@ -1,10 +1,10 @@
-"""What the controller of a fleet knows when it makes a plan, and the observation made of it.
+"""What the controller of a fleet knows when it makes a plan, and the observation made from that knowledge.
 
-The controller sits with the targets. Of servers it knows the newest periodic report; of requests what their
-targets know: a request exists for it from when its prompt has reached its target until its last token is
-committed there. Of devices it knows the round trips that they measured. It holds no acceptance trace, no
-remaining output length and nothing of the future. What it costs to carry a plan to the devices, a few bytes
-per class each period, and how long that takes, is not simulated.
+The controller sits with the targets. It knows the newest periodic report of each server, and what targets
+know about their requests: it sees a request from the time its prompt reaches the target until its last token
+is committed there. From devices it knows the round-trip times that they measured. It knows no acceptance
+trace, no remaining output length and nothing else about the future. Sending a plan to the devices takes a few
+bytes per class each period; neither the cost nor the time of sending is simulated.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Whole = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class RequestColumns:
-    """The requests that the targets know, in order of arrival; one entry each.
+    """The requests that the targets know, in order of arrival; each array has one entry per request.
 
     Attributes:
-        device: Number of its device.
-        slo_class: Number of its class of objectives.
-        acceptance_rate: Running acceptance rate of its drafts (EMA).
+        device: Number of the request's device.
+        slo_class: Number of the request's class of objectives.
+        acceptance_rate: Running acceptance rate of the request's drafts (EMA).
         verifies: Verifications so far.
         prompt_tokens: Length of the prompt.
-        committed: Output tokens committed at its target.
-        arrival_s: When it arrived.
-        first_commit_s: When its first token was committed.
-        last_commit_s: When its newest was.
+        committed: Output tokens committed at the target.
+        arrival_s: Time at which the request arrived.
+        first_commit_s: Time at which the first token was committed.
+        last_commit_s: Time at which the newest token was committed.
     """
 
     device: Whole
@@ -55,26 +55,27 @@ TARGET_FIELDS = (
     "up", "resident", "waiting", "queued", "running", "iteration_s", "token_s", "kv_fraction",
     "prefill_tokens", "plain", "colocated", "remote", "gamma_mean",
 )  # fmt: skip
-"""What is taken of a target's periodic report."""
+"""The fields of a target's periodic report that the fleet's controller reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetTelemetry:
-    """What both engines hand to the fleet's controller.
+    """The telemetry that both engines hand to the fleet's controller.
 
     Attributes:
         now_s: Simulated time.
         requests: The requests that the targets know.
-        rtt_s: Running round-trip time of every device's link (EMA), without what a target is farther away.
-        rtt_deviation_s: Running mean deviation of it.
-        targets: For every target the values of :data:`TARGET_FIELDS` in its newest report; those of a target
-            farther away than the links reach (`extra_one_way_s`) have taken that long.
-        edges: For every edge server jobs, expected wait in s, and whether it is up, as its first drafter
-            reported last.
+        rtt_s: Running round-trip time of each device's link (EMA), without the extra distance of a target
+            (`extra_one_way_s`).
+        rtt_deviation_s: Running mean deviation of each device's round-trip time.
+        targets: For each target, the values of :data:`TARGET_FIELDS` in its newest report. Reports of a
+            target beyond the links (`extra_one_way_s`) arrive later by that time.
+        edges: For each edge server, the number of jobs, the expected wait in s, and whether the server is
+            up, as its first drafter last reported.
         arrivals_per_s: Running arrival rate.
         tokens_per_s: Running rate of committed tokens.
         attainments: Running share of requests that met their SLO, by class of objectives.
-        acceptances: Running chance that a draft is right, by draft model, over all requests.
+        acceptances: Running probability that a draft is right, by draft model, over all requests.
     """
 
     now_s: float
@@ -91,23 +92,28 @@ class FleetTelemetry:
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """A group of requests.
+    """What the controller knows about a group of requests, and the group's choice in the plan in force.
 
     Attributes:
-        active_requests: Its requests that a target knows and that are not finished.
-        first_token_due: Those of them that have no token yet.
-        context_tokens: Mean length of their contexts; 0 without any.
-        acceptance_mean: Mean running acceptance rate of those whose drafts have been verified; prior 0.6.
-        acceptance_spread: Standard deviation of it.
-        rtt_s: Mean round-trip time of its devices' links, without what a target is farther away.
-        rtt_deviation_s: Mean of their mean deviations.
-        attainment: Running share of requests that met their SLO, the least of its classes of objectives.
-        ttft_slack: Mean of 1 − age / bound of those without a token; 1 without any.
-        tpot_slack: Mean of 1 − time per token so far / bound of those with at least two; 1 without any.
-        late_share: Share of the latter whose time per token is above its bound.
-        gamma: Speculation length of the plan in force.
-        batch_size: B of the plan in force.
-        place: Number of its place; -1 if it decodes plainly.
+        active_requests: Number of the group's requests that a target knows and that are not finished.
+        first_token_due: Number of active requests that have no token yet.
+        context_tokens: Mean context length of the active requests; 0 without any.
+        acceptance_mean: Mean running acceptance rate of the active requests whose drafts have been verified;
+            0.6 (the prior) without any.
+        acceptance_spread: Standard deviation of these acceptance rates.
+        rtt_s: Mean round-trip time of the links of the group's devices, without the extra distance of a
+            target.
+        rtt_deviation_s: Mean of the mean deviations of these round-trip times.
+        attainment: Running share of requests that met their SLO, the least over the group's classes of
+            objectives.
+        ttft_slack: Mean of 1 − age / bound over the active requests without a token; 1 without any.
+        tpot_slack: Mean of 1 − time per token so far / bound over the active requests with at least two
+            tokens; 1 without any.
+        late_share: Share of the active requests with at least two tokens whose time per token is above its
+            bound.
+        gamma: Speculation length in the plan in force.
+        batch_size: Batch size B in the plan in force.
+        place: Index of the place in the plan in force; -1 for plain decoding.
     """
 
     active_requests: float
@@ -128,11 +134,11 @@ class GroupView:
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """A target, as it reported last; the fields are those of :class:`dsd_env.control.TargetView`.
+    """A target as it last reported; the other fields are described in :class:`dsd_env.control.TargetView`.
 
     Attributes:
-        iteration_tokens: New tokens of an iteration in which all its requests take part, by their newest
-            jobs: one of each, and the drafts of those that draft.
+        iteration_tokens: New tokens of an iteration that contains all requests of the target, by their newest
+            jobs: one token per request, plus the drafts of the requests that draft.
     """
 
     up: float
@@ -154,16 +160,16 @@ class TargetState:
 
 @dataclass(frozen=True, slots=True)
 class FleetSystem:
-    """The whole system.
+    """What the controller knows about the whole system.
 
     Attributes:
-        active_requests: Requests at all targets.
+        active_requests: Requests resident at all targets.
         arrivals_per_s: Running arrival rate.
         tokens_per_s: Running rate of committed tokens.
         edge_up: Share of the edge servers that are up; 0 without any.
         edge_jobs: Mean number of draft jobs at an edge server.
-        edge_wait_s: Mean expected wait for one.
-        edge_wait_most_s: Longest expected wait for one.
+        edge_wait_s: Mean expected wait for an edge server.
+        edge_wait_most_s: Longest expected wait for an edge server.
     """
 
     active_requests: float
@@ -177,13 +183,13 @@ class FleetSystem:
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """All that the controller knows when it makes a plan, typed.
+    """Typed view of all that the controller knows when it makes a plan.
 
     Attributes:
         now_s: Simulated time.
-        groups: The groups, in the space's order, with the plan in force.
+        groups: The groups, in the order of the plan space, with the plan in force.
         targets: The targets by number.
-        acceptances: Running chance that a draft is right, by draft model.
+        acceptances: Running probability that a draft is right, by draft model.
         system: The whole system.
     """
 
@@ -195,7 +201,7 @@ class FleetView:
 
 
 def fleet_view(space: FleetSpace, told: FleetTelemetry, plan: Plan) -> FleetView:
-    """Return the view of what an engine tells, with the plan in force."""
+    """Return the controller's view, from an engine's telemetry and the plan in force."""
     seats = space.scenario.max_num_seqs
     targets = tuple(_target(values, seats[number]) for number, values in enumerate(told.targets))
     jobs, waits_s, up = zip(*told.edges, strict=True) if told.edges else ((), (), ())
@@ -220,7 +226,7 @@ def _target(values: tuple[float, ...], seats: int) -> TargetState:
 
 
 def _groups(space: FleetSpace, told: FleetTelemetry, plan: Plan) -> tuple[GroupView, ...]:
-    """Sum up the requests by group; both engines hand them over in one order, so that sums are the same."""
+    """Summarise the requests by group; both engines list them in the same order, so the sums are equal."""
     requests, n = told.requests, len(space.groups)
     group = space.group_of[requests.device, requests.slo_class]
     bounds = [slo.bounds() for slo in space.scenario.slo.values()]
@@ -281,7 +287,7 @@ def _groups(space: FleetSpace, told: FleetTelemetry, plan: Plan) -> tuple[GroupV
 
 
 def _mean(values: Floats, which: Sequence[int]) -> float:
-    # Devices of a group are numbered one after the other.
+    # The devices of a group have consecutive numbers.
     first = which[0]
     return float(values[first : first + len(which)].sum()) / len(which)
 
@@ -328,7 +334,7 @@ _TARGET = (
     ),
     squash("target.iteration_tokens", "tokens", 128.0, "new tokens of an iteration of all its requests"),
 )
-"""What single requests see of a target, in the same words and scaling, and what only the fleet sees."""
+"""Features of a target: some of the per-request view, described and scaled alike, and two further ones."""
 _MODEL = share("model.pooled_acceptance", "chance that a draft by it is right, over all requests")
 
 _SYSTEM = (
@@ -357,13 +363,13 @@ class FleetEncoder:
     """Flattens a :class:`FleetView` into the observation: float32, bounded, of fixed scaling.
 
     Attributes:
-        features: The table of features, in order: groups, targets, draft models, the system.
+        features: The features, in order: groups, targets, draft models, the system.
         low: float32 lower bounds, shape (n,).
         high: float32 upper bounds, shape (n,).
     """
 
     def __init__(self, n_groups: int, n_places: int, n_targets: int, n_models: int) -> None:
-        """Build the table for so many of each."""
+        """Build the features for the given numbers of groups, places, targets and draft models."""
         places = [_PLACE._replace(name=f"group.place_{j}", meaning=_PLACE.meaning) for j in range(n_places)]
         features: list[Feature] = []
         for number in range(n_groups):
@@ -381,7 +387,7 @@ class FleetEncoder:
 
     @classmethod
     def of(cls, space: FleetSpace) -> FleetEncoder:
-        """Return the encoder of a space."""
+        """Return the encoder for a plan space."""
         scenario = space.scenario
         return cls(len(space.groups), len(space.places), scenario.n_targets, len(scenario.acceptance))
 

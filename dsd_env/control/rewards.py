@@ -1,6 +1,6 @@
-"""The table of reward terms: what each is made of, its sign and what it is divided by.
+"""The table of reward terms: the running total behind each term, its sign, and its reference value.
 
-Both engines compute a term from the growth of one running total since the decision before. Names, factors,
+Both engines compute a term from the growth of one running total since the previous decision. Names, factors,
 ``info["reward_terms"]`` and the tables of the documentation come from :data:`TERMS`.
 """
 
@@ -17,12 +17,12 @@ class RewardTerm(NamedTuple):
     """One term of the reward.
 
     Attributes:
-        name: Its name, also that of its weight in the scenario's ``reward.weights``.
-        total: The running total that it follows, a field of :class:`dsd_env.sim.metrics.Totals`.
+        name: Name of the term, and of its weight in the scenario's ``reward.weights``.
+        total: Running total whose growth is the term, a field of :class:`dsd_env.sim.metrics.Totals`.
         sign: 1 if growth is good, -1 if it is bad.
-        reference: Field of the scenario's ``reward`` that the growth is divided by; None for numbers of
-            requests, which need no reference.
-        meaning: What it is.
+        reference: Field of the scenario's ``reward`` that divides the growth; None for terms without a unit
+            (numbers of requests, and TPOT over its bound).
+        meaning: Description of the term.
     """
 
     name: str
@@ -59,14 +59,14 @@ TERMS = (
 """The reward terms, in the order of every array of them."""
 
 REWARD_TERMS = tuple(term.name for term in TERMS)
-"""Names of the reward terms, in their order."""
+"""Names of the reward terms, in the order of :data:`TERMS`."""
 
 running_totals: Callable[[Any], tuple[float, ...]] = attrgetter(*(term.total for term in TERMS))
-"""Returns the running totals behind the terms, in their order, from a :class:`dsd_env.sim.metrics.Totals`."""
+"""Returns the running totals behind the terms, in their order, of a :class:`dsd_env.sim.metrics.Totals`."""
 
 
 def reward_factors(scenario: Scenario) -> tuple[float, ...]:
-    """Return the factor from running total to term, by term."""
+    """Return, for each term, the factor that turns the growth of its running total into the term."""
     return tuple(
         term.sign if term.reference is None else term.sign / getattr(scenario.reward, term.reference)
         for term in TERMS
@@ -74,5 +74,5 @@ def reward_factors(scenario: Scenario) -> tuple[float, ...]:
 
 
 def reward_weights(scenario: Scenario) -> tuple[float, ...]:
-    """Return the weight of every term."""
+    """Return the weight of each term, as the scenario sets it."""
     return tuple(float(getattr(scenario.reward.weights, name)) for name in REWARD_TERMS)

@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # These import Numba, which only those who use them should wait for.
+    # These two import Numba, so they are imported only when used.
     if name == "EdgeCloudVectorEnv":
         from dsd_env.envs.vector import EdgeCloudVectorEnv
 

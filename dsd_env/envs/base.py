@@ -1,4 +1,4 @@
-"""What the scalar environments share: whose episode it is, and how many steps it has had."""
+"""Base class of the scalar environments: it keeps the episode's seed and counts the episode's steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dsd_env.envs.checks import check_options, checked_episode_seed, checked_gen
 
 
 class EpisodicEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
-    """An environment whose episodes have seeds of their own, drawn from `np_random` unless they are given."""
+    """An environment in which each episode has a seed, drawn from `np_random` unless the user gives it."""
 
     _episode_seed: int | None = None
     _steps = 0
@@ -26,7 +26,7 @@ class EpisodicEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             raise gym.error.ResetNeeded(f"call reset() before {purpose}")
 
     def _seed_of_reset(self, seed: int | None, options: dict[str, Any] | None) -> int:
-        """Seed `np_random`, and return the seed of the episode that begins."""
+        """Seed `np_random` as a reset asks for, and return the seed of the new episode."""
         options = options or {}
         check_options(options, ("episode_seed",))
         episode_seed = checked_episode_seed(options.get("episode_seed"))

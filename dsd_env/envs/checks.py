@@ -1,4 +1,4 @@
-"""Checks of what users give to environments: discounts, reset options, seeds."""
+"""Checks of what users pass to environments: discount rates, reset options, seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_discount(discount_rate_per_s: float | None) -> None:
     """Check the rate of a discount in simulated time.
 
     Raises:
-        ValueError: It is negative or not finite.
+        ValueError: The rate is negative or not finite.
     """
     if discount_rate_per_s is not None and not 0.0 <= discount_rate_per_s < math.inf:
         raise ValueError(f"discount_rate_per_s = {discount_rate_per_s} must be at least 0 and finite")
@@ -25,32 +25,32 @@ def check_options(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
     """Check the names of reset options.
 
     Raises:
-        ValueError: One is unknown.
+        ValueError: An option is unknown.
     """
     if unknown := set(options) - set(known):
         raise ValueError(f"unknown reset options {sorted(unknown)}; known are {list(known)}")
 
 
 def checked_episode_seed(seed: object) -> int | None:
-    """Return the seed of an episode as given by a user; None stays None.
+    """Return an episode seed that a user gave, checked; None stays None.
 
     Raises:
-        ValueError: It is no whole number, or out of range; see :func:`dsd_env.rng.checked_seed`.
+        ValueError: The seed is not a whole number, or is out of range; see :func:`dsd_env.rng.checked_seed`.
     """
     return None if seed is None else checked_seed(seed, "episode_seed")
 
 
 def checked_generator_seed(seed: object) -> int | None:
-    """Return the seed of a generator of episode seeds as given to ``reset(seed=)``; None stays None.
+    """Return the argument of ``reset(seed=)``, which seeds the generator of episode seeds; None stays None.
 
-    It has no upper bound: `np_random_seed`, which repeats a reset without a seed, has 128 bits.
+    The seed has no upper bound: `np_random_seed`, which repeats a reset without a seed, has 128 bits.
 
     Raises:
-        ValueError: It is no whole number of at least 0.
+        ValueError: The seed is not a whole number of at least 0.
     """
     return None if seed is None else checked_seed(seed, "seed", most=None)
 
 
 def draw_episode_seed(generator: np.random.Generator) -> int:
-    """Return the seed of the next episode."""
+    """Draw the seed of the next episode."""
     return int(generator.integers(MAX_SEED))

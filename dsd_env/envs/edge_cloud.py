@@ -27,22 +27,22 @@ class EdgeCloudEnv(EpisodicEnv):
 
     ## Description
 
-    Clients at the network's edge ask large language models in the cloud. A small *drafter* proposes tokens and
-    the large *target* verifies several of them in one iteration (speculative decoding; Leviathan et al.,
-    ["Fast Inference from Transformers via Speculative Decoding"](https://arxiv.org/abs/2211.17192)). The drafter
-    may sit on the client's device, on an edge server nearby, or on the target's own server. A request is served
-    in *rounds*; each round commits the accepted drafts and one token of the target's. Before each round a
-    scheduler decides how many tokens to draft, how large a batch the target should form, and where to draft. That
-    decision is one step of this environment. The simulation runs from each decision to the next one due, which
-    may be that of another client's request.
+    Clients at the network's edge send requests to large language models in the cloud. A small *drafter*
+    proposes tokens and the large *target* verifies several of them in one iteration (speculative decoding;
+    Leviathan et al.,
+    ["Fast Inference from Transformers via Speculative Decoding"](https://arxiv.org/abs/2211.17192)). The
+    drafter may sit on the client's device, on an edge server nearby, or on the target's own server. A request
+    is served in *rounds*; each round commits the accepted drafts and one token of the target itself. Before
+    each round a scheduler decides how many tokens to draft, how large a batch the target should form, and
+    where to draft. That decision is one step of this environment. The simulation runs from each decision to
+    the next one due, which may belong to another client's request.
 
-    The stochastic part (arrivals, lengths, acceptance, network, noise) is a pure function of the episode's seed:
-    two policies on the same seed meet the same requests.
+    The stochastic part (arrivals, lengths, acceptance, network, noise) is a pure function of the episode's
+    seed: two policies on the same seed meet the same requests.
 
-    Two engines simulate the same events. The *compiled* one is the default; the *reference*
-    (`dsd_env.sim.ReferenceSimulation`) is slower, defines the simulation, and records the timelines that
-    `render_mode="rgb_array"` draws. `gym.make_vec` gives many environments that step together in compiled code:
-    `dsd_env.envs.EdgeCloudVectorEnv`.
+    Two engines simulate the same events. The *compiled* engine is the default; the *reference* engine
+    (`dsd_env.sim.ReferenceSimulation`) is slower and defines the simulation. `gym.make_vec` gives many
+    environments that step together in compiled code: `dsd_env.envs.EdgeCloudVectorEnv`.
 
     ## Action Space
 
@@ -57,31 +57,32 @@ class EdgeCloudEnv(EpisodicEnv):
     | 1   | Batch size         | Index into `batch_sizes` (default 1, 2, … 128): B; 1 waits nowhere (below).      |
     | 2   | Placement          | Index into the request's candidates: a drafter at a site, and a target server.   |
 
-    Candidates come in blocks, one per target on offer (first the current one, then the least loaded others), each
-    with the drafters at the target, on the own device, on edge server 0, 1, …, in the order of the scenario's
-    lists (with `edge_servers_offered`: first where the request drafts, then where a draft would come soonest).
+    The list of candidates has one block per target on offer: first the request's current target, then the
+    least loaded others. A block lists the drafters at the target, on the request's own device, and on edge
+    server 0, 1, …, in the order of the scenario's lists. (`edge_servers_offered` changes the order of edge
+    servers: first the one where the request drafts, then those whose next draft would come soonest.)
     Candidate 0 is always selectable.
 
-    The first decision of a request, its *admission*, places its prompt: only the target counts, and whether and
-    where a drafter prefills along (speculation length above 0).
+    The first decision of a request is its *admission*, which places the prompt. It chooses the target and,
+    with a speculation length above 0, the drafter that prefills the prompt at the same time.
 
-    The batch size B belongs to the request. At admission it says how far the request stands back for others: it
-    enters its target once fewer than `max_num_seqs` / B requests are resident there. Afterwards it is the smallest
-    batch that the verification of its drafts wants to be part of, where they are made elsewhere than on the
-    target's own GPUs. Both waits are limited.
+    The batch size B belongs to the request. At admission it sets how far the request yields to others: the
+    request enters its target once fewer than `max_num_seqs` / B requests are resident there. Afterwards B is
+    the smallest batch in which the target should verify the request's drafts, if they are made anywhere but
+    on the target's own GPUs. Both waits are limited.
 
     `action_masks()` marks the valid indices, concatenated over the three dimensions (`bool`, shape
-    `(n_gamma + n_batch + n_placement,)`). An action that is masked, or contradictory in itself, is not an error:
-    the simulator resolves it by rule (drafting where that is impossible becomes plain decoding at that target, at
-    the current one if the target is down), says so in `info["resolved"]`, and counts it in
-    `info["invalid_actions"]`.
+    `(n_gamma + n_batch + n_placement,)`). An action that is masked, or that contradicts itself, is not an
+    error: the simulator resolves it by rule (drafting where that is impossible becomes plain decoding at that
+    target; a target that is down is replaced by the first one on offer that is up), reports the reason in
+    `info["resolved"]`, and counts the action in `info["invalid_actions"]`.
 
     ## Observation Space
 
-    The observation is a `ndarray` with shape `(n,)`, dtype `float32`, in a `Box` within [-1, 1]. It holds what the
-    controller can know where the decision is taken: telemetry as old as the network makes it, and nothing of the
-    future (no acceptance trace, no remaining output length). Scaling is fixed; `x` is the raw value in the unit
-    given. `env.unwrapped.view` offers the same as typed values.
+    The observation is a `ndarray` with shape `(n,)`, dtype `float32`, in a `Box` within [-1, 1]. It holds
+    what the controller can know at the place of the decision: telemetry delayed by the network, and nothing
+    about the future (no acceptance trace, no remaining output length). Scaling is fixed; `x` is the raw value
+    in the unit given. `env.unwrapped.view` holds the same information as typed values.
 
     | Num | Observation | Unit | Scaling | Range | Meaning |
     |---|---|---|---|---|---|
@@ -171,10 +172,10 @@ class EdgeCloudEnv(EpisodicEnv):
     | -2 | `system.own_attainment` | 1 | x | [0, 1] | share of its class of SLO that met it (EMA) |
     | -1 | `system.others_attainment` | 1 | x | [0, 1] | the least such share of other classes |
 
-    `i` counts the candidates from 0; the last five are counted from the end. `target.plain`, `target.colocated` and
-    `target.remote` count the requests whose target this is, also those that wait for admission; their sum can be
-    larger than `target.resident`. Where a site has several drafters, or one that is a draft head or a look-up,
-    each candidate has further features, after the others:
+    `i` counts the candidates from 0; the last five features are numbered from the end. `target.plain`,
+    `target.colocated` and `target.remote` count the requests whose target this is, including those that wait
+    for admission, so their sum can be larger than `target.resident`. If any site has several drafters, or a
+    drafter that is a draft head or a look-up, each candidate has these features too, after its other ones:
 
     | Observation of a menu | Unit | Scaling | Range | Meaning |
     |---|---|---|---|---|
@@ -184,7 +185,8 @@ class EdgeCloudEnv(EpisodicEnv):
     | `candidate_i.tokens_per_round` | tokens | x / (x + 3) | [0, 1] | tokens per round of its draft model (EMA) |
     | `candidate_i.model_rounds` | rounds | x / (x + 4) | [0, 1] | rounds with its draft model |
 
-    Where branches are offered (`actions.offer_branches`), each candidate has these besides, after the others:
+    If branches are offered (`actions.offer_branches`), each candidate has these features too, after its other
+    ones:
 
     | Observation of branches | Unit | Scaling | Range | Meaning |
     |---|---|---|---|---|
@@ -194,9 +196,9 @@ class EdgeCloudEnv(EpisodicEnv):
     ## Rewards
 
     The reward is the sum of the terms below, weighted by the scenario (`reward.weights`; by default `latency`
-    alone). Each covers the simulated time since the decision before (the first: since the episode's start), and is
-    divided by a reference value of the scenario, so that returns of different scenarios compare.
-    `info["reward_terms"]` holds all of them, unweighted.
+    alone). Each term covers the simulated time since the previous decision (at the first step, since the
+    episode's start). Most are divided by a reference value of the scenario, which makes returns of different
+    scenarios comparable. `info["reward_terms"]` holds all terms, unweighted.
 
     | Term | Value | Divided by |
     |---|---|---|
@@ -210,24 +212,26 @@ class EdgeCloudEnv(EpisodicEnv):
     | `progress` | + output tokens committed | `reference_output_tokens` |
 
     By Little's law the undiscounted `latency` return of an episode that terminates is minus the sum of all
-    end-to-end times over `reference_e2e_s`: maximising it minimises the mean request time. `progress` adds up to a
-    constant over a finished workload, so it does not change what is optimal; weighted with about the cost of a
-    request it pays for tokens when they come, which lets a learner with a short horizon see what a round was good for.
+    end-to-end times over `reference_e2e_s`: maximising it minimises the mean request time. `progress` adds up
+    to a constant over a finished workload, so it does not change what is optimal. With a weight of about the
+    cost of a request it rewards tokens as they are committed, so that a learner with a short horizon sees
+    what a round gained.
 
     ## Starting State
 
-    An empty system at time 0, at the first decision of the first request. The episode's seed is drawn from
-    `np_random`, so `reset(seed=s)` fixes it and all later ones.
+    The simulation starts empty at time 0 and runs to the first decision of the first request. The episode's
+    seed is drawn from `np_random`, so `reset(seed=s)` fixes the seeds of this and all later episodes.
 
     ## Episode End
 
     1. Termination: the workload is finished (the scenario sets `episode.total_requests`, and all are done).
-    2. Truncation: the requests that arrived in the window (`episode.warmup_s`, `episode.window_s`) have completed
-       and it is over; without a window, the first `episode.warmup_requests + episode.requests` have; or
-       `episode.horizon_s` has passed, or `max_episode_steps` decisions have been taken.
+    2. Truncation: the window (`episode.warmup_s`, `episode.window_s`) is over and all requests that arrived
+       in it have completed; without a window, the first `episode.warmup_requests + episode.requests` requests
+       have completed; or `episode.horizon_s` has passed; or `max_episode_steps` decisions have been taken.
 
-    The observation returned with the last step is that of the last decision, as no further one is due. Only where
-    `max_episode_steps` has cut the episode off, it is that of the next decision, which is due.
+    The last step returns the observation of the last decision once more, because no further decision is due.
+    Only if `max_episode_steps` cuts the episode off does it return the observation of the next decision,
+    which is then due.
 
     ## Info
 
@@ -248,9 +252,9 @@ class EdgeCloudEnv(EpisodicEnv):
     | `completed`       | step      | Requests that completed: (`request_id`, time in s, `delay_caused_s`, tokens).  |
     | `episode_metrics` | last step | Every metric by name (docs/simulator.md).                                      |
 
-    These are the infos with `infos="full"`. With `infos="numeric"` every info, of resets too, has the same keys with
-    numbers and arrays of fixed shape, which buffers can store (docs/environment.md has the table); with
-    `infos="none"` they are empty.
+    The table shows the infos with `infos="full"`. With `infos="numeric"` every info, also of a reset, has the
+    same keys with numbers and arrays of fixed shape, which buffers can store (docs/environment.md has the
+    table). With `infos="none"` all infos are empty.
 
     ## Arguments
 
@@ -277,26 +281,28 @@ class EdgeCloudEnv(EpisodicEnv):
     | `max_episode_steps`   | **int** or None                      | `None`        | Truncates the episode             |
     | `infos`               | **str**                              | `"full"`      | `"numeric"` or `"none"`           |
 
-    `gymnasium.make(..., max_episode_steps=N)` does not hand its number on, but puts a `TimeLimit` around the
-    environment. The infos are the same: that of the step at which it truncates is the episode's last, with metrics.
+    `gymnasium.make(..., max_episode_steps=N)` does not pass N to the environment, but wraps it in a
+    `TimeLimit`. The infos do not differ: the info of the step at which the wrapper truncates is the episode's
+    last, with metrics.
 
-    `engine="auto"` is the compiled engine, but where only the reference will do: for `render_mode="rgb_array"`,
-    for a scenario that the compiled one does not simulate, and without Numba. The attribute `engine` tells which
-    it is. Tables of the compiled engine are bounded; should one ever be full, the error says which to enlarge with
-    `engine_options` (see `dsd_env.sim.compiled.compile_scenario`).
+    `engine="auto"` takes the compiled engine, unless it does not simulate the scenario or Numba is not
+    installed; then it takes the reference engine. The attribute `engine` says which engine runs. Tables of
+    the compiled engine are bounded; if one is full, the error says which one to enlarge with `engine_options`
+    (see `dsd_env.sim.compiled.compile_scenario`).
 
-    With `n_placements` above the scenario's own number, scenarios with different numbers of candidates have the
-    same spaces. Features of a candidate that does not exist are 0 and its placement is masked; taken
-    nevertheless, it means plain decoding at the current target (`no_drafter`).
+    `n_placements` above the scenario's own number gives scenarios with different numbers of candidates the
+    same spaces. The features of a candidate that does not exist are 0, and its placement is masked; an action
+    that takes it nevertheless means plain decoding at the current target (`no_drafter`).
 
-    With `price_delays` the simulation accounts to every request the time by which its work and its batch sizes
-    delay others, and `info["decision"]["delay_caused_s"]` tells the due request's sum so far. It is no part of the
-    observation; learners may use it to credit decisions with what they do to others.
+    With `price_delays` the simulation adds up, for every request, the time by which its work and its batch
+    sizes delay others; `info["decision"]["delay_caused_s"]` holds the sum so far of the request whose
+    decision is due. The sum is not part of the observation; learners may use it to charge decisions for the
+    delay that they cause.
 
-    On reset, `options={"episode_seed": int}` sets the episode's seed itself: the episode is then the one that
+    On reset, `options={"episode_seed": int}` sets the episode's own seed: the episode is then the one that
     `dsd_env.simulate(scenario, scheduler, seed)` runs with that seed.
 
-    `clone_state()` and `restore_state(state)` go back to an earlier decision, for planning by look-ahead.
+    `clone_state()` and `restore_state(state)` return to an earlier decision, for planning by look-ahead.
 
     ## Version History
 
@@ -348,7 +354,7 @@ class EdgeCloudEnv(EpisodicEnv):
 
     @property
     def view(self) -> DecisionView:
-        """The decision now due, typed; after the last step the last decision taken.
+        """Typed view of the decision now due; after the last step, of the last decision taken.
 
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
@@ -358,7 +364,7 @@ class EdgeCloudEnv(EpisodicEnv):
 
     @property
     def simulation(self) -> Any:
-        """The simulation of this episode, to look at: its totals, metrics and table of requests.
+        """The simulation of this episode, for inspection of its totals, metrics and table of requests.
 
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
@@ -372,15 +378,15 @@ class EdgeCloudEnv(EpisodicEnv):
         """Start an episode.
 
         Args:
-            seed: Seeds `np_random`, from which this and later episodes draw their seeds.
-            options: ``{"episode_seed": int}`` sets this episode's seed itself.
+            seed: Seed of `np_random`, from which the seeds of this and later episodes are drawn.
+            options: ``{"episode_seed": int}`` sets this episode's own seed.
 
         Returns:
             The first observation, and `info`.
 
         Raises:
-            ValueError: An unknown option, or a seed that is not a whole number of at least 0; that of an
-                episode must be below 2^63.
+            ValueError: An option is unknown, or a seed is not a whole number of at least 0; an episode's seed
+                must also be below 2^63.
             RuntimeError: The scenario's horizon ends before the first request.
         """
         episode_seed = self._seed_of_reset(seed, options)
@@ -404,15 +410,15 @@ class EdgeCloudEnv(EpisodicEnv):
     def step(
         self, action: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Take the decision now due and run to the next one.
+        """Take the decision now due, and simulate until the next decision is due.
 
         Args:
             action: Indices of speculation length, batch size and placement, shape (3,).
 
         Raises:
-            ValueError: The action is not in the action space: three integers within its ranges.
+            ValueError: The action is not three integers within the ranges of the action space.
             gymnasium.error.ResetNeeded: The episode is over or was never begun.
-            EngineError: A bounded resource of the compiled engine ran out (see `engine_options`).
+            EngineError: A bounded table of the compiled engine is full (see `engine_options`).
         """
         episodes = self._episodes
         if self._episode_seed is None or episodes.over or self._reached(self._max_steps):
@@ -440,7 +446,7 @@ class EdgeCloudEnv(EpisodicEnv):
             info["episode_metrics"] = episodes.simulation().metrics()
             info["episode_seed"] = self._episode_seed
             info["scenario"] = self.scenario.name
-        # When the episode is over no decision is due any more: the last observation stands in for the next.
+        # When the episode is over, no decision is due: the last observation stands in for the next one.
         return episodes.observation, episodes.reward, terminated, truncated, self._told(info)
 
     def _told(self, info: dict[str, Any]) -> dict[str, Any]:
@@ -468,9 +474,9 @@ class EdgeCloudEnv(EpisodicEnv):
         return self.actions.sample_mask(self.action_masks())
 
     def flat_action_masks(self) -> NDArray[np.bool_]:
-        """Return which flat actions would be carried out as they are (bool, shape (n_flat,)).
+        """Return which flat actions the simulator would carry out unchanged (bool, shape (n_flat,)).
 
-        See :class:`dsd_env.envs.FlatActionWrapper`, whose `action_masks` this is.
+        :class:`dsd_env.envs.FlatActionWrapper` returns this mask as its `action_masks`.
 
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
@@ -479,11 +485,12 @@ class EdgeCloudEnv(EpisodicEnv):
         return self._episodes.flat_mask()
 
     def clone_state(self) -> EnvState:
-        """Return the environment's state, for :meth:`restore_state`, as often as wanted.
+        """Return the environment's state, which :meth:`restore_state` can restore any number of times.
 
-        It holds the world, the episode, and the generator of later episodes' seeds, so that everything goes
-        on as if what came in between had never been. Wrappers are no part of it. On the compiled engine it is
-        a copy of arrays; the reference engine keeps the actions, and repeats the episode to go back.
+        The state holds the world, the episode, and the generator of later episodes' seeds, so that everything
+        continues as if the steps in between had never been taken. It does not cover wrappers. On the compiled
+        engine the state is a copy of arrays; the reference engine keeps the actions and repeats the episode
+        to return to the state.
 
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
@@ -498,13 +505,13 @@ class EdgeCloudEnv(EpisodicEnv):
         )
 
     def restore_state(self, state: EnvState) -> NDArray[np.float32]:
-        """Go back to a state of this environment, or of another with the same arguments.
+        """Restore a state of this environment, or of another one with the same arguments.
 
         Returns:
-            The observation of the decision that is then due.
+            The observation of the decision that is due in that state.
 
         Raises:
-            ValueError: The state is of another engine or scenario, or has another number of placements.
+            ValueError: The state is from another engine or scenario, or has another number of placements.
         """
         if state.engine != self.engine:
             raise ValueError(f"the state was made on engine {state.engine!r}, this is {self.engine!r}")
@@ -515,11 +522,11 @@ class EdgeCloudEnv(EpisodicEnv):
         return self._episodes.observation
 
     def render(self) -> Any:
-        """Return the picture of `render_mode`: a text, or an image (uint8, shape (height, width, 3)).
+        """Render as `render_mode` says: a text, or an image (uint8, shape (height, width, 3)).
 
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
-            gymnasium.error.DependencyNotInstalled: ``rgb_array`` without matplotlib.
+            gymnasium.error.DependencyNotInstalled: ``rgb_array`` needs matplotlib, which is not installed.
         """
         if self.render_mode is None:
             gym.logger.warn(
@@ -543,10 +550,10 @@ def _one_scenario(scenario: Any) -> Scenario:
 
 
 def check_state(state: EnvState, scenarios: list[Scenario], n_features: int) -> int:
-    """Return the number of a state's scenario among some.
+    """Return the index of a state's scenario in a list of scenarios.
 
     Raises:
-        ValueError: It is not among them, or has another number of placements.
+        ValueError: The list lacks the scenario, or the state has another number of placements.
     """
     own = state.scenario
     matches = [index for index, each in enumerate(scenarios) if each is own or each == own]

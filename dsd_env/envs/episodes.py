@@ -1,4 +1,4 @@
-"""The simulated world behind the scalar environment, with one interface to both engines."""
+"""The simulated world behind the scalar environment, with the same interface for both engines."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ if TYPE_CHECKING:
     from dsd_env.sim.compiled.vector import SavedWorld
 
 _LOG_EVENTS = 1 << 18
-"""Room for recorded events between two decisions."""
+"""Capacity of the event log between two decisions, in events."""
 
 Completed = tuple[int, float, float, int]
-"""A request that completed: its number, the time in s, the delay it caused to others in s, its tokens."""
+"""A completed request: its number, completion time in s, delay caused to others in s, output tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnvState:
-    """A saved state of an environment, which ``clone_state`` makes and ``restore_state`` takes.
+    """A saved state of an environment, made by ``clone_state`` and restored by ``restore_state``.
 
     Attributes:
-        engine: Engine that it was made on.
+        engine: Engine that the state was made on.
         scenario: Scenario of the episode.
         episode_seed: Seed of the episode.
-        generator: State of the generator that later episodes' seeds are drawn from.
+        generator: State of the generator from which the seeds of later episodes are drawn.
         world: The world (compiled engine).
-        actions: The actions until then (reference engine, which repeats them, and where pictures are drawn).
+        actions: The episode's actions so far: the reference engine repeats them, and so does the compiled
+            engine to draw pictures.
         steps: Steps taken in the episode.
-        named: Episodes begun until then where each one's seed is named by its number, otherwise 0.
+        named: Episodes begun so far, if the user derives each seed from the episode's number; otherwise 0.
     """
 
     engine: str
@@ -57,18 +58,19 @@ class EnvState:
 
 
 class Episodes(Protocol):
-    """Episodes of one scenario, one after the other.
+    """Episodes of one scenario, played one after the other.
 
     Attributes:
         engine: Name of the engine.
-        observation: Observation of the decision now due, or after the end of the last one; float32, a copy.
+        observation: Observation of the decision now due, or at the end of an episode of the last decision;
+            float32, a copy.
         over: Whether the episode has ended.
-        terminated: Whether it has ended because the workload is finished.
+        terminated: Whether the episode has ended because the workload is finished.
         now_s: Simulated time.
-        dt_s: Simulated time since the decision before.
+        dt_s: Simulated time since the previous decision.
         reward: Reward of the last step.
         terms: Reward terms of the last step, unweighted.
-        reason: Why the last action was changed by rule, or None.
+        reason: Why the last action was changed by rule; None if it was not.
         invalid_actions: Number of actions changed by rule so far.
     """
 
@@ -84,37 +86,37 @@ class Episodes(Protocol):
     invalid_actions: int
 
     def begin(self, seed: int) -> None:
-        """Start the episode of a seed and run to its first decision."""
+        """Start the episode with a seed and simulate until its first decision is due."""
 
     def step(self, action: NDArray[np.int64]) -> bool:
-        """Answer the due decision and run to the next; return whether the episode has ended."""
+        """Take the decision now due and simulate until the next; return whether the episode has ended."""
 
     def view(self) -> DecisionView:
-        """Return the decision now due, typed."""
+        """Return the typed view of the decision now due."""
 
     def decision(self) -> dict[str, Any]:
-        """Return the description of the decision now due for `info`."""
+        """Return the description of the decision now due, as `info` holds it."""
 
     def mask(self) -> NDArray[np.bool_]:
         """Return the mask of the decision now due."""
 
     def flat_mask(self) -> NDArray[np.bool_]:
-        """Return which flat actions the decision now due carries out as they are."""
+        """Return which flat actions would be carried out unchanged at the decision now due."""
 
     def completed(self) -> list[Completed]:
         """Return the requests that completed during the last step."""
 
     def simulation(self) -> Any:
-        """Return the simulation."""
+        """Return the simulation of this episode."""
 
     def events(self) -> Sequence[Event]:
-        """Return the event log of the episode so far, where it is recorded."""
+        """Return the event log of the episode so far, if one is recorded."""
 
     def save(self) -> dict[str, Any]:
-        """Return what :class:`EnvState` holds of the world."""
+        """Return the fields of an :class:`EnvState` that describe the world."""
 
     def restore(self, state: EnvState) -> None:
-        """Go back to a state."""
+        """Restore a saved state."""
 
 
 def make_episodes(
@@ -127,15 +129,15 @@ def make_episodes(
     price_delays: bool,
     options: Mapping[str, int] | None,
 ) -> Episodes:
-    """Return the episodes of a scenario on the engine asked for; see :func:`compiled_layout` for errors.
+    """Make the episodes of a scenario on the given engine; see :func:`compiled_layout` for errors.
 
     Args:
-        engine: The engine.
+        engine: Name of the engine.
         scenario: The scenario.
-        encoder: Makes observations.
-        actions: Decodes actions.
-        record: Their event logs are wanted.
-        price_delays: Account to each request how long it makes others wait.
+        encoder: Encoder of the observations.
+        actions: Action space, which decodes the actions.
+        record: Whether to record event logs.
+        price_delays: Add up, for each request, how long it makes others wait.
         options: Bounds of the compiled engine.
     """
     builder = WorldBuilder(scenario)
@@ -146,7 +148,7 @@ def make_episodes(
 
 
 def ended_before_it_began(scenario: Scenario) -> RuntimeError:
-    """Return the error of an episode without a decision."""
+    """Return the error for an episode that ends before its first decision."""
     return RuntimeError(
         f"scenario {scenario.name!r} ends before its first decision; "
         f"is episode.horizon_s = {scenario.episode.horizon_s:g} too short?"
@@ -156,9 +158,9 @@ def ended_before_it_began(scenario: Scenario) -> RuntimeError:
 def _decoded(
     actions: ActionSpace, scenario: Scenario, action: Sequence[int] | NDArray[np.int64]
 ) -> tuple[Decision, bool]:
-    """Return the decision that an action stands for, and whether its candidate only fills the list up.
+    """Return the decision that an action stands for, and whether its placement only pads the candidate list.
 
-    Such a one means plain decoding at the current target.
+    A placement that only pads the list means plain decoding at the current target.
     """
     decision = actions.decode(action)
     absent = decision.placement >= scenario.n_placements
@@ -180,7 +182,7 @@ class ReferenceEpisodes:
         record: bool,
         price_delays: bool,
     ) -> None:
-        """Prepare the episodes; what does not depend on their seeds is in the builder."""
+        """Prepare the episodes; the builder holds what does not depend on their seeds."""
         self._scenario, self._encoder, self._actions = scenario, encoder, actions
         self._price_delays = price_delays
         self._new_simulation = functools.partial(
@@ -200,7 +202,7 @@ class ReferenceEpisodes:
         self.invalid_actions = 0
 
     def begin(self, seed: int) -> None:
-        """Start the episode of a seed and run to its first decision.
+        """Start the episode with a seed and simulate until its first decision is due.
 
         Raises:
             RuntimeError: The episode ends before its first decision.
@@ -217,7 +219,7 @@ class ReferenceEpisodes:
         self.observation = self._encoder.encode(view)
 
     def step(self, action: NDArray[np.int64]) -> bool:
-        """Answer the due decision and run to the next; return whether the episode has ended.
+        """Take the decision now due and simulate until the next; return whether the episode has ended.
 
         Raises:
             ValueError: The action is not in the action space.
@@ -249,11 +251,11 @@ class ReferenceEpisodes:
         return self.over
 
     def view(self) -> DecisionView:
-        """Return the decision now due, typed; after the end the last one."""
+        """Return the typed view of the decision now due; at the end of the episode, of the last decision."""
         return self._view
 
     def decision(self) -> dict[str, Any]:
-        """Return the description of the decision now due for `info`."""
+        """Return the description of the decision now due, as `info` holds it."""
         described = due_of_view(self._view)
         request = self._simulation.due_request
         if self._price_delays and request is not None:
@@ -265,7 +267,7 @@ class ReferenceEpisodes:
         return self._actions.mask(self._view)
 
     def flat_mask(self) -> NDArray[np.bool_]:
-        """Return which flat actions the decision now due carries out as they are."""
+        """Return which flat actions would be carried out unchanged at the decision now due."""
         return self._actions.flat_mask(self._view, self._scenario.max_num_seqs)
 
     def completed(self) -> list[Completed]:
@@ -280,7 +282,7 @@ class ReferenceEpisodes:
         return self._simulation
 
     def events(self) -> Sequence[Event]:
-        """Return the event log of the episode so far, where it is recorded."""
+        """Return the event log of the episode so far, if one is recorded."""
         return self._simulation.events
 
     def save(self) -> dict[str, Any]:
@@ -288,7 +290,7 @@ class ReferenceEpisodes:
         return {"episode_seed": self._seed, "actions": tuple(self._answers)}
 
     def restore(self, state: EnvState) -> None:
-        """Go back to a state: SimPy's processes cannot be copied, so the episode is repeated until there."""
+        """Restore a saved state by repeating its episode, because SimPy's processes cannot be copied."""
         self.begin(state.episode_seed)
         for action in state.actions:
             self.step(np.array(action, dtype=np.int64))
@@ -300,7 +302,7 @@ class CompiledEpisodes:
     engine = "compiled"
 
     def __init__(self, layout: Layout, actions: ActionSpace, *, record: bool, price_delays: bool) -> None:
-        """Allocate the one world."""
+        """Allocate the single world in which the episodes run."""
         from dsd_env.sim.compiled.status import DUE, TERMINATED
         from dsd_env.sim.compiled.vector import WorldVector
 
@@ -331,11 +333,11 @@ class CompiledEpisodes:
         self.invalid_actions = 0
 
     def begin(self, seed: int) -> None:
-        """Start the episode of a seed and run to its first decision.
+        """Start the episode with a seed and simulate until its first decision is due.
 
         Raises:
             RuntimeError: The episode ends before its first decision.
-            EngineError: A bounded resource ran out.
+            EngineError: A bounded table of the engine is full.
         """
         self.over = True
         self._worlds.begin(self._world, np.array([as_int64(seed)], dtype=np.int64))
@@ -345,11 +347,11 @@ class CompiledEpisodes:
         self._look()
 
     def step(self, action: NDArray[np.int64]) -> bool:
-        """Answer the due decision and run to the next; return whether the episode has ended.
+        """Take the decision now due and simulate until the next; return whether the episode has ended.
 
         Raises:
             ValueError: The action is not in the action space.
-            EngineError: A bounded resource ran out.
+            EngineError: A bounded table of the engine is full.
         """
         self._action[0] = action
         self._worlds.step(self._action)
@@ -370,13 +372,13 @@ class CompiledEpisodes:
         self.over, self.terminated = status != self._due, status == self._terminated
 
     def view(self) -> DecisionView:
-        """Return the decision now due, typed; after the end the last one."""
+        """Return the typed view of the decision now due; at the end of the episode, of the last decision."""
         if self._view is None:
             self._view = self._worlds.reader(0).view()
         return self._view
 
     def decision(self) -> dict[str, Any]:
-        """Return the description of the decision now due for `info`."""
+        """Return the description of the decision now due, as `info` holds it."""
         described = due_of_row(self._due_row)
         if self._price_delays:
             described["delay_caused_s"] = float(self._worlds.delays[0, 0])
@@ -388,7 +390,7 @@ class CompiledEpisodes:
         return mask
 
     def flat_mask(self) -> NDArray[np.bool_]:
-        """Return which flat actions the decision now due carries out as they are."""
+        """Return which flat actions would be carried out unchanged at the decision now due."""
         return self._worlds.flat_masks(0)
 
     def completed(self) -> list[Completed]:
@@ -401,20 +403,20 @@ class CompiledEpisodes:
         ]
 
     def simulation(self) -> Any:
-        """Return the simulation, to look at; after a reset it shows the new episode."""
+        """Return the simulation, for inspection; after a reset it shows the new episode."""
         return self._worlds.simulation(0)
 
     def events(self) -> Sequence[Event]:
-        """Return the event log of the episode so far, where it is recorded."""
+        """Return the event log of the episode so far, if one is recorded."""
         return [] if self._log is None else self._log.events()
 
     def save(self) -> dict[str, Any]:
-        """Return the episode's seed and a copy of the world; the actions so far where a log is recorded."""
+        """Return the episode's seed and a copy of the world, and if a log is recorded the actions so far."""
         answers = {} if self._log is None else {"actions": tuple(self._log.answers)}
         return {"episode_seed": self._seed, "world": self._worlds.save(0), **answers}
 
     def restore(self, state: EnvState) -> None:
-        """Go back to a state."""
+        """Restore a saved state."""
         if state.world is None:
             raise ValueError("the state holds no world")
         self._worlds.restore(0, state.world)
@@ -425,28 +427,29 @@ class CompiledEpisodes:
 
 
 class _ReplayedLog:
-    """The event log of an episode on the compiled engine, made by simulating it a second time when asked for.
+    """The event log of an episode on the compiled engine, made on request by simulating the episode again.
 
-    Vectors of worlds keep no logs, and need none but for pictures: so what draws none pays nothing.
+    A vector of worlds keeps no logs, because only pictures need them: an environment that draws none pays
+    nothing.
 
     Attributes:
         answers: The actions of the episode so far.
     """
 
     def __init__(self, scenario: Scenario, actions: ActionSpace) -> None:
-        """Remember what all episodes have in common."""
+        """Keep the scenario and the action space, which all episodes share."""
         self._scenario, self._actions = scenario, actions
         self._layout: Layout | None = None
         self.begin(0)
 
     def begin(self, seed: int, answers: Sequence[tuple[int, ...]] = ()) -> None:
-        """Go to an episode, and a number of actions into it."""
+        """Switch to the episode with a seed, with the actions taken in it so far."""
         self._seed, self.answers = seed, list(answers)
         self._simulation: CompiledSimulation | None = None
         self._answered = 0
 
     def events(self) -> Sequence[Event]:
-        """Return the log until the decision now due; the same list, longer, as long as the episode lasts."""
+        """Return the log up to the decision now due; within an episode, the same list grows."""
         from dsd_env.sim.compiled import CompiledSimulation, compile_scenario
 
         if self._simulation is None:

@@ -1,4 +1,4 @@
-"""The fleet view: one plan for all requests per step."""
+"""The fleet view of the environment: each step sets one plan for all requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OF_EPISODE = (
     "_now_s",
     "_time_limit",
 )
-"""What an environment knows of its episode beside the world."""
+"""Attributes that hold the state of an episode, apart from the world."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class FleetState:
     """A saved state of an environment of the fleet view; see :meth:`EdgeCloudFleetEnv.clone_state`.
 
     Attributes:
-        engine: Engine that it was made on.
-        space: The plans of the scenario.
+        engine: Engine that the state was made on.
+        space: Plan space of the scenario.
         episode_seed: Seed of the episode.
-        generator: State of the generator that later episodes' seeds are drawn from.
+        generator: State of the generator from which the seeds of later episodes are drawn.
         world: The world.
-        of_episode: What else is known of the episode.
+        of_episode: The environment's other attributes that belong to the episode, by name.
     """
 
     engine: str
@@ -62,32 +62,34 @@ class EdgeCloudFleetEnv(EpisodicEnv):
 
     ## Description
 
-    The world is that of `dsd_env/EdgeCloud-v0`: clients at the network's edge ask large language models in the
-    cloud, drafters propose tokens and targets verify them. There each request is decided by itself, many
-    thousand times a second. Here one decision every `control_period_s` sets a *plan*: for every *group* of
-    requests (a class of devices, a class of objectives, or one of each) a speculation length, a batch size and a
-    place to draft at. Until the next plan every request is decided by its group's choice, by the rule of
-    `static_map`: at admission it goes to the offered target with the fewest requests; drafts are made at the
-    place, at the edge server with the shortest wait where there are several; where nobody can draft there now,
-    the request decodes plainly. A fixed plan is `static_map` with the same choices, bit for bit.
+    The world is that of `dsd_env/EdgeCloud-v0`: clients at the network's edge send requests to large language
+    models in the cloud, drafters propose tokens, and targets verify them. There a step decides for a single
+    request, many thousand times a second. Here one step every `control_period_s` sets a *plan*: for every
+    *group* of requests (a class of devices, a class of objectives, or one of each) a speculation length, a
+    batch size and a place to draft at. Until the next plan, each request's decisions follow its group's
+    choice by the rule of `static_map`: at admission the request goes to the offered target with the fewest
+    requests; its drafts are made at the place of the plan, and if that is an edge server, at the one with the
+    shortest wait; if no drafter there can draft now, the request decodes plainly. A fixed plan is
+    `static_map` with the same choices, bit for bit.
 
-    This is the view for what no single request profits from: whose drafts may take time from everybody in an
-    iteration, how far windows go as the load changes, who stands back at admission.
+    The fleet view suits choices from which no single request profits: whose drafts may lengthen an iteration
+    for all requests in it, how far windows should go as the load changes, who should yield at admission.
 
-    Episodes, seeds, engines, reward terms and metrics are those of the per-request view: the same seed is the
-    same world, so that plans, rules and policies of both views are compared episode by episode. On the compiled
-    engine the plan is executed inside compiled code.
+    Episodes, seeds, engines, reward terms and metrics are those of the per-request view. The same seed gives
+    the same world, so plans, rules and policies of both views can be compared episode by episode. The
+    compiled engine carries out the plan inside compiled code.
 
-    A plan is due at every multiple of `control_period_s` in simulated time. It is asked for when the first
-    request at or after that time needs a decision, because it can have no effect before, so that a period in
-    which nobody asks is no step. Requests under way follow a new plan at their next decision: their next round,
-    or the next renewal of their stream.
+    A plan is due at every multiple of `control_period_s` in simulated time. The step ends when the first
+    request at or after that time needs a decision, because a plan can have no effect before; a period without
+    a decision is therefore no step. Requests under way follow a new plan from their next decision on, which
+    is their next round or the next renewal of their stream.
 
     ## Action Space
 
     The action is a `ndarray` with shape `(3 · n_groups,)`, dtype `int64`, in
-    `MultiDiscrete([n_gamma, n_batch, n_places] * n_groups)`. `env.unwrapped.space` names groups and places, and
-    translates (`space.action([(8, 1, "edge"), …])`, `space.describe(plan)`). For group i:
+    `MultiDiscrete([n_gamma, n_batch, n_places] * n_groups)`. `env.unwrapped.space` names the groups and
+    places, and translates between indices and words (`space.action([(8, 1, "edge"), …])`,
+    `space.describe(plan)`). For group i:
 
     | Num     | Action             | Meaning                                                                      |
     |---------|--------------------|------------------------------------------------------------------------------|
@@ -95,23 +97,26 @@ class EdgeCloudFleetEnv(EpisodicEnv):
     | 3·i + 1 | Batch size         | Index into `batch_sizes`: B; 1 waits nowhere (see `dsd_env/EdgeCloud-v0`).   |
     | 3·i + 2 | Place              | Index into `places`: a site, with its drafter where a site has several.      |
 
-    Groups come by class of devices, within it by class of objectives, in the scenario's order; classes with the
-    same objectives are one group. Places are those of `static_map`: `colocated`, `own`, `edge`, with
-    `:MODEL` where a site has several drafters and `+branches` where these are offered; with `name_targets` each
-    also comes for every target by number (`edge@1`), to which the group's new requests then go.
+    Groups are ordered by class of devices and, within a class, by class of objectives, both in the scenario's
+    order; classes with the same objectives form one group. Places are written as in `static_map`:
+    `colocated`, `own`, `edge`, followed by `:MODEL` if a site has several drafters, and by `+branches` if
+    branches are offered. With `name_targets` each place also comes once per target, by number (`edge@1`); the
+    group's new requests then go to that target.
 
-    `action_masks()` marks the choices that can be executed (`bool`, shape `(sum(nvec),)`); it never changes. A
-    group whose devices have no drafter cannot draft at `own`, and no batch size may be larger than the largest
-    `max_num_seqs`. Another action is no error: drafting where none of a group's requests ever can becomes plain
-    decoding, a batch size is clipped. `info["invalid_actions"]` counts the groups so chosen.
+    `action_masks()` marks the choices that can be executed (`bool`, shape `(sum(nvec),)`); the mask never
+    changes. A group whose devices have no drafter cannot draft at `own`, and no batch size may be larger than
+    the largest `max_num_seqs`. A masked action is not an error: drafting where none of a group's requests
+    ever can becomes plain decoding, and a batch size that is too large is clipped. `info["invalid_actions"]`
+    counts such choices.
 
     ## Observation Space
 
-    The observation is a `ndarray` with shape `(n,)`, dtype `float32`, in a `Box` within [-1, 1]. It holds what a
-    controller beside the targets can know: periodic reports of the servers, what targets know of their
-    requests, round trips as devices measured them, and nothing of the future. Scaling is fixed; `x` is the raw
-    value in the unit given. First come the features of group 0, then those of group 1, …, of the targets, of the
-    draft models, and of the system. `env.unwrapped.view` offers the same as typed values.
+    The observation is a `ndarray` with shape `(n,)`, dtype `float32`, in a `Box` within [-1, 1]. It holds
+    what a controller beside the targets can know: periodic reports of the servers, the targets' knowledge of
+    their requests, round-trip times measured by the devices, and nothing about the future. Scaling is fixed;
+    `x` is the raw value in the unit given. The features of group 0 come first, then those of group 1, …, of
+    the targets, of the draft models, and of the system. `env.unwrapped.view` holds the same information as
+    typed values.
 
     | Observation of the fleet | Unit | Scaling | Range | Meaning |
     |---|---|---|---|---|
@@ -156,20 +161,21 @@ class EdgeCloudFleetEnv(EpisodicEnv):
     ## Rewards
 
     The reward is the sum of the terms of `dsd_env/EdgeCloud-v0` (`info["reward_terms"]`), weighted by the
-    scenario (`reward.weights`), over the simulated time since the plan before.
+    scenario (`reward.weights`), over the simulated time since the previous plan.
 
     ## Starting State
 
-    An empty system at the first decision of the first request. The plan in force is then plain decoding for all;
-    no request is decided by it. The episode's seed is drawn from `np_random`, so `reset(seed=s)` fixes it and all
-    later ones, as in the per-request view: the same seeds give the same worlds.
+    The system is empty, and the first decision of the first request is due. The plan in force is then plain
+    decoding for all groups, but no request is decided by it. The episode's seed is drawn from `np_random`, so
+    `reset(seed=s)` fixes the seeds of this and all later episodes, as in the per-request view: the same seeds
+    give the same worlds.
 
     ## Episode End
 
     1. Termination: the workload is finished (the scenario sets `episode.total_requests`, and all are done).
-    2. Truncation: as in the per-request view; with `max_episode_steps` after so many plans.
+    2. Truncation: as in the per-request view; `max_episode_steps` counts plans.
 
-    The observation returned with the last step is that of the moment at which the episode ended.
+    The last step returns the observation at the moment at which the episode ended.
 
     ## Info
 
@@ -189,10 +195,11 @@ class EdgeCloudFleetEnv(EpisodicEnv):
     | `discount`           | step      | exp(−`discount_rate_per_s` · dt), if that argument is given.                |
     | `episode_metrics`    | last step | Every metric by name (docs/simulator.md).                                   |
 
-    These are the infos with `infos="full"`. With `infos="numeric"` every info, of resets too, has the same keys with
-    arrays of the same shapes: `plan` as indices, `resolved` as a count per reason, `reward_terms` and
-    `episode_metrics` as arrays in the order of `dsd_env.envs.REWARD_TERMS` and `METRICS` (NaN before the last step,
-    for which `has_episode_metrics` stands). With `infos="none"` they are empty.
+    The table shows the infos with `infos="full"`. With `infos="numeric"` every info, also of a reset, has the
+    same keys with arrays of the same shapes: `plan` as indices, `resolved` as a count per reason,
+    `reward_terms` and `episode_metrics` as arrays in the order of `dsd_env.envs.REWARD_TERMS` and `METRICS`.
+    The metrics are NaN before the last step, which `has_episode_metrics` marks. With `infos="none"` all infos
+    are empty.
 
     ## Arguments
 
@@ -220,11 +227,12 @@ class EdgeCloudFleetEnv(EpisodicEnv):
     | `max_episode_steps`   | **int** or None                      | `None`         | Truncates the episode             |
     | `infos`               | **str**                              | `"full"`       | `"numeric"` or `"none"`           |
 
-    `clone_state()` and `restore_state(state)` go back to an earlier plan, for planning by look-ahead.
+    `clone_state()` and `restore_state(state)` return to an earlier plan, for planning by look-ahead.
 
-    Many environments at once: `gym.make_vec("dsd_env/EdgeCloudFleet-v0", num_envs=8, threads=2)`, and
-    `dsd_env.make_sb3_fleet_vec_env` for Stable-Baselines3. On reset, `options={"episode_seed": int}` sets the
-    episode's seed itself: the one that `dsd_env.simulate(scenario, scheduler, seed)` runs with that seed.
+    `gym.make_vec("dsd_env/EdgeCloudFleet-v0", num_envs=8, threads=2)` makes many environments at once, and
+    `dsd_env.make_sb3_fleet_vec_env` does so for Stable-Baselines3. On reset, `options={"episode_seed": int}`
+    sets the episode's own seed: the episode is then the one that
+    `dsd_env.simulate(scenario, scheduler, seed)` runs with it.
 
     ## Version History
 
@@ -248,7 +256,7 @@ class EdgeCloudFleetEnv(EpisodicEnv):
         *,
         like: EdgeCloudFleetEnv | None = None,
     ) -> None:
-        # `like` is an environment with the same arguments, with which to share what is compiled.
+        # `like` is an environment with the same arguments, whose compiled scenario this one shares.
         self._check_render_mode(render_mode)
         check_discount(discount_rate_per_s)
         self.render_mode = render_mode
@@ -280,7 +288,7 @@ class EdgeCloudFleetEnv(EpisodicEnv):
 
     @property
     def view(self) -> FleetView:
-        """What the controller knows now, typed.
+        """Typed view of what the controller knows now.
 
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
@@ -296,7 +304,7 @@ class EdgeCloudFleetEnv(EpisodicEnv):
 
     @property
     def simulation(self) -> Any:
-        """The simulation of this episode, to look at.
+        """The simulation of this episode, for inspection.
 
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
@@ -310,15 +318,15 @@ class EdgeCloudFleetEnv(EpisodicEnv):
         """Start an episode.
 
         Args:
-            seed: Seeds `np_random`, from which this and later episodes draw their seeds.
-            options: ``{"episode_seed": int}`` sets this episode's seed itself.
+            seed: Seed of `np_random`, from which the seeds of this and later episodes are drawn.
+            options: ``{"episode_seed": int}`` sets this episode's own seed.
 
         Returns:
             The first observation, and `info`.
 
         Raises:
-            ValueError: An unknown option, or a seed that is not a whole number of at least 0; that of an
-                episode must be below 2^63.
+            ValueError: An option is unknown, or a seed is not a whole number of at least 0; an episode's seed
+                must also be below 2^63.
             RuntimeError: The scenario's horizon ends before the first request.
         """
         episode_seed = self._seed_of_reset(seed, options)
@@ -352,15 +360,15 @@ class EdgeCloudFleetEnv(EpisodicEnv):
         return self.encoder.encode(self._view)
 
     def simulate_ahead(self, action: NDArray[np.int64]) -> None:
-        """Simulate what ``step(action)`` is going to, so that the step itself returns at once.
+        """Simulate ahead of time what ``step(action)`` will simulate, so that the step returns at once.
 
-        For vectors of environments, whose worlds may run in threads: compiled code runs side by side, the
-        rest of a step does not.
+        Vectors of environments call this in threads: compiled code of several worlds runs in parallel, while
+        the rest of a step does not.
 
         Raises:
             ValueError: The action is not in the action space.
             gymnasium.error.ResetNeeded: The episode is over or was never begun.
-            EngineError: A bounded resource of the compiled engine ran out.
+            EngineError: A bounded table of the compiled engine is full.
         """
         if self._episode_seed is None or self._over:
             raise gym.error.ResetNeeded("the episode is over or was never begun: call reset()")
@@ -371,15 +379,16 @@ class EdgeCloudFleetEnv(EpisodicEnv):
     def step(
         self, action: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Set a plan and run until the next one is due.
+        """Set a plan, and simulate until the next plan is due.
 
         Args:
             action: Indices of speculation length, batch size and place of each group, shape (3 · groups,).
 
         Raises:
-            ValueError: The action is not in the action space, or another one than that simulated ahead.
+            ValueError: The action is not in the action space, or differs from the one given to
+                :meth:`simulate_ahead`.
             gymnasium.error.ResetNeeded: The episode is over or was never begun.
-            EngineError: A bounded resource of the compiled engine ran out (see `engine_options`).
+            EngineError: A bounded table of the compiled engine is full (see `engine_options`).
         """
         if self._ahead is None:
             self.simulate_ahead(action)
@@ -423,11 +432,12 @@ class EdgeCloudFleetEnv(EpisodicEnv):
         return self._look(), reward, terminated, truncated, self._told(info)
 
     def clone_state(self) -> FleetState:
-        """Return the environment's state, for :meth:`restore_state`, as often as wanted.
+        """Return the environment's state, which :meth:`restore_state` can restore any number of times.
 
-        It holds the world, the episode, and the generator of later episodes' seeds, so that everything goes
-        on as if what came in between had never been. Wrappers are no part of it. On the compiled engine it is
-        a copy of the world; the reference engine keeps the plans, and repeats the episode to go back.
+        The state holds the world, the episode, and the generator of later episodes' seeds, so that everything
+        continues as if the steps in between had never been taken. It does not cover wrappers. On the compiled
+        engine the state is a copy of the world; the reference engine keeps the plans and repeats the episode
+        to return to the state.
 
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.
@@ -444,13 +454,14 @@ class EdgeCloudFleetEnv(EpisodicEnv):
         )
 
     def restore_state(self, state: FleetState) -> NDArray[np.float32]:
-        """Go back to a state of this environment, or of another with the same arguments.
+        """Restore a state of this environment, or of another one with the same arguments.
 
         Returns:
-            The observation of the plan that is then due.
+            The observation for the plan that is due in that state.
 
         Raises:
-            ValueError: The state is of another engine, scenario, period or grouping.
+            ValueError: The state is from another engine or scenario, or has another control period, grouping
+                or `name_targets`.
         """
         if state.engine != self.engine:
             raise ValueError(f"the state was made on engine {state.engine!r}, this is {self.engine!r}")
@@ -468,11 +479,11 @@ class EdgeCloudFleetEnv(EpisodicEnv):
         return self._look()
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which choices can be executed, by dimension (bool, shape (sum(nvec),)); always the same."""
+        """Return which choices can be executed, by dimension (bool, shape (sum(nvec),)); it never changes."""
         return self.space.mask.copy()
 
     def render(self) -> str | None:
-        """Return the fleet and the plan in force as text, with ``render_mode="ansi"``.
+        """Render the fleet and the plan in force as text, with ``render_mode="ansi"``.
 
         Raises:
             gymnasium.error.ResetNeeded: The environment was never reset.

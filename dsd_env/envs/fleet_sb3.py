@@ -1,4 +1,4 @@
-"""The fleet view many times over as a Stable-Baselines3 ``VecEnv``; worlds may run in threads."""
+"""Many environments of the fleet view as one Stable-Baselines3 ``VecEnv``; worlds may run in threads."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ with needs("train", "a VecEnv of Stable-Baselines3"):
 
 
 class FleetVecEnv(DummyVecEnv):
-    """Environments of the fleet view, each behind SB3's ``Monitor``.
+    """Environments of the fleet view, each wrapped in SB3's ``Monitor``.
 
     World ``i`` is :class:`dsd_env.envs.fleet.EdgeCloudFleetEnv` seeded with ``seed + i``, however many worlds
-    and threads there are. ``env_method("action_masks")`` gives the masks, as ``MaskablePPO`` asks for them.
+    and threads there are. ``env_method("action_masks")`` returns the masks; ``MaskablePPO`` calls it.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class FleetVecEnv(DummyVecEnv):
 
         Args:
             n_envs: Number of worlds.
-            seed: World ``i`` draws its episodes' seeds from a generator seeded with ``seed + i``.
-            threads: Threads that simulate (compiled engine).
-            **arguments: Those of the scalar environment.
+            seed: World ``i`` draws its episode seeds from a generator seeded with ``seed + i``.
+            threads: Number of threads that simulate (compiled engine).
+            **arguments: Arguments of the scalar environment.
 
         Raises:
             ScenarioError: The scenario is not valid.
@@ -45,7 +45,7 @@ class FleetVecEnv(DummyVecEnv):
             self.seed(seed)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step every world; begin new episodes where one has ended."""
+        """Step every world, and begin a new episode in each world whose episode has ended."""
         actions: NDArray[np.int64] = self.actions
         self._ahead.simulate(
             [(env.unwrapped, action) for env, action in zip(self.envs, actions, strict=True)]  # type: ignore[misc]
@@ -53,6 +53,6 @@ class FleetVecEnv(DummyVecEnv):
         return super().step_wait()
 
     def close(self) -> None:
-        """End the threads."""
+        """Shut down the threads."""
         self._ahead.close()
         super().close()

@@ -1,4 +1,4 @@
-"""The fleet view many times over, for Gymnasium; worlds may run in threads."""
+"""Many environments of the fleet view as one Gymnasium vector environment; worlds may run in threads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dsd_env.envs.fleet import EdgeCloudFleetEnv
 
 
 def many(n: int, threads: int, arguments: dict[str, Any]) -> list[EdgeCloudFleetEnv]:
-    """Return environments that share what is compiled of their scenario.
+    """Return ``n`` environments that share one compiled scenario.
 
     Raises:
-        ValueError: ``n`` or ``threads`` is no whole number of at least 1, or another argument is wrong.
+        ValueError: ``n`` or ``threads`` is not a whole number of at least 1, or another argument is wrong.
     """
     numbers: tuple[tuple[str, object], ...] = (("num_envs", n), ("threads", threads))
     for name, value in numbers:
@@ -28,17 +28,17 @@ def many(n: int, threads: int, arguments: dict[str, Any]) -> list[EdgeCloudFleet
 
 
 class Ahead:
-    """Simulates the steps of several environments side by side, before they are taken one by one."""
+    """Simulates the next steps of several environments in parallel, before the steps are taken one by one."""
 
     def __init__(self, threads: int) -> None:
-        """Use so many threads; with one, nothing happens ahead."""
+        """Start the given number of threads; with one thread, nothing is simulated ahead."""
         self._pool = ThreadPoolExecutor(threads, "fleet") if threads > 1 else None
 
     def simulate(self, steps: list[tuple[EdgeCloudFleetEnv, NDArray[np.int64]]]) -> None:
         """Simulate the step of each environment with its action.
 
         Raises:
-            ValueError: An action is not in the action space; nothing has been simulated then.
+            ValueError: An action is not in the action space; then nothing has been simulated.
         """
         if self._pool is None:
             return
@@ -48,13 +48,13 @@ class Ahead:
             pass
 
     def close(self) -> None:
-        """End the threads."""
+        """Shut down the threads."""
         if self._pool is not None:
             self._pool.shutdown()
 
 
 class EdgeCloudFleetVectorEnv(SyncVectorEnv):
-    """:class:`~dsd_env.envs.fleet.EdgeCloudFleetEnv` many times over: Gymnasium's ``SyncVectorEnv``.
+    """Many :class:`~dsd_env.envs.fleet.EdgeCloudFleetEnv` as one Gymnasium ``SyncVectorEnv``.
 
     ```python
     >>> import gymnasium as gym
@@ -67,7 +67,7 @@ class EdgeCloudFleetVectorEnv(SyncVectorEnv):
     ```
 
     World ``i`` after ``reset(seed=s)`` is the scalar environment after ``reset(seed=s + i)``, however many
-    worlds and threads there are. Observations, infos and what happens where an episode ends
+    worlds and threads there are. Observations, infos and the behaviour at the end of an episode
     (`autoreset_mode`) are those of ``SyncVectorEnv``.
 
     | Parameter        | Type                       | Default      | Description                             |
@@ -105,11 +105,11 @@ class EdgeCloudFleetVectorEnv(SyncVectorEnv):
         return super().step(actions)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the choices that can be executed in every world (bool, shape (num_envs, sum(nvec)))."""
+        """Return, for every world, which choices can be executed (bool, shape (num_envs, sum(nvec)))."""
         return np.stack([env.unwrapped.action_masks() for env in self.envs])  # type: ignore[attr-defined]
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the threads."""
+        """Shut down the threads."""
         self._ahead.close()
         super().close_extras(**kwargs)
 

@@ -1,4 +1,4 @@
-"""The simulated world behind the fleet view, with one interface to both engines."""
+"""The simulated world behind the fleet view, with the same interface for both engines."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
 
 HEAP_EVENTS = 1 << 16
-"""Room for scheduled events. Plans that move everybody about leave the ends of many given-up draft jobs
-behind: a slow device that takes in a long context is interrupted by every result."""
+"""Capacity for scheduled events. Plans that move many requests leave behind the end events of many abandoned
+draft jobs: a slow device that is prefilling a long context is interrupted by every result."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedFleet:
-    """A world as it was between two plans.
+    """The saved state of a world between two plans.
 
     Attributes:
-        world: Its bytes (compiled engine).
-        followed: The plans so far, and until when each was followed (reference engine, which repeats them).
+        world: Bytes of the world (compiled engine).
+        followed: The plans so far, and the time until which each was followed (reference engine, which
+            repeats them).
     """
 
     world: Bytes | None = None
@@ -40,31 +41,31 @@ class FleetWorld(Protocol):
 
     Attributes:
         engine: Name of the engine.
-        simulation: The simulation of the present episode.
+        simulation: The simulation of the current episode.
     """
 
     engine: str
     simulation: Any
 
     def begin(self, seed: int) -> bool:
-        """Start the episode of a seed and run to its first decision; return whether there is one."""
+        """Start the episode with a seed and run to its first decision; return whether there is one."""
 
     def follow(self, plan: Plan, until_s: float) -> bool:
-        """Answer the due decision and all after it by a plan.
+        """Answer the decision now due, and those after it, by a plan.
 
         Args:
             plan: The plan.
-            until_s: Simulated time; the first decision due at or after it is left.
+            until_s: Simulated time at which to stop; the first decision due at or after it is not answered.
 
         Returns:
             Whether a decision is due; False at the end of the episode.
         """
 
     def save(self) -> SavedFleet:
-        """Return the world as it is, for :meth:`restore`."""
+        """Return the state of the world, for :meth:`restore`."""
 
     def restore(self, seed: int, saved: SavedFleet) -> None:
-        """Go back to a world as it was in the episode of a seed."""
+        """Restore the saved state of a world, from the episode with the given seed."""
 
 
 class ReferenceFleetWorld:
@@ -78,7 +79,7 @@ class ReferenceFleetWorld:
         self.simulation: ReferenceSimulation
 
     def begin(self, seed: int) -> bool:
-        """Start the episode of a seed and run to its first decision; return whether there is one."""
+        """Start the episode with a seed and run to its first decision; return whether there is one."""
         self.simulation = ReferenceSimulation(self._space.scenario, seed, builder=self._builder)
         self._view = self.simulation.next_decision()
         self._followed: list[tuple[Plan, float]] = []
@@ -98,30 +99,30 @@ class ReferenceFleetWorld:
         return view is not None
 
     def save(self) -> SavedFleet:
-        """Return what repeats the episode until now."""
+        """Return the plans so far, which repeat the episode up to now."""
         return SavedFleet(followed=tuple(self._followed))
 
     def restore(self, seed: int, saved: SavedFleet) -> None:
-        """Repeat an episode until then, since SimPy's processes cannot be copied."""
+        """Restore a saved state by repeating its episode, because SimPy's processes cannot be copied."""
         self.begin(seed)
         for plan, until_s in saved.followed:
             self.follow(plan, until_s)
 
 
 class CompiledFleetWorld:
-    """A world on the compiled engine, which follows a plan without leaving compiled code."""
+    """A world on the compiled engine, which carries out a plan without leaving compiled code."""
 
     engine = "compiled"
 
     def __init__(self, space: FleetSpace, layout: Layout) -> None:
-        """Prepare the episodes of a scenario; worlds of one scenario can share its layout."""
+        """Prepare the episodes of a scenario; several worlds of a scenario can share its layout."""
         from dsd_env.sim.compiled import CompiledSimulation
 
         self._space, self.layout = space, layout
         self.simulation: CompiledSimulation
 
     def begin(self, seed: int) -> bool:
-        """Start the episode of a seed and run to its first decision; return whether there is one."""
+        """Start the episode with a seed and run to its first decision; return whether there is one."""
         from dsd_env.sim.compiled import CompiledSimulation
 
         self.simulation = CompiledSimulation(self._space.scenario, seed, layout=self.layout)
@@ -139,7 +140,7 @@ class CompiledFleetWorld:
         return SavedFleet(self.simulation.save())
 
     def restore(self, seed: int, saved: SavedFleet) -> None:
-        """Go back to a copy of the world."""
+        """Restore a copy of the world."""
         assert saved.world is not None
         self.begin(seed)
         self.simulation.restore(saved.world)
@@ -151,17 +152,17 @@ def make_fleet_world(
     options: Mapping[str, int] | None = None,
     layout: Layout | None = None,
 ) -> FleetWorld:
-    """Return a world on an engine.
+    """Return a world on the given engine.
 
     Args:
-        engine: ``compiled``, ``reference``, or ``auto``: the compiled one where it can.
-        space: The plans of the scenario.
+        engine: ``compiled``, ``reference``, or ``auto``: the compiled engine where it can run.
+        space: Plan space of the scenario.
         options: Bounds of the compiled engine.
-        layout: The scenario as compiled for another world.
+        layout: The compiled scenario of another world, to share it.
 
     Raises:
         ValueError: The engine is unknown.
-        EngineImportError: ``compiled`` without Numba.
+        EngineImportError: ``compiled`` needs Numba, which is not installed.
     """
     if layout is None:
         room = {"heap_events": max(HEAP_EVENTS, 64 * space.scenario.n_devices)}

@@ -1,4 +1,4 @@
-"""How much the infos of an environment hold: all there is, numbers of fixed shape, or nothing."""
+"""The contents of an environment's infos: everything, only numbers of fixed shape, or nothing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from dsd_env.rng import as_int64
 from dsd_env.sim.metrics import METRICS
 
 INFOS = ("full", "numeric", "none")
-"""Values of the environments' argument `infos`."""
+"""Allowed values of the environments' argument `infos`."""
 
 RESOLVED_CODES: Mapping[str | None, int] = {reason: number for number, reason in enumerate(REASONS)}
-"""Number in ``info["resolved_code"]`` of each reason why an action was changed by rule."""
+"""Code in ``info["resolved_code"]`` for each reason why an action was changed by rule."""
 
 NOT_DUE = -1
-"""Stands in numeric infos for what is told of a due decision, where none is due."""
+"""Value of the fields of the decision now due in numeric infos, if no decision is due."""
 
 
 def check_infos(infos: str) -> str:
     """Return the argument `infos`, checked.
 
     Raises:
-        ValueError: It is unknown.
+        ValueError: The value is unknown.
     """
     if infos not in INFOS:
         raise ValueError(f"infos = {infos!r} is not one of {list(INFOS)}")
@@ -39,11 +39,11 @@ def check_infos(infos: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NumericInfos:
-    """Infos with the same keys, types and shapes at every reset and step: what buffers can store.
+    """Infos with the same keys, types and shapes at every reset and step, so that buffers can store them.
 
     Attributes:
-        price_delays: With ``decision_delay_caused_s``.
-        discount_rate_per_s: With ``discount``.
+        price_delays: Whether infos hold ``decision_delay_caused_s``.
+        discount_rate_per_s: Rate of ``discount``; None: infos hold no ``discount``.
     """
 
     price_delays: bool
@@ -54,13 +54,13 @@ class NumericInfos:
     ) -> dict[str, NDArray[Any]]:
         """Return an info of a reset or a step as arrays of fixed shape.
 
-        Single numbers are arrays of shape (): some buffers ask every value for its `dtype`, and Gymnasium's
-        vector environments batch no other form of NumPy's truth values.
+        Single numbers become arrays of shape (): some buffers read the `dtype` of every value, and
+        Gymnasium's vector environments batch NumPy booleans in no other form.
 
         Args:
             info: The full info.
             episode_seed: Seed of the episode.
-            scenario_index: Number of its scenario among those of a mixture.
+            scenario_index: Index of the episode's scenario in a mixture.
         """
         decision, metrics = info.get("decision"), info.get("episode_metrics")
         due = decision or {}
@@ -91,10 +91,10 @@ class NumericInfos:
 
 @dataclass(frozen=True, slots=True)
 class NumericFleetInfos:
-    """The same of the fleet view.
+    """Infos of the fleet view with the same keys, types and shapes at every reset and step.
 
     Attributes:
-        discount_rate_per_s: With ``discount``.
+        discount_rate_per_s: Rate of ``discount``; None: infos hold no ``discount``.
     """
 
     discount_rate_per_s: float | None

@@ -1,4 +1,4 @@
-"""Limits on the number of steps of an episode, the environment's own and that of Gymnasium's wrapper."""
+"""Limits on the steps of an episode: the environment's own limit and the limit of Gymnasium's wrapper."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 
 def checked_max_episode_steps(steps: object) -> int | None:
-    """Return the argument `max_episode_steps`, checked; -1 is no limit, as for ``gymnasium.make``.
+    """Return the argument `max_episode_steps`, checked; -1 means no limit, as for ``gymnasium.make``.
 
     Raises:
-        ValueError: It is neither None nor -1 nor a whole number above 0.
+        ValueError: The argument is neither None nor -1 nor a whole number above 0.
     """
     if steps is None:
         return None
@@ -23,14 +23,14 @@ def checked_max_episode_steps(steps: object) -> int | None:
 
 
 def surrounding_time_limit(env: gym.Env[Any, Any]) -> int | None:
-    """Return the limit of the ``TimeLimit`` wrapper through which ``env.reset()`` is being called, or None.
+    """Return the limit of the ``TimeLimit`` wrapper that is calling ``env.reset()``, or None without one.
 
-    ``gymnasium.make`` puts a ``TimeLimit`` around the environment and does not pass `max_episode_steps` on,
-    so the environment would not know which info is the episode's last. During a reset, however, the wrapper
-    is on the call stack. If there are several wrappers, the smallest limit counts.
+    ``gymnasium.make`` wraps the environment in a ``TimeLimit`` and does not pass `max_episode_steps` on, so
+    the environment would not know which info is the episode's last. During a reset, however, the wrapper is
+    on the call stack. With several wrappers, the smallest limit counts.
 
     Args:
-        env: The environment, in its own ``reset``.
+        env: The environment, whose ``reset`` is running.
     """
     code, limit = gym.wrappers.TimeLimit.reset.__code__, None
     frame = sys._getframe(1)

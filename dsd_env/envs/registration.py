@@ -5,13 +5,13 @@ from __future__ import annotations
 import gymnasium
 
 ENV_ID = "dsd_env/EdgeCloud-v0"
-"""Name of the environment for ``gymnasium.make`` and ``gymnasium.make_vec``."""
+"""ID of the per-request environment for ``gymnasium.make`` and ``gymnasium.make_vec``."""
 FLEET_ENV_ID = "dsd_env/EdgeCloudFleet-v0"
-"""Name of the fleet view: one plan for all requests per step."""
+"""ID of the fleet view, in which each step sets one plan for all requests."""
 
 
 def register_envs() -> None:
-    """Register the environments; doing so again changes nothing."""
+    """Register the environments with Gymnasium; calling this again changes nothing."""
     if ENV_ID not in gymnasium.registry:
         gymnasium.register(
             id=ENV_ID,

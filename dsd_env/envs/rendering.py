@@ -1,4 +1,4 @@
-"""Pictures of a running episode: a text for terminals, a timeline as an image."""
+"""Rendering of a running episode: text for terminals, and a timeline as an image."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _SITE_NAMES = {Site.COLOCATED: "co-located", Site.OWN_DEVICE: "own device", Site
 
 
 def render_text(scenario: Scenario, view: DecisionView, now_s: float) -> str:
-    """Return the decision now due as text: system, request, own site, candidates.
+    """Return the decision now due as text: system, request, own link and drafter, candidates.
 
     Args:
         scenario: The scenario.
-        view: The decision.
+        view: View of the decision.
         now_s: Simulated time.
     """
     request, link, drafter = view.request, view.link, view.drafter
@@ -75,10 +75,10 @@ def _candidate_line(index: int, candidate: CandidateView) -> str:
 
 
 class Film:
-    """Pictures of one episode after the other, made of their event logs, each event read once."""
+    """Draws pictures of one episode after another from their event logs, reading each event once."""
 
     def __init__(self, scenario: Scenario) -> None:
-        """Take what all episodes have in common."""
+        """Prepare what all episodes of the scenario share."""
         self._scenario, self._places = scenario, Places(scenario)
         self._events: Sequence[Event] = ()
         self._reader, self._read = Reader(scenario), 0
@@ -87,10 +87,10 @@ class Film:
         """Return a timeline of targets, edge servers, and the busiest devices with their links.
 
         Args:
-            view: The decision now due; its request is drawn with a dark edge.
-            events: The episode's event log so far, from time 0: the same list as before, longer, or that of
-                another episode.
-            now_s: Simulated time, the right end of the axis.
+            view: View of the decision now due, whose request is drawn with a dark edge.
+            events: The episode's event log so far, from time 0. Within an episode, pass the same list, which
+                grows; another list begins another episode.
+            now_s: Simulated time at the right end of the axis.
 
         Returns:
             An image, uint8, shape (800, 1280, 3).

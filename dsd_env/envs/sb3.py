@@ -1,4 +1,4 @@
-"""The environment many times over, as a Stable-Baselines3 ``VecEnv`` stepped in compiled code."""
+"""Many environments as one Stable-Baselines3 ``VecEnv``, stepped together in compiled code."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ class CompiledVecEnv(VecEnv):
     """Environments of one scenario, or of a mixture, that step together in compiled code.
 
     World ``i`` is :class:`dsd_env.envs.EdgeCloudEnv` seeded with ``seed + i``: the same episodes,
-    observations, rewards and masks, however many worlds and threads there are. Episodes begin anew at once
-    when they end; the infos of the last step then hold all that the scalar environment's do, and
-    ``terminal_observation``, ``TimeLimit.truncated`` and ``episode`` (``r``, ``l``, ``t`` as
-    Stable-Baselines3's ``Monitor`` gives them); ``reset_infos`` holds the infos of the episode that has
-    begun.
+    observations, rewards and masks, however many worlds and threads there are. When an episode ends, the next
+    one begins at once. The info of the last step then holds all keys of the scalar environment's, and
+    ``terminal_observation``, ``TimeLimit.truncated`` and ``episode`` (with ``r``, ``l``, ``t`` as in
+    Stable-Baselines3's ``Monitor``); ``reset_infos`` holds the info of the episode that has begun.
 
-    ``env_method("action_masks")`` gives the masks, as sb3-contrib's ``MaskablePPO`` asks for them.
-    Mixtures are those of :class:`dsd_env.envs.EdgeCloudVectorEnv`.
+    ``env_method("action_masks")`` returns the masks; sb3-contrib's ``MaskablePPO`` calls it. Mixtures work as
+    in :class:`dsd_env.envs.EdgeCloudVectorEnv`.
     """
 
     def __init__(
@@ -57,30 +56,32 @@ class CompiledVecEnv(VecEnv):
         infos: str = "full",
         offered: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Compile the scenario; the first call on a machine compiles the engine too.
+        """Compile the scenario; the first call on a machine also compiles the engine.
 
         Args:
-            scenario: Name, file or content; or a list, of which each episode draws one.
+            scenario: Name, file or content of a scenario; or a list of scenarios, from which each episode
+                draws one.
             n_envs: Number of worlds.
-            seed: World ``i`` draws its episodes' seeds from a generator seeded with ``seed + i``.
-            price_delays: Account to every request how long it makes others wait.
+            seed: World ``i`` draws its episode seeds from a generator seeded with ``seed + i``.
+            price_delays: Add up, for every request, how long it makes others wait.
             full_infos: Give every step's info the keys of the scalar environment, which costs time.
-            episode_seeds: Names each episode's seed, instead of the generators.
-            flat_actions: One ``Discrete`` action, as :class:`dsd_env.envs.FlatActionWrapper` has it, for DQN.
-            n_placements: Length to which the lists of candidates are filled up.
-            discount_rate_per_s: Adds ``info["discount"]``.
+            episode_seeds: Function that returns each episode's seed, instead of the generators.
+            flat_actions: Take one ``Discrete`` action, as :class:`dsd_env.envs.FlatActionWrapper`, for DQN.
+            n_placements: Length to which the lists of candidates are padded.
+            discount_rate_per_s: Rate of ``info["discount"]``; None leaves that key out.
             render_mode: ``"ansi"`` or None.
-            threads: Threads to step with.
+            threads: Number of threads that step the worlds.
             engine_options: Bounds of the engine; see :func:`dsd_env.sim.compiled.compile_scenario`.
-            max_episode_steps: Truncates episodes.
+            max_episode_steps: Number of steps after which an episode is truncated.
             infos: ``"full"``; ``"numeric"``: at every step, the numbers of :mod:`dsd_env.envs.infos`;
-                ``"none"``: only what Stable-Baselines3 adds at an end.
-            offered: What each scenario of a mixture offers of the common lists, the rest being masked; bool,
-                shape (number of scenarios, sum(nvec)).
+                ``"none"``: only the keys that Stable-Baselines3 adds at the end of an episode.
+            offered: Which entries of the common lists each scenario of a mixture offers; the others are
+                masked. bool, shape (number of scenarios, sum(nvec)).
 
         Raises:
             ScenarioError: A scenario is not valid.
-            ValueError: The scenarios of a mixture have different spaces, or an argument is wrong.
+            ValueError: The scenarios of a mixture have different observation or action spaces, or an argument
+                is wrong.
         """
         self.episodes = EpisodeWorlds(
             scenario,
@@ -98,7 +99,7 @@ class CompiledVecEnv(VecEnv):
             offered=offered,
         )
         self.worlds = self.episodes.worlds
-        # Numeric infos are there to be stored, for which they must be the same at every step.
+        # Numeric infos are meant for buffers, so they must have the same keys at every step.
         self._full_infos = full_infos or infos == "numeric"
         self._returns = np.zeros(n_envs)
         self._lengths = np.zeros(n_envs, dtype=np.int64)
@@ -110,17 +111,17 @@ class CompiledVecEnv(VecEnv):
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
-        """The scenarios, as listed."""
+        """The scenarios, in the order in which they were given."""
         return self.episodes.scenarios
 
     @property
     def scenario(self) -> Scenario:
-        """The scenario; of a mixture the first."""
+        """The scenario; the first one of a mixture."""
         return self.episodes.scenarios[0]
 
     @property
     def actions(self) -> ActionSpace:
-        """The action lists."""
+        """The action space, with the lists that actions index into."""
         return self.episodes.actions
 
     @property
@@ -133,8 +134,8 @@ class CompiledVecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         """Start a new episode in every world; return the observations (float32, shape (n, n_features)).
 
-        Seeds of :meth:`seed` and options of ``set_options`` (``{"episode_seed": int}``) take effect here,
-        once.
+        Seeds given to :meth:`seed` and options given to ``set_options`` (``{"episode_seed": int}``) take
+        effect here, once.
         """
         given = []
         for options in self._options:
@@ -149,10 +150,10 @@ class CompiledVecEnv(VecEnv):
         return self.worlds.observations.copy()
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed world ``i`` with ``seed + i`` at the next reset, None: from the operating system.
+        """Seed world ``i`` with ``seed + i`` at the next reset; None takes seeds from the operating system.
 
         Raises:
-            ValueError: It is not a whole number of at least 0.
+            ValueError: The seed is not a whole number of at least 0.
         """
         return super().seed(checked_generator_seed(seed))
 
@@ -164,16 +165,16 @@ class CompiledVecEnv(VecEnv):
             self.reset_infos[world] = self.episodes.begin_info(world)
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Take note of the actions of the step to come: integers ``[n, 3]``, or ``[n]`` with flat actions."""
+        """Store the actions of the next step: integers ``[n, 3]``, or ``[n]`` with flat actions."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step every world; begin new episodes where one has ended."""
+        """Step every world, and begin a new episode in each world whose episode has ended."""
         dones = self.episodes.step(self._actions)
         rewards = self.worlds.rewards.astype(np.float32)
         self._returns += self.worlds.rewards
         self._lengths += 1
-        # A dict of its own for every world, since wrappers write into them.
+        # Every world gets a dict of its own, because wrappers write into the infos.
         infos: list[dict[str, Any]] = (
             list(self.episodes.step_infos()) if self._full_infos else [{} for _ in range(self.num_envs)]
         )
@@ -199,16 +200,16 @@ class CompiledVecEnv(VecEnv):
     # ------------------------------------------------------------------ states
 
     def clone_state(self, world: int) -> tuple[EnvState, float, int]:
-        """Return the state of a world, with the return and the length of its episode so far."""
+        """Return the state of a world, with the return and the length so far of its episode."""
         return self.episodes.save(world), float(self._returns[world]), int(self._lengths[world])
 
     def restore_state(
         self, state: tuple[EnvState, float, int], worlds: Sequence[int] | None = None
     ) -> VecEnvObs:
-        """Put some worlds, or all, into a state of :meth:`clone_state`; return all observations.
+        """Restore a state of :meth:`clone_state` in some worlds, or in all; return all observations.
 
         Raises:
-            ValueError: The state does not fit.
+            ValueError: The state does not fit; see :meth:`dsd_env.envs.EdgeCloudEnv.restore_state`.
         """
         for world in range(self.num_envs) if worlds is None else worlds:
             self.episodes.restore(world, state[0])
@@ -218,14 +219,14 @@ class CompiledVecEnv(VecEnv):
     # ------------------------------------------------------------------ the rest of the VecEnv interface
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return the masks of all worlds: bool, (n, sum(nvec)), not copied; if flat (n, n_flat)."""
+        """Return the masks of all worlds: bool, (n, sum(nvec)), not copied; (n, n_flat) with flat actions."""
         return self.episodes.masks()
 
     def close(self) -> None:
-        """Nothing to do: all is memory."""
+        """Do nothing: the worlds hold only memory."""
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """Return None for every world, with a warning: timelines need the reference engine."""
+        """Return None for every world, with a warning: many worlds at once draw no timelines."""
         warnings.warn(
             "many worlds at once draw no images; take one environment with render_mode='rgb_array'",
             stacklevel=2,
@@ -255,13 +256,13 @@ class CompiledVecEnv(VecEnv):
     ) -> list[Any]:
         """Call a method of some worlds; see :class:`dsd_env.envs.worlds.WorldMember`."""
         if method_name == "action_masks" and indices is None:
-            # Asked for at every step; the rows of one array, not one call per world.
+            # MaskablePPO asks at every step: return the rows of one array instead of one call per world.
             return list(self.episodes.masks())
         return [getattr(member, method_name)(*method_args, **method_kwargs) for member in self._at(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Return whether worlds do what a wrapper does: only ``Monitor``'s ``episode`` is in their infos."""
+        """Return whether worlds do what a wrapper does: True for ``Monitor`` alone, whose infos they give."""
         monitored = issubclass(wrapper_class, Monitor)
         return [monitored for _ in self._at(indices)]

@@ -1,8 +1,8 @@
-"""The tables of the environment's documentation, made from the code that they describe.
+"""The tables of the environment's documentation, generated from the code that they describe.
 
-``python -m dsd_env.envs.tables`` prints them, and with ``--write`` puts them into the docstrings of
-``EdgeCloudEnv`` and ``EdgeCloudFleetEnv`` and into ``docs/environment.md`` of a checkout; tests compare them,
-so that none can go stale.
+``python -m dsd_env.envs.tables`` prints the tables. With ``--write`` it puts them into the docstrings of
+``EdgeCloudEnv`` and ``EdgeCloudFleetEnv`` and into ``docs/environment.md`` of a checkout. Tests compare the
+copies with the code, so that none can go stale.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dsd_env.control.rewards import TERMS
 
 
 def observation_table() -> str:
-    """Return the table of all features in Markdown, for any number of placements.
+    """Return the table of all features in Markdown, valid for any number of placements.
 
-    The features of candidate `i` are listed once; those of the system come last.
+    The features of candidate `i` are listed once; the features of the system come last.
     """
     two = ObservationEncoder(2).features
     first = next(index for index, feature in enumerate(two) if feature.name.startswith("candidate_0."))
@@ -41,17 +41,17 @@ def observation_table() -> str:
 
 
 def menu_table() -> str:
-    """Return the table of what a scenario with a menu of drafters tells of each candidate besides."""
+    """Return the table of the further features per candidate in a scenario with a menu of drafters."""
     return _besides("a menu", ObservationEncoder(1, has_menu=True))
 
 
 def branches_table() -> str:
-    """Return the table of what a scenario that offers branches tells of each candidate besides."""
+    """Return the table of the further features per candidate in a scenario that offers branches."""
     return _besides("branches", ObservationEncoder(1, offers_branches=True))
 
 
 def _besides(subject: str, encoder: ObservationEncoder) -> str:
-    """Return the table of the features of an encoder that not all scenarios have."""
+    """Return the table of an encoder's features that a plain scenario does not have."""
     plain = {feature.name for feature in ObservationEncoder(1).features}
     lines = [f"| Observation of {subject} | Unit | Scaling | Range | Meaning |", "|---|---|---|---|---|"]
     lines += [
@@ -64,7 +64,7 @@ def _besides(subject: str, encoder: ObservationEncoder) -> str:
 
 
 def fleet_table() -> str:
-    """Return the table of the features of the fleet view, each kind of thing once; i and j count from 0."""
+    """Return the table of the fleet view's features, each kind of object once; i and j count from 0."""
     encoder = FleetEncoder(n_groups=1, n_places=1, n_targets=1, n_models=1)
     lines = ["| Observation of the fleet | Unit | Scaling | Range | Meaning |", "|---|---|---|---|---|"]
     for feature in encoder.features:
@@ -96,13 +96,13 @@ def reward_table() -> str:
 
 
 TABLES = (observation_table, menu_table, branches_table, reward_table)
-"""The tables of the per-request view, each recognised in a text by its first line."""
+"""The tables of the per-request view; :func:`with_tables` finds each in a text by its first line."""
 FLEET_TABLES = (fleet_table,)
-"""Those of the fleet view."""
+"""The tables of the fleet view."""
 
 
 def with_tables(text: str, tables: Sequence[Callable[[], str]] = TABLES) -> str:
-    """Return a text with each of some tables, wherever it stands, as it is now."""
+    """Return a text in which each of the given tables is replaced by its current version."""
     lines = text.split("\n")
     for table in tables:
         new = table().split("\n")

@@ -1,4 +1,4 @@
-"""The environment many times over, as a Gymnasium ``VectorEnv`` that steps all worlds in compiled code."""
+"""Many environments as one Gymnasium ``VectorEnv``, which steps all worlds in compiled code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VectorStep = tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, A
 
 
 class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
-    """:class:`~dsd_env.envs.EdgeCloudEnv` many times over, stepped together by the compiled engine.
+    """Many :class:`~dsd_env.envs.EdgeCloudEnv`, stepped together by the compiled engine.
 
     ```python
     >>> import gymnasium as gym
@@ -39,31 +39,31 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
 
     World ``i`` after ``reset(seed=s)`` is the scalar environment after ``reset(seed=s + i)``: the same
     observations, rewards, ends and infos, to the last bit, whatever the number of worlds and of threads.
-    Observations, rewards and infos have the forms of Gymnasium's ``SyncVectorEnv``, and so has what happens
-    where an episode ends (`autoreset_mode`):
+    Observations, rewards and infos have the forms of Gymnasium's ``SyncVectorEnv``. `autoreset_mode` also
+    works as there; it says what happens when an episode ends:
 
-    - ``"NextStep"``: the step returns the last observation and infos of the episode; the next step begins
-      another one in that world, whatever its action: reward 0, and the first observation and infos.
+    - ``"NextStep"``: the step returns the last observation and infos of the episode. The next step ignores
+      that world's action and begins the next episode: reward 0, and the first observation and infos.
     - ``"SameStep"``: the step returns the first observation and infos of the next episode;
-      ``infos["final_obs"]`` and ``infos["final_info"]`` hold the last of the old one.
-    - ``"Disabled"``: the world has to be reset, with ``options={"reset_mask": ...}``, before the next step.
+      ``infos["final_obs"]`` and ``infos["final_info"]`` hold the last ones of the episode that ended.
+    - ``"Disabled"``: the world must be reset, with ``options={"reset_mask": ...}``, before the next step.
 
     ## Mixtures
 
-    ``scenario=["metro", "wan", "overload"]`` runs several scenarios: each episode of each world draws one,
-    with equal chances, from its own seed (`dsd_env.envs.drawn_scenario`). ``infos["scenario"]`` and
-    ``infos["episode_seed"]`` tell which episode has begun; it is the one of
-    ``EdgeCloudEnv(scenario).reset(options={"episode_seed": episode_seed})``. The scenarios need the same
-    lists of speculation lengths and batch sizes. Where they have different numbers of placements,
-    `n_placements` fills the shorter lists of candidates up: the features of a candidate that does not exist
-    are 0, its placement is masked.
+    ``scenario=["metro", "wan", "overload"]`` runs several scenarios: each episode of each world draws one of
+    them, with equal probability, from the episode's seed (`dsd_env.envs.drawn_scenario`).
+    ``infos["scenario"]`` and ``infos["episode_seed"]`` name the episode that has begun;
+    ``EdgeCloudEnv(scenario)`` begins the same one with ``reset(options={"episode_seed": episode_seed})``. The
+    scenarios need the same lists of speculation lengths and batch sizes. If they have different numbers of
+    placements, `n_placements` pads the shorter lists of candidates: the features of a candidate that does not
+    exist are 0, and its placement is masked.
 
     ## Whose arrays
 
-    The engine writes observations and masks in place. ``reset`` and ``step`` return copies of observations,
-    which are the caller's own. With ``copy=False`` they return the array that the engine writes to, which the
-    next step overwrites; :meth:`write_into` makes that an array of the caller's, such as a page of a
-    trainer's buffer. Rewards, terminations, truncations and infos are new arrays in any case.
+    The engine writes observations and masks in place. ``reset`` and ``step`` return copies of the
+    observations, which belong to the caller. With ``copy=False`` they return the array that the engine writes
+    to and that the next step overwrites; :meth:`write_into` replaces that array by one of the caller's, such
+    as a page of a trainer's buffer. Rewards, terminations, truncations and infos are always new arrays.
 
     ## Arguments
 
@@ -87,14 +87,15 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
     | `autoreset_mode`      | **str** or ``AutoresetMode``                | see above | `"NextStep"`, `"SameStep"` or     |
     |                       |                                             |           | `"Disabled"`                      |
 
-    On reset, ``options`` may hold ``"reset_mask"`` (bool, shape (num_envs,)): reset those worlds alone; and
-    ``"episode_seed"``: an integer for all worlds, or a sequence with one per world (None: drawn).
+    On reset, ``options`` may hold ``"reset_mask"`` (bool, shape (num_envs,)), which resets only the worlds
+    marked True, and ``"episode_seed"``: one integer for all worlds, or a sequence with one per world (None:
+    drawn).
 
     Attributes:
-        worlds: The worlds, with all arrays.
-        autoreset_mode: What happens where an episode ends; also in `metadata`.
-        final_masks: With ``SAME_STEP``, the masks that belong to ``infos["final_obs"]``, as
-            :meth:`action_masks` gives them; of the last step at which an episode ended.
+        worlds: The worlds, with all their arrays.
+        autoreset_mode: What happens when an episode ends; also in `metadata`.
+        final_masks: With ``SAME_STEP``, the masks that belong to ``infos["final_obs"]``, in the form of
+            :meth:`action_masks`, from the last step at which an episode ended.
     """  # noqa: E501
 
     metadata: dict[str, Any] = {  # noqa: RUF012
@@ -159,25 +160,25 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
 
     @property
     def spec(self) -> EnvSpec | None:
-        """What ``gymnasium.make_vec`` made these environments of, with their limit on steps."""
+        """The specification from which ``gymnasium.make_vec`` made the environments, with the step limit."""
         return self._spec
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
-        # make_vec hands the limit on as an argument and leaves its place in the specification empty.
+        # make_vec passes the limit as an argument and leaves it out of the specification.
         if spec is not None and self._max_episode_steps is not None:
             spec.max_episode_steps = self._max_episode_steps
         self._spec = spec
 
-    # ``VectorEnv`` has one generator; like ``SyncVectorEnv`` this one has one per world.
+    # ``VectorEnv`` has one generator; like ``SyncVectorEnv``, this class has one per world.
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The worlds' generators of episode seeds."""
+        """The generator of episode seeds of each world."""
         return self.get_attr("np_random")
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The seeds of these generators."""
+        """The seed of each world's generator of episode seeds."""
         return self.get_attr("np_random_seed")
 
     def reset(
@@ -186,18 +187,18 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Floats, dict[str, Any]]:
-        """Start an episode in every world, or in those of ``options["reset_mask"]``.
+        """Start an episode in every world, or in those marked by ``options["reset_mask"]``.
 
         Args:
-            seed: World ``i`` gets ``seed + i``; or a list with a seed or None per world.
-            options: See the class.
+            seed: World ``i`` is seeded with ``seed + i``; or a list with a seed or None per world.
+            options: Reset options, as the class describes them.
 
         Returns:
             Observations, float32, shape (num_envs, n), and infos.
 
         Raises:
             ValueError: A seed, an option or a shape is wrong.
-            TypeError: The reset mask is no array of bool.
+            TypeError: The reset mask is not an array of bool.
         """
         options = options or {}
         check_options(options, ("episode_seed", "reset_mask"))
@@ -244,7 +245,7 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         return mask
 
     def step(self, actions: NDArray[np.int64]) -> VectorStep:
-        """Take a step in every world, and start the next episode where one ends or has ended.
+        """Step every world, and begin the next episode in worlds whose episode ends or has ended.
 
         Args:
             actions: Integers, shape (num_envs, 3), or (num_envs,) with flat actions.
@@ -253,10 +254,10 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
             Observations (float32), rewards (float64), terminations and truncations (bool), infos.
 
         Raises:
-            ValueError: An action is outside the action space; nothing has happened then.
-            gymnasium.error.ResetNeeded: A world was never reset, or its episode is over and there is no
-                autoreset.
-            EngineError: A bounded resource of the engine ran out (see `engine_options`).
+            ValueError: An action is outside the action space; then no world has stepped.
+            gymnasium.error.ResetNeeded: A world was never reset, or its episode is over and autoreset is
+                disabled.
+            EngineError: A bounded table of the engine is full (see `engine_options`).
         """
         if not self._begun.all():
             raise gym.error.ResetNeeded("call reset() before step()")
@@ -270,7 +271,7 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         return self._step_or_begin(actions)
 
     def _step_or_begin(self, actions: NDArray[np.int64]) -> VectorStep:
-        """Take a step in every world, or begin the next episode where one has ended before."""
+        """Step every world, but begin the next episode in worlds whose episode ended at the last step."""
         worlds, begun = self.worlds, self._over if self._any_over else None
         stepping = None if begun is None else ~begun
         self._over = over = worlds.step(actions, stepping)
@@ -286,7 +287,7 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         return self._observations(), rewards, worlds.terminations(), worlds.truncations(), infos
 
     def _step_and_begin(self, actions: NDArray[np.int64]) -> VectorStep:
-        """Take a step in every world, and begin the next episode at once where one ends."""
+        """Step every world, and begin the next episode at once in worlds whose episode ends."""
         worlds = self.worlds
         ended = worlds.step(actions)
         rewards = worlds.worlds.rewards.copy()
@@ -323,12 +324,13 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         return masks.copy() if self.copy else masks
 
     def sample_mask(self) -> tuple[Any, ...]:
-        """Return the masks as spaces take them for ``sample(mask=...)``: int8.
+        """Return the masks in the form that ``sample(mask=...)`` of a space takes: int8.
 
         Returns:
-            For each world what ``single_action_space.sample(mask=...)`` takes: a tuple of one array per
-            dimension, or with flat actions an array. With flat actions, the whole is what
-            ``action_space.sample(mask=...)`` takes. (Without, that is a ``Box``, which takes no masks.)
+            One entry per world, which ``single_action_space.sample(mask=...)`` takes: a tuple with one array
+            per dimension, or one array with flat actions. With flat actions,
+            ``action_space.sample(mask=...)`` takes the whole tuple. (Otherwise `action_space` takes no masks:
+            it is a ``Box``.)
 
         Raises:
             gymnasium.error.ResetNeeded: A world was never reset.
@@ -339,7 +341,7 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         return tuple(self.worlds.actions.sample_mask(mask) for mask in masks)
 
     def write_into(self, observations: Floats | None = None, masks: NDArray[np.bool_] | None = None) -> None:
-        """From now on write observations and masks into arrays of the caller's; they get the present content.
+        """Write observations and masks into the caller's arrays from now on, beginning with the current ones.
 
         Args:
             observations: float32, shape (num_envs, n), contiguous.
@@ -355,13 +357,13 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         return self.worlds.save(world)
 
     def restore_state(self, state: EnvState, worlds: Sequence[int] | None = None) -> Floats:
-        """Put some worlds, or all, into a state: of a world of this environment, or of a scalar one.
+        """Restore, in some worlds or in all, a state of a world here or of a scalar environment.
 
-        All worlds in one state look ahead in parallel.
+        To look ahead in parallel, restore the same state in all worlds.
 
         Args:
-            state: The state; the arguments of the environment that it is from must have been the same.
-            worlds: Numbers of the worlds.
+            state: The state, from an environment with the same arguments.
+            worlds: Indices of the worlds; None: all.
 
         Returns:
             The observations of all worlds.
@@ -381,7 +383,7 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         return self.call("render")
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Return an attribute of every world, called if it can be; see `dsd_env.envs.worlds.WorldMember`."""
+        """Return an attribute of every world, called if callable; see `dsd_env.envs.worlds.WorldMember`."""
         found = [getattr(member, name) for member in self.worlds.members]
         return tuple(each(*args, **kwargs) if callable(each) else each for each in found)
 
@@ -390,10 +392,10 @@ class EdgeCloudVectorEnv(VectorEnv[Floats, NDArray[np.int64], NDArray[Any]]):
         return self.call(name)
 
     def set_attr(self, name: str, values: list[Any] | tuple[Any, ...] | Any) -> None:
-        """Set an attribute of every world, to one value or to a list with one per world.
+        """Set an attribute of every world, to one value for all or to one value per world from a list.
 
         Raises:
-            ValueError: The list has another length.
+            ValueError: The list does not have one value per world.
         """
         each = (
             self._per_world(name, values) if isinstance(values, (list, tuple)) else [values] * self.num_envs

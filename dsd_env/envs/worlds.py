@@ -1,4 +1,7 @@
-"""Episodes of many worlds, each of one scenario or of several: what both vector environments are made of."""
+"""Many worlds that each run episode after episode, of one scenario or of a mixture.
+
+Both vector environments, Gymnasium's and Stable-Baselines3's, are built on this module.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +36,21 @@ from dsd_env.sim.metrics import METRICS, class_metrics
 
 ScenarioLike = str | Path | Scenario | Mapping[str, Any]
 EpisodeSeeds = Callable[[int, int], int]
-"""(world, episode) -> seed of that episode."""
+"""Function of the world's index and the episode's number that returns the seed of that episode."""
 RENDER_MODES = ("ansi",)
-"""What many worlds at once can show; a timeline needs the reference engine, one environment at a time."""
+"""Render modes of many worlds at once; timelines are drawn by single environments only."""
 
 
 def drawn_scenario(episode_seed: int, n_scenarios: int) -> int:
-    """Return the number of the scenario that an episode of a mixture runs: a function of its seed alone."""
+    """Return the index of the scenario that an episode of a mixture runs, a function of its seed alone."""
     return rng.number_below(n_scenarios, rng.uniform(episode_seed, Stream.SCENARIO, 0, 0))
 
 
 def load_mixture(scenario: ScenarioLike | Sequence[ScenarioLike]) -> tuple[Scenario, ...]:
-    """Return the scenarios of a mixture, or the one.
+    """Return the scenarios of a mixture, or a single scenario as a tuple of one.
 
     Raises:
-        ScenarioError: One is not valid, there is none, or two different ones have one name.
+        ScenarioError: A scenario is not valid, the list is empty, or two different scenarios share a name.
     """
     listed: list[Any] = list(scenario) if isinstance(scenario, (list, tuple)) else [scenario]
     if not listed:
@@ -64,12 +67,12 @@ def load_mixture(scenario: ScenarioLike | Sequence[ScenarioLike]) -> tuple[Scena
 
 
 def common_space(scenarios: Sequence[Scenario], n_placements: int | None) -> ActionSpace:
-    """Return the action space that all scenarios of a mixture have.
+    """Return the action space that all scenarios of a mixture share.
 
-    Their observations must be alike, too, and those of scenarios with a menu of drafters tell more.
+    The scenarios must also have the same observation space: a menu of drafters or branches add features.
 
     Raises:
-        ValueError: They differ; the message says in what, and how to align them.
+        ValueError: The scenarios differ; the message says in what, and how to align them.
     """
     spaces = [ActionSpace.of(scenario, n_placements) for scenario in scenarios]
     first, name = spaces[0], scenarios[0].name
@@ -104,23 +107,23 @@ def common_space(scenarios: Sequence[Scenario], n_placements: int | None) -> Act
 
 
 class EpisodeWorlds:
-    """Worlds that run episode after episode, each seeded on its own.
+    """Worlds that run episode after episode, each with its own generator of episode seeds.
 
-    World ``i`` is an :class:`~dsd_env.envs.EdgeCloudEnv` with the generator of its own, however many worlds
-    there are. In a mixture each episode draws its scenario from its seed, and is the episode of that seed of
-    the scalar environment of that scenario.
+    World ``i`` behaves as an :class:`~dsd_env.envs.EdgeCloudEnv` with that generator, however many worlds
+    there are. In a mixture each episode draws its scenario from its seed; the scalar environment of that
+    scenario runs the same episode with that seed.
 
     Attributes:
-        scenarios: The scenarios, as listed.
+        scenarios: The scenarios, in the order in which they were given.
         actions: The action space.
         encoder: The observation encoder.
-        flat: Actions are flat: one index instead of three.
+        flat: Whether actions are flat: one index instead of three.
         infos: How much infos hold; see `dsd_env.envs.infos`.
         steps: int64 (n,), steps taken in each world's episode.
         cut: bool (n,), True where `max_episode_steps` ended the episode.
-        worlds: The worlds themselves, and all arrays.
+        worlds: The worlds themselves, with all their arrays.
         members: One handle per world.
-        episode_seeds: int, seed of each world's episode.
+        episode_seeds: Seed of each world's episode, int.
         generators: Generator of each world's episode seeds.
     """
 
@@ -167,7 +170,7 @@ class EpisodeWorlds:
             if flat_actions
             else gym.spaces.MultiDiscrete(list(self.actions.nvec))
         )
-        # A scenario that is listed twice counts twice, but is compiled once.
+        # A scenario that is listed twice is drawn twice as often, but compiled once.
         distinct = list({each.name: each for each in self.scenarios}.values())
         self._number_of = [[each.name for each in distinct].index(each.name) for each in self.scenarios]
         layouts = [compiled_layout("compiled", each, options=engine_options) for each in distinct]
@@ -186,7 +189,7 @@ class EpisodeWorlds:
         self.price_delays = price_delays
         self._discount_rate_per_s = discount_rate_per_s
         self._numeric = NumericInfos(price_delays, discount_rate_per_s)
-        # Of a scenario that is listed several times the first place stands for all.
+        # A scenario that is listed several times goes by its first index.
         self._listed = np.array([self._number_of.index(number) for number in range(len(distinct))])
         self._name_seed = name_seed
         self.steps = np.zeros(n_worlds, dtype=np.int64)
@@ -214,7 +217,7 @@ class EpisodeWorlds:
     # ------------------------------------------------------------------ episodes
 
     def seed(self, world: int, seed: int | None) -> None:
-        """Give a world's generator a seed, or one from the operating system."""
+        """Seed a world's generator of episode seeds; None takes a seed from the operating system."""
         self.generators[world], self.generator_seeds[world] = seeding.np_random(seed)
 
     def generator(self, world: int) -> np.random.Generator:
@@ -229,8 +232,8 @@ class EpisodeWorlds:
         """Start new episodes in some worlds.
 
         Args:
-            worlds: Their numbers.
-            seeds: Episode seeds where they are given; otherwise each world draws its own.
+            worlds: Indices of the worlds.
+            seeds: Episode seeds; where there is none, the world draws its own.
         """
         numbers = worlds.tolist()
         drawn = [
@@ -257,15 +260,15 @@ class EpisodeWorlds:
         return rng.checked_seed(self._name_seed(world, episode), "episode_seed")
 
     def step(self, actions: object, stepping: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-        """Take a step in every world, or in some; return where episodes have ended.
+        """Step every world, or some of them; return the worlds whose episodes have ended.
 
         Args:
             actions: Integers, shape (n, 3), or (n,) with flat actions.
-            stepping: The worlds that step; the others' actions count for nothing.
+            stepping: Mask of the worlds that step; the actions of the others are ignored.
 
         Raises:
-            ValueError: The actions are no integers, have another shape, or one is outside the action space;
-                nothing has happened then.
+            ValueError: The actions are not integers, have another shape, or one is outside the action space;
+                then no world has stepped.
         """
         chosen = self.actions.indices(actions, (len(self),) if self.flat else (len(self), 3), flat=self.flat)
         if self.flat:
@@ -283,12 +286,12 @@ class EpisodeWorlds:
         return bool(self.worlds.statuses[world] != DUE) or bool(self.cut[world])
 
     def truncations(self) -> NDArray[np.bool_]:
-        """Return where an episode has been truncated."""
+        """Return the worlds whose episodes have been truncated."""
         truncated: NDArray[np.bool_] = self.worlds.statuses == TRUNCATED
         return truncated if self._max_steps is None else truncated | self.cut
 
     def terminations(self) -> NDArray[np.bool_]:
-        """Return where an episode has terminated."""
+        """Return the worlds whose episodes have terminated."""
         terminated: NDArray[np.bool_] = self.worlds.statuses == TERMINATED
         return terminated
 
@@ -297,7 +300,7 @@ class EpisodeWorlds:
         return self._distinct[int(self.worlds.scenario_numbers[world])]
 
     def masks(self) -> NDArray[np.bool_]:
-        """Return the masks of all worlds: the array itself, or with flat actions or an offer a new one."""
+        """Return the masks of all worlds: the engine's array; a new one with flat actions or `offered`."""
         if self._offered is not None:
             offered: NDArray[np.bool_] = self._offered[self._listed[self.worlds.scenario_numbers]]
             return self.worlds.masks & offered
@@ -316,7 +319,7 @@ class EpisodeWorlds:
         )
 
     def restore(self, world: int, state: EnvState) -> None:
-        """Put a world into a saved state of this world, of another, or of a scalar environment.
+        """Restore in a world the saved state of this world, of another one, or of a scalar environment.
 
         Raises:
             ValueError: The state does not fit; see :meth:`dsd_env.envs.EdgeCloudEnv.restore_state`.
@@ -351,7 +354,7 @@ class EpisodeWorlds:
         return self._numeric.of(info, self.episode_seeds[world], index)
 
     def begin_info(self, world: int) -> dict[str, Any]:
-        """Return the info of a reset."""
+        """Return the info of a world's reset."""
         if self.infos == "none":
             return {}
         now_s, dt_s = self.worlds.clocks[world].tolist()
@@ -365,11 +368,11 @@ class EpisodeWorlds:
         return self._told(world, info)
 
     def step_info(self, world: int) -> dict[str, Any]:
-        """Return the info of the last step."""
+        """Return the info of a world's last step."""
         return next(self.step_infos([world]))
 
     def step_infos(self, worlds: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the info of the last step of some worlds, of all by default."""
+        """Yield the infos of the last step of some worlds; None: of all worlds."""
         if self.infos == "none":
             yield from ({} for _ in (range(len(self)) if worlds is None else worlds))
             return
@@ -417,16 +420,17 @@ class EpisodeWorlds:
         begun: NDArray[np.bool_] | None = None,
         ended: NDArray[np.bool_] | None = None,
     ) -> dict[str, Any]:
-        """Return infos in Gymnasium's form: arrays over the worlds, each with a mask of where it counts.
+        """Return infos in Gymnasium's form: arrays over the worlds, each with a mask of its valid entries.
 
         Args:
-            told: The worlds with the info of a step.
-            begun: Those with the info of a reset, if any; entries of worlds that are neither are 0 or None.
-            ended: Those among `told` whose episodes have ended, if any.
+            told: Mask of the worlds that get the info of a step.
+            begun: Mask of the worlds that get the info of a reset, if any. Entries of worlds in neither mask
+                are 0 or None.
+            ended: Mask of the worlds in `told` whose episodes have ended, if any.
         """
         if self.infos == "none":
             return {}
-        # The masks go out as they are, so they must not be the caller's.
+        # The masks are returned to the user, so they must be copies of the caller's.
         told = shown = due = told.copy()
         episodes = None
         if begun is not None or ended is not None:
@@ -445,7 +449,7 @@ class EpisodeWorlds:
         if ended is not None and ended.any():
             columns = dict(zip(METRICS, self._metrics(ended, 0.0).T, strict=True))
             for world in np.flatnonzero(ended).tolist():
-                # Those by class of SLO, which differ between scenarios.
+                # Metrics by class of SLO, which differ between scenarios.
                 metrics = self.worlds.reader(world).metrics()
                 for name in class_metrics(self.scenario_of(world)):
                     columns.setdefault(name, np.zeros(len(self)))[world] = metrics[name]
@@ -453,7 +457,7 @@ class EpisodeWorlds:
         return infos
 
     def _now_arrays(self, shown: NDArray[np.bool_], due: NDArray[np.bool_]) -> dict[str, Any]:
-        """Return the clocks of some worlds and the due decisions."""
+        """Return the clocks of some worlds, and the decisions now due."""
         w = self.worlds
         now_s, dt_s = w.clocks.T * shown
         infos: dict[str, Any] = _masked({"now_s": now_s, "dt_s": dt_s}, shown)
@@ -470,7 +474,7 @@ class EpisodeWorlds:
 
     def _add_steps(self, infos: dict[str, Any], told: NDArray[np.bool_]) -> None:
         w, n = self.worlds, len(self)
-        # As copies, and 0 where an episode has just begun, whose step was the old episode's.
+        # Copies, with 0 where an episode has just begun: there the step belongs to the old episode.
         terms, invalid = w.terms.T * told, w.facts[:, batch.FACT_INVALID] * told
         infos["reward_terms"] = _masked(dict(zip(REWARD_TERMS, terms, strict=True)), told)
         infos["_reward_terms"] = told
@@ -500,7 +504,7 @@ class EpisodeWorlds:
         told: NDArray[np.bool_],
         ended: NDArray[np.bool_] | None,
     ) -> dict[str, NDArray[Any]]:
-        """Return what :class:`~dsd_env.envs.infos.NumericInfos` has, of all worlds."""
+        """Return the entries of :class:`~dsd_env.envs.infos.NumericInfos` for all worlds."""
         w = self.worlds
         ended = np.zeros(len(self), dtype=np.bool_) if ended is None else ended
         now_s, dt_s = w.clocks.T * shown
@@ -515,7 +519,7 @@ class EpisodeWorlds:
             "episode_seed": self._seeds(shown),
             "scenario_index": self._listed[w.scenario_numbers] * shown,
             "reward_terms": w.terms * told[:, None],
-            # The engine's numbers of the reasons are these codes.
+            # The engine numbers the reasons by the same codes.
             "resolved_code": steps[batch.FACT_REASON],
             "invalid_actions": steps[batch.FACT_INVALID],
             "completed_requests": steps[batch.FACT_COMPLETED],
@@ -530,7 +534,7 @@ class EpisodeWorlds:
         return values
 
     def _metrics(self, ended: NDArray[np.bool_], empty: float) -> NDArray[np.float64]:
-        """Return the metrics of episodes that have ended, shape (n, metrics), and a number elsewhere."""
+        """Return the metrics of ended episodes, shape (n, metrics); the rows of other worlds hold `empty`."""
         found = np.full((len(self), len(METRICS)), empty)
         for world in np.flatnonzero(ended).tolist():
             metrics = self.worlds.reader(world).metrics()
@@ -548,7 +552,7 @@ class EpisodeWorlds:
 
 
 def _masked(values: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return arrays each with its mask beside it, under Gymnasium's names; the mask is one array for all."""
+    """Return arrays, each with its mask under Gymnasium's name; all share one mask array."""
     infos: dict[str, Any] = {}
     for name, value in values.items():
         infos[name] = value
@@ -557,24 +561,24 @@ def _masked(values: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict
 
 
 class WorldMember:
-    """One world: what ``get_attr``, ``call`` and ``env_method`` reach.
+    """Handle of one world, on which ``get_attr``, ``call`` and ``env_method`` act.
 
-    It has the attributes of a scalar environment, except ``step`` and ``reset``, because the worlds take
-    their steps together.
+    The handle has the attributes of a scalar environment, except ``step`` and ``reset``, because the worlds
+    step together.
 
     Attributes:
         action_space: The action space of one world.
-        observation_space: Its observation space.
-        actions: Its action lists.
-        encoder: Its observation encoder.
-        metadata: Render modes.
+        observation_space: The observation space of one world.
+        actions: The action lists.
+        encoder: The observation encoder.
+        metadata: The render modes.
         render_mode: The render mode.
         engine: Always ``"compiled"``.
         spec: Always None.
     """
 
     def __init__(self, parent: EpisodeWorlds, world: int) -> None:
-        """Refer to one world."""
+        """Make the handle of one world of a parent."""
         self._parent, self._world = parent, world
         self.action_space = parent.single_action_space
         self.observation_space = parent.single_observation_space
@@ -591,33 +595,33 @@ class WorldMember:
 
     @property
     def scenario(self) -> Scenario:
-        """The scenario of its episode; before the first that of a mixture's first."""
+        """The scenario of the world's episode; before the first episode, the first one of a mixture."""
         return self._parent.scenario_of(self._world)
 
     @property
     def episode_seed(self) -> int:
-        """Seed of its episode; -1 before the first."""
+        """Seed of the world's episode; -1 before the first episode."""
         return self._parent.episode_seeds[self._world]
 
     @property
     def np_random(self) -> np.random.Generator:
-        """Generator of its episodes' seeds."""
+        """Generator of the world's episode seeds."""
         return self._parent.generator(self._world)
 
     @property
     def np_random_seed(self) -> int:
-        """Seed of that generator."""
+        """Seed of the generator of the world's episode seeds."""
         self._parent.generator(self._world)
         return self._parent.generator_seeds[self._world]
 
     @property
     def view(self) -> DecisionView:
-        """The decision now due, typed."""
+        """Typed view of the decision now due."""
         return self._parent.worlds.reader(self._world).view()
 
     @property
     def simulation(self) -> Any:
-        """Its simulation, to look at; good until its next episode."""
+        """The world's simulation, for inspection; valid until the world's next episode."""
         return self._parent.worlds.simulation(self._world)
 
     @property
@@ -637,7 +641,7 @@ class WorldMember:
         return self._parent.worlds.reader(self._world).metrics()
 
     def describe(self) -> dict[str, Any]:
-        """Return the scalar environment's ``info["decision"]`` of the due decision."""
+        """Return the decision now due as ``info["decision"]`` of the scalar environment describes it."""
         return self._parent.decision(self._world)
 
     def clone_state(self) -> EnvState:
@@ -645,7 +649,7 @@ class WorldMember:
         return self._parent.save(self._world)
 
     def render(self) -> str | None:
-        """Return the due decision as text, with ``render_mode="ansi"``."""
+        """Render the decision now due as text, with ``render_mode="ansi"``."""
         if self.render_mode is None:
             gym.logger.warn('You are calling render without a render mode. Say render_mode="ansi".')
             return None

@@ -1,4 +1,4 @@
-"""Wrappers of the environment."""
+"""Wrappers around the environment: flat actions, and masks inside observations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     _VectorWrapper = gym.vector.VectorWrapper[Any, Any, Any, Any, Any]
 else:
-    # It can be indexed only from Gymnasium 1.3 on.
+    # The class can be subscripted only from Gymnasium 1.3 on.
     _VectorWrapper = gym.vector.VectorWrapper
 
 Observation = NDArray[np.float32]
@@ -35,8 +35,8 @@ class FlatActionWrapper(
         env: An :class:`EdgeCloudEnv`, wrapped or not.
 
     Raises:
-        TypeError: The innermost environment is another one, or the masks of its three dimensions are part of
-            the observations.
+        TypeError: The innermost environment is not an :class:`EdgeCloudEnv`, or its observations already hold
+            the masks of the three dimensions.
     """
 
     def __init__(self, env: gym.Env[Observation, NDArray[np.int64]]) -> None:
@@ -54,19 +54,19 @@ class FlatActionWrapper(
         self.action_space = gym.spaces.Discrete(self._actions.n_flat)
 
     def action(self, action: np.int64) -> NDArray[np.int64]:
-        """Return the MultiDiscrete action (int64, shape (3,)) of a flat one."""
+        """Return the MultiDiscrete action (int64, shape (3,)) that a flat action stands for."""
         return self._actions.unflatten(np.asarray(action))
 
     def flat_action(self, action: NDArray[np.int64]) -> int:
-        """Return the flat action of a MultiDiscrete one, the inverse of :meth:`action`."""
+        """Return the flat action of a MultiDiscrete action, the inverse of :meth:`action`."""
         gamma, batch, placement = (int(index) for index in action)
         return int(np.ravel_multi_index((gamma, batch, placement), self._actions.nvec))
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which flat actions are valid (bool, shape (n,)): those that are carried out as they are.
+        """Return which flat actions are valid (bool, shape (n,)): those that are carried out unchanged.
 
-        This mask is more exact than the masks of the three dimensions: an action is valid exactly if its
-        step returns ``info["resolved"]`` None.
+        This mask is more exact than the masks of the three dimensions: the step of a valid action returns
+        ``info["resolved"]`` None. The mask also leaves out batch sizes that would have no effect.
         """
         return self._base.flat_action_masks()
 
@@ -76,11 +76,11 @@ class FlatActionWrapper(
 
 
 class DictObservationWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Observations with the mask of valid actions in them, for trainers that look for it there.
+    """Puts the mask of valid actions into the observations, for trainers that look for the mask there.
 
-    The mask is that of ``action_masks()``, of one ``Discrete`` action if a :class:`FlatActionWrapper` is
-    inside. At the end of an episode, where no decision is due any more, it is the last one, as the
-    observation is.
+    The mask is the one that ``action_masks()`` returns; with a :class:`FlatActionWrapper` inside, it is the
+    mask of the single ``Discrete`` action. At the end of an episode no decision is due, so the last mask is
+    returned once more, like the last observation.
 
     | Trainer  | `observation_key` | `mask_key`      | `mask_dtype` |
     |----------|-------------------|-----------------|--------------|
@@ -92,12 +92,12 @@ class DictObservationWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordCo
         env: An :class:`EdgeCloudEnv`, wrapped or not.
         observation_key: Key of the observation.
         mask_key: Key of the mask.
-        mask_dtype: Type of the mask's numbers: bool, or an integer or float type (0 and 1). The default is
-            what ``Discrete.sample(mask)`` takes.
+        mask_dtype: Type of the mask's entries: bool, or an integer or float type (0 and 1). The default is
+            the type that ``Discrete.sample(mask)`` takes.
 
     Raises:
-        TypeError: The innermost environment is another one.
-        ValueError: The keys are equal or not text, or the type is none of numbers.
+        TypeError: The innermost environment is not an :class:`EdgeCloudEnv`.
+        ValueError: The keys are equal or not text, or the type is neither bool nor numeric.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class DictObservationWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordCo
         return self._with_mask(observation), info
 
     def step(self, action: Any) -> tuple[DictObservation, Any, bool, bool, dict[str, Any]]:
-        """Take the decision now due; the observation returned has the mask of the next one."""
+        """Take the decision now due; the observation returned holds the mask of the next decision."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._with_mask(observation), reward, terminated, truncated, info
 
@@ -137,19 +137,19 @@ class DictObservationWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordCo
 class DictObservationVectorWrapper(_VectorWrapper, gym.utils.RecordConstructorArgs):
     """:class:`DictObservationWrapper` for many worlds at once.
 
-    It works with every `autoreset_mode`; with ``SAME_STEP`` the observations in ``infos["final_obs"]`` have
-    their masks, too.
+    The wrapper works with every `autoreset_mode`; with ``SAME_STEP`` the observations in
+    ``infos["final_obs"]`` hold their masks, too.
 
     Args:
-        envs: A :class:`EdgeCloudVectorEnv`, wrapped or not. (Into a ``SyncVectorEnv`` put environments that
-            have a :class:`DictObservationWrapper` each.)
+        envs: An :class:`EdgeCloudVectorEnv`, wrapped or not. (For a ``SyncVectorEnv``, wrap each environment
+            in a :class:`DictObservationWrapper` instead.)
         observation_key: Key of the observations.
         mask_key: Key of the masks.
-        mask_dtype: Type of the masks' numbers.
+        mask_dtype: Type of the masks' entries.
 
     Raises:
-        TypeError: The innermost environment is another one.
-        ValueError: The keys are equal or not text, or the type is none of numbers.
+        TypeError: The innermost environment is not an :class:`EdgeCloudVectorEnv`.
+        ValueError: The keys are equal or not text, or the type is neither bool nor numeric.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class DictObservationVectorWrapper(_VectorWrapper, gym.utils.RecordConstructorAr
         return self._base.action_masks()
 
     def sample_mask(self) -> tuple[Any, ...]:
-        """Return the masks for ``sample(mask=...)`` of spaces; see :class:`EdgeCloudVectorEnv`."""
+        """Return the masks for a space's ``sample(mask=...)``; see :meth:`EdgeCloudVectorEnv.sample_mask`."""
         return self._base.sample_mask()
 
 
@@ -212,7 +212,7 @@ def _base(wrapper: type, env: gym.Env[Any, Any]) -> EdgeCloudEnv:
 
 
 def _vector_base(wrapper: type, envs: gym.vector.VectorEnv[Any, Any, Any]) -> EdgeCloudVectorEnv:
-    # Imported here, because it imports Numba; where such an environment exists, that has been done already.
+    # Imported here because the module imports Numba; if such an environment exists, it is loaded already.
     from dsd_env.envs.vector import EdgeCloudVectorEnv
 
     base = envs.unwrapped
@@ -234,7 +234,7 @@ def _dict_space(
     """Return the space of observations with masks.
 
     Raises:
-        ValueError: The keys are equal or not text, or the type is none of numbers.
+        ValueError: The keys are equal or not text, or the type is neither bool nor numeric.
     """
     for key in (observation_key, mask_key):
         if not key or not isinstance(key, str):

@@ -1,4 +1,4 @@
-"""Running trained policies without torch: bundles of plain arrays, checked on loading, no pickle anywhere."""
+"""Trained policies without torch: bundles of plain arrays, checked on loading, without pickle."""
 
 from dsd_env.policy.bundle import Policy, load, write_bundle
 from dsd_env.policy.from_sb3 import export_sb3

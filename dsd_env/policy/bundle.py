@@ -1,13 +1,13 @@
 """Reading and writing policy bundles.
 
 A bundle is a directory with three files: ``manifest.json`` (schema, provenance, digests), ``policy.npz`` (the
-weights as plain arrays) and ``policy.onnx`` (the same network with its masked argmax as a graph). Reading one
-executes nothing that the bundle brings: JSON, arrays of known name, shape and type, and, if asked for, a
-graph of standard operators. Symbolic links, anything that is not a regular file, and any fourth name are
-refused.
+weights as plain arrays) and ``policy.onnx`` (the same network with its masked argmax as a graph). Reading a
+bundle executes no code from it: it holds only JSON, arrays of known name, shape and type, and a graph of
+standard operators, which is loaded on request. Symbolic links, files that are not regular, and any fourth
+file are refused.
 
-The digests find damage and mix-ups. They are no signature, because anyone who can write the directory can
-rewrite the manifest.
+The digests detect damage and mixed-up files. They are not a signature, because anyone who can write to the
+directory can rewrite the manifest.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ from dsd_env.scenario import Scenario
 Backend = Literal["auto", "numpy", "onnx"]
 _FLOAT32 = np.dtype("<f4")
 FILES = frozenset({MANIFEST_FILE, NPZ_FILE, ONNX_FILE})
-"""All that the directory of a bundle holds."""
+"""Names of all files in a bundle's directory."""
 
 
 class Policy:
-    """A loaded policy: observation and mask in, decision out.
+    """A loaded policy, which maps an observation and a mask to a decision.
 
-    Not for use by several threads at once, because it computes in buffers of its own; :meth:`copy` gives
-    another one.
+    A policy computes in its own buffers, so several threads must not use it at the same time; :meth:`copy`
+    makes a policy for another thread.
 
     Attributes:
         manifest: Schema and provenance.
-        actions: The lists that decisions come from.
+        actions: Action space, with the lists that decisions are taken from.
         backend: ``numpy`` or ``onnx``.
     """
 
     def __init__(self, manifest: Manifest, actor: MlpActor, session: Any | None = None) -> None:
-        """Wrap a checked network; use :func:`load`."""
+        """Wrap a checked network; users call :func:`load`."""
         self.manifest = manifest
         self.actions: ActionSpace = manifest.action.space()
         self.backend: Literal["numpy", "onnx"] = "numpy" if session is None else "onnx"
@@ -85,33 +85,34 @@ class Policy:
         )
 
     def copy(self) -> Policy:
-        """Return a policy with the same weights that another thread can use."""
+        """Return a policy with the same weights, for another thread."""
         return Policy(self.manifest, self._actor.copy(), self._session)
 
     @property
     def actor(self) -> MlpActor | None:
-        """The network in NumPy; None where onnxruntime computes it."""
+        """The network in NumPy; None if onnxruntime computes the network."""
         return self._actor if self._session is None else None
 
     @property
     def flat(self) -> bool:
-        """Whether it chooses one flat action, of all combinations, instead of three indices."""
+        """Whether the policy chooses one flat action instead of three indices."""
         return self._flat
 
     @property
     def fleet(self) -> bool:
-        """Whether it is of the fleet view: :meth:`choose` then gives a plan, three indices for each group."""
+        """Whether the policy makes plans: :meth:`choose` then returns three indices for each group."""
         return self.manifest.action.fleet is not None
 
     def fleet_space(self, scenario: Scenario, where: str = "") -> FleetSpace:
-        """Return the plans that a policy of the fleet view makes for a scenario.
+        """Return the plan space of a scenario, for a policy of the fleet view.
 
         Args:
             scenario: The scenario.
-            where: What messages call it; default: the scenario by its name.
+            where: Name of the scenario in messages; default: its name.
 
         Raises:
-            PolicyError: It decides on single requests, or its groups, lists or features are others.
+            PolicyError: The policy decides on single requests, or has other groups, lists or features than
+                the scenario.
         """
         fleet = self.manifest.action.fleet
         settings = () if fleet is None else (fleet.control_period_s, fleet.grouping, fleet.name_targets)
@@ -125,16 +126,16 @@ class Policy:
         return space
 
     def decide(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> Decision:
-        """Return the deterministic decision for one observation; not of a policy of the fleet view.
+        """Return the deterministic decision for one observation.
 
         Args:
-            observation: float32, shape (n_features,), as :class:`~dsd_env.control.ObservationEncoder` makes
-                it.
-            mask: bool, shape (sum(nvec),), as :meth:`~dsd_env.control.ActionSpace.mask` makes it; None: all
-                selectable. A policy with flat actions also takes a flat mask, shape (n_flat,).
+            observation: Output of :class:`~dsd_env.control.ObservationEncoder`: float32, shape (n_features,).
+            mask: Output of :meth:`~dsd_env.control.ActionSpace.mask`: bool, shape (sum(nvec),); None:
+                everything is selectable. A policy with flat actions also takes a flat mask, shape (n_flat,).
 
         Raises:
-            ValueError: Wrong shapes, values that are not finite, or a dimension with nothing to select.
+            ValueError: A shape is wrong, a value is not finite, a dimension has nothing to select, or the
+                policy belongs to the fleet view and makes plans.
         """
         if self.fleet:
             raise ValueError("a policy of the fleet view makes plans: ask choose(observation, mask)")
@@ -142,7 +143,7 @@ class Policy:
         return self.actions.decision(gamma, batch, placement)
 
     def action(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> list[int]:
-        """Return the MultiDiscrete action (three indices) that :meth:`decide` translates."""
+        """Return the MultiDiscrete action (three indices) behind the decision of :meth:`decide`."""
         if mask is not None:
             mask = np.asarray(mask, dtype=np.bool_)
             if self._flat and mask.shape == (sum(self.actions.nvec),):
@@ -151,11 +152,11 @@ class Policy:
         return list(map(int, np.unravel_index(chosen[0], self.actions.nvec))) if self._flat else chosen
 
     def choose(self, observation: Real, mask: NDArray[np.bool_] | None = None) -> list[int]:
-        """Return the index chosen in each dimension of the network; flat actions have one dimension.
+        """Return the index chosen in each action dimension of the network; flat actions have one dimension.
 
         Args:
             observation: As for :meth:`decide`.
-            mask: bool, as long as the logits; None: all selectable.
+            mask: bool, as long as the logits; None: everything is selectable.
 
         Raises:
             ValueError: As for :meth:`decide`.
@@ -184,13 +185,13 @@ class Policy:
         return logits
 
     def check_scenario(self, scenario: Scenario) -> None:
-        """Make sure that the policy can decide on a scenario.
+        """Check that the policy can decide in a scenario.
 
-        Its features must be those that the policy reads. It may have fewer candidates, and other lengths and
-        batch sizes; :meth:`offered` says what of the policy's lists it has.
+        The scenario must have the features that the policy reads. It may have fewer candidates, and other
+        speculation lengths and batch sizes; :meth:`offered` says which entries of the policy's lists it has.
 
         Raises:
-            PolicyError: It cannot; the message says why.
+            PolicyError: The policy cannot decide in the scenario; the message says why.
         """
         if self.fleet:
             self.fleet_space(scenario)
@@ -209,7 +210,7 @@ class Policy:
     def check_schema(
         self, encoder: ObservationEncoder, actions: ActionSpace, where: str = "the scenario"
     ) -> None:
-        """Make sure that an encoder and an action space are those that the policy was trained with.
+        """Check that an encoder and an action space equal those that the policy was trained with.
 
         Raises:
             PolicyError: They differ; the message says in what.
@@ -233,19 +234,19 @@ class Policy:
 
 
 def load(path: str | Path, backend: Backend = "auto") -> Policy:
-    """Load a policy bundle and verify all of it.
+    """Load a policy bundle, and verify all of it.
 
-    The directory holds the three files of a bundle and nothing else. Neither it nor a file in it may be a
-    symbolic link: what was checked could then be exchanged from elsewhere.
+    The directory must hold the three files of a bundle and nothing else. Neither the directory nor a file in
+    it may be a symbolic link, because its content could then be exchanged after the check.
 
     Args:
-        path: The bundle's directory.
+        path: Directory of the bundle.
         backend: ``numpy``; ``onnx`` (needs the package onnxruntime); ``auto`` is ``numpy``, which is about as
-            fast on networks of this size and starts at once.
+            fast for networks of this size and starts at once.
 
     Raises:
-        PolicyError: A missing, oversized or unexpected file, a link, a wrong digest, schema, shape, type or
-            value, or no onnxruntime.
+        PolicyError: A file is missing, too large, unexpected or a link; a digest, schema, shape, type or
+            value is wrong; or onnxruntime is not installed.
     """
     if backend not in ("auto", "numpy", "onnx"):
         raise PolicyError(f"unknown backend {backend!r}; choose 'auto', 'numpy' or 'onnx'")
@@ -280,20 +281,20 @@ def write_bundle(
     *,
     overwrite: bool = False,
 ) -> Manifest:
-    """Write a bundle: into a temporary directory beside it, then renamed, so no half one is ever seen.
+    """Write a bundle into a temporary directory, then rename that, so that no partial bundle is ever seen.
 
     Args:
-        path: The directory to make.
-        manifest: Without digests; they are filled in.
-        arrays: Weights by the names of :meth:`Manifest.array_shapes`.
-        onnx_bytes: The ONNX file.
-        overwrite: Replace an existing bundle (never a directory that is something else).
+        path: Directory to make.
+        manifest: The manifest; its digests are filled in.
+        arrays: Weights, by the names of :meth:`Manifest.array_shapes`.
+        onnx_bytes: Content of the ONNX file.
+        overwrite: Whether to replace an existing bundle (never a directory that holds anything else).
 
     Returns:
         The manifest as written.
 
     Raises:
-        PolicyError: The path is taken, or the arrays are not those of the manifest.
+        PolicyError: The path exists, or the arrays are not those of the manifest.
     """
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -320,7 +321,7 @@ def write_bundle(
                 os.replace(target, old)
             os.replace(new, target)
         except BaseException:
-            # What stands in the temporary directory is about to be deleted.
+            # The temporary directory, with the old bundle in it, is about to be deleted: move it back.
             if old.exists() and not target.exists():
                 os.replace(old, target)
             raise
@@ -332,9 +333,9 @@ class _Source:
     """A bundle's directory, open for reading.
 
     Attributes:
-        folder: Its path.
-        descriptor: Descriptor of the open directory, so that all files are read from one directory even if
-            its name changes meanwhile; None where the system cannot open directories.
+        folder: Path of the directory.
+        descriptor: Descriptor of the open directory, so that all files are read from the same directory even
+            if it is renamed meanwhile; None if the system cannot open directories.
     """
 
     folder: Path
@@ -343,10 +344,10 @@ class _Source:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[_Source]:
-    """Open a bundle's directory, which must be no link and must hold nothing but a bundle's files.
+    """Open a bundle's directory, which must not be a link and may hold only the files of a bundle.
 
     Raises:
-        PolicyError: It is a link, no directory, or holds something else.
+        PolicyError: The path is a link or not a directory, or the directory holds something else.
     """
     linked = PolicyError(f"{folder}: is a symbolic link; give the directory that it points to")
     absent = PolicyError(f"{folder}: no such directory; a policy bundle is a directory with {MANIFEST_FILE}")
@@ -383,7 +384,7 @@ def _read(source: _Source, name: str, limit: int) -> bytes:
     """Return the content of a regular file of at most ``limit`` bytes."""
     path = source.folder / name
     linked = PolicyError(f"{path}: is a symbolic link; a bundle holds its files itself")
-    # Without O_NONBLOCK, opening a pipe would wait for somebody to write.
+    # Without O_NONBLOCK, opening a pipe would wait for a writer.
     flags = os.O_RDONLY
     for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, flag, 0)
@@ -427,7 +428,7 @@ def _pack(arrays: Mapping[str, Float32], manifest: Manifest) -> bytes:
     if set(arrays) != set(shapes):
         raise PolicyError(f"arrays {sorted(arrays)} are not those of the manifest, {sorted(shapes)}")
     buffer = io.BytesIO()
-    # Not np.savez: it stamps the members with the time, and equal weights would have unequal digests.
+    # Not np.savez, which stamps members with the time, so that equal weights would have unequal digests.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, shape in shapes.items():
             array = np.ascontiguousarray(arrays[name], dtype=_FLOAT32)
@@ -442,7 +443,7 @@ def _pack(arrays: Mapping[str, Float32], manifest: Manifest) -> bytes:
 
 
 def _unpack(content: bytes, manifest: Manifest, where: str) -> list[tuple[Float32, Float32]]:
-    """Return the layers. Every array's header is compared with the manifest before its data are touched."""
+    """Return the layers; each array's header is compared with the manifest before its data are read."""
     shapes = manifest.array_shapes()
     arrays: dict[str, Float32] = {}
     try:

@@ -1,4 +1,4 @@
-"""Writing a trained actor as a policy bundle: npz and ONNX, no pickle, no torch needed to run it."""
+"""Export of a trained actor as a policy bundle: npz and ONNX, without pickle; running it needs no torch."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ def export_actor(
     overwrite: bool = False,
     fleet: FleetSpace | None = None,
 ) -> Manifest:
-    """Write an actor as a bundle.
+    """Write a trained actor as a policy bundle.
 
     Args:
-        actor: The network, with one head per dimension of the actions, or one for all flat actions.
-        scenario: The scenario it was trained on; gives observation and action schema. Or those of the
-            mixture that it was trained on, with equal lists; the list of candidates is then the longest.
-        training: Provenance.
+        actor: The network, with one head per action dimension, or a single head for flat actions.
+        scenario: The scenario that the actor was trained on, which gives the observation and action schema.
+            Or the scenarios of a mixture, with equal action lists; the bundle then has the longest candidate
+            list among them.
+        training: Provenance of the training.
         out: Directory of the bundle.
-        overwrite: Replace an existing bundle.
-        fleet: The space of plans that it was trained on, if it is of the fleet view.
+        overwrite: Whether to replace an existing bundle.
+        fleet: Plan space that the actor was trained on, if it belongs to the fleet view.
 
     Returns:
         The manifest.
 
     Raises:
-        PolicyError: ``out`` is taken, the package onnx is not installed, or the network does not fit the
+        PolicyError: ``out`` exists, the package onnx is not installed, or the network does not fit the
             scenario.
     """
     scenarios = [scenario] if isinstance(scenario, Scenario) else list(scenario)
     scenario = scenarios[0]
     actions = ActionSpace.of(scenario, max(each.n_placements for each in scenarios))
     flat = fleet is None and actor.nvec == (actions.n_flat,)
-    # Bundles that older code cannot read get the next format version; all others keep the old one.
+    # A bundle gets the lowest format version that can describe it, so that older code reads what it can.
     newer = flat or training.seed is None or actor.normalisations == 0
     version = 2 if newer else 1
     if fleet is not None:

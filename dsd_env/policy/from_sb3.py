@@ -1,11 +1,12 @@
-"""From a model of Stable-Baselines3 to a policy bundle, without importing it or torch.
+"""Export of Stable-Baselines3 models as policy bundles, without importing Stable-Baselines3.
 
 >>> model = sb3_contrib.MaskablePPO("MlpPolicy", dsd_env.make_sb3_vec_env("metro", 8))
 >>> model.learn(100_000)
 >>> dsd_env.policy.export_sb3(model, "metro", "policies/metro")
 
-A model's zip file holds its settings as text beside pickled copies of them, and its weights as tensors. Only
-the text and the tensors are read here; the pickled parts, which could run foreign code, are never opened.
+The zip file of a model holds the model's settings as text, pickled copies of the settings, and the weights as
+tensors. This module reads only the text and the tensors (the latter with torch); it never opens the pickled
+parts, which could run foreign code.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from dsd_env.policy.network import Float32, MlpActor
 from dsd_env.scenario import Scenario, load_scenario
 
 NORMALISATIONS: dict[str, Literal[0, 1, 2]] = {"A2C": 1, "DQN": 0, "MaskablePPO": 2, "PPO": 1}
-"""What can be exported; see :class:`dsd_env.policy.manifest.Network` for the numbers."""
+"""The algorithms that can be exported; :class:`dsd_env.policy.manifest.Network` explains the numbers."""
 
 FLEET_SETTINGS = ("control_period_s", "grouping", "name_targets")
 """What a model of the fleet view was trained with, beside its scenario."""
@@ -54,20 +55,20 @@ _SUPPORTED = "PPO, A2C and MaskablePPO, and DQN with flat actions, all with MlpP
 
 @dataclass(frozen=True)
 class _Learner:
-    """The parts of a model that its actor needs.
+    """The parts of a model that the export of its actor needs.
 
     Attributes:
-        algorithm: Its name.
+        algorithm: Name of the algorithm.
         state: Parameters of the policy by name.
         activation: Class of the activation, or its name.
         extractor: Full name of the class that extracts features.
-        low: Lower bounds of the observation, shape (n,); None: it is no vector.
-        high: Upper bounds.
-        sizes: Sizes of the dimensions of a ``MultiDiscrete``, or a single one, of a ``Discrete``.
-        n_steps: Steps trained.
-        seed: Its seed.
-        versions: Versions that it was trained with, or that are installed now.
-        file: Name of its file.
+        low: Lower bounds of the observation, shape (n,); None: the observation is not a vector.
+        high: Upper bounds of the observation, likewise.
+        sizes: Sizes of the dimensions of a ``MultiDiscrete`` action, or the size of a ``Discrete`` action.
+        n_steps: Number of training steps.
+        seed: Seed of the training.
+        versions: Versions of the libraries: those of the training for a file, else those installed now.
+        file: Name of the model's file.
     """
 
     algorithm: str
@@ -92,28 +93,29 @@ def export_sb3(
     notes: str = "",
     fleet: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Write a model that was trained with Stable-Baselines3 or sb3-contrib as a policy bundle.
+    """Export a model trained with Stable-Baselines3 or sb3-contrib as a policy bundle.
 
-    The bundle decides as ``model.predict(observation, action_masks=mask, deterministic=True)``.
+    The bundle decides like ``model.predict(observation, action_masks=mask, deterministic=True)``.
 
     Args:
-        model: PPO, A2C or MaskablePPO, or any of them or DQN with flat actions, with ``MlpPolicy`` and tanh
-            or ReLU; or the path of a zip file that ``model.save`` wrote. For a file torch is needed, but not
-            Stable-Baselines3.
-        scenario: The scenario that it was trained on, or one with the same observation and action lists.
+        model: A PPO, A2C or MaskablePPO model, or with flat actions any of these or DQN; the policy must be
+            ``MlpPolicy`` with tanh or ReLU. Or the path of a zip file that ``model.save`` wrote; reading a
+            file needs torch, but not Stable-Baselines3.
+        scenario: The scenario that the model was trained on, or one with the same observation and action
+            lists.
         out: Directory of the bundle to make.
-        overwrite: Replace an existing bundle.
-        notes: Whatever else is to be on record.
-        fleet: For a model of the fleet view its settings: `control_period_s`, `grouping`, `name_targets`, as
-            far as they are not the defaults. Needed for files alone: a model that still has its environment
-            knows.
+        overwrite: Whether to replace an existing bundle.
+        notes: Notes to record in the manifest.
+        fleet: Settings of a model of the fleet view that differ from the defaults: `control_period_s`,
+            `grouping`, `name_targets`. Needed only if the model does not have its environment, as when it is
+            read from a file.
 
     Returns:
         The bundle's manifest.
 
     Raises:
-        PolicyError: The model is of another kind or does not fit the scenario, the file is damaged, ``out``
-            is taken, or the package onnx (for a file: torch) is not installed.
+        PolicyError: The model is of an unsupported kind or does not fit the scenario, the file is damaged,
+            ``out`` exists, or the package onnx (for a file, also torch) is not installed.
         ScenarioError: The scenario is not valid.
     """
     scenario = load_scenario(scenario)
@@ -154,7 +156,7 @@ def export_sb3(
 def _fleet_space(
     model: Any | None, scenario: Scenario, settings: Mapping[str, Any] | None
 ) -> FleetSpace | None:
-    """Return the space of plans of a model of the fleet view; None for one that decides otherwise."""
+    """Return the plan space of a model of the fleet view; None for other models."""
     env = None if model is None or settings is not None else model.get_env()
     if env is not None:
         try:
@@ -183,7 +185,7 @@ def actor_layers(state: Mapping[str, Any]) -> list[tuple[Float32, Float32]]:
         state: State dict of an SB3 `MlpPolicy` of PPO, A2C or MaskablePPO.
 
     Raises:
-        ValueError: It is the state of another kind of policy.
+        ValueError: The state dict belongs to another kind of policy.
     """
     return _layers(state, "mlp_extractor.policy_net.", ["action_net"])
 
@@ -195,7 +197,7 @@ def q_layers(state: Mapping[str, Any]) -> list[tuple[Float32, Float32]]:
         state: State dict of an SB3 `MlpPolicy` of DQN.
 
     Raises:
-        ValueError: It is the state of another kind of policy.
+        ValueError: The state dict belongs to another kind of policy.
     """
     return _layers(state, "q_net.q_net.", [])
 
@@ -212,7 +214,7 @@ def _layers(state: Mapping[str, Any], prefix: str, last: list[str]) -> list[tupl
 
 
 def _array(tensor: Any) -> Float32:
-    # A copy: the learner goes on changing its parameters in place.
+    # A copy, because the learner continues to change its parameters in place.
     return np.array(tensor.detach().cpu().numpy(), dtype=np.float32)
 
 
@@ -220,10 +222,10 @@ def activation_named(activation: object) -> Literal["tanh", "relu"]:
     """Return the name of an activation.
 
     Args:
-        activation: A class of torch, or how Python writes it.
+        activation: A class of torch, or Python's text for it.
 
     Raises:
-        ValueError: It is neither tanh nor ReLU.
+        ValueError: The activation is neither tanh nor ReLU.
     """
     found = re.fullmatch(r"<class 'torch\.nn\.modules\.activation\.(Tanh|ReLU)'>", str(activation))
     if found is None:
@@ -267,10 +269,10 @@ def _from_model(model: Any) -> _Learner:
 
 
 def _check_environment(model: Any, scenario: Scenario) -> None:
-    """Compare the action lists with those of the environment that the model still has, if it has one.
+    """Check the scenario's action lists against those of the model's environment, if the model has one.
 
     Raises:
-        PolicyError: They differ.
+        PolicyError: The lists differ.
     """
     env = model.get_env()
     try:
@@ -289,10 +291,10 @@ def _check_environment(model: Any, scenario: Scenario) -> None:
 
 
 def _check_decisions(model: Any, actor: MlpActor, encoder: ObservationEncoder | FleetEncoder) -> None:
-    """Compare decisions on random observations, which finds policies that compute something else.
+    """Compare the decisions of model and actor on random observations, to find policies that compute more.
 
     Raises:
-        PolicyError: Many differ. Single ones may, where two actions are equally good but for rounding.
+        PolicyError: Many decisions differ. A few may differ, if two actions are equally good up to rounding.
     """
     shape = (_N_PROBES, len(encoder.low))
     probes = np.random.default_rng(0).uniform(encoder.low, encoder.high, shape).astype(np.float32)
@@ -311,10 +313,10 @@ def _check_decisions(model: Any, actor: MlpActor, encoder: ObservationEncoder | 
 
 
 def _from_file(path: Path) -> _Learner:
-    """Read what `model.save` wrote: the text of the settings, and tensors.
+    """Read a file that `model.save` wrote: the text of the settings, and the tensors.
 
     Raises:
-        PolicyError: It is no such file, is damaged, or torch is not installed.
+        PolicyError: The file is missing, damaged or of another kind, or torch is not installed.
     """
     try:
         import torch
@@ -328,8 +330,8 @@ def _from_file(path: Path) -> _Learner:
             tensors = io.BytesIO(_member(archive, "policy.pth", _MAX_TENSOR_BYTES))
             versions = _versions(archive)
         with warnings.catch_warnings():
-            # torch warns of pickle protocols that its reader of plain weights knows only in part; if one does
-            # not load, that is an error here.
+            # torch warns of pickle protocols that its weights-only reader supports in part; a protocol that
+            # does not load is an error here anyway.
             warnings.simplefilter("ignore")
             state = torch.load(tensors, map_location="cpu", weights_only=True)
         return _from_settings(settings, state, versions, path)
@@ -338,7 +340,7 @@ def _from_file(path: Path) -> _Learner:
     except FileNotFoundError:
         raise PolicyError(f"{path}: there is no such file; give the zip file that model.save wrote") from None
     except (
-        # What a file that is cut off, or another kind of zip file, raises on the way.
+        # Errors that a truncated file, or another kind of zip file, may raise.
         *(AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, RecursionError),
         *(RuntimeError, TypeError, UnpicklingError, ValueError, zipfile.BadZipFile),
     ) as error:
@@ -375,7 +377,7 @@ def _from_settings(
         "stable_baselines3.common.policies": "PPO" if "clip_range" in settings else "A2C",
         "stable_baselines3.dqn.policies": "DQN",
     }.get(module)
-    if algorithm is None or "cg_max_steps" in settings:  # the latter is TRPO's
+    if algorithm is None or "cg_max_steps" in settings:  # TRPO has cg_max_steps
         own = "; a run of scripts/train.py is exported by its directory (--run)"
         raise PolicyError(
             f"{path}: a policy of module {module!r} cannot be exported; supported are {_SUPPORTED}"
@@ -402,7 +404,7 @@ def _from_settings(
 
 
 def _numbers(text: str, shape: list[int]) -> NDArray[np.float64]:
-    """Return the array that NumPy wrote as text; of a long one, which it cuts short, NaN for all."""
+    """Return an array that NumPy wrote as text; NaN everywhere if NumPy abbreviated a long array."""
     if "..." in text:
         return np.full(shape, np.nan)
     return np.array([float(word) for word in text.strip("[]").split()]).reshape(shape)
@@ -431,7 +433,7 @@ def _check_observation(
     for index, feature in enumerate(encoder.features):
         was = learner.low[index], learner.high[index]
         now = float(encoder.low[index]), float(encoder.high[index])
-        # Text has eight digits.
+        # The text of a file has eight digits.
         if not np.allclose(was, now, rtol=1e-6, atol=1e-9) and not np.isnan(was).any():
             raise PolicyError(
                 f"{where}: feature {index} ranges from {was[0]:g} to {was[1]:g}, feature {feature.name!r} of "
@@ -443,7 +445,7 @@ def _check_observation(
 def _check_actions(
     learner: _Learner, scenario: Scenario, space: FleetSpace | None, where: str
 ) -> tuple[int, ...]:
-    """Return the sizes of the groups of logits."""
+    """Check the model's action space, and return the sizes of its groups of logits (heads)."""
     if space is not None:
         if learner.sizes == space.nvec:
             return learner.sizes

@@ -1,8 +1,8 @@
-"""An actor as an ONNX graph.
+"""The ONNX graph of an actor.
 
-It is written node by node instead of being traced: it then holds standard operators only, its bytes depend on
-the weights alone, and the order of its float32 operations is the trainer's (see :mod:`dsd_env.policy.network`
-on why that matters for ties).
+The graph is written node by node instead of being traced. It therefore holds only standard operators, its
+bytes depend on the weights and the manifest alone, and its float32 operations have the trainer's order (see
+:mod:`dsd_env.policy.network` for why that matters for ties).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def onnx_bytes(actor: MlpActor, manifest_json: str) -> bytes:
 
     Args:
         actor: The network.
-        manifest_json: Stored as metadata property ``manifest``.
+        manifest_json: Text that the model stores as metadata property ``manifest``.
 
     Raises:
         PolicyError: The package onnx is not installed.
@@ -115,7 +115,7 @@ class _Graph:
 
 
 def _normalise(graph: _Graph, x: str, axes: str, name: str) -> str:
-    """Add x - logsumexp(x), in the operations that torch uses."""
+    """Add nodes for x - logsumexp(x), with the operations that torch uses."""
     top = graph.add("ReduceMax", [x, axes], f"{name}_top", keepdims=1)
     shifted = graph.add("Sub", [x, top], f"{name}_shifted")
     powers = graph.add("Exp", [shifted], f"{name}_powers")

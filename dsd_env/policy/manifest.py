@@ -1,4 +1,4 @@
-"""The manifest of a policy bundle: what the network sees, what its outputs mean, where it came from."""
+"""The manifest of a policy bundle: the network's inputs, the meaning of its outputs, and its provenance."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from dsd_env.strict_model import StrictNumbers
 
 FORMAT = "dsd_env.policy"
 FORMAT_VERSION = 4
-"""Raised when a bundle of this format can no longer be read by older code. Bundles that it can read say less:
-2 adds flat actions, logits that are not normalised, and trainings without a seed; 3 adds the fleet view; 4
-adds stop thresholds."""
+"""Newest version of the format; it rises when older code can no longer read all bundles. A bundle states the
+lowest version that describes it: 2 adds flat actions, logits that are not normalised, and trainings without a
+seed; 3 adds the fleet view; 4 adds stop thresholds."""
 OF_MENUS = ".is_lookup"
-"""How the name of a feature ends that only scenarios with a menu of drafters have."""
+"""Ending of the name of a feature that only scenarios with a menu of drafters have."""
 
 NPZ_FILE = "policy.npz"
 ONNX_FILE = "policy.onnx"
@@ -56,7 +56,7 @@ class _Model(StrictNumbers, BaseModel):
 
 
 class FeatureSpec(_Model):
-    """One input of the network, as :class:`dsd_env.control.Feature` without its description."""
+    """One input of the network: a :class:`dsd_env.control.Feature` without its meaning."""
 
     name: _Word
     unit: Annotated[str, Field(max_length=40)]
@@ -65,7 +65,7 @@ class FeatureSpec(_Model):
 
 
 class Fleet(_Model):
-    """The fleet view of a policy that makes plans; see :class:`dsd_env.control.fleet.FleetSpace`."""
+    """The plan space of a policy of the fleet view; see :class:`dsd_env.control.fleet.FleetSpace`."""
 
     control_period_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     grouping: Literal["device", "slo", "device_slo"]
@@ -75,7 +75,7 @@ class Fleet(_Model):
 
     @classmethod
     def of(cls, space: FleetSpace) -> Fleet:
-        """Return the manifest's form of a space of plans."""
+        """Return the manifest's form of a plan space."""
         return cls(
             control_period_s=space.control_period_s,
             grouping=space.grouping,
@@ -86,7 +86,7 @@ class Fleet(_Model):
 
 
 class Actions(_Model):
-    """What the indices of the three action dimensions stand for, of each group in the fleet view."""
+    """The meaning of the indices in the three action dimensions; in the fleet view, those of each group."""
 
     gammas: tuple[Annotated[int, Field(ge=0, le=4096)], ...] = Field(min_length=1, max_length=4096)
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = Field(min_length=1, max_length=4096)
@@ -121,7 +121,7 @@ class Actions(_Model):
         return ActionSpace(self.gammas, self.batch_sizes, self.n_placements, self.stop_thresholds)
 
     def heads(self) -> tuple[int, ...]:
-        """Return the sizes of the groups of logits of which one each is chosen."""
+        """Return the sizes of the groups of logits; one logit of each group is chosen."""
         space = self.space()
         if self.fleet is not None:
             return space.nvec * len(self.fleet.groups)
@@ -129,7 +129,7 @@ class Actions(_Model):
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The ONNX file carries the manifest's text: that of a bundle without what is new stays what it was.
+        # The ONNX file carries the manifest's text, so bundles without newer keys must keep their old text.
         data: dict[str, Any] = serialise(self)
         absent = {
             "flat": not self.flat,
@@ -140,13 +140,12 @@ class Actions(_Model):
 
 
 class Network(_Model):
-    """Shape of the actor: a multilayer perceptron in float32.
+    """The shape of the actor, a multilayer perceptron in float32.
 
     `normalisations` counts how often the trainer's distribution normalises the logits (x - logsumexp(x),
-    rounded to float32) before it takes the argmax of their softmax: 1 for PPO and A2C, 2 for MaskablePPO; 0
-    for DQN, which takes the argmax of its values as they are. Rounding
-    can make the two best of several almost equal logits exactly equal, and then the first of them wins; see
-    :mod:`dsd_env.policy.network`.
+    rounded to float32) before it takes the argmax of their softmax: 1 for PPO and A2C, 2 for MaskablePPO, and
+    0 for DQN, which takes the argmax of the action values directly. Rounding can make the two best of several
+    almost equal logits exactly equal; then the first of them wins, see :mod:`dsd_env.policy.network`.
     """
 
     layers: tuple[_Width, ...] = Field(
@@ -157,7 +156,7 @@ class Network(_Model):
 
 
 class ScenarioRef(_Model):
-    """The scenario a policy was trained on."""
+    """Reference to the scenario that a policy was trained on."""
 
     name: _Word
     version: int
@@ -165,7 +164,7 @@ class ScenarioRef(_Model):
 
 
 class Training(_Model):
-    """Where a policy came from."""
+    """Provenance of a policy's training."""
 
     algorithm: _Word
     seed: int | None
@@ -186,7 +185,7 @@ class FileEntry(_Model):
 
 
 class Manifest(_Model):
-    """Everything about a bundle except the weights."""
+    """The manifest: everything about a bundle except the weights."""
 
     format: Literal["dsd_env.policy"] = "dsd_env.policy"
     format_version: Literal[1, 2, 3, 4] = 1
@@ -236,15 +235,16 @@ class Manifest(_Model):
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     def identity_json(self) -> str:
-        """Return the manifest without digests, in canonical form; the ONNX file carries this text."""
+        """Return the manifest without digests as canonical JSON, which the ONNX file carries."""
         return canonical_json(self.model_dump(mode="json", exclude={"files"}))
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> Manifest:
-        """Validate the text of a manifest.
+        """Return the manifest in a text, validated.
 
         Raises:
-            PolicyError: Not JSON, another format or version, unknown or missing keys, impossible values.
+            PolicyError: The text is not JSON, has another format or version, or has unknown keys, missing
+                keys or impossible values.
         """
         try:
             data = json.loads(text)
@@ -267,18 +267,18 @@ class Manifest(_Model):
 
 
 def feature_specs(features: tuple[Feature, ...]) -> tuple[FeatureSpec, ...]:
-    """Return the manifest's form of an observation table."""
+    """Return the manifest's form of the features of an observation."""
     return tuple(FeatureSpec(name=f.name, unit=f.unit, scale=f.scale, half=f.half) for f in features)
 
 
 def scenario_ref(scenario: Scenario) -> ScenarioRef:
-    """Return name, version and digest of a scenario."""
+    """Return the reference to a scenario: name, version and digest."""
     digest = hashlib.sha256(canonical_json(scenario.model_dump(mode="json")).encode()).hexdigest()
     return ScenarioRef(name=scenario.name, version=scenario.version, sha256=digest)
 
 
 def mixture_ref(scenarios: Sequence[Scenario]) -> ScenarioRef:
-    """Return names and one digest of the scenarios of a mixture; of one scenario its reference."""
+    """Return one reference for all scenarios of a mixture; for a single scenario, its own reference."""
     refs = [scenario_ref(scenario) for scenario in scenarios]
     if len(refs) == 1:
         return refs[0]
@@ -289,7 +289,7 @@ def mixture_ref(scenarios: Sequence[Scenario]) -> ScenarioRef:
 
 
 def explain_mismatch(manifest: Manifest, encoder: ObservationEncoder, actions: ActionSpace) -> str | None:
-    """Return in words how a scenario's observation or actions differ from the policy's; None: not at all."""
+    """Return in words how a scenario's observation or actions differ from a policy's; None if equal."""
     if manifest.action.fleet is not None:
         return (
             "it is of the fleet view (dsd_env/EdgeCloudFleet-v0) and makes plans for groups, not decisions "
@@ -307,10 +307,10 @@ def explain_mismatch(manifest: Manifest, encoder: ObservationEncoder, actions: A
 
 
 def explain_unfit(manifest: Manifest, scenario: Scenario) -> str | None:
-    """Return in words why a policy cannot decide on a scenario; None: it can.
+    """Return in words why a policy cannot decide in a scenario; None if it can.
 
-    It need not have been trained on just these lists: a scenario may offer fewer candidates, other lengths
-    and batch sizes. The policy then chooses among those of its lists that the scenario has, too.
+    The scenario's lists need not equal those of the training: it may offer fewer candidates, and other
+    speculation lengths and batch sizes. The policy then chooses among the entries that both have.
     """
     space, own = manifest.action.space(), ActionSpace.of(scenario)
     if manifest.action.fleet is not None or manifest.action.flat or own.n_placements > space.n_placements:
@@ -327,7 +327,7 @@ def explain_unfit(manifest: Manifest, scenario: Scenario) -> str | None:
 
 
 def explain_fleet_mismatch(manifest: Manifest, space: FleetSpace) -> str | None:
-    """Return in words how a scenario's plans or what is known for them differ from a policy's, or None."""
+    """Return in words how a scenario's plans or their features differ from a policy's; None if equal."""
     fleet, own = manifest.action.fleet, Fleet.of(space)
     if fleet is None:
         return "it decides on single requests (dsd_env/EdgeCloud-v0), and makes no plans"
@@ -363,5 +363,5 @@ def _describe(feature: FeatureSpec) -> str:
 
 
 def canonical_json(data: object) -> str:
-    """Return JSON with sorted keys and no spaces: equal data give equal text."""
+    """Return JSON with sorted keys and without spaces, so that equal data give equal text."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,19 +1,20 @@
-"""The actor network in NumPy, float32, and the rule by which its logits become an action.
+"""The actor network in NumPy with float32, and the rule that turns the network's logits into an action.
 
 The trainers (Stable-Baselines3's PPO, sb3-contrib's MaskablePPO) do not take the argmax of the logits. They
-normalise (x - logsumexp(x), in float32, once or twice), apply the mask, take the softmax, and then the
-first maximum. In exact arithmetic that is the same; in float32 it is not: normalised logits are around -3,
-where neighbouring floats are 2.4e-7 apart, while raw logits of a young network are around 0.01 and a
-hundred times finer. Two logits that differ by less than that spacing become *equal* after normalisation,
-and the first wins, though the second was the larger. Some thirty states in a million of an untrained
-network are such cases.
+normalise the logits (x - logsumexp(x), in float32, once or twice), apply the mask, take the softmax, and then
+the first maximum. In exact arithmetic the result is the same, but not in float32: normalised logits are
+around -3, where neighbouring floats are 2.4e-7 apart, while raw logits of a young network are around 0.01,
+where floats are a hundred times denser. Two logits that differ by less than the coarser spacing become
+*equal* after normalisation, and the first wins even if the second was larger. This happens in some thirty of
+a million states of an untrained network.
 
-So this module takes the plain masked argmax, and where an earlier index comes so close to the maximum that
-rounding could merge them, it repeats the trainer's own sequence of float32 operations for that dimension.
+So this module takes the plain masked argmax. If a logit at an earlier index is so close to the maximum that
+rounding could make the two equal, it repeats the trainer's own sequence of float32 operations for that
+dimension.
 
-What remains is the order in which the libraries add products and powers. It depends on the processor's
-vector width, so that two machines running the trainer itself may disagree too. It can matter only where two
-logits are within a few float32 spacings of each other *and* of a rounding boundary.
+What can still differ is the order in which the libraries add products and powers. That order depends on the
+processor's vector width, so even two machines that run the trainer itself may disagree. It can matter only
+where two logits are within a few float32 spacings of each other *and* of a rounding boundary.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MASKED_LOGIT = np.float32(-1e8)
-"""What sb3-contrib puts in the place of a masked logit."""
+"""The value with which sb3-contrib replaces a masked logit."""
 
 _ROUNDING = 2.0**-24
-"""Relative error of one operation in float32."""
+"""Largest relative rounding error of one float32 operation."""
 _LARGE = 4.0
-"""How many times the expected size of an activation counts as large."""
+"""Multiple of the expected size of an activation that counts as a large activation."""
 _DOUBTS = 16.0
-"""How many times the expected difference of two ways to compute a logit counts as possible."""
+"""Multiple of the expected difference between two ways to compute a logit that counts as possible."""
 
 Float32 = NDArray[np.float32]
 Real = NDArray[np.floating[Any]]
-"""What is converted to float32 on the way in."""
+"""Arrays that are converted to float32 on input."""
 
 
 class MlpActor:
     """A multilayer perceptron with a masked argmax per action dimension.
 
-    It computes in buffers of its own: use one instance per thread (:meth:`copy` shares the weights).
+    An actor computes in its own buffers: use one instance per thread (:meth:`copy` shares the weights).
 
     Attributes:
         nvec: Sizes of the action dimensions.
@@ -59,18 +60,18 @@ class MlpActor:
         nvec: Sequence[int],
         normalisations: Literal[0, 1, 2] = 2,
     ) -> None:
-        """Take the weights.
+        """Set the weights.
 
         Args:
             layers: (weight (out, in), bias (out,)) per layer, float32, from input to logits.
-            activation: Between the layers; the last one is linear.
-            nvec: Sizes of the action dimensions; they sum to the number of logits. A single one for flat
+            activation: Activation between the layers; the last layer is linear.
+            nvec: Sizes of the action dimensions, which sum to the number of logits; a single size for flat
                 actions.
-            normalisations: How often the trainer normalises the logits, see
+            normalisations: How often the trainer normalises the logits; see
                 :class:`dsd_env.policy.manifest.Network`.
 
         Raises:
-            ValueError: Shapes that do not fit each other.
+            ValueError: The shapes do not fit each other.
         """
         self.nvec = tuple(int(n) for n in nvec)
         self.activation = activation
@@ -88,7 +89,7 @@ class MlpActor:
         self.n_logits = widths[-1]
         self._bounds = tuple(pairwise(accumulate(self.nvec, initial=0)))
         self._doubts: dict[float, float] = {}
-        # Products with several observations go through the weights by input, so they lie like that.
+        # Products with several observations read the weights by input, so keep them transposed as well.
         self._by_input = [np.ascontiguousarray(weight.T) for weight, _ in self.layers]
         self._many = [np.empty((0, n), dtype=np.float32) for n in widths[1:]]
         self._buffers = [np.empty(n, dtype=np.float32) for n in widths[1:]]
@@ -109,13 +110,13 @@ class MlpActor:
             float32, shape (sum(nvec),): a buffer that the next call overwrites.
 
         Raises:
-            ValueError: Wrong shape, or a value that is not finite.
+            ValueError: The shape is wrong, or a value is not finite.
         """
         x = np.asarray(observation, dtype=np.float32)
         if x.shape != (self.n_inputs,):
             raise ValueError(f"the observation has shape {x.shape}, the policy reads ({self.n_inputs},)")
-        # Finite exactly if all entries are (and none is astronomically large); three times faster than
-        # isfinite().all().
+        # The product is finite exactly if all entries are (and none is astronomically large); this is three
+        # times faster than isfinite().all().
         if not np.dot(x, x) < np.inf:
             raise ValueError("the observation holds a value that is not finite")
         if self.activation == "tanh":
@@ -133,18 +134,18 @@ class MlpActor:
         return np.add(out, bias, out=out)
 
     def logits_of_many(self, observations: Float32) -> tuple[Float32, float]:
-        """Return the logits of several observations, by one matrix product per layer.
+        """Return the logits of several observations, computed by one matrix product per layer.
 
-        A matrix product adds in another order than :meth:`logits`, so that its results may differ from that
-        in the last places. What is returned with them says where that could matter: a maximum by more is the
-        maximum in both.
+        A matrix product adds in another order than :meth:`logits`, so its results may differ in the last
+        digits. The second return value bounds the effect: a logit that is the maximum by more than this
+        tolerance is the maximum either way.
 
         Args:
             observations: float32, shape (n, n_inputs), all finite.
 
         Returns:
-            The logits, float32, shape (n, sum(nvec)), in a buffer that the next call overwrites, and how far
-            the difference of two of them may be from that of :meth:`logits`.
+            The logits, float32, shape (n, sum(nvec)), in a buffer that the next call overwrites; and the
+            tolerance: how far the difference of two logits may be from that of :meth:`logits`.
         """
         n = len(observations)
         if len(self._many[0]) < n:
@@ -163,10 +164,10 @@ class MlpActor:
     def _doubt(self, largest: float) -> float:
         """Return how far the difference of two logits may depend on the order of additions.
 
-        Roundings are taken to be independent: each of the n additions of a product is off by up to a rounding
-        of a sum as large as the root of the sum of squares, twice, for the two orders; the layers behind add
-        up such errors by squares, too, and the activations enlarge none. The result is `_DOUBTS` times the
-        size to be expected so.
+        Rounding errors are taken to be independent. Each of the n additions of a product may be off by one
+        rounding of a sum as large as the root of the sum of squares; this counts twice, once for each of the
+        two orders. Later layers add such errors in squares, too, and activations enlarge none. The result is
+        `_DOUBTS` times the error expected in this way.
 
         Args:
             largest: Largest absolute value among the inputs.
@@ -197,10 +198,10 @@ class MlpActor:
 
         Args:
             observation: float32, shape (n_inputs,).
-            mask: bool, shape (sum(nvec),), True where selectable; None: everything.
+            mask: bool, shape (sum(nvec),), True where selectable; None: everything is selectable.
 
         Raises:
-            ValueError: Wrong shapes, values that are not finite, or a dimension with nothing to select.
+            ValueError: A shape is wrong, a value is not finite, or a dimension has nothing to select.
         """
         logits = self.logits(observation)
         return choose(logits, mask, self._bounds, self.normalisations)
@@ -212,7 +213,7 @@ def choose(
     bounds: tuple[tuple[int, int], ...],
     normalisations: int,
 ) -> list[int]:
-    """Return the index of the chosen entry of every dimension, with the trainer's treatment of ties.
+    """Return the index chosen in every dimension, with the trainer's treatment of ties.
 
     Args:
         logits: float32, shape (n,).
@@ -221,7 +222,7 @@ def choose(
         normalisations: 0 (DQN), 1 (PPO, A2C) or 2 (MaskablePPO).
 
     Raises:
-        ValueError: Wrong mask shape, or a dimension with nothing to select.
+        ValueError: The mask has a wrong shape, a dimension has nothing to select, or logits are not finite.
     """
     values = logits.tolist()
     if mask is None:
@@ -245,8 +246,8 @@ def choose(
             raise ValueError(
                 f"the mask leaves nothing to select in dimension {len(chosen)}, or the logits are not finite"
             )
-        # Normalised logits are of the size of `reach`; float32 spacing there is at most 1.2e-7 of it per
-        # rounding.
+        # Normalised logits have about the size of `reach`; there, one float32 rounding is at most 1.2e-7 of
+        # that size.
         reach = 4.0 + abs(top) + max(masked - top, 0.0)
         if normalisations and top - earlier <= 1e-6 * reach:
             part = np.asarray(allowed[start:stop], dtype=np.bool_)
@@ -263,7 +264,7 @@ def _as_the_trainer(logits: Float32, mask: NDArray[np.bool_], normalisations: in
         x = _normalise(np.where(mask, x, _MASKED_LOGIT))
     powers = _exp(x - x.max())
     probabilities = powers / _sum(powers)
-    # PPO itself knows no mask; one that is given all the same must hold.
+    # PPO itself has no mask, but a mask that is given must be respected.
     return int(np.argmax(np.where(mask, probabilities, np.float32(-1.0))))
 
 
@@ -275,11 +276,11 @@ def _normalise(x: Float32) -> Float32:
 
 
 def _exp(x: Float32) -> Float32:
-    # Rounded once: NumPy's own float32 exp turns exp(-1.2e-7) into the wrong neighbour, which decides ties.
+    # Round only once: NumPy's float32 exp rounds exp(-1.2e-7) to the wrong neighbour, which decides ties.
     rounded: Float32 = np.exp(x.astype(np.float64)).astype(np.float32)
     return rounded
 
 
 def _sum(x: Float32) -> np.float32:
-    # One after the other, as torch adds up to eight numbers; NumPy adds them in pairs.
+    # Add one after the other, as torch adds up to eight numbers; NumPy adds in pairs.
     return np.float32(np.add.accumulate(x)[-1])

@@ -1,4 +1,4 @@
-"""Where the acceptance of draft tokens comes from."""
+"""Sources of the acceptance of draft tokens: recorded, fitted or synthetic."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Hits = Annotated[
 
 
 class TraceAcceptance(Model):
-    """Replay of a recorded trace set: exact for every speculation length."""
+    """Acceptance replayed from a recorded trace set; exact for every speculation length."""
 
     source: Literal["trace"]
     trace: str = Field(min_length=1, description="Name of a shipped trace set, or a path.")
@@ -34,9 +34,9 @@ class TraceAcceptance(Model):
 
 
 class FittedAcceptance(Model):
-    """Replay of requests drawn from a fitted model, for pairs whose recordings cannot be shipped.
+    """Acceptance replayed from requests of a fitted model, for pairs whose recordings cannot be shipped.
 
-    `published` is a model with the shape of a recording at the level that was published for a larger pair.
+    A `published` model has the shape of a recording, at the acceptance level published for a larger pair.
     """
 
     source: Literal["fitted", "published"] = Field(description="What the model is labelled.")
@@ -46,7 +46,7 @@ class FittedAcceptance(Model):
 
 
 class IidAcceptanceConfig(Model):
-    """Every draft token is accepted with probability alpha, independently (synthetic)."""
+    """Synthetic acceptance: every draft token is accepted independently with probability alpha."""
 
     source: Literal["iid"]
     alpha: Fraction
@@ -54,7 +54,7 @@ class IidAcceptanceConfig(Model):
 
 
 class MarkovAcceptanceConfig(Model):
-    """Acceptance with memory: the chance of a match after a match and after a mismatch (synthetic)."""
+    """Synthetic acceptance with memory: the probability of a match after a match, and after a mismatch."""
 
     source: Literal["markov"]
     after_match: Fraction

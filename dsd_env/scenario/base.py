@@ -1,4 +1,4 @@
-"""What every part of the schema is made of: names, numbers in their ranges, and the frozen model."""
+"""Building blocks of the scenario schema: names, numbers with ranges, and the frozen base model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Model(StrictNumbers, BaseModel):
-    """A part of a scenario: frozen, unknown keys are refused, numbers are numbers."""
+    """Base model of each part of a scenario: frozen, without unknown keys, and strict about numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class WithLaterKeys(Model):
-    """A part with keys that came later: dumps leave them out at their defaults, so that digests stay.
+    """Base model of a part with keys added later: dumps omit such a key at its default, to keep old digests.
 
     Attributes:
-        later_keys: Their names.
+        later_keys: Names of the keys added later.
     """
 
     later_keys: ClassVar[tuple[str, ...]] = ()

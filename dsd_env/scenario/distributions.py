@@ -18,7 +18,7 @@ class Constant(Model):
 
 
 class LogNormal(Model):
-    """Log-normal by median and shape, clipped to [low, high]."""
+    """Log-normal distribution with the given median and shape, clipped to [low, high]."""
 
     distribution: Literal["lognormal"]
     median: Positive
@@ -34,24 +34,24 @@ class LogNormal(Model):
 
 
 class Exponential(Model):
-    """Exponential by mean."""
+    """Exponential distribution with the given mean."""
 
     distribution: Literal["exponential"]
     mean: Positive
 
 
 class Geometric(Model):
-    """Geometric on 1, 2, 3, ... by mean."""
+    """Geometric distribution on 1, 2, 3, ... with the given mean."""
 
     distribution: Literal["geometric"]
     mean: Annotated[float, Field(ge=1)]
 
 
 class Quantiles(Model):
-    """Any positive distribution, by its quantiles.
+    """Any positive distribution, given by its quantiles.
 
-    The logarithm is linear between them in terms of the normal quantile, as a log-normal's is everywhere;
-    what lies beyond the outer levels has the outer values.
+    Between two levels the logarithm is linear in the standard normal quantile, as that of a log-normal is
+    everywhere. Beyond the outer levels the distribution takes the outer values.
     """
 
     distribution: Literal["quantiles"]

@@ -1,4 +1,4 @@
-"""What a learner is given: the actions, the reward, the episode."""
+"""The learning problem of a scenario: action lists, reward weights, and the length of an episode."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Actions(WithLaterKeys):
 
 
 class RewardWeights(Model):
-    """Weights of the named reward terms; every term is a cost per reference unit (see docs)."""
+    """Weights of the reward terms by name; see :data:`dsd_env.control.rewards.TERMS` for the terms."""
 
     latency: NonNegative = 1.0
     tpot: NonNegative = 0.0
@@ -77,7 +77,7 @@ class RewardWeights(Model):
 
 
 class Reward(Model):
-    """Weights and the reference values that make returns comparable across scenarios."""
+    """Reward weights, and the reference values that make returns comparable across scenarios."""
 
     weights: RewardWeights = RewardWeights()
     reference_e2e_s: Positive = Field(
@@ -90,11 +90,12 @@ class Reward(Model):
 
 
 class Episode(Model):
-    """When an episode ends, and what its metrics are about.
+    """When an episode ends, and which requests its metrics cover.
 
-    Either a window of simulated time, the same for every scheduler: after `warmup_s`, the requests that
-    arrive in the next `window_s` are measured, and the episode goes on, with new arrivals, until all of them
-    are done. Or a number of requests: `requests` after `warmup_requests`, by order of arrival.
+    An episode measures either a window of simulated time, which is the same for every scheduler, or a number
+    of requests. With a window, the requests that arrive during `window_s` after `warmup_s` are measured, and
+    the episode continues, with new arrivals, until all of them have completed. With a number, `requests`
+    requests after the first `warmup_requests` are measured, in order of arrival.
     """
 
     requests: Count | None = Field(
@@ -141,10 +142,10 @@ class Episode(Model):
 
     @property
     def measured_requests(self) -> int:
-        """Number of requests to measure; 0 with a window."""
+        """Number of requests to measure; 0 if a window is measured."""
         return self.requests or 0
 
     @property
     def end_s(self) -> float:
-        """End of the window."""
+        """Simulated time at which the window ends."""
         return self.warmup_s + (self.window_s or 0.0)

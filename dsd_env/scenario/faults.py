@@ -1,4 +1,4 @@
-"""What fails now and then."""
+"""Faults: failures of links, devices and servers from which they recover."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dsd_env.scenario.distributions import Duration
 
 
 class Fault(Model):
-    """Something that fails now and then, and comes back.
+    """A recurrent failure of a link, device or server.
 
-    Every member of the class fails on its own: at the times in `at_s`, and after exponential times in
-    service with mean `mean_interval_s`.
+    Every member of the class fails independently: either at the times in `at_s`, or after exponential times
+    in service with mean `mean_interval_s`.
     """
 
     kind: Literal["link_outage", "bandwidth_collapse", "device_crash", "edge_crash", "target_crash"]

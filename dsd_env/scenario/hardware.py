@@ -1,9 +1,9 @@
-"""What a scenario leaves to its hardware: KV pools, and how many sequences an edge server drafts at once.
+"""Values that a scenario leaves to its hardware: KV pools, and the draft concurrency of edge servers.
 
-A target without ``kv_capacity_tokens`` (or with ``auto``) holds as many tokens as its GPUs' memory has room
-for beside weights, activations, graphs and the drafters on the same GPUs. An edge server whose drafter has no
-``concurrency`` (or ``auto``) batches as far as its card holds the longest context. Both need profiles that
-say how much memory their GPUs have. What was given in figures must fit, too.
+A target without ``kv_capacity_tokens`` (or with ``auto``) holds as many tokens as fit into its GPUs' memory
+beside weights, activations, graphs and the drafters on the same GPUs. An edge server whose drafter has no
+``concurrency`` (or ``auto``) drafts for as many sequences at once as its card's memory holds of the longest
+context. Both need latency profiles that state the memory of the GPUs. Values given as numbers must fit, too.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _MAX_TOKENS = 1_000_000_000
 
 
 class HardwareError(ValueError):
-    """The hardware has no room, or is not known; the message names key, value and range."""
+    """The hardware's memory is too small or unknown; the message names key, value and range."""
 
 
 def with_hardware(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a scenario's data with what its hardware decides filled in.
+    """Return a scenario's data with the values filled in that depend on the hardware.
 
-    Whatever is not as it should be is left for the schema to refuse.
+    Malformed data are left for the schema to refuse.
 
     Args:
-        data: A scenario as read; it is not changed.
+        data: The data of a scenario as read; they are not changed.
 
     Raises:
-        HardwareError: A model or drafter does not fit, or ``auto`` stands where nothing is known.
+        HardwareError: A model or drafter does not fit, or ``auto`` is given but the memory is unknown.
     """
     filled = dict(data)
     for key, fill in (("targets", _target), ("edge_servers", _edge_server)):
@@ -103,7 +103,7 @@ def _check_given(
     drafters: list[LatencyProfile],
     sizes: dict[str, int],
 ) -> None:
-    """Refuse a pool that the whole memory of the GPUs cannot hold, and drafters that do not fit beside it."""
+    """Refuse a KV pool larger than the whole memory of the GPUs, and drafters that do not fit beside it."""
     try:
         most = kv_capacity_tokens(profile, (), utilisation=1.0, **sizes)
         if given > most:
@@ -127,7 +127,7 @@ def _refusal(key: str, named: str, error: MemoryShortageError) -> str:
 
 
 def _menu(site: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the drafters of a site as they are given, each with its key; what is no mapping is left out."""
+    """Return the drafters of a site as given, each with its key, without entries that are not mappings."""
     several = site.get(f"{key}s")
     listed = list(enumerate(several)) if isinstance(several, list | tuple) else []
     found = [(key, site.get(key)), *((f"{key}s.{rank}", drafter) for rank, drafter in listed)]
@@ -135,7 +135,7 @@ def _menu(site: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any
 
 
 def _edge_server(key: str, edge: Mapping[str, Any], data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Fill in how many sequences each drafter takes at once; those of one server share its card."""
+    """Fill in how many sequences each drafter drafts at once; the drafters of a server share its card."""
     menu = _menu(edge, "drafter")
     profiles = [_profile(drafter.get("profile"), f"{key}.{where}", needed=False) for where, drafter in menu]
     filled: list[Mapping[str, Any]] = []
@@ -180,7 +180,10 @@ def _edge_drafter(
 
 
 def _profile(choice: object, key: str, *, needed: bool) -> LatencyProfile | None:
-    """Return a named profile; coefficients have no memory, and a wrong name is refused elsewhere."""
+    """Return a profile given by name; None for coefficients, which state no memory.
+
+    A wrong name gives None too unless the profile is needed, because the name is refused elsewhere.
+    """
     if not isinstance(choice, str):
         return None
     try:
@@ -192,7 +195,7 @@ def _profile(choice: object, key: str, *, needed: bool) -> LatencyProfile | None
 
 
 def _longest_context(data: Mapping[str, Any]) -> int | None:
-    """Return the longest context of a request, drafts included; ``None`` if its parts are no numbers."""
+    """Return the longest context of a request, drafts included; None if its parts are not numbers."""
     workload, actions = data.get("workload"), data.get("actions", {})
     if not isinstance(workload, Mapping) or not isinstance(actions, Mapping):
         return None

@@ -1,4 +1,4 @@
-"""Links: delay, bandwidth, loss, outages, and what they replay."""
+"""Links: delay, bandwidth, loss, outages, and replayed recordings."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from dsd_env.scenario.base import Model, NonNegative, Positive
 
 
 class Jitter(Model):
-    """Heavy-tailed one-way delay jitter: log-normal with the given median and shape."""
+    """Heavy-tailed jitter of the one-way delay: log-normal with the given median and shape."""
 
     median_s: NonNegative = 0.0
     sigma: Annotated[float, Field(ge=0, le=3)] = 0.0
 
 
 class Ar1(Model):
-    """A stationary Gaussian process with exponential autocorrelation, the logarithm of something."""
+    """A stationary Gaussian process with exponential autocorrelation, for the logarithm of a quantity."""
 
     sigma: Annotated[float, Field(ge=0, le=3)]
     correlation_s: Positive = Field(description="Time after which its autocorrelation is 1/e.")
 
 
 class BandwidthProcess(Model):
-    """Bandwidth around its nominal mean: log-normal, constant for a period, each direction on its own.
+    """Bandwidth that varies around its nominal mean, constant for a period, independently in each direction.
 
-    The logarithm is the sum of a fast and a slow first-order process, since measured series are correlated
-    over a second *and* over a minute, which one process cannot be. With `quantiles` that sum is only the
-    ranking (a Gaussian copula): the distribution is the given one, which need not be log-normal.
+    The bandwidth is log-normal. Its logarithm is the sum of a fast and a slow first-order process, because
+    measured series are correlated over a second *and* over a minute, which a single process cannot reproduce.
+    With `quantiles` the sum only ranks the values (a Gaussian copula), and the bandwidth has the given
+    distribution, which need not be log-normal.
     """
 
     period_s: Positive = 1.0
@@ -52,17 +53,17 @@ class BandwidthProcess(Model):
 
     @property
     def parts(self) -> tuple[Ar1, ...]:
-        """The processes that are added, one or two."""
+        """The one or two processes whose sum is used."""
         return (self.fast,) if self.slow is None else (self.fast, self.slow)
 
 
 class DelayProcess(Model):
-    """A delay on top of propagation and jitter that changes over time, constant for a period.
+    """A time-varying delay on top of propagation and jitter, constant for a period.
 
-    Log-normal with `median_s`; or, with `quantiles_s`, of any distribution, and then `sigma`,
-    `correlation_s` and `slow` say only in which order its values follow one another (a Gaussian copula).
-    Round trips do not tell what the way up and the way down take of them: with `both_ways` the two have the
-    same delay at any time, so that a round trip has twice that.
+    With `median_s` the delay is log-normal. With `quantiles_s` it has the given distribution, and `sigma`,
+    `correlation_s` and `slow` only set the order in which its values occur (a Gaussian copula). Measured
+    round trips do not show how they divide into the way up and the way down: with `both_ways` both directions
+    have the same delay at any time, so that a round trip has twice the delay.
     """
 
     median_s: Positive | None = None
@@ -90,27 +91,27 @@ class DelayProcess(Model):
 
     @property
     def parts(self) -> tuple[Ar1, ...]:
-        """The processes that are added, one or two."""
+        """The one or two processes whose sum is used."""
         fast = Ar1(sigma=self.sigma, correlation_s=self.correlation_s)
         return (fast,) if self.slow is None else (fast, self.slow)
 
 
 class Outages(Model):
-    """Times without service, in both directions at once: exponential up and down times (Gilbert-Elliott)."""
+    """Outages in both directions at once, with exponential up and down times (Gilbert-Elliott)."""
 
     mean_up_s: Positive
     mean_down_s: Positive
 
 
 class Replay(Model):
-    """A recorded series of bandwidth (and delay), repeated for ever; see :mod:`dsd_env.network.series`."""
+    """A recorded series of bandwidth (and delay), repeated endlessly; see :mod:`dsd_env.network.series`."""
 
     file: str = Field(min_length=1, description="Path of a CSV or Mahimahi file, or name of a shipped one.")
     random_start: bool = Field(default=True, description="Every link begins elsewhere in it.")
 
 
 class Link(Model):
-    """A point-to-point path between two sites; each direction is a FIFO of its own."""
+    """A point-to-point path between two sites; each direction is a separate FIFO queue."""
 
     one_way_s: NonNegative = Field(description="One-way propagation delay, each way.")
     one_way_spread: tuple[Positive, Positive] = Field(

@@ -1,4 +1,4 @@
-"""Loading scenarios from YAML: by name or by path, with variants, safely."""
+"""Safe loading of scenarios from YAML, by name or by path, with inheritance and overrides."""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ def load_scenario(scenario: str | Path | Scenario | Mapping[str, Any], **overrid
 
     Args:
         scenario: Name of a shipped scenario (``"metro"``), path of a YAML file, a mapping with the
-            same keys (``extends`` too), or a :class:`Scenario`, which is returned as it is.
-        **overrides: Values by dotted key with ``__`` for the dots, e.g. ``episode__requests=50``.
+            same keys (``extends`` too), or a :class:`Scenario`, which is returned unchanged if there are no
+            overrides.
+        **overrides: New values by dotted key, with ``__`` for each dot, e.g. ``episode__requests=50``.
 
     Returns:
         The validated, frozen scenario.
 
     Raises:
-        ScenarioError: Not found, not YAML, unknown key, impossible value or dangling reference.
+        ScenarioError: The scenario is not found or not YAML, or has an unknown key, an impossible value or a
+            dangling reference.
     """
     if isinstance(scenario, Scenario):
         if not overrides:
@@ -74,11 +76,11 @@ def has_own_card(scenario: str | Path) -> bool:
 
 
 _kept: dict[tuple[Path, Path], tuple[dict[Path, Stamp], Scenario]] = {}
-"""Scenarios by absolute path and scenario folder, with the files behind each and their stamps then."""
+"""Loaded scenarios by absolute path and scenario folder, with the files read for each and their stamps."""
 
 
 def _load_file(path: Path) -> Scenario:
-    """Return the scenario of a file, validated once until one of the files behind it changes."""
+    """Return the scenario in a file; it is validated again only after one of the files it reads changes."""
     key = path.absolute(), scenario_dir()
     if key in _kept:
         files, scenario = _kept[key]
@@ -98,7 +100,7 @@ def _load_file(path: Path) -> Scenario:
 
 
 def _copy(scenario: Scenario) -> Scenario:
-    """Return the scenario with dicts of its own: they can be changed, while all that is in them is frozen."""
+    """Return a copy of a scenario with its own dicts: dicts can be changed, while their values are frozen."""
     tables = {name: dict(value) for name, value in scenario if isinstance(value, dict)}
     workload = scenario.workload.model_copy(update={"kinds": dict(scenario.workload.kinds)})
     return scenario.model_copy(update={**tables, "workload": workload})
@@ -123,7 +125,7 @@ def _resolve(scenario: str | Path, beside: Path | None = None) -> Path:
 
 
 def _read(path: Path, depth: int = 0, read: list[Path] | None = None) -> dict[str, Any]:
-    """Return a file's data on top of those that it extends; ``read`` collects the files."""
+    """Return a file's data merged onto those of the files that it extends; ``read`` collects the files."""
     if depth > _MAX_EXTENDS:
         raise ScenarioError(f"{path}: `extends` goes deeper than {_MAX_EXTENDS} files; is it a circle?")
     read = [] if read is None else read
@@ -140,7 +142,7 @@ def _read(path: Path, depth: int = 0, read: list[Path] | None = None) -> dict[st
 def _inherit(
     data: dict[str, Any], where: str, beside: Path | None, depth: int, read: list[Path] | None = None
 ) -> dict[str, Any]:
-    """Return the data on top of the scenario that it extends, if it does."""
+    """Return the data merged onto those of the scenario that they extend, if they extend one."""
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -158,16 +160,16 @@ def _inherit(
 
 
 def _where(origin: str, overrides: Mapping[str, Any]) -> str:
-    """Name the origin of data so that an error in an override is not looked for in the file."""
+    """Return a name of the data's origin that mentions overrides, so that users look for errors there too."""
     return f"{origin} with {', '.join(overrides)} overridden" if overrides else origin
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``change`` on top; mappings merge key by key, ``null`` removes a key.
+    """Return ``base`` with ``change`` merged onto it: mappings merge key by key, ``null`` removes a key.
 
-    A mapping whose own choice key (``distribution``, ``kind``, ``source``) changes replaces the
-    old one whole, because the old keys belong to another type. (The `kind` of `protocol` is no such choice:
-    all of its keys make sense for both.)
+    If a mapping changes its own type key (``distribution``, ``kind``, ``source``), it replaces the old
+    mapping as a whole, because the old keys belong to another type. (The `kind` of `protocol` is not such a
+    key: all keys of `protocol` make sense with every kind.)
     """
     merged = dict(base)
     for key, value in change.items():
@@ -187,7 +189,7 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def _removed_in_vain(base: Any, change: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield the path of each key that ``change`` takes away and ``base`` does not have."""
+    """Yield the path of each key that ``change`` removes but ``base`` does not have."""
     inner = base if isinstance(base, dict) else {}
     for key, value in change.items():
         if isinstance(value, dict):
@@ -205,13 +207,13 @@ def _with_overrides(data: dict[str, Any], overrides: dict[str, Any]) -> dict[str
             inner = inner.setdefault(parent, {})
         inner[last] = value
         changed = _merge(data, change)
-        # A key taken away that nothing has must not go unnoticed: it stays, for validation to refuse.
+        # If there is no such key to remove, keep it as null, so that validation refuses an unknown key.
         data = _with_null(data, [*parents, last]) if value is None and changed == data else changed
     return data
 
 
 def _with_null(data: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    """Return the data with null at a path, if no scenario has such a key; else the data as they are."""
+    """Return the data with null at a path, if no scenario can have such a key; else the data unchanged."""
     spoiled = copy.deepcopy(data)
     inner: Any = spoiled
     for parent in path[:-1]:
@@ -242,7 +244,7 @@ def _validate(data: dict[str, Any], where: str) -> Scenario:
 
 
 def _key(loc: Iterable[int | str]) -> str:
-    """Return the dotted key of a place; tags of alternatives are no keys of the file."""
+    """Return the dotted key of a pydantic location, without tags of alternatives, which the file lacks."""
     return ".".join(str(part) for part in loc if not str(part).startswith(("<", "function-")))
 
 
@@ -250,9 +252,9 @@ def explain_validation_error(error: ValidationError, where: str, model: type[Bas
     """Return a message with one line per problem: file, key, value, and what is allowed.
 
     Args:
-        error: What pydantic raised.
-        where: The file, or another name of the origin.
-        model: What was validated, whose keys are suggested for unknown ones; None: none are.
+        error: The error that pydantic raised.
+        where: The file, or another name of the data's origin.
+        model: Model that was validated; its keys are suggested for unknown keys. None: no suggestions.
     """
     lines = []
     for problem in error.errors(include_url=False):

@@ -1,4 +1,4 @@
-"""What of an episode is measured: a number of requests, or a window of time in the steady state."""
+"""Scenarios that measure a number of requests, or a window of simulated time in the steady state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dsd_env.scenario.schema import ClosedLoop, Constant, Duration, Exponential,
 
 
 def measuring(scenario: Scenario, requests: int) -> Scenario:
-    """Return a scenario that measures so many requests, instead of its own number or of a window of time.
+    """Return a scenario that measures ``requests`` requests, instead of its own number or its window.
 
     Raises:
         ScenarioError: The number is impossible.
@@ -18,18 +18,18 @@ def measuring(scenario: Scenario, requests: int) -> Scenario:
 
 
 def steady(scenario: Scenario, cycles: int | None = None, window_s: float | None = None) -> Scenario:
-    """Return a scenario that measures a window of simulated time after a warm-up, whoever schedules.
+    """Return a scenario that measures the same window of simulated time, after a warm-up, for any scheduler.
 
-    The warm-up is the longest of a cycle of the load, three mean think times of a closed loop, and 10 s.
+    The warm-up is the longest of one cycle of the load, three mean think times of a closed loop, and 10 s.
 
     Args:
         scenario: The scenario.
-        cycles: Cycles of the load in the window; a load that does not change has cycles of `period_s`, too.
-            Default: as many as make a minute, at least two.
-        window_s: Length of the window instead.
+        cycles: Number of load cycles in the window; a constant load has cycles of `period_s`, too. Default:
+            as many as fill a minute, at least two.
+        window_s: Length of the window, instead of a number of cycles.
 
     Raises:
-        ScenarioError: ``window_s`` is no whole number of cycles of a load that changes.
+        ScenarioError: The load changes, and ``window_s`` is not a whole number of its cycles.
     """
     period_s = scenario.workload.load.period_s
     arrivals = scenario.workload.arrivals
@@ -50,7 +50,7 @@ def steady(scenario: Scenario, cycles: int | None = None, window_s: float | None
 
 
 def _mean_s(law: Duration) -> float:
-    """Return the mean of a law of durations; clipping apart."""
+    """Return the mean of a distribution of durations, ignoring any clipping."""
     if isinstance(law, Constant):
         return law.value
     if isinstance(law, Exponential):

@@ -1,4 +1,4 @@
-"""The protocol between drafter and target, and the bytes of its messages."""
+"""The protocol between drafter and target, and the sizes of its messages."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dsd_env.scenario.base import Model, NonNegative, Positive, WithLaterKeys
 
 
 class Branches(Model):
-    """Continuations that the drafter of a stream prepares for the likely corrections of its drafts.
+    """Branches: continuations that the drafter of a stream prepares for likely corrections of its drafts.
 
-    A fan-out of 0 turns them off, whatever their depth, so that a variant can.
+    A fan-out of 0 turns branches off whatever their depth, so that a variant of a scenario can do so.
     """
 
     fanout: Annotated[int, Field(ge=0, le=8)] = Field(
@@ -33,7 +33,7 @@ class Branches(Model):
 
 
 class Protocol(WithLaterKeys):
-    """The coordinated execution protocol between drafter and target."""
+    """The protocol by which drafter and target execute rounds or streams together."""
 
     later_keys: ClassVar[tuple[str, ...]] = ("token_acks",)
 
@@ -112,7 +112,7 @@ class Protocol(WithLaterKeys):
 
     @property
     def bytes_per_draft_token(self) -> float:
-        """Bytes that one draft token takes on the way to the target."""
+        """Size of one draft token in a message to the target, in bytes."""
         if self.draft_probabilities == "none":
             return self.bytes_per_token
         if self.draft_probabilities == "scalar":

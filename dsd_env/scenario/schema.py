@@ -1,8 +1,8 @@
-"""The scenario schema: every number a simulation depends on, with its unit and its allowed range.
+"""The scenario schema: every number that a simulation depends on, with its unit and its allowed range.
 
-All models are frozen and reject unknown keys. Times are seconds, sizes bytes or tokens, rates per
-second, power watts, energy joules, money US dollars. The parts lie in files by subject; this one holds the
-whole and gives every name of the schema.
+All models are frozen and reject unknown keys. Times are seconds, sizes bytes or tokens, rates per second,
+power watts, energy joules, money US dollars. The parts of the schema are in modules by subject; this module
+holds the whole scenario and re-exports all names of the schema.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ MAX_PLACEMENTS = 256
 
 
 class Card(Model):
-    """What a scenario stands for, in words and measured numbers."""
+    """Description of what a scenario represents, in words and measured numbers."""
 
     models: str = Field(description="The situation and the models it is about.")
     regime: str = Field(description="What limits performance here, and what a scheduler can win.")
@@ -159,17 +159,17 @@ class Scenario(Model):
 
     @property
     def where(self) -> str:
-        """What errors call the scenario: the file it was read from, if any, and its name."""
+        """The scenario in error messages: the file that it was read from, if any, and its name."""
         return f"{self._origin}: scenario {self.name!r}" if self._origin else f"scenario {self.name!r}"
 
     def from_origin(self, origin: str) -> Self:
-        """Return the same scenario, which errors say to be from there."""
+        """Return the same scenario, with the given origin for error messages."""
         scenario = self.model_copy()
         scenario._origin = origin
         return scenario
 
     def __eq__(self, other: object) -> bool:
-        # Where a scenario was read from makes no difference to what it says.
+        # The origin of a scenario is not part of its content.
         return isinstance(other, Scenario) and self.__dict__ == other.__dict__
 
     @model_validator(mode="after")
@@ -215,7 +215,7 @@ class Scenario(Model):
         return self
 
     def _streams(self) -> None:
-        """Check that there is something to stream, if that is the protocol."""
+        """Check that the settings of streams, branches and offered edge servers fit the scenario."""
         if self.actions.edge_servers_offered is not None and self.n_edge_servers == 0:
             raise ValueError(
                 f"actions.edge_servers_offered = {self.actions.edge_servers_offered} has none to offer: "
@@ -252,7 +252,7 @@ class Scenario(Model):
             )
 
     def _whole_cycles(self) -> None:
-        """Check that a window is as long as whole cycles of a load that changes."""
+        """Check that the window covers whole cycles of a changing load."""
         load, window_s = self.workload.load, self.episode.window_s
         if window_s is None or len({value for _, value in load.points}) == 1:
             return
@@ -267,7 +267,7 @@ class Scenario(Model):
 
     @property
     def load_cycles(self) -> int:
-        """Whole cycles of a changing load in the window; 0 if the load is constant or there is no window."""
+        """Number of whole load cycles in the window; 0 if the load is constant or there is no window."""
         load, window_s = self.workload.load, self.episode.window_s
         if window_s is None or len({value for _, value in load.points}) == 1:
             return 0
@@ -300,7 +300,7 @@ class Scenario(Model):
 
     @property
     def streaming_models(self) -> frozenset[str]:
-        """Names of the draft models of drafters that can stream: those not on a target's own GPUs."""
+        """Draft models whose drafters can stream, which are those not on a target's own GPUs."""
         sites: list[DeviceClass | EdgeServer] = [*self.devices.values(), *self.edge_servers.values()]
         elsewhere = (drafter for site in sites for drafter in site.menu)
         beside = (drafter for target in self.targets.values() for drafter in target.menu)
@@ -310,7 +310,7 @@ class Scenario(Model):
         )
 
     def hits(self, model: str) -> tuple[float, ...]:
-        """Return the probabilities that branches of a draft model hold the right token, by fan-out from 1."""
+        """Return, for each fan-out from 1, the probability that a model's branches hold the right token."""
         source = self.acceptance[model]
         return () if isinstance(source, TraceAcceptance) else source.hits
 
@@ -321,7 +321,7 @@ class Scenario(Model):
 
     @property
     def max_num_seqs(self) -> tuple[int, ...]:
-        """Requests that can be resident at each target server, by number."""
+        """Largest number of requests resident at a time, for each target server by number."""
         return tuple(target.max_num_seqs for target in self.targets.values() for _ in range(target.count))
 
     @property
@@ -336,14 +336,15 @@ class Scenario(Model):
 
     @property
     def places(self) -> tuple[tuple[int, int, int, int], ...]:
-        """The places to draft at that each offered target has, in the order of its candidates.
+        """The places to draft at for each offered target, in the order of the target's candidates.
 
-        Each is (site, edge server or -1, drafter there by its place in the list, fan-out of its branches):
-        first the drafters at the target, then the own device's, then each edge server's. The edge server is a
-        number, or a place in the order of those on offer where `actions.edge_servers_offered` limits them.
-        There are as many for targets and devices (and edge servers, if limited) as the one with the most
-        drafters has, and at least one each; a candidate whose site has fewer is never valid. Where branches
-        are offered, those that can stream come twice: without, then with them.
+        Each place is (site, edge server or -1, index of the drafter in its site's list, fan-out of branches):
+        first the drafters at the target, then those on the own device, then those on each edge server. The
+        edge server is a number, or, if `actions.edge_servers_offered` is set, a position in the order of
+        those on offer. There are as many places for targets, and for devices, as the one with the most
+        drafters has, at least one each (with that setting also for edge servers); the candidate of a place
+        that a site lacks is never valid. If branches are offered, a place that can stream comes twice:
+        without branches, then with branches.
         """
         targets, devices, edges = self.targets.values(), self.devices.values(), self.edge_servers.values()
         at_target = max(1, *(len(target.menu) for target in targets))
@@ -368,7 +369,7 @@ class Scenario(Model):
 
     @property
     def edge_servers_ordered(self) -> bool:
-        """Whether edge servers are offered in an order of the moment, instead of by number."""
+        """Whether edge servers are offered in an order that depends on the moment, instead of by number."""
         return self.actions.edge_servers_offered is not None and self.n_edge_servers > 0
 
     @property
@@ -383,14 +384,14 @@ class Scenario(Model):
 
     @property
     def has_menu(self) -> bool:
-        """Whether a site has several drafters, or one that is no draft model of its own."""
+        """Whether any site has several drafters, or a drafter that is a draft head or a look-up."""
         devices, edges, targets = self.devices.values(), self.edge_servers.values(), self.targets.values()
         sites: list[DeviceClass | EdgeServer | Target] = [*devices, *edges, *targets]
         return any(len(site.menu) > 1 or any(d.kind != "model" for d in site.menu) for site in sites)
 
 
 def _may_stream(sites: Iterable[DeviceClass | EdgeServer | Target], rank: int) -> bool:
-    """Return whether the drafter of that place in its list can stream at one of some sites."""
+    """Return whether the drafter with index ``rank`` in its site's list can stream, at any of some sites."""
     return any(
         drafter.kind == "model" and not (isinstance(drafter, ColocatedDrafter) and drafter.mode == "shared")
         for site in sites

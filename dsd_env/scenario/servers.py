@@ -1,4 +1,4 @@
-"""Devices, edge servers and targets: what runs on them, how fast, and what it costs."""
+"""Devices, edge servers and targets: the models on them, their speed, and their cost."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Power(Model):
 
 
 class SyntheticProfile(Model):
-    """Coefficients of the iteration time given in the scenario itself, for theory and what-if studies.
+    """Coefficients of the iteration time, given in the scenario itself for theory and what-if studies.
 
     t = t0 + (w^p + (c*m)^p)^(1/p) + k_bw * sum_kv + [any q > 1] * (k_multi * sum_kv + k_lat * max_kv); see
-    :mod:`dsd_env.latency.profile` for their meaning and for profiles fitted to measurements.
+    :mod:`dsd_env.latency.profile` for the coefficients' meaning and for profiles fitted to measurements.
     """
 
     t0_s: NonNegative = 0.0
@@ -77,7 +77,7 @@ MAX_DRAFTERS_PER_SITE = 4
 
 
 class Lookup(Model):
-    """What a look-up costs: it searches the text so far on the CPU and runs no model."""
+    """Cost of a look-up drafter, which searches the text so far on the CPU and runs no model."""
 
     cost_per_round_s: NonNegative = Field(description="CPU time of one round; usually microseconds.")
     share_of_verify: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -88,7 +88,7 @@ class Lookup(Model):
 
 
 class _AnyDrafter(Model):
-    """What all drafters have: a draft model, a draft head, or a look-up."""
+    """Fields common to all drafters: draft models, draft heads and look-ups."""
 
     model: Name = Field(description="What proposes; names an entry of `acceptance`.")
     kind: Literal["model", "head", "lookup"] = Field(
@@ -182,9 +182,9 @@ class Drafter(_AnyDrafter, WithLaterKeys):
 class ColocatedDrafter(_AnyDrafter):
     """A drafter on the target's own server.
 
-    `shared` runs it on the target's GPUs: its steps lengthen the iteration for every sequence in it (a
-    look-up does so from the CPU). `dedicated` gives it `gpus` GPUs of its own: a queue beside the target,
-    paid for in cost and energy.
+    A `shared` drafter runs on the target's GPUs: its steps lengthen the iteration for every sequence in it (a
+    look-up does so from the CPU). A `dedicated` drafter has `gpus` GPUs of its own and a queue beside the
+    target; its GPUs count in cost and energy.
     """
 
     mode: Literal["shared", "dedicated"] = "shared"
@@ -270,7 +270,7 @@ _FORMER_TARGET_KEYS = {
     "prefill_chunk_tokens": "use max_num_batched_tokens, the new tokens of an iteration, which verifications "
     "and prefills share",
 }
-"""Keys that scenarios had before, with what stands in their place."""
+"""Keys of older scenarios, each with the key or rule that replaced it."""
 
 
 class Target(WithLaterKeys):

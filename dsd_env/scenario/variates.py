@@ -1,4 +1,4 @@
-"""Random variates of the laws that scenarios name, drawn by counter."""
+"""Random variates of the distributions in scenarios, drawn by counter."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dsd_env.scenario.schema import Constant, Exponential, Geometric, LogNormal,
 
 
 class LogQuantiles:
-    """A positive distribution by quantiles, as a function of a standard normal variate.
+    """A positive distribution given by quantiles, as a function of a standard normal variate.
 
-    Its logarithm is piecewise linear in the variate, the outer pieces continued.
+    The logarithm of the value is piecewise linear in the variate; the outer pieces continue outwards.
 
     Attributes:
         scores: Standard normal scores of the quantiles.
         logs: Logarithms of the quantiles.
-        slopes: Of the logarithm, between the scores.
+        slopes: Slopes of the logarithm between the scores.
     """
 
     __slots__ = ("logs", "scores", "slopes")
 
     def __init__(self, scores: Sequence[float], quantiles: Sequence[float]) -> None:
-        """Take the quantiles at some scores, both ascending."""
+        """Set the quantiles and their scores, both ascending."""
         self.scores = list(scores)
         self.logs = [math.log(quantile) for quantile in quantiles]
         self.slopes = [
@@ -41,12 +41,12 @@ class LogQuantiles:
 
 
 class QuantileTable(LogQuantiles):
-    """A law by quantiles: what lies beyond the outer ones has their values."""
+    """A distribution given by quantiles that takes the outer values beyond the outer quantiles."""
 
     __slots__ = ()
 
     def __init__(self, law: Quantiles) -> None:
-        """Take the quantiles of a law."""
+        """Set the quantiles of a distribution in a scenario."""
         normal = NormalDist()
         super().__init__([normal.inv_cdf(level) for level in law.levels], law.values)
 
@@ -57,13 +57,13 @@ class QuantileTable(LogQuantiles):
 
 @functools.lru_cache(maxsize=256)
 def quantile_table(law: Quantiles) -> QuantileTable:
-    """Return the table of a law; made once."""
+    """Return the table of a distribution; it is made once and cached."""
     return QuantileTable(law)
 
 
 @dataclass(frozen=True, slots=True)
 class VariateTable:
-    """A law of a scenario as the laws of variates take it; see :mod:`dsd_env.laws.variates`."""
+    """A distribution of a scenario in the form that :mod:`dsd_env.laws.variates` takes."""
 
     code: int
     a: float = 0.0
@@ -78,7 +78,7 @@ class VariateTable:
 
 @functools.lru_cache(maxsize=256)
 def variate_table(law: Constant | LogNormal | Exponential | Geometric | Quantiles) -> VariateTable:
-    """Return a law of a scenario as numbers; made once."""
+    """Return a distribution of a scenario as numbers; the table is made once and cached."""
     if isinstance(law, Constant):
         return VariateTable(variates.CONSTANT, law.value)
     if isinstance(law, Exponential):
@@ -99,7 +99,7 @@ def variate_table(law: Constant | LogNormal | Exponential | Geometric | Quantile
 
 
 def value_at(law: LogNormal | Quantiles, z: float) -> float:
-    """Return the value of a law at a standard normal variate."""
+    """Return the value of a distribution at a standard normal variate."""
     return variates.value_at(variate_table(law), z)
 
 
@@ -110,5 +110,5 @@ def draw(
     entity: int,
     counter: int,
 ) -> float:
-    """Return one variate; it uses the draws ``counter`` and ``counter + 1``."""
+    """Return one variate of a distribution; it uses the draws ``counter`` and ``counter + 1``."""
     return variates.draw(variate_table(law), seed, stream, entity, counter)

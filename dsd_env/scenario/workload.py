@@ -1,4 +1,4 @@
-"""Who asks when, for how much, and with which objective."""
+"""The workload: arrivals, load, kinds of request, and service-level objectives."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from dsd_env.scenario.distributions import Duration, Length, LogNormal, Quantile
 
 
 class ClosedLoop(Model):
-    """Every client thinks, asks, waits for the whole answer, and thinks again."""
+    """Closed loop: every client thinks, sends a request, waits for the whole answer, and thinks again."""
 
     kind: Literal["closed_loop"]
     think_s: Duration
 
 
 class Poisson(Model):
-    """Open arrivals at `rate_per_s` for the whole system, each from a uniformly drawn client."""
+    """Open Poisson arrivals at `rate_per_s` for the whole system, each from a uniformly drawn client."""
 
     kind: Literal["poisson"]
     rate_per_s: Positive
 
 
 class RateModulation(Model):
-    """A factor on the arrival rate, log-normal with mean one, constant for `period_s`, then the next.
+    """A random factor on the arrival rate, log-normal with mean one, which changes every `period_s`.
 
-    Its logarithm is a first-order process. It goes on in the time of the load profile: faster at high load.
+    The logarithm of the factor is a first-order process. It runs in the time of the load profile: faster at
+    high load.
     """
 
     sigma: Annotated[float, Field(gt=0, le=3)]
@@ -38,16 +39,16 @@ class RateModulation(Model):
 
 
 class BurstyClients(Model):
-    """Clients whose gaps vary more than those of the others; each is one by chance, drawn once."""
+    """Clients whose gaps have a CV of their own; whether a client is one of them is drawn once."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)]
     cv: Annotated[float, Field(ge=0.1, le=20)]
 
 
 class Renewal(Model):
-    """Open arrivals with independent Weibull gaps: more (CV > 1) or less (CV < 1) bursty than Poisson's.
+    """Open arrivals with independent Weibull gaps, burstier (CV > 1) or steadier (CV < 1) than Poisson.
 
-    The process has gone on for 32 mean gaps when the episode starts.
+    The process has run for 32 mean gaps when the episode starts.
     """
 
     kind: Literal["renewal"]
@@ -82,7 +83,7 @@ class Renewal(Model):
 
 
 class ReplayArrivals(Model):
-    """Open arrivals as recorded: times and lengths are those of a file, see :mod:`dsd_env.workload.trace`."""
+    """Open arrivals with the times and lengths of a recorded trace; see :mod:`dsd_env.workload.trace`."""
 
     kind: Literal["replay"]
     trace: str = Field(min_length=1, description="Path of a trace of requests, as CSV.")
@@ -131,11 +132,11 @@ class LoadProfile(Model):
 
 
 class TokenDeadlines(Model):
-    """A deadline for every token of an answer, from the request's arrival on.
+    """A deadline for every token of an answer, relative to the request's arrival.
 
-    Token k, counted from 0, is due at ``first_s + k * per_token_s``: what a reader needs who begins in time
-    and goes on at a constant pace (the expected delivery of Andes, arXiv 2404.16283). A burst ahead of the
-    schedule is credit for a later stall, which a bound on every gap does not know.
+    Token k, counted from 0, is due at ``first_s + k * per_token_s``, as for a reader who starts on time and
+    reads at a constant pace (the expected delivery of Andes, arXiv 2404.16283). Tokens delivered ahead of
+    schedule make up for a later stall, which a bound on every gap would not allow.
     """
 
     first_s: Positive
@@ -146,7 +147,7 @@ class TokenDeadlines(Model):
 
 
 class Slo(Model):
-    """A class of service-level objective: a request has to meet every bound given, at least one."""
+    """A class of service-level objectives (SLO): a request must meet every bound; at least one is given."""
 
     ttft_s: Positive | None = Field(default=None, description="Bound on the time to first token.")
     tpot_s: Positive | None = Field(default=None, description="Bound on the mean time per further token.")
@@ -162,7 +163,7 @@ class Slo(Model):
         return self
 
     def bounds(self) -> dict[str, float]:
-        """Return every bound by the name that the laws know it by; see :mod:`dsd_env.laws.slo`."""
+        """Return every bound by its name in :mod:`dsd_env.laws.slo`."""
         late = self.deadlines
         return {
             "slo_ttft_s": NO_BOUND_S if self.ttft_s is None else self.ttft_s,
@@ -202,7 +203,7 @@ class RequestKind(Model):
 
 
 class Workload(Model):
-    """Who asks when, for how much."""
+    """The workload: arrivals, load profile, and the mix of request kinds."""
 
     arrivals: Arrivals
     load: LoadProfile = LoadProfile()

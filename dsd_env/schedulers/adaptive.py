@@ -1,4 +1,4 @@
-"""One mechanism that joins a rule for the speculation length with a place, a route and a batch size."""
+"""A scheduler that combines a rule for the speculation length with a draft site, a route and a batch size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dsd_env.schedulers.stops import StoppingRule
 
 
 class _Last(NamedTuple):
-    """A request's last decision."""
+    """A request's last decision, and the request's state when it was made."""
 
     now_s: float
     committed_tokens: int
@@ -22,15 +22,16 @@ class _Last(NamedTuple):
 
 
 class AdaptiveScheduler:
-    """Drafts as far ahead as a rule says, at the first of some places that can, for the target of a route.
+    """Drafts as many tokens as a rule says, at the first site that can draft, for the target of a route.
 
-    A round lasts from a decision to the request's next, and its tokens are those committed between. At
-    admission the length is asked for like any other and only says whether the drafter prefills.
+    A round lasts from a decision to the request's next decision; the round's tokens are those committed in
+    between. At admission the rule is asked for a length like at any other decision, but a drafter that can
+    draft prefills whatever the rule says.
 
     Attributes:
         name: Canonical specification.
-        rule: The rule for the length.
-        stopping: The rule, if it also says when a draft ends before that.
+        rule: The rule for the speculation length.
+        stopping: The same rule, if it can also end a draft before that length; otherwise None.
         sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
         route: The route, as :func:`~dsd_env.schedulers.routing.make_route` reads it.
         batch_size: Batch size B; 1 waits nowhere.
@@ -39,7 +40,7 @@ class AdaptiveScheduler:
     def __init__(
         self, name: str, rule: LengthRule, sites: tuple[Site, ...], route: str = "jsq", batch_size: int = 1
     ) -> None:
-        """Join the parts."""
+        """Combine the rule with sites, route and batch size."""
         self.name = name
         self.rule = rule
         self.stopping = rule if isinstance(rule, StoppingRule) else None
@@ -57,7 +58,7 @@ class AdaptiveScheduler:
         self.rule.reset(seed)
 
     def decide(self, view: DecisionView) -> Decision:
-        """Tell the rule how the last round went, and return the next decision."""
+        """Report the request's last round to the rule, and return the next decision."""
         last = self._last.pop(view.request_id, None)
         if last is not None:
             tokens = view.request.committed_tokens - last.committed_tokens
@@ -71,7 +72,7 @@ class AdaptiveScheduler:
     def _decision(self, view: DecisionView, gamma: int) -> Decision:
         target = self._routed(view, self._seed) if view.request.is_admission else view.target.index
         if view.request.is_admission:
-            # What the first round will be is not known yet: the drafter is made ready if there is any.
+            # The length of the first round is not known yet, so let the drafter prefill if there is one.
             gamma = max(gamma, view.gammas[min(1, len(view.gammas) - 1)])
         decision = decision_at(view, self.sites, target, gamma, self.batch_size)
         if self.stopping is not None and decision.gamma > 0:
@@ -80,5 +81,5 @@ class AdaptiveScheduler:
 
 
 def stopping_rule(scheduler: Scheduler) -> StoppingRule | None:
-    """Return by what a scheduler ends drafts before their length; None: by nothing."""
+    """Return the rule by which a scheduler ends drafts before their length; None if it has no such rule."""
     return scheduler.stopping if isinstance(scheduler, AdaptiveScheduler) else None

@@ -1,4 +1,4 @@
-"""The scheduler protocol: a pure function from the view of a decision to the decision."""
+"""The scheduler protocol: a scheduler maps the view of a decision to the decision."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dsd_env.scenario import Scenario
 
 
 class SchedulerError(ValueError):
-    """A scheduler's name or argument is wrong; the message says what is known or allowed."""
+    """A scheduler's name or argument is wrong; the message says which names or values are allowed."""
 
 
 @runtime_checkable
 class Scheduler(Protocol):
-    """Answers the decisions of one simulation.
+    """Makes the decisions of one simulation.
 
-    `decide` depends on nothing but its view, the scenario and seed given to `reset`, and draws of its
-    own addressed by ``(seed, Stream.SCHEDULER, request_id, counter)``. Two simulations that share a
-    scheduler therefore cannot influence each other, and a run can be repeated bit for bit. Rules that learn
-    as they go (``adaptive`` with a bandit or a running mean) depend on the views since `reset` as well: they
-    serve one simulation at a time.
+    `decide` depends only on its view, the scenario and seed given to `reset`, and the scheduler's own random
+    draws, addressed by ``(seed, Stream.SCHEDULER, request_id, counter)``. Simulations that share a scheduler
+    therefore cannot influence each other, and a run can be repeated bit for bit. Rules that learn during an
+    episode (``adaptive`` with a bandit or a running mean) also depend on the views since `reset`, so they can
+    serve only one simulation at a time.
 
     Attributes:
         name: Canonical specification; ``make_scheduler(name)`` builds the same scheduler.
@@ -35,14 +35,14 @@ class Scheduler(Protocol):
         ...
 
     def decide(self, view: DecisionView) -> Decision:
-        """Return the decision, with gamma and batch size from the view's lists."""
+        """Return the decision for a view, with gamma and batch size from the view's lists."""
         ...
 
 
 @runtime_checkable
 class FleetWatcher(Protocol):
-    """A scheduler that also needs what a controller of the whole fleet knows."""
+    """A scheduler that also reads the telemetry of the whole fleet."""
 
     def watch(self, telemetry: Callable[[], FleetTelemetry]) -> None:
-        """Take what tells of the fleet during the episode; called after `reset`."""
+        """Take a function that returns the fleet's telemetry during the episode; called after `reset`."""
         ...

@@ -1,4 +1,4 @@
-"""One static choice while it is quiet, and another while it is busy."""
+"""A scheduler with one static rule for low load and another for high load."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ StaticRule = StaticScheduler | StaticMapScheduler
 
 
 class ByLoadScheduler:
-    """A static rule for requests that come while it is quiet, another for those that come while it is busy.
+    """Applies one static rule to requests admitted at low load, and another to those admitted at high load.
 
-    Each request keeps the rule that held at its admission. An operator would write this who has measured
-    both.
+    Each request keeps the rule chosen at its admission. An operator who has measured both rules would write
+    this scheduler.
 
     Attributes:
         name: Canonical specification.
-        quiet: The rule for requests that come while it is quiet.
-        busy: The other one.
+        quiet: The rule for requests admitted at low load.
+        busy: The rule for requests admitted at high load.
     """
 
     def __init__(self, name: str, above: int, quiet: StaticRule, busy: StaticRule) -> None:
@@ -27,23 +27,23 @@ class ByLoadScheduler:
 
         Args:
             name: Canonical specification.
-            above: It is busy while the targets on offer have more requests than this, those that wait for
-                admission too.
-            quiet: The rule for requests that come otherwise.
-            busy: The rule for requests that come then.
+            above: Load above which the busy rule applies: the number of requests at the targets on offer,
+                including those that wait for admission.
+            quiet: The rule for requests admitted while the load is at most ``above``.
+            busy: The rule for requests admitted while the load is higher.
         """
         self.name, self.quiet, self.busy = name, quiet, busy
         self._above = above
         self._chosen: dict[int, StaticRule] = {}
 
     def reset(self, scenario: Scenario, seed: int) -> None:
-        """Begin an episode; both rules check the scenario."""
+        """Start an episode; both rules check the scenario."""
         self._chosen = {}
         self.quiet.reset(scenario, seed)
         self.busy.reset(scenario, seed)
 
     def decide(self, view: DecisionView) -> Decision:
-        """Return the decision of the rule that this request has."""
+        """Return the decision of the request's rule, which is chosen at admission."""
         if view.request.is_admission:
             targets = {each.target.index: each.target for each in view.candidates}.values()
             busy = sum(target.resident + target.waiting for target in targets) > self._above
@@ -51,9 +51,9 @@ class ByLoadScheduler:
         return self._rule(view).decide(view)
 
     def holds(self, view: DecisionView, decision: Decision) -> bool:
-        """Return whether this request's rule decides alike as long as its placement can draft."""
+        """Return whether the request's rule repeats this decision while its placement can draft."""
         return self._rule(view).holds(view, decision)
 
     def _rule(self, view: DecisionView) -> StaticRule:
-        """Return the rule of a request; one whose admission was not seen has that of quiet hours."""
+        """Return the rule of a request; the quiet rule, if the request's admission was not seen."""
         return self._chosen.get(view.request_id, self.quiet)

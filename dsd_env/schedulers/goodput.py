@@ -1,9 +1,9 @@
 """Join the shortest queue, then maximise expected tokens per expected time.
 
-The rule of SmartSpec/TurboSpec (arXiv 2406.14066) and of SGLang's `throughput_aware` mode, carried over
-to several draft sites: for every draft site and speculation length it estimates how long the round will
-take and how many tokens it will commit, and takes the best ratio. Speculation length 0 (plain decoding)
-competes on equal terms. It knows what a real controller knows: its view, and the calibrated latency
+This rule applies the idea of SmartSpec/TurboSpec (arXiv 2406.14066) and of SGLang's `throughput_aware` mode
+to several draft sites. For every draft site and speculation length it estimates how long the round will take
+and how many tokens the round will commit, and picks the best ratio. Speculation length 0 (plain decoding)
+competes on equal terms. The rule knows what a real controller knows: its view, and the calibrated latency
 profiles of the targets. ``docs/schedulers.md`` derives the formulas.
 """
 
@@ -30,28 +30,28 @@ from dsd_env.schedulers.rules import batch_size_for, plain_placement, stay_or_ro
 
 _NEVER_S = float("inf")
 FEW_TOKENS = 8
-"""A mean time per token is not judged before so many tokens."""
+"""Number of tokens before which a request's mean time per token is not judged."""
 
 
 class GoodputScheduler:
     """Picks the speculation length and the drafter with the most expected tokens per expected time.
 
-    Where a site has several drafters it weighs each by what this request's rounds with its draft model gave;
-    where every site has one, all rounds count for all, as they did before there were menus.
+    With a menu of drafters, each drafter is judged by the results of this request's rounds with its draft
+    model. Without a menu, all rounds of the request count for every drafter.
 
-    The target is chosen at admission, the one with the fewest requests, and kept: moving a running
-    request prefills its context again, and requests that chase the shorter queue by late telemetry
-    all move at once.
+    The target with the fewest requests is chosen at admission and kept, because moving a running request
+    prefills its context again, and requests that follow the shorter queue by delayed telemetry would all move
+    at once.
 
-    Where the scenario streams, places are weighed as if all at the target chose alike
-    (:class:`~dsd_env.schedulers.busy_node.BusyNode`), with the acceptance that the targets report of each
-    draft model over all requests; streams with branches count the hits known of the pair. `busy_phase` and
-    the prior acceptance have no say in that.
+    In a scenario that streams, draft places are compared as if all requests at the target made the same
+    choice (:class:`~dsd_env.schedulers.busy_node.BusyNode`). The comparison uses the acceptance of each draft
+    model over all requests, as the targets report it; for streams with branches it also uses the known hit
+    rates of the model pair. `busy_phase` and the prior acceptance do not enter this comparison.
 
     Attributes:
         name: Canonical specification.
-        parameters: Its constants.
-        nodes: Step times of each target of the scenario that it was reset for.
+        parameters: Constants of the rule.
+        nodes: Step times of each target in the scenario given to :meth:`reset`.
     """
 
     def __init__(self, name: str, parameters: GoodputParameters) -> None:
@@ -65,7 +65,7 @@ class GoodputScheduler:
         self._models: tuple[str, ...] = ()
 
     def reset(self, scenario: Scenario, seed: int) -> None:
-        """Load the targets' profiles, and note how many tokens a decision for plain decoding decodes."""
+        """Load the targets' latency profiles, and the settings of the scenario that the rule needs."""
         protocol = scenario.protocol
         self._chunk_tokens, self._stream_chunk_tokens = (
             protocol.plain_chunk_tokens,
@@ -90,13 +90,13 @@ class GoodputScheduler:
         table = times.times.compute_s
         acceptance = estimate_acceptance(request, parameters.prior_acceptance, parameters.prior_trials)
         tokens = expected_tokens(acceptance, view.gammas)
-        # The prompt's prefill is the time to warm a drafter up, so admission never asks for plain decoding.
+        # The prompt's prefill is the time to warm up a drafter: plain decoding does not compete at admission.
         warm_up = request.is_admission
         node = None
         if self._streams:
             node = BusyNode(times, view, number, weight, self._stream_chunk_tokens)
-        # Reports of edge servers are old and count the request's own stream where it is. By them, another
-        # would always seem better, so a stream stays at its own as long as that can draft.
+        # Reports of edge servers are old, and that of the current server counts the request's own stream. By
+        # these reports another server would always seem better, so a stream stays while its server can draft.
         at_edge = [each for each in view.candidates if each.site == Site.EDGE_SERVER]
         settled = {
             (each.edge_server, each.drafter) for each in at_edge if each.valid and stays_open(each, view)
@@ -120,7 +120,7 @@ class GoodputScheduler:
             if tried and (candidate.model != tried or candidate.shares_target):
                 continue
             if not tried and candidate.site == Site.COLOCATED and candidate.drafter == 0 and not warm_up:
-                # Plain decoding runs at the target, so its first co-located candidate stands for it.
+                # Plain decoding runs at the target, so the first co-located candidate stands for it.
                 if node is not None:
                     cost_s = node.plain_token_s() + candidate.handover_s / parameters.horizon_tokens
                 else:
@@ -158,17 +158,17 @@ class GoodputScheduler:
                     best_cost_s, best_gamma, best_placement = cost_s, gamma, index
         best = view.candidates[best_placement]
         if node is not None and best_gamma > 0 and best.streams:
-            # The place is the same for all, by what is known of all. The window is the request's own affair.
+            # The place was chosen by estimates over all requests; the window follows the request's own ones.
             own = estimate_acceptance(request, best.pooled_acceptance, parameters.prior_trials)
             costs_s = node.stream_token_s(best, view, own, self._hits.get(best.model, 0.0))
             best_gamma = view.gammas[min(range(len(costs_s)), key=costs_s.__getitem__)]
         return Decision(best_gamma, batch_size_for(view, parameters.batch_size), best_placement)
 
     def _explored(self, view: DecisionView, candidates: Sequence[CandidateView]) -> str:
-        """Return the draft model that a request tries, whether it is the best or not; "": none.
+        """Return the draft model that a request explores, whether or not it is the best one; "": none.
 
-        What nobody drafts with, nobody learns the acceptance of: it would be taken to be the prior for ever.
-        On a target's own GPUs nobody tries anything, since every iteration would wait for it.
+        Without exploration, a draft model that no request uses would keep its prior acceptance forever.
+        Requests do not explore drafters on a target's own GPUs, because every iteration would wait for them.
         """
         every, request = self.parameters.explore, view.request
         if not self._streams or len(self._models) < 2 or every == 0:
@@ -180,9 +180,10 @@ class GoodputScheduler:
         return model if any(each.model == model for each in apart) else ""
 
     def _can_wait(self, view: DecisionView, node: BusyNode | None) -> bool:
-        """Return whether a request meets its objective without drafts, and so far has met it.
+        """Return whether a request should decode plainly, because it meets its objective or cannot meet it.
 
-        A request that drafts goes on, so that nobody changes from one to the other all the time.
+        A request that drafts goes on drafting unless it is well ahead of its objective or cannot meet it, so
+        that requests do not switch back and forth all the time.
         """
         request, share = view.request, self.parameters.slo_margin
         if _relieved(request, self.parameters) or _hopeless(request, self.parameters):
@@ -197,15 +198,16 @@ class GoodputScheduler:
     def _streams_suit_all(
         self, node: BusyNode, view: DecisionView, candidates: Sequence[CandidateView]
     ) -> bool:
-        """Return whether streams suit all at a target better than drafting on its GPUs does.
+        """Return whether streams suit all requests at a target better than drafting on the target's GPUs.
 
-        Both are weighed as if nobody waited for a drafter. What most there do now has to be beaten clearly:
-        each request sees places a little differently, and those that leave before the others lose most.
+        Both options are compared as if no request waited for a drafter. The option that most requests use now
+        must be beaten by a margin: requests estimate places slightly differently, and those that switch
+        before the others lose most.
 
         Args:
             node: The target.
-            view: The decision.
-            candidates: The candidates there that come into question.
+            view: View of the decision.
+            candidates: The candidates at the target that come into question.
         """
         streams_s = shared_s = _NEVER_S
         prices = self.parameters.prices
@@ -226,13 +228,13 @@ class GoodputScheduler:
 
 
 def _relieved(request: RequestView, parameters: GoodputParameters) -> bool:
-    """Return whether a request is so far ahead of its objective that it can do without drafts."""
+    """Return whether a request is far enough ahead of its objective to do without drafts."""
     ahead = 0.0 < request.tpot_s <= parameters.relief * request.slo_tpot_s
     return ahead and request.committed_tokens >= FEW_TOKENS
 
 
 def _hopeless(request: RequestView, parameters: GoodputParameters) -> bool:
-    """Return whether a request is not expected to meet its objectives whatever is done."""
+    """Return whether a request is not expected to meet its objectives, whatever the decision."""
     if parameters.hopeless == 0.0:
         return False
     first_s = request.ttft_s if request.committed_tokens > 0 else request.age_s

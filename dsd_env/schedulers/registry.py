@@ -1,6 +1,6 @@
-"""Builds schedulers from names, as given on the command line and in configuration files.
+"""The registry of schedulers: builds schedulers from names on command lines and in configuration files.
 
-Arguments contain no commas, so that commas can separate the schedulers of a list.
+The arguments of a scheduler contain no commas, so commas can separate schedulers in a list.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from dsd_env.schedulers.stops import STOPS
 from dsd_env.schedulers.table import TableScheduler, load_table
 
 _BRANCHES = "+branches"
-"""What follows a place whose streams are to have branches."""
+"""Suffix of a place at which streams are to have branches."""
 _PLUS = rf"\+(?!{_BRANCHES[1:]}(?:[+@]|$))"
-"""What separates the parts of a specification, and is not the beginning of :data:`_BRANCHES`."""
+"""Pattern of the plus that separates the parts of a specification and does not begin :data:`_BRANCHES`."""
 _PACK = "pack"
-"""What begins the bounds that stand in place of a target, where targets are packed."""
+"""Prefix of the packing bounds that take the place of a target, if a choice packs targets."""
 MAX_BATCH_SIZE = 4096
 MAX_GAMMA = 64
 MAX_REQUESTS = 1_000_000
 _RULES = {**LENGTHS, **STOPS}
-"""Rules for the length by name."""
+"""Rules for the speculation length, by name."""
 DEFAULT_GAMMA = 4
 _TUNED = "tuned"
-"""What stands in files of benchmarks for a specification that tuning has found."""
+"""Placeholder in benchmark files for a specification that tuning has found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class SchedulerEntry:
     """One name of the registry.
 
     Attributes:
-        usage: How to write it, e.g. ``colocated_sd:G[:B]``.
-        help: What it does, in one sentence.
-        build: Builds the scheduler from what follows the first colon ("" if nothing does).
+        usage: Syntax of the specification, e.g. ``colocated_sd:G[:B]``.
+        help: What the scheduler does, in one sentence.
+        build: Function that builds the scheduler from the text after the first colon ("" without a colon).
     """
 
     usage: str
@@ -68,14 +68,14 @@ class SchedulerEntry:
 
 
 def make_scheduler(spec: str | Scheduler) -> Scheduler:
-    """Return the scheduler of a specification.
+    """Return the scheduler for a specification.
 
     Args:
         spec: ``NAME`` or ``NAME:ARGUMENTS`` (see :func:`scheduler_help`), or a scheduler, which is
-            returned as it is.
+            returned unchanged.
 
     Raises:
-        SchedulerError: Unknown name or wrong argument; the message lists what is known.
+        SchedulerError: The name is unknown or an argument is wrong; the message says what is allowed.
     """
     if not isinstance(spec, str):
         if isinstance(spec, Scheduler):
@@ -112,12 +112,12 @@ def scheduler_names() -> tuple[str, ...]:
 
 
 def scheduler_entries() -> dict[str, SchedulerEntry]:
-    """Return every scheduler by name: how to write it, what it does, what builds it."""
+    """Return the registry entry of each scheduler, by name."""
     return dict(_ENTRIES)
 
 
 def scheduler_help() -> str:
-    """Return one line per scheduler: how to write it and what it does."""
+    """Return one line per scheduler, with its syntax and what it does."""
     width = max(len(entry.usage) for entry in _ENTRIES.values())
     return "\n".join(f"{entry.usage:<{width}}  {entry.help}" for entry in _ENTRIES.values())
 
@@ -195,7 +195,10 @@ def _build_hf(arguments: str) -> Scheduler:
 
 
 def _preferred(name: str, word: str) -> tuple[Site, ...]:
-    """Return the draft sites for a word, in order: away from the target, the other ones stand in."""
+    """Return the draft sites for a word, in order of preference.
+
+    ``colocated`` has no substitute; for the other sites, the remaining sites follow as substitutes.
+    """
     site = _site(name, word)
     return (site,) if site == Site.COLOCATED else (site, *(s for s in EDGE_FIRST if s != site))
 
@@ -210,13 +213,13 @@ def _build_adaptive(arguments: str) -> Scheduler:
 
 
 def _joined(name: str, length: str, begin: str, parts: Sequence[str]) -> Scheduler:
-    """Join a rule for the length with place, route and batch size, as far as they are given.
+    """Build a scheduler from a rule for the speculation length, with site, route and batch size if given.
 
     Args:
         name: Name of the scheduler.
         length: The rule, as :func:`length_rule` reads it.
-        begin: How the scheduler's specification begins.
-        parts: Site, route and B.
+        begin: Beginning of the scheduler's specification.
+        parts: Site, route and B, as far as they are given.
     """
     try:
         rule = length_rule(length, MAX_GAMMA, _RULES)
@@ -236,7 +239,7 @@ def _joined(name: str, length: str, begin: str, parts: Sequence[str]) -> Schedul
 
 
 def _stopping(name: str, default: float | None) -> Callable[[str], Scheduler]:
-    """Return what builds a rule that stops within a draft, of a threshold, site, route and batch size."""
+    """Return the builder of a rule that stops within a draft, from threshold, site, route and batch size."""
 
     def build(arguments: str) -> Scheduler:
         parts = _split(name, arguments, 4)
@@ -296,7 +299,7 @@ def _place(name: str, gamma: int, batch: int, place: str) -> StaticChoice:
 
 
 def _check_sites(name: str, place: str, words: Sequence[str]) -> None:
-    """Check the sites of a place, of which each stands in for the one before."""
+    """Check the sites of a place, each of which substitutes for the one before."""
     chain = (
         "a site, or several such as 'edge-own-colocated', of which each stands in where the one before cannot"
     )
@@ -316,7 +319,7 @@ def _check_sites(name: str, place: str, words: Sequence[str]) -> None:
 
 
 def _slashed(name: str, text: str) -> StaticChoice:
-    """Return the choice of ``G/B/PLACE``."""
+    """Return the static choice that ``G/B/PLACE`` stands for."""
     gamma, batch, place = text.split("/")
     return _place(name, _gamma(name, gamma, 0), _batch(name, batch), place)
 

@@ -1,4 +1,4 @@
-"""Rules with a fixed speculation length: plain decoding, single-node and edge speculative decoding."""
+"""Static rules, of fixed speculation length: plain decoding, single-node and edge speculative decoding."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ _bounds_of = attrgetter(*BOUNDS)
 
 
 class StaticChoice(NamedTuple):
-    """What a static rule does.
+    """The fixed choice of a static rule.
 
     Attributes:
-        gamma: Speculation length; the largest listed one that is at most this is used.
+        gamma: Speculation length; the rule uses the largest listed length that is at most this.
         batch_size: Batch size B; 1 waits nowhere.
         sites: Draft sites in order of preference; if none is possible, the target decodes plainly.
-        drafter: Draft model of the drafter wanted at the site; None: the site's first.
-        target: Number of the target that requests go to while it is on offer; None: the least loaded.
-        branches: Streams with branches are wanted.
-        pack: Requests go to the first target, by number, that has fewer than so many; 0: no.
-        until: A target that had ``pack`` requests gets others once it is down to so many; 0: as soon as it
-            has fewer.
+        drafter: Draft model to use at the site; None: the site's first drafter.
+        target: Number of the target to which requests go while it is on offer; None: the least loaded target.
+        branches: Whether streams are to have branches.
+        pack: Number of requests up to which targets are packed: a request goes to the first target, by
+            number, that has fewer. 0: no packing.
+        until: Number of requests to which a target that had ``pack`` requests must fall before it gets new
+            ones; 0: it gets new ones as soon as it has fewer than ``pack``.
     """
 
     gamma: int
@@ -42,10 +43,10 @@ class StaticChoice(NamedTuple):
     until: int = 0
 
     def check(self, scenario: Scenario, scheduler: str) -> None:
-        """Check that a scenario has the drafter, and the branches.
+        """Check that a scenario has the drafter, the branches and the target of the choice.
 
         Raises:
-            SchedulerError: It does not.
+            SchedulerError: The scenario lacks one of them.
         """
         known = [model for site in self.sites for model in drafters_at(scenario, site)]
         if self.drafter is not None and self.drafter not in known:
@@ -71,14 +72,14 @@ class StaticChoice(NamedTuple):
 
 
 class Packings:
-    """How full the targets are for the choices of one scheduler that pack them, in one episode."""
+    """State of packing: how full the targets are for a scheduler's packing choices, in one episode."""
 
     def __init__(self) -> None:
-        """Begin an episode."""
+        """Start an episode, in which no target is full."""
         self._by_bounds: dict[tuple[int, int], Packing] = {}
 
     def target(self, view: DecisionView, choice: StaticChoice) -> int:
-        """Return the target that a choice sends a request to; choices with the same bounds share them."""
+        """Return the target to which a choice sends a request; choices with equal bounds share the state."""
         bounds = (choice.pack, choice.until or choice.pack - 1)
         if bounds not in self._by_bounds:
             self._by_bounds[bounds] = Packing(*bounds)
@@ -86,14 +87,14 @@ class Packings:
 
 
 class StaticScheduler:
-    """The same choice for every decision of every request.
+    """A static rule that makes the same choice for every decision of every request.
 
-    The request is routed at admission, to the offered target with the fewest requests unless the choice names
-    or packs them, and stays there.
+    At admission a request goes to the offered target with the fewest requests, unless the choice names a
+    target or packs targets. The request stays at that target.
 
     Attributes:
         name: Canonical specification.
-        choice: What it does.
+        choice: The fixed choice.
     """
 
     def __init__(self, name: str, choice: StaticChoice) -> None:
@@ -103,28 +104,28 @@ class StaticScheduler:
         self._packings = Packings()
 
     def reset(self, scenario: Scenario, seed: int) -> None:
-        """Check that the scenario has the drafter named, if one is; no target is full."""
+        """Check that the choice fits the scenario, and start with no target full."""
         self.choice.check(scenario, self.name)
         self._packings = Packings()
 
     def decide(self, view: DecisionView) -> Decision:
-        """Return the fixed choice, or plain decoding where none of its sites can draft."""
+        """Return the fixed choice, or plain decoding if none of the choice's sites can draft."""
         return apply_static(view, self.choice, self._packings)
 
     def holds(self, view: DecisionView, decision: Decision) -> bool:
-        """Return whether the rule decides alike as long as this placement can draft; see `choice_holds`."""
+        """Return whether this decision stays the same while its placement can draft; see `choice_holds`."""
         return choice_holds(view, decision, self.choice)
 
 
 class StaticMapScheduler:
     """A static choice per device class, per class of objectives (SLO), or per pair of both (``phone/chat``).
 
-    A view tells the objectives of a request, not the name of their class. So classes with the same objectives
-    must have the same choice.
+    A view holds the objectives of a request, not the name of their class. Classes with the same objectives
+    must therefore have the same choice.
 
     Attributes:
         name: Canonical specification.
-        choices: Choice by name of the class.
+        choices: Static choice by name of the class.
     """
 
     def __init__(self, name: str, choices: Mapping[str, StaticChoice]) -> None:
@@ -136,7 +137,7 @@ class StaticMapScheduler:
         self._packings = Packings()
 
     def reset(self, scenario: Scenario, seed: int) -> None:
-        """Look up the class of every device, the objectives of every class of them, or both.
+        """Assign the choices to the scenario's devices, objectives, or pairs of both.
 
         Devices are numbered class by class in the scenario's order.
 
@@ -181,17 +182,17 @@ class StaticMapScheduler:
         return apply_static(view, self._choice(view), self._packings)
 
     def holds(self, view: DecisionView, decision: Decision) -> bool:
-        """Return whether the rule decides alike as long as this placement can draft; see `choice_holds`."""
+        """Return whether this decision stays the same while its placement can draft; see `choice_holds`."""
         return choice_holds(view, decision, self._choice(view))
 
 
 def apply_static(view: DecisionView, choice: StaticChoice, packings: Packings | None = None) -> Decision:
-    """Return the decision of a static choice in this view.
+    """Return the decision that a static choice makes in a view.
 
     Args:
-        view: The decision.
-        choice: The choice.
-        packings: How full the targets are, where the choice packs them.
+        view: View of the decision.
+        choice: The static choice.
+        packings: State of packing; needed if the choice packs targets.
     """
     target = stay_or_route(view)
     if view.request.is_admission and choice.target in [each.target.index for each in view.candidates]:
@@ -204,11 +205,11 @@ def apply_static(view: DecisionView, choice: StaticChoice, packings: Packings | 
 
 
 def choice_holds(view: DecisionView, decision: Decision, choice: StaticChoice) -> bool:
-    """Return whether a static choice means the same decision as long as its placement can draft.
+    """Return whether a static choice repeats a decision while the decision's placement can draft.
 
-    That is so once a request is at its target and drafts at the site that the choice wants most, or decodes
-    plainly because the choice says so. At an edge server it must have begun, too: until then another may be
-    chosen, or stand at this placement.
+    It does so once the request is at its target and drafts at the preferred site of the choice, or decodes
+    plainly because the choice says so. On an edge server the request must also have begun to draft: until
+    then the choice may take another edge server, or another one may stand at this placement.
     """
     if view.request.is_admission:
         return False
@@ -221,9 +222,9 @@ def choice_holds(view: DecisionView, decision: Decision, choice: StaticChoice) -
 
 
 def format_batch(batch_size: int) -> str:
-    """Return the ``:B`` part of a canonical specification; nothing for 1."""
+    """Return the ``:B`` part of a canonical specification, which is empty for 1."""
     return "" if batch_size == 1 else f":{batch_size}"
 
 
 EDGE_FIRST: tuple[Site, ...] = (Site.OWN_DEVICE, Site.EDGE_SERVER, Site.COLOCATED)
-"""Order of preference of edge drafting: own device, edge server, and the target's own drafter at last."""
+"""Draft sites of edge drafting in order of preference: own device, edge server, target's own drafter."""

@@ -1,4 +1,4 @@
-"""The controller: telemetry in, decisions out, in the process of an engine or behind a service."""
+"""The controller: takes telemetry and returns decisions, inside an engine's process or behind a service."""
 
 from __future__ import annotations
 
@@ -38,26 +38,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dsd_env.serving")
 
 AHEAD_S = 1.0
-"""How far ahead of the controller's clock an observation may be; one further ahead counts as made now."""
+"""How far ahead of the controller's clock an observation may be; further ahead, it counts as made now."""
 
 
 class NoPlanError(RuntimeError):
-    """A plan is asked for where no policy of the fleet view decides."""
+    """A plan was requested, but no policy of the fleet view decides."""
 
 
 class Controller:
-    """Keeps the estimators of a deployment and decides per request.
+    """Keeps the estimators of a deployment, and makes the decisions of its requests.
 
-    Observations (:mod:`dsd_env.serving.telemetry`) go in by :meth:`observe`; :meth:`decide` answers for a
-    request. Features are computed by the code that computes them in training. All methods may be called by
-    several threads. Nothing grows without bound: requests are forgotten when they end, when they have not
-    been heard of for `forget_s`, or when there are more than `max_requests`.
+    :meth:`observe` takes observations (:mod:`dsd_env.serving.telemetry`), and :meth:`decide` returns the
+    decision for a request. Features are computed by the same code as in training. All methods may be called
+    from several threads. Memory is bounded: the controller forgets a request that has ended or that has not
+    been heard of for `forget_s`, and the oldest ones if there are more than `max_requests`.
 
-    :meth:`decide` never fails because of telemetry: a request that is not known, or whose view cannot be
-    made, gets plain decoding with a reason.
+    :meth:`decide` never fails because of telemetry: a request that is unknown, or whose view cannot be made,
+    gets plain decoding, with a reason.
 
-    A policy of the fleet view is asked for a plan instead, for the first decision at or after each multiple
-    of its `control_period_s`; that plan then answers, by the rules of the simulator. :meth:`plan` tells it.
+    A policy of the fleet view makes plans instead. It is asked for a plan at the first decision at or after
+    each multiple of its `control_period_s`; requests then follow that plan by the simulator's rules.
+    :meth:`plan` returns the plan in force.
 
     Example:
         >>> controller = Controller("hf_heuristic", Deployment.of_engine(
@@ -69,12 +70,12 @@ class Controller:
         >>> controller.observe(RoundVerified("a", drafted=4, accepted=4))
 
     Attributes:
-        deployment: What is served.
-        scheduler: Name of what decides: ``policy:PATH`` or a rule.
-        policy: The bundle; None for rules.
+        deployment: The deployment that the controller serves.
+        scheduler: Name of the policy (``policy:PATH``) or rule that decides.
+        policy: The loaded bundle; None if a rule decides.
         guard: State of the guard rails.
-        counts: Observations and decisions so far, by what became of them; see :meth:`stats`.
-        lock: Held while anything changes; hold it to keep several calls together.
+        counts: Numbers of observations and decisions so far, by outcome; see :meth:`stats`.
+        lock: Lock held during every change; hold it to make several calls one unit.
     """
 
     def __init__(
@@ -92,32 +93,32 @@ class Controller:
         seed: int = 0,
         compiled: bool | None = None,
     ) -> None:
-        """Load what decides and prepare the estimators.
+        """Load the policy or rule, and prepare the estimators.
 
         Args:
             policy: Directory of a bundle, a loaded bundle, a scheduler by name (``"hf_heuristic"``,
                 ``"policy:DIR"``) or a scheduler.
-            deployment: What is served; default: the scenario that the bundle was trained on.
-            guard: When to leave the policy for the safe rule.
-            clock: Seconds, never going back; `time_s` of observations is on it.
-            origin_s: Time on that clock that counts as the beginning; default: now.
-            reports: What a decision may use: reports as they come in (``as_received``), or each only after
-                the nominal delay from its server to the place of the decision (``by_nominal_delay``), as in
-                the simulator.
-            max_requests: Requests remembered at a time.
-            max_clients: Clients remembered at a time.
-            forget_s: A request or client that has not been heard of for so long is forgotten.
-            seed: For rules that draw.
-            compiled: Make a policy's decisions by compiled code: the same ones, some ten times faster. It
-                needs Numba, and where its code is not kept yet, a minute to compile it. Default: where Numba
-                is installed.
+            deployment: The system to serve; default: the scenario that the bundle was trained on.
+            guard: When the safe rule replaces the policy; default: the defaults of the class.
+            clock: Clock in seconds that never goes back; `time_s` of observations is a time on this clock.
+            origin_s: Time on the clock that counts as the beginning; default: now.
+            reports: Which reports a decision may use: all that have come in (``as_received``), or each only
+                after the nominal delay from its server to the place of the decision (``by_nominal_delay``),
+                as in the simulator.
+            max_requests: Largest number of requests remembered at a time.
+            max_clients: Largest number of clients remembered at a time.
+            forget_s: Time in seconds after which a request or client that was not heard of is forgotten.
+            seed: Seed for rules that draw random numbers.
+            compiled: Whether compiled code makes a policy's decisions: the same decisions, some ten times
+                faster. Compiled code needs Numba, and about a minute to compile unless it is cached. Default:
+                compiled if Numba is installed.
 
         Raises:
             DeploymentError: Nothing describes the deployment.
-            ImportError: Compiled code is asked for and cannot be had.
+            ImportError: Compiled code was requested but is not available.
             dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
             dsd_env.schedulers.base.SchedulerError: The name is wrong, or the rule stops within a draft in a
-                way that the deployment cannot be told.
+                way that decisions of this deployment cannot express.
         """
         self.lock = threading.RLock()
         self._clock = clock
@@ -180,24 +181,26 @@ class Controller:
     # ------------------------------------------------------------------ in
 
     def observe(self, event: events.Event) -> None:
-        """Take in one observation.
+        """Take one observation.
+
+        A number out of range is moved into its range, and counted. An observation of an unknown request is
+        only counted.
 
         Raises:
-            TelemetryError: It is of the wrong type, or names a target, class or model that the deployment
-                lacks. Numbers out of range are moved and counted instead; observations of requests that are
-                not known are counted.
+            TelemetryError: The observation has a value of the wrong type, or names a target, class or model
+                that the deployment lacks.
         """
         self.observe_many((event,))
 
     def observe_many(self, several: Iterable[events.Event], now_s: float | None = None) -> None:
-        """Take in observations in their order, all or none, and nothing of another thread between them.
+        """Take several observations in order: all or none, and without calls of other threads in between.
 
         Args:
             several: The observations.
-            now_s: Time on the clock of those that tell none; default: now, the same for all.
+            now_s: Time on the clock for observations without a time; default: now, the same for all.
 
         Raises:
-            TelemetryError: One is wrong, see :meth:`observe`; none has been taken in.
+            TelemetryError: An observation is wrong, see :meth:`observe`; then none has been taken.
         """
         known = [events.checked(event) for event in several]
         with self.lock:
@@ -223,7 +226,7 @@ class Controller:
             self.counts["moved"] += 1
 
     def _seconds(self, time_s: float | None) -> float:
-        """Return a time on the controller's own scale, which begins at its origin; none lies ahead."""
+        """Return a time relative to the controller's origin; one too far ahead of the clock becomes now."""
         now_s = self._clock()
         if time_s is None:
             time_s = now_s
@@ -235,25 +238,25 @@ class Controller:
     # ------------------------------------------------------------------ out
 
     def now_s(self) -> float:
-        """Return the time on its clock, for observations and decisions that belong to one moment."""
+        """Return the time on the controller's clock, to pass to calls that belong to one moment."""
         return self._clock()
 
     def decide(
         self, request: str, now_s: float | None = None, *, counter: int | None = None
     ) -> ServedDecision:
-        """Decide for a request that begins a round, or asks to be admitted.
+        """Return the decision for a request that begins a round or asks to be admitted.
 
         Args:
-            request: Its name.
+            request: Name of the request.
             now_s: Time on the clock; default: now.
-            counter: Number of the decision within the request, from 0. If it is that of the last answer,
-                which may have been lost on its way, the answer is repeated and nothing is counted.
+            counter: Number of the decision within the request, from 0. If the last answer has that number
+                (it may have been lost on its way), the answer is repeated and nothing is counted.
         """
         with self.lock:
             return self._repeated(request, counter) or self._decide(request, self._seconds(now_s))
 
     def _repeated(self, request: str, counter: int | None) -> ServedDecision | None:
-        """Return the last answer for a request, if that has such a number."""
+        """Return the last answer for a request, if that answer has the number ``counter``."""
         if counter is None or (known := self._state.requests.get(request)) is None:
             return None
         last = known.answer
@@ -266,15 +269,15 @@ class Controller:
         *,
         counters: Sequence[int | None] | None = None,
     ) -> list[ServedDecision]:
-        """Decide for several requests at one moment, on what is known at that moment.
+        """Return the decisions for several requests at one moment, by what is known at that moment.
 
-        The answers are those of :meth:`decide` for one after the other at that time: what a decision changes
-        is its own request's, which no other sees. Where a policy decides by compiled code, one call makes all
-        observations and one matrix product per layer all logits. A batch counts as too slow if it takes
-        longer than the guard's `budget_s` for each of its decisions.
+        The answers equal those of calling :meth:`decide` for each request at that time, because a decision
+        changes only the state of its own request. If compiled code decides, one call makes all observations,
+        and one matrix product per layer makes all logits. A batch counts as too slow if it takes longer than
+        the guard's `budget_s` times the number of its decisions.
 
         Args:
-            requests: Their names.
+            requests: Names of the requests.
             now_s: Time on the clock; default: now.
             counters: Number of each decision within its request, as for :meth:`decide`.
         """
@@ -291,13 +294,13 @@ class Controller:
             ]
 
     def _decide_at_once(self, requests: Sequence[str], now_s: float) -> list[ServedDecision] | None:
-        """Decide for several known requests, each named once, by one call of compiled code; None: not so."""
+        """Decide for several known, distinct requests by one call of compiled code; None if impossible."""
         if self._mirror is None or not self._mirror.at_once or not len(set(requests)) == len(requests) > 1:
             return None
         known = self._state.requests
         try:
             found = [known[name] for name in requests]
-        except KeyError:  # one is not known
+        except KeyError:  # a request is not known
             return None
         if self._planner is not None:
             self._planned(now_s)
@@ -307,10 +310,10 @@ class Controller:
         return answers
 
     def view(self, request: str, now_s: float | None = None) -> DecisionView:
-        """Return what is known for a decision on a request, as every scheduler sees it.
+        """Return the view of a request's next decision, as every scheduler sees it.
 
         Raises:
-            KeyError: The request is not known.
+            KeyError: The request is unknown.
         """
         with self.lock:
             return self._state.view(self._state.requests[request], self._seconds(now_s))
@@ -319,27 +322,27 @@ class Controller:
         """Return the observation that a policy reads (float32, shape (n_features,)).
 
         Raises:
-            KeyError: The request is not known.
+            KeyError: The request is unknown.
         """
         return self._encoder.encode(self.view(request, now_s))
 
     def plan(self, now_s: float | None = None) -> ServedPlan:
-        """Return the plan in force, a new one if it is due, for engines that carry out plans themselves.
+        """Return the plan in force, for engines that carry out plans themselves; make a new one if it is due.
 
         Args:
             now_s: Time on the clock; default: now.
 
         Raises:
-            NoPlanError: What decides here decides on single requests.
+            NoPlanError: The policy or rule decides on single requests.
         """
         with self.lock:
             return self._planned(self._seconds(now_s)).served
 
     def fleet_view(self, now_s: float | None = None) -> FleetView:
-        """Return what is known for a plan, typed.
+        """Return the typed view from which a plan is made.
 
         Raises:
-            NoPlanError: What decides here decides on single requests.
+            NoPlanError: The policy or rule decides on single requests.
         """
         with self.lock:
             planner, seconds = self._need_planner(), self._seconds(now_s)
@@ -348,7 +351,7 @@ class Controller:
 
     @property
     def fleet_space(self) -> FleetSpace | None:
-        """Groups and choices of the plans that are made here; None if decisions are on single requests."""
+        """Groups and choices of the controller's plans; None if it decides on single requests."""
         return None if self._planner is None else self._planner.space
 
     def _need_planner(self) -> Planner:
@@ -357,7 +360,7 @@ class Controller:
         return self._planner
 
     def _planned(self, now_s: float) -> Planner:
-        """Return the planner, with the plan that is in force now."""
+        """Return the planner, with the plan that is in force at the given time."""
         planner = self._need_planner()
         if planner.due(now_s):
             self._state.pass_time(now_s)
@@ -368,23 +371,23 @@ class Controller:
         return planner
 
     def _follow(self, planner: Planner) -> None:
-        """Let compiled code follow the plan in force, if there is any."""
+        """Let compiled code, if it is in use, follow the plan in force."""
         if self._mirror is not None:
             self._mirror.use_plan(planner.space.choices(planner.plan))
         self._answers.made_by(planner.source, planner.reason)
 
     def _look_at_fleet(self, now_s: float) -> tuple[FleetTelemetry, str]:
-        """Return what is known for a plan, and what makes it doubtful."""
+        """Return the fleet's telemetry for a plan, and any doubt about the telemetry."""
         return self._state.fleet(self._need_planner().group_of, now_s, self._config.stale_s)
 
     @property
     def is_compiled(self) -> bool:
-        """Whether a policy's decisions are made by compiled code; never those of a rule."""
+        """Whether compiled code makes the decisions; it never makes those of a rule."""
         return self._mirror is not None
 
     def _decide(self, name: str, now_s: float) -> ServedDecision:
         self.counts["decisions"] += 1
-        # Whoever is forgotten now is not known any more.
+        # Requests that are forgotten now are unknown from here on.
         self._state.pass_time(now_s)
         request = self._state.requests.get(name)
         if request is None:
@@ -440,14 +443,14 @@ class Controller:
     def _decide_compiled(
         self, requests: Sequence[ServedRequest], now_s: float
     ) -> list[ServedDecision] | None:
-        """Decide by compiled code; None where anything is unusual, so that the decisions are made in Python.
+        """Decide by compiled code; None in an unusual case, which Python code must then decide.
 
-        What is unusual: the policy is not trusted, telemetry is old or was out of range, the observation is
-        not finite, there is nothing to select, or the policy fails. Nothing has changed then.
+        Unusual cases are: the policy is not trusted, telemetry is old or was out of range, the observation is
+        not finite, there is nothing to select, or the policy fails. Then nothing has changed.
         """
         mirror, guard, planner = self._mirror, self.guard, self._planner
         assert mirror is not None
-        # A plan can be followed whatever made it.
+        # A plan can be followed whether the policy or the guard made it.
         if planner is None and not guard.trusted:
             return None
         begin_s = time.perf_counter()
@@ -457,7 +460,7 @@ class Controller:
         try:
             mirror.decide(n)
         except Exception as error:
-            # In Python it will fail again, and be answered for.
+            # The decision fails again in Python, where the guard handles the failure.
             logger.debug("compiled decision failed", exc_info=error)
             return None
         told = self._answers.of(mirror, n)
@@ -481,7 +484,7 @@ class Controller:
     def _decided_late(
         self, requests: Sequence[ServedRequest], told: Sequence[Told], now_s: float
     ) -> list[ServedDecision]:
-        """Take decisions that took too long, as long as the policy is trusted for all that."""
+        """Return late decisions while the policy is trusted, then decisions of the safe rule."""
         answers = []
         for request, each in zip(requests, told, strict=True):
             if self.guard.trusted:
@@ -497,14 +500,14 @@ class Controller:
         return answers
 
     def _by_safe_rule(self, request: ServedRequest, now_s: float) -> ServedDecision:
-        """Return the safe rule's decision for a request whose policy has just lost the trust."""
+        """Return the safe rule's decision for a request, after the policy has just lost the trust."""
         view = self._state.view(request, now_s)
         self._stale(view)
         decision, source, reason = self._safe_decision(view, self.guard.reason)
         return self._carry_out(request, view, now_s, decision, source, reason)
 
     def _stale(self, view: DecisionView) -> bool:
-        """Return whether what is known of the current target is old; then see it as less old than it is."""
+        """Return whether telemetry of the current target is stale; limit the age of each to `stale_s`."""
         limit_s, stale = self._config.stale_s, False
         for target in {id(c.target): c.target for c in view.candidates}.values():
             if target.age_s > limit_s:
@@ -513,7 +516,7 @@ class Controller:
         return stale
 
     def _ask(self, view: DecisionView, doubt: str, begin_s: float) -> tuple[Decision, str, str]:
-        """Return the decision, what took it, and why if that is the safe rule."""
+        """Return the decision, its source (policy, rule or safe rule), and the reason for the safe rule."""
         guard = self.guard
         if not guard.asks_policy():
             return self._safe_decision(view, guard.reason)
@@ -570,7 +573,7 @@ class Controller:
         )
 
     def _plain(self, reason: str, request: ServedRequest | None = None) -> ServedDecision:
-        """Return plain decoding where the request is: what can be done without knowing anything."""
+        """Return plain decoding at the request's target, which is possible without any telemetry."""
         target = self._targets[max(0, request.target) if request else 0]
         counter = request.decisions if request else 0
         return ServedDecision(0, 1, 0, SITES[Site.COLOCATED], "", target, "", "safe_rule", reason, counter)
@@ -578,20 +581,21 @@ class Controller:
     # ------------------------------------------------------------------ what decides
 
     def swap(self, policy: str | Path | Policy | Scheduler) -> str:
-        """Let another policy or rule decide from now on, with the estimators as they are.
+        """Let another policy or rule decide from now on, and keep the estimators.
 
-        What is given is loaded and checked first: if that fails, nothing changes.
+        The new policy or rule is loaded and checked first: if that fails, nothing changes.
 
         Returns:
-            The name of what decided before.
+            The name of the policy or rule that decided before.
 
         Raises:
             dsd_env.policy.PolicyError: The bundle is damaged, or does not fit the deployment.
+            dsd_env.schedulers.base.SchedulerError: The rule is unknown or does not fit the deployment.
         """
         scheduler, bundle = _chosen(policy)
         if bundle is not None and self._compiled is not False:
             with suppress(ImportError):
-                # It may have to be compiled first, which nobody should wait for.
+                # Compile before taking the lock, so that no decision waits for the compilation.
                 importlib.import_module("dsd_env.serving.mirror")
         with self.lock:
             before = self.scheduler
@@ -620,7 +624,7 @@ class Controller:
         self._mirror = self._state.mirror = None
 
     def _use_compiled(self, policy: Policy) -> None:
-        """Let compiled code decide, if it is wanted and there is any."""
+        """Let compiled code decide, if it is wanted and available."""
         if self._compiled is False:
             return
         try:
@@ -636,7 +640,7 @@ class Controller:
             logger.info("decisions are not compiled", extra={"reason": str(error)})
 
     def stats(self) -> dict[str, Any]:
-        """Return counts and sizes: plain numbers by name, for logs and metrics; and the plan in force."""
+        """Return counts, sizes and the guard's state by name, for logs and metrics, and the plan in force."""
         with self.lock:
             return {
                 **self.counts,
@@ -651,12 +655,12 @@ class Controller:
 
     @property
     def requests(self) -> OrderedDict[str, ServedRequest]:
-        """The requests remembered, by name, the one heard of longest ago first."""
+        """The remembered requests by name, beginning with the one heard of longest ago."""
         return self._state.requests
 
 
 def _chosen(policy: str | Path | Policy | Scheduler) -> tuple[Scheduler | str, Policy | None]:
-    """Return what decides, and the bundle if it is one."""
+    """Return the scheduler, or the name of a bundle together with the bundle."""
     if isinstance(policy, Policy):
         return f"policy:{policy.manifest.scenario.name}", policy
     if isinstance(policy, FleetPolicyScheduler):
@@ -665,17 +669,18 @@ def _chosen(policy: str | Path | Policy | Scheduler) -> tuple[Scheduler | str, P
         return f"policy:{policy}", load_bundle(policy)
     if isinstance(policy, str):
         name = policy.removeprefix("policy:")
-        # No rule's name has a stroke before its colon: then it is a folder, there or not.
+        # No rule has a slash before its colon, so such a text is a folder, whether or not it exists.
         if name != policy or Path(policy).is_dir() or "/" in policy.partition(":")[0]:
             return f"policy:{name}", load_bundle(name)
     return make_scheduler(policy), None
 
 
 def _check_stopping(rule: Scheduler, space: ActionSpace) -> None:
-    """Refuse a rule that stops within a draft, unless its decisions can be told.
+    """Refuse a rule that stops within a draft, unless served decisions can express its stop rule.
 
     Raises:
-        SchedulerError: It stops otherwise than by a threshold, or the deployment lists none.
+        SchedulerError: The rule stops by something other than a threshold, or the deployment lists no
+            thresholds.
     """
     stopping = stopping_rule(rule)
     if stopping is None:

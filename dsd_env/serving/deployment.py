@@ -1,4 +1,4 @@
-"""What a controller serves: a scenario as the description of a real system, from several sources."""
+"""Deployments: the real system that a controller serves, described as a scenario."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from dsd_env.scenario.schema import EdgeServer, Target
 
 
 class DeploymentError(ValueError):
-    """There is no description of the deployment, or it does not fit the policy; the message says why."""
+    """A deployment has no description, or its description does not fit the policy; the message says why."""
 
 
 @dataclass(frozen=True)
 class Deployment:
     """A real system as a policy or a rule knows it.
 
-    It is described as a scenario: targets with their step times and limits, sites with their drafters, links
-    with their nominal delays, classes of SLO, and the lists that decisions come from. Arrivals, prices and
-    what else only a simulation needs are ignored.
+    The system is described as a scenario: targets with step times and limits, sites with their drafters,
+    links with nominal delays, SLO classes, and the lists from which decisions are taken. Arrivals, prices and
+    whatever else only a simulation needs are ignored.
 
     Attributes:
-        scenario: The description.
-        source: Where it came from, in words.
-        note: What its user should know, such as that it is not the very scenario of the training; else "".
+        scenario: The description of the system.
+        source: Origin of the description, in words.
+        note: Warning for the user, e.g. that the scenario differs from that of the training; "" if none.
     """
 
     scenario: Scenario
@@ -44,17 +44,17 @@ class Deployment:
             scenario: Name of a shipped scenario, path of a YAML file, mapping, or scenario.
 
         Raises:
-            dsd_env.scenario.ScenarioError: It is not valid.
+            dsd_env.scenario.ScenarioError: The scenario is not valid.
         """
         loaded = load_scenario(scenario)
         return cls(loaded, f"scenario {loaded.name!r}")
 
     @classmethod
     def of_policy(cls, policy: Policy) -> Deployment:
-        """Return the deployment that a policy was trained for, by the scenario that its manifest names.
+        """Return the deployment of the scenario that a policy's manifest names.
 
         Raises:
-            DeploymentError: No shipped scenario has that name; then the description has to be given.
+            DeploymentError: No shipped scenario has that name, so the user must describe the deployment.
         """
         reference = policy.manifest.scenario
         try:
@@ -90,27 +90,26 @@ class Deployment:
         tpot_s: float = 0.05,
         name: str = "engine",
     ) -> Deployment:
-        """Return the deployment of one engine that drafts on its own GPUs, from a few measured numbers.
+        """Return the deployment of a single engine that drafts on its own GPUs, from a few measured numbers.
 
-        Candidate 0 is the engine's drafter; candidate 1, the client's own device, has none and is never
-        valid.
-        Target, client class, SLO class and draft model are named ``engine``, ``client``, ``default`` and
-        ``draft``.
+        Candidate 0 is the engine's drafter. Candidate 1 is the client's own device, which has no drafter and
+        is never valid. The target, the client class, the SLO class and the draft model are named ``engine``,
+        ``client``, ``default`` and ``draft``.
 
         Args:
             step_s: Time of a decoding step of one sequence.
-            token_s: Time that every further new token in a step adds.
+            token_s: Time that each further new token adds to a step.
             draft_step_s: Time of a draft step; None: the engine has no drafter.
-            max_num_seqs: Requests that can be resident at a time.
+            max_num_seqs: Largest number of requests resident at a time.
             gammas: Speculation lengths on offer; 0 is added.
             batch_sizes: Batch sizes on offer.
-            kv_token_s: Time that every KV token read adds to a step.
-            kv_capacity_tokens: Tokens that its KV memory holds.
-            max_num_batched_tokens: New tokens of a step at most.
-            longest_context_tokens: Prompt and answer together at most.
+            kv_token_s: Time that each KV token read adds to a step.
+            kv_capacity_tokens: Capacity of the engine's KV pool, in tokens.
+            max_num_batched_tokens: Largest number of new tokens in a step.
+            longest_context_tokens: Largest number of tokens in prompt and answer together.
             ttft_s: Bound on the time to first token.
             tpot_s: Bound on the time per output token.
-            name: Name of the description.
+            name: Name of the scenario that describes the engine.
 
         Raises:
             dsd_env.scenario.ScenarioError: A number is impossible.
@@ -168,10 +167,10 @@ class Deployment:
         return cls(load_scenario(described), "measured step times")
 
     def check(self, policy: Policy) -> None:
-        """Make sure that a policy sees and decides what there is in this deployment.
+        """Check that a policy's features and action lists are those of this deployment.
 
         Raises:
-            dsd_env.policy.PolicyError: It does not; the message says in what they differ.
+            dsd_env.policy.PolicyError: They differ; the message says in what.
         """
         where = f"the deployment ({self.source})"
         if policy.fleet:
@@ -181,12 +180,12 @@ class Deployment:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the targets, by number; those of a class of several end in ``/`` and a number."""
+        """Names of the targets, by number; ``/`` and a number follow the name of a class of several."""
         return _names(self.scenario.targets)
 
     @property
     def edge_servers(self) -> tuple[str, ...]:
-        """Names of the edge servers, by number, likewise."""
+        """Names of the edge servers, by number, formed like those of the targets."""
         return _names(self.scenario.edge_servers)
 
 

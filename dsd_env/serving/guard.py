@@ -1,4 +1,4 @@
-"""Guard rails: when not to ask the policy, and when to ask it again."""
+"""Guard rails: when the safe rule replaces the policy, and when the policy is tried again."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Choice = TypeVar("Choice")
 logger = logging.getLogger("dsd_env.serving")
 
 REASONS = ("error", "not_finite", "time_out", "out_of_range", "stale")
-"""Why a policy is not asked: it raised an error, its input was not finite, it was too slow, or telemetry was
-out of range or stale."""
+"""Kinds of trouble with a policy: it raised an error, its input was not finite, it was too slow, or telemetry
+was out of range or stale."""
 
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """When to leave a policy, and for how long.
+    """When to stop trusting a policy, and for how long.
 
     Attributes:
-        safe_rule: Scheduler that decides meanwhile, by its name in the registry.
-        safe_plan: What is in force meanwhile where a policy of the fleet view makes plans: ``plain``, or
-            ``G/B/PLACE`` for all groups; see :meth:`dsd_env.control.fleet.FleetSpace.uniform`.
-        budget_s: A decision that takes longer counts as a time-out.
-        streak: So many decisions with one kind of trouble end the trust, if none without trouble came
-            between; `not_finite` and `error` replace the decision itself at once.
-        stale_s: Telemetry of a target that is older is stale; its age is seen as this.
-        retry_s: How long the safe rule decides before the policy is tried again.
+        safe_rule: Scheduler that decides while the policy is not trusted, by its name in the registry.
+        safe_plan: Plan in force while a policy of the fleet view is not trusted: ``plain``, or ``G/B/PLACE``
+            for all groups; see :meth:`dsd_env.control.fleet.FleetSpace.uniform`.
+        budget_s: Time in seconds after which a decision counts as a time-out.
+        streak: Number of decisions with one kind of trouble, without a trouble-free decision in between, that
+            ends the trust. `not_finite` and `error` also replace the decision itself at once.
+        stale_s: Age in seconds above which telemetry of a target is stale; the policy then sees this age.
+        retry_s: Time in seconds for which the safe rule decides before the policy is tried again.
     """
 
     safe_rule: str = "cloud_ar"
@@ -51,19 +51,19 @@ class GuardConfig:
 class Guard:
     """Decides whether the policy or the safe rule answers.
 
-    Trouble of one kind in `streak` decisions ends the trust, if none without trouble came between: the safe
-    rule answers for `retry_s`, then the policy is tried again. One decision without trouble restores the
-    trust; one with trouble sends it away for another `retry_s`. Loss and return of the trust are logged once
-    each.
+    The policy loses the trust after `streak` decisions with one kind of trouble, if no decision without
+    trouble came in between. The safe rule then answers for `retry_s`, after which the policy is tried again.
+    One decision without trouble restores the trust; one with trouble keeps the policy out for another
+    `retry_s`. Each loss and each return of the trust is logged once.
 
     Attributes:
         trusted: Whether the policy answers.
-        reason: Why it does not; "" if it does.
-        trips: How often the trust was lost, by reason.
+        reason: Why the policy does not answer; "" if it does.
+        trips: Number of times the trust was lost, by reason.
     """
 
     def __init__(self, config: GuardConfig, clock: Callable[[], float]) -> None:
-        """Begin with trust."""
+        """Start with a trusted policy."""
         self.config = config
         self._clock = clock
         self._streaks = dict.fromkeys(REASONS, 0)
@@ -77,15 +77,15 @@ class Guard:
         return self.trusted or self._clock() >= self._retry_at_s
 
     def ask(self, choose: Callable[[], Choice], doubt: str, begin_s: float) -> tuple[Choice | None, str]:
-        """Ask the policy, and note how that went.
+        """Ask the policy for a decision, and note any trouble.
 
         Args:
-            choose: Asks it; `FloatingPointError` says that what it reads is not finite.
-            doubt: What makes its input doubtful, one of :data:`REASONS`; "" for nothing.
-            begin_s: When the decision began, by `time.perf_counter`.
+            choose: Function that asks the policy; it raises `FloatingPointError` if the input is not finite.
+            doubt: Trouble with the policy's input, one of :data:`REASONS`; "" for none.
+            begin_s: Time at which the decision began, by `time.perf_counter`.
 
         Returns:
-            What it has chosen, and ""; or None and what the trouble was, if the safe rule is to decide.
+            The policy's choice and ""; or None and the kind of trouble, if the safe rule is to decide.
         """
         trouble, chosen = doubt, None
         try:
@@ -93,7 +93,7 @@ class Guard:
         except FloatingPointError:
             trouble = "not_finite"
         except Exception as error:
-            # Whatever goes wrong in a scheduler, the engine gets an answer.
+            # The engine must get an answer, whatever goes wrong in a scheduler.
             trouble = "error"
             logger.debug("scheduler failed", exc_info=error)
         if chosen is not None and not trouble and time.perf_counter() - begin_s > self.config.budget_s:
@@ -104,10 +104,10 @@ class Guard:
         return chosen, ""
 
     def note(self, trouble: str) -> None:
-        """Note how a decision of the policy went.
+        """Record the outcome of a decision of the policy.
 
         Args:
-            trouble: One of :data:`REASONS`; "" for none.
+            trouble: Kind of trouble, one of :data:`REASONS`; "" for none.
         """
         if not trouble:
             if self.trusted:

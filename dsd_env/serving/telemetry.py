@@ -1,12 +1,12 @@
-"""What an engine tells the controller: one frozen record per kind of observation, in engine terms.
+"""Observations that an engine sends to the controller: one frozen record per kind, in an engine's terms.
 
-Every field but the name of what is meant may be left out (None): then the default in its description holds.
-Times are seconds on one clock, that of ``time_s``; if an observation has no time, it counts as made now.
-Requests, clients and targets are named by texts of the engine's own.
+A field whose type allows None may be left out; then the default in its description holds. Times are seconds
+on one clock, that of ``time_s``; an observation without a time counts as made now. The engine chooses the
+names (strings) of requests, clients and targets.
 
-Numbers are checked on the way in (:func:`checked`): one outside :data:`RANGES` is moved to the nearest value
-inside, one that is not finite is left out, and both are counted. A value of the wrong type is an error of the
-caller, :class:`TelemetryError`.
+Numbers are checked on arrival (:func:`checked`): a number outside :data:`RANGES` is moved to the nearest
+value inside, a number that is not finite is left out, and both are counted. A value of the wrong type is an
+error of the caller, :class:`TelemetryError`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from typing import Any, NamedTuple, cast
 
 
 class TelemetryError(ValueError):
-    """An observation is of the wrong type or names what the deployment lacks; the message says what."""
+    """An observation has a wrong type or names something that the deployment lacks; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientJoined:
-    """A client device, with what is known of it. Optional: a client unknown so far joins with the defaults.
+    """A client device has joined. Optional: a client named elsewhere first joins with the defaults.
 
     Attributes:
-        client: Its name.
-        device_class: Its class in the deployment; default: the first.
-        number: Its number among the devices of the deployment; default: the next of its class.
-        draft_time_factor: Factor on the draft times of its class; default 1.
-        uplink_one_way_s: Delay to the targets; default: that of its class's link. The following likewise.
-        downlink_one_way_s: Delay back.
-        edge_uplink_one_way_s: Delay to its edge servers.
-        edge_downlink_one_way_s: Delay back.
-        time_s: When.
+        client: Name of the client.
+        device_class: Class of the device in the deployment; default: the first class.
+        number: Number of the device in the deployment; default: the next number of the class.
+        draft_time_factor: Factor on the draft times of the class; default 1.
+        uplink_one_way_s: One-way delay from the device to the targets. Default of this and the following
+            delays: those of the class's links.
+        downlink_one_way_s: One-way delay from the targets to the device.
+        edge_uplink_one_way_s: One-way delay from the device to edge servers.
+        edge_downlink_one_way_s: One-way delay from edge servers to the device.
+        time_s: Time of the event.
     """
 
     client: str
@@ -48,17 +49,18 @@ class ClientJoined:
 
 @dataclass(frozen=True, slots=True)
 class RequestArrived:
-    """A new request.
+    """A new request has arrived.
 
     Attributes:
-        request: Its name, not in use.
-        prompt_tokens: Length of its prompt; default 0.
-        client: The client that it comes from; default: one client of the first class for all.
-        slo: Its class of service-level objectives; default: the deployment's first.
-        target: The target that its prompt has come to, where clients speak to an engine directly; its
-            decisions are taken there from the beginning. Default: it is still with its client, and
-            :class:`RequestQueued` tells when it comes to a target.
-        time_s: When it arrived.
+        request: Name of the request, not in use by another one.
+        prompt_tokens: Length of the prompt; default 0.
+        client: Client that sent the request; default: one client of the first class, shared by all such
+            requests.
+        slo: Class of service-level objectives; default: the deployment's first class.
+        target: Target that has received the prompt, if clients speak to an engine directly; decisions are
+            then taken there from the beginning. Default: the request is still with its client, and
+            :class:`RequestQueued` reports when it reaches a target.
+        time_s: Time of arrival.
     """
 
     request: str
@@ -71,12 +73,12 @@ class RequestArrived:
 
 @dataclass(frozen=True, slots=True)
 class RequestQueued:
-    """A request's prompt has come to a target and waits there.
+    """A request's prompt has reached a target and waits there.
 
     Attributes:
         request: The request.
-        target: The target; default: that of its last decision.
-        time_s: When.
+        target: The target; default: that of the request's last decision.
+        time_s: Time of the event.
     """
 
     request: str
@@ -86,21 +88,21 @@ class RequestQueued:
 
 @dataclass(frozen=True, slots=True)
 class TokensCommitted:
-    """A target has committed tokens that no drafts were verified for: after a prefill, by plain decoding.
+    """A target has committed tokens without verifying drafts: after a prefill, or by plain decoding.
 
     Attributes:
         request: The request.
-        tokens: How many; default 1.
-        round_over: They end a round of plain decoding, which stands among the recent rounds with no drafts.
-            Default: true, but for the first token.
-        target: The target; default: that of its last decision.
-        heard: Whether they are known where the request's decisions are taken; default: they are. In a stream,
-            whose target goes on meanwhile, they may be on their way: :class:`StreamResult` tells of their
-            arrival.
-        last: Whether the request's last token is among them: its target has no more to do for it, though its
-            client may still wait for the answer. Default: it is not, and the request is under way until
-            :class:`RequestFinished`.
-        time_s: When.
+        tokens: Number of tokens; default 1.
+        round_over: Whether the tokens end a round of plain decoding, which then counts among the recent
+            rounds, with no drafts. Default: true, except for the first token.
+        target: The target; default: that of the request's last decision.
+        heard: Whether the tokens are known where the request's decisions are taken; default: they are. In a
+            stream, whose target goes on meanwhile, the result may still be on its way:
+            :class:`StreamResult` reports its arrival.
+        last: Whether the request's last token is among the tokens: the target then has no more work for the
+            request, though the client may still wait for the answer. Default: it is not, and the request is
+            under way until :class:`RequestFinished`.
+        time_s: Time of the event.
     """
 
     request: str
@@ -118,17 +120,18 @@ class RoundVerified:
 
     Attributes:
         request: The request.
-        drafted: Drafts verified.
-        accepted: Those that were right.
-        committed: Tokens committed; default: the accepted ones and one more.
+        drafted: Number of drafts verified.
+        accepted: Number of drafts that were right.
+        committed: Number of tokens committed; default: the accepted drafts and one more token.
         confidence: Top-1 probability of the drafter at the last token that it drafted on the true path;
             default: unknown (0).
-        target: The target; default: that of its last decision.
-        model: Draft model; default: that of its last decision.
-        heard: Whether this is known where the request's decisions are taken, as for
+        target: The target; default: that of the request's last decision.
+        model: Draft model; default: that of the request's last decision.
+        heard: Whether the result is known where the request's decisions are taken, as for
             :class:`TokensCommitted`.
-        last: Whether the request's last token is among them, likewise.
-        time_s: When.
+        last: Whether the request's last token is among the committed tokens, as for
+            :class:`TokensCommitted`.
+        time_s: Time of the event.
     """
 
     request: str
@@ -145,23 +148,24 @@ class RoundVerified:
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    """A result of a stream has come to its drafter, where the next decision is taken.
+    """A result of a stream has reached the drafter, where the next decision is taken.
 
-    An engine that tells of iterations when they end, at the target (``heard=False``), tells of their results
-    by this. One that hears of them at the drafter alone has no need of it: then the iteration and its result
-    are one observation.
+    An engine that reports iterations when they end at the target (``heard=False``) reports the arrival of
+    their results by this observation. An engine that observes iterations only at the drafter does not need
+    it: there, the iteration and its result are one observation.
 
     Attributes:
         request: The request.
-        known_tokens: Output tokens of which the result tells that they are committed.
-        known_commit_s: When the newest of them was; default: when the target last committed any.
-        committed: Tokens that the iteration behind it committed; default 0: it tells but that the stream is
-            open.
-        drafted: Drafts that the iteration verified; default 0: none had come.
-        accepted: Those that were right; default 0.
-        confidence: As for :class:`RoundVerified`. The following likewise.
-        model: Draft model.
-        time_s: When it came.
+        known_tokens: Number of output tokens that are committed according to the result.
+        known_commit_s: Time at which the newest of these tokens was committed; default: when the target last
+            committed a token.
+        committed: Number of tokens committed by the iteration that the result reports; default 0: the result
+            only says that the stream is open.
+        drafted: Number of drafts that the iteration verified; default 0: no draft had arrived.
+        accepted: Number of drafts that were right; default 0.
+        confidence: Confidence, as for :class:`RoundVerified`.
+        model: Draft model, as for :class:`RoundVerified`.
+        time_s: Time at which the result arrived.
     """
 
     request: str
@@ -177,14 +181,15 @@ class StreamResult:
 
 @dataclass(frozen=True, slots=True)
 class RequestInterrupted:
-    """A target has lost a request, or refused it because it is down; it is at no target now.
+    """A target has lost a request, or has refused it because the target is down.
 
-    Its stream and what was drafted ahead for it are void. Its client decides next. Where a whole target was
-    lost, :class:`TargetState` with ``kv_lost`` says so of all its requests.
+    The request is then at no target; its stream and any drafts made ahead for it are void, and its client
+    takes the next decision. If a whole target is lost, report that for all its requests with ``kv_lost`` of
+    :class:`TargetState`.
 
     Attributes:
         request: The request.
-        time_s: When.
+        time_s: Time of the event.
     """
 
     request: str
@@ -193,13 +198,13 @@ class RequestInterrupted:
 
 @dataclass(frozen=True, slots=True)
 class DecisionDropped:
-    """The last decision on a request came too late to be carried out, as where a target has gone on alone.
+    """The last decision on a request came too late to be carried out, e.g. because the target went on alone.
 
-    It counts as no round.
+    The decision does not count as a round.
 
     Attributes:
         request: The request.
-        time_s: When.
+        time_s: Time of the event.
     """
 
     request: str
@@ -208,16 +213,17 @@ class DecisionDropped:
 
 @dataclass(frozen=True, slots=True)
 class ControlMoved:
-    """The next decision of a request is taken elsewhere than where its last one was carried out.
+    """The next decision on a request is taken at another place than where the last one was carried out.
 
-    Without it, a request's next decision is taken where its drafts are made.
+    Without this observation, the next decision on a request is taken where the request's drafts are made.
 
     Attributes:
         request: The request.
-        site: ``colocated`` (at its target), ``own_device`` or ``edge_server``.
-        target: The target; default: the request's.
+        site: Place of the next decision: ``colocated`` (at the request's target), ``own_device`` or
+            ``edge_server``.
+        target: The target; default: the request's target.
         edge_server: Number of the edge server; default 0.
-        time_s: When.
+        time_s: Time of the event.
     """
 
     request: str
@@ -229,20 +235,21 @@ class ControlMoved:
 
 @dataclass(frozen=True, slots=True)
 class DraftState:
-    """The state of a request's drafting, where an engine knows it.
+    """The state of a request's drafting, from an engine that knows it.
 
     Attributes:
         request: The request.
-        head_start_tokens: Drafts of the next window made ahead; default 0.
-        window_tokens: Gamma in force of its stream of drafts; default 0: none is open.
-        lead_tokens: Its drafts in flight, not yet known to be right or wrong; default 0.
-        generations: Generations of drafts that its stream has begun; default 0.
-        generation_started_s: When the present one began; default: now.
-        known_tokens: Output tokens that its controller knows of, where a target is ahead of that; default: as
-            its results have told (:class:`StreamResult`), and without a stream all.
-        known_commit_s: When the newest of those was committed; likewise.
-        idle_share: Running share of its iterations for which no draft had come; default: unchanged.
-        time_s: When.
+        head_start_tokens: Number of drafts of the next window made ahead; default 0.
+        window_tokens: Gamma in force of the request's stream of drafts; default 0: no stream is open.
+        lead_tokens: Number of drafts in flight, not yet known to be right or wrong; default 0.
+        generations: Generations of drafts that the stream has begun; default 0.
+        generation_started_s: Time at which the current generation began; default: now.
+        known_tokens: Number of output tokens that the request's controller knows of, if the target is ahead
+            of that; default: as results have reported (:class:`StreamResult`), and all without a stream.
+        known_commit_s: Time at which the newest of the known tokens was committed; same default.
+        idle_share: Running share of the stream's iterations for which no draft had arrived; default:
+            unchanged.
+        time_s: Time of the observation.
     """
 
     request: str
@@ -259,16 +266,16 @@ class DraftState:
 
 @dataclass(frozen=True, slots=True)
 class DraftKv:
-    """How much of a request's context a drafter's KV holds. Rounds verified tell it by themselves.
+    """The part of a request's context that a drafter's KV holds; verified rounds already imply it.
 
     Attributes:
         request: The request.
-        valid_tokens: Tokens of its context, prompt included, from the beginning.
-        site: Site of the drafter; default: that of its last decision.
-        target: The target (``colocated``); default: the request's.
-        edge_server: Number of the edge server (``edge_server``); default 0.
-        drafter: Place of the drafter in its site's list; default 0.
-        time_s: When.
+        valid_tokens: Number of context tokens held, prompt included, counted from the beginning.
+        site: Site of the drafter; default: that of the request's last decision.
+        target: The target (for ``colocated``); default: the request's target.
+        edge_server: Number of the edge server (for ``edge_server``); default 0.
+        drafter: Index of the drafter in its site's list; default 0.
+        time_s: Time of the observation.
     """
 
     request: str
@@ -282,12 +289,12 @@ class DraftKv:
 
 @dataclass(frozen=True, slots=True)
 class RequestFinished:
-    """A request has ended, by its last token or otherwise; it is forgotten.
+    """A request has ended, by its last token or otherwise; the controller forgets it.
 
     Attributes:
         request: The request.
-        met_slo: Whether its answer met its objectives; default: not counted.
-        time_s: When.
+        met_slo: Whether the answer met the request's objectives; default: not counted.
+        time_s: Time of the event.
     """
 
     request: str
@@ -297,34 +304,35 @@ class RequestFinished:
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """The state of a target. Fields left out keep their last value, the first time 0.
+    """The state of a target. Fields left out keep their last value, which at first is 0.
 
-    An engine that never sends it is known by its requests alone: those under way there count as resident.
+    For a target without this observation, the controller counts the requests under way there as resident.
 
     Attributes:
-        target: The target; default: the deployment's first.
-        up: Whether it runs.
+        target: The target; default: the deployment's first target.
+        up: Whether the target runs.
         queued: Requests that wait for admission or for an iteration.
         running: Sequences in the iteration under way.
-        resident: Requests with KV there; default: those that the controller knows to be there.
+        resident: Requests with KV at the target; default: those that the controller knows to be there.
         waiting: Requests that wait for admission.
         remaining_s: Expected rest of the iteration under way.
-        iteration_s: Running mean iteration time; default: kept from :class:`IterationDone`, before that the
-            profile's for one token.
+        iteration_s: Running mean iteration time; default: the mean of :class:`IterationDone`, and before
+            any, the profile's time for one token.
         kv_fraction: Share of the KV pool reserved.
         token_s: Marginal time of a new token; default: the profile's at the usual size of an iteration.
-        plain: Residents that decode plainly; default: kept from the rounds that requests report. The
-            following likewise.
-        colocated: Residents that draft on its GPUs.
+        plain: Residents that decode plainly. Default of this field, `colocated`, `remote` and `gamma_mean`:
+            counted from the rounds that requests report.
+        colocated: Residents that draft on the target's GPUs.
         remote: Residents that draft elsewhere.
-        gamma_mean: Mean number of drafts in force of those that draft.
+        gamma_mean: Mean number of drafts in force of the residents that draft.
         prefill_tokens: Context tokens still to be prefilled.
-        kv_lost: Its KV is gone, as after a crash: its requests are at no target now, their streams are void,
-            and the drafters at it hold nothing. Default: it is not.
-        request: The state came with the newest result of this request. Only matters where reports travel
-            (see ``reports`` of the controller).
-        periodic: It is a periodic report, which others see too; likewise.
-        time_s: When it was taken.
+        kv_lost: Whether the target's KV is gone, as after a crash: the target's requests are then at no
+            target, their streams are void, and the drafters at the target hold nothing. Default: it is not.
+        request: Request whose newest result brought the state. Matters only with ``by_nominal_delay`` (see
+            ``reports`` of the controller).
+        periodic: Whether the state is a periodic report, which other requests see too. Matters only with
+            ``by_nominal_delay``.
+        time_s: Time at which the state was taken.
     """
 
     target: str | None = None
@@ -350,13 +358,13 @@ class TargetState:
 
 @dataclass(frozen=True, slots=True)
 class IterationDone:
-    """An iteration (engine step) of a target has ended: what the running means are made of.
+    """An iteration (engine step) of a target has ended; running means of the target are made of these.
 
     Attributes:
-        duration_s: How long it took.
-        new_tokens: New tokens in it; default 1.
-        target: The target; default: the deployment's first.
-        time_s: When it ended.
+        duration_s: Duration of the iteration.
+        new_tokens: New tokens in the iteration; default 1.
+        target: The target; default: the deployment's first target.
+        time_s: Time at which the iteration ended.
     """
 
     duration_s: float
@@ -367,25 +375,26 @@ class IterationDone:
 
 @dataclass(frozen=True, slots=True)
 class DrafterState:
-    """The state of what drafters run on: a client's device, an edge server, or GPUs beside a target.
+    """The state of the hardware of drafters: a client's device, an edge server, or GPUs beside a target.
 
-    Name one of the three.
+    Name exactly one of client, edge server and target.
 
     Attributes:
         client: The client.
         edge_server: Number of the edge server.
-        target: The target with a drafter on GPUs of its own.
-        drafter: Place of the drafter in its site's list, where each reports for itself; default: the first,
-            and all on the same hardware.
-        up: Whether it runs; default: unchanged.
+        target: The target that has a drafter with its own GPUs.
+        drafter: Index of the drafter in its site's list, if each drafter reports for itself; default: the
+            first drafter, and all drafters on the same hardware.
+        up: Whether the hardware runs; default: unchanged.
         jobs: Draft jobs running or queued; default: unchanged.
-        wait_s: Expected wait; default: from jobs and their mean time.
-        job_s: How long the draft job took that has just ended; goes into the mean.
-        mean_job_s: That mean itself, where the engine keeps it.
-        kv_lost: Its KV is gone, as after a crash, and so is what was drafted ahead there; default: it is not.
-        request: The request whose controller sees it (clients); default: all of the client's.
-        periodic: As for :class:`TargetState`.
-        time_s: When.
+        wait_s: Expected wait; default: derived from `jobs` and the mean time of a job.
+        job_s: Duration of the draft job that has just ended; a sample of the mean.
+        mean_job_s: The mean time of a draft job itself, if the engine keeps it.
+        kv_lost: Whether the drafters' KV is gone, as after a crash, and with it any drafts made ahead;
+            default: it is not.
+        request: Request whose controller sees the state (for clients); default: all requests of the client.
+        periodic: Whether the state is a periodic report, which other requests see too.
+        time_s: Time of the observation.
     """
 
     client: str | None = None
@@ -405,14 +414,14 @@ class DrafterState:
 
 @dataclass(frozen=True, slots=True)
 class RttSample:
-    """A measured round trip between a client and the targets, without the time at the target.
+    """A measured round-trip time between a client and a target, without the time spent at the target.
 
     Attributes:
         client: The client.
-        rtt_s: The sample, the whole way there and back.
-        time_s: When it was complete.
-        target: The target it was measured with, where some are farther away than others (`extra_one_way_s`);
-            default: that of the client's newest request.
+        rtt_s: The sample: the whole way there and back.
+        time_s: Time at which the round trip was complete.
+        target: The target, if some targets are farther away than others (`extra_one_way_s`); default: that of
+            the client's newest request.
     """
 
     client: str
@@ -423,17 +432,17 @@ class RttSample:
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """What a client's own messages have shown of its link.
+    """The state of a client's link, as measured from the client's own messages.
 
     Attributes:
         client: The client.
-        up: Whether the link is believed up; default: unchanged. The following likewise.
-        uplink_bits_per_s: Bandwidth as measured.
-        downlink_bits_per_s: Bandwidth back.
-        uplink_sample_bits_per_s: Bandwidth that one message has shown; goes into the running mean.
-        downlink_sample_bits_per_s: Bandwidth back that one message has shown; likewise.
-        lost: Whether the newest message needed a retransmission; goes into the running share.
-        time_s: When.
+        up: Whether the link is believed up. Default of all fields: unchanged.
+        uplink_bits_per_s: Measured bandwidth from the client.
+        downlink_bits_per_s: Measured bandwidth to the client.
+        uplink_sample_bits_per_s: Bandwidth from the client in one message; a sample of the running mean.
+        downlink_sample_bits_per_s: Bandwidth to the client in one message; a sample of the running mean.
+        lost: Whether the newest message needed a retransmission; a sample of the running share.
+        time_s: Time of the observation.
     """
 
     client: str
@@ -448,14 +457,14 @@ class LinkState:
 
 @dataclass(frozen=True, slots=True)
 class BackhaulState:
-    """The delay of the link between an edge server and a target; the deployment gives that of a whole class.
+    """The delay between an edge server and a target; the deployment gives one value per class.
 
     Attributes:
         edge_server: Number of the edge server.
-        target: The target; default: all.
-        uplink_one_way_s: Delay towards the target; default: unchanged.
-        downlink_one_way_s: Delay back; likewise.
-        time_s: When.
+        target: The target; default: all targets.
+        uplink_one_way_s: One-way delay from the edge server to the target; default: unchanged.
+        downlink_one_way_s: One-way delay from the target to the edge server; default: unchanged.
+        time_s: Time of the observation.
     """
 
     edge_server: int
@@ -488,15 +497,15 @@ Event = (
 """Every kind of observation."""
 
 EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in Event.__args__}
-"""The kinds of observations by name."""
+"""The classes of observations by name."""
 
 
 class Range(NamedTuple):
-    """What a number can be.
+    """The range of a number in an observation.
 
     Attributes:
-        low: Least value.
-        high: Largest value.
+        low: Lowest value.
+        high: Highest value.
         unit: Unit, for messages.
     """
 
@@ -555,7 +564,7 @@ RANGES: dict[str, Range] = {
     "uplink_sample_bits_per_s": Range(1.0, 1e13, "bit/s"),
     "downlink_sample_bits_per_s": Range(1.0, 1e13, "bit/s"),
 }
-"""Range of every number with one; times on the clock are checked against the clock."""
+"""Range of each number that has a range; times on the clock are checked against the clock instead."""
 
 _WHOLE = frozenset(
     each.name for kind in EVENTS.values() for each in fields(kind) if str(each.type).startswith("int")
@@ -565,13 +574,13 @@ _FLAGS = ("up", "met_slo", "round_over", "periodic", "lost", "heard", "last", "k
 _TIMES = ("time_s", "known_commit_s", "generation_started_s")
 _INDICES = ("number", "edge_server", "drafter")
 MAX_NAME = 200
-"""Longest name, in characters."""
+"""Largest length of a name, in characters."""
 
 _PLAN: dict[type[Any], tuple[tuple[str, str, float, float, bool], ...]] = {}
 
 
 def _plan(kind: type[Any]) -> tuple[tuple[str, str, float, float, bool], ...]:
-    """Return name, sort, bounds and optionality of each field of a kind of observation."""
+    """Return, for each field of a class of observations: name, sort, bounds, and whether it is optional."""
     rows = []
     for each in fields(kind):
         name = each.name
@@ -593,13 +602,13 @@ for _kind in EVENTS.values():
 
 
 def checked(event: Event) -> tuple[Event, tuple[str, ...]]:
-    """Return an observation with every number in its range, and the names of the fields that were moved.
+    """Return an observation with every number in its range, and the names of the fields that were changed.
 
-    Nobody accepts more drafts than were verified. A number that is not finite is left out where the field may
-    be, and otherwise 0 within its range.
+    More accepted than verified drafts are reduced to the number verified. A number that is not finite is left
+    out if its field is optional; otherwise it becomes the lowest value of its range.
 
     Raises:
-        TelemetryError: A field of the wrong type, or a name that is too long.
+        TelemetryError: A field has a value of the wrong type, or a name is too long.
     """
     plan = _PLAN.get(type(event))
     if plan is None:
@@ -618,7 +627,7 @@ def checked(event: Event) -> tuple[Event, tuple[str, ...]]:
             if type(value) is not bool:
                 raise _wrong(event, name, value, "true or false")
         elif type(value) not in (int, float):
-            # NumPy's numbers are welcome; truth values and texts are not.
+            # NumPy numbers are accepted; booleans and strings are not.
             plain = value.item() if hasattr(value, "item") else None
             if type(plain) not in (int, float):
                 raise _wrong(event, name, value, "a number")
@@ -641,7 +650,7 @@ def checked(event: Event) -> tuple[Event, tuple[str, ...]]:
             moved = moved or {}
             moved[name] = None
     if isinstance(event, (RoundVerified, StreamResult)) and (event.accepted or 0) > (event.drafted or 0):
-        # An engine that counts the target's own token as accepted says one too many, every time.
+        # An engine that counts the target's own token as accepted reports one too many in every round.
         moved = {**(moved or {}), "accepted": event.drafted or 0}
     if moved is None:
         return event, ()
