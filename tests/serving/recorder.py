@@ -278,7 +278,30 @@ class Recorder:
             me.tell(RttSample(client, round_trip_s, me.now_s, target=me.targets[target]))
             me.jobs(request)
 
-        hook(Links, "measure_round_trip", after=measured)
+        asked: list[Request] = []  # whose result is being measured; else it is an acknowledgement
+        acknowledging: dict[int, int] = {}
+
+        def acknowledged(device: Device, *_: Any) -> None:
+            if not asked:
+                target = me.targets[acknowledging.pop(device.number)]
+                me.tell(RttSample(f"d{device.number}", me.now_s - device.timed_s, me.now_s, target=target))
+
+        def result_measured(_: Any, request: Request, round_trip_s: float, target: int) -> None:
+            asked.clear()
+            measured(_, request, round_trip_s, target)
+
+        hook(
+            Links,
+            "_acknowledge",
+            before=lambda _, request, target: acknowledging.update({request.device.number: target}),
+        )
+        hook(Device, "measure", after=acknowledged)
+        hook(
+            Links,
+            "measure_round_trip",
+            before=lambda _, request, round_trip_s, target: asked.append(request),
+            after=result_measured,
+        )
         hook(Links, "send_up", after=lambda _, device, size, request, target: me.jobs(request))
 
         def sent(_: Any, device: Device, lost: int, size: float) -> None:

@@ -427,7 +427,7 @@ def _target(dice: Dice, models: list[str], workload: Data, gamma: int) -> Data:
         "kv_capacity_tokens": needed + dice.pick(20 * needed, 0, 1, needed // 2, needed, 2 * needed),
     }
     if dice.has("profiles", 0.06):
-        target["profile"] = TARGET_PROFILE
+        target |= {"profile": TARGET_PROFILE, "gpus": 1}
     if dice.chance(0.4):
         target["order"] = "prefill_first"
     if dice.chance(0.3):

@@ -135,6 +135,39 @@ _OF_TARGETS = {
 """Instants: what they are called, and what their value says."""
 
 
+class Acknowledgements:
+    """Tells acknowledgements of tokens from other messages.
+
+    A device sends one when tokens come that are timed. Which are, follows from the log: the first ones that
+    are sent to a device while none are timed.
+    """
+
+    def __init__(self, n_devices: int) -> None:
+        """Begin with nothing timed."""
+        self._n_devices = n_devices
+        self._due: dict[int, tuple[int, float]] = {}
+        self._timed_until_s: dict[int, float] = {}
+
+    def has(self, event: Event, before: Event) -> bool:
+        """Take in the next message of a request; return whether it is an acknowledgement.
+
+        Args:
+            event: The message.
+            before: What happened to the request before it.
+        """
+        device, channel = divmod(event.entity, 4)
+        if device >= self._n_devices:
+            return False
+        if channel == 1 and before.kind == EventKind.COMMIT:
+            if device not in self._due and event.time_s > self._timed_until_s.get(device, -1.0):
+                self._due[device] = event.request, event.value
+        elif channel == 0 and self._due.get(device) == (event.request, event.time_s):
+            del self._due[device]
+            self._timed_until_s[device] = event.value
+            return True
+        return False
+
+
 class Reader:
     """Takes events one by one.
 
@@ -169,10 +202,19 @@ class Reader:
         self._decided_s: dict[int, tuple[float, float]] = {}
         self._drafted_s: dict[int, float] = {}
         self._protocol = scenario.protocol.kind
+        self._acks = Acknowledgements(scenario.n_devices) if scenario.protocol.token_acks else None
 
     def take(self, event: Event) -> None:
         """Take in the next event."""
         kind, request = event.kind, event.request
+        if (
+            self._acks is not None
+            and kind == EventKind.SEND
+            and self._acks.has(event, self._before[event.request])
+        ):
+            # It is no step of the request's own, which may be over.
+            self._begin(self._places.channel(event.entity), "acknowledgement", event, {}).end_s = event.value
+            return
         match kind:
             case EventKind.ARRIVAL:
                 track = requests_of(event.entity)
