@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -17,14 +16,14 @@ import numpy as np
 
 import dsd_env
 from agents.environments import engine_for
-from agents.identity import data_digest, engine_digest, scenario_digest, scheduler_digest
+from agents.identity import digests_of, key_of
 from agents.processes import as_they_end, workers
 from agents.rollouts import BySchedulers, play
 from dsd_env.changes import changed_scenario
 from dsd_env.files import append_json_line
 from dsd_env.history import recorded
 from dsd_env.paired import RESAMPLES, bootstrap_mean, bootstrap_ratio, evaluation_seeds
-from dsd_env.policy.manifest import canonical_json, scenario_ref
+from dsd_env.policy.manifest import scenario_ref
 from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
@@ -129,18 +128,8 @@ def tasks_of(label: str, scenario: Scenario, scheduler: str, seeds: Sequence[int
     """
     # Report a wrong name or an unfit policy now, not after an hour of simulation.
     make_scheduler(scheduler).reset(scenario, 0)
-    common = digests(scenario, scheduler)
+    common = digests_of(scenario, scheduler)
     return [Task(label, scenario, scheduler, seed, key_of(*common, seed)) for seed in seeds]
-
-
-def digests(scenario: Scenario, scheduler: str) -> list[str]:
-    """Return digests of what a result depends on besides the seed: code, data, scenario, scheduler."""
-    return [engine_digest(), data_digest(scenario), scenario_digest(scenario), scheduler_digest(scheduler)]
-
-
-def key_of(*parts: Any) -> str:
-    """Return the digest of some parts, which must be JSON values."""
-    return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()
 
 
 def check_metrics(names: Sequence[str], scenario: Scenario) -> None:

@@ -173,8 +173,30 @@ def scheduler_digest(spec: str) -> str:
     ).hexdigest()
 
 
+def digests_of(scenario: Scenario, spec: str | None = None) -> list[str]:
+    """Return what an episode depends on besides its seed: code, scenario, data and, if given, scheduler."""
+    found = [engine_digest(), scenario_digest(scenario), data_digest(scenario)]
+    return found if spec is None else [*found, scheduler_digest(spec)]
+
+
+def key_of(*parts: Any) -> str:
+    """Return the digest of some parts, which must be JSON values."""
+    return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()
+
+
 def _file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.cache
+def _imported(path: Path) -> list[str]:
+    """Return what a file imports from modules: these, and what may be modules in them."""
+    return [
+        name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    ]
 
 
 def scheduler_sources(spec: str) -> list[Path]:
@@ -190,9 +212,7 @@ def scheduler_sources(spec: str) -> list[Path]:
         if module == "dsd_env.schedulers.registry" or not path.is_file():
             continue
         found[module] = path
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        waiting += _imported(path)
     if "policy" in spec.partition(":")[0]:
         found["dsd_env.policy.network"] = PACKAGE / "policy" / "network.py"
         found["agents.other_lists"] = Path(__file__).with_name("other_lists.py")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from _static_choices import BY_LOAD, make_static
 from tqdm import tqdm
 
 from agents.evaluation import PartialResults, Task, tasks_of
+from agents.identity import key_of
 from agents.seeds import SEARCH_SEEDS
 from dsd_env.scenario import Scenario
 from dsd_env.whole_runs.static import run_statics
@@ -75,7 +75,7 @@ class Runs:
             replace(
                 task,
                 scheduler=scheduler,
-                key=hashlib.sha256(f"{task.key} {scheduler}".encode()).hexdigest(),
+                key=key_of(task.key, scheduler),
             )
             for task in tasks_of(scenario.name, scenario, "cloud_ar", SEARCH_SEEDS[seeds])
         ]

@@ -66,14 +66,13 @@ def main() -> int:
 
 
 def _search(arguments: argparse.Namespace, partial: Path | None) -> int:
-    from rich.console import Console
-
     from agents import capacity, evaluation, provenance
+    from agents.report import console as make_console
     from dsd_env import load_scenario
     from dsd_env.files import write_json
     from dsd_env.schedulers.lists import aliases, named_schedulers
 
-    console = Console()
+    console = make_console()
     schedulers = named_schedulers(arguments.schedulers)
     names = {spec: name for name, spec in schedulers.items()}
     scenario = capacity.prepared(

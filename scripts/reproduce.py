@@ -13,7 +13,6 @@ interrupted run continues where it stopped when started again, and papers that w
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import sys
@@ -25,8 +24,8 @@ from typing import Any
 import _checkout  # noqa: F401
 import _cli
 
-import dsd_env
 from agents.evaluation import PartialResults, Task
+from agents.identity import digests_of, key_of
 from dsd_env.calibration.pages import replace_blocks
 from dsd_env.calibration.published.edge_cloud import DISTANCE, DSD, SPECEDGE
 from dsd_env.calibration.published.one_box import AMUSD, DSI, PEARL
@@ -41,7 +40,6 @@ from dsd_env.calibration.published.reproductions import (
 )
 from dsd_env.calibration.published.saguaro import SAGUARO
 from dsd_env.files import write_json, write_text
-from dsd_env.policy.manifest import canonical_json, scenario_ref
 from dsd_env.scenario import Scenario
 
 REPRODUCTIONS: dict[str, Reproduction] = {
@@ -62,8 +60,7 @@ class Remembering:
 
     def __call__(self, scenario: Scenario, scheduler: str, seed: int, engine: str) -> Mapping[str, float]:
         """Return a simulation's quantities, simulated now or before."""
-        common = [dsd_env.__version__, scenario_ref(scenario).sha256, scheduler, seed]
-        key = digest_of(common)
+        key = key_of(*digests_of(scenario, scheduler), seed)
         if key not in self._finished.results:
             self._finished.add(
                 Task(self.label, scenario, scheduler, seed, key), run(scenario, scheduler, seed, engine)
@@ -71,11 +68,6 @@ class Remembering:
             self.simulated += 1
             print(f"\r{self.label}: {self.simulated} simulations", end="", file=sys.stderr, flush=True)
         return self._finished.results[key]
-
-
-def digest_of(parts: Sequence[Any]) -> str:
-    """Return the digest of all that a simulation depends on."""
-    return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

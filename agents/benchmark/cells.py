@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import dsd_env
 from agents.benchmark.config import ROLES, BenchmarkError, Contest, Role, Suite
-from agents.identity import data_digest, engine_digest, scenario_digest, scheduler_digest
+from agents.identity import digests_of, key_of
 from dsd_env.paired import EVALUATION_SEEDS, evaluation_seeds
-from dsd_env.policy.manifest import canonical_json
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 
@@ -83,13 +81,7 @@ def cells_of(
         make_scheduler(spec).reset(scenario, 0)
     except (ValueError, OSError) as error:
         raise BenchmarkError(f"scenarios.{contest.name}, scheduler {name!r} = {given!r}: {error}") from error
-    common = [
-        dsd_env.__version__,
-        engine_digest(),
-        scenario_digest(scenario),
-        data_digest(scenario),
-        scheduler_digest(spec),
-    ]
+    common = [dsd_env.__version__, *digests_of(scenario, spec)]
     metrics = contest.metrics(scenario)
     return [
         Cell(
@@ -99,7 +91,7 @@ def cells_of(
             scheduler=spec,
             role=role,
             seed=seed,
-            inputs=hashlib.sha256(canonical_json([*common, seed]).encode()).hexdigest(),
+            inputs=key_of(*common, seed),
             metrics=metrics,
         )
         for seed in seeds

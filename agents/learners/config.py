@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,8 @@ from pydantic import Field, model_validator
 
 from agents.benchmark.config import Contest, contest_of
 from agents.config_files import ConfigModel, read_config
-from dsd_env.policy.manifest import canonical_json, scenario_ref
+from agents.identity import key_of
+from dsd_env.policy.manifest import scenario_ref
 from dsd_env.scenario import Scenario
 
 Algorithm = Literal["ppo", "maskable_ppo", "dqn", "recurrent_ppo"]
@@ -82,7 +82,7 @@ class Comparison(ConfigModel):
             learner.algorithm,
             learner.settings,
         ]
-        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+        return key_of(*parts)
 
 
 def load_comparison(given: str | Path) -> Comparison:

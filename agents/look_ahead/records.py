@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,11 +18,10 @@ from agents.benchmark.records import Store
 from agents.benchmark.running import metrics_digest
 from agents.benchmark.scoring import standing
 from agents.benchmark.statistics import gain
-from agents.identity import data_digest, engine_digest, scenario_digest, scheduler_digest
+from agents.identity import digests_of, key_of
 from agents.look_ahead.config import LookAheadConfig
 from dsd_env import strict_json
 from dsd_env.files import write_text
-from dsd_env.policy.manifest import canonical_json
 from dsd_env.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -132,16 +130,11 @@ def inputs_of(config: LookAheadConfig, scenario: Scenario) -> str:
     settings = config.model_dump(mode="json")
     if not config.redraws:  # as before there were any
         del settings["redraws"], settings["surely"]
-    parts = [
-        settings,
-        engine_digest(),
-        scenario_digest(scenario),
-        data_digest(scenario),
-    ]
+    base = None
     if config.is_policy:
         assert isinstance(config.base, str)
-        parts.append(scheduler_digest(located(config.base)))
-    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+        base = located(config.base)
+    return key_of(settings, *digests_of(scenario, base))
 
 
 @dataclass(frozen=True)

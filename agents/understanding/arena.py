@@ -13,7 +13,8 @@ import numpy as np
 from agents.benchmark.config import Objective, load_suite
 from agents.benchmark.objectives import objective_by
 from agents.environments import engine_for
-from agents.evaluation import PartialResults, Task, digests, key_of, run_group
+from agents.evaluation import PartialResults, Task, run_group
+from agents.identity import digests_of, key_of
 from agents.rollouts import Decide, play
 from dsd_env.paired import bootstrap_mean, bootstrap_ratio
 from dsd_env.scenario import Scenario
@@ -122,7 +123,16 @@ class Arena:
     def _played(
         self, name: str, depends_on: Mapping[str, Any], decide: Decide | None
     ) -> list[dict[str, float]]:
-        tasks = [self._task(name, depends_on, seed) for seed in self.seeds]
+        common = [
+            *digests_of(self.scenario, self.scheduler),
+            list(self.objective.metrics),
+            name,
+            dict(depends_on),
+        ]
+        tasks = [
+            Task(self.label, self.scenario, self.scheduler, seed, key_of(*common, seed))
+            for seed in self.seeds
+        ]
         waiting = {task.seed: task for task in tasks if task.key not in self.finished.results}
         for task in tasks:
             if task.seed not in waiting:
@@ -147,16 +157,6 @@ class Arena:
     def _keep(self, task: Task, metrics: Mapping[str, float]) -> None:
         self.finished.add(task, {name: metrics[name] for name in self.objective.metrics})
         self.told(task.seed)
-
-    def _task(self, name: str, depends_on: Mapping[str, Any], seed: int) -> Task:
-        key = key_of(
-            *digests(self.scenario, self.scheduler),
-            list(self.objective.metrics),
-            name,
-            dict(depends_on),
-            seed,
-        )
-        return Task(self.label, self.scenario, self.scheduler, seed, key)
 
 
 def digest_of(*arrays: np.ndarray[Any, Any]) -> str:

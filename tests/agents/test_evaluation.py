@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 import dsd_env
-from agents import evaluation
+from agents import evaluation, identity
 from agents.evaluation import (
     PartialResults,
     groups_of,
@@ -226,5 +226,5 @@ def test_results_are_found_again_by_all_that_they_depend_on(
     assert profile.read_text() != text and key(mine) != first
     profile.write_text(text)
     assert key(mine) == first
-    monkeypatch.setattr(evaluation, "engine_digest", lambda: "another engine")
+    monkeypatch.setattr(identity, "engine_digest", lambda: "another engine")
     assert key(mine) != first

@@ -77,7 +77,7 @@ def test_inputs_change_with_what_the_result_depends_on(monkeypatch) -> None:
     assert one("edge_sd:2").inputs != base.inputs
     assert one("edge_sd:4", **{"links.lan.one_way_s": 0.002}).inputs != base.inputs
     assert one("edge_sd:4", **{"card.limits": "Other words."}).inputs == base.inputs, "not with the card"
-    monkeypatch.setattr("agents.benchmark.cells.engine_digest", lambda: "another engine")
+    monkeypatch.setattr("agents.identity.engine_digest", lambda: "another engine")
     assert one("edge_sd:4").inputs != base.inputs
 
 
