@@ -40,10 +40,10 @@ class Ppo(ConfigModel):
 
     learning_rate: Positive = 3e-4
     learning_rate_schedule: Literal["constant", "linear"] = Field(
-        default="linear", description="linear: falls to zero at the last step."
+        default="linear", description="linear: the rate falls to zero at the last step."
     )
     n_steps: Annotated[int, Field(ge=2)] = Field(
-        default=1024, description="Decisions per environment and update."
+        default=1024, description="Number of decisions per environment and update."
     )
     batch_size: Annotated[int, Field(ge=2)] = 4096
     n_epochs: Annotated[int, Field(ge=1)] = 4
@@ -81,11 +81,13 @@ class Validation(ConfigModel):
     )
     direction: Literal["max", "min"] | None = Field(
         default=None,
-        description="Whether more of it is better; may be left out for 'return' and times in seconds.",
+        description="Whether the best value is the highest or the lowest; optional for 'return' and for "
+        "times in seconds.",
     )
     subject_to: Constraint | None = Field(
         default=None,
-        description="A bound on another metric: a state that keeps to it goes before all that do not.",
+        description="Bound on another metric: a model that keeps to the bound is preferred to all that do "
+        "not.",
     )
 
     @model_validator(mode="after")
@@ -119,7 +121,7 @@ class Credit(ConfigModel):
     global_weight: NonNegative = 0.0
     outcome_weight: NonNegative = 0.0
     per_token: bool = Field(
-        default=False, description="Rewards relative to the mean cost per token; allows a short horizon."
+        default=False, description="Make rewards relative to the mean cost per token; allows a short horizon."
     )
 
     @model_validator(mode="after")
@@ -151,8 +153,8 @@ class Imitation(ConfigModel):
     learning_rate: Positive = 1e-3
     entropy: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.0,
-        description="Weight of the actor's entropy: one that is sure of what it imitates explores nothing in "
-        "the learning that follows.",
+        description="Weight of the actor's entropy: an actor that imitates with certainty would not explore "
+        "in the training that follows.",
     )
 
 
@@ -161,25 +163,26 @@ class WarmStart(Imitation):
 
     scheduler: str = Field(
         min_length=1,
-        description="Whose decisions to imitate, e.g. jsq_goodput; with fleet a plan (8/1/own) or a bundle "
-        "of the fleet view (policy:DIR).",
+        description="Scheduler to imitate, e.g. jsq_goodput; for the fleet view, a plan (8/1/own) or a "
+        "bundle of the fleet view (policy:DIR).",
     )
     decisions: Annotated[int, Field(ge=64, le=10**8)] = Field(
-        default=50_000, description="Decisions to imitate per round."
+        default=50_000, description="Number of decisions to imitate per round."
     )
     one_in: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=4,
-        description="One in so many decisions is taken, at random: neighbours are much alike.",
+        description="One decision in this many is used, chosen at random, because neighbours are much alike.",
     )
     n_envs: Annotated[int, Field(ge=1, le=4096)] = Field(
-        default=8, description="Environments to collect from."
+        default=8, description="Number of environments that collect decisions."
     )
     rounds: Annotated[int, Field(ge=1, le=20)] = Field(
         default=2,
-        description="The first round visits the scheduler's states, later ones the learner's (DAgger).",
+        description="Number of rounds: the first visits the scheduler's states, later ones the learner's "
+        "(DAgger).",
     )
     critic: bool = Field(
-        default=True, description="Fit the critic to the discounted returns of the last round."
+        default=True, description="Whether to fit the critic to the discounted returns of the last round."
     )
 
 
@@ -190,7 +193,7 @@ class FleetConfig(ConfigModel):
     grouping: Literal["device", "slo", "device_slo"] = Field(
         default="device_slo", description="What a group is: class of devices, of objectives, or one of each."
     )
-    name_targets: bool = Field(default=False, description="Places name targets.")
+    name_targets: bool = Field(default=False, description="Whether places name targets.")
 
 
 class ChoicesConfig(ConfigModel):
@@ -232,12 +235,14 @@ class ChoicesConfig(ConfigModel):
 class Part(ConfigModel):
     """One scenario of a mixture."""
 
-    scenario: str | None = Field(default=None, min_length=1, description="Name or path; default: the key.")
+    scenario: str | None = Field(
+        default=None, min_length=1, description="Name or path of the scenario; default: the key."
+    )
     overrides: dict[str, Any] = Field(
-        default={}, description="Changes by dotted key, after those of the whole mixture."
+        default={}, description="Overrides by dotted key, applied after those of the whole mixture."
     )
     imitate: str | None = Field(
-        default=None, min_length=1, description="Scheduler of the warm start here, instead of the common one."
+        default=None, min_length=1, description="Scheduler to imitate here, instead of the common one."
     )
 
 
@@ -246,63 +251,65 @@ class TrainConfig(ConfigModel):
 
     algorithm: Literal["ppo", "maskable_ppo"] = "maskable_ppo"
     scenario: str = Field(
-        default="metro", min_length=1, description="Name or path of the scenario; of a mixture the first's."
+        default="metro", min_length=1, description="Name or path of the scenario; the first one of a mixture."
     )
     mixture: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Part] = Field(
         default={},
         max_length=24,
-        description="Several scenarios instead of one, each with a name of its own: every world plays one of "
-        "them throughout, so that each has the same share of the decisions.",
+        description="Several scenarios instead of one, each with its own name. Every world plays one of them "
+        "throughout, so that each scenario has the same share of the decisions.",
     )
     overrides: dict[str, Any] = Field(
-        default={}, description="Changes of the scenario by dotted key, e.g. {episode.requests: 200}."
+        default={}, description="Overrides of scenario keys by dotted key, e.g. {episode.requests: 200}."
     )
     timesteps: Steps = 500_000
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
     fleet: FleetConfig | None = Field(
         default=None,
-        description="Train on the fleet view with these settings. vec_env then is compiled: environments of "
-        "the compiled engine in this process; subproc: in one process each; dummy: of the reference engine.",
+        description="Train on the fleet view with these settings. vec_env then means: compiled, environments "
+        "on the compiled engine in this process; subproc, on the compiled engine in one process each; dummy, "
+        "on the reference engine.",
     )
     choices: ChoicesConfig | None = Field(
         default=None,
-        description="What a learner of the fleet view may choose, of the scenario's lists; none: all. The "
-        "rest gets no weights, so that nothing is lost on trying it; the bundle has the lists as they are.",
+        description="Entries of the scenario's lists that a learner of the fleet view may choose; None: all. "
+        "Other entries get no weights, so that no training is spent on them; the bundle keeps the complete "
+        "lists.",
     )
     n_envs: Annotated[int, Field(ge=1, le=4096)] = 8
     vec_env: Literal["compiled", "dummy", "subproc"] = Field(
         default="compiled",
-        description="Worlds of the compiled engine, or environments of the reference engine: all in this "
-        "process, or one process each.",
+        description="compiled: worlds of the compiled engine. dummy, subproc: environments of the reference "
+        "engine, all in this process or in one process each.",
     )
     worlds_per_seed: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
-        description="So many worlds play the same episodes, and advantages are taken against those of the "
-        "others in the same place: at the same request, or with credit by step at the same simulated time. "
-        "What is luck is then none of the decision's. 1: none do.",
+        description="Number of worlds that play the same episodes. The advantage of a decision is then taken "
+        "relative to that of the other worlds at the same place: the same request or, with credit by step, "
+        "the same simulated time. This removes luck from the advantage. 1: no worlds share episodes.",
     )
     rollout_s: Positive | None = Field(
         default=None,
-        description="Simulated time that a rollout is to span in every world; ppo.n_steps is then what a "
-        "pilot episode says that takes, and n_envs the most worlds. Null: ppo.n_steps as it is.",
+        description="Simulated time that a rollout should span in every world. ppo.n_steps then follows from "
+        "a pilot episode, and n_envs is the largest number of worlds. Null: ppo.n_steps as it is.",
     )
     rollout_decisions: Steps = Field(
         default=2**19,
-        description="With rollout_s: most decisions of a rollout, of all worlds together. Worlds are given "
-        "up first; if one is too much still, the rollout is as long as this allows.",
+        description="With rollout_s: largest number of decisions in a rollout, over all worlds. If there are "
+        "too many, the number of worlds is reduced first, and then the length of the rollout.",
     )
     stagger: bool = Field(
         default=True,
-        description="Compiled worlds begin at different points of their episodes; not before a learner that "
-        "has learned nothing yet.",
+        description="Whether compiled worlds start at different points of their episodes. Without effect if "
+        "the run starts with an untrained learner.",
     )
     torch_threads: Annotated[int, Field(ge=1, le=256)] = 1
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     observe: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(),
         max_length=1000,
-        description="Features that the learner sees, as patterns (`request.*`); none: all. Of the others it "
-        "gets no weights: for ablations, and where an engine does not tell them.",
+        description="Features that the learner sees, as patterns (`request.*`); empty: all. It has no "
+        "weights for the other features: for ablations, and for engines that do not report them.",
     )
     ppo: Ppo = Ppo()
     network: NetworkConfig = NetworkConfig()

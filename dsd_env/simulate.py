@@ -123,9 +123,11 @@ def simulate(
             compiled = CompiledSimulation(scenario, seed, record_events=record_events, layout=layout)
             # An object may be of a class that decides otherwise than the rule of that name.
             if isinstance(scheduler, str) and not record_events and until_s == math.inf:
-                from dsd_env.whole_runs.runs import play_alone
+                from dsd_env.whole_runs.runs import player_of
 
-                if play_alone(compiled, layout, policy, seed):
+                play = player_of(policy, scenario)
+                if play is not None:
+                    play(compiled, layout, seed)
                     return _result(compiled, policy, seed, "compiled", compiled.decisions)
             return _run(compiled, policy, seed, "compiled", until_s, timeline)
         except EngineError:

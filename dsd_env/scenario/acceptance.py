@@ -18,8 +18,8 @@ def _rising(hits: tuple[float, ...]) -> tuple[float, ...]:
 Hits = Annotated[
     tuple[Fraction, ...],
     Field(
-        description="Where a draft is wrong: the probability that the right token is among the 1, 2, ... "
-        "most likely ones beside it at the drafter. Needed by `protocol.branches`; recordings have the ranks."
+        description="If a draft is wrong: the probability that the right token is among the drafter's 1, 2, "
+        "... most likely alternatives to it. Needed by `protocol.branches`; recordings have the ranks."
     ),
     AfterValidator(_rising),
 ]
@@ -30,7 +30,7 @@ class TraceAcceptance(Model):
 
     source: Literal["trace"]
     trace: str = Field(min_length=1, description="Name of a shipped trace set, or a path.")
-    drafter: Name = Field(description="Which drafter of the recording.")
+    drafter: Name = Field(description="Name of the drafter in the recording.")
 
 
 class FittedAcceptance(Model):
@@ -39,9 +39,9 @@ class FittedAcceptance(Model):
     A `published` model has the shape of a recording, at the acceptance level published for a larger pair.
     """
 
-    source: Literal["fitted", "published"] = Field(description="What the model is labelled.")
+    source: Literal["fitted", "published"] = Field(description="Label of the model.")
     model: str = Field(min_length=1, description="Name of a shipped model, or a path.")
-    drafter: Name = Field(description="Which drafter of the model.")
+    drafter: Name = Field(description="Name of the drafter in the model.")
     hits: Hits = ()
 
 

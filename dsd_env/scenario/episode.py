@@ -23,23 +23,23 @@ class Actions(WithLaterKeys):
     stop_thresholds: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = Field(
         default=(),
         max_length=32,
-        description="Further speculation lengths, behind those of `gammas`: the largest of them, or less "
-        "where the drafter thinks that some draft is rejected with more than this probability (SpecDec++'s "
-        "rule).",
+        description="Further speculation lengths, after those of `gammas`. Each is the largest of `gammas`, "
+        "but the draft ends once the drafter estimates that some draft token is rejected with more than this "
+        "probability (SpecDec++'s rule).",
     )
     targets_offered: Annotated[int, Field(ge=1, le=64)] = Field(
         default=2, description="Targets in the candidate list: the current one and the least loaded others."
     )
     edge_servers_offered: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None,
-        description="Edge servers in the candidate list: the current one, then those whose next draft would "
-        "come soonest; all, in that order, if there are no more. None: all of them, in the order of their "
-        "numbers.",
+        description="Number of edge servers in the candidate list: the current one, then those whose next "
+        "draft would come soonest; if there are not more edge servers, all of them in that order. None: all "
+        "edge servers, in the order of their numbers.",
     )
     offer_branches: bool = Field(
         default=False,
-        description="Each drafter that can stream is offered twice: without branches, and with those of "
-        "`protocol.branches`. False: all streams have them, if that asks for any.",
+        description="Whether each drafter that can stream is offered twice: without branches, and with those "
+        "of `protocol.branches`. False: all streams have the branches of `protocol.branches`, if any.",
     )
 
     @model_validator(mode="after")
@@ -81,7 +81,7 @@ class Reward(Model):
 
     weights: RewardWeights = RewardWeights()
     reference_e2e_s: Positive = Field(
-        default=5.0, description="A usual request time here; one unit of latency cost."
+        default=5.0, description="Typical request time in the scenario; one unit of latency cost."
     )
     reference_usd_per_request: Positive = 1.0e-3
     reference_joules_per_request: Positive = 1.0e3
@@ -100,19 +100,20 @@ class Episode(Model):
 
     requests: Count | None = Field(
         default=None,
-        description="Truncate when so many requests have completed; 300 if there is no window either.",
+        description="Number of requests to measure, after `warmup_requests`; the episode is truncated when "
+        "all of them and of the warm-up have completed. Default: 300 without a window.",
     )
     horizon_s: Positive = Field(default=3600.0, description="Truncate at this simulated time.")
     warmup_requests: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Requests by order of arrival that metrics leave out."
+        default=0, description="Number of first requests, by order of arrival, that metrics leave out."
     )
-    warmup_s: NonNegative = Field(default=0.0, description="Time before the window, which metrics leave out.")
+    warmup_s: NonNegative = Field(default=0.0, description="Warm-up before the window; metrics leave it out.")
     window_s: Positive | None = Field(
-        default=None, description="Length of the window that is measured; whole cycles of the load."
+        default=None, description="Length of the measured window; whole cycles of a changing load."
     )
     total_requests: Count | None = Field(
         default=None,
-        description="Stop arrivals after so many; the episode then terminates when all are done.",
+        description="Number of requests after which arrivals stop; the episode terminates when all are done.",
     )
 
     @model_validator(mode="before")

@@ -20,17 +20,19 @@ class Fault(Model):
 
     kind: Literal["link_outage", "bandwidth_collapse", "device_crash", "edge_crash", "target_crash"]
     of: Name = Field(
-        description="The class that fails: of targets (target_crash), of edge servers (edge_crash), of "
-        "devices (device_crash), of one of the two (link_outage, bandwidth_collapse: all its links)."
+        description="Class that fails: of targets (target_crash), edge servers (edge_crash) or devices "
+        "(device_crash); for link_outage and bandwidth_collapse, a class of devices or of edge servers, "
+        "whose links all fail."
     )
     member: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="The only member of the class that fails, from 0; without it, each does."
+        default=None,
+        description="The only member of the class that fails, counted from 0; None: every member.",
     )
-    at_s: tuple[NonNegative, ...] = Field(default=(), description="Scheduled beginnings, increasing.")
+    at_s: tuple[NonNegative, ...] = Field(default=(), description="Scheduled start times, increasing.")
     mean_interval_s: Positive | None = Field(default=None, description="Mean time in service between faults.")
     duration_s: Duration
     bandwidth_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.1, description="What is left of the bandwidth (bandwidth_collapse)."
+        default=0.1, description="Remaining share of the bandwidth (bandwidth_collapse)."
     )
 
     @model_validator(mode="after")

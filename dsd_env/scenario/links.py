@@ -21,7 +21,7 @@ class Ar1(Model):
     """A stationary Gaussian process with exponential autocorrelation, for the logarithm of a quantity."""
 
     sigma: Annotated[float, Field(ge=0, le=3)]
-    correlation_s: Positive = Field(description="Time after which its autocorrelation is 1/e.")
+    correlation_s: Positive = Field(description="Time after which the autocorrelation is 1/e.")
 
 
 class BandwidthProcess(Model):
@@ -38,7 +38,8 @@ class BandwidthProcess(Model):
     slow: Ar1 | None = None
     quantiles: tuple[Positive, Positive, Positive, Positive, Positive, Positive, Positive] | None = Field(
         default=None,
-        description="Bandwidth over its nominal value at the 1, 5, 25, 50, 75, 95 and 99 % quantile.",
+        description="Bandwidth, relative to the nominal value, at the 1, 5, 25, 50, 75, 95 and 99 % "
+        "quantiles.",
     )
 
     @model_validator(mode="after")
@@ -67,15 +68,17 @@ class DelayProcess(Model):
     """
 
     median_s: Positive | None = None
-    sigma: Annotated[float, Field(ge=0, le=3)] = Field(description="Of the logarithm's (fast) process.")
-    correlation_s: Positive = Field(description="Time after which its autocorrelation is 1/e.")
+    sigma: Annotated[float, Field(ge=0, le=3)] = Field(
+        description="Standard deviation of the (fast) process of the logarithm."
+    )
+    correlation_s: Positive = Field(description="Time after which the autocorrelation is 1/e.")
     slow: Ar1 | None = Field(default=None, description="A second process, added to the first.")
     period_s: Positive = 0.1
     quantiles_s: tuple[Positive, Positive, Positive, Positive, Positive, Positive, Positive] | None = Field(
-        default=None, description="One-way delay at the 1, 5, 25, 50, 75, 95 and 99 % quantile."
+        default=None, description="One-way delay at the 1, 5, 25, 50, 75, 95 and 99 % quantiles."
     )
     both_ways: bool = Field(
-        default=False, description="Both directions of the link have the same delay at any time."
+        default=False, description="Whether both directions of the link have the same delay at any time."
     )
 
     @model_validator(mode="after")
@@ -106,23 +109,25 @@ class Outages(Model):
 class Replay(Model):
     """A recorded series of bandwidth (and delay), repeated endlessly; see :mod:`dsd_env.network.series`."""
 
-    file: str = Field(min_length=1, description="Path of a CSV or Mahimahi file, or name of a shipped one.")
-    random_start: bool = Field(default=True, description="Every link begins elsewhere in it.")
+    file: str = Field(min_length=1, description="Path of a CSV or Mahimahi file, or name of a shipped file.")
+    random_start: bool = Field(
+        default=True, description="Whether each link starts at a random point of the series."
+    )
 
 
 class Link(Model):
     """A point-to-point path between two sites; each direction is a separate FIFO queue."""
 
-    one_way_s: NonNegative = Field(description="One-way propagation delay, each way.")
+    one_way_s: NonNegative = Field(description="One-way propagation delay, in each direction.")
     one_way_spread: tuple[Positive, Positive] = Field(
         default=(1.0, 1.0),
-        description="Each device's delay is one_way_s times a factor uniform in this range.",
+        description="Range of a uniform random factor on `one_way_s`, drawn for each device.",
     )
     uplink_bits_per_s: Positive
     downlink_bits_per_s: Positive
     jitter: Jitter = Jitter()
     loss_probability: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        default=0.0, description="Chance that a transmission is lost and repeated after `rto_s`."
+        default=0.0, description="Probability that a transmission is lost and repeated after `rto_s`."
     )
     rto_s: Positive = Field(default=0.2, description="Retransmission time-out.")
     bandwidth: BandwidthProcess | None = None

@@ -17,10 +17,11 @@ class Branches(Model):
 
     fanout: Annotated[int, Field(ge=0, le=8)] = Field(
         default=0,
-        description="At each new draft, so many branches open, for the likeliest tokens beside it; 0: none.",
+        description="Number of branches that open at each new draft, for its likeliest alternatives; 0: "
+        "none.",
     )
     depth: Annotated[int, Field(ge=1, le=16)] = Field(
-        default=4, description="Tokens of a branch, behind the one that it opens with."
+        default=4, description="Number of tokens in a branch after its first one."
     )
 
     @model_validator(mode="after")
@@ -39,20 +40,22 @@ class Protocol(WithLaterKeys):
 
     kind: Literal["synchronous", "pipelined", "streaming"] = Field(
         default="synchronous",
-        description="pipelined: while a window is verified, its drafter goes on as if all of it and its own "
-        "guess of the token after it were accepted. streaming: drafts are sent as they are made, up to gamma "
-        "of them ahead of what the drafter knows to be committed, and the target takes in every iteration "
-        "those that have come. Look-ups and drafters on a target's own GPUs keep to rounds.",
+        description="pipelined: while a window is verified, its drafter continues as if the whole window and "
+        "the drafter's guess of the token after it were accepted. streaming: drafts are sent as they are "
+        "made, up to gamma drafts ahead of what the drafter knows to be committed, and each iteration of the "
+        "target verifies those that have arrived. Look-ups and drafters on a target's own GPUs keep to "
+        "rounds.",
     )
     stream_chunk_tokens: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
-        description="Drafts of a stream that are sent in one message; fewer where the window is smaller. "
-        "It says nothing without streams, nor does `stream_idle`, so that a variant may change `kind` alone.",
+        description="Number of drafts that a stream sends in one message; fewer if the window is smaller. "
+        "This key and `stream_idle` have no effect without streams, so that a variant may change `kind` "
+        "alone.",
     )
     stream_idle: Literal["decode", "wait"] = Field(
         default="decode",
-        description="What a target does for a stream without drafts: decode a token itself, or wait for a "
-        "draft, but no longer than `patience_s`.",
+        description="What a target does if no draft of a stream has arrived: decode a token itself, or wait "
+        "for a draft, but no longer than `patience_s`.",
     )
     branches: Branches = Branches()
     header_bytes: NonNegative = 64.0
@@ -63,26 +66,27 @@ class Protocol(WithLaterKeys):
     plain_chunk_tokens: Annotated[int, Field(ge=1, le=1024)] = 8
     confidence_stop: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
-        description="Drafting ends after a token whose top-1 probability is below this; 0: never.",
+        description="Drafting ends after a token whose top-1 probability is below this value; 0: never.",
     )
     token_acks: bool = Field(
         default=False,
-        description="Clients acknowledge tokens, as TCP does: of each client one message of tokens at a time "
-        "is timed, so that its link is measured wherever drafts are made, and where none are. Without, only "
-        "the results of drafts from its own device measure it.",
+        description="Whether clients acknowledge tokens, as TCP does: one message of tokens at a time is "
+        "timed for each client, so that the client's link is measured wherever drafts are made, and without "
+        "drafts too. False: only results of drafts made on the client's device measure the link.",
     )
     decision_latency_s: NonNegative = 0.0
     patience_s: Positive | None = Field(
         default=None,
-        description="A target that gets no draft for so long after it sent a result decodes on alone.",
+        description="Time that a target waits for drafts after sending a result before it decodes alone; "
+        "None: forever.",
     )
     client_timeout_s: Positive | None = Field(
         default=None,
-        description="A device that hears nothing for so long after it sent drafts sends them again, then "
-        "waits twice as long.",
+        description="Time that a device waits for a result before it sends its drafts again; each further "
+        "wait is twice as long. None: it never sends them again.",
     )
     crash_detection_s: Positive = Field(
-        default=0.25, description="Time until a crashed target's clients are being told."
+        default=0.25, description="Time from a target's crash until messages tell its clients."
     )
     telemetry_period_s: Positive = Field(default=0.05, description="How often servers publish their state.")
     stats_window: Annotated[float, Field(gt=0, le=1)] = Field(

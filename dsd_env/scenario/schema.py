@@ -125,12 +125,12 @@ MAX_PLACEMENTS = 256
 class Card(Model):
     """Description of what a scenario represents, in words and measured numbers."""
 
-    models: str = Field(description="The situation and the models it is about.")
-    regime: str = Field(description="What limits performance here, and what a scheduler can win.")
+    models: str = Field(description="The situation that the scenario represents, and its models.")
+    regime: str = Field(description="What limits performance, and what a scheduler can gain.")
     utilisation: str = Field(
-        description="Measured utilisation and queueing, with the command that measured it."
+        description="Measured utilisation and queueing, with the command that measured them."
     )
-    limits: str = Field(default="", description="What the scenario does not say.")
+    limits: str = Field(default="", description="What the scenario does not cover.")
 
 
 class Scenario(Model):
@@ -153,7 +153,7 @@ class Scenario(Model):
     episode: Episode = Episode()
     egress_usd_per_gigabyte: NonNegative = 0.0
     client_usd_per_kwh: NonNegative = Field(
-        default=0.0, description="What users pay for the electricity of their devices."
+        default=0.0, description="Price that users pay for the electricity of their devices."
     )
     _origin: str = PrivateAttr(default="")
 

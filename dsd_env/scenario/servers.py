@@ -79,27 +79,27 @@ MAX_DRAFTERS_PER_SITE = 4
 class Lookup(Model):
     """Cost of a look-up drafter, which searches the text so far on the CPU and runs no model."""
 
-    cost_per_round_s: NonNegative = Field(description="CPU time of one round; usually microseconds.")
+    cost_per_round_s: NonNegative = Field(description="CPU time of one look-up round; usually microseconds.")
     share_of_verify: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0,
-        description="At a target, besides: this share of the target's part of each iteration in which it "
-        "proposes.",
+        description="Only at a target: additional time of each iteration in which the look-up proposes, as a "
+        "share of the target's part of that iteration.",
     )
 
 
 class _AnyDrafter(Model):
     """Fields common to all drafters: draft models, draft heads and look-ups."""
 
-    model: Name = Field(description="What proposes; names an entry of `acceptance`.")
+    model: Name = Field(description="Draft model, head or look-up; names an entry of `acceptance`.")
     kind: Literal["model", "head", "lookup"] = Field(
         default="model",
-        description="model: a draft model of its own. head: a layer or few on the target's hidden states "
-        "(EAGLE, MTP), only at a target. lookup: n-grams or suffixes of the text so far, no model.",
+        description="model: a separate draft model. head: one or a few layers on the target's hidden states "
+        "(EAGLE, MTP), only at a target. lookup: n-grams or suffixes of the text so far, without a model.",
     )
     profile: Profile | None = Field(
-        default=None, description="Latency profile of the model or head there; a look-up has none."
+        default=None, description="Latency profile of the model or head on this hardware; a look-up has none."
     )
-    lookup: Lookup | None = Field(default=None, description="What a round costs (lookup).")
+    lookup: Lookup | None = Field(default=None, description="Cost of a round (lookup).")
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> _AnyDrafter:
@@ -135,23 +135,24 @@ class Drafter(_AnyDrafter, WithLaterKeys):
         default=1,
         ge=1,
         le=256,
-        description="Sequences drafted at the same time. Left out or `auto` on an edge server: as many of "
-        "the longest contexts as its card's memory holds.",
+        description="Number of sequences drafted at the same time. On an edge server, omitted or `auto`: as "
+        "many of the longest contexts as the memory of its card holds.",
     )
     kv_capacity_tokens: int = Field(
         default=1_000_000,
         ge=1,
-        description="Longest context the drafter can hold; beyond it, it cannot draft.",
+        description="Longest context that the drafter can hold; beyond, it cannot draft.",
     )
     per_generation_s: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.0,
-        description="What each round, and each generation of a stream, takes beside its steps before its "
-        "first draft: going back, tokenising anew, with another vocabulary the step that settles a token.",
+        description="Time that each round, and each generation of a stream, takes before its first draft, "
+        "beside the draft steps: rollback, retokenisation, and with another vocabulary the step that settles "
+        "a token.",
     )
     draft_noise_sigma: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0,
-        description="Sigma of a log-normal factor, of mean one, on the time of a draft. That of a window of "
-        "g drafts is divided by the root of g. With another vocabulary a draft can take two steps.",
+        description="Sigma of a log-normal factor with mean one on the time of a single draft; for a window "
+        "of g drafts, sigma is divided by the root of g. With another vocabulary a draft can take two steps.",
     )
 
     @model_validator(mode="after")
@@ -189,7 +190,7 @@ class ColocatedDrafter(_AnyDrafter):
 
     mode: Literal["shared", "dedicated"] = "shared"
     concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at once (dedicated).")
-    gpus: NonNegative = Field(default=0.0, description="GPUs of its own (dedicated).")
+    gpus: NonNegative = Field(default=0.0, description="Number of the drafter's own GPUs (dedicated).")
     power: Power = Power(idle_w=0.0, busy_w=0.0)
 
     @model_validator(mode="after")
@@ -225,7 +226,7 @@ class DeviceClass(Model):
     power: Power = Field(description="Power while idle and while drafting.")
     radio_joules_per_byte: NonNegative = 0.0
     speed_spread: tuple[Positive, Positive] = Field(
-        default=(1.0, 1.0), description="Each device's draft time is the profile's times a uniform factor."
+        default=(1.0, 1.0), description="Range of a uniform random factor on the draft time of each device."
     )
 
     @model_validator(mode="after")
@@ -245,7 +246,7 @@ class EdgeServer(Model):
     count: Count = 1
     drafter: Drafter | None = None
     drafters: Drafters = Field(default=(), description="Several drafters on each server, instead of one.")
-    backhaul: Name = Field(description="Link to every target, shared by all that draft here.")
+    backhaul: Name = Field(description="Link to every target, shared by all requests that draft here.")
     gpus: Positive = 1.0
     price_usd_per_gpu_hour: NonNegative = 0.0
     power: Power
@@ -282,37 +283,38 @@ class Target(WithLaterKeys):
     profile: Profile
     gpus: Positive
     kv_capacity_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
-        description="KV pool, in tokens. Left out or `auto`: what the memory of its GPUs has room for."
+        description="Size of the KV pool in tokens. Omitted or `auto`: as many as fit into the GPUs' memory."
     )
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = Field(
-        default=256, description="Requests that are resident (admitted, holding KV) at a time."
+        default=256, description="Largest number of resident requests (admitted, holding KV) at a time."
     )
     max_num_batched_tokens: Annotated[int, Field(ge=16, le=131_072)] = Field(
         default=2048,
-        description="New tokens of an iteration: verifications and decodes first, prefills take what is left "
-        "(order: decode_first), or the other way.",
+        description="Largest number of new tokens in an iteration. With order: decode_first, verifications "
+        "and decodes come first, and prefills use the rest; with prefill_first, the other way round.",
     )
     max_batch_wait_s: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.004,
-        description="Longest time that a verification waits for the batch size that its decision asks for.",
+        description="Longest time that a verification waits for the batch size of its decision.",
     )
     max_admission_wait_s: Annotated[float, Field(ge=0, le=3600)] = Field(
-        default=2.0, description="Longest time that a request stands back for others at admission."
+        default=2.0, description="Longest time that a request yields to others at admission."
     )
     kv_policy: Literal["reserve", "preempt"] = Field(
         default="preempt",
-        description="preempt: a request is admitted when its context fits; if the pool overflows later, "
-        "whoever was admitted last loses its KV and is prefilled again. reserve: when its worst case fits.",
+        description="preempt: a request is admitted when its context fits; if the pool overflows later, the "
+        "request admitted last loses its KV and is prefilled again. reserve: a request is admitted when its "
+        "worst case fits.",
     )
     prefix_cache: bool = Field(
         default=True,
-        description="A preempted request finds again what nobody has overwritten of its KV, and prefills the "
-        "rest only.",
+        description="Whether a preempted request reuses the part of its KV that has not been overwritten, "
+        "and prefills only the rest.",
     )
     graph_batch_tokens: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(
         default=(),
-        description="Captured sizes (CUDA graphs): an iteration without prefill takes the time of the next "
-        "captured number of new tokens; beyond the largest, and if empty, its own.",
+        description="Captured sizes (CUDA graphs): an iteration without prefill takes as long as one padded "
+        "to the next captured number of new tokens; beyond the largest, or if empty, its own time.",
     )
     order: Literal["decode_first", "prefill_first"] = "decode_first"
     within_class: Literal["fifo", "shortest_first"] = "fifo"
@@ -321,37 +323,37 @@ class Target(WithLaterKeys):
         default=(), description="Several drafters at each target, instead of one."
     )
     iteration_noise_sigma: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.0, description="Shape of the log-normal, mean-one factor on each iteration's time."
+        default=0.0, description="Sigma of the log-normal factor, with mean one, on each iteration's time."
     )
     straggler_share: Fraction = Field(
         default=0.0,
-        description="Share of iterations that are stragglers, each by chance of its own. Where it was "
-        "measured, the profile's `noise` has it, beside sigma and factor.",
+        description="Probability that an iteration is a straggler, independently of the others. If it was "
+        "measured, the profile's `noise` holds it, with sigma and factor.",
     )
     straggler_factor: Annotated[float, Field(ge=1, le=1000)] = Field(
-        default=1.0, description="How many times as long a straggler takes, beside the noise."
+        default=1.0, description="Factor on the time of a straggler, in addition to the noise."
     )
     price_usd_per_gpu_hour: NonNegative = 0.0
     keep_alive_s: NonNegative = Field(
         default=0.0,
-        description="A target counts as occupied, and is paid for, until nobody has been there for so long. "
-        "It serves at once in any case.",
+        description="Time after its last request has left during which a target still counts as occupied and "
+        "is paid for. A target serves a new request at once in any case.",
     )
     power: Power
     engine_overhead: Overhead | None = Field(
         default=None,
-        description="What its engine adds to the kernels of an iteration: figures, or the name of a shipped "
-        "overhead. Without it, what the latency profile says.",
+        description="Time that the engine adds to the kernels of an iteration: numbers, or the name of a "
+        "shipped overhead. None: the overhead in the latency profile.",
     )
     front_end_s: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0,
-        description="Time from a prompt's arrival to its place in the queue: HTTP, tokenisation, the way to "
+        description="Time from a prompt's arrival until it is queued: HTTP, tokenisation, and transfer to "
         "the engine's process.",
     )
     extra_one_way_s: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.0,
-        description="Propagation each way beyond the clients' and edge servers' links, for a target that is "
-        "farther away than those reach, such as in another region.",
+        description="One-way propagation delay beyond the links of clients and edge servers, for a target "
+        "farther away than the links reach, e.g. in another region.",
     )
 
     @property

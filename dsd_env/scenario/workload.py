@@ -53,26 +53,27 @@ class Renewal(Model):
 
     kind: Literal["renewal"]
     rate_per_s: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
-        description="For the whole system, on average over time."
+        description="Arrival rate of the whole system, averaged over time."
     )
     cv: Annotated[float, Field(ge=0.1, le=20)] = Field(
         default=1.0, description="Coefficient of variation of the gaps, before modulation."
     )
     per_client: bool = Field(
         default=False,
-        description="Each device is a process of its own; otherwise there is one, and the device of "
-        "each of its requests is drawn.",
+        description="Whether each device has an arrival process of its own. False: there is one process, and "
+        "the device of each request is drawn.",
     )
     client_rate_cv: Annotated[float, Field(ge=0, le=20)] = Field(
         default=0.0,
-        description="Log-normal spread of the devices' rates (of their chance to be drawn), before they are "
-        "scaled to `rate_per_s`; 0: all alike.",
+        description="CV of the log-normal rates of the devices (of their probability to be drawn), before "
+        "the rates are scaled to `rate_per_s`; 0: all devices are alike.",
     )
     bursty: BurstyClients | None = Field(
-        default=None, description="With `per_client`: some devices' gaps have another CV."
+        default=None, description="With `per_client`: some devices have gaps with another CV."
     )
     modulation: RateModulation | None = Field(
-        default=None, description="How the rate changes at random; with `per_client` each device's by itself."
+        default=None,
+        description="Random changes of the rate; with `per_client`, independent for each device.",
     )
 
     @model_validator(mode="after")
@@ -88,24 +89,29 @@ class ReplayArrivals(Model):
     kind: Literal["replay"]
     trace: str = Field(min_length=1, description="Path of a trace of requests, as CSV.")
     trust_units: bool = Field(
-        default=False, description="Its times are seconds: do not ask whether they may be in another unit."
+        default=False,
+        description="Trust that times are seconds: do not check whether they have another unit.",
     )
-    start_s: NonNegative = Field(default=0.0, description="What comes before in the trace is left out.")
+    start_s: NonNegative = Field(
+        default=0.0,
+        description="Time in the trace at which the replay begins; what comes before is left out.",
+    )
     duration_s: Positive | None = Field(
-        default=None, description="Length of the part that is replayed; without it, to the trace's end."
+        default=None, description="Length of the replayed part; None: up to the end of the trace."
     )
     rate_scale: Annotated[float, Field(gt=0, le=1e6)] = Field(
-        default=1.0, description="At 2, the trace goes by twice as fast: twice the rate."
+        default=1.0, description="Factor on the rate: at 2, the trace is replayed twice as fast."
     )
     loop: bool = Field(
-        default=False, description="Begin again at the end; without it the workload is finished then."
+        default=False, description="Whether to start again at the end. False: the workload is then finished."
     )
     random_start: bool = Field(
         default=False,
-        description="Begin at a time drawn from the seed and go round; without `loop`, once round.",
+        description="Whether to begin at a time drawn from the seed and wrap around; without `loop`, once.",
     )
     trace_kinds: bool = Field(
-        default=False, description="Kinds are those of the trace, by name, instead of drawn by weight."
+        default=False,
+        description="Whether kinds come from the trace, by name, instead of being drawn by weight.",
     )
 
 
@@ -119,9 +125,12 @@ class LoadProfile(Model):
     points: tuple[tuple[Fraction, Positive], ...] = Field(
         default=((0.0, 1.0),),
         min_length=1,
-        description="(phase in [0, 1), multiplier), phases increasing; the last joins the first.",
+        description="(phase in [0, 1), multiplier) points, phases increasing; the last connects to the "
+        "first.",
     )
-    random_phase: bool = Field(default=True, description="Start the episode at a phase drawn from the seed.")
+    random_phase: bool = Field(
+        default=True, description="Whether the episode starts at a phase drawn from the seed."
+    )
 
     @model_validator(mode="after")
     def _increasing(self) -> LoadProfile:
@@ -142,7 +151,7 @@ class TokenDeadlines(Model):
     first_s: Positive
     per_token_s: Positive
     token_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0, description="Share of the tokens that must be in time."
+        default=1.0, description="Share of the tokens that must be on time."
     )
 
 
@@ -150,7 +159,9 @@ class Slo(Model):
     """A class of service-level objectives (SLO): a request must meet every bound; at least one is given."""
 
     ttft_s: Positive | None = Field(default=None, description="Bound on the time to first token.")
-    tpot_s: Positive | None = Field(default=None, description="Bound on the mean time per further token.")
+    tpot_s: Positive | None = Field(
+        default=None, description="Bound on the mean time per token after the first."
+    )
     itl_p99_s: Positive | None = Field(
         default=None, description="Bound on the 99th percentile of the request's gaps between tokens."
     )
@@ -181,13 +192,13 @@ class RequestKind(Model):
     weight: Positive
     slo: Name
     acceptance_kinds: tuple[str, ...] = Field(
-        default=(), description="Kinds of recorded request to replay; empty: any the source has."
+        default=(), description="Kinds of recorded requests to replay; empty: any kind in the source."
     )
     prompt_tokens: Length
     output_tokens: Length
     length_correlation: Annotated[float, Field(ge=-1, le=1)] = Field(
         default=0.0,
-        description="Correlation of the normal variates behind the two lengths (Gaussian copula).",
+        description="Correlation of the normal variates from which the two lengths come (Gaussian copula).",
     )
 
     @model_validator(mode="after")

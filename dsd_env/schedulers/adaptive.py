@@ -63,13 +63,14 @@ class AdaptiveScheduler:
         if last is not None:
             tokens = view.request.committed_tokens - last.committed_tokens
             self.rule.learn(view, Outcome(last.gamma, max(view.now_s - last.now_s, 1e-9), tokens))
-        decision = self._decision(view, self.rule.length(view))
+        decision = self.with_length(view, self.rule.length(view))
         if not view.request.is_admission:
             last = _Last(view.now_s, view.request.committed_tokens, decision.gamma)
             remember(self._last, view.request_id, last)
         return decision
 
-    def _decision(self, view: DecisionView, gamma: int) -> Decision:
+    def with_length(self, view: DecisionView, gamma: int) -> Decision:
+        """Return the decision for a view when the rule has named this length."""
         target = self._routed(view, self._seed) if view.request.is_admission else view.target.index
         if view.request.is_admission:
             # The length of the first round is not known yet, so let the drafter prefill if there is one.

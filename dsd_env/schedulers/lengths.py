@@ -185,6 +185,10 @@ class TimeOut:
 
 SGLANG_TIERS = ((1, (1, 3, 5, 7)), (8, (0, 1, 3)), (32, (0, 1)), (64, (0,)))
 """Lengths that SGLang's adaptive speculation may choose from, by batch size."""
+FIRST_EMA_TOKENS = 1.0
+"""Mean of accepted drafts with which an episode begins."""
+FIRST_EMA_LENGTH = 3
+"""Length with which it begins."""
 
 
 @dataclass
@@ -208,13 +212,13 @@ class EmaTiers:
     interval: int = 5
     up: float = 0.0
     down: float = -0.25
-    _mean: float = field(default=1.0, init=False, repr=False)
+    _mean: float = field(default=FIRST_EMA_TOKENS, init=False, repr=False)
     _rounds: int = field(default=0, init=False, repr=False)
-    _length: int = field(default=3, init=False, repr=False)
+    _length: int = field(default=FIRST_EMA_LENGTH, init=False, repr=False)
 
     def reset(self, seed: int) -> None:
         """Begin with a mean of one accepted draft, and k = 3."""
-        self._mean, self._rounds, self._length = 1.0, 0, 3
+        self._mean, self._rounds, self._length = FIRST_EMA_TOKENS, 0, FIRST_EMA_LENGTH
 
     def learn(self, view: DecisionView, outcome: Outcome) -> None:
         """Move the mean, and k if it is time to."""

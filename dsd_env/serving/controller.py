@@ -611,9 +611,11 @@ class Controller:
             if policy.fleet:
                 scenario, safe_plan = self.deployment.scenario, self._config.safe_plan
                 planner = Planner(policy, scenario, safe_plan, self._planner)
+            self._use_compiled(policy, planner)
             self._planner = planner
             self._answers.made_by("policy", "")
-            self._use_compiled(policy)
+            if planner is not None and self._mirror is not None:
+                self._follow(planner)
             self._scheduler, self.policy, self.scheduler = None, policy, str(scheduler)
             return
         rule = cast(Scheduler, scheduler)
@@ -623,17 +625,17 @@ class Controller:
         self._planner = None
         self._mirror = self._state.mirror = None
 
-    def _use_compiled(self, policy: Policy) -> None:
+    def _use_compiled(self, policy: Policy, planner: Planner | None) -> None:
         """Let compiled code decide, if it is wanted and available."""
         if self._compiled is False:
             return
         try:
-            self._mirror = self._state.mirrored(self._config.stale_s)
-            if self._planner is None:
-                self._mirror.use(policy)
+            mirror = self._state.mirrored(self._config.stale_s)
+            if planner is None:
+                mirror.use(policy)
             else:
-                self._mirror.follow(self._planner.space)
-                self._follow(self._planner)
+                mirror.follow(planner.space)
+            self._mirror = mirror
         except (ImportError, NotImplementedError) as error:
             if self._compiled:
                 raise

@@ -35,12 +35,12 @@ _SOURCES = (
     "control/view.py",
     "scenario/episode.py",
     "network/processes.py",
-    *(f"schedulers/{name}.py" for name in ("goodput", "goodput_parameters", "rounds", "busy_node")),
-    "schedulers/stream_model.py",
+    *(f"schedulers/{name}.py" for name in ("goodput", "goodput_parameters", "rounds", "busy_node", "hf")),
+    *(f"schedulers/{name}.py" for name in ("lengths", "stream_model")),
 )
 """What code is compiled from, files and folders within the package. The kernel knows no schedulers; but the
-compiled goodput rule, which is kept in the same folder, takes constants from the rule that it repeats and
-from the limits of scenarios."""
+compiled rules, which are kept in the same folder, take constants from the rules that they repeat and from
+the limits of scenarios."""
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _LOGGER = logging.getLogger("dsd_env")

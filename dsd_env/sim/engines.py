@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from dsd_env.sim.compiled import Layout
 
 ENGINES = ("auto", "compiled", "reference")
-"""``compiled`` is fast, ``reference`` (SimPy) is the definition and draws timelines; their episodes are the
-same. ``auto`` is the compiled one, but where only the reference will do."""
+"""``reference`` (SimPy) defines the semantics; ``compiled`` simulates the same episodes, much faster.
+``auto`` takes the compiled engine if it is installed and simulates the scenario, otherwise the reference."""
 
 ENGINE_OPTIONS = ("max_active_requests", "heap_events", "log_events", "keep_deliveries")
 """Bounds of the compiled engine that a user may set; see :func:`dsd_env.sim.compiled.compile_scenario`."""

@@ -6,7 +6,6 @@ branches the rule is asked in Python, as any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +13,7 @@ from numpy.typing import NDArray
 
 from dsd_env.control.actions import Decision, snap_up
 from dsd_env.scenario import Scenario
-from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
-from dsd_env.sim.engines import compiled_layout
-from dsd_env.whole_runs.runs import R, Run
 
 if TYPE_CHECKING:
     from dsd_env.schedulers.node_times import NodeTimes, StepTimes
@@ -31,22 +27,6 @@ Bytes = NDArray[np.uint8]
 def can_play(scenario: Scenario) -> bool:
     """Return whether the compiled rule knows all that a scenario has."""
     return scenario.protocol.branches.fanout == 0
-
-
-def run_goodput(tasks: Sequence[R]) -> Iterator[tuple[R, dict[str, float]]]:
-    """Simulate tasks of one scenario and goodput rule, in this process; yield each with its metrics.
-
-    Raises:
-        ValueError: The scheduler is another, or the scenario has what the compiled rule does not know.
-    """
-    player = make_scheduler(tasks[0].scheduler)
-    if not isinstance(player, GoodputScheduler) or not can_play(tasks[0].scenario):
-        raise ValueError(
-            f"{tasks[0].scheduler!r} on {tasks[0].scenario.name} is not decided in compiled code"
-        )
-    rule = rule_bytes(player, tasks[0].scenario)
-    for task in tasks:
-        yield task, _simulate(task, rule)
 
 
 class DueDecisions:
@@ -66,23 +46,14 @@ class DueDecisions:
         return Decision(int(self._told[0]), self._batch_size, int(self._told[1]))
 
 
-def _simulate(task: Run, rule: Bytes) -> dict[str, float]:
-    from dsd_env.sim.compiled import CompiledSimulation
-
-    layout = compiled_layout("compiled", task.scenario)
-    assert layout is not None
-    simulation = CompiledSimulation(task.scenario, task.seed, layout=layout)
-    play_goodput(simulation, layout, rule)
-    return simulation.metrics()
-
-
-def play_goodput(simulation: CompiledSimulation, layout: Layout, rule: Bytes) -> None:
+def play_goodput(rule: Bytes, simulation: CompiledSimulation, layout: Layout, seed: int) -> None:
     """Play a simulation to its end under the goodput rule.
 
     Args:
+        rule: The rule, of :func:`rule_bytes`; it draws nothing, so that the seed does not matter to it.
         simulation: The simulation, at its beginning, without a log of events.
         layout: Its scenario as compiled for the compiled engine.
-        rule: The rule, of :func:`rule_bytes`.
+        seed: Its seed.
     """
     from dsd_env.sim.compiled.kernel.loop import RUN
     from dsd_env.sim.compiled.world import WorldReader

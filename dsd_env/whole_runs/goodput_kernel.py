@@ -31,7 +31,7 @@ from dsd_env.sim.compiled.codes import LOOKUP
 from dsd_env.sim.compiled.kernel.jit import entry, jit
 from dsd_env.sim.compiled.kernel.links import COLOCATED, EDGE_SERVER, OWN_DEVICE
 from dsd_env.sim.compiled.kernel.loop import answer, as_scenario, as_world, call_run, pointer
-from dsd_env.sim.compiled.kernel.planned import goes_before, plain_placement
+from dsd_env.sim.compiled.kernel.planned import goes_before, lengths, plain_placement
 from dsd_env.sim.compiled.kernel.rows import cast
 from dsd_env.sim.compiled.records import Array, Block, Record, Ref
 from dsd_env.sim.compiled.status import DUE
@@ -63,12 +63,6 @@ _LOWEST, _HIGHEST = rounds.LOWEST_ACCEPTANCE, rounds.HIGHEST_ACCEPTANCE
 _FIRST_HASH = np.uint64(0x9E3779B97F4A7C15)
 
 as_rule = cast(RULE)
-
-
-@jit
-def lengths(k):
-    """Return how many speculation lengths are listed, without those that a stop rule may end."""
-    return k.n_gammas - k.n_stops
 
 
 # ---------------------------------------------------------------------- what a stream yields

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
+from dsd_env.sim.engines import compiled_layout
 
 if TYPE_CHECKING:
     from dsd_env.sim.compiled import CompiledSimulation, Layout
@@ -34,6 +36,8 @@ class Run(Protocol):
 
 
 R = TypeVar("R", bound=Run)
+Play = Callable[["CompiledSimulation", "Layout", int], None]
+"""Plays a simulation of a layout and a seed to its end."""
 
 
 def fast_runs(runs: Sequence[R], *, compiled: bool = True) -> Iterator[tuple[R, dict[str, float]]] | None:
@@ -47,38 +51,45 @@ def fast_runs(runs: Sequence[R], *, compiled: bool = True) -> Iterator[tuple[R, 
         Each run with its metrics; None if the scheduler has to be asked for every decision.
     """
     from dsd_env.whole_runs.fleet import run_fleet
-    from dsd_env.whole_runs.goodput import can_play, run_goodput
-    from dsd_env.whole_runs.static import StaticPlayer, run_statics
 
     player = make_scheduler(runs[0].scheduler)
     if isinstance(player, FleetPolicyScheduler):
         return run_fleet(runs, player.policy)
-    if compiled and isinstance(player, StaticPlayer):
-        return run_statics(runs)
-    if compiled and isinstance(player, GoodputScheduler) and can_play(runs[0].scenario):
-        return run_goodput(runs)
-    return None
+    play = player_of(player, runs[0].scenario) if compiled else None
+    return None if play is None else _played(runs, play)
 
 
-def play_alone(simulation: CompiledSimulation, layout: Layout, player: Scheduler, seed: int) -> bool:
-    """Play a simulation to its end inside the compiled engine, if it can follow the scheduler by itself.
+def _played(runs: Sequence[R], play: Play) -> Iterator[tuple[R, dict[str, float]]]:
+    from dsd_env.sim.compiled import CompiledSimulation
+
+    layout = compiled_layout("compiled", runs[0].scenario)
+    assert layout is not None
+    for run in runs:
+        simulation = CompiledSimulation(run.scenario, run.seed, layout=layout)
+        play(simulation, layout, run.seed)
+        yield run, simulation.metrics()
+
+
+def player_of(scheduler: Scheduler, scenario: Scenario) -> Play | None:
+    """Return what plays a scenario under a scheduler inside the compiled engine.
 
     Args:
-        simulation: The simulation, at its beginning, without a log of events.
-        layout: Its scenario as compiled for the compiled engine.
-        player: The scheduler, as it comes from the registry: what a subclass decides otherwise is not seen.
-        seed: Its seed.
+        scheduler: The scheduler, as it comes from the registry; what a subclass decides otherwise may be
+            ignored.
+        scenario: The scenario.
 
     Returns:
-        Whether it has been played; if not, the scheduler has to be asked for every decision.
+        A function that plays a simulation, at its beginning and without a log of events, to its end; None if
+        the scheduler has to be asked for every decision.
     """
+    from dsd_env.whole_runs.adaptive import can_follow, play_adaptive
     from dsd_env.whole_runs.goodput import can_play, play_goodput, rule_bytes
     from dsd_env.whole_runs.static import StaticPlayer, play_static
 
-    if isinstance(player, StaticPlayer):
-        play_static(simulation, layout, player, seed)
-        return True
-    if isinstance(player, GoodputScheduler) and can_play(simulation.scenario):
-        play_goodput(simulation, layout, rule_bytes(player, simulation.scenario))
-        return True
-    return False
+    if isinstance(scheduler, StaticPlayer):
+        return partial(play_static, scheduler)
+    if isinstance(scheduler, GoodputScheduler) and can_play(scenario):
+        return partial(play_goodput, rule_bytes(scheduler, scenario))
+    if can_follow(scheduler):
+        return partial(play_adaptive, scheduler)
+    return None

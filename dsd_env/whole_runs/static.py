@@ -65,17 +65,17 @@ def played_static(task: Run, player: StaticPlayer, layout: Layout | None = None)
     layout = compiled_layout("compiled", task.scenario) if layout is None else layout
     assert layout is not None
     simulation = CompiledSimulation(task.scenario, task.seed, layout=layout)
-    play_static(simulation, layout, player, task.seed)
+    play_static(player, simulation, layout, task.seed)
     return simulation
 
 
-def play_static(simulation: CompiledSimulation, layout: Layout, player: StaticPlayer, seed: int) -> None:
+def play_static(player: StaticPlayer, simulation: CompiledSimulation, layout: Layout, seed: int) -> None:
     """Play a simulation to its end under a static choice.
 
     Args:
+        player: Its scheduler.
         simulation: The simulation, at its beginning, without a log of events.
         layout: Its scenario as compiled for the compiled engine.
-        player: Its scheduler.
         seed: Its seed.
     """
     from dsd_env.sim.compiled.kernel.loop import RUN

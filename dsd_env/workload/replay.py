@@ -137,15 +137,16 @@ def replay_schedule(scenario: Scenario, trace: RequestTrace | None = None) -> Sc
             horizon_s,
         )
     episode = scenario.episode
-    # Where no window of time is measured, the schema fills in a number of requests.
-    played = episode.warmup_requests + episode.requests if episode.window_s is None else len(part)  # type: ignore[operator]
+    played = len(part)
+    if episode.window_s is None:
+        played = episode.warmup_requests + episode.measured_requests
     if played < len(part) and not arrivals.loop and not arrivals.random_start:
         _LOGGER.warning(
             "%s: of %d requests, an episode measures %d after %d (episode.requests, episode.warmup_requests) "
             "and ends then",
             arrivals.trace,
             len(part),
-            episode.requests,
+            episode.measured_requests,
             episode.warmup_requests,
         )
     most_prompt, most_output = workload.max_prompt_tokens, workload.max_output_tokens

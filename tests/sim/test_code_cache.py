@@ -19,7 +19,7 @@ import pytest
 import dsd_env
 from dsd_env.sim import code_cache as cache
 from dsd_env.sim import engines
-from dsd_env.whole_runs import goodput_kernel, static_kernel
+from dsd_env.whole_runs import adaptive_kernel, goodput_kernel, static_kernel
 
 PACKAGE = Path(dsd_env.__file__).parent
 
@@ -99,7 +99,7 @@ def test_every_module_that_the_kernel_takes_constants_from_is_a_source() -> None
                 assert module in known or wanted <= known, f"{name} imports {module}, which is not a source"
 
 
-@pytest.mark.parametrize("kernel", [goodput_kernel, static_kernel])
+@pytest.mark.parametrize("kernel", [adaptive_kernel, goodput_kernel, static_kernel])
 def test_everything_that_compiled_rules_take_constants_from_is_a_source(kernel: ModuleType) -> None:
     known = {name.removesuffix("/__init__.py").removesuffix(".py") for name in sources()}
     taken = {

@@ -12,7 +12,15 @@ from dsd_env.schedulers import Scheduler
 from dsd_env.whole_runs import runs
 from tests.scenarios import tiny
 
-RULES = ["cloud_ar", "colocated_sd:4", "static:8:1:edge-own-colocated", "pack:2:4:1:colocated", "jsq_goodput"]
+RULES = [
+    "cloud_ar",
+    "colocated_sd:4",
+    "static:8:1:edge-own-colocated",
+    "pack:2:4:1:colocated",
+    "jsq_goodput",
+    "hf_heuristic:own",
+    "adaptive:ucb_specstop:edge:jsq",
+]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -32,20 +40,20 @@ def test_a_rule_by_name_gives_what_the_same_rule_gives_when_it_is_asked(rule: st
 
 def test_only_rules_by_name_are_played_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     played: list[str] = []
-    play_alone = runs.play_alone
+    player_of = runs.player_of
 
-    def noted(simulation: object, layout: object, player: Scheduler, seed: int) -> bool:
-        done = play_alone(simulation, layout, player, seed)  # type: ignore[arg-type]
-        played.append(f"{player.name} {done}")
-        return done
+    def noted(scheduler: Scheduler, scenario: Scenario) -> runs.Play | None:
+        play = player_of(scheduler, scenario)
+        played.append(f"{scheduler.name} {play is not None}")
+        return play
 
-    monkeypatch.setattr(runs, "play_alone", noted)
+    monkeypatch.setattr(runs, "player_of", noted)
     dsd_env.simulate(tiny(), "cloud_ar", 1)
-    dsd_env.simulate(tiny(), "hf_heuristic", 1)
+    dsd_env.simulate(tiny(), "random", 1)
     dsd_env.simulate(tiny(), dsd_env.make_scheduler("cloud_ar"), 1)
     dsd_env.simulate(tiny(), "cloud_ar", 1, until_s=0.5)
     dsd_env.simulate(tiny(), "cloud_ar", 1, engine="reference")
-    assert played == ["cloud_ar True", "hf_heuristic:colocated False"]
+    assert played == ["cloud_ar True", "random False"]
 
 
 class Says(dsd_env.Scheduler):

@@ -20,11 +20,17 @@ ANY = -1
 
 
 @jit
+def lengths(k):
+    """Return how many speculation lengths are listed, without those that a stop rule may end."""
+    return k.n_gammas - k.n_stops
+
+
+@jit
 def planned(k, w, choice):
     """Return speculation length and placement: the place that is wanted, or plain decoding without it."""
     target = _target(k, w, choice[TARGET])
     if choice[GAMMA] > 0:
-        placement = _placement(k, w, choice, target)
+        placement = _placement(k, w, choice[SITE], target, choice[MODEL], choice[BRANCHES] != 0)
         if placement >= 0:
             return choice[GAMMA], placement
     return 0, plain_placement(k, w, target)
@@ -58,7 +64,13 @@ def goes_before(one, other):
 
 
 @jit
-def _placement(k, w, choice, target):
+def placement_at(k, w, site, target):
+    """Return the placement that drafts at a site for a target with the site's first drafter, or -1."""
+    return _placement(k, w, site, target, ANY, False)
+
+
+@jit
+def _placement(k, w, site, target, model, branches):
     """Return the placement that drafts at a place for a target, or -1.
 
     Of several the open stream's comes first, then the shortest wait, then the shortest draft step.
@@ -67,18 +79,18 @@ def _placement(k, w, choice, target):
     in_stream = w.due_view.request.window_tokens > 0.0
     for i in range(k.n_places):
         c = w.candidates[i]
-        if c.valid == 0.0 or int(c.site) != choice[SITE]:
+        if c.valid == 0.0 or int(c.site) != site:
             continue
         if int(w.target_views[int(c.offered)].index) != target:
             continue
-        if choice[MODEL] == ANY:
+        if model == ANY:
             if c.drafter != 0.0:
                 continue
-        elif int(c.model) != choice[MODEL]:
+        elif int(c.model) != model:
             continue
-        if choice[BRANCHES] != 0 and c.fanout == 0.0:
+        if branches and c.fanout == 0.0:
             continue
-        fanout = 0.0 if choice[BRANCHES] != 0 else c.fanout
+        fanout = 0.0 if branches else c.fanout
         is_open = in_stream and c.is_current != 0.0 and c.streams != 0.0
         better = best < 0 or fanout < best_fanout
         if not better and fanout == best_fanout:
