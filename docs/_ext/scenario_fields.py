@@ -25,8 +25,15 @@ def _table(model: type[BaseModel]) -> Iterator[str]:
     yield from ("", ".. list-table::", "   :header-rows: 1", "")
     yield from _row("key", "value", "default", "meaning")
     for name, field in model.model_fields.items():
-        yield from _row(f"``{name}``", _value(field), _default(field), field.description or "")
+        yield from _row(f"``{name}``", _value(field), _default(field), field.description or _chosen(field))
     yield ""
+
+
+def _chosen(field: FieldInfo) -> str:
+    """Return what a field says that has no description: the one word that selects this part of a scenario."""
+    annotation = field.annotation
+    is_tag = typing.get_origin(annotation) is Literal and len(typing.get_args(annotation)) == 1
+    return "selects this" if is_tag else ""
 
 
 def _row(*cells: str) -> Iterator[str]:

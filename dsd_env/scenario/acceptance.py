@@ -49,7 +49,9 @@ class IidAcceptanceConfig(Model):
     """Synthetic acceptance: every draft token is accepted independently with probability alpha."""
 
     source: Literal["iid"]
-    alpha: Fraction
+    alpha: Fraction = Field(
+        description="Probability that a draft token is accepted, given that those before it were."
+    )
     hits: Hits = ()
 
 
@@ -57,8 +59,8 @@ class MarkovAcceptanceConfig(Model):
     """Synthetic acceptance with memory: the probability of a match after a match, and after a mismatch."""
 
     source: Literal["markov"]
-    after_match: Fraction
-    after_mismatch: Fraction
+    after_match: Fraction = Field(description="Probability of a match after a match.")
+    after_mismatch: Fraction = Field(description="Probability of a match after a mismatch.")
     hits: Hits = ()
 
 

@@ -14,17 +14,17 @@ class Constant(Model):
     """A fixed number of tokens or seconds."""
 
     distribution: Literal["constant"]
-    value: NonNegative
+    value: NonNegative = Field(description="The value, in seconds or tokens.")
 
 
 class LogNormal(Model):
     """Log-normal distribution with the given median and shape, clipped to [low, high]."""
 
     distribution: Literal["lognormal"]
-    median: Positive
-    sigma: Annotated[float, Field(ge=0, le=4)]
-    low: NonNegative = 0.0
-    high: Positive = 1.0e9
+    median: Positive = Field(description="Median, in seconds or tokens.")
+    sigma: Annotated[float, Field(ge=0, le=4)] = Field(description="Standard deviation of the logarithm.")
+    low: NonNegative = Field(default=0.0, description="Smallest value; smaller ones are raised to it.")
+    high: Positive = Field(default=1.0e9, description="Largest value; larger ones are cut to it.")
 
     @model_validator(mode="after")
     def _ordered(self) -> LogNormal:
@@ -37,14 +37,14 @@ class Exponential(Model):
     """Exponential distribution with the given mean."""
 
     distribution: Literal["exponential"]
-    mean: Positive
+    mean: Positive = Field(description="Mean, in seconds.")
 
 
 class Geometric(Model):
     """Geometric distribution on 1, 2, 3, ... with the given mean."""
 
     distribution: Literal["geometric"]
-    mean: Annotated[float, Field(ge=1)]
+    mean: Annotated[float, Field(ge=1)] = Field(description="Mean, in tokens.")
 
 
 class Quantiles(Model):
@@ -55,8 +55,12 @@ class Quantiles(Model):
     """
 
     distribution: Literal["quantiles"]
-    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(min_length=2, max_length=64)
-    values: tuple[Positive, ...] = Field(min_length=2, max_length=64)
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        min_length=2, max_length=64, description="Probabilities, strictly increasing."
+    )
+    values: tuple[Positive, ...] = Field(
+        min_length=2, max_length=64, description="The quantile at each level."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Quantiles:

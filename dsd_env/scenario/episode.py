@@ -18,8 +18,14 @@ class Actions(WithLaterKeys):
 
     later_keys: ClassVar[tuple[str, ...]] = ("stop_thresholds",)
 
-    gammas: tuple[Annotated[int, Field(ge=0, le=MAX_GAMMA)], ...] = tuple(range(17))
-    batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    gammas: tuple[Annotated[int, Field(ge=0, le=MAX_GAMMA)], ...] = Field(
+        default=tuple(range(17)),
+        description="Speculation lengths, strictly increasing from 0, plain decoding.",
+    )
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        default=(1, 2, 4, 8, 16, 32, 64, 128),
+        description="Batch sizes, strictly increasing from 1, which waits for nobody.",
+    )
     stop_thresholds: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = Field(
         default=(),
         max_length=32,
@@ -66,27 +72,35 @@ class Actions(WithLaterKeys):
 class RewardWeights(Model):
     """Weights of the reward terms by name; see :data:`dsd_env.control.rewards.TERMS` for the terms."""
 
-    latency: NonNegative = 1.0
-    tpot: NonNegative = 0.0
-    goodput: NonNegative = 0.0
-    slo_violation: NonNegative = 0.0
-    cloud_cost: NonNegative = 0.0
-    energy: NonNegative = 0.0
-    bytes: NonNegative = 0.0
-    progress: NonNegative = 0.0
+    latency: NonNegative = Field(default=1.0, description="Time that requests spend in the system.")
+    tpot: NonNegative = Field(default=0.0, description="Time per output token, against its bound.")
+    goodput: NonNegative = Field(default=0.0, description="Requests that met their objectives.")
+    slo_violation: NonNegative = Field(default=0.0, description="Requests that did not.")
+    cloud_cost: NonNegative = Field(default=0.0, description="Dollars for the cloud.")
+    energy: NonNegative = Field(default=0.0, description="Joules of servers, devices and radios.")
+    bytes: NonNegative = Field(default=0.0, description="Bytes sent over all links.")
+    progress: NonNegative = Field(default=0.0, description="Output tokens.")
 
 
 class Reward(Model):
     """Reward weights, and the reference values that make returns comparable across scenarios."""
 
-    weights: RewardWeights = RewardWeights()
+    weights: RewardWeights = Field(default=RewardWeights(), description="Weights of the reward terms.")
     reference_e2e_s: Positive = Field(
         default=5.0, description="Typical request time in the scenario; one unit of latency cost."
     )
-    reference_usd_per_request: Positive = 1.0e-3
-    reference_joules_per_request: Positive = 1.0e3
-    reference_bytes_per_request: Positive = 1.0e4
-    reference_output_tokens: Positive = 150.0
+    reference_usd_per_request: Positive = Field(
+        default=1.0e-3, description="Typical cost of a request; one unit of cloud cost."
+    )
+    reference_joules_per_request: Positive = Field(
+        default=1.0e3, description="Typical energy of a request; one unit of energy."
+    )
+    reference_bytes_per_request: Positive = Field(
+        default=1.0e4, description="Typical bytes of a request; one unit of bytes."
+    )
+    reference_output_tokens: Positive = Field(
+        default=150.0, description="Typical length of an answer; one unit of progress."
+    )
 
 
 class Episode(Model):

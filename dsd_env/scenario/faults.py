@@ -18,7 +18,9 @@ class Fault(Model):
     in service with mean `mean_interval_s`.
     """
 
-    kind: Literal["link_outage", "bandwidth_collapse", "device_crash", "edge_crash", "target_crash"]
+    kind: Literal["link_outage", "bandwidth_collapse", "device_crash", "edge_crash", "target_crash"] = Field(
+        description="What fails."
+    )
     of: Name = Field(
         description="Class that fails: of targets (target_crash), edge servers (edge_crash) or devices "
         "(device_crash); for link_outage and bandwidth_collapse, a class of devices or of edge servers, "
@@ -30,7 +32,7 @@ class Fault(Model):
     )
     at_s: tuple[NonNegative, ...] = Field(default=(), description="Scheduled start times, increasing.")
     mean_interval_s: Positive | None = Field(default=None, description="Mean time in service between faults.")
-    duration_s: Duration
+    duration_s: Duration = Field(description="How long it fails each time.")
     bandwidth_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.1, description="Remaining share of the bandwidth (bandwidth_collapse)."
     )

@@ -13,14 +13,16 @@ from dsd_env.scenario.base import Model, NonNegative, Positive
 class Jitter(Model):
     """Heavy-tailed jitter of the one-way delay: log-normal with the given median and shape."""
 
-    median_s: NonNegative = 0.0
-    sigma: Annotated[float, Field(ge=0, le=3)] = 0.0
+    median_s: NonNegative = Field(default=0.0, description="Median of the jitter of a message.")
+    sigma: Annotated[float, Field(ge=0, le=3)] = Field(
+        default=0.0, description="Standard deviation of its logarithm."
+    )
 
 
 class Ar1(Model):
     """A stationary Gaussian process with exponential autocorrelation, for the logarithm of a quantity."""
 
-    sigma: Annotated[float, Field(ge=0, le=3)]
+    sigma: Annotated[float, Field(ge=0, le=3)] = Field(description="Standard deviation of the process.")
     correlation_s: Positive = Field(description="Time after which the autocorrelation is 1/e.")
 
 
@@ -33,9 +35,9 @@ class BandwidthProcess(Model):
     distribution, which need not be log-normal.
     """
 
-    period_s: Positive = 1.0
-    fast: Ar1
-    slow: Ar1 | None = None
+    period_s: Positive = Field(default=1.0, description="Time for which the bandwidth stays constant.")
+    fast: Ar1 = Field(description="The process, or the faster of two.")
+    slow: Ar1 | None = Field(default=None, description="A second process, added to the first.")
     quantiles: tuple[Positive, Positive, Positive, Positive, Positive, Positive, Positive] | None = Field(
         default=None,
         description="Bandwidth, relative to the nominal value, at the 1, 5, 25, 50, 75, 95 and 99 % "
@@ -67,13 +69,13 @@ class DelayProcess(Model):
     have the same delay at any time, so that a round trip has twice the delay.
     """
 
-    median_s: Positive | None = None
+    median_s: Positive | None = Field(default=None, description="Median of a log-normal one-way delay.")
     sigma: Annotated[float, Field(ge=0, le=3)] = Field(
         description="Standard deviation of the (fast) process of the logarithm."
     )
     correlation_s: Positive = Field(description="Time after which the autocorrelation is 1/e.")
     slow: Ar1 | None = Field(default=None, description="A second process, added to the first.")
-    period_s: Positive = 0.1
+    period_s: Positive = Field(default=0.1, description="Time for which the delay stays constant.")
     quantiles_s: tuple[Positive, Positive, Positive, Positive, Positive, Positive, Positive] | None = Field(
         default=None, description="One-way delay at the 1, 5, 25, 50, 75, 95 and 99 % quantiles."
     )
@@ -102,8 +104,8 @@ class DelayProcess(Model):
 class Outages(Model):
     """Outages in both directions at once, with exponential up and down times (Gilbert-Elliott)."""
 
-    mean_up_s: Positive
-    mean_down_s: Positive
+    mean_up_s: Positive = Field(description="Mean time between outages.")
+    mean_down_s: Positive = Field(description="Mean length of an outage.")
 
 
 class Replay(Model):
@@ -123,17 +125,25 @@ class Link(Model):
         default=(1.0, 1.0),
         description="Range of a uniform random factor on `one_way_s`, drawn for each device.",
     )
-    uplink_bits_per_s: Positive
-    downlink_bits_per_s: Positive
-    jitter: Jitter = Jitter()
+    uplink_bits_per_s: Positive = Field(
+        description="Bandwidth towards the target, or towards the edge server."
+    )
+    downlink_bits_per_s: Positive = Field(description="Bandwidth back.")
+    jitter: Jitter = Field(default=Jitter(), description="Random delay of each message.")
     loss_probability: Annotated[float, Field(ge=0, le=0.5)] = Field(
         default=0.0, description="Probability that a transmission is lost and repeated after `rto_s`."
     )
     rto_s: Positive = Field(default=0.2, description="Retransmission time-out.")
-    bandwidth: BandwidthProcess | None = None
-    delay: DelayProcess | None = None
-    outages: Outages | None = None
-    replay: Replay | None = None
+    bandwidth: BandwidthProcess | None = Field(
+        default=None, description="How the bandwidth varies; None: it is constant."
+    )
+    delay: DelayProcess | None = Field(
+        default=None, description="Further delay that varies; None: there is none."
+    )
+    outages: Outages | None = Field(default=None, description="When the link is down at random; None: never.")
+    replay: Replay | None = Field(
+        default=None, description="A recorded series, in place of `bandwidth` and `outages`."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Link:

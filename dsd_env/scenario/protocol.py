@@ -57,13 +57,23 @@ class Protocol(WithLaterKeys):
         description="What a target does if no draft of a stream has arrived: decode a token itself, or wait "
         "for a draft, but no longer than `patience_s`.",
     )
-    branches: Branches = Branches()
-    header_bytes: NonNegative = 64.0
-    bytes_per_token: NonNegative = 4.0
-    draft_probabilities: Literal["none", "scalar", "top_k"] = "none"
-    top_k: Annotated[int, Field(ge=1, le=4096)] = 16
-    bytes_per_probability: NonNegative = 2.0
-    plain_chunk_tokens: Annotated[int, Field(ge=1, le=1024)] = 8
+    branches: Branches = Field(default=Branches(), description="Branches of streams.")
+    header_bytes: NonNegative = Field(default=64.0, description="Size of a message beside its tokens.")
+    bytes_per_token: NonNegative = Field(default=4.0, description="Size of each token in a message.")
+    draft_probabilities: Literal["none", "scalar", "top_k"] = Field(
+        default="none",
+        description="Probabilities sent with each draft: none, its own, or those of the `top_k` likeliest "
+        "tokens.",
+    )
+    top_k: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=16, description="Number of probabilities sent with each draft (top_k)."
+    )
+    bytes_per_probability: NonNegative = Field(
+        default=2.0, description="Size of each probability in a message."
+    )
+    plain_chunk_tokens: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=8, description="Number of tokens that plain decoding makes before the next decision."
+    )
     confidence_stop: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0,
         description="Drafting ends after a token whose top-1 probability is below this value; 0: never.",
@@ -74,7 +84,9 @@ class Protocol(WithLaterKeys):
         "timed for each client, so that the client's link is measured wherever drafts are made, and without "
         "drafts too. False: only results of drafts made on the client's device measure the link.",
     )
-    decision_latency_s: NonNegative = 0.0
+    decision_latency_s: NonNegative = Field(
+        default=0.0, description="Time from when a decision is due until it takes effect."
+    )
     patience_s: Positive | None = Field(
         default=None,
         description="Time that a target waits for drafts after sending a result before it decodes alone; "

@@ -136,22 +136,38 @@ class Card(Model):
 class Scenario(Model):
     """A complete, validated scenario. See ``configs/scenarios/`` for the shipped ones."""
 
-    name: Name
-    version: Annotated[int, Field(ge=1)] = 1
-    card: Card
-    devices: dict[Name, DeviceClass] = Field(min_length=1)
-    edge_servers: dict[Name, EdgeServer] = Field(default={})
-    targets: dict[Name, Target] = Field(min_length=1)
-    links: dict[Name, Link] = Field(min_length=1)
-    workload: Workload
-    slo: dict[Name, Slo] = Field(min_length=1)
-    acceptance: dict[Name, AcceptanceConfig] = Field(default={})
-    protocol: Protocol = Protocol()
-    faults: dict[Name, Fault] = Field(default={})
-    actions: Actions = Actions()
-    reward: Reward = Reward()
-    episode: Episode = Episode()
-    egress_usd_per_gigabyte: NonNegative = 0.0
+    name: Name = Field(description="Name of the scenario, for tables and messages.")
+    version: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="Raised whenever results of the scenario change."
+    )
+    card: Card = Field(description="What the scenario represents.")
+    devices: dict[Name, DeviceClass] = Field(
+        min_length=1, description="Classes of client devices by name; the devices are numbered in this order."
+    )
+    edge_servers: dict[Name, EdgeServer] = Field(default={}, description="Classes of edge servers by name.")
+    targets: dict[Name, Target] = Field(min_length=1, description="Classes of target servers by name.")
+    links: dict[Name, Link] = Field(
+        min_length=1, description="Links by name; devices and edge servers name the ones that they use."
+    )
+    workload: Workload = Field(description="Which requests arrive, and when.")
+    slo: dict[Name, Slo] = Field(
+        min_length=1,
+        description="Classes of service-level objectives by name; each kind of request names its class.",
+    )
+    acceptance: dict[Name, AcceptanceConfig] = Field(
+        default={},
+        description="Sources of acceptance by the name of the draft model, which drafters give.",
+    )
+    protocol: Protocol = Field(default=Protocol(), description="How drafter and target work together.")
+    faults: dict[Name, Fault] = Field(default={}, description="Failures by name.")
+    actions: Actions = Field(default=Actions(), description="What a scheduler may choose.")
+    reward: Reward = Field(default=Reward(), description="What a learner is rewarded for.")
+    episode: Episode = Field(
+        default=Episode(), description="How long an episode lasts, and what it measures."
+    )
+    egress_usd_per_gigabyte: NonNegative = Field(
+        default=0.0, description="Price of what targets send to clients, for each 10^9 bytes."
+    )
     client_usd_per_kwh: NonNegative = Field(
         default=0.0, description="Price that users pay for the electricity of their devices."
     )

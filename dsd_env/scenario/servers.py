@@ -14,8 +14,8 @@ from dsd_env.scenario.base import Count, Fraction, Model, Name, NonNegative, Pos
 class Power(Model):
     """Electrical power of a device or server (all its GPUs together)."""
 
-    idle_w: NonNegative
-    busy_w: NonNegative
+    idle_w: NonNegative = Field(description="Power while nothing runs, in watts.")
+    busy_w: NonNegative = Field(description="Power at work, in watts; at least `idle_w`.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Power:
@@ -31,13 +31,25 @@ class SyntheticProfile(Model):
     :mod:`dsd_env.latency.profile` for the coefficients' meaning and for profiles fitted to measurements.
     """
 
-    t0_s: NonNegative = 0.0
-    w_s: NonNegative = 0.0
-    c_s_per_token: NonNegative = 0.0
-    p: Annotated[float, Field(ge=1, le=64)] = 1.0
-    k_bw_s_per_token: NonNegative = 0.0
-    k_multi_s_per_token: NonNegative = 0.0
-    k_lat_s_per_token: NonNegative = 0.0
+    t0_s: NonNegative = Field(default=0.0, description="Fixed time of every iteration.")
+    w_s: NonNegative = Field(
+        default=0.0, description="Time to read the weights, the floor of a small iteration."
+    )
+    c_s_per_token: NonNegative = Field(default=0.0, description="Compute time of each new token.")
+    p: Annotated[float, Field(ge=1, le=64)] = Field(
+        default=1.0, description="Sharpness of the knee between `w` and `c m`; 1 adds the two."
+    )
+    k_bw_s_per_token: NonNegative = Field(
+        default=0.0, description="Time to read each KV entry, over all sequences."
+    )
+    k_multi_s_per_token: NonNegative = Field(
+        default=0.0,
+        description="Further time for each KV entry if some sequence has more than one new token.",
+    )
+    k_lat_s_per_token: NonNegative = Field(
+        default=0.0,
+        description="Time for each KV entry of the longest sequence with more than one new token.",
+    )
 
     @model_validator(mode="after")
     def _takes_time(self) -> SyntheticProfile:
@@ -188,10 +200,16 @@ class ColocatedDrafter(_AnyDrafter):
     target; its GPUs count in cost and energy.
     """
 
-    mode: Literal["shared", "dedicated"] = "shared"
+    mode: Literal["shared", "dedicated"] = Field(
+        default="shared",
+        description="shared: on the target's GPUs, within its iterations. dedicated: on GPUs of its own.",
+    )
     concurrency: int = Field(default=1, ge=1, le=256, description="Sequences drafted at once (dedicated).")
     gpus: NonNegative = Field(default=0.0, description="Number of the drafter's own GPUs (dedicated).")
-    power: Power = Power(idle_w=0.0, busy_w=0.0)
+    power: Power = Field(
+        default=Power(idle_w=0.0, busy_w=0.0),
+        description="Power of the drafter's own GPUs together (dedicated).",
+    )
 
     @model_validator(mode="after")
     def _dedicated_has_gpus(self) -> ColocatedDrafter:
@@ -218,13 +236,17 @@ def _only_one_list(key: str, one: object, several: tuple[object, ...]) -> None:
 class DeviceClass(Model):
     """A class of client devices; every device has one user."""
 
-    count: Count
-    drafter: Drafter | None = None
+    count: Count = Field(description="Number of devices of this class.")
+    drafter: Drafter | None = Field(
+        default=None, description="Drafter on each device; None: the devices do not draft."
+    )
     drafters: Drafters = Field(default=(), description="Several drafters on each device, instead of one.")
     link: Name = Field(description="Link to every target.")
     edge_link: Name | None = Field(default=None, description="Link to every edge server.")
     power: Power = Field(description="Power while idle and while drafting.")
-    radio_joules_per_byte: NonNegative = 0.0
+    radio_joules_per_byte: NonNegative = Field(
+        default=0.0, description="Energy of the device's radio for each byte sent or received."
+    )
     speed_spread: tuple[Positive, Positive] = Field(
         default=(1.0, 1.0), description="Range of a uniform random factor on the draft time of each device."
     )
@@ -243,13 +265,13 @@ class DeviceClass(Model):
 class EdgeServer(Model):
     """A server near the clients that drafts for them."""
 
-    count: Count = 1
-    drafter: Drafter | None = None
+    count: Count = Field(default=1, description="Number of edge servers of this class.")
+    drafter: Drafter | None = Field(default=None, description="Drafter on each server.")
     drafters: Drafters = Field(default=(), description="Several drafters on each server, instead of one.")
     backhaul: Name = Field(description="Link to every target, shared by all requests that draft here.")
-    gpus: Positive = 1.0
-    price_usd_per_gpu_hour: NonNegative = 0.0
-    power: Power
+    gpus: Positive = Field(default=1.0, description="Number of GPUs of each server.")
+    price_usd_per_gpu_hour: NonNegative = Field(default=0.0, description="Price of each GPU for an hour.")
+    power: Power = Field(description="Power of all GPUs of a server together.")
 
     @model_validator(mode="after")
     def _drafts(self) -> EdgeServer:
@@ -279,9 +301,9 @@ class Target(WithLaterKeys):
 
     later_keys: ClassVar[tuple[str, ...]] = ("extra_one_way_s", "keep_alive_s")
 
-    count: Count = 1
-    profile: Profile
-    gpus: Positive
+    count: Count = Field(default=1, description="Number of targets of this class.")
+    profile: Profile = Field(description="Latency profile of the target model on this hardware.")
+    gpus: Positive = Field(description="Number of GPUs of each target; that of the profile, if it names one.")
     kv_capacity_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         description="Size of the KV pool in tokens. Omitted or `auto`: as many as fit into the GPUs' memory."
     )
@@ -316,9 +338,15 @@ class Target(WithLaterKeys):
         description="Captured sizes (CUDA graphs): an iteration without prefill takes as long as one padded "
         "to the next captured number of new tokens; beyond the largest, or if empty, its own time.",
     )
-    order: Literal["decode_first", "prefill_first"] = "decode_first"
-    within_class: Literal["fifo", "shortest_first"] = "fifo"
-    colocated_drafter: ColocatedDrafter | None = None
+    order: Literal["decode_first", "prefill_first"] = Field(
+        default="decode_first",
+        description="Which jobs take tokens of an iteration first: verifications and decodes, or prefills.",
+    )
+    within_class: Literal["fifo", "shortest_first"] = Field(
+        default="fifo",
+        description="Order of jobs of one sort: by arrival, or the shortest first, except for the oldest.",
+    )
+    colocated_drafter: ColocatedDrafter | None = Field(default=None, description="Drafter at each target.")
     colocated_drafters: ColocatedDrafters = Field(
         default=(), description="Several drafters at each target, instead of one."
     )
@@ -333,13 +361,15 @@ class Target(WithLaterKeys):
     straggler_factor: Annotated[float, Field(ge=1, le=1000)] = Field(
         default=1.0, description="Factor on the time of a straggler, in addition to the noise."
     )
-    price_usd_per_gpu_hour: NonNegative = 0.0
+    price_usd_per_gpu_hour: NonNegative = Field(
+        default=0.0, description="Price of each GPU for an hour, while the target is occupied."
+    )
     keep_alive_s: NonNegative = Field(
         default=0.0,
         description="Time after its last request has left during which a target still counts as occupied and "
         "is paid for. A target serves a new request at once in any case.",
     )
-    power: Power
+    power: Power = Field(description="Power of all GPUs of a target together.")
     engine_overhead: Overhead | None = Field(
         default=None,
         description="Time that the engine adds to the kernels of an iteration: numbers, or the name of a "

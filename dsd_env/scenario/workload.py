@@ -16,14 +16,14 @@ class ClosedLoop(Model):
     """Closed loop: every client thinks, sends a request, waits for the whole answer, and thinks again."""
 
     kind: Literal["closed_loop"]
-    think_s: Duration
+    think_s: Duration = Field(description="Time between an answer and the client's next request.")
 
 
 class Poisson(Model):
     """Open Poisson arrivals at `rate_per_s` for the whole system, each from a uniformly drawn client."""
 
     kind: Literal["poisson"]
-    rate_per_s: Positive
+    rate_per_s: Positive = Field(description="Arrival rate of the whole system.")
 
 
 class RateModulation(Model):
@@ -33,16 +33,22 @@ class RateModulation(Model):
     high load.
     """
 
-    sigma: Annotated[float, Field(gt=0, le=3)]
-    correlation_s: Positive
-    period_s: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 10.0
+    sigma: Annotated[float, Field(gt=0, le=3)] = Field(
+        description="Standard deviation of the logarithm of the factor."
+    )
+    correlation_s: Positive = Field(description="Time after which the autocorrelation is 1/e.")
+    period_s: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = Field(
+        default=10.0, description="Time for which the factor stays constant."
+    )
 
 
 class BurstyClients(Model):
     """Clients whose gaps have a CV of their own; whether a client is one of them is drawn once."""
 
-    fraction: Annotated[float, Field(gt=0, lt=1)]
-    cv: Annotated[float, Field(ge=0.1, le=20)]
+    fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="Probability that a client is one of them."
+    )
+    cv: Annotated[float, Field(ge=0.1, le=20)] = Field(description="Coefficient of variation of their gaps.")
 
 
 class Renewal(Model):
@@ -121,7 +127,7 @@ Arrivals = Annotated[ClosedLoop | Poisson | Renewal | ReplayArrivals, Field(disc
 class LoadProfile(Model):
     """Periodic, piecewise-linear multiplier on the arrival rate (or on 1 / think time)."""
 
-    period_s: Positive = 60.0
+    period_s: Positive = Field(default=60.0, description="Length of a cycle of the load.")
     points: tuple[tuple[Fraction, Positive], ...] = Field(
         default=((0.0, 1.0),),
         min_length=1,
@@ -148,8 +154,8 @@ class TokenDeadlines(Model):
     schedule make up for a later stall, which a bound on every gap would not allow.
     """
 
-    first_s: Positive
-    per_token_s: Positive
+    first_s: Positive = Field(description="Time from arrival to the deadline of the first token.")
+    per_token_s: Positive = Field(description="Time between the deadlines of successive tokens.")
     token_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0, description="Share of the tokens that must be on time."
     )
@@ -165,7 +171,7 @@ class Slo(Model):
     itl_p99_s: Positive | None = Field(
         default=None, description="Bound on the 99th percentile of the request's gaps between tokens."
     )
-    deadlines: TokenDeadlines | None = None
+    deadlines: TokenDeadlines | None = Field(default=None, description="A deadline for every token.")
 
     @model_validator(mode="after")
     def _bounds_something(self) -> Slo:
@@ -189,13 +195,13 @@ class Slo(Model):
 class RequestKind(Model):
     """One component of the request mix."""
 
-    weight: Positive
-    slo: Name
+    weight: Positive = Field(description="Relative frequency of the kind.")
+    slo: Name = Field(description="Class of objectives, an entry of `slo`.")
     acceptance_kinds: tuple[str, ...] = Field(
         default=(), description="Kinds of recorded requests to replay; empty: any kind in the source."
     )
-    prompt_tokens: Length
-    output_tokens: Length
+    prompt_tokens: Length = Field(description="Distribution of prompt lengths, cut at `max_prompt_tokens`.")
+    output_tokens: Length = Field(description="Distribution of answer lengths, cut at `max_output_tokens`.")
     length_correlation: Annotated[float, Field(ge=-1, le=1)] = Field(
         default=0.0,
         description="Correlation of the normal variates from which the two lengths come (Gaussian copula).",
@@ -216,11 +222,11 @@ class RequestKind(Model):
 class Workload(Model):
     """The workload: arrivals, load profile, and the mix of request kinds."""
 
-    arrivals: Arrivals
-    load: LoadProfile = LoadProfile()
-    kinds: dict[Name, RequestKind] = Field(min_length=1)
-    max_prompt_tokens: Count = 4096
-    max_output_tokens: Count = 1024
+    arrivals: Arrivals = Field(description="When requests arrive, and from which devices.")
+    load: LoadProfile = Field(default=LoadProfile(), description="How the arrival rate changes over a cycle.")
+    kinds: dict[Name, RequestKind] = Field(min_length=1, description="Kinds of request by name.")
+    max_prompt_tokens: Count = Field(default=4096, description="Longest prompt; longer ones are cut.")
+    max_output_tokens: Count = Field(default=1024, description="Longest answer; longer ones are cut.")
 
     @model_validator(mode="after")
     def _recorded(self) -> Workload:
