@@ -11,7 +11,7 @@ from agents.benchmark.scoring import NOTHING, Row, Standing
 from agents.benchmark.statistics import Interval
 
 SCOREBOARD, OVER_ALL, SCENARIOS = "benchmark scoreboard", "benchmark scores", "benchmark scenarios"
-CAPACITY = "benchmark capacity"
+SHORT_SCOREBOARD, CAPACITY = "benchmark short scoreboard", "benchmark capacity"
 """Names of the blocks."""
 
 UNITS = {
@@ -107,6 +107,33 @@ def scoreboard(suite: Suite, found: Sequence[Standing]) -> str:
     if any(each.tied for each in found):
         note += " Where several are named, their means are equal, and the gain is that of the first."
     return "\n".join([note, "", *table(head, rows), "", legend(found)])
+
+
+def short_scoreboard(suite: Suite, found: Sequence[Standing]) -> str:
+    """Return the scoreboard without the generalisation set, and a sentence on what came out there."""
+    main = [each for each in found if each.contest.of is None]
+    if len(main) == len(found):
+        return scoreboard(suite, found)
+    return "\n\n".join([scoreboard(suite, main), _on_variants([each for each in found if each.contest.of])])
+
+
+def _on_variants(found: Sequence[Standing]) -> str:
+    """Return a sentence on where the best policy is significantly ahead and behind, the worst named."""
+    gains = {
+        each.contest.name: each.gain(each.best.get("learned", ""), each.best.get("rule")) for each in found
+    }
+    known = {name: gain for name, gain in gains.items() if math.isfinite(gain[1])}
+    some = "is one variant" if len(found) == 1 else f"are {len(found)} variants"
+    text = f"Beside these there {some} with other distances, loads, fleets or acceptance"
+    if not known:
+        return f"{text}."
+    ahead = sum(low > 0 for _, low, _ in known.values())
+    behind = sum(high < 0 for _, _, high in known.values())
+    worst, gain = min(known.items(), key=lambda item: item[1][0])
+    return (
+        f"{text}. On {len(known)} of them policies take part: the best one is significantly ahead of the "
+        f"best rule on {ahead} and behind it on {behind}; the largest loss is on `{worst}`, {percent(gain)}."
+    )
 
 
 def legend(found: Sequence[Standing]) -> str:

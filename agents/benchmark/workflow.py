@@ -227,6 +227,7 @@ def blocks_of(
     """Return the blocks of the pages by name."""
     made = {
         pages.SCOREBOARD: pages.scoreboard(suite, found),
+        pages.SHORT_SCOREBOARD: pages.short_scoreboard(suite, found),
         goals.GOALS: goals.goals(suite, found),
         goals.ACROSS: goals.across(found),
         pages.OVER_ALL: pages.over_all(whole),

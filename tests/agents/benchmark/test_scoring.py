@@ -146,6 +146,19 @@ def test_the_scoreboard_has_a_line_per_scenario() -> None:
     assert pages.scoreboard(whole(), []) == pages.scenarios(whole(), []) == pages.NO_RECORDS
 
 
+def test_the_short_scoreboard_counts_what_came_out_on_variants_and_names_the_largest_loss() -> None:
+    found = standings(whole(), both_entries())
+    text = pages.short_scoreboard(whole(), found)
+    assert "| `single_lan`" in text and "| `far`" not in text
+    assert "Beside these there is one variant" in text
+    assert "ahead of the best rule on 1 and behind it on 0" in text
+    assert pages.short_scoreboard(whole(), found[:1]) == pages.scoreboard(whole(), found[:1])
+    times = {**TIMES, "mine": [6.0, 6.2]}
+    variant = standings(whole(), [*records("single_lan", TIMES, SPECS), *records("far", times, SPECS)])
+    text = pages.short_scoreboard(whole(), variant)
+    assert "on 0 and behind it on 1; the largest loss is on `far`, -" in text
+
+
 def test_equal_means_are_all_marked_and_the_first_stands_for_them() -> None:
     tied = {**TIMES, "plain": [4.0, 2.0]}
     for order in (tied, dict(reversed(tied.items()))):  # the order is the benchmark's, not that of records
