@@ -71,8 +71,8 @@ def simulate(
 ) -> Result:
     """Simulate one episode to its end, or until ``until_s``.
 
-    The compiled engine follows static choices, the goodput rule and the field's rules for the length by
-    itself where they are given by name and no events are recorded; the result is the same. Any other
+    The compiled engine follows static choices, the goodput rule and the field's rules by itself
+    where they are given by name and no events are recorded; the result is the same. Any other
     scheduler is asked for every decision.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dsd_env.control import Decision, DecisionView, Site
+from dsd_env.control import Decision, DecisionView, Site, StopRule
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers.base import Scheduler
 from dsd_env.schedulers.lengths import LengthRule, Outcome, remember
@@ -63,22 +63,21 @@ class AdaptiveScheduler:
         if last is not None:
             tokens = view.request.committed_tokens - last.committed_tokens
             self.rule.learn(view, Outcome(last.gamma, max(view.now_s - last.now_s, 1e-9), tokens))
-        decision = self.with_length(view, self.rule.length(view))
+        gamma = self.rule.length(view)
+        decision = self.with_length(view, gamma, self.stopping.stop(view) if self.stopping else None)
         if not view.request.is_admission:
             last = _Last(view.now_s, view.request.committed_tokens, decision.gamma)
             remember(self._last, view.request_id, last)
         return decision
 
-    def with_length(self, view: DecisionView, gamma: int) -> Decision:
-        """Return the decision for a view when the rule has named this length."""
+    def with_length(self, view: DecisionView, gamma: int, stop: StopRule | None = None) -> Decision:
+        """Return the decision for a view when the rule has named this length and when a draft ends before."""
         target = self._routed(view, self._seed) if view.request.is_admission else view.target.index
         if view.request.is_admission:
             # The length of the first round is not known yet, so let the drafter prefill if there is one.
             gamma = max(gamma, view.gammas[min(1, len(view.gammas) - 1)])
         decision = decision_at(view, self.sites, target, gamma, self.batch_size)
-        if self.stopping is not None and decision.gamma > 0:
-            return decision._replace(stop=self.stopping.stop(view))
-        return decision
+        return decision if decision.gamma == 0 else decision._replace(stop=stop)
 
 
 def stopping_rule(scheduler: Scheduler) -> StoppingRule | None:

@@ -77,6 +77,10 @@ def p_min(threshold: float = 0.75, most: int = 16) -> ConfidenceStop:
     return ConfidenceStop(StopRule(StopKind.TOP1, threshold, least=0, keeps=False), most)
 
 
+ADAEDL_STOP = StopRule(StopKind.BOUND, 0.5, least=1, keeps=False)
+"""When AdaEDL ends a draft; the threshold is the request's."""
+
+
 @dataclass
 class AdaEdl:
     """AdaEDL: stop before a token with 1 - sqrt(0.2 H) < lambda, which follows the acceptance rate.
@@ -98,7 +102,7 @@ class AdaEdl:
         step: By how much lambda' differs from lambda.
     """
 
-    threshold: float = 0.5
+    threshold: float = ADAEDL_STOP.threshold
     most: int = LONGEST
     target: float = 0.9
     step: float = 0.01
@@ -129,7 +133,7 @@ class AdaEdl:
     def stop(self, view: DecisionView) -> StopRule:
         """Return the rule with the request's lambda."""
         _, bound = self._kept.get(view.request_id, (0.0, self.threshold))
-        return StopRule(StopKind.BOUND, bound, least=1, keeps=False)
+        return ADAEDL_STOP._replace(threshold=bound)
 
 
 @dataclass

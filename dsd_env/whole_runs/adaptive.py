@@ -1,4 +1,4 @@
-"""Rules for the speculation length, at the pace of the compiled engine.
+"""Rules for the speculation length and for the end of a draft, at the pace of the compiled engine.
 
 A rule is asked in Python for the place of a request, at its admission. Every round after that is decided in
 the engine's loop. The result is that of :func:`dsd_env.simulate`, bit for bit.
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from dsd_env.control import Decision, DecisionView
-from dsd_env.control.actions import snap_up
+from dsd_env.control import Decision, DecisionView, StopRule
+from dsd_env.control.actions import snap_up, stop_at
 from dsd_env.schedulers import Scheduler
 from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.hf import HfHeuristicScheduler
@@ -31,6 +31,7 @@ from dsd_env.schedulers.lengths import (
     TimeOut,
     UcbSpecStop,
 )
+from dsd_env.schedulers.stops import ADAEDL_STOP, AdaEdl, ConfidenceStop, ConfidentTopB, StoppingRule
 
 if TYPE_CHECKING:
     from dsd_env.sim.compiled import CompiledSimulation, Layout
@@ -43,7 +44,7 @@ Adaptive = AdaptiveScheduler | HfHeuristicScheduler
 def can_follow(player: Scheduler) -> TypeGuard[Adaptive]:
     """Return whether the compiled loop knows a scheduler's rule for the length."""
     if type(player) is AdaptiveScheduler:
-        return type(player.rule) in _KINDS and player.stopping is None
+        return type(player.rule) in _KINDS
     return type(player) is HfHeuristicScheduler
 
 
@@ -63,18 +64,31 @@ def play_adaptive(player: Adaptive, simulation: CompiledSimulation, layout: Layo
 
     reader = WorldReader(layout, simulation.world)
     player.reset(simulation.scenario, seed)
-    rule, told = _rule_bytes(player, layout, seed), np.zeros(1, dtype=np.int64)
+    rule, told = _rule_bytes(player, layout, seed), np.zeros(2)
     due = simulation.advance()
     while due and go_on(RUN, layout.constants, simulation.world, rule, told) == DUE:
-        simulation.decide(_at_admission(player, reader.view(), int(told[0])))
+        simulation.decide(_at_admission(player, reader.view(), told))
         due = simulation.advance()
     reader.check()
 
 
-def _at_admission(player: Adaptive, view: DecisionView, gamma: int) -> Decision:
-    if isinstance(player, AdaptiveScheduler):
-        return player.with_length(view, gamma)
-    return player.decide(view)
+def _at_admission(player: Adaptive, view: DecisionView, told: NDArray[np.float64]) -> Decision:
+    """Return the decision at an admission, for which the engine has named the length and the threshold."""
+    if not isinstance(player, AdaptiveScheduler):
+        return player.decide(view)
+    stop = _stop_of(player.stopping)
+    if stop is not None:
+        stop = stop._replace(threshold=float(told[1]))
+    return player.with_length(view, int(told[0]), stop)
+
+
+def _stop_of(rule: StoppingRule | None) -> StopRule | None:
+    """Return when a rule ends a draft; the threshold may be another one at every decision."""
+    if isinstance(rule, ConfidenceStop):
+        return rule.rule
+    if isinstance(rule, AdaEdl):
+        return ADAEDL_STOP._replace(threshold=rule.threshold)
+    return stop_at(1.0) if isinstance(rule, ConfidentTopB) else None
 
 
 _KINDS = {
@@ -84,6 +98,9 @@ _KINDS = {
     GlobalTopB: "TOP_B",
     TimeOut: "TIME_OUT",
     EmaTiers: "EMA_TIERS",
+    ConfidenceStop: "CONFIDENCE_STOP",
+    AdaEdl: "ADAEDL",
+    ConfidentTopB: "CONFIDENT_TOP_B",
     UcbSpecStop: "UCB",
     BanditSpec: "BANDIT",
     ContextualBandit: "CONTEXTUAL",
@@ -109,6 +126,9 @@ def _rule_bytes(player: Adaptive, layout: Layout, seed: int) -> Bytes:
         length=FIRST_EMA_LENGTH,
     )
     row.array["sites"][0, : len(player.sites)] = player.sites
+    stop = _stop_of(player.stopping) if isinstance(player, AdaptiveScheduler) else None
+    if stop is not None:
+        row.array["stop"] = (stop.kind, stop.least, stop.keeps, stop.threshold)
     for name in kernel.CONSTANTS.dtype.names or ():
         if hasattr(rule, name):
             row.array["constants"][name] = getattr(rule, name)
@@ -123,6 +143,6 @@ def _rule_bytes(player: Adaptive, layout: Layout, seed: int) -> Bytes:
     row.point("steps", steps.at)
     row.point("arms", buffer.rows(kernel.ARM, kernel.CONTEXTS * len(actions.gammas)).at)
     memory = buffer.rows(kernel.MEMORY, int(layout.header["n_slots"]))
-    memory.set_columns(decided_by=-1, length_of=-1)
+    memory.set_columns(decided_by=-1, length_of=-1, threshold_of=-1)
     row.point("memory", memory.at)
     return buffer.array()

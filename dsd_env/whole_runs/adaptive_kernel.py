@@ -1,8 +1,8 @@
-"""The rules for the speculation length in compiled code, decision for decision those of the Python rules.
+"""The rules for the length in compiled code, decision for decision those of the Python rules.
 
-:mod:`dsd_env.schedulers.lengths` explains them. Here are the same formulas over the rows of the compiled
-engine's view, in the same order, so that they round alike. :mod:`dsd_env.whole_runs.adaptive` writes the
-table of a rule.
+:mod:`dsd_env.schedulers.lengths` and :mod:`dsd_env.schedulers.stops` explain them. Here are the same formulas
+over the rows of the compiled engine's view, in the same order, so that they round alike.
+:mod:`dsd_env.whole_runs.adaptive` writes the table of a rule.
 """
 # mypy: disable-error-code="untyped-decorator, no-untyped-def, no-untyped-call"
 
@@ -19,17 +19,20 @@ from dsd_env.sim.compiled.kernel.jit import entry, jit
 from dsd_env.sim.compiled.kernel.loop import answer, as_scenario, as_world, call_run, pointer
 from dsd_env.sim.compiled.kernel.planned import lengths, placement_at, plain_placement
 from dsd_env.sim.compiled.kernel.rows import cast
-from dsd_env.sim.compiled.records import Array, Block, Record
+from dsd_env.sim.compiled.kernel.stopping import NEVER, set_stop
+from dsd_env.sim.compiled.records import STOP, Array, Block, Record
 from dsd_env.sim.compiled.status import DUE
 
-FIXED, HUGGING_FACE, TABLE, TOP_B, TIME_OUT, EMA_TIERS, UCB, BANDIT, CONTEXTUAL = range(9)
-"""The rules."""
+FIXED, HUGGING_FACE, TABLE, TOP_B, TIME_OUT, EMA_TIERS = range(6)
+CONFIDENCE_STOP, ADAEDL, CONFIDENT_TOP_B = range(6, 9)
+UCB, BANDIT, CONTEXTUAL = range(9, 12)
+"""The rules; the last ones learn from arms."""
 CONTEXTS = 64
 """Contexts of a bandit, at most: factors of two of a number of requests, or of a round-trip time."""
 
 CONSTANTS = Record(
     "LengthConstants", gamma="f8", weight="f8", limit_s="f8", start="f8", interval="i8", up="f8", down="f8",
-    beta="f8", contexts="i8", scale="f8", explore="f8",
+    beta="f8", contexts="i8", scale="f8", explore="f8", most="f8", threshold="f8", target="f8", step="f8",
 )  # fmt: skip
 """The constants of all rules, by the names that they have there."""
 STEP = Record("LengthStep", least="i8", n="i8", lengths=Array("i8", 4))
@@ -44,18 +47,21 @@ MEMORY = Record(
     gamma="i8",
     length_of="i8",
     length="i8",
+    threshold_of="i8",
+    threshold="f8",
+    rate="f8",
 )
-"""What is kept for the request in a slot: the begin of its last round, and its own speculation length.
+"""What is kept for the request in a slot: the begin of its last round, and its own length or threshold.
 
 `decided_by` is the number of the request that the round belongs to, `length_of` of the one that the length
-belongs to; -1: none.
+belongs to, `threshold_of` of the one that the threshold and the acceptance rate belong to; -1: none.
 """
 RULE = Record(
     "LengthRule", kind="i8", constants=CONSTANTS, seed="i8", batch_size="i8", n_sites="i8",
     sites=Array("i8", 3), n_steps="i8", steps=Block(STEP), arms=Block(ARM), memory=Block(MEMORY),
-    rounds="i8", seconds="f8", mean="f8", length="i8",
+    rounds="i8", seconds="f8", mean="f8", length="i8", stop=STOP,
 )  # fmt: skip
-"""A rule: its constants, the place where it drafts, and what it has learned in the episode."""
+"""A rule: its constants, the place where it drafts, what it has learned in the episode, and its stop rule."""
 
 as_rule = cast(RULE)
 _STREAM = int(Stream.SCHEDULER)
@@ -137,6 +143,8 @@ def _learn(k, w, rule, memory):
         _learn_time_out(k, w, rule, memory, seconds)
     elif rule.kind == EMA_TIERS:
         _learn_tiers(w, rule, memory.gamma, tokens)
+    elif rule.kind == ADAEDL:
+        _learn_threshold(w, rule, memory)
     elif rule.kind >= UCB:
         arm = _arm(k, rule, _context(w, rule), _snapped(k, memory.gamma))
         arm.pulls += 1
@@ -173,6 +181,26 @@ def _learn_tiers(w, rule, gamma, tokens):
     rule.length = step.lengths[at]
 
 
+@jit
+def _learn_threshold(w, rule, memory):
+    request, constants = w.due_view.request, rule.constants
+    drafted, accepted = request.recent_gammas[0], request.recent_accepted[0]
+    if memory.gamma == 0 or drafted == 0.0:
+        return
+    number, rate = int(w.due_view.request_id), 0.0
+    bound = _threshold(w, rule, memory)
+    if memory.threshold_of == number:
+        rate = memory.rate
+    rate = 0.5 * rate + 0.5 * accepted / drafted
+    wanted = bound
+    if rate < constants.target:
+        wanted += constants.step
+    elif accepted != memory.gamma:
+        wanted -= constants.step
+    memory.threshold_of, memory.rate = number, rate
+    memory.threshold = min(1.0, 0.9 * bound + 0.1 * wanted)
+
+
 # ---------------------------------------------------------------------- the next length
 
 
@@ -191,12 +219,18 @@ def _hugging_face(k, request):
 
 
 @jit
+def _price(w, weight):
+    """Return how many tokens all at the target lose in the time that one more to verify takes, weighted."""
+    target = w.target_views[0]
+    tokens = max(1.0, target.resident) * w.due_view.request.tokens_per_round
+    return weight * (tokens * target.token_s / max(target.iteration_s, 1e-9))
+
+
+@jit
 def _top_b(k, w, weight):
     """Return the place of the number of drafts that are worth it."""
-    target, request = w.target_views[0], w.due_view.request
-    a = min(max(request.acceptance_rate, 1e-3), 0.999)
-    tokens = max(1.0, target.resident) * request.tokens_per_round
-    price = weight * (tokens * target.token_s / max(target.iteration_s, 1e-9))
+    a = min(max(w.due_view.request.acceptance_rate, 1e-3), 0.999)
+    price = _price(w, weight)
     if price >= 1.0:
         return 0
     if price <= 0.0:
@@ -296,11 +330,25 @@ def _place(k, w, rule, memory):
     if rule.kind == EMA_TIERS:
         step = _step(w, rule)
         return _snapped(k, step.lengths[_within(step, rule.length)])
+    if rule.kind == CONFIDENCE_STOP or rule.kind == ADAEDL:
+        return _snapped(k, constants.most)
+    if rule.kind == CONFIDENT_TOP_B:
+        return _snapped(k, constants.most if _price(w, constants.weight) < 1.0 else 0.0)
     if rule.kind == UCB:
         return _ucb(k, w, rule)
     if rule.kind == BANDIT:
         return _bandit(k, rule)
     return _contextual(k, w, rule)
+
+
+@jit
+def _threshold(w, rule, memory):
+    """Return the threshold of the rule's stop rule for the due request."""
+    if rule.kind == CONFIDENT_TOP_B:
+        return 1.0 - min(1.0, _price(w, rule.constants.weight))
+    if rule.kind == ADAEDL and memory.threshold_of == int(w.due_view.request_id):
+        return memory.threshold
+    return rule.stop.threshold
 
 
 # ---------------------------------------------------------------------- decisions
@@ -326,7 +374,8 @@ def go_on(run, constants, world, rule, told):
         constants: The scenario's constants.
         world: The world, with a decision due.
         rule: The rule.
-        told: int64, shape (1,): the length that the rule names at the admission is written there.
+        told: float64, shape (2,): the length that the rule names at the admission is written there, and the
+            threshold of its stop rule.
     """
     k, w, r = as_scenario(pointer(constants)), as_world(pointer(world)), as_rule(pointer(rule))
     while True:
@@ -337,14 +386,18 @@ def go_on(run, constants, world, rule, told):
         memory.decided_by = -1
         gamma = k.gammas[_place(k, w, r, memory)]
         if view.request.is_admission != 0.0:
-            told[0] = gamma
+            told[0], told[1] = gamma, _threshold(w, r, memory)
             return DUE
         placement = _drafting(k, w, r) if gamma > 0 else -1
         if placement < 0:
             gamma, placement = 0, plain_placement(k, w, int(w.target_views[0].index))
         memory.decided_by, memory.now_s, memory.gamma = number, view.now_s, gamma
         memory.committed_tokens = int(view.request.committed_tokens)
+        threshold = _threshold(w, r, memory)
         answer(k, w, gamma, r.batch_size, placement)
+        request = w.requests[w.answered]
+        if r.stop.kind != NEVER and request.gamma > 0:
+            set_stop(request.stop, r.stop.kind, threshold, r.stop.least, r.stop.keeps)
         status = call_run(run, (pointer(constants), pointer(world)))
         if status != DUE:
             return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dsd_env.scenario import Scenario, load_scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.adaptive import AdaptiveScheduler
 from dsd_env.schedulers.lengths import LENGTHS, FixedLength
+from dsd_env.schedulers.stops import STOPS
 from dsd_env.whole_runs.adaptive import can_follow
 from dsd_env.whole_runs.runs import fast_runs
 from tests.scenarios import tiny
@@ -29,6 +31,11 @@ RULES = [
     "adaptive:ucb_specstop+beta=1.5+contexts=8:edge",
     "adaptive:bandit_spec+scale=0.7:own:jsq:4",
     "adaptive:contextual+explore=0.4:edge:random",
+    "adaptive:specdec_pp+threshold=0.5+most=12:own",
+    "adaptive:svip+threshold=0.4:edge",
+    "adaptive:adaedl+threshold=0.6+step=0.3:own",
+    "adaptive:confident_top_b+weight=0.8:colocated",
+    "adaptive:pmin+threshold=0.6:own:least_time",
 ]
 
 
@@ -43,13 +50,22 @@ class Asked:
 
 def test_every_rule_is_here() -> None:
     named = {rule.split(":")[1].split("+")[0] for rule in RULES[1:]}
-    assert named == {*LENGTHS, "4", "table"}
+    assert named == {*LENGTHS, *STOPS, "4", "table"}
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(
     "name",
-    ["single_lan", "flaky_stream", "metro", "dsd_paper", "regions", "drafter_menu", "stream_node_branches"],
+    [
+        "single_lan",
+        "flaky_stream",
+        "metro",
+        "dsd_paper",
+        "regions",
+        "drafter_menu",
+        "stream_node_branches",
+        "sure_drafters",
+    ],
 )
 def test_episodes_are_those_in_which_the_rule_is_asked(name: str, rule: str) -> None:
     """Rules learn from their rounds, so that one different decision would change all after it."""
@@ -109,7 +125,6 @@ class Elsewhere(AdaptiveScheduler):
     [
         AdaptiveScheduler("mine", Shorter(4), ()),
         Elsewhere("mine", FixedLength(4), ()),
-        make_scheduler("svip:0.3:own"),
         make_scheduler("jsq_goodput"),
         make_scheduler("random"),
     ],
@@ -122,9 +137,9 @@ def test_the_compiled_loop_asks_at_admissions_alone(monkeypatch: pytest.MonkeyPa
     asked: list[bool] = []
     with_length = AdaptiveScheduler.with_length
 
-    def noted(self: AdaptiveScheduler, view: dsd_env.DecisionView, gamma: int) -> dsd_env.Decision:
+    def noted(self: AdaptiveScheduler, view: dsd_env.DecisionView, *said: Any) -> dsd_env.Decision:
         asked.append(view.request.is_admission)
-        return with_length(self, view, gamma)
+        return with_length(self, view, *said)
 
     monkeypatch.setattr(AdaptiveScheduler, "with_length", noted)
     runs = fast_runs([Asked(tiny(), "adaptive:top_b:own", 1)])
