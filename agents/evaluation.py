@@ -28,7 +28,6 @@ from dsd_env.scenario import Scenario
 from dsd_env.scenario.measuring import measuring, steady
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.adaptive import stopping_rule
-from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.sim.metrics import metric_names
 from dsd_env.similar import hint, metrics_like
 from dsd_env.whole_runs.runs import fast_runs
@@ -168,24 +167,12 @@ def run_group(tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
             for task in tasks:
                 yield task, dsd_env.simulate(scenario, scheduler, task.seed, engine=kind).metrics
             return
-        places = _room_for(scheduler, scenario) if kind == "compiled" else None
-        for episode in play(
-            scenario, list(by_seed), decide, kind=kind, side_by_side=SIDE_BY_SIDE, n_placements=places
-        ):
+        for episode in play(scenario, list(by_seed), decide, kind=kind, side_by_side=SIDE_BY_SIDE):
             yield by_seed[episode.seed], episode.metrics
     except Exception as error:
         seeds = ", ".join(map(str, by_seed))
         where = f"scenario {label!r}, scheduler {scheduler!r}, seed{'s' * (len(by_seed) > 1)} {seeds}"
         raise EvaluationError(f"{where}: {type(error).__name__}: {error}") from error
-
-
-def _room_for(scheduler: str, scenario: Scenario) -> int | None:
-    """Return the length of the candidate list with which a policy can read the environment's observation."""
-    player = make_scheduler(scheduler)
-    if not isinstance(player, PolicyScheduler) or player.policy.fleet:
-        return None
-    player.policy.check_scenario(scenario)
-    return player.policy.actions.n_placements
 
 
 def _run_group_at_once(tasks: Sequence[Task]) -> list[tuple[Task, dict[str, float]]]:

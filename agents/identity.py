@@ -215,5 +215,5 @@ def scheduler_sources(spec: str) -> list[Path]:
         waiting += _imported(path)
     if "policy" in spec.partition(":")[0]:
         found["dsd_env.policy.network"] = PACKAGE / "policy" / "network.py"
-        found["agents.other_lists"] = Path(__file__).with_name("other_lists.py")
+        found["dsd_env.policy.other_lists"] = PACKAGE / "policy" / "other_lists.py"
     return [found[module] for module in sorted(found)]

@@ -19,12 +19,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.config import ConfigError
 from agents.environments import EnvFactory, make_vec_env, masks_of, reader_of
-from agents.other_lists import OtherLists
 from agents.plans import chooser_of
 from dsd_env.control import ActionSpace
 from dsd_env.control.fleet import FleetSpace
 from dsd_env.policy import PolicyError
 from dsd_env.policy.network import MlpActor
+from dsd_env.policy.other_lists import OtherLists
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.goodput import GoodputScheduler

@@ -71,9 +71,9 @@ def simulate(
 ) -> Result:
     """Simulate one episode to its end, or until ``until_s``.
 
-    The compiled engine follows static choices, the goodput rule and the field's rules by itself
-    where they are given by name and no events are recorded; the result is the same. Any other
-    scheduler is asked for every decision.
+    The compiled engine follows static choices, the goodput rule and the field's rules by itself, and shows
+    policies its own observations, where they are given by name and no events are recorded; the result is the
+    same. Any other scheduler is asked for every decision.
 
     Args:
         scenario: Name of a shipped scenario, path of a YAML file, mapping, or scenario.

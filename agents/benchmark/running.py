@@ -12,16 +12,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
-import numpy as np
-
 import dsd_env
 from agents.benchmark.cells import Cell
 from agents.benchmark.config import BenchmarkError
-from agents.other_lists import OtherLists
 from agents.processes import as_they_end
 from dsd_env.policy.manifest import canonical_json
 from dsd_env.schedulers import make_scheduler
-from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.sim.engines import compiled_layout, load_kernel
 from dsd_env.whole_runs.runs import fast_runs
 
@@ -59,34 +55,14 @@ class Outcome:
 def metrics_of(cell: Cell) -> dict[str, float]:
     """Simulate a cell; return all metrics, bit for bit those of :func:`dsd_env.simulate`.
 
-    Whoever the engine can follow by itself runs inside its loop; a policy reads the engine's own
-    observations; every other scheduler is asked for each decision.
+    Whoever the engine can follow by itself runs inside its loop; every other scheduler is asked for each
+    decision.
     """
     compiled = compiled_layout("auto", cell.scenario) is not None
     fast = fast_runs([cell], compiled=compiled)
     if fast is not None:
         return next(iter(fast))[1]
-    player = make_scheduler(cell.scheduler)
-    if isinstance(player, PolicyScheduler) and not player.policy.flat:
-        return _by_policy(cell, player)
-    return dsd_env.simulate(cell.scenario, player, cell.seed).metrics
-
-
-def _by_policy(cell: Cell, player: PolicyScheduler) -> dict[str, float]:
-    """Let a policy decide on observations: to assemble the typed view takes longer than all the rest."""
-    from dsd_env.envs import EdgeCloudEnv
-
-    player.policy.check_scenario(cell.scenario)
-    env = EdgeCloudEnv(cell.scenario, n_placements=player.policy.actions.n_placements)
-    asked = OtherLists(player.policy, env.actions)
-    observation, info = env.reset(options={"episode_seed": cell.seed})
-    over = False
-    while not over:
-        action = np.array(asked.action(observation, env.action_masks()))
-        observation, _, terminated, truncated, info = env.step(action)
-        over = terminated or truncated
-    metrics: dict[str, float] = info["episode_metrics"]
-    return metrics
+    return dsd_env.simulate(cell.scenario, make_scheduler(cell.scheduler), cell.seed).metrics
 
 
 def metrics_digest(metrics: Mapping[str, float]) -> str:

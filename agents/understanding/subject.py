@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.environments import engine_for
-from agents.other_lists import places, sources
 from agents.understanding.settings import ExplainError
 from dsd_env.control import ActionSpace
 from dsd_env.policy import Policy
+from dsd_env.policy.other_lists import places, sources
 from dsd_env.scenario import Scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler

@@ -1,7 +1,7 @@
 """``dsd-env evaluate``: schedulers on the same episodes, and by how much they differ.
 
-One process simulates one episode after the other, static choices, the goodput rule and the field's rules
-inside the compiled engine. ``scripts/evaluate.py`` of a checkout does the same for many scenarios,
+One process simulates one episode after the other, static choices, the field's rules and policies inside the
+compiled engine. ``scripts/evaluate.py`` of a checkout does the same for many scenarios,
 with several processes, and goes on where it was interrupted; its means and intervals are the same to the
 last bit.
 """

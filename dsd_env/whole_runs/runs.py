@@ -10,6 +10,7 @@ from dsd_env.scenario import Scenario
 from dsd_env.schedulers import Scheduler, make_scheduler
 from dsd_env.schedulers.fleet import FleetPolicyScheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
+from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.sim.engines import compiled_layout
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def player_of(scheduler: Scheduler, scenario: Scenario) -> Play | None:
     """
     from dsd_env.whole_runs.adaptive import can_follow, play_adaptive
     from dsd_env.whole_runs.goodput import can_play, play_goodput, rule_bytes
+    from dsd_env.whole_runs.policies import play_policy
     from dsd_env.whole_runs.static import StaticPlayer, play_static
 
     if isinstance(scheduler, StaticPlayer):
@@ -92,4 +94,6 @@ def player_of(scheduler: Scheduler, scenario: Scenario) -> Play | None:
         return partial(play_goodput, rule_bytes(scheduler, scenario))
     if can_follow(scheduler):
         return partial(play_adaptive, scheduler)
+    if isinstance(scheduler, PolicyScheduler) and not scheduler.policy.flat:
+        return partial(play_policy, scheduler)
     return None

@@ -135,7 +135,7 @@ def test_impossible_thresholds_are_refused(changes: dict[str, Any], message: str
 
 
 def test_other_lists_know_them() -> None:
-    from agents.other_lists import places, sources
+    from dsd_env.policy.other_lists import places, sources
 
     own = ActionSpace((0, 4, 8), (1,), 3, (0.8,))
     assert places(SPACE.lengths, own.lengths) == [0, -1, 2, -1, 3]

@@ -60,8 +60,8 @@ def _totals(k, w, totals):
 
 
 @jit
-def _look(k, w, padding, observation, mask, fact, delay):
-    """Write what is to know of the due decision.
+def see(k, w, padding, observation, mask):
+    """Write observation and mask of the due decision.
 
     A list of candidates that is shorter by `padding` than the observation has room for ends in zeros.
     """
@@ -77,6 +77,12 @@ def _look(k, w, padding, observation, mask, fact, delay):
             observation[first + i] = 0.0
         for i in range(padding):
             mask[len(mask) - 1 - i] = False
+
+
+@jit
+def _look(k, w, padding, observation, mask, fact, delay):
+    """Write what is to know of the due decision; see :func:`see`."""
+    see(k, w, padding, observation, mask)
     for i in range(k.n_due_fields):
         fact[FACT_DUE + i] = int(w.due_view_numbers[k.due_source[i]])
     delay[0] = w.requests[w.pending].delay_caused_s

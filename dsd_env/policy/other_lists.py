@@ -1,4 +1,4 @@
-"""Policies on environments whose lists of lengths and batch sizes are other than their own."""
+"""Policies where lists of lengths and batch sizes are other than their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OtherLists:
-    """Asks a policy in an environment with other lists.
+    """Asks a policy where the lists are other ones than its own.
 
     What the policy's lists do not have is not chosen, and what they have besides is masked.
     """
@@ -25,7 +25,7 @@ class OtherLists:
 
         Args:
             policy: The policy, not of flat actions.
-            own: The environment's lists, with as many candidates as the policy's.
+            own: The lists there, with as many candidates as the policy's.
 
         Raises:
             ValueError: There are more or fewer candidates.
@@ -43,7 +43,7 @@ class OtherLists:
         self._mask = np.zeros(sum(own.nvec) + 1, dtype=np.bool_)
 
     def action(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> list[int]:
-        """Return the policy's action, in the environment's indices.
+        """Return the policy's action, in indices of the lists there.
 
         Args:
             observation: float32, shape (n_features,).
