@@ -37,6 +37,16 @@ RULES = [
     "adaptive:confident_top_b+weight=0.8:colocated",
     "adaptive:pmin+threshold=0.6:own:least_time",
 ]
+SCENARIOS = [
+    "single_lan",
+    "flaky_stream",
+    "metro",
+    "dsd_paper",
+    "regions",
+    "drafter_menu",
+    "stream_node_branches",
+    "sure_drafters",
+]
 
 
 @dataclass(frozen=True)
@@ -53,18 +63,13 @@ def test_every_rule_is_here() -> None:
     assert named == {*LENGTHS, *STOPS, "4", "table"}
 
 
-@pytest.mark.parametrize("rule", RULES)
+# Every rule in two scenarios or three, and in the others where minutes do not count.
 @pytest.mark.parametrize(
-    "name",
+    ("name", "rule"),
     [
-        "single_lan",
-        "flaky_stream",
-        "metro",
-        "dsd_paper",
-        "regions",
-        "drafter_menu",
-        "stream_node_branches",
-        "sure_drafters",
+        pytest.param(name, rule, marks=() if (at + number) % 3 == 0 else pytest.mark.slow)
+        for at, name in enumerate(SCENARIOS)
+        for number, rule in enumerate(RULES)
     ],
 )
 def test_episodes_are_those_in_which_the_rule_is_asked(name: str, rule: str) -> None:

@@ -43,7 +43,6 @@ def short(name: str) -> Scenario:
         # Thresholds that end drafts, and several drafters.
         ("sure_drafters_ppo", "sure_drafters"),
         ("drafter_menu_map", "drafter_menu"),
-        ("tiers_map", "tiers"),
     ],
 )
 def test_episodes_are_those_in_which_the_policy_is_asked(bundle: str, name: str) -> None:
