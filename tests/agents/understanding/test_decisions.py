@@ -36,7 +36,9 @@ def many_states(scenario, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 @pytest.mark.parametrize("streaming", [False, True])
 def test_decisions_of_one_form_have_one_effect(streaming: bool, tmp_path: Path) -> None:
     """Whole episodes with every decision as the policy makes it, and in the form that stands for it."""
-    scenario = tiny(protocol={"kind": "streaming" if streaming else "synchronous"})
+    kind = "streaming" if streaming else "synchronous"
+    # An untrained policy that streams takes a hundred thousand decisions to the end.
+    scenario = tiny(protocol={"kind": kind}, episode__horizon_s=60.0)
     decide = PolicyOfMany(exported(anyhow(scenario), scenario, tmp_path / "policy"))
     reading = Reading(scenario)
     changed = 0
