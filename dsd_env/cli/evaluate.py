@@ -1,9 +1,8 @@
 """``dsd-env evaluate``: schedulers on the same episodes, and by how much they differ.
 
 One process simulates one episode after the other, static choices, the field's rules and policies inside the
-compiled engine. ``scripts/evaluate.py`` of a checkout does the same for many scenarios,
-with several processes, and goes on where it was interrupted; its means and intervals are the same to the
-last bit.
+compiled engine. ``scripts/evaluate.py`` of a checkout does the same for many scenarios, with several
+processes, and goes on where it was interrupted; its means and intervals are the same to the last bit.
 """
 
 from __future__ import annotations

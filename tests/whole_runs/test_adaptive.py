@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from dsd_env.schedulers.stops import STOPS
 from dsd_env.whole_runs.adaptive import can_follow
 from dsd_env.whole_runs.runs import fast_runs
 from tests.scenarios import tiny
+from tests.whole_runs.asked import Asked, check_whole_runs
 
 RULES = [
     "hf_heuristic:own",
@@ -49,15 +49,6 @@ SCENARIOS = [
 ]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A run."""
-
-    scenario: Scenario
-    scheduler: str
-    seed: int
-
-
 def test_every_rule_is_here() -> None:
     named = {rule.split(":")[1].split("+")[0] for rule in RULES[1:]}
     assert named == {*LENGTHS, *STOPS, "4", "table"}
@@ -75,11 +66,7 @@ def test_every_rule_is_here() -> None:
 def test_episodes_are_those_in_which_the_rule_is_asked(name: str, rule: str) -> None:
     """Rules learn from their rounds, so that one different decision would change all after it."""
     scenario = load_scenario(name, episode__requests=15, episode__warmup_requests=3)
-    runs = fast_runs([Asked(scenario, rule, 1)])
-    assert runs is not None
-    for run, metrics in runs:
-        asked = dsd_env.simulate(scenario, make_scheduler(rule), run.seed)
-        np.testing.assert_equal(metrics, dict(asked.metrics))
+    check_whole_runs(scenario, rule, [1])
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
-import dsd_env
 from agents.environments import make_vec_env
 from agents.rollouts import BySchedulers, Stage
-from dsd_env.scenario import Scenario, load_scenario
+from dsd_env.scenario import load_scenario
 from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.goodput import GoodputScheduler
 from dsd_env.sim.compiled import CompiledSimulation, compile_scenario
 from dsd_env.whole_runs.goodput import can_play, rule_bytes
 from dsd_env.whole_runs.runs import fast_runs
+from tests.whole_runs.asked import Asked, check_whole_runs
 
 ODD = (
     "jsq_goodput:load_weight=0.6+prior_acceptance=0.8+price_own=0.9+price_edge=1.1+price_colocated=1.05"
     "+age_weight=1+pack=20+change_margin=1.1+slo_margin=0.7+batch_size=4+hopeless=1.2+relief=0.5+explore=3"
 )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A run."""
-
-    scenario: Scenario
-    scheduler: str
-    seed: int
 
 
 def rule(spec: str) -> GoodputScheduler:
@@ -69,13 +57,7 @@ def test_every_decision_is_the_rules(name: str, spec: str) -> None:
 @pytest.mark.parametrize("name", ["single_lan", "flaky_stream", "cost", "regions"])
 def test_episodes_are_those_of_simulate(name: str, spec: str) -> None:
     scenario = load_scenario(name, episode__requests=12, episode__warmup_requests=3)
-    runs = fast_runs([Asked(scenario, spec, seed) for seed in (1, 2)])
-    assert runs is not None
-    for run, metrics in runs:
-        expected = dsd_env.simulate(scenario, make_scheduler(spec), run.seed).metrics
-        assert metrics.keys() == expected.keys()
-        for key, value in expected.items():
-            assert metrics[key] == value or (math.isnan(value) and math.isnan(metrics[key])), key
+    check_whole_runs(scenario, spec, [1, 2])
 
 
 def test_forgotten_yields_are_worked_out_anew() -> None:

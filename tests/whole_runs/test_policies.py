@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import dsd_env
 from dsd_env.policy import PolicyError
 from dsd_env.scenario import Scenario, load_scenario
-from dsd_env.schedulers import make_scheduler
 from dsd_env.schedulers.policy import PolicyScheduler
 from dsd_env.whole_runs.runs import fast_runs
+from tests.whole_runs.asked import Asked, check_whole_runs
 
 BUNDLES = Path(__file__).parents[2] / "configs" / "policies"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A run."""
-
-    scenario: Scenario
-    scheduler: str
-    seed: int
 
 
 def short(name: str) -> Scenario:
@@ -46,12 +35,7 @@ def short(name: str) -> Scenario:
     ],
 )
 def test_episodes_are_those_in_which_the_policy_is_asked(bundle: str, name: str) -> None:
-    spec, scenario = f"policy:{BUNDLES / bundle / 'policy'}", short(name)
-    runs = fast_runs([Asked(scenario, spec, seed) for seed in (1, 2)])
-    assert runs is not None
-    for run, metrics in runs:
-        asked = dsd_env.simulate(scenario, make_scheduler(spec), run.seed)
-        np.testing.assert_equal(metrics, dict(asked.metrics))
+    check_whole_runs(short(name), f"policy:{BUNDLES / bundle / 'policy'}", [1, 2])
 
 
 def test_no_view_is_assembled(monkeypatch: pytest.MonkeyPatch) -> None:
